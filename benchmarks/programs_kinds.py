@@ -30,6 +30,7 @@ from interp.models import Model
 from interp.programs.codes import ENOUGH, MOST_COST, Carried, kept_by
 from interp.programs.slots import Edit, Slot, SlotRunner
 from interp.progress import bar
+from interp.prompts.sampling import apart
 from interp.tasks import load_task
 
 OUT = Path(__file__).parent / "results" / "programs_kinds.json"
@@ -71,8 +72,10 @@ def measure(model: Model, task: str) -> dict[str, Any]:
     every = sorted({*largest, *told})
     pairs = load_task(task).sample(model.tokenizer, FIT + JUDGE, SEED)
     with bar(f"{task}: reading", FIT + JUDGE) as done:
-        fitted = SlotRunner(model, pairs.subset(range(FIT)), every, keep=False, progress=done).z
-        judge = SlotRunner(model, pairs.subset(range(FIT, FIT + JUDGE)), every, progress=done)
+        judging = pairs.subset(range(FIT, FIT + JUDGE))
+        fitting = pairs.subset(apart(pairs, judging))
+        fitted = SlotRunner(model, fitting, every, keep=False, progress=done).z
+        judge = SlotRunner(model, judging, every, progress=done)
     found = coded(*(torch.stack([z[slot] for slot in every], -2) for z in (judge.z, fitted)))
     decoded = {slot: {cell: z[..., i, :] for cell, z in found.items()} for i, slot in enumerate(every)}
     cells = list(found)

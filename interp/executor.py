@@ -116,10 +116,6 @@ class Shard:
             raise InputError(f"--shard {text}: write I/N, such as 2/8, with I from 1 to N")
         return cls(int(number), int(of))
 
-    @property
-    def whole(self) -> bool:
-        return self.of == 1
-
     def takes(self, place: int) -> bool:
         """Whether the job at this place in the list of all belongs to it."""
         return place % self.of == self.number - 1

@@ -95,7 +95,6 @@ def test_errors_of_users_are_results_and_others_end_the_work_here(tmp_path):
 def test_shards_share_the_jobs():
     shards = [Shard.parse(f"{i}/3") for i in (1, 2, 3)]
     assert [[n for n in range(7) if shard.takes(n)] for shard in shards] == [[0, 3, 6], [1, 4], [2, 5]]
-    assert Shard().whole and not shards[0].whole
     for wrong in ("0/3", "4/3", "2", "a/b", "-1/2"):
         with pytest.raises(InputError, match="write I/N"):
             Shard.parse(wrong)

@@ -147,14 +147,9 @@ class TokenShare:
 
 @dataclass(frozen=True)
 class Coverage:
-    """A document and how much of it has the code.
-
-    Attributes:
-        first: the first of its tokens with the code.
-    """
+    """A document and how much of it has the code."""
 
     document: int
-    first: int
     count: int
     length: int
 
@@ -170,7 +165,6 @@ class CodePage:
         count: tokens with the code, of ``n_tokens``.
         n_documents: documents with the code.
         contexts: where it was chosen most clearly, by falling margin.
-        spread: as many, evenly spaced over all its tokens: what the code is like on average.
         related_sample: tokens that ``related`` was counted on.
         neighbours, logits: None without codebooks, without a model.
     """
@@ -181,7 +175,6 @@ class CodePage:
     n_tokens: int
     n_documents: int
     contexts: list[Context]
-    spread: list[Context]
     similarities: Similarities
     tokens: list[TokenShare]
     coverage: list[Coverage]
@@ -215,10 +208,7 @@ def code_page(
         InputError: no such book or code.
     """
     tokens = index.positions(book, code)
-    contexts, spread = (
-        code_contexts(index, book, code, order, n, before=before, after=after, tokens=tokens)
-        for order in ("margin", "spread")
-    )
+    contexts = code_contexts(index, book, code, "margin", n, before=before, after=after, tokens=tokens)
     # tokens are in order: a document's are those between its bounds
     bounds = np.searchsorted(tokens, np.append(index.corpus.documents, index.n_tokens))
     documents = np.flatnonzero(np.diff(bounds))
@@ -235,10 +225,9 @@ def code_page(
         n_tokens=index.n_tokens,
         n_documents=len(documents),
         contexts=contexts,
-        spread=spread,
         similarities=index.similarities(book, code),
         tokens=token_shares(index, tokens, n),
-        coverage=_coverage(index, tokens, documents, counts, n),
+        coverage=_coverage(index, documents, counts, n),
         related=related,
         related_sample=sample,
         neighbours=neighbours,
@@ -298,16 +287,9 @@ def related_codes(
 
 
 def _coverage(
-    index: CodeIndex,
-    tokens: Int[np.ndarray, " token"],
-    documents: Int[np.ndarray, " document"],
-    counts: Int[np.ndarray, " document"],
-    n: int,
+    index: CodeIndex, documents: Int[np.ndarray, " document"], counts: Int[np.ndarray, " document"], n: int
 ) -> list[Coverage]:
     """Documents by the share of their tokens with the code; of equal shares the longer first."""
     lengths = index.corpus.document_lengths()[documents]
     best = np.lexsort((-lengths, -counts / lengths))[:n]
-    firsts = np.searchsorted(tokens, index.corpus.documents[documents])
-    return [
-        Coverage(int(documents[i]), int(tokens[firsts[i]]), int(counts[i]), int(lengths[i])) for i in best
-    ]
+    return [Coverage(int(documents[i]), int(counts[i]), int(lengths[i])) for i in best]

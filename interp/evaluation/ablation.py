@@ -1,10 +1,9 @@
 """Running a model with only some of its components: the others' outputs are replaced, everything else recomputes.
 
 A *circuit* is a set of heads that are kept; all other heads of the model are ablated at every position. A kept head
-is live: it reads the residual stream that the ablated ones left behind. The universe is ``heads`` (MLPs are live,
-the default) or ``heads+mlps`` (MLPs are kept or ablated, too). The clean prompt's embeddings are always live. With
-nothing kept and ``resample``, m(∅) is the corrupt run in either universe, where END holds the same token on both
-sides: only attention moves anything between positions.
+is live: it reads the residual stream that the ablated ones left behind. MLPs and the clean prompt's embeddings are
+always live. With nothing kept and ``resample``, m(∅) is the corrupt run where END holds the same token on both sides:
+only attention moves anything between positions.
 
 What a component is replaced by is another question each time, with other answers (Miller et al. 2024, arXiv
 2407.08734); numbers by different kinds do not compare:
@@ -42,14 +41,14 @@ from interp.activations.stream import (
     feed,
 )
 from interp.errors import InputError
-from interp.models import HookFunction, Model, has_mlps, model_device
+from interp.models import HookFunction, Model, model_device
 from interp.models.partial_forward import starting_at
 from interp.prompts.pairs import PromptPairs
 
 Kind = Literal["resample", "mean", "mean-by-position", "zero"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Fill = tuple[list[Tensor], list[Tensor]]
-"""Of heads and of MLPs, layer by layer; each tensor broadcasts to one batch of pairs."""
+Fill = list[Tensor]
+"""Of heads, layer by layer; each tensor broadcasts to one batch of pairs."""
 
 
 class Corrupt(Consumer):
@@ -59,7 +58,7 @@ class Corrupt(Consumer):
         self.kept: dict[tuple[int, ...], Fill] = {}
 
     def update(self, batch: PairBatch) -> None:
-        self.kept[batch.indices] = (list(batch.corrupt.z), list(batch.corrupt.mlp))
+        self.kept[batch.indices] = list(batch.corrupt.z)
 
     def of(self, indices: tuple[int, ...], _length: int) -> Fill:
         return self.kept[indices]
@@ -69,13 +68,10 @@ class Zero(Consumer):
     """``zero``: one zero for every layer."""
 
     def __init__(self) -> None:
-        self.fill: Fill = ([], [])
+        self.fill: Fill = []
 
     def update(self, batch: PairBatch) -> None:
-        zeros = [
-            [torch.zeros((), device=t.device) for t in side] for side in (batch.clean.z, batch.clean.mlp)
-        ]
-        self.fill = (zeros[0], zeros[1])
+        self.fill = [torch.zeros((), device=z.device) for z in batch.clean.z]
 
     def of(self, _indices: tuple[int, ...], _length: int) -> Fill:
         return self.fill
@@ -90,16 +86,14 @@ class MeanByPosition(Consumer):
 
     def update(self, batch: PairBatch) -> None:
         length, n = batch.corrupt.tokens.shape[1], len(batch.indices)
-        found = [[t.float().sum(0) for t in side] for side in (batch.corrupt.z, batch.corrupt.mlp)]
-        before = self.sums.get(length)
-        if before is not None:
-            found = [[a + b for a, b in zip(*both, strict=True)] for both in zip(before, found, strict=True)]
-        self.sums[length] = (found[0], found[1])
+        found = [z.float().sum(0) for z in batch.corrupt.z]
+        if length in self.sums:
+            found = [a + b for a, b in zip(self.sums[length], found, strict=True)]
+        self.sums[length] = found
         self.counts[length] = self.counts.get(length, 0) + n
 
     def of(self, _indices: tuple[int, ...], length: int) -> Fill:
-        z, mlp = ([total / self.counts[length] for total in side] for side in self.sums[length])
-        return z, mlp
+        return [total / self.counts[length] for total in self.sums[length]]
 
 
 class Mean(MeanByPosition):
@@ -107,11 +101,10 @@ class Mean(MeanByPosition):
 
     def of(self, _indices: tuple[int, ...], _length: int) -> Fill:
         tokens = sum(length * count for length, count in self.counts.items())
-        z, mlp = (
-            [sum(total.sum(0) for total in layer) / tokens for layer in zip(*sides, strict=True)]
-            for sides in zip(*self.sums.values(), strict=True)
-        )
-        return z, mlp
+        return [
+            torch.stack([total.sum(0) for total in layer]).sum(0) / tokens
+            for layer in zip(*self.sums.values(), strict=True)
+        ]
 
 
 FILLS: dict[str, type] = {"resample": Corrupt, "mean": Mean, "mean-by-position": MeanByPosition, "zero": Zero}
@@ -125,8 +118,8 @@ class Ablator:
     """The pairs of one task, run once, and the metric of any circuit on them.
 
     With ``resample`` it holds every head's output on all corrupt prompts: pairs × positions × layers × d_model
-    numbers; as many for MLPs, and for the residual stream of the empty circuit, where circuits that keep no early
-    head begin (in float32, 100 pairs of 20 tokens: 0.2 GB for GPT-2 small, 0.4 for SmolLM2).
+    numbers; as many for the residual stream of the empty circuit, where circuits that keep no early head begin (in
+    float32, 100 pairs of 20 tokens: 0.15 GB for GPT-2 small, 0.3 for SmolLM2).
 
     Args:
         batch_size: pairs whose forwards share a batch.
@@ -160,43 +153,38 @@ class Ablator:
         self._untouched: dict[tuple[int, ...], Tensor] = {}
 
     def metric(
-        self,
-        keep: Bool[np.ndarray, "circuit layer head"],
-        keep_mlps: Bool[np.ndarray, "circuit layer"] | None = None,
-        *,
-        progress: Progress | None = None,
+        self, keep: Bool[np.ndarray, "circuit layer head"], *, progress: Progress | None = None
     ) -> Float[np.ndarray, "circuit pair"]:
         """Task metric of every clean prompt under every circuit; circuits given twice are run once.
 
         Args:
             keep: heads that stay live.
-            keep_mlps: MLPs that stay live, in the universe ``heads+mlps``; all of them without it.
             progress: told how many circuit × pair values have just become known.
 
         Raises:
-            InputError: masks of another shape than the model's, or MLPs of a model without any.
+            InputError: masks of another shape than the model's.
         """
-        return self._measured(keep, keep_mlps, progress, with_kl=False)[0]
+        return self._measured(keep, progress, with_kl=False)[0]
 
     def metric_and_kl(
         self, keep: Bool[np.ndarray, "circuit layer head"], *, progress: Progress | None = None
     ) -> tuple[Float[np.ndarray, "circuit pair"], Float[np.ndarray, "circuit pair"]]:
         """:meth:`metric`, and the KL divergence at END from the untouched model to each circuit, in nats."""
-        metric, kl = self._measured(keep, None, progress, with_kl=True)
+        metric, kl = self._measured(keep, progress, with_kl=True)
         return metric, kl
 
     def _measured(
-        self, keep: np.ndarray, keep_mlps: np.ndarray | None, progress: Progress | None, *, with_kl: bool
+        self, keep: np.ndarray, progress: Progress | None, *, with_kl: bool
     ) -> Float[np.ndarray, "measure circuit pair"]:
-        self._check(keep, keep_mlps)
-        flat = keep.reshape(len(keep), -1)
-        if keep_mlps is not None:
-            flat = np.concatenate([flat, keep_mlps], axis=1)
-        distinct, inverse = np.unique(flat, axis=0, return_inverse=True)
+        if keep.shape[1:] != self.shape:
+            raise InputError(
+                f"circuits of shape {keep.shape[1:]}: the model has {self.shape[0]} layers of {self.shape[1]} heads"
+            )
+        distinct, inverse = np.unique(keep.reshape(len(keep), -1), axis=0, return_inverse=True)
         values = np.zeros((1 + with_kl, len(distinct), len(self.pairs)))
         values[0, distinct.all(1)] = self.metric_clean
         # circuits that begin late share a forward, which begins late too
-        starts = np.zeros(len(distinct), dtype=int) if keep_mlps is not None else self._first_kept(distinct)
+        starts = self._first_kept(distinct)
         order = np.array([k for k in np.argsort(-starts, kind="stable") if not distinct[k].all()], dtype=int)
         times = np.bincount(inverse.reshape(-1), minlength=len(distinct))
         if progress is not None:
@@ -207,9 +195,7 @@ class Ablator:
             for begin in range(0, len(order), together):
                 some = order[begin : begin + together]
                 start = int(starts[some].min())
-                found = self._run(
-                    indices, fill, distinct[some], start, with_mlps=keep_mlps is not None, with_kl=with_kl
-                )
+                found = self._run(indices, fill, distinct[some], start, with_kl=with_kl)
                 values[:, some[:, None], list(indices)] = found
                 self.forwards += found[0].size * (1 - start / self.shape[0])
                 if progress is not None:
@@ -221,45 +207,20 @@ class Ablator:
         layers = np.any(masks.reshape(-1, *self.shape), axis=2)
         return np.where(layers.any(1), layers.argmax(1), self.shape[0] - 1)
 
-    def _check(self, keep: np.ndarray, keep_mlps: np.ndarray | None) -> None:
-        if keep.shape[1:] != self.shape:
-            raise InputError(
-                f"circuits of shape {keep.shape[1:]}: the model has {self.shape[0]} layers of "
-                f"{self.shape[1]} heads"
-            )
-        if keep_mlps is not None and not has_mlps(self.model):
-            raise InputError("the model has no MLPs: its universe is heads")
-        if keep_mlps is not None and keep_mlps.shape != keep.shape[:2]:
-            raise InputError(f"MLPs of shape {keep_mlps.shape} beside heads of shape {keep.shape}")
-
     @torch.no_grad()
     def _run(
-        self,
-        indices: tuple[int, ...],
-        fill: Fill,
-        masks: np.ndarray,
-        start: int,
-        *,
-        with_mlps: bool,
-        with_kl: bool,
+        self, indices: tuple[int, ...], fill: Fill, masks: np.ndarray, start: int, *, with_kl: bool
     ) -> Float[np.ndarray, "measure circuit batch"]:
         layers, heads = self.shape
         rows, copies, device = [self.pairs[i] for i in indices], len(masks), model_device(self.model)
         tokens = torch.tensor([row.clean_tokens for row in rows], device=device).repeat(copies, 1)
-        live = torch.from_numpy(masks[:, : layers * heads]).reshape(copies, layers, heads).to(device)
-        live_mlps = torch.from_numpy(masks[:, layers * heads :]).to(device)
+        live = torch.from_numpy(masks).reshape(copies, layers, heads).to(device)
         # a layer that every circuit keeps whole needs no hook
         hooks = {
-            f"blocks.{layer}.attn.hook_z": _replace(live[:, layer, :, None], fill[0][layer])
+            f"blocks.{layer}.attn.hook_z": _replace(live[:, layer, :, None], fill[layer])
             for layer in range(start, layers)
             if not live[:, layer].all()
         }
-        if with_mlps:
-            hooks |= {
-                f"blocks.{layer}.hook_mlp_out": _replace(live_mlps[:, layer, None], fill[1][layer])
-                for layer in range(layers)
-                if not live_mlps[:, layer].all()
-            }
         if start > 0:
             resid = self._empty(indices, fill)[start].repeat(copies, 1, 1)
             with starting_at(self.model, start, resid):
@@ -289,7 +250,7 @@ class Ablator:
             hooks: dict[str, HookFunction] = {}
             for layer in range(self.shape[0]):
                 hooks[f"blocks.{layer}.hook_resid_pre"] = lambda resid: kept.append(resid.clone())
-                hooks[f"blocks.{layer}.attn.hook_z"] = _replace(nothing[..., None], fill[0][layer])
+                hooks[f"blocks.{layer}.attn.hook_z"] = _replace(nothing[..., None], fill[layer])
             tokens = [self.pairs[i].clean_tokens for i in indices]
             end_logits(self.model, torch.tensor(tokens, device=model_device(self.model)), hooks)
             self._below[indices] = kept

@@ -1,7 +1,8 @@
 """The program of a circuit: which head says what at which role, in how many codes, what it stands for, and proof.
 
-Prompts for finding the circuit, for fitting codes and for judging them are disjoint. On those of the discovery it is
-decided where a head acts and how many codes it needs; every share in the program is of the held-out ones.
+No prompt that judges is among those that find the circuit or fit codes, on either side. On those of the discovery it
+is decided where a head acts and how many codes it needs; every share in the program is of the held-out ones. Only the
+variable that names a slot is chosen on these: where several are near, what is told of the best leans high.
 """
 
 import textwrap
@@ -24,7 +25,7 @@ from interp.programs.proof import Coded, Passed, Told, VariableSet, passed_on, s
 from interp.programs.slots import Edit, Slot, SlotRunner
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs, Task, Value
-from interp.prompts.sampling import held_out_pairs
+from interp.prompts.sampling import apart, held_out_pairs
 from interp.prompts.variables import Variable, variables
 from interp.stats import mean_interval, ratio_interval
 
@@ -253,17 +254,11 @@ def find_program(
                 f"{LEAST_PAIRS} or more are needed; {FIT_PAIRS + JUDGE_PAIRS} are best."
             ]
         )
-    judged = others.subset(_apart(others, pairs)[: min(JUDGE_PAIRS, len(others) // 3)])
-    fitted = others.subset(_apart(others, judged)[:FIT_PAIRS])
+    judged = others.subset(apart(others, pairs)[: min(JUDGE_PAIRS, len(others) // 3)])
+    fitted = others.subset(apart(others, judged)[:FIT_PAIRS])
     if min(len(judged), len(fitted)) < LEAST_PAIRS // 3:
         return Program(notes=["No program: too few pairs share no prompt with those that judge or choose."])
     return _Finder(model, pairs, fitted, judged, seed, stage).program(sites, effects)
-
-
-def _apart(pairs: PromptPairs, others: PromptPairs) -> list[int]:
-    """Which pairs share no prompt with others, on either side."""
-    known = {tokens for pair in others for tokens in (pair.clean_tokens, pair.corrupt_tokens)}
-    return [i for i, pair in enumerate(pairs) if not known & {pair.clean_tokens, pair.corrupt_tokens}]
 
 
 class _Finder:

@@ -259,3 +259,9 @@ def held_out_pairs(
             f"task {task.name!r} has no pairs beyond the {len(pool)} used: none to hold out, use fewer"
         )
     return pairs.subset(fresh(pairs))
+
+
+def apart(pairs: PromptPairs, others: PromptPairs) -> list[int]:
+    """Which pairs share no prompt with others, on either side."""
+    known = {tokens for pair in others for tokens in (pair.clean_tokens, pair.corrupt_tokens)}
+    return [i for i, pair in enumerate(pairs) if not known & {pair.clean_tokens, pair.corrupt_tokens}]

@@ -44,10 +44,6 @@ def layer_index(context: Context) -> Scores:
     return Scores(layer_prior(cfg.n_layers, cfg.n_heads), signed=False)
 
 
-def layer_prior(
-    n_layers: int, n_heads: int, near: int | float | None = None
-) -> Float[np.ndarray, "layer head"]:
-    """Signed scores that know only the layer: its index, or closeness to layer ``near``."""
-    layers = np.arange(n_layers, dtype=float)
-    prior = layers if near is None else -np.abs(layers - near)
-    return np.repeat(prior[:, None], n_heads, axis=1)
+def layer_prior(n_layers: int, n_heads: int) -> Float[np.ndarray, "layer head"]:
+    """Scores that know only the layer: its index."""
+    return np.repeat(np.arange(n_layers, dtype=float)[:, None], n_heads, axis=1)

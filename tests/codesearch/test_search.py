@@ -156,7 +156,7 @@ def test_rare_codes_read_only_their_spans(tmp_path):
     assert index.positions("a0.h0", 777).tolist() == [5000, 5001, 5002]
     assert index.positions("a0.h0", 778).tolist() == []
     page = code_page(index, "a0.h0", 778)
-    assert page.count == 0 and page.contexts == page.spread == page.related == page.tokens == []
+    assert page.count == 0 and page.contexts == page.related == page.tokens == []
 
 
 def test_wilson():

@@ -4,12 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from interp.activations.metric import task_metric
-from interp.activations.stream import end_logits
 from interp.errors import InputError
 from interp.evaluation.ablation import KINDS, Ablator, all_or_none
-from interp.models import Site
-from tests.oracles import WholeForwards, heads_of, kept, planted, written
+from tests.oracles import WholeForwards, heads_of, planted, written
 from tests.pairs import random_pairs
 
 FAMILIES = ("gpt2", "pythia", "llama", "gemma3")
@@ -28,7 +25,6 @@ def _masks(model, n: int, seed: int = 0) -> np.ndarray:
 def test_every_kind_agrees_with_one_prompt_and_one_circuit_at_a_time(tiny_model, family, kind):
     model = tiny_model(family)
     pairs, keep = _pairs(model, lengths=(9, 7, 9), n=3), _masks(model, 3)
-    keep_mlps = np.array([[True, False], [False, True], [False, False]])
     runs = [WholeForwards(model, pair, pairs.metric) for pair in pairs]
 
     def fill(run, hook):
@@ -39,17 +35,11 @@ def test_every_kind_agrees_with_one_prompt_and_one_circuit_at_a_time(tiny_model,
             return torch.stack([x for x in others if x.shape == own[0].shape]).mean(0, keepdim=True)
         return own if kind == "resample" else torch.cat(others).mean(0).expand_as(own)
 
-    for mlps in (None, keep_mlps):
-        found = Ablator(model, pairs, kind, batch_size=4).metric(keep, mlps)
-        for c in range(3):
-            gone = [site for site in heads_of(model) if not keep[c, site.layer, site.head]]
-            gone += (
-                [Site("mlp", layer) for layer in np.flatnonzero(~mlps[c]).tolist()]
-                if mlps is not None
-                else []
-            )
-            wanted = [run.metric({site: fill(run, site.hook) for site in gone}) for run in runs]
-            np.testing.assert_allclose(found[c], wanted, rtol=1e-4, atol=1e-4)
+    found = Ablator(model, pairs, kind, batch_size=4).metric(keep)
+    for c in range(3):
+        gone = [site for site in heads_of(model) if not keep[c, site.layer, site.head]]
+        wanted = [run.metric({site: fill(run, site.hook) for site in gone}) for run in runs]
+        np.testing.assert_allclose(found[c], wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -57,28 +47,9 @@ def test_keeping_everything_is_the_clean_model_which_is_left_as_it_was(tiny_mode
     model = tiny_model("llama")
     pairs = _pairs(model)
     ablator = Ablator(model, pairs, kind)
-    layers = ablator.shape[0]
-    everything = ablator.metric(all_or_none(ablator.shape), np.array([[False] * layers, [True] * layers]))[1]
+    everything = ablator.metric(all_or_none(ablator.shape))[1]
     np.testing.assert_allclose(everything, ablator.metric_clean, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(Ablator(model, pairs, kind).metric_clean, ablator.metric_clean)
-
-
-def test_nothing_kept_with_resample_is_the_clean_embedding_and_the_corrupt_runs_writing(tiny_model):
-    """An oracle without hooks on heads: the final residual stream is put together by hand."""
-    model = tiny_model("llama")
-    pairs = _pairs(model)
-    shape = (1, model.cfg.n_layers, model.cfg.n_heads)
-    found = Ablator(model, pairs).metric(np.zeros(shape, dtype=bool), np.zeros(shape[:2], dtype=bool))[0]
-    first, last = "blocks.0.hook_resid_pre", f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-    for i, pair in enumerate(pairs):
-        (clean,), (embedded, written) = (
-            kept(model, torch.tensor([tokens]), *names)
-            for tokens, names in ((pair.clean_tokens, [first]), (pair.corrupt_tokens, [first, last]))
-        )
-        logits = end_logits(
-            model, torch.tensor([pair.clean_tokens]), {last: lambda _, end=clean + written - embedded: end}
-        )
-        assert found[i] == pytest.approx(task_metric(logits, [pair], pairs.metric).item(), abs=1e-4)
 
 
 def test_nothing_kept_with_resample_is_the_corrupt_run_where_both_end_alike(tiny_model):
@@ -86,10 +57,8 @@ def test_nothing_kept_with_resample_is_the_corrupt_run_where_both_end_alike(tiny
     model = tiny_model("llama")
     ablator = Ablator(model, _pairs(model))
     nothing = all_or_none(ablator.shape)[:1]
-    for mlps in (None, nothing[:, :, 0]):
-        np.testing.assert_allclose(ablator.metric(nothing, mlps)[0], ablator.metric_corrupt, atol=1e-5)
-    zeroed = Ablator(model, _pairs(model), "zero")
-    assert np.abs(zeroed.metric(nothing) - zeroed.metric(nothing, nothing[:, :, 0])).max() > 1e-3
+    np.testing.assert_allclose(ablator.metric(nothing)[0], ablator.metric_corrupt, atol=1e-5)
+    assert np.abs(ablator.metric_clean - ablator.metric_corrupt).max() > 1e-3
 
 
 def test_the_planted_circuit_alone_does_the_task_and_all_others_are_idle():
@@ -140,7 +109,3 @@ def test_bad_input_is_said_in_one_line(tiny_model):
         Ablator(model, pairs, "noise")
     with pytest.raises(InputError, match="the model has 2 layers of 3 heads"):
         Ablator(model, pairs).metric(np.ones((2, 3, 3), dtype=bool))
-    with pytest.raises(InputError, match="no MLPs"):
-        Ablator(*planted("planted-induction", 2)).metric(
-            np.ones((1, 3, 6), dtype=bool), np.ones((1, 3), dtype=bool)
-        )
