@@ -159,7 +159,7 @@ def test_a_disk_that_fills_up_under_a_long_command_is_one_line(command, monkeypa
 
 
 def test_a_reference_does_not_replace_one_that_was_measured_before(command):
-    for seed in ("0", "1"):
+    for seed in ("0", "1", "0"):
         assert command("reference", PLANTED, "-n", "8", "--seed", seed).code == 0
-    names = {f"measured-{PLANTED}-{PLANTED}{more}.safetensors" for more in ("", "-2")}
+    names = {f"measured-{PLANTED}-{PLANTED}-n8{more}.safetensors" for more in ("", "-2", "-seed1")}
     assert {path.name for path in Path("references").glob("*.safetensors")} == names

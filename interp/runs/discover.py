@@ -146,8 +146,8 @@ class CircuitSearch:
         return self.named != self.task.name and not isinstance(self.task, PromptFile)
 
     def request(self, model: str | None, dtype: str) -> dict[str, Any]:
-        """All that a run is asked for, as JSON; pairs per forward pass only where scores depend on them."""
-        apart = ("task", "method", "config") + (() if self.method.by_batch else ("batch_size",))
+        """All that a run is asked for, as JSON; pairs per forward pass are no part."""
+        apart = ("task", "method", "config", "batch_size")
         same = [field.name for field in fields(self) if field.init and field.name not in apart]
         options = {key: value for key, value in asdict(self.config).items() if key != "batch_size"}
         asked = {key: getattr(self, key) for key in same} | {"method": self.method.name, "config": options}
