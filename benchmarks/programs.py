@@ -111,7 +111,9 @@ def _print(name: str, found: dict) -> None:
     console.print(table)
     for one in found["interchange"]:
         hows = ("own", "random", "heads", "codes", "means")
-        controls = ", ".join(f"{how} {one[f'flipped_{how}']:.0%}" for how in hows)
+        # no other head is free where all of a layer tell the variable
+        known = [(how, one[f"flipped_{how}"]) for how in hows if one[f"flipped_{how}"] is not None]
+        controls = ", ".join(f"{how} {value:.0%}" for how, value in known)
         console.print(
             f"{one['variable']} at {len(one['sites'])} slots: metric {one['metric_clean']:.2f} → "
             f"{one['metric_set']:.2f} (own {one['metric_own']:.2f}), answers "
