@@ -34,7 +34,6 @@ KINDS = {
     "codebook-36": "--k 4",
     "grouped-vq-36": "--kind grouped-vq --bits 36",
     "residual-vq-36": "--kind residual-vq --bits 36",
-    "ternary-36": "--kind ternary --bits 36",
 }
 AGAINST = {name: f"residual-vq-{36 if name == 'vq-9' else name.rpartition('-')[2]}" for name in KINDS}
 """What a kind is told apart from."""
