@@ -123,8 +123,10 @@ def choose_model() -> None:
             help="Also a folder, a .gguf file or a name of the Hugging Face hub: type it. Runs that were opened add "
             "theirs.",
         )
-    st.query_params.pop("model", None)
-    st.query_params.update(address_of_model())
+    if named := address_of_model():
+        st.query_params.update(named)
+    else:
+        st.query_params.pop("model", None)
 
 
 class OtherModelError(InputError):

@@ -238,7 +238,7 @@ class Desk:
         # those that come with the package, if it is with its codebooks and their seed
         found = find_or_recall(model, books, topic.positive, topic.negative, seed=seed, stage=bar)
         options = {"layer": layer, "gate": topic.gate, "said": partial(_said, model, topic), "seed": seed}
-        arms = plan_arms(model, books, found, means, partial(_gains, model, books, topic), **options)
+        arms = plan_arms(model, books, found, means, partial(gains_of_texts, model, books, topic), **options)
         return {arm.name: arm for arm in arms}
 
 
@@ -300,7 +300,9 @@ def plan_arms(
         SteeringCondition(
             "mean difference, residual", vectors(lambda: {layer: means.difference(layer)}), 2.0
         ),
-        SteeringCondition("mean difference, heads", vectors(lambda: _helpful(model, means, gains_of())), 1.0),
+        SteeringCondition(
+            "mean difference, heads", vectors(lambda: helpful_heads(model, means, gains_of())), 1.0
+        ),
         SteeringCondition(
             "mean difference, same heads",
             vectors(lambda: {site: means.difference(site) for site in added}),
@@ -313,7 +315,7 @@ def plan_arms(
     )
 
 
-def _helpful(
+def helpful_heads(
     model: Model, means: SiteMeans, gains: Mapping[str, Float[Tensor, "head d_head"]]
 ) -> dict[str, Float[Tensor, " d_head"]]:
     """Differences of means of the heads at which adding them raises the target, to first order."""
@@ -373,7 +375,7 @@ def _said(model: Model, topic: Concept, prompt: str) -> str:
     return text.removeprefix(model.tokenizer.bos_token) + prompt
 
 
-def _gains(model: Model, books: Mapping[str, Bottleneck], topic: Topic) -> dict[str, Tensor]:
+def gains_of_texts(model: Model, books: Mapping[str, Bottleneck], topic: Topic) -> dict[str, Tensor]:
     positive, negative = (tokenize(model, some) for some in (topic.positive, topic.negative))
     kinds = np.zeros(len(topic.negative), dtype=int)
     expected = read_texts(model, {}, negative, kinds).expectation([0])

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.steering import _gains, _helpful
+from benchmarks.steering import gains_of_texts, helpful_heads
 from interp import DEFAULT_MODEL, load_model
 from interp.bottlenecks.store import Codebooks
 from interp.evaluation.steering_conditions import means_of_texts
@@ -42,8 +42,8 @@ def main() -> None:
         for name in names:
             topic = load_topic(name)
             means = means_of_texts(model, [*books], topic.positive, topic.negative)
-            gains = _gains(model, books, topic)
-            helpful = _helpful(model, means, gains)
+            gains = gains_of_texts(model, books, topic)
+            helpful = helpful_heads(model, means, gains)
             raised = sum(float(by @ _at(gains, site)) for site, by in helpful.items())
             row = []
             for share in SHARES:

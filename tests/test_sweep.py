@@ -8,6 +8,7 @@ import pytest
 from interp import find_circuit
 from interp.errors import InputError
 from interp.executor import Shard, Workers
+from interp.runs.discover import CircuitSearch
 from interp.runs.run import Run
 from interp.runs.sweep import Sweep, run_sweep, stability
 from interp.tasks import write_prompt_file
@@ -63,6 +64,21 @@ def test_a_run_of_other_prompts_or_numbers_is_not_taken_for_what_is_asked(tmp_pa
     assert second["gap"] != first["gap"]
     with pytest.raises(InputError, match="another request"):
         run_sweep(sweep.cells(options), tmp_path / "new", dtype="bfloat16")
+
+
+def test_own_code_that_was_edited_is_run_again():
+    code = (
+        "import numpy as np\nfrom interp.scores.method import Scores\n"
+        "def mine(context):\n    scores = np.zeros((context.model.cfg.n_layers, context.model.cfg.n_heads))\n"
+        "    scores[{place}] = 1\n    return Scores(scores, signed=False)\n"
+    )
+    asked = []
+    for place in ("0, 1", "1, 2"):
+        Path("mine.py").write_text(code.format(place=place))
+        search = CircuitSearch(TASK, method="mine.py:mine", n=8)
+        asked.append((search.request(TASK, "float32"), search.method.name))
+    (first, name), (second, again) = asked
+    assert name == again and first != second and first | {"code": second["code"]} == second
 
 
 def found_in(folder: Path, row: dict) -> dict:

@@ -30,6 +30,7 @@ from interp.codesearch import CodeIndex, CodePage, Labels, code_contexts, explan
 from interp.codesearch.annotations import MOST, Annotation
 from interp.codesearch.firing_stats import N_TOP
 from interp.codesearch.labels import MIXED
+from interp.codesearch.layout import can_be_edited
 from interp.codesearch.tables import contexts_csv
 from interp.errors import InputError
 from interp.report import wording
@@ -187,7 +188,7 @@ def toolbar(index: CodeIndex, book: str, code: int) -> None:
             type="primary" if note.star else "secondary",
         )
         books = books_of(index.folder.name)
-        if ".g" not in book and books is not None:
+        if can_be_edited(book) and books is not None:
             st.page_link(
                 "steering/page.py",
                 label="Steer with it",

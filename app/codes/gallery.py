@@ -13,6 +13,7 @@ from interp.bottlenecks.edits import code_name
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch import CodeIndex, Labels
 from interp.codesearch.contexts import code_contexts
+from interp.codesearch.layout import can_be_edited
 from interp.report import wording
 
 SHOWN = 30
@@ -52,7 +53,7 @@ def of_codebooks(books: Codebooks, name: str) -> None:
         return
     rows = [
         _row(found, book, code)
-        | ({} if ".g" in book else {"steering": steering_by(code_name(book, code), name)})
+        | ({"steering": steering_by(code_name(book, code), name)} if can_be_edited(book) else {})
         for book, code in found.clearest(SHOWN)
     ]
     st.subheader("The clearest codes")

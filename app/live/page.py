@@ -11,6 +11,7 @@ from interp.app.widgets.token_strip import by_codes, legend, picked, token_strip
 from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import IN_URL
 from interp.bottlenecks.store import Codebooks
+from interp.codesearch.layout import can_be_edited
 from interp.errors import InputError
 from interp.report.plots import site_grid
 
@@ -101,7 +102,7 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
             f"**{sum(value > 0 for value in same.values())} of {len(same)}** sites:"
         )
         st.plotly_chart(
-            site_grid({site: value for site, value in same.items() if ".g" not in site}, "shared"),
+            site_grid({site: value for site, value in same.items() if can_be_edited(site)}, "shared"),
             key="shared",
             alt=f"Sites at which tokens {token} and {other} have the same code: heads and MLP by layer",
         )

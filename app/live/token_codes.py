@@ -13,6 +13,7 @@ from interp.app.widgets.tokens import pieces
 from interp.app.widgets.urls import code_pages, steering_by
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch import Labels
+from interp.codesearch.layout import can_be_edited
 from interp.codesearch.token_codes import TokenCodes, read_codes
 from interp.errors import InputError
 from interp.steering.continuations import encode_prompts
@@ -90,7 +91,7 @@ def codes_at(
             "similarity": float(codes.similarity[token, slot]),
             "margin": float(codes.margin[token, slot]),
             "page": page(site, int(codes.ids[token, slot])),
-            "steer": None if ".g" in site else steering_by(f"{site}={codes.ids[token, slot]}", books),
+            "steer": steering_by(f"{site}={codes.ids[token, slot]}", books) if can_be_edited(site) else None,
         }
         for site, codes in reading.codes.items()
         for slot in range(codes.ids.shape[1])

@@ -90,9 +90,8 @@ class Runner:
         kept = {key: value for key, value in asdict(self.config(0)).items() if key != "seed"}
         if not self.method.by_batch:
             kept.pop("batch_size", None)
-        if (code := self.method.score.__module__).startswith(
-            USER_CODE
-        ):  # a file of the user's, by what it holds
+        code = self.method.score.__module__
+        if code.startswith(USER_CODE):  # a file of the user's, by what it holds
             kept["code"] = code
         return kept if self.method.version == 1 else kept | {"version": self.method.version}
 

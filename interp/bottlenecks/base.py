@@ -287,10 +287,15 @@ def radices(config: BottleneckConfig) -> tuple[int, ...]:
     return getattr(config, "radices", (config.n_codes,) * config.k)
 
 
+def code_sets(config: BottleneckConfig) -> tuple[int, ...]:
+    """Sizes of the sets that codes are chosen from: one for each slot where slots have codes of their own, else one."""
+    return getattr(config, "radices", (config.n_codes,))
+
+
 def alternatives(config: BottleneckConfig, code: int) -> range:
-    """Codes that may stand where this one does: all, unless slots have codes of their own."""
+    """Codes that may stand where this one does: those of its set."""
     begin = 0
-    for size in getattr(config, "radices", ()):
+    for size in code_sets(config):
         if code < begin + size:
             return range(begin, begin + size)
         begin += size

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from interp.bottlenecks import Codes, Dictionary
+from interp.bottlenecks.base import code_sets
 from interp.bottlenecks.kmeans import similarities_at_once
 from interp.bottlenecks.wrapper import CodebookWrapper
 
@@ -63,7 +64,7 @@ def _strengths(book: Dictionary, x: Tensor, codes: Codes) -> tuple[Tensor, ...]:
     compared = book.search_cache().codes
     unit = torch.nn.functional.normalize(compared, dim=-1)
     step = max(1, similarities_at_once(rows) // (config.groups * config.n_codes))
-    sizes = getattr(config, "radices", (config.n_codes,))
+    sizes = code_sets(config)
     parts = []
     for some, taken, value in zip(*(part.split(step, dim=1) for part in (rows, ids, values)), strict=True):
         found = (_one_by_one if book.successive else _at_once)(some, taken, value, compared, unit, sizes)
@@ -85,9 +86,7 @@ def _at_once(
     if ids.shape[-1] == unit.shape[-2]:
         return similarity, similarity, similarity
     left = similar.scatter_(-1, ids, -torch.inf).split(list(sizes), -1)
-    best = torch.stack(
-        [part.amax(-1) for part in left], -1
-    )  # passed over, of each slot with codes of its own
+    best = torch.stack([part.amax(-1) for part in left], -1)  # that was passed over, of each set
     return similarity, similarity - best, similarity
 
 

@@ -225,6 +225,11 @@ def names_of_groups(site: str, n_groups: int | None) -> Sequence[str]:
     return [f"{site}.{letter}{group}" for group in range(n_groups)]
 
 
+def can_be_edited(name: str) -> bool:
+    """Whether an edit can name a book: a part of a vector that is shared out, such as ``m0.g1``, it cannot."""
+    return ".g" not in name
+
+
 def _reserve(path: Path) -> None:
     if not hasattr(os, "posix_fallocate"):
         return

@@ -23,7 +23,7 @@ from torch import Tensor
 from interp.activations.metric import kl_divergence
 from interp.bottlenecks import NO_CODE, Bottleneck, Codes, Dictionary
 from interp.bottlenecks.attach import Attached, attach
-from interp.bottlenecks.base import bits_per_vector, count_codes, distinct, grouped_rows
+from interp.bottlenecks.base import bits_per_vector, code_sets, count_codes, distinct, grouped_rows
 from interp.bottlenecks.store import Codebooks
 from interp.bottlenecks.wrapper import CodebookWrapper
 from interp.errors import InputError
@@ -141,7 +141,7 @@ class _QualityWrapper(CodebookWrapper):
 
     def bits(self) -> Tensor:
         """Entropy of a vector's ids by group: of slots with codes of their own the sum, else k times that of all."""
-        parts = getattr(self.config, "radices", (self.config.n_codes,))
+        parts = code_sets(self.config)
         found = torch.zeros(self.config.groups)
         for counts in self.counts.cpu().split(parts, -1):
             share = counts / counts.sum(-1, keepdim=True).clamp(min=1)

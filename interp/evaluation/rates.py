@@ -541,6 +541,7 @@ def measure_rates(
     config = config or RateConfig()
     bench = RateBench(model, config, stage)
     path = folder / RATES_FILE
+    folder.mkdir(parents=True, exist_ok=True)
 
     def there() -> dict[str, Any]:
         found = read_json(path) if path.is_file() else {"made_of": bench.made_of, "rows": []}
@@ -554,7 +555,6 @@ def measure_rates(
         for kind, bits in work:
             if (kind, bits) not in known:
                 row = bench.cell(kind, bits)
-                folder.mkdir(parents=True, exist_ok=True)
                 with FileLock(folder / ".lock"):  # another process may measure other kinds
                     found = there()
                     write_json(path, found | {"rows": [*found["rows"], row]})

@@ -17,6 +17,7 @@ from interp.bottlenecks.edits import CodeEdit, How, WeightedCode, code_edits, co
 from interp.bottlenecks.gates import LABEL
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch.labels import labels_of
+from interp.codesearch.layout import can_be_edited
 from interp.errors import InputError
 from interp.models import Model, parse_site
 from interp.models.embedded import EMBEDDED
@@ -207,7 +208,7 @@ def gate_of(
             f"gate {when!r}: these codebooks have no labels, name a code (interp index label makes some)"
         )
     first = min(parse_site(code.site).order for code in codes) if codes else (0, 0)
-    told = (code for code in labels.codes(when.removeprefix(LABEL)) if ".g" not in code[0])
+    told = (code for code in labels.codes(when.removeprefix(LABEL)) if can_be_edited(code[0]))
     known = (code for code in told if parse_site(code[0]).order <= first)
     if (found := next(known, None)) is None:
         raise InputError(f"gate {when!r}: no code of that label is read at or before the first that acts")

@@ -298,6 +298,18 @@ def test_ternary_codes_are_within_their_bound_and_what_bitnet_makes(scale):
     assert all(len(code.abs()[code != 0].unique()) <= 1 for code in again.codes.detach()[0])
 
 
+@pytest.mark.parametrize("kind", ["gumbel", "fsq", "key_value", "binary"])
+def test_codes_that_do_not_decide_what_is_chosen_are_not_replaced(kind):
+    cls = bottleneck_class(kind)
+    x = noise(400, 8) ** 3
+    book = cls(cls.config_class.at(8, d_in=8)).fit(x)
+    before, chosen = book.codes.detach().clone(), book.encode(x).ids
+    book.count_text(chosen[None, :2])
+    assert (book.counts == 0).any() and book.replace_dead(x, own_length=True) == 0
+    assert torch.equal(book.codes, before) and not book.counts.any()
+    assert torch.equal(book.encode(x).ids, chosen)
+
+
 @pytest.mark.parametrize("cls, config", [(LatentQuantization, LatentQuantizationConfig), (FSQ, FSQConfig)])
 def test_values_of_a_latent_stay_on_a_line_when_codes_are_trained(cls, config):
     book = cls(config(d_in=6, latents=2, levels=4, steps=20)).fit(noise(300, 6))

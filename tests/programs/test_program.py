@@ -1,6 +1,7 @@
 """Programs that were written by hand are read off again, and what nothing reads does not pass interchange."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from interp.programs import program as programs
 from interp.programs.codes import LEAST, METRICS, bits, fit_few, measure
 from interp.programs.names import name_codes
 from interp.programs.program import Program, find_program
-from interp.programs.proof import Coded, Told, set_variables
+from interp.programs.proof import Coded, Told, _at_random_heads, set_variables
 from interp.programs.slots import Slot, SlotRunner
 from interp.prompts.sampling import held_out_pairs
 from interp.prompts.variables import variables
@@ -50,11 +51,14 @@ def test_the_written_program_is_read_off_again(run):
 
 def test_what_fits_codes_chooses_them_and_judges_them_shares_no_prompt(monkeypatch):
     sets = []
-    monkeypatch.setattr(programs, "_Finder", lambda _model, *three: sets.extend(three[:3]) or pytest.skip)
+
+    def finder(_model, pairs, fitted, judged, *_more):
+        sets.extend((pairs, fitted, judged))
+        return SimpleNamespace(program=lambda *_: Program())
+
+    monkeypatch.setattr(programs, "_Finder", finder)
     model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
-    pairs = task.sample(model.tokenizer, 40)
-    with pytest.raises(AttributeError):  # what is found with them is not looked at
-        find_program(model, task, pairs, ["a0.h1"], np.ones((40, 1)))
+    find_program(model, task, task.sample(model.tokenizer, 40), ["a0.h1"], np.ones((40, 1)))
     chosen, fitted, judged = ({t for p in some for t in (p.clean_tokens, p.corrupt_tokens)} for some in sets)
     assert [len(some) for some in sets] == [40, 512, 100]
     assert not judged & (chosen | fitted)
@@ -83,6 +87,18 @@ def test_names_that_change_places_by_codes_change_the_answer(run):
         assert one.n == 60 and one.flipped == 1 and one.flipped_means > 0.9
         assert one.metric_set < -8 < 9 < one.metric_own == pytest.approx(one.metric_clean, abs=0.1)
         assert one.flipped_own == one.flipped_heads == 0 and one.flipped_random <= 0.1
+
+
+def test_the_control_at_other_heads_is_left_out_where_there_is_none():
+    rng, change = np.random.default_rng(0), torch.ones(4, 3)
+    three = {Slot.of(f"a1.h{head}", "END"): change for head in range(3)}
+    assert {edit.slot.site.head for edit in _at_random_heads(5, three, rng)} <= {3, 4}
+    assert _at_random_heads(5, three, rng)
+    for no_other in (
+        _at_random_heads(3, three, rng),
+        _at_random_heads(5, three | {Slot.of("m2", "END"): change}, rng),
+    ):
+        assert no_other == []
 
 
 def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass():

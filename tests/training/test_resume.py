@@ -111,6 +111,10 @@ def test_codes_that_are_rounded_go_on_from_what_they_were_rounded_from(model, te
     second = train_codebooks(model, books, text, tmp_path / "out", config)
     torch.testing.assert_close(first["a0"].codes, second["a0"].codes, atol=1e-6, rtol=0)
     assert not torch.allclose(first["a0"].codes, books["a0"].codes, atol=0.01)
+    again = replace(CONFIG, epochs=1, centroid_refits=1)
+    refitted = train_codebooks(model, books, text, tmp_path / "refitted", again)["a0"].codes.detach()
+    sizes = [code.abs()[code != 0] for group in refitted for code in group]
+    assert len(sizes) > 8 and all(torch.allclose(size, size[:1].expand_as(size)) for size in sizes)
 
 
 @pytest.fixture
