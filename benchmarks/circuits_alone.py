@@ -23,10 +23,10 @@ from rich.table import Table
 from interp.bench.plan import YARDSTICK, Plan, drawn, read_record, write_record
 from interp.bench.run import pool_of
 from interp.errors import InputError
-from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import GRID, area_to_the_model
 from interp.evaluation.stability import best_heads
 from interp.files import write_json
+from interp.interventions.ablation import Ablator, all_or_none
 from interp.models import load_model
 from interp.progress import bar
 from interp.prompts.sampling import held_out_pairs

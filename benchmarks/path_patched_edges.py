@@ -26,6 +26,7 @@ from interp.activations.stream import HUNDREDTHS, feed
 from interp.circuits.references import load_reference
 from interp.errors import InputError
 from interp.files import write_json
+from interp.interventions.clean_run import CleanRun
 from interp.models import Model, Site, load_model
 from interp.progress import bar
 from interp.prompts.pairs import PromptPairs
@@ -35,7 +36,6 @@ from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.eap import EAPConfig, eap, edge_runs
 from interp.scores.eap_ig import EAPIGConfig, eap_ig
 from interp.scores.method import Context, MethodConfig
-from interp.scores.patch_runner import PatchRunner
 from interp.scores.result import EdgeScore
 from interp.tasks import load_task
 
@@ -91,7 +91,7 @@ def _fresh(pairs: PromptPairs, held_out: PromptPairs, n: int) -> PromptPairs:
 
 def _measure(model: Model, pairs: PromptPairs, edges: EdgeList) -> tuple[np.ndarray, np.ndarray]:
     """Effect of every edge on every pair, and every pair's gap."""
-    context, runner = Context(model, pairs, MethodConfig(8)), PatchRunner(model, pairs, range(len(pairs)))
+    context, runner = Context(model, pairs, MethodConfig(8)), CleanRun(model, pairs, range(len(pairs)))
     patched = PathPatchRunner(model, runner)
     for run in edge_runs(context, runner):
         patched.keep(run)

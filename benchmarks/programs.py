@@ -21,7 +21,7 @@ from interp import find_circuit, load_model
 from interp.activations.stream import BATCH_SIZE, equal_length_batches
 from interp.files import write_json
 from interp.models import Model
-from interp.programs.program import Said
+from interp.programs.schema import SlotCodes
 from interp.progress import bar
 from interp.prompts.pairs import PromptPairs
 from interp.tasks import load_task
@@ -73,9 +73,9 @@ def _bare(model: Model, pairs: PromptPairs) -> float:
 
 
 def _print(name: str, found: dict) -> None:
-    by_site: dict[str, list[Said]] = {}
+    by_site: dict[str, list[SlotCodes]] = {}
     for one in found["program"]:
-        by_site.setdefault(one["site"], []).append(Said.model_validate_json(json.dumps(one)))
+        by_site.setdefault(one["site"], []).append(SlotCodes.model_validate_json(json.dumps(one)))
     effects = found["members"]
     explained = [
         site

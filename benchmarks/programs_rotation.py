@@ -19,15 +19,19 @@ from interp.files import write_json
 from interp.programs.codes import fit_few, ids
 from interp.programs.names import name_codes
 from interp.programs.program import FIT_PAIRS, JUDGE_PAIRS, SEED
-from interp.programs.proof import Coded, Told, set_variables, stacked
-from interp.programs.slots import Edit, Slot, SlotRunner
+from interp.programs.proof import HeadCodebook, NamedVariable, set_variables, stacked
+from interp.programs.slots import Edit, HeadAtRole, SlotRunner
 from interp.prompts.sampling import held_out_pairs
 from interp.prompts.variables import variables
 from interp.stats import wilson_bounds
 from interp.tasks import load_task
 
 OUT = Path(__file__).parent / "results" / "programs" / "rotation.json"
-SLOTS = A17, A19, A20 = Slot.of("a17.h4", "S2"), Slot.of("a19.h2", "END"), Slot.of("a20.h0", "END")
+SLOTS = A17, A19, A20 = (
+    HeadAtRole.of("a17.h4", "S2"),
+    HeadAtRole.of("a19.h2", "END"),
+    HeadAtRole.of("a20.h0", "END"),
+)
 CODES, TRAIN, BATCH, STEPS, RATE = 4, 128, 32, 60, 0.1
 CONFIGS = [(k, seed) for k in (1, 2, 4) for seed in range(3)]
 
@@ -89,8 +93,10 @@ def by_codes(judge, z, order, n):
     books = {s: fit_few(x, CODES, "difference") for s, x in z.items()}
     fitted, judged = ({s: ids(book, where[s]) for s, book in books.items()} for where in (z, judge.z))
     values = {s: told[0].values for s, told in name_codes(fitted, judged, [order], n).items() if told}
-    coded = {s: Coded(books[s], fitted[s], judged[s], np.arange(books[s].config.n_codes)) for s in values}
-    found = set_variables(judge, [Told(order, coded, values)], z)
+    coded = {
+        s: HeadCodebook(books[s], fitted[s], judged[s], np.arange(books[s].config.n_codes)) for s in values
+    }
+    found = set_variables(judge, [NamedVariable(order, coded, values)], z)
     for way, how, controls in ((f"{CODES} codes", "set", ("own", "random")), ("means", "means", ())):
         by, more = found.by[how], {control: found.by[control].flipped for control in controls}
         yield row(z, f"{way}, {n} pairs", [by.flipped], by.metric, 2 * n, found.n, **more)

@@ -18,12 +18,12 @@ import pytest
 import interp
 from interp.circuits.references import ExactEffects, reference_for, reference_names
 from interp.cli.options import DEFAULT_MODEL, file_name
+from interp.interventions.effects import PartialEffects
 from interp.models import load_tokenizer, model_names
 from interp.planted.models import planted_truth
 from interp.report.repeat import command_line, python_lines, reference_command
 from interp.runs import discover, measure, validate
 from interp.runs.run import Run
-from interp.scores.patching import PartialEffects
 from interp.scores.registry import METHODS, load_method
 from interp.tasks import load_task, task_names
 from tests.command_line import ONE_THREAD

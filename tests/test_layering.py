@@ -14,7 +14,18 @@ from interp.activations.metric import kl_divergence
 
 ROOT = Path(__file__).parent.parent
 ORDER = (
-    *("prompts", "tasks", "models", "planted", "text", "activations", "bottlenecks", "training", "scores"),
+    *(
+        "prompts",
+        "tasks",
+        "models",
+        "planted",
+        "text",
+        "activations",
+        "interventions",
+        "bottlenecks",
+        "training",
+        "scores",
+    ),
     *(
         "circuits",
         "programs",

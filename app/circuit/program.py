@@ -9,7 +9,7 @@ from interp.app.widgets.tokens import plain, visible
 from interp.errors import InputError
 from interp.models.vocabulary import check_tokens
 from interp.programs.own_prompt import CodeAt, same_place, set_codes
-from interp.programs.program import Said
+from interp.programs.schema import SlotCodes
 from interp.prompts.encoding import PromptEncoder
 from interp.report.program import EXPLAINED, code_rows, code_value, command, program_plot, slot_id
 
@@ -73,7 +73,7 @@ def _slots(found: Opened) -> None:
         engine.say(error)
 
 
-def _set(found: Opened, said: Said) -> None:
+def _set(found: Opened, said: SlotCodes) -> None:
     """A code set on a prompt of one's own, and the next tokens before and after."""
     run, name, spec = found.run, str(said.slot), model_of(found.run)
     pair, model = pairs(found)[0], engine.model(spec)

@@ -47,6 +47,8 @@ class Activations:
     resid_end: Float[Tensor, "batch d_model"]
     """The final residual stream at END, before the final norm."""
     metric: Float[Tensor, " batch"]
+    preferred: Int[Tensor, " batch"]
+    """The token that the model likes best among the answers and wrong answers."""
     pattern: tuple[Float[Tensor, "batch head query key"], ...] = ()
     """Attention patterns, on the clean side and only where a consumer asked for them."""
 
@@ -304,6 +306,19 @@ def answer_logits(
     return found.new_full((len(found), model.cfg.d_vocab), float("-inf")).index_copy_(1, wanted, found)
 
 
+def preferred_answers(
+    logits: Float[Tensor, "row d_vocab"], pairs: Sequence[PromptPair]
+) -> Int[Tensor, " row"]:
+    """The token of highest logit among each pair's answers and wrong answers, the first where several have it."""
+    best = [
+        ids[int(row[ids].argmax())]
+        for ids, row in zip(
+            ([*p.answers, *p.wrong_answers] for p in pairs), logits.detach().float(), strict=True
+        )
+    ]
+    return torch.tensor(best)
+
+
 def _run(
     model: Model, tokens: Tensor, rows: tuple[PromptPair, ...], metric: Metric, *, patterns: bool = False
 ) -> Activations:
@@ -330,11 +345,12 @@ def _run(
     if graph:
         # every parameter is frozen: the graph begins at the first block's input
         hooks["blocks.0.hook_resid_pre"] = lambda x: x.detach().requires_grad_(True)
-    values = task_metric(answer_logits(model, tokens, rows, metric, hooks), rows, metric)
+    logits = answer_logits(model, tokens, rows, metric, hooks)
+    values, preferred = task_metric(logits, rows, metric), preferred_answers(logits, rows)
     if len(kept["z"]) != len(layers):
         raise RuntimeError(f"{len(kept['z'])} of {len(layers)} attention layers were seen: unsupported model")
     z, mlp, pattern = (tuple(kept[name]) for name in ("z", "mlp", "pattern"))
-    return Activations(tokens, z, mlp, kept["resid"][0], values, pattern)
+    return Activations(tokens, z, mlp, kept["resid"][0], values, preferred, pattern)
 
 
 HUNDREDTHS = 100

@@ -17,10 +17,10 @@ from interp.bench.judges import Court, Unmeasured, convene, parts_of_reference
 from interp.bench.plan import POOL_SEED, SMALL, YARDSTICK, Plan, Say, Target, drawn, read_record, write_record
 from interp.bench.table import Cell, one_line, tabulate
 from interp.errors import InputError
-from interp.evaluation.ablation import Ablator
 from interp.evaluation.faithfulness import faithfulness_curves
 from interp.evaluation.stability import best_heads, bootstrap_stability, mean_jaccard
 from interp.executor import SERIAL, Job, Shard, Told, Workers, run
+from interp.interventions.ablation import Ablator
 from interp.models import Model, OneModel, describe_model, load_tokenizer, weights_checksum
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs, Task

@@ -18,11 +18,11 @@ from scipy.stats import t
 from interp import CANDIDATES, MIN_PAIRS, THRESHOLD
 from interp.activations.stream import BATCH_SIZE, MetricConsumer, Progress, feed
 from interp.errors import InputError
+from interp.interventions.clean_run import CleanRun
+from interp.interventions.effects import PatchingEffects, activation_patching
 from interp.models import Model, Site, describe_model
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs
-from interp.scores.patch_runner import PatchRunner
-from interp.scores.patching import PatchingEffects, activation_patching
 from interp.scores.result import Scores
 from interp.stats import mean_interval
 
@@ -93,7 +93,7 @@ def check(
     pairs: PromptPairs,
     sites: Sequence[Site],
     *,
-    runner: PatchRunner | None = None,
+    clean: CleanRun | None = None,
     threshold: float = THRESHOLD,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
@@ -102,23 +102,22 @@ def check(
     """Measure the candidates by activation patching and decide which are members (module docstring).
 
     Args:
-        runner: that has seen all pairs; what it has patched before is not patched again.
+        clean: of all pairs; what was patched in it before is not patched again.
         progress: told how many pair × site effects need no more be measured.
     """
     n = len(pairs)
     if n < MIN_PAIRS:
         raise InputError(f"{n} pairs are too few to check a circuit: at least {MIN_PAIRS} are needed")
     begin, forwards = time.perf_counter(), 0.0
-    if runner is None:
-        runner = PatchRunner.of_first(model, pairs, mlps=any(site.kind == "mlp" for site in sites))
-        forwards = feed(model, pairs, [runner], batch_size=batch_size)
-    clean, corrupt = runner.metric_
+    if clean is None:
+        clean = CleanRun.of_first(model, pairs, mlps=any(site.kind == "mlp" for site in sites))
+        forwards = feed(model, pairs, [clean], batch_size=batch_size)
     effects, todo, done = np.full((n, len(sites)), np.nan), np.arange(len(sites)), 0
     looks = [*range(LOOK, n, LOOK), n]
-    limit = threshold * abs((clean - corrupt).mean())
+    limit = threshold * abs((clean.metric_[0] - clean.metric_[1]).mean())
     for look in looks:
         some = [sites[place] for place in todo.tolist()]
-        found, spent = _patched(model, pairs, range(done, look), some, runner, batch_size)
+        found, spent = _patched(model, pairs, range(done, look), some, clean, batch_size)
         effects[done:look, todo], forwards = found, forwards + spent
         progress((look - done) * len(todo))
         settled = is_settled(effects[:look, todo], n, limit, LEVEL / len(looks))
@@ -127,7 +126,7 @@ def check(
         if not len(todo):
             break
     seconds = time.perf_counter() - begin
-    measured = PatchingEffects(tuple(sites), effects, clean, corrupt, forwards, seconds)
+    measured = PatchingEffects(tuple(sites), effects, *clean.metric_, forwards, seconds)
     return decide(measured, threshold=threshold, seed=seed)
 
 
@@ -142,15 +141,15 @@ def is_settled(
 
 
 def _patched(
-    model: Model, pairs: PromptPairs, rows: range, sites: Sequence[Site], runner: PatchRunner, batch_size: int
+    model: Model, pairs: PromptPairs, rows: range, sites: Sequence[Site], clean: CleanRun, batch_size: int
 ) -> tuple[Float[np.ndarray, "pair site"], float]:
-    """Effects of the sites on some pairs, and what they cost; of pairs that the runner has not kept, run anew."""
-    if not runner.kept.issuperset(rows):
-        found = activation_patching(model, pairs.subset(rows), sites, batch_size=batch_size)
-        return found.effects, found.forwards
-    at = np.array([(site.layer, runner.mlp if site.head is None else site.head) for site in sites])
+    """Effects of the sites on some pairs, and what they cost; pairs that the clean run has not kept are run anew."""
+    if not clean.kept.issuperset(rows):
+        anew = activation_patching(model, pairs.subset(rows), sites, batch_size=batch_size)
+        return anew.effects, anew.forwards
+    at = np.array([(site.layer, clean.n_heads if site.head is None else site.head) for site in sites])
     layers, heads = np.tile(at, (len(rows), 1)).T
-    effects, cost = runner.effects(np.repeat(np.array(rows), len(sites)), layers, heads)
+    effects, cost = clean.effects(np.repeat(np.array(rows), len(sites)), layers, heads)
     return effects.reshape(len(rows), len(sites)), cost
 
 

@@ -77,8 +77,8 @@ def grow(
     from interp.activations.stream import HUNDREDTHS, check_context
     from interp.circuits.verify import check_known_gap
     from interp.cli.render_nested import print_grown
-    from interp.evaluation.ablation import Ablator
     from interp.evaluation.nested_circuits import n_circuits, run_grown
+    from interp.interventions.ablation import Ablator
     from interp.models import describe_model, load_model, parse_device
     from interp.progress import bar
     from interp.prompts.sampling import held_out_pairs, sample_pairs

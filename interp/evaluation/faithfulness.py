@@ -22,8 +22,8 @@ from jaxtyping import Bool, Float
 from scipy.integrate import trapezoid
 
 from interp.errors import InputError
-from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.stability import best_heads
+from interp.interventions.ablation import Ablator, all_or_none
 from interp.models import Site
 
 GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

@@ -9,8 +9,8 @@ from scipy.stats import DegenerateDataWarning, bootstrap
 
 from interp.activations.stream import Progress
 from interp.errors import InputError
-from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import GRID, area_to_the_model, shares_of_gap
+from interp.interventions.ablation import Ablator, all_or_none
 from interp.models import Site
 from interp.scores.adaptive_patching.nested import NestedCircuits
 

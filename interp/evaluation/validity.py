@@ -16,12 +16,12 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from interp.circuits.circuit import SiteName, Strict
 from interp.circuits.verify import check_does_task, decide
 from interp.errors import InputError
-from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import GRID, area_to_the_model, area_under, shares_of_gap
 from interp.evaluation.nested_circuits import share_interval
 from interp.evaluation.stability import N_BOOT, best_heads, jaccard
+from interp.interventions.ablation import Ablator, all_or_none
+from interp.interventions.effects import PatchingEffects
 from interp.progress import Stage, silent
-from interp.scores.patching import PatchingEffects
 
 Mask = Bool[np.ndarray, "layer head"]
 Index = Annotated[float, Field(ge=0, le=1)]

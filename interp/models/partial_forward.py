@@ -269,6 +269,23 @@ class Prefix:
         if self.length:
             self._freeze(self._cache.layers)
 
+    @classmethod
+    def in_parts(
+        cls,
+        model: TransformerBridge,
+        tokens: Int[Tensor, "batch prefix"],
+        run: Callable[[Tensor], object],
+        size: int,
+    ) -> "Prefix":
+        """Of many prompts, ``size`` of which run at once."""
+        if not tokens.shape[1]:
+            return cls(model, tokens)
+        whole, *parts = [cls(model, rows, run) for rows in tokens.split(size)]
+        for layer, *others in zip(whole._frozen, *(part._frozen for part in parts), strict=True):
+            layer.keys = torch.cat([layer.keys, *(other.keys for other in others)])
+            layer.values = torch.cat([layer.values, *(other.values for other in others)])
+        return whole
+
     def _freeze(self, layers: Sequence[Any]) -> None:
         self._frozen = [_FrozenLayer(layer) for layer in layers]
         self._cache.layers = [*self._frozen]

@@ -131,3 +131,10 @@ def expand_sites(model: TransformerBridge, patterns: Iterable[str]) -> list[Site
 def has_mlps(model: TransformerBridge) -> bool:
     """Whether MLP outputs exist: attention-only models register the hook on some versions but never fire it."""
     return not model.cfg.attn_only and has_hook(model, "blocks.0.hook_mlp_out")
+
+
+def components(model: TransformerBridge, *, mlps: bool) -> list[Site]:
+    """All heads in reading order, then the MLPs if they are asked for and there are some."""
+    layers, heads = range(model.cfg.n_layers), range(model.cfg.n_heads)
+    sites = [Site("attn", layer, head) for layer in layers for head in heads]
+    return sites + [Site("mlp", layer) for layer in layers if mlps and has_mlps(model)]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
 from interp.bottlenecks.metric_codebook import MetricCodebook
-from interp.programs.slots import Edit, Slot, SlotRunner
+from interp.programs.slots import Edit, HeadAtRole, SlotRunner
 from interp.stats import mean_interval
 
 LEAST = 5
@@ -120,21 +120,21 @@ class Carried:
 
 
 def measure(
-    runner: SlotRunner, slot: Slot, books: Sequence[Codebook], pairs: Int[np.ndarray, " pair"]
+    runner: SlotRunner, slot: HeadAtRole, books: Sequence[Codebook], pairs: Int[np.ndarray, " pair"]
 ) -> list[Carried]:
     """What each of some codebooks keeps of a slot's effect on these pairs."""
-    z = runner.z[slot][:, torch.from_numpy(pairs)]
+    z = runner.z(slot)[:, torch.from_numpy(pairs)]
     return kept_by(runner, slot, [book.decode(book.encode(z)).detach() for book in books], pairs)
 
 
 def kept_by(
     runner: SlotRunner,
-    slot: Slot,
+    slot: HeadAtRole,
     decoded: Sequence[Float[Tensor, "2 pair d"]],
     pairs: Int[np.ndarray, " pair"],
 ) -> list[Carried]:
     """The same of what codes of any kind stand for on both sides of these pairs."""
-    z = runner.z[slot][:, torch.from_numpy(pairs)]
+    z = runner.z(slot)[:, torch.from_numpy(pairs)]
     values = [z[1], *(value for c in decoded for value in (z[0] + c[1] - c[0], c[0]))]
     found = runner.run(np.tile(pairs, len(values)), [Edit(slot, torch.cat(values))])
     falls = (np.tile(runner.metric[0, pairs], len(values)) - found.metric).reshape(len(values), len(pairs))
@@ -153,7 +153,7 @@ class _Tried:
 
 
 def fewest(
-    runner: SlotRunner, slot: Slot, z: Float[Tensor, "2 pair d"], seed: int = 0, *, rough: bool = False
+    runner: SlotRunner, slot: HeadAtRole, z: Float[Tensor, "2 pair d"], seed: int = 0, *, rough: bool = False
 ) -> tuple[MetricCodebook, Carried]:
     """The smallest codebook that carries enough on the runner's pairs, and what it carries there; where none carries
     enough, the least short of it.

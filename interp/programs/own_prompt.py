@@ -3,22 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.stream import end_logits
 from interp.bottlenecks.base import Codes
 from interp.bottlenecks.codebook import Codebook
-from interp.models import HookFunction, Model, model_device
-from interp.programs.slots import Slot
+from interp.interventions.patch import Patch, Reader, patched_logits
+from interp.models import Model
+from interp.programs.slots import HeadAtRole
 
 
 @dataclass(frozen=True)
 class CodeAt:
     """One code that is to stand at a slot, whose role stands at a position of the prompt; ``book`` is the slot's."""
 
-    slot: Slot
+    slot: HeadAtRole
     position: int
     book: Codebook
     code: int
@@ -33,37 +34,21 @@ def set_codes(
     Returns:
         The slots' own codes, and the logits of the next token before and after.
     """
-    row = torch.tensor([list(tokens)], device=model_device(model))
-    at = [(one, (torch.tensor([0]), torch.tensor([one.position]))) for one in wanted]
-    own: dict[CodeAt, int] = {}
+    own: dict[int, int] = {}
+    readers: dict[str, list[Reader]] = {}
+    for number, at in enumerate(wanted):
+        head = slice(None) if at.slot.site.head is None else at.slot.site.head
 
-    def reader(hook: str) -> HookFunction:
-        def read(x: Tensor) -> None:
-            for one, where in at:
-                if one.slot.site.hook == hook:
-                    own[one] = int(one.book.encode(one.slot.pick(x, *where).float().cpu()).ids)
+        def read(x: Tensor, number: int = number, at: CodeAt = at, head: int | slice = head) -> None:
+            own[number] = int(at.book.encode(x[0, at.position][head][None].float().cpu()).ids)
 
-        return read
-
-    def writer(hook: str) -> HookFunction:
-        def write(x: Tensor) -> Tensor:
-            x = x.clone()
-            for one, where in at:
-                if one.slot.site.hook == hook:
-                    new, old = one.book.decode(
-                        Codes(torch.tensor([[one.code], [own[one]]]), torch.ones(2, 1))
-                    )
-                    one.slot.put(x, *where, (new - old)[None], add=True)
-            return x
-
-        return write
-
-    hooks = {one.slot.site.hook for one in wanted}
-    before, after = (
-        end_logits(model, row, {hook: make(hook) for hook in hooks})[0].float().cpu()
-        for make in (reader, writer)
-    )
-    return [own[one] for one in wanted], before, after
+        readers.setdefault(at.slot.site.hook, []).append(read)
+    before = patched_logits(model, tokens, [], readers)
+    patches = []
+    for number, at in enumerate(wanted):
+        new, old = at.book.decode(Codes(torch.tensor([[at.code], [own[number]]]), torch.ones(2, 1)))
+        patches.append(Patch(at.slot.site, (new - old)[None], np.array([at.position]), add=True))
+    return [own[number] for number in range(len(wanted))], before, patched_logits(model, tokens, patches)
 
 
 def same_place(tokens: Sequence[int], example: Sequence[int], position: int) -> int:

@@ -5,24 +5,23 @@ is decided where a head acts and how many codes it needs; every share in the pro
 variable that names a slot is chosen on these: where several are near, what is told of the best leans high.
 """
 
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from pydantic import Field, InstanceOf, NonNegativeInt
 
 from interp.activations.means import distinct_roles
 from interp.bottlenecks.metric_codebook import MetricCodebook
-from interp.circuits.circuit import SiteName, Strict
 from interp.errors import InputError
+from interp.interventions.clean_run import CleanRun
 from interp.models import Model
-from interp.programs.codes import ENOUGH, MOST_COST, PER_CODE, SIZES, bits, fewest, ids, measure
+from interp.programs.codes import PER_CODE, SIZES, bits, fewest, ids, measure
 from interp.programs.names import Name, name_codes
-from interp.programs.proof import Coded, Passed, Told, VariableSet, passed_on, set_variables, stacked
-from interp.programs.slots import Edit, Slot, SlotRunner
+from interp.programs.proof import HeadCodebook, NamedVariable, VariableSet, passed_on, set_variables, stacked
+from interp.programs.schema import Interchange, Place, Program, SlotCodes
+from interp.programs.slots import Edit, HeadAtRole, SlotRunner, read_slots
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs, Task, Value
 from interp.prompts.sampling import apart, held_out_pairs
@@ -52,173 +51,6 @@ MOST_LOST = 0.25
 TOGETHER = 0.1
 """Of the gap: variables that move the metric by this are set together, too."""
 EXAMPLES = 3
-PASSED = 0.05
-
-
-class Place(Strict):
-    """Where a member acts: its effect by role with a 95 % interval, and what is left of its whole effect.
-
-    Roles are looked at from the last to the first, until hardly anything is left.
-    """
-
-    site: SiteName
-    roles: dict[str, tuple[float, float, float]]
-    elsewhere: float
-
-
-class Said(Strict):
-    """What a member says at a role.
-
-    Attributes:
-        effect, low, high: fall of the metric with the corrupt prompt's output there, with its 95 % interval.
-        codes: how many there are; ``bits`` is the entropy of those in use.
-        carried, own_cost: shares of the effect, see :mod:`interp.programs.codes`; ``None`` without an effect.
-        carried_low, carried_high: 95 % interval of ``carried``, over pairs.
-        variable: what the codes stand for; ``None`` where nothing stands out.
-        ami, ami_null, q, accuracy, commonest: see :class:`~interp.programs.names.Name`.
-        values: what each code stands for, as far as most of its prompts agree.
-        shares: of each code among the held-out clean and corrupt prompts.
-        examples: of each code, the words around the role.
-    """
-
-    site: SiteName
-    role: str
-    effect: float
-    low: float
-    high: float
-    codes: int
-    bits: float
-    carried: float | None
-    own_cost: float | None
-    carried_low: float | None = None
-    carried_high: float | None = None
-    variable: str | None = None
-    ami: float | None = None
-    ami_null: float | None = None
-    q: float | None = None
-    accuracy: float | None = None
-    commonest: float | None = None
-    values: dict[str, Value] = {}
-    shares: dict[str, tuple[float, float]] = {}
-    examples: dict[str, list[str]] = {}
-
-    @property
-    def slot(self) -> Slot:
-        return Slot.of(self.site, self.role)
-
-    @property
-    def enough(self) -> bool:
-        """Whether its codes carry its effect at hardly any cost."""
-        if self.carried is None or self.own_cost is None:
-            return False
-        return self.carried >= ENOUGH and self.own_cost <= MOST_COST
-
-
-class Transition(Strict):
-    """What one slot passes on to another, see :class:`~interp.programs.proof.Passed`; names are ``a17.h4 @ S2``."""
-
-    sender: str = Field(alias="from")
-    receiver: str = Field(alias="to")
-    n: NonNegativeInt
-    changes: float
-    as_predicted: float
-    null: float
-    strength: float
-
-
-class Interchange(Strict):
-    """A variable set to another value in the slots that carry it, see :class:`~interp.programs.proof.VariableSet`.
-
-    Attributes:
-        sites: the slots, as ``a20.h0 @ END``.
-        metric_clean … : means over ``n`` held-out prompts.
-        flipped … : shares of them whose preferred answer differs from the unedited model's.
-        off_target … : KL of the next token from the unedited model's, answers left out, in nats.
-        …_heads: ``None`` where a slot is an MLP, or its layer has no other head.
-    """
-
-    variable: str
-    sites: list[str]
-    n: NonNegativeInt
-    metric_clean: float
-    metric_set: float
-    metric_own: float
-    metric_random: float
-    metric_heads: float | None
-    metric_codes: float
-    metric_means: float
-    flipped: float
-    flipped_own: float
-    flipped_random: float
-    flipped_heads: float | None
-    flipped_codes: float
-    flipped_means: float
-    off_target: float
-    off_target_own: float
-    off_target_random: float
-    off_target_heads: float | None
-    off_target_codes: float
-    off_target_means: float
-
-
-class Program(Strict):
-    """What a circuit's members say, what stands for what, and what becomes of the answer when it is set.
-
-    Attributes:
-        slots: in the order of the forward pass.
-        n_fitted, n_judged: pairs that codes were fitted to, and that everything told was measured on.
-        notes: what cannot be told and why, a sentence each.
-        forwards: what it cost, in forward passes of one prompt.
-        books: the codebook of each slot, by its name.
-    """
-
-    slots: list[Said] = []
-    places: list[Place] = []
-    transitions: list[Transition] = []
-    interchange: list[Interchange] = []
-    n_fitted: NonNegativeInt = 0
-    n_judged: NonNegativeInt = 0
-    notes: list[str] = []
-    forwards: float = 0.0
-    books: dict[str, InstanceOf[MetricCodebook]] = Field(default_factory=dict, exclude=True)
-
-    def said(self, slot: str) -> Said:
-        return next(said for said in self.slots if str(said.slot) == slot)
-
-    def passed_on(self, slot: str, most: int = 3) -> list[Transition]:
-        """What a slot passes on as predicted, most first: in a twentieth of the prompts, and more than by chance."""
-        told = [edge for edge in self.transitions if edge.sender == slot and edge.changes >= 2 * edge.null]
-        told.sort(key=lambda edge: -edge.changes * edge.as_predicted)
-        return [edge for edge in told if edge.changes * edge.as_predicted >= PASSED][:most]
-
-    def text(self) -> str:
-        """The program as a person reads it: a paragraph a slot, then what setting the variables does."""
-        lines = [line for said in self.slots for line in self._paragraph(said)]
-        for one in sorted(self.interchange, key=lambda one: one.metric_set - one.metric_clean):
-            heads = "" if one.flipped_heads is None else f", other heads {one.flipped_heads:.0%}"
-            lines.append(
-                f"{one.variable} set to another value at {', '.join(one.sites)}: metric {one.metric_clean:.2f} → "
-                f"{one.metric_set:.2f}, {one.flipped:.0%} of {one.n} answers change (own value {one.flipped_own:.0%}, "
-                f"turned at random {one.flipped_random:.0%}{heads})"
-            )
-        lines += self.notes
-        return "\n".join(
-            filled for line in lines for filled in textwrap.wrap(line, 116, subsequent_indent="    ")
-        )
-
-    def _paragraph(self, said: Said) -> list[str]:
-        what = "something that no variable tells"
-        if said.variable is not None:
-            values = list(dict.fromkeys("nothing" if v is None else str(v) for v in said.values.values()))
-            shown = ", ".join(values) if len(values) <= 4 else f"{', '.join(values[:3])}, …"
-            what = f"{said.variable} {{{shown}}}"
-        share = "" if said.carried is None else f", {said.carried:.0%} of its effect {said.effect:+.2f}"
-        lines = [f"{said.slot} says {what}: {said.codes} codes, {said.bits:.1f} bits{share}"]
-        for edge in self.passed_on(str(said.slot)):
-            lines.append(
-                f"    → {edge.receiver} in {edge.changes:.0%} of prompts, {edge.as_predicted:.0%} of these as predicted"
-            )
-        return lines
 
 
 def find_program(
@@ -228,6 +60,7 @@ def find_program(
     sites: Sequence[str],
     effects: Float[np.ndarray, "pair site"],
     *,
+    clean: CleanRun | None = None,
     seed: int = 0,
     stage: Stage = silent,
 ) -> Program:
@@ -235,6 +68,7 @@ def find_program(
 
     Args:
         pairs: those of the discovery.
+        clean: of these pairs.
         sites: the members.
         effects: of each on these pairs; NaN where it was not measured.
 
@@ -258,7 +92,7 @@ def find_program(
     fitted = others.subset(apart(others, judged)[:FIT_PAIRS])
     if min(len(judged), len(fitted)) < LEAST_PAIRS // 3:
         return Program(notes=["No program: too few pairs share no prompt with those that judge or choose."])
-    return _Finder(model, pairs, fitted, judged, seed, stage).program(sites, effects)
+    return _Finder(model, pairs, fitted, judged, clean, seed, stage).program(sites, effects)
 
 
 class _Finder:
@@ -268,25 +102,33 @@ class _Finder:
         pairs: PromptPairs,
         fitted: PromptPairs,
         judged: PromptPairs,
+        clean: CleanRun | None,
         seed: int,
         stage: Stage,
     ) -> None:
+        self.clean = clean
         self.model, self.seed, self.stage = model, seed, stage
         self.pairs, self.fitted, self.judged = pairs, fitted, judged
         self.notes: list[str] = []
-        self.carries: set[Slot] = set()
+        self.carries: set[HeadAtRole] = set()
         """Slots whose codes carry most of the effect on the discovery's pairs: these are set in interchange."""
 
     def program(self, sites: Sequence[str], effects: Float[np.ndarray, "pair site"]) -> Program:
         roles = distinct_roles([*self.pairs, *self.fitted, *self.judged])
         chosen = self.pairs.subset(range(min(CHOOSE_PAIRS, len(self.pairs))))
-        total = len(chosen) + len(self.fitted) + len(self.judged)
+        mlps = any(HeadAtRole.of(site, "").site.kind == "mlp" for site in sites)
+        clean = self.clean
+        if clean is not None and (clean.mlps < mlps or not clean.kept.issuperset(range(len(chosen)))):
+            clean = None
+        total = len(chosen) * (clean is None) + len(self.fitted) + len(self.judged)
         with self.stage("prompts for the program", total) as advance:
-            everywhere = [Slot.of(site, role) for site in sites for role in roles]
-            self.chooser = SlotRunner(self.model, chosen, everywhere, progress=advance)
+            before = 0.0 if clean is None else clean.forwards
+            if clean is None:
+                clean = CleanRun.of(self.model, chosen, mlps=mlps, progress=advance)
+            self.chooser = SlotRunner(clean, chosen)
             places, slots = self._places(sites, roles, effects[: len(chosen)])
-            self.fit_z = SlotRunner(self.model, self.fitted, slots, keep=False, progress=advance)
-            self.judge = SlotRunner(self.model, self.judged, slots, progress=advance)
+            self.fit_z, fitting = read_slots(self.model, self.fitted, slots, advance)
+            self.judge = SlotRunner.of(self.model, self.judged, mlps=mlps, progress=advance)
         with self.stage("codes", len(slots)) as advance:
             told = [self._codes(slot, advance) for slot in slots]
         coded = {slot: code for slot, (_, code, _) in zip(slots, told, strict=True)}
@@ -314,28 +156,27 @@ class _Finder:
             interchange = self._interchange(coded, names, varying)
             advance(1)
             passed = passed_on(self.judge, coded, PASS_PAIRS, self.seed, advance)
-        runners = (self.chooser, self.fit_z, self.judge)
         return Program(
             slots=said,
             places=places,
-            transitions=[_transition(one) for one in passed],
+            transitions=passed,
             interchange=[_interchange(one) for one in interchange],
             n_fitted=len(self.fitted),
             n_judged=len(self.judged),
             notes=self.notes,
-            forwards=round(sum(runner.forwards for runner in runners), 1),
+            forwards=round(self.chooser.forwards - before + fitting + self.judge.forwards, 1),
             books={str(slot): book for slot, book in books.items()},
         )
 
     def _places(
         self, sites: Sequence[str], roles: Sequence[str], effects: Float[np.ndarray, "pair site"]
-    ) -> tuple[list[Place], list[Slot]]:
+    ) -> tuple[list[Place], list[HeadAtRole]]:
         """Where members act, and the slots that carry enough of their effect to be read."""
         runner, some = self.chooser, np.arange(min(PLACE_PAIRS, len(self.chooser.pairs)))
         self.gap = float((runner.metric[0] - runner.metric[1]).mean())
         wholes = dict(zip(sites, np.nanmean(effects[some], axis=0), strict=True))
         at: dict[str, dict[str, tuple[float, float, float]]] = {site: {} for site in sites}
-        slots: list[tuple[float, Slot]] = []
+        slots: list[tuple[float, HeadAtRole]] = []
 
         def elsewhere(site: str) -> float:
             return float(wholes[site] - sum(mean for mean, *_ in at[site].values()))
@@ -343,10 +184,10 @@ class _Finder:
         # the last role first: it is the cheapest, and most heads act there alone
         for role in sorted(roles, key=lambda role: -self.pairs[0].positions[role]):
             left = [site for site in sites if abs(elsewhere(site)) > LEFT * abs(wholes[site])]
-            tried = [Slot.of(site, role) for site in left]
+            tried = [HeadAtRole.of(site, role) for site in left]
             if not tried:
                 break
-            edits = stacked([[Edit(slot, runner.z[slot][1, some])] for slot in tried], len(some))
+            edits = stacked([[Edit(slot, runner.z(slot)[1, some])] for slot in tried], len(some))
             metric = runner.run(np.tile(some, len(tried)), edits).metric.reshape(len(tried), len(some))
             falls = (runner.metric[0, some] - metric).T
             for site, slot, mean, low, high in zip(
@@ -359,7 +200,9 @@ class _Finder:
         places = [Place(site=site, roles=at[site], elsewhere=elsewhere(site)) for site in sites]
         read = {slot.site for _, slot in slots}
         self.notes += [
-            f"{p.site} acts at no role by itself." for p in places if Slot.of(p.site, "").site not in read
+            f"{p.site} acts at no role by itself."
+            for p in places
+            if HeadAtRole.of(p.site, "").site not in read
         ]
         slots.sort(key=lambda one: -one[0])
         self.small = {slot: size < SMALL * self.gap for size, slot in slots}
@@ -367,19 +210,19 @@ class _Finder:
             self.notes.append(f"{len(slots) - MOST_SLOTS} places of least effect are not read.")
         return places, sorted(slot for _, slot in slots[:MOST_SLOTS])
 
-    def _codes(self, slot: Slot, advance: Any) -> tuple[Said, Coded, MetricCodebook]:
-        z = self.fit_z.z[slot]
+    def _codes(self, slot: HeadAtRole, advance: Any) -> tuple[SlotCodes, HeadCodebook, MetricCodebook]:
+        z = self.fit_z[slot]
         book, found = fewest(self.chooser, slot, z, self.seed, rough=self.small[slot])
         if found.carried >= 1 - MOST_LOST and abs(found.own_cost) <= MOST_LOST:
             self.carries.add(slot)
         (kept,) = measure(self.judge, slot, [book], np.arange(len(self.judged)))
         each = np.arange(book.config.n_codes)
-        coded = Coded(book, ids(book, z), ids(book, self.judge.z[slot]), each)
+        coded = HeadCodebook(book, ids(book, z), ids(book, self.judge.z(slot)), each)
         low, high = kept.interval(self.seed)
         effect = float(kept.effect.mean())
         told = low * high > 0  # a share of nothing says nothing
         share = ratio_interval(kept.by_codes, kept.effect, self.seed) if told else (None, None)
-        said = Said(
+        said = SlotCodes(
             site=str(slot.site),
             role=slot.role,
             effect=effect,
@@ -405,7 +248,7 @@ class _Finder:
         advance(1)
         return said, coded, book
 
-    def _named(self, said: Said, coded: Coded, names: Sequence[Name]) -> Said:
+    def _named(self, said: SlotCodes, coded: HeadCodebook, names: Sequence[Name]) -> SlotCodes:
         n = coded.book.config.n_codes
         clean, corrupt = (np.bincount(side, minlength=n) / len(side) for side in coded.judged)
         update: dict[str, Any] = {
@@ -434,11 +277,14 @@ class _Finder:
         return found
 
     def _interchange(
-        self, coded: dict[Slot, Coded], names: dict[Slot, list[Name]], varying: Iterable[Variable]
+        self,
+        coded: dict[HeadAtRole, HeadCodebook],
+        names: dict[HeadAtRole, list[Name]],
+        varying: Iterable[Variable],
     ) -> list[VariableSet]:
         """Every variable by itself, and together those that move the metric by themselves on the discovery's pairs."""
         found: list[VariableSet] = []
-        together: list[Told] = []
+        together: list[NamedVariable] = []
         for variable in varying:
             told = {
                 slot: some[0].values
@@ -448,10 +294,10 @@ class _Finder:
             if not told:
                 continue
             slots, fall = self._strongest(told, coded, variable.name)
-            judged = Told(
+            judged = NamedVariable(
                 variable, {slot: coded[slot] for slot in slots}, {slot: told[slot] for slot in slots}
             )
-            one = set_variables(self.judge, [judged], self.fit_z.z, self.seed)
+            one = set_variables(self.judge, [judged], self.fit_z, self.seed)
             if one is not None:
                 found.append(one)
                 together += [judged] * (fall >= TOGETHER * self.gap)
@@ -460,37 +306,32 @@ class _Finder:
                     f"{variable.name}: codes stand for fewer than two of its values, so none can be set to another."
                 )
         if len(together) > 1:
-            both = set_variables(self.judge, together, self.fit_z.z, self.seed)
+            both = set_variables(self.judge, together, self.fit_z, self.seed)
             found += [both] if both is not None else []
         return found
 
     def _strongest(
-        self, told: dict[Slot, dict[int, Value]], coded: dict[Slot, Coded], variable: str
-    ) -> tuple[list[Slot], float]:
+        self, told: dict[HeadAtRole, dict[int, Value]], coded: dict[HeadAtRole, HeadCodebook], variable: str
+    ) -> tuple[list[HeadAtRole], float]:
         """All slots that tell a variable, or those at one role: whichever moves the metric most on the discovery's
         pairs, and by how much. What is told at an earlier role may be told again at a later one."""
         roles = dict.fromkeys(slot.role for slot in told)
         parts = [list(told), *([slot for slot in told if slot.role == role] for role in roles)]
         z, falls = self.chooser.z, []
         for part in parts if len(roles) > 1 else parts[:1]:
-            its = {slot: replace(coded[slot], judged=ids(coded[slot].book, z[slot])) for slot in part}
-            chosen = Told(self.of_chosen[variable], its, {slot: told[slot] for slot in part})
-            one = set_variables(self.chooser, [chosen], self.fit_z.z, self.seed, controls=False)
+            its = {slot: replace(coded[slot], judged=ids(coded[slot].book, z(slot))) for slot in part}
+            chosen = NamedVariable(self.of_chosen[variable], its, {slot: told[slot] for slot in part})
+            one = set_variables(self.chooser, [chosen], self.fit_z, self.seed, controls=False)
             falls.append(-np.inf if one is None else one.metric_clean - one.by["set"].metric)
         best = int(np.argmax(falls))
         return parts[best], falls[best]
 
 
-def _meaning(coded: Coded, name: Sequence[Name]) -> Int[np.ndarray, " code"]:
+def _meaning(coded: HeadCodebook, name: Sequence[Name]) -> Int[np.ndarray, " code"]:
     values = name[0].values if name else {}
     kinds = list(dict.fromkeys(values.values()))
     codes = range(coded.book.config.n_codes)
     return np.array([kinds.index(values[c]) if c in values else len(kinds) + c for c in codes])
-
-
-def _transition(one: Passed) -> Transition:
-    values = {name: getattr(one, name) for name in ("n", "changes", "as_predicted", "null", "strength")}
-    return Transition(**{"from": str(one.sender), "to": str(one.receiver), **values})
 
 
 def _interchange(one: VariableSet) -> Interchange:

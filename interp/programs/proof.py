@@ -17,7 +17,8 @@ from interp.bottlenecks.codebook import Codebook
 from interp.models import Site
 from interp.programs.codes import LEAST, ids
 from interp.programs.names import class_means, usual_codes
-from interp.programs.slots import Edit, Slot, SlotRunner
+from interp.programs.schema import Transition
+from interp.programs.slots import Edit, HeadAtRole, SlotRunner
 from interp.prompts.pairs import Value
 from interp.prompts.variables import Variable
 
@@ -26,7 +27,7 @@ DRAWS = 20
 
 
 @dataclass(frozen=True)
-class Coded:
+class HeadCodebook:
     """A slot's codebook and the codes of all prompts.
 
     Attributes:
@@ -55,7 +56,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Told:
+class NamedVariable:
     """A variable, the slots that tell it, and what their codes stand for.
 
     Attributes:
@@ -63,8 +64,8 @@ class Told:
     """
 
     variable: Variable
-    coded: Mapping[Slot, Coded]
-    values: Mapping[Slot, Mapping[int, Value]]
+    coded: Mapping[HeadAtRole, HeadCodebook]
+    values: Mapping[HeadAtRole, Mapping[int, Value]]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class VariableSet:
     """
 
     variable: str
-    slots: tuple[Slot, ...]
+    slots: tuple[HeadAtRole, ...]
     n: int
     metric_clean: float
     by: dict[str, Answers]
@@ -87,8 +88,8 @@ class VariableSet:
 
 def set_variables(
     runner: SlotRunner,
-    told: Sequence[Told],
-    fit_z: Mapping[Slot, Tensor],
+    told: Sequence[NamedVariable],
+    fit_z: Mapping[HeadAtRole, Tensor],
     seed: int = 0,
     *,
     controls: bool = True,
@@ -105,18 +106,18 @@ def set_variables(
     """
     rng = np.random.default_rng(seed)
     n, pairs = len(runner.pairs), np.arange(len(runner.pairs))
-    changes: dict[str, dict[Slot, Tensor]] = {}
+    changes: dict[str, dict[HeadAtRole, Tensor]] = {}
     for one in told:
         found = _changes(runner, one, fit_z, rng, controls)
         if found is None:
             return None
         for how, its in found.items():
             changes.setdefault(how, {}).update(its)
-    moved = [[Edit(slot, runner.z[slot][0] + by) for slot, by in some.items()] for some in changes.values()]
+    moved = [[Edit(slot, runner.z(slot)[0] + by) for slot, by in some.items()] for some in changes.values()]
     beside = _at_random_heads(runner.model.cfg.n_heads, changes["set"], rng) if controls else []
     if beside:
         moved.append(beside)
-    after = runner.run(np.tile(pairs, len(moved)), stacked(moved, n), off_target=controls)
+    after = runner.run(np.tile(pairs, len(moved)), stacked(moved, n), every_token=controls)
     flipped = after.preferred != np.tile(runner.preferred, len(moved))
     means = [of.reshape(-1, n).mean(1).tolist() for of in (after.metric, flipped, after.off_target)]
     by = {how: Answers(*its) for how, *its in zip((*changes, "heads"), *means, strict=False)}
@@ -125,8 +126,12 @@ def set_variables(
 
 
 def _changes(
-    runner: SlotRunner, told: Told, fit_z: Mapping[Slot, Tensor], rng: np.random.Generator, controls: bool
-) -> dict[str, dict[Slot, Float[Tensor, "pair d"]]] | None:
+    runner: SlotRunner,
+    told: NamedVariable,
+    fit_z: Mapping[HeadAtRole, Tensor],
+    rng: np.random.Generator,
+    controls: bool,
+) -> dict[str, dict[HeadAtRole, Float[Tensor, "pair d"]]] | None:
     """What is added to the slots of a variable on every held-out pair, in each way."""
     coded, variable = told.coded, told.variable
     n_fitted, n_values = next(iter(coded.values())).fitted.shape[1], len(variable.values)
@@ -141,7 +146,7 @@ def _changes(
     codes = {slot: c.judged[0] for slot, c in coded.items()}
     spoken = {slot: c.vector(codes[slot]) for slot, c in coded.items()}
 
-    def moved(to: Mapping[Slot, Int[np.ndarray, " pair"]]) -> dict[Slot, Tensor]:
+    def moved(to: Mapping[HeadAtRole, Int[np.ndarray, " pair"]]) -> dict[HeadAtRole, Tensor]:
         # where no code stands for a value, a slot says what it said
         return {
             slot: c.vector(np.where(to[slot] < 0, codes[slot], to[slot])) - spoken[slot]
@@ -227,7 +232,9 @@ def _turned(change: Float[Tensor, "row d"], rng: np.random.Generator) -> Float[T
     return directions * change.norm(dim=-1, keepdim=True)
 
 
-def _at_random_heads(n_heads: int, changes: Mapping[Slot, Tensor], rng: np.random.Generator) -> list[Edit]:
+def _at_random_heads(
+    n_heads: int, changes: Mapping[HeadAtRole, Tensor], rng: np.random.Generator
+) -> list[Edit]:
     """The same change at other heads of the same layers and roles, drawn anew for every :data:`DRAWS`-th row."""
     edits = []
     for slot, change in changes.items():
@@ -237,41 +244,18 @@ def _at_random_heads(n_heads: int, changes: Mapping[Slot, Tensor], rng: np.rando
             return []
         drawn = rng.choice(free, size=DRAWS)[np.arange(len(change)) % DRAWS]
         for head in np.unique(drawn):
-            there = Slot(slot.layer, Site("attn", slot.layer, int(head)), slot.role)
+            there = HeadAtRole(slot.layer, Site("attn", slot.layer, int(head)), slot.role)
             edits.append(Edit(there, change, drawn == head, add=True))
     return edits
 
 
-@dataclass(frozen=True)
-class Passed:
-    """What a receiver says when a sender's code becomes the one it has on the corrupt prompt.
-
-    Codes that stand for the same value count as one.
-
-    Attributes:
-        n: held-out prompts on which the sender says another thing than on the corrupt prompt.
-        changes: share of them on which the receiver then says something else.
-        as_predicted: share of these on which it says what it says on the corrupt prompt.
-        null: ``changes`` when the sender's change is turned at random, its length kept.
-        strength: where the receiver says the same, how strongly, against the clean prompt.
-    """
-
-    sender: Slot
-    receiver: Slot
-    n: int
-    changes: float
-    as_predicted: float
-    null: float
-    strength: float
-
-
 def passed_on(
     runner: SlotRunner,
-    coded: Mapping[Slot, Coded],
+    coded: Mapping[HeadAtRole, HeadCodebook],
     n_pairs: int,
     seed: int = 0,
     progress: Progress = lambda _: None,
-) -> list[Passed]:
+) -> list[Transition]:
     """Every sender's changes to all slots behind it, on the first pairs."""
     rng = np.random.default_rng(seed)
     found = []
@@ -283,39 +267,37 @@ def passed_on(
         if not later or len(pairs) < 2:
             continue
         change = own.vector(own.judged[1, pairs]) - own.vector(own.judged[0, pairs])
-        z = runner.z[sender][0, torch.from_numpy(pairs)]
+        z = runner.z(sender)[0, torch.from_numpy(pairs)]
         ways = [[Edit(sender, z + by)] for by in (change, _turned(change, rng))]
         outcome = runner.run(np.tile(pairs, 2), stacked(ways, len(pairs)), read=later)
-        for slot in later:
-            moved, null = outcome.read[slot].chunk(2)
-            found.append(_passed(runner, sender, slot, coded[slot], pairs, moved, null))
+        for slot, read in zip(later, outcome.read, strict=True):
+            moved, null = read.chunk(2)
+            found.append(_transition(runner, sender, slot, coded[slot], pairs, moved, null))
     return found
 
 
-def _passed(
+def _transition(
     runner: SlotRunner,
-    sender: Slot,
-    receiver: Slot,
-    coded: Coded,
+    sender: HeadAtRole,
+    receiver: HeadAtRole,
+    coded: HeadCodebook,
     pairs: Int[np.ndarray, " row"],
     moved: Float[Tensor, "pair d"],
     null: Float[Tensor, "pair d"],
-) -> Passed:
+) -> Transition:
     codes = coded.judged[0, pairs]
     clean, corrupt = coded.meaning[coded.judged[:, pairs]]
     now, by_chance = (coded.meaning[ids(coded.book, z)] for z in (moved, null))
     other = now != clean
     stays = torch.from_numpy(~other)
-    said = coded.vector(codes)[stays]
-    here = runner.z[receiver][0, torch.from_numpy(pairs)][stays]
-    along = ((moved[stays] * said).sum(-1), (here * said).sum(-1))
-    strength = float(along[0].sum() / along[1].sum()) if len(said) else 1.0
-    return Passed(
-        sender,
-        receiver,
-        len(pairs),
-        float(other.mean()),
-        float((now == corrupt)[other].mean()) if other.any() else 0.0,
-        float((by_chance != clean).mean()),
-        strength,
+    spoken = coded.vector(codes)[stays]
+    here = runner.z(receiver)[0, torch.from_numpy(pairs)][stays]
+    along = ((moved[stays] * spoken).sum(-1), (here * spoken).sum(-1))
+    return Transition(
+        **{"from": str(sender), "to": str(receiver)},
+        n=len(pairs),
+        changes=float(other.mean()),
+        as_predicted=float((now == corrupt)[other].mean()) if other.any() else 0.0,
+        null=float((by_chance != clean).mean()),
+        strength=float(along[0].sum() / along[1].sum()) if len(spoken) else 1.0,
     )

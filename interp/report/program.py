@@ -5,7 +5,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from interp.programs.program import Program, Said, Transition
+from interp.programs.schema import Program, SlotCodes, Transition
 from interp.report import wording
 from interp.report.circuit_figures import CHOSEN, SMALL, Scale, finished
 from interp.report.repeat import command_line
@@ -63,7 +63,7 @@ def program_section(run: Run, scale: Scale, task: str | None, reference: str | N
     }
 
 
-def _slot(said: Said, scale: Scale) -> dict[str, Any]:
+def _slot(said: SlotCodes, scale: Scale) -> dict[str, Any]:
     effect, low, high = (signed(value, scale.places) for value in (said.effect, said.low, said.high))
     return {
         "slot": shown(str(said.slot)),
@@ -78,7 +78,7 @@ def _slot(said: Said, scale: Scale) -> dict[str, Any]:
     }
 
 
-def code_rows(said: Said) -> list[dict[str, Any]]:
+def code_rows(said: SlotCodes) -> list[dict[str, Any]]:
     """Every code of a slot, most used first: what it stands for, its share of either side, examples."""
     shares = sorted(said.shares.items(), key=lambda one: (-sum(one[1]), int(one[0])))
     return [
@@ -93,7 +93,7 @@ def code_rows(said: Said) -> list[dict[str, Any]]:
     ]
 
 
-def code_value(said: Said, code: int | str) -> str:
+def code_value(said: SlotCodes, code: int | str) -> str:
     """What a code stands for; a dash where its prompts do not agree."""
     value = said.values.get(str(code), wording.DASH)
     return "nothing" if value is None else shown(str(value), 40)

@@ -12,7 +12,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
@@ -20,20 +20,23 @@ from typing import Any, SupportsFloat, SupportsIndex
 import numpy as np
 
 from interp import CANDIDATES, DEFAULT_MODEL, MIN_PAIRS, MOST_PAIRS, MOST_SEED, THRESHOLD
-from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import HUNDREDTHS, check_context
+from interp.bottlenecks.store import Codebooks, pretrained_names
 from interp.circuits.circuit import CodesUsed, Component, Edge, Writes
 from interp.circuits.references import ExactEffects, canonical_model, reference_for
 from interp.circuits.roles import LONGEST, HeadReadout, HeadRoles, head_roles
 from interp.circuits.verify import VerifiedHeads, candidates, check, check_does_task, decide
 from interp.errors import InputError, real_number, whole_number
 from interp.evaluation.recovery import recover
+from interp.interventions.clean_run import CleanRun
+from interp.interventions.effects import PatchingEffects
 from interp.models import Model, Site, describe_model, load_model
 from interp.models.hooks import check_model
 from interp.models.memory import check_memory
 from interp.models.provenance import versions
 from interp.planted.tasks import planted_task_names
 from interp.programs.program import find_program
+from interp.programs.schema import Program
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs, Task
 from interp.prompts.sampling import check_counterfactual, sample_pairs
@@ -50,11 +53,10 @@ from interp.runs.run import (
     Settings,
     Stricter,
 )
+from interp.scores.adaptive_patching.edges import edges_by_patching
+from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.eap import attributed_edges
-from interp.scores.head_codes import SIDES, HeadCodesConfig, ReadCodes, fit_head_codes, usage
 from interp.scores.method import Method
-from interp.scores.patch_runner import PatchRunner
-from interp.scores.patching import PatchingEffects
 from interp.scores.registry import DEFAULT_METHOD, load_method, method_config, with_mlps
 from interp.scores.result import FALSE_DISCOVERY_RATE, EdgeScore, Scores
 from interp.tasks import PromptFile, load_task
@@ -240,28 +242,18 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
         _check_reference(search.reference, own, pairs, model)
     longest = check_context(model, pairs)
     check_memory(model, batch_size, longest, layers_kept=model.cfg.n_layers, gradients=True)
-    means, readout = HeadMeans(pairs), HeadReadout(model, len(pairs))
-    runner = PatchRunner.of_first(model, pairs, mlps=search.mlps)
+    outputs, readout = RoleOutputs(pairs), HeadReadout(model, len(pairs))
+    clean = CleanRun.of_first(model, pairs, mlps=search.mlps)
     with clock("score"), stage(f"{method.name} scores", HUNDREDTHS) as advance:
-        scores = method(model, pairs, config, consumers=(means, readout, runner), progress=advance)
+        scores = method(model, pairs, config, consumers=(outputs, readout, clean), progress=advance)
     best = candidates(scores, search.candidates, mlps=search.mlps)
     with clock("check"):
         checked = check_candidates(
-            model, pairs, scores, best, search.threshold, seed, batch_size, stage, runner
+            model, pairs, scores, best, search.threshold, seed, batch_size, stage, clean
         )
-    del runner
     members = [site for site, inside in zip(checked.sites, checked.member, strict=True) if inside]
     with clock("roles"):
         roles = head_roles(model, readout, seed)
-    codes = scores.codes
-    if codes is None:
-        dictionary = HeadCodesConfig(seed=seed, examples=min(HeadCodesConfig.examples, 2 * len(pairs)))
-        with clock("codes"), stage("reading codes", dictionary.epochs) as advance:
-            codes = fit_head_codes(means, output_weights(model), dictionary, progress=advance)
-    with clock("edges"), stage("edges", HUNDREDTHS) as advance:
-        score_edges = method.edges or attributed_edges
-        found = score_edges(model, pairs, scores, sites=members, batch_size=batch_size, progress=advance)
-    edges, evidence = found.edges, found.evidence
     program = None
     if search.program:
         inside = np.flatnonzero(checked.member)
@@ -269,8 +261,22 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
         names = [str(checked.sites[place]) for place in inside]
         with clock("program"):
             program = find_program(
-                model, task, pairs, names, checked.measured.effects[:, inside], seed=seed, stage=stage
+                model,
+                task,
+                pairs,
+                names,
+                checked.measured.effects[:, inside],
+                clean=clean,
+                seed=seed,
+                stage=stage,
             )
+    source, codes = vocabulary(model, outputs, program)
+    with clock("edges"), stage("edges", HUNDREDTHS) as advance:
+        score_edges = method.edges or attributed_edges
+        if score_edges is edges_by_patching:
+            score_edges = partial(edges_by_patching, clean=clean, codes=codes)
+        found = score_edges(model, pairs, scores, sites=members, batch_size=batch_size, progress=advance)
+    edges, evidence = found.edges, found.evidence
     described = describe_model(model)
     return Run(
         model=described["spec"],
@@ -306,7 +312,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
             mlps=search.mlps,
             signed=scores.signed,
             config=scores.config,
-            codes=asdict(codes.config),
+            codes={} if source is None else {"source": source},
             reference=search.reference,
             task_class=search.named if search.by_class else None,
         ),
@@ -322,6 +328,21 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
         own_reference=own,
         prompts=task if isinstance(task, PromptFile) else None,
     )
+
+
+def vocabulary(
+    model: Model, outputs: RoleOutputs, program: Program | None
+) -> tuple[str | None, RoleCodes | None]:
+    """The codes that a run speaks of, and whose they are: its program's, else those that come with the package."""
+    if program is not None and program.books:
+        return "program", RoleCodes(outputs, program.books)
+    for name in pretrained_names(model):
+        codebooks = Codebooks.from_pretrained(name)
+        if codebooks.sites[0].startswith("a"):
+            heads = np.ndindex(model.cfg.n_layers, model.cfg.n_heads)
+            sites = [f"a{layer}.h{head}" for layer, head in heads if f"a{layer}" in codebooks.sites]
+            return name, RoleCodes(outputs, {site: codebooks[site] for site in sites})
+    return None, None
 
 
 def default_model(task: Task) -> str:
@@ -371,20 +392,20 @@ def check_candidates(
     seed: int,
     batch_size: int,
     stage: Stage,
-    runner: PatchRunner,
+    clean: CleanRun,
 ) -> VerifiedHeads:
-    """Patch the best-scored components and decide who is a member; where scores are exact, nothing is run. The runner
-    has seen the pairs beside the method."""
-    clean, corrupt = scores.metric_clean, scores.metric_corrupt
-    if clean is not None and corrupt is not None and len(pairs) >= MIN_PAIRS:
-        check_does_task(clean, corrupt, seed=seed)  # which should not wait for the patches
+    """Patch the best-scored components and decide who is a member; where scores are exact, nothing is run. The clean
+    run has seen the pairs beside the method."""
+    metric_clean, metric_corrupt = scores.metric_clean, scores.metric_corrupt
+    if metric_clean is not None and metric_corrupt is not None and len(pairs) >= MIN_PAIRS:
+        check_does_task(metric_clean, metric_corrupt, seed=seed)  # which should not wait for the patches
     if not scores.exact:
         with stage("activation patching", len(best) * len(pairs)) as advance:
             return check(
                 model,
                 pairs,
                 best,
-                runner=runner,
+                clean=clean,
                 threshold=threshold,
                 seed=seed,
                 batch_size=batch_size,
@@ -392,11 +413,11 @@ def check_candidates(
             )
     # the scores are the exact effects: nothing is left to measure
     heads, mlps = scores.heads_per_pair, scores.mlps_per_pair
-    assert heads is not None and clean is not None and corrupt is not None
+    assert heads is not None and metric_clean is not None and metric_corrupt is not None
     effects = [
         heads[:, s.layer, s.head] if mlps is None or s.kind == "attn" else mlps[:, s.layer] for s in best
     ]
-    measured = PatchingEffects(tuple(best), np.stack(effects, axis=1), clean, corrupt, 0.0, 0.0)
+    measured = PatchingEffects(tuple(best), np.stack(effects, axis=1), metric_clean, metric_corrupt, 0.0, 0.0)
     return decide(measured, threshold=threshold, seed=seed)
 
 
@@ -446,7 +467,7 @@ def _heads(
     checked: VerifiedHeads,
     roles: HeadRoles,
     readout: HeadReadout,
-    codes: ReadCodes,
+    codes: RoleCodes | None,
 ) -> list[Component]:
     known, found = _effects(checked), []
     for layer, head in np.ndindex(*scores.heads.shape):
@@ -478,16 +499,22 @@ def _mlps(scores: Scores, checked: VerifiedHeads) -> list[Component]:
 
 WRITES = 8
 """Tokens kept at either end of what a member writes."""
+CHANGES = 8
+"""Changes of code that are told of a member."""
 
 
-def _member(model: Model, site: Site, readout: HeadReadout, codes: ReadCodes, scores: Scores) -> dict:
+def _member(model: Model, site: Site, readout: HeadReadout, codes: RoleCodes | None, scores: Scores) -> dict:
     """What is kept of a head that is a member."""
     at = site.layer, site.head
     assert site.head is not None
-    found: dict[str, Any] = {
-        "codes": CodesUsed(**{side: usage(codes, site.layer, site.head, side) for side in SIDES}),
-        "evidence": scores.evidence.get(str(site)),
-    }
+    evidence = scores.evidence.get(str(site))
+    found: dict[str, Any] = {"evidence": evidence}
+    if codes is not None:
+        if evidence is not None:
+            found["evidence"] = replace(evidence, changes=tuple(codes.changes(*at, CHANGES)))
+        if str(site) in codes.codebooks:  # one for all roles
+            clean, corrupt = codes.usage(*at)
+            found["codes"] = CodesUsed(clean=clean, corrupt=corrupt)
     if readout.tells_writing:
         unembedding = readout.norm.unembedding
         logits = (readout.written_[at].to(unembedding.device) @ unembedding).cpu()

@@ -16,7 +16,6 @@ from interp import MIN_PAIRS
 from interp.activations.stream import BATCH_SIZE, HUNDREDTHS
 from interp.circuits.verify import candidates, check_known_gap
 from interp.errors import InputError, whole_number
-from interp.evaluation.ablation import Ablator
 from interp.evaluation.stability import jaccard
 from interp.evaluation.validity import (
     Estimate,
@@ -29,6 +28,9 @@ from interp.evaluation.validity import (
     matched_random,
     membership_jaccard,
 )
+from interp.interventions.ablation import Ablator
+from interp.interventions.clean_run import CleanRun
+from interp.interventions.effects import PatchingEffects
 from interp.models import Model, Site, load_model, parse_site
 from interp.planted.tasks import planted_task_names
 from interp.progress import Stage, silent
@@ -36,8 +38,6 @@ from interp.prompts.pairs import PromptPairs, Task
 from interp.prompts.sampling import HELD_OUT_SEED, held_out_pairs, sample_pairs
 from interp.runs.discover import check_candidates
 from interp.runs.run import Run
-from interp.scores.patch_runner import PatchRunner
-from interp.scores.patching import PatchingEffects
 from interp.scores.registry import METHODS, load_method
 from interp.tasks import load_task, task_names
 from interp.tasks.registry import SHIPPED
@@ -197,12 +197,12 @@ def _search_again(
             if len(pairs) < MIN_PAIRS:
                 raise InputError(f"{len(pairs)} pairs are too few")
             mlps = run.universe == "heads+mlps"
-            runner = PatchRunner.of_first(model, pairs, mlps=mlps)
+            clean = CleanRun.of_first(model, pairs, mlps=mlps)
             with stage(f"seed {seed}: {run.method}", HUNDREDTHS) as advance:
-                scores = method(model, pairs, config, consumers=(runner,), progress=advance)
+                scores = method(model, pairs, config, consumers=(clean,), progress=advance)
             best = candidates(scores, run.settings.candidates, mlps=mlps)
             checked = check_candidates(
-                model, pairs, scores, best, run.settings.threshold, seed, config.batch_size, stage, runner
+                model, pairs, scores, best, run.settings.threshold, seed, config.batch_size, stage, clean
             )
         except (InputError, TypeError) as error:  # options of another version of the method
             left_out.append(f"A rival from seed {seed} is not told: {error}.")

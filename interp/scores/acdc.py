@@ -6,7 +6,7 @@ so far by less than τ; damage is KL(model ‖ graph) at END in nats, or the fal
 
 - ``level="heads"``: parts are heads (MLPs live, unless ``mlps``), each removed at all positions.
 - ``level="edges"``: parts are edges from the embeddings, heads and MLPs into each head's query, key and value, each
-  MLP, and the logits (:class:`EdgePatching`); a head's score is its best outgoing edge's.
+  MLP, and the logits (:class:`~interp.interventions.edges.EdgeSets`); a head's score is its best outgoing edge's.
 
 Thresholds are shares of the damage when everything is removed, so that one setting serves every task. The score is the
 largest threshold of the sweep that a part survives, made finer by the rise when it was tried there
@@ -24,25 +24,21 @@ one by one although together they matter.
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import cache, reduce
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from interp.activations.metric import Divergence, DivergenceKind
-from interp.activations.stream import Activations, Consumer, PairBatch, end_logits
 from interp.errors import InputError, whole_number
-from interp.models import HookFunction, Model, Site
-from interp.models.partial_forward import QKV, Blockwise, output_bias, require_whole_blocks, starting_at
-from interp.prompts.pairs import PromptPairs
-from interp.scores.component_graph import ComponentGraph, Receiver
-from interp.scores.gradients import EMBEDDED
+from interp.interventions.ablation import Ablator
+from interp.interventions.clean_run import PATCH_ROWS
+from interp.interventions.component_graph import ComponentGraph, EdgeScore
+from interp.interventions.edges import EdgeSets
+from interp.models import Site
+from interp.models.sites import components
 from interp.scores.method import Context, MethodConfig, method
-from interp.scores.patching import PATCH_ROWS, components
-from interp.scores.result import EdgeScore, Scores
+from interp.scores.result import Scores
 
 
 @dataclass(frozen=True)
@@ -177,208 +173,6 @@ class Pruner:
         return [self._known[key] for key in keys]
 
 
-@dataclass(frozen=True)
-class _Kept:
-    batch: PairBatch
-    blocks: Blockwise
-    clean: Float[Tensor, "batch pos sender d_model"]
-    corrupt: Float[Tensor, "batch pos sender d_model"]
-    logits: Float[Tensor, "batch d_vocab"]
-
-
-class EdgePatching(Consumer):
-    """Keeps every component's output on both sides, and then measures the clean prompts with any set of edges removed.
-
-    Path patching of many edges at once (Conmy et al. 2023, section 3; Wang et al. 2022 for one):
-
-        input of v = (its input in the corrupt run) + Σ over kept edges u → v of (u's output now − u's corrupt output)
-
-    So a removed edge carries the fixed corrupt run and a kept one what its sender does *now*, after the removals below
-    it. Heads read queries, keys and values from inputs of their own, per query head
-    (:mod:`interp.models.partial_forward`). Edges are numbered by their place in ``graph.exists`` (receiver × sender,
-    flattened).
-
-    Raises:
-        InputError: the model's blocks cannot be run apart; on the first batch, when attention is of a kind that is
-            not known (see ``Blockwise``).
-    """
-
-    needs_hooks = needs_corrupt_hooks = (EMBEDDED,)
-    purpose = "edge-level acdc"
-
-    def __init__(self, model: Model, pairs: PromptPairs, divergence: Divergence) -> None:
-        self.model, self.pairs, self.divergence = model, pairs, divergence
-        self.wiring = require_whole_blocks(model, self.purpose)
-        self.graph = ComponentGraph.of(model)
-        self.kept: list[_Kept] = []
-        self.forwards = 0.0
-        self._blocks = cache(lambda length: Blockwise(model, length, self.purpose))
-
-    def update(self, batch: PairBatch) -> None:
-        kept = _Kept(
-            batch,
-            self._blocks(batch.clean.tokens.shape[1]),
-            self._written(batch.tape[EMBEDDED].detach(), batch.clean),
-            self._written(batch.tape.corrupt[EMBEDDED], batch.corrupt),
-            self._logits(batch.clean.resid_end),
-        )
-        nothing = torch.zeros(1, *self.graph.exists.shape, dtype=torch.bool)
-        kept.blocks.check(self.end_residual(kept, 0, nothing)[0], batch.clean.resid_end)
-        self.kept.append(kept)
-
-    def damage(self, layer: int, removed: Sequence[frozenset[int]]) -> list[float]:
-        """Mean damage over pairs of each set of removed edges, whose receivers all lie at ``layer`` or above."""
-        gone = torch.zeros(len(removed), self.graph.exists.size, dtype=torch.bool)
-        for row, trial in enumerate(removed):
-            gone[row, list(trial)] = True
-        gone = gone.view(len(removed), *self.graph.exists.shape)
-        total = reduce(torch.add, (self.values(kept, layer, gone).sum(1) for kept in self.kept))
-        return (total / len(self.pairs)).tolist()
-
-    @torch.no_grad()
-    def values(
-        self, kept: _Kept, layer: int, gone: Bool[Tensor, "set receiver sender"]
-    ) -> Float[Tensor, "set batch"]:
-        """Damage to every pair of a batch by each set of removed edges."""
-        logits = self._logits(self.end_residual(kept, layer, gone)).flatten(0, 1)
-        n, copies = len(kept.batch.indices), len(gone)
-        self.forwards += copies * n * (1 - layer / self.graph.n_layers)
-        before, pairs = kept.logits.repeat(copies, 1), kept.batch.pairs * copies
-        return self.divergence(before, logits, pairs).view(copies, n).cpu()
-
-    @torch.no_grad()
-    def end_residual(
-        self, kept: _Kept, layer: int, gone: Bool[Tensor, "set receiver sender"]
-    ) -> Float[Tensor, "set batch d_model"]:
-        """The final residual stream at END, as the logits see it; layers below ``layer`` are as in the clean run."""
-        graph, blocks, corrupt = self.graph, kept.blocks, kept.corrupt
-        keep = (~gone).to(corrupt.device, corrupt.dtype)
-        moved = (kept.clean - corrupt).expand(len(gone), *corrupt.shape).clone()
-        rows = {receiver: row for row, receiver in enumerate(graph.receivers)}
-
-        def inputs(receivers: list) -> Float[Tensor, "set_batch pos receiver d_model"]:
-            count = graph.reads(receivers[0])
-            kept_edges = keep[:, [rows[r] for r in receivers], :count]
-            changed = torch.einsum("cru,cbpud->cbprd", kept_edges, moved[:, :, :, :count])
-            base = corrupt[:, :, :count].sum(2) + self._biases(receivers[0])
-            return (base[:, :, None] + changed).flatten(0, 1)
-
-        for above in range(layer, graph.n_layers):
-            heads = [r for r in graph.receivers if (r.kind, r.layer) == ("attn", above)]
-            # [set × batch, pos, head, q/k/v, d_model]
-            reads = inputs(heads).unflatten(2, (graph.n_heads, 3))
-            q, k, v = (blocks.read(above, into, reads[:, :, :, i]) for i, into in enumerate(QKV))
-            out = blocks.write(above, blocks.attend(q, k, v)).unflatten(0, moved.shape[:2])
-            first = graph.head_sender(above, 0)
-            those = slice(first, first + graph.n_heads)
-            moved[:, :, :, those] = out - corrupt[:, :, those]
-            if graph.mlps:
-                own = graph.mlp_sender(above)
-                mlp = [r for r in graph.receivers if (r.kind, r.layer) == ("mlp", above)]
-                out = blocks.mlp(above, inputs(mlp)[:, :, 0]).unflatten(0, moved.shape[:2])
-                moved[:, :, :, own] = out - corrupt[:, :, own]
-        return inputs([graph.receivers[-1]])[:, -1, 0].unflatten(0, moved.shape[:2])
-
-    def _biases(self, receiver: Receiver) -> Tensor | float:
-        """Sum of the attention layers' output biases that the receiver reads; they belong to no head."""
-        own = receiver.kind == "mlp" and self.graph.sequential
-        layers = range(receiver.layer + own)
-        return sum((output_bias(self.model, layer) for layer in layers), 0.0)
-
-    def _written(self, embedded: Tensor, side: Activations) -> Float[Tensor, "batch pos sender d_model"]:
-        parts = [embedded[:, :, None]]
-        for layer, z in enumerate(side.z):
-            parts.append(torch.einsum("bphd,hdm->bphm", z, self.model.blocks[layer].attn.W_O))
-            if side.mlp:
-                parts.append(side.mlp[layer][:, :, None])
-        return torch.cat(parts, 2)
-
-    @torch.no_grad()
-    def _logits(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_vocab"]:
-        flat = resid.reshape(-1, 1, resid.shape[-1])
-        return self.wiring.logits(self.model, self.model.ln_final(flat)).view(*resid.shape[:-1], -1)
-
-
-@dataclass(frozen=True)
-class _KeptNodes:
-    batch: PairBatch
-    resid: tuple[Float[Tensor, "batch pos d_model"], ...]
-    """The clean prompts' residual stream at each layer's input."""
-    logits: Float[Tensor, "batch d_vocab"]
-
-
-class NodePatching(Consumer):
-    """Keeps what removals of components need, and then measures them: each carries its value of the corrupt run.
-
-    Args:
-        sites: the components that can be removed; sets name them by their index here.
-    """
-
-    def __init__(
-        self, model: Model, pairs: PromptPairs, sites: Sequence[Site], divergence: Divergence
-    ) -> None:
-        self.model, self.pairs, self.sites, self.divergence = model, pairs, tuple(sites), divergence
-        self.kept: list[_KeptNodes] = []
-        self.forwards = 0.0
-        self.needs_hooks = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers)]
-
-    def update(self, batch: PairBatch) -> None:
-        resid = tuple(batch.tape[name].detach() for name in self.needs_hooks)
-        last = len(resid) - 1
-        with torch.no_grad(), starting_at(self.model, last, resid[last]):
-            logits = end_logits(self.model, batch.clean.tokens)
-        self.forwards += len(batch.indices) / len(resid)
-        self.kept.append(_KeptNodes(batch, resid, logits))
-
-    def damage(self, layer: int, removed: Sequence[frozenset[int]]) -> list[float]:
-        """Mean damage over pairs of each set of removed components, all at ``layer`` or above."""
-        total = reduce(torch.add, (self._damage(kept, layer, removed) for kept in self.kept))
-        return (total / len(self.pairs)).tolist()
-
-    @torch.no_grad()
-    def _damage(
-        self, kept: _KeptNodes, layer: int, removed: Sequence[frozenset[int]]
-    ) -> Float[Tensor, " set"]:
-        n, copies = len(kept.batch.indices), len(removed)
-        hooks = {}
-        for above in range(layer, len(kept.resid)):
-            gone = {kind: self._gone(kind, above, removed) for kind in ("attn", "mlp")}
-            if gone["attn"].any():
-                hooks[f"blocks.{above}.attn.hook_z"] = _patch(
-                    gone["attn"][:, None, None, :, None], kept.batch.corrupt.z[above]
-                )
-            if gone["mlp"].any():
-                hooks[f"blocks.{above}.hook_mlp_out"] = _patch(
-                    gone["mlp"][:, None], kept.batch.corrupt.mlp[above]
-                )
-        with starting_at(self.model, layer, kept.resid[layer].repeat(copies, 1, 1)):
-            logits = end_logits(self.model, kept.batch.clean.tokens.repeat(copies, 1), hooks)
-        self.forwards += copies * n * (1 - layer / len(kept.resid))
-        values = self.divergence(kept.logits.repeat(copies, 1), logits, kept.batch.pairs * copies)
-        return values.view(copies, n).sum(1).cpu()
-
-    def _gone(self, kind: str, layer: int, removed: Sequence[frozenset[int]]) -> Tensor:
-        """[set, head] (or [set, 1] for the MLP]: whether the set removes it."""
-        gone = torch.zeros(len(removed), self.model.cfg.n_heads if kind == "attn" else 1, dtype=torch.bool)
-        for row, trial in enumerate(removed):
-            for part in trial:
-                site = self.sites[part]
-                if (site.kind, site.layer) == (kind, layer):
-                    gone[row, site.head or 0] = True
-        return gone
-
-
-def _patch(gone: Tensor, corrupt: Tensor) -> HookFunction:
-    """A hook that puts the corrupt value where ``gone`` says so; the batch is set × pair."""
-
-    def hook(activation: Tensor) -> Tensor:
-        split = activation.unflatten(0, (len(gone), len(corrupt)))
-        mask = gone.to(activation.device).view(len(gone), *[1] * (split.dim() - gone.dim()), *gone.shape[1:])
-        return torch.where(mask, corrupt.to(activation.dtype), split).flatten(0, 1)
-
-    return hook
-
-
 @method(config=ACDCConfig, most_pairs=10, most_seeds=3)
 def acdc(context: Context) -> Scores:
     """Score heads, or edges, by a sweep of ACDC's threshold (module docstring).
@@ -387,14 +181,18 @@ def acdc(context: Context) -> Scores:
         InputError: removing everything does no damage, or (edges) the model's attention is not known.
     """
     model, pairs, config = context.model, context.pairs, context.config
-    divergence, graph = Divergence(config.metric, pairs.metric), ComponentGraph.of(model)
-    edges: tuple[EdgeScore, ...] = ()
+    graph, edges = ComponentGraph.of(model), tuple[EdgeScore, ...]()
     if config.level == "heads":
         sites = components(model, mlps=config.mlps)
-        parts = _sweep(context, NodePatching(model, pairs, sites, divergence), _site_groups(sites), frozenset)
+        removals = Removals(context, sites)
+        parts = _sweep(context, removals.damage, _site_groups(sites), frozenset)
+        context.forwards += removals.ablator.forwards
         by_name = {str(site): score for site, score in zip(sites, parts, strict=True)}
     else:
-        parts = _sweep(context, EdgePatching(model, pairs, divergence), _edge_groups(graph), LiveEdges(graph))
+        patching = EdgeSets(model, pairs, Divergence(config.metric, pairs.metric))
+        context.run(patching, share=0.0)
+        parts = _sweep(context, patching.damage, _edge_groups(graph), LiveEdges(graph))
+        context.forwards += patching.forwards
         matrix = parts.reshape(graph.exists.shape)
         edges = graph.edges(np.where(graph.exists, matrix, np.nan))
         by_name = dict(zip(graph.senders, np.where(graph.exists, matrix, 0).max(0), strict=True))
@@ -407,37 +205,61 @@ def acdc(context: Context) -> Scores:
     )
 
 
+class Removals:
+    """Sets of components removed together: each carries its value of the corrupt run.
+
+    Args:
+        sites: the components that can be removed; sets name them by their index here.
+    """
+
+    def __init__(self, context: Context, sites: Sequence[Site]) -> None:
+        self.kind, self.sites = context.config.metric, sites
+        self.ablator = Ablator(
+            context.model,
+            context.pairs,
+            batch_size=context.config.batch_size,
+            mlps=any(site.kind == "mlp" for site in sites),
+            run=lambda consumers: context.run(*consumers, share=0.0) or 0.0,
+        )
+
+    def damage(self, _layer: int, removed: Sequence[frozenset[int]]) -> list[float]:
+        """Mean damage over pairs of each set."""
+        keep = np.ones((len(removed), *self.ablator.shape), dtype=bool)
+        for row, parts in enumerate(removed):
+            for site in (self.sites[part] for part in parts):
+                keep[row, site.layer, -1 if site.head is None else site.head] = False
+        if self.kind == "kl":
+            return self.ablator.metric_and_kl(keep)[1].mean(1).tolist()
+        return (self.ablator.metric_clean - self.ablator.metric(keep)).mean(1).tolist()
+
+
 Groups = list[tuple[int, list[int]]]
 """(layer from which a forward must be run, parts in the order in which they are tried)."""
 
 
 def _sweep(
     context: Context,
-    patching: NodePatching | EdgePatching,
+    damage: Callable[[int, Sequence[frozenset[int]]], list[float]],
     groups: Groups,
     canonical: Callable[[frozenset[int]], Hashable],
 ) -> Float[np.ndarray, " part"]:
     """Score every part by the thresholds of the config, as shares of the damage of removing everything."""
     config = context.config
-    context.run(patching, share=0.0)
-    (whole,) = patching.damage(0, [frozenset(part for _, parts in groups for part in parts)])
+    (whole,) = damage(0, [frozenset(part for _, parts in groups for part in parts)])
     if not whole > 0:
         raise InputError(
             f"acdc with metric={config.metric}: removing everything does no damage ({whole:.3g}), "
             "so thresholds have no scale; choose pairs that the model solves"
         )
-    rows = max(len(kept.batch.indices) for kept in patching.kept)
     pruner = Pruner(
         [parts for _, parts in groups],
-        lambda group, removed: patching.damage(groups[group][0], removed),
-        max(1, PATCH_ROWS // rows),
+        lambda group, removed: damage(groups[group][0], removed),
+        max(1, PATCH_ROWS // min(config.batch_size, len(context.pairs))),
         canonical,
         context.steps(config.thresholds * sum(len(parts) for _, parts in groups)),
     )
     shares = np.geomspace(config.lowest, config.highest, config.thresholds)
-    scores = pruner.sweep((shares * whole).tolist())
-    context.forwards += patching.forwards
-    return scores
+    return pruner.sweep((shares * whole).tolist())
 
 
 def _site_groups(sites: Sequence[Site]) -> Groups:

@@ -35,10 +35,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.stream import ActivationTape, PairBatch, end_logits
+from interp.interventions.patch import Write, patch_hooks
 from interp.models import HookFunction, Model, has_mlps
 from interp.scores.gradients import output_hooks
 from interp.scores.method import Context, MethodConfig, method
-from interp.scores.patch_runner import put
 from interp.scores.result import Scores
 
 
@@ -105,7 +105,8 @@ def qk_fixed_changes(model: Model, batch: PairBatch) -> list[Float[Tensor, "batc
     for layer in layers:
         for third, name in enumerate("qkv"):
             point = f"blocks.{layer}.attn.hook_{name}"
-            hooks[point] = put(slice(third * n, (third + 1) * n), batch.tape.corrupt[point])
+            write = Write(slice(third * n, (third + 1) * n), batch.tape.corrupt[point])
+            hooks |= patch_hooks({point: [write]})
         resid = batch.tape[f"blocks.{layer}.hook_resid_pre"].detach()
         hooks[f"blocks.{layer}.hook_resid_pre"] = partial(lambda resid, _: resid.repeat(3, 1, 1), resid)
     names = output_hooks(model)[: model.cfg.n_layers]

@@ -29,10 +29,10 @@ from torch import Tensor
 
 from interp.activations.stream import BATCH_SIZE, ActivationTape, Consumer, PairBatch, Progress
 from interp.errors import whole_number
+from interp.interventions.component_graph import ComponentGraph
 from interp.models import Model, Site
 from interp.models.residual_writes import ResidualWrites
 from interp.prompts.pairs import PromptPairs
-from interp.scores.component_graph import ComponentGraph
 from interp.scores.gradients import Receivers, corrupt_hooks, edge_hooks, edge_products, written
 from interp.scores.method import Context, MethodConfig, Rank, method
 from interp.scores.result import Cost, ScoredEdges, Scores

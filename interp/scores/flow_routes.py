@@ -31,9 +31,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.stream import Consumer, PairBatch
+from interp.interventions.component_graph import ComponentGraph, Receiver
 from interp.models import Model
 from interp.models.residual_writes import ResidualWrites
-from interp.scores.component_graph import ComponentGraph, Receiver
 from interp.scores.method import Context, MethodConfig, method
 from interp.scores.result import Scores
 

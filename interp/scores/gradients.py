@@ -22,15 +22,12 @@ from torch import Tensor
 from interp.activations.metric import task_metric
 from interp.activations.stream import ActivationTape, Hooks, PairBatch, answer_logits
 from interp.errors import InputError
+from interp.interventions.component_graph import EMBEDDED, ComponentGraph, Receiver
 from interp.models import HookFunction, Model, has_mlps
 from interp.models.hooks import has_hook
 from interp.models.partial_forward import starting_at
 from interp.models.residual_writes import LinearNorm, ResidualWrites
 from interp.prompts.pairs import Metric
-from interp.scores.component_graph import ComponentGraph, Receiver
-
-EMBEDDED = "blocks.0.hook_resid_pre"
-"""Where the embedded prompt enters the first block."""
 
 
 def check_steps(steps: int) -> None:

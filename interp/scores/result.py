@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp.errors import InputError
+from interp.interventions.component_graph import EdgeScore
 from interp.scores.adaptive_patching.posterior import at_false_discovery_rate
 from interp.scores.head_codes import ReadCodes
 
@@ -28,19 +29,6 @@ class Cost:
 
     forwards: float = 0.0
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class EdgeScore:
-    """One directed edge from a sender's output to a receiver's query, key or value input.
-
-    ``into`` is ``None`` where the receiver is an MLP, or where the method does not tell the inputs apart.
-    """
-
-    sender: str
-    receiver: str
-    into: str | None
-    score: float
 
 
 @dataclass(frozen=True)
@@ -106,7 +94,8 @@ class Evidence:
         probability: that the effect is above the threshold.
         p_value: of no effect at all, under permuted labels.
         patched: pairs on which the head was patched exactly.
-        changes: the changes of code that the effect comes from, to first order, largest first.
+        changes: the changes of code that the effect comes from, to first order, largest first; of a run whose codes are
+            known (:mod:`interp.scores.adaptive_patching.role_codes`).
     """
 
     effect: float
@@ -114,7 +103,7 @@ class Evidence:
     probability: float
     p_value: float
     patched: int
-    changes: tuple[CodeChange, ...]
+    changes: tuple[CodeChange, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from interp.bench.plan import YARDSTICK, Plan, drawn
 from interp.bench.run import run_bench
 from interp.circuits.references import ExactEffects
 from interp.errors import InputError
-from interp.evaluation.ablation import Ablator
 from interp.evaluation.faithfulness import faithfulness_curves
 from interp.evaluation.recovery import recover
+from interp.interventions.ablation import Ablator
 from interp.planted.models import load_planted_model
 from interp.planted.tasks import load_planted_task
 from interp.scores.registry import load_method

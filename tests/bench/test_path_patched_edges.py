@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from interp.interventions.edges import EdgeList
 from interp.models.sites import parse_site
 from interp.planted.models import planted_truth
-from interp.scores.adaptive_patching.edges import EdgeList
 from tests.oracles import planted
 
 PLANTED = "planted-induction"

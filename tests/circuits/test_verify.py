@@ -6,11 +6,11 @@ import pytest
 from interp.activations.stream import feed
 from interp.circuits.verify import LEVEL, LOOK, candidates, check, decide, is_settled
 from interp.errors import InputError
+from interp.interventions.clean_run import CleanRun
+from interp.interventions.effects import PatchingEffects, activation_patching
 from interp.models import Site
 from interp.planted.models import planted_truth
 from interp.scores.attribution import attribution
-from interp.scores.patch_runner import PatchRunner
-from interp.scores.patching import PatchingEffects, activation_patching
 from interp.scores.result import Scores
 from interp.stats import mean_interval
 from tests.oracles import planted
@@ -79,12 +79,12 @@ def test_a_check_patches_settled_candidates_no_more_and_known_patches_never_agai
     known = np.isfinite(checked.measured.effects)
     assert known[:LOOK].all() and not known[LOOK:].any(), "planted effects are clear from the first look"
     assert np.allclose(checked.measured.effects[known], exact[known], atol=1e-4)
-    runner = PatchRunner.of_first(model, pairs)
+    runner = CleanRun.of_first(model, pairs)
     feed(model, pairs, [runner])
     layers, heads = (np.tile([getattr(site, end) for site in sites], LOOK) for end in ("layer", "head"))
     runner.effects(np.repeat(np.arange(LOOK), len(sites)), layers, heads)
-    runner._patch = None  # another patch would fail
-    again = check(model, pairs, sites, runner=runner)
+    runner.metric = None  # another patch would fail
+    again = check(model, pairs, sites, clean=runner)
     assert np.array_equal(again.effect, checked.effect) and again.member.sum() == 2
 
 
@@ -92,11 +92,10 @@ def test_pairs_beyond_those_that_are_kept_are_checked_as_well(tiny_model):
     model, pairs = tiny_model("llama"), random_pairs(60, n=60, lengths=(8, 10))
     sites = [Site("attn", 0, 1), Site("attn", 1, 0), Site("mlp", 1)]
     exact = activation_patching(model, pairs, sites)
-    clean = exact.metric_clean
-    runner = PatchRunner(model, pairs, range(40), mlps=True)
+    runner = CleanRun(model, pairs, range(40), mlps=True)
     feed(model, pairs, [runner])
-    runner.metric_[:] = np.array([clean.mean() + 5, clean.mean()])[:, None]  # random weights do no task
-    checked = check(model, pairs, sites, runner=runner, threshold=1e-9)
+    runner.metric_[1] = runner.metric_[0] - 5  # random weights do no task
+    checked = check(model, pairs, sites, clean=runner, threshold=1e-9)
     known = np.isfinite(checked.measured.effects)
     assert known[:LOOK].all()
     assert np.allclose(checked.measured.effects[known], exact.effects[known], atol=1e-4)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from interp.errors import InputError
-from interp.evaluation.ablation import KINDS, Ablator, all_or_none
+from interp.interventions.ablation import KINDS, Ablator, all_or_none
 from tests.oracles import WholeForwards, heads_of, planted, written
 from tests.pairs import random_pairs
 

@@ -7,8 +7,8 @@ import pytest
 from scipy.integrate import trapezoid
 
 from interp.errors import InputError
-from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import GRID, completeness, faithfulness, faithfulness_curves, minimality
+from interp.interventions.ablation import Ablator, all_or_none
 from tests.oracles import mask, planted, written
 from tests.pairs import random_pairs
 

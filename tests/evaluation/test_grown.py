@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from interp.errors import InputError
-from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import faithfulness_curves
 from interp.evaluation.nested_circuits import n_circuits, run_grown
+from interp.interventions.ablation import Ablator, all_or_none
 from interp.planted.models import planted_truth
 from interp.prompts.sampling import held_out_pairs
 from interp.scores.adaptive_patching.nested import nested_circuits

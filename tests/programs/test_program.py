@@ -15,8 +15,8 @@ from interp.programs import program as programs
 from interp.programs.codes import LEAST, METRICS, bits, fit_few, measure
 from interp.programs.names import name_codes
 from interp.programs.program import Program, find_program
-from interp.programs.proof import Coded, Told, _at_random_heads, set_variables
-from interp.programs.slots import Slot, SlotRunner
+from interp.programs.proof import HeadCodebook, NamedVariable, _at_random_heads, set_variables
+from interp.programs.slots import HeadAtRole, SlotRunner, read_slots
 from interp.prompts.sampling import held_out_pairs
 from interp.prompts.variables import variables
 from interp.runs.run import Run
@@ -64,6 +64,24 @@ def test_what_fits_codes_chooses_them_and_judges_them_shares_no_prompt(monkeypat
     assert not judged & (chosen | fitted)
 
 
+def test_a_run_speaks_of_codes_of_its_program_alone(run):
+    model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
+    pairs = task.sample(model.tokenizer, 40)
+    z, _ = read_slots(model, pairs, [one.slot for one in run.program.slots])
+    codes = {slot: run.program.books[str(slot)].encode(of).ids[..., 0].numpy() for slot, of in z.items()}
+    told = 0
+    for part in run.members:
+        assert part.codes is None, "a code of a slot says nothing at another role"
+        for change in part.evidence.changes:
+            clean, corrupt = codes[HeadAtRole.of(part.site, change.role)]
+            both = (clean == change.clean) & (corrupt == change.corrupt)
+            assert both.mean() == pytest.approx(change.share) and both.any()
+            told += 1
+    assert told > 4 and run.settings.codes == {"source": "program"}
+    carried = {(e.sender, e.receiver): e for e in run.edges if abs(e.score) > 0.02}
+    assert carried["a0.h1", "a1.h2"].codes == pytest.approx(carried["a0.h1", "a1.h2"].attribution, rel=0.2)
+
+
 def test_transitions_say_what_is_passed_on(run):
     edges = {(edge.sender, edge.receiver): edge for edge in run.program.transitions}
     told = edges["a0.h1 @ S2", "a1.h2 @ END"]
@@ -91,12 +109,12 @@ def test_names_that_change_places_by_codes_change_the_answer(run):
 
 def test_the_control_at_other_heads_is_left_out_where_there_is_none():
     rng, change = np.random.default_rng(0), torch.ones(4, 3)
-    three = {Slot.of(f"a1.h{head}", "END"): change for head in range(3)}
+    three = {HeadAtRole.of(f"a1.h{head}", "END"): change for head in range(3)}
     assert {edit.slot.site.head for edit in _at_random_heads(5, three, rng)} <= {3, 4}
     assert _at_random_heads(5, three, rng)
     for no_other in (
         _at_random_heads(3, three, rng),
-        _at_random_heads(5, three | {Slot.of("m2", "END"): change}, rng),
+        _at_random_heads(5, three | {HeadAtRole.of("m2", "END"): change}, rng),
     ):
         assert no_other == []
 
@@ -105,16 +123,16 @@ def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass():
     model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
     pairs = task.sample(model.tokenizer, 20)
     others = held_out_pairs(task, model.tokenizer, 240, pairs)
-    decoy, head = Slot.of("a0.h0", "S2"), Slot.of("a0.h1", "S2")
+    decoy, head = HeadAtRole.of("a0.h0", "S2"), HeadAtRole.of("a0.h1", "S2")
     fitted, judged = others.subset(range(200)), others.subset(range(200, 240))
-    z = SlotRunner(model, fitted, [decoy, head], keep=False).z
-    runner = SlotRunner(model, judged, [decoy, head])
+    z, _ = read_slots(model, fitted, [decoy, head])
+    runner = SlotRunner.of(model, judged)
     books = {slot: fit_few(z[slot], 32) for slot in z}
     coded = {
-        slot: Coded(
+        slot: HeadCodebook(
             book,
             book.encode(z[slot]).ids[..., 0].numpy().astype(int),
-            book.encode(runner.z[slot]).ids[..., 0].numpy().astype(int),
+            book.encode(runner.z(slot)).ids[..., 0].numpy().astype(int),
             np.arange(book.config.n_codes),
         )
         for slot, book in books.items()
@@ -129,7 +147,9 @@ def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass():
         200,
     )
     by_decoy, by_head = (
-        set_variables(runner, [Told(name, {slot: coded[slot]}, {slot: named[slot][0].values})], z).by["set"]
+        set_variables(
+            runner, [NamedVariable(name, {slot: coded[slot]}, {slot: named[slot][0].values})], z
+        ).by["set"]
         for slot in (decoy, head)
     )
     assert by_head.flipped > 0.9 and by_decoy.flipped == 0
@@ -167,9 +187,9 @@ def test_what_pairs_share_takes_no_codes():
 
 def test_few_codes_cost():
     model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
-    slot, pairs = Slot.of("a0.h1", "S2"), task.sample(model.tokenizer, 60)
-    runner = SlotRunner(model, pairs, [slot])
-    books = [fit_few(runner.z[slot], size) for size in (1, 4, 24)]
+    slot, pairs = HeadAtRole.of("a0.h1", "S2"), task.sample(model.tokenizer, 60)
+    runner = SlotRunner.of(model, pairs)
+    books = [fit_few(runner.z(slot), size) for size in (1, 4, 24)]
     nothing, few, all_names = measure(runner, slot, books, np.arange(60))
     # one code for everything changes nothing when it is exchanged, and costs what the head does
     assert nothing.carried == pytest.approx(0, abs=1e-4) and nothing.own_cost > 0.5

@@ -9,8 +9,9 @@ import torch
 from scipy.stats import entropy
 
 from interp.activations.metric import task_metric
+from interp.interventions.clean_run import CleanRun
 from interp.planted.models import load_planted_model
-from interp.programs.slots import Edit, Slot, SlotRunner
+from interp.programs.slots import Edit, HeadAtRole, SlotRunner
 from interp.prompts.pairs import PromptPairs
 from tests.oracles import WholeForwards
 from tests.pairs import random_pairs
@@ -30,15 +31,19 @@ def test_edits_at_slots_are_those_of_whole_forwards(family, tiny_model):
     native = family.startswith("planted")
     model = load_planted_model(family) if native else tiny_model(family)
     pairs = placed(model.cfg.d_vocab)
-    slots = [Slot.of("a0.h1", "X"), Slot.of("a1.h2", "END"), *([] if native else [Slot.of("m1", "X")])]
-    runner = SlotRunner(model, pairs, slots)
+    slots = [
+        HeadAtRole.of("a0.h1", "X"),
+        HeadAtRole.of("a1.h2", "END"),
+        *([] if native else [HeadAtRole.of("m1", "X")]),
+    ]
+    runner = SlotRunner.of(model, pairs, mlps=True)
     generator = torch.Generator().manual_seed(0)
     rows = np.array([0, 3, 3, 5, 1, 2, 4])
-    values = {slot: torch.randn(len(rows), runner.z[slot].shape[-1], generator=generator) for slot in slots}
+    values = {slot: torch.randn(len(rows), runner.z(slot).shape[-1], generator=generator) for slot in slots}
     only = np.arange(len(rows)) != 2
     edits = [Edit(slots[0], values[slots[0]]), Edit(slots[1], values[slots[1]], rows=only, add=True)]
     edits += [Edit(slot, values[slot]) for slot in slots[2:]]
-    found = runner.run(rows, edits, read=slots, off_target=True)
+    found = runner.run(rows, edits, read=slots, every_token=True)
     for row, index in enumerate(rows):
         pair = pairs[index]
         whole = WholeForwards(model, pair)
@@ -50,7 +55,7 @@ def test_edits_at_slots_are_those_of_whole_forwards(family, tiny_model):
             place = (0, at) if slot.site.head is None else (0, at, slot.site.head)
             for side, activations in enumerate((clean, whole.corrupt)):
                 there = activations[slot.site.hook][place]
-                torch.testing.assert_close(runner.z[slot][side, index], there, atol=1e-5, rtol=0)
+                torch.testing.assert_close(runner.z(slot)[side, index], there, atol=1e-5, rtol=0)
             if edit.rows is None or edit.rows[row]:
                 hooks.append((slot.site.hook, partial(put, place, edit.values[row], edit.add)))
         with torch.no_grad():
@@ -64,7 +69,10 @@ def test_edits_at_slots_are_those_of_whole_forwards(family, tiny_model):
         )
         expected = entropy(before / before.sum(), after / after.sum())
         assert found.off_target[row] == pytest.approx(expected, rel=1e-3, abs=1e-5)
-    torch.testing.assert_close(found.read[slots[0]], values[slots[0]], atol=1e-6, rtol=0)
+        p, q = (of.softmax(-1).double().numpy()[0] for of in (clean_logits[:, -1], logits))
+        assert found.kl[row] == pytest.approx(entropy(p, q), rel=1e-3, abs=1e-5)
+        assert found.top[row] == logits.argmax()
+    torch.testing.assert_close(found.read[0], values[slots[0]], atol=1e-6, rtol=0)
     assert not np.allclose(found.metric, runner.metric[0, rows], atol=1e-3) and found.off_target.max() > 1e-3
 
 
@@ -77,18 +85,22 @@ def put(place: tuple[int, ...], value: torch.Tensor, add: bool, x: torch.Tensor,
 
 def test_what_stands_before_a_change_stays(tiny_model, monkeypatch):
     model = tiny_model("llama")
-    monkeypatch.setattr("interp.programs.slots.end_logits", None)  # logits of all tokens only where asked for
+    monkeypatch.setattr(CleanRun, "_unpatched", None)  # logits of all tokens only where asked for
     pairs = placed(model.cfg.d_vocab)
-    early, late, other = Slot.of("a0.h1", "X"), Slot.of("a1.h2", "END"), Slot.of("a1.h1", "X")
-    first = Slot.of("a0.h2", "END")
-    runner = SlotRunner(model, pairs, [early, late, other, first])
+    places = [("a0.h1", "X"), ("a1.h2", "END"), ("a1.h1", "X"), ("a0.h2", "END")]
+    early, late, other, first = (HeadAtRole.of(*place) for place in places)
+    runner = SlotRunner.of(model, pairs)
     rows = np.arange(len(pairs))
-    found = runner.run(rows, [Edit(late, runner.z[late][1])], read=[early])
-    torch.testing.assert_close(found.read[early], runner.z[early][0], atol=0, rtol=0)
-    found = runner.run(rows, [Edit(first, runner.z[first][1])], read=[other, late])
-    torch.testing.assert_close(found.read[other], runner.z[other][0], atol=0, rtol=0)
-    assert not torch.allclose(found.read[late], runner.z[late][0], atol=1e-3)
-    same = runner.run(rows, [Edit(early, runner.z[early][0])], read=[late])
+    found = runner.run(rows, [Edit(late, runner.z(late)[1])], read=[early])
+    torch.testing.assert_close(found.read[0], runner.z(early)[0], atol=0, rtol=0)
+    found = runner.run(rows, [Edit(first, runner.z(first)[1])], read=[other, late])
+    torch.testing.assert_close(found.read[0], runner.z(other)[0], atol=0, rtol=0)
+    assert not torch.allclose(found.read[1], runner.z(late)[0], atol=1e-3)
+    same = runner.run(rows, [Edit(early, runner.z(early)[0])], read=[late])
     np.testing.assert_allclose(same.metric, runner.metric[0], atol=1e-5)
-    torch.testing.assert_close(same.read[late], runner.z[late][0], atol=1e-5, rtol=0)
-    assert (same.preferred == runner.preferred).all() and np.isnan(same.off_target).all()
+    torch.testing.assert_close(same.read[0], runner.z(late)[0], atol=1e-5, rtol=0)
+    assert (
+        (same.preferred == runner.preferred).all()
+        and np.isnan(same.off_target).all()
+        and (same.top == -1).all()
+    )

@@ -6,10 +6,12 @@ import torch
 
 from interp.activations.metric import Divergence
 from interp.activations.stream import feed, run_batch
+from interp.interventions.edges import EdgeSets
+from interp.interventions.effects import activation_patching
 from interp.models import Site
 from interp.planted.models import planted_truth
-from interp.scores.acdc import ACDCConfig, EdgePatching, LiveEdges, NodePatching, acdc
-from interp.scores.patching import activation_patching
+from interp.scores.acdc import ACDCConfig, LiveEdges, Removals, acdc
+from interp.scores.method import Context
 from tests.oracles import WholeForwards, planted
 from tests.pairs import random_pairs
 from tests.scores.exact_edges import ExactEdges
@@ -22,7 +24,7 @@ SITES = [
 
 
 def _edges(model, pairs, kind="task"):
-    patching = EdgePatching(model, pairs, Divergence(kind, pairs.metric))
+    patching = EdgeSets(model, pairs, Divergence(kind, pairs.metric))
     feed(model, pairs, [patching], batch_size=2)
     return patching
 
@@ -38,8 +40,7 @@ def test_divergence_is_the_kl_of_the_next_token():
 @pytest.mark.parametrize("family", ["gpt2", "llama", "pythia", "gemma2"])
 def test_removed_components_equal_whole_forwards(family, tiny_model):
     model, pairs = tiny_model(family), random_pairs(60, n=3, lengths=(8, 10))
-    patching = NodePatching(model, pairs, SITES, Divergence("task", "logit_diff"))
-    feed(model, pairs, [patching], batch_size=2)
+    patching = Removals(Context(model, pairs, ACDCConfig(batch_size=2, metric="task")), SITES)
     removed = [frozenset({3}), frozenset({3, 5, 7}), frozenset({7}), frozenset(range(8))]
     from_one, from_zero = patching.damage(1, removed[:3]), patching.damage(0, removed)
     np.testing.assert_allclose(from_one, from_zero[:3], atol=1e-4)

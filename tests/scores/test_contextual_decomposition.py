@@ -6,10 +6,10 @@ import torch
 from transformers.activations import ACT2FN
 
 from interp.activations.stream import feed, run_batch
+from interp.interventions.effects import activation_patching
 from interp.models import Site, hooked
 from interp.models.partial_forward import Blockwise
 from interp.scores.contextual_decomposition import Decomposition, contextual_decomposition
-from interp.scores.patching import activation_patching
 from tests.oracles import assert_written_heads_first, planted
 from tests.pairs import random_pairs
 

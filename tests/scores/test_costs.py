@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from interp.activations.stream import feed
+from interp.interventions.clean_run import MOST_ROWS, OVERHEAD, CleanRun, partition
 from interp.models import hooked
 from interp.scores.acdc import acdc
-from interp.scores.patch_runner import OVERHEAD, PatchRunner, _cuts
-from interp.scores.patching import PATCH_ROWS, patching
+from interp.scores.patching import patching
 from tests.oracles import planted
 
 
@@ -42,43 +42,51 @@ def test_of_methods(case, method, rel):
     assert found.cost.forwards == pytest.approx(ran[0], rel=rel)
 
 
-@pytest.mark.parametrize(("overhead", "forwards"), [(0, 4), (10**9, 3)])
+@pytest.mark.parametrize(("overhead", "forwards"), [(0, 4), (10**9, 2)])
 def test_of_patches_of_single_heads(case, overhead, forwards, monkeypatch):
     """Patches of some layers may share a forward: what a row runs before its own layer is run and not counted."""
-    monkeypatch.setattr("interp.scores.patch_runner.OVERHEAD", overhead)
+    monkeypatch.setattr("interp.interventions.clean_run.OVERHEAD", overhead)
     model, pairs = case
     n_layers, begun = model.cfg.n_layers, []
-    runner = PatchRunner(model, pairs, range(6))
+    runner = CleanRun(model, pairs, range(6))
     feed(model, pairs, [runner])
     runner.effects(*(np.array([0]) for _ in range(3)))
     runner._known[:] = np.nan
     which = [i.ravel() for i in np.indices((6, n_layers, model.cfg.n_heads))]
-    patch = runner._patch
-    runner._patch = lambda run, layers, *rest: begun.append(layers) or patch(run, layers, *rest)
+    metric = runner.metric
+    runner.metric = lambda rows, layer, *rest: begun.append((len(rows), layer)) or metric(rows, layer, *rest)
     with counted(model, pairs) as ran:
         _, cost = runner.effects(*which)
     assert cost == pytest.approx(float((1 - which[1] / n_layers).sum()))
-    assert len(begun) == forwards and max(map(len, begun)) <= PATCH_ROWS
-    assert ran[0] == pytest.approx(sum(len(layers) * (1 - layers.min() / n_layers) for layers in begun))
+    assert len(begun) == forwards and max(rows for rows, _ in begun) <= MOST_ROWS
+    assert ran[0] == pytest.approx(sum(rows * (1 - layer / n_layers) for rows, layer in begun))
     assert (ran[0] == pytest.approx(cost)) == (overhead == 0)
     with counted(model, pairs) as ran:
         _, again = runner.effects(*which)
     assert again == cost and ran[0] == 0, "what is known is counted, and not run"
 
 
-@pytest.mark.parametrize("rows", [2, 9, PATCH_ROWS])
-def test_rows_are_parted_into_forwards_as_cheaply_as_can_be(rows, monkeypatch):
-    """Against all ways of parting nine rows."""
-    monkeypatch.setattr("interp.scores.patch_runner.PATCH_ROWS", rows)
+@pytest.mark.parametrize(("rows", "positions"), [(2, 10**6), (9, 10**6), (9, 150)])
+def test_rows_are_parted_into_forwards_as_cheaply_as_can_be(rows, positions, monkeypatch):
+    """Against all ways of parting nine rows, in the order in which they begin."""
+    monkeypatch.setattr("interp.interventions.clean_run.MOST_ROWS", rows)
+    monkeypatch.setattr("interp.interventions.clean_run.MOST_POSITIONS", positions)
     generator = np.random.default_rng(0)
     for _ in range(20):
-        layers, lengths = np.sort(generator.integers(1, 30, 9))[::-1], generator.integers(1, 60, 9)
+        layers, begins = generator.integers(1, 30, 9), generator.integers(0, 3, 9) * 10
+        ends = begins + generator.integers(1, 60, 9)
+        order = np.lexsort((-layers, begins))
 
-        def cost(cuts, layers=layers, lengths=lengths) -> float:
-            parts = np.split(np.arange(9), cuts)
-            if max(map(len, parts)) > rows:
+        def cost(parts, layers=layers, begins=begins, ends=ends) -> float:
+            run = [len(part) * (ends[part].max() - begins[part].min()) for part in parts]
+            if any(
+                len(part) > rows or (len(part) > 1 and n > positions)
+                for part, n in zip(parts, run, strict=True)
+            ):
                 return np.inf
-            return sum(layers[part[0]] * (OVERHEAD + len(part) * lengths[part].max()) for part in parts)
+            return sum(layers[part].max() * (OVERHEAD + n) for part, n in zip(parts, run, strict=True))
 
+        parts = partition(layers, begins, ends)
+        assert sorted(np.concatenate(parts)) == list(range(9))
         every = (cuts for n in range(9) for cuts in itertools.combinations(range(1, 9), n))
-        assert cost(_cuts(layers, lengths)) == min(map(cost, map(list, every)))
+        assert cost(parts) == min(cost(np.split(order, cuts)) for cuts in every)

@@ -8,18 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.activations.metric import task_metric
-from interp.activations.stream import MetricConsumer, end_logits, feed
+from interp.activations.stream import MetricConsumer, feed
 from interp.errors import InputError
-from interp.evaluation.ablation import Ablator, all_or_none
-from interp.models.partial_forward import starting_at
+from interp.interventions.ablation import Ablator, all_or_none
+from interp.interventions.clean_run import CleanRun
 from interp.scores.adaptive_patching.nested import (
     POINTS,
     NestedCircuitsConfig,
     nested_circuits,
     rank_so_that_the_rest_cancels,
 )
-from interp.scores.patch_runner import PatchRunner
 from tests.oracles import planted, written
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES
@@ -49,23 +47,20 @@ def test_what_a_circuit_lacks_is_the_derivative_by_what_it_leaves_out(family, ti
     model, pairs = tiny_model(family), random_pairs(60, n=3)
     found = nested_circuits(model, pairs, NestedCircuitsConfig(fractions=(0.5,)))
     kept = torch.from_numpy(found.circuit(found.sizes[0]))
-    runner, metrics = PatchRunner(model, pairs, range(3)), MetricConsumer(3)
+    runner, metrics = CleanRun(model, pairs, range(3)), MetricConsumer(3)
     feed(model, pairs, [runner, metrics])
-    (run,) = runner.runs
-    prefix = run.prefix  # made before the model starts in the middle
-    points = torch.tensor([POINTS[index] for index in run.indices])
+    points = torch.tensor(POINTS)
 
     def metric(more: float) -> float:
         shares = points[:, None, None] + torch.where(kept, 0.0, more)
         hooks = {
             f"blocks.{layer}.attn.hook_z": lambda z, layer=layer: torch.lerp(
-                run.corrupt_z[layer], z, shares[:, None, layer, :, None]
+                runner.corrupt_z[layer], z, shares[:, None, layer, :, None]
             )
             for layer in range(model.cfg.n_layers)
         }
-        with torch.no_grad(), starting_at(model, 0, run.resid[0]), prefix.before(model, [0, 1, 2]):
-            logits = end_logits(model, run.tokens, hooks)
-        return float(task_metric(logits, run.pairs, pairs.metric).double().mean())
+        with torch.no_grad():
+            return float(runner.metric(range(3), 0, runner.resid[0], hooks).double().mean())
 
     gap = float((metrics.metric_[0] - metrics.metric_[1]).mean())
     slope = (metric(0.01) - metric(-0.01)) / 0.02

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
+from interp.bottlenecks.codebook import Codebook, CodebookConfig
 from interp.errors import InputError
+from interp.interventions.clean_run import CleanRun
+from interp.interventions.edges import EdgeList, EdgePatcher
 from interp.models import Site
 from interp.planted.models import planted_truth
 from interp.scores.adaptive_patching.edges import (
     PATCHED_EDGE_PAIRS,
-    EdgeList,
     PatchedEdgesConfig,
-    PathPatchRunner,
     co_occurrence,
     conditional_information,
     edge_products_among,
@@ -19,13 +19,13 @@ from interp.scores.adaptive_patching.edges import (
     halfway_products,
     partial_products,
     patched_edges,
+    written_among,
 )
 from interp.scores.adaptive_patching.method import adaptive_patching
+from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.eap import edge_runs, edge_scores
 from interp.scores.eap_ig import eap_ig, input_path
-from interp.scores.head_codes import HeadCodes
-from interp.scores.method import Context, MethodConfig
-from interp.scores.patch_runner import PatchRunner
+from interp.scores.method import Context
 from tests.oracles import heads_of, planted
 from tests.pairs import random_pairs
 from tests.scores.exact_edges import ExactEdges
@@ -54,10 +54,7 @@ def test_a_gate_of_gates_is_seen_better_than_by_integrated_gradients_at_less_cos
 @pytest.mark.parametrize("family", ["llama", "pythia", "gpt2"])
 def test_one_removed_edge_is_path_patching_the_long_way(family, tiny_model):
     model, pairs = tiny_model(family), random_pairs(60, n=3)
-    runner = PatchRunner(model, pairs, range(len(pairs)))
-    patched = PathPatchRunner(model, runner)
-    for run in edge_runs(Context(model, pairs, MethodConfig(2)), runner):
-        patched.keep(run)
+    patched = EdgePatcher(CleanRun.of(model, pairs, batch_size=2))
     edges = EdgeList.among([Site("attn", 0, 1), Site("attn", 1, 0), Site("attn", 1, 2)])
     which, rows = (part.ravel() for part in np.meshgrid(range(len(edges)), range(3), indexing="ij"))
     found = patched.effects(rows, edges.subset(which))[0].reshape(len(edges), 3)
@@ -82,7 +79,7 @@ def test_proposals_are_edge_attribution_at_the_clean_prompt_and_on_the_path():
     model, pairs = planted("planted-backup", 4)
     edges = EdgeList.among(heads_of(model))
     (run,) = edge_runs(Context(model, pairs))
-    clean = edge_products_among(run.at_clean(), edges, [edges.written(run)])[0]
+    clean = edge_products_among(run.at_clean(), edges, [written_among(run, edges)])[0]
     path = (clean + halfway_products(run, edges)) / 2
     partial = partial_products(run, edges, share=1.0)
     assert np.allclose(partial, clean, atol=1e-3), "with all heads wholly on it is the clean run"
@@ -96,9 +93,17 @@ def test_proposals_are_edge_attribution_at_the_clean_prompt_and_on_the_path():
 
 def test_evidence_names_what_codes_carry():
     model, pairs = planted("planted-inhibition", 20)
-    scores = adaptive_patching(model, pairs)
+    outputs = RoleOutputs(pairs)
+    scores = adaptive_patching(model, pairs, consumers=[outputs])
+    vectors = {str(s): outputs.z_[..., s.layer, s.head, :].flatten(0, 2) for s in heads_of(model)}
+    books = {
+        site: Codebook(CodebookConfig(z.shape[-1], 64, selection="matching_pursuit")).fit(z)
+        for site, z in vectors.items()
+    }
     told: list[int] = []
-    found = edges_by_patching(model, pairs, scores, sites=heads_of(model), progress=told.append)
+    found = edges_by_patching(
+        model, pairs, scores, sites=heads_of(model), progress=told.append, codes=RoleCodes(outputs, books)
+    )
     assert sum(told) == 100
     best, why = found.edges[0], found.evidence[0]
     assert (best.sender, best.receiver, best.into) in planted_truth("planted-inhibition").edges
@@ -125,8 +130,7 @@ TWO_HEADS = EdgeList.among([Site("attn", 0, 0), Site("attn", 1, 0)])
 
 def bits(ids: np.ndarray) -> dict[str, float]:
     """By the input of the later head; ids are [side, pair, slot, head, 1]."""
-    codes = HeadCodes(ids, 2, DiscreteSAE(DiscreteSAEConfig(d_in=1)), (0,))
-    found = co_occurrence(TWO_HEADS, codes, ids.shape[1])
+    found = co_occurrence(TWO_HEADS, ids[..., 0])
     return {str(into): float(bit) for into, bit in zip(TWO_HEADS.into, found, strict=True)}
 
 

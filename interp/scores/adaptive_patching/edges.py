@@ -9,7 +9,7 @@ Directed edges from a head to the query, key or value of a head in a later layer
    (:mod:`interp.scores.eap_ig`). *Partial* takes it in a run where every head is half off (:mod:`.partial_ablation`).
    The last two see edges into saturated softmaxes and into gates that another edge holds open; the first two are blind
    there.
-2. **Measure** (``budget`` more): path patching of single edges on single pairs (:class:`PathPatchRunner`), spent on
+2. **Measure** (``budget`` more): path patching of single edges on single pairs (``EdgePatcher``), spent on
    those edges among the ``candidates`` best of which it is open whether their effect is above ``threshold`` of the gap.
    What the mean of attribution at the clean prompt and half-way gets wrong on the pairs measured corrects it on all
    (:mod:`.posterior`).
@@ -24,11 +24,11 @@ of those without one then tells. Where a norm or a factor stands between heads a
 of an unknown kind, nothing is measured and attribution is all there is.
 """
 
+import contextlib
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 
 import numpy as np
 import torch
@@ -38,21 +38,21 @@ from torch import Tensor
 from interp import THRESHOLD
 from interp.activations.stream import BASE_COST, FORWARD_AND_BACKWARD, Progress
 from interp.errors import InputError, whole_number
+from interp.interventions.clean_run import CleanRun
+from interp.interventions.component_graph import EMBEDDED, EdgeScore
+from interp.interventions.edges import EdgeList, EdgePatcher
 from interp.models import HookFunction, Model, Site
-from interp.models.partial_forward import QKV, Blockwise, Into
 from interp.models.residual_writes import ResidualWrites
+from interp.models.sites import components
 from interp.prompts.pairs import PromptPairs
 from interp.scores.adaptive_patching.partial_ablation import HALF_ON
 from interp.scores.adaptive_patching.posterior import TIE_BREAK, EffectEstimates
 from interp.scores.adaptive_patching.role_codes import RoleCodes
 from interp.scores.eap import WITHIN_LAYERS, EdgeRun, attributed_edges, edge_runs
 from interp.scores.eap_ig import path_points
-from interp.scores.gradients import EMBEDDED, Receivers, clean_metric, edge_tape, written
-from interp.scores.head_codes import ReadCodes
+from interp.scores.gradients import Receivers, clean_metric, edge_tape, written
 from interp.scores.method import Context, MethodConfig
-from interp.scores.patch_runner import PatchRunner
-from interp.scores.patching import PATCH_ROWS, components
-from interp.scores.result import Cost, EdgeEvidence, EdgeScore, ScoredEdges, Scores
+from interp.scores.result import Cost, EdgeEvidence, ScoredEdges, Scores
 
 PARTIAL_WEIGHT = 0.01
 """How an effect half-way or with others off counts beside one at the clean prompt: enough to order the others."""
@@ -89,50 +89,9 @@ class PatchedEdgesConfig(MethodConfig):
             whole_number(name, getattr(self, name), 1)
 
 
-@dataclass(frozen=True)
-class EdgeList:
-    """All edges from a head to the query, key or value of a later layer's head, among chosen heads.
-
-    Attributes:
-        sites: the heads, in reading order.
-        sender, receiver: places in ``sites`` of each edge's ends.
-        into: ``q``, ``k`` or ``v`` of each edge.
-    """
-
-    sites: tuple[Site, ...]
-    sender: np.ndarray
-    receiver: np.ndarray
-    into: np.ndarray
-
-    @classmethod
-    def among(cls, sites: Sequence[Site]) -> "EdgeList":
-        sites = tuple(sorted(set(sites), key=lambda site: (site.layer, site.head)))
-        ends = [
-            (u, v)
-            for v, receiver in enumerate(sites)
-            for u, sender in enumerate(sites)
-            if sender.layer < receiver.layer
-        ]
-        pairs = np.array(ends, dtype=int).reshape(-1, 2)
-        sender, receiver = np.repeat(pairs, len(QKV), axis=0).T
-        return cls(sites, sender, receiver, np.tile(QKV, len(pairs)))
-
-    def __len__(self) -> int:
-        return len(self.sender)
-
-    def of_receivers(self, attribute: str) -> np.ndarray:
-        """``layer`` or ``head`` of every edge's receiver."""
-        return np.array([getattr(site, attribute) for site in self.sites], dtype=int)[self.receiver]
-
-    def written(self, run: EdgeRun) -> Float[Tensor, "batch site pos d_model"]:
-        """What each head writes on the clean prompts less what it writes on the corrupt ones."""
-        return run.written[:, [run.graph.head_sender(site.layer, site.head or 0) for site in self.sites]]
-
-    def subset(self, chosen: np.ndarray) -> "EdgeList":
-        """Some of the edges."""
-        return replace(
-            self, sender=self.sender[chosen], receiver=self.receiver[chosen], into=self.into[chosen]
-        )
+def written_among(run: EdgeRun, edges: EdgeList) -> Float[Tensor, "batch site pos d_model"]:
+    """What each head writes on the clean prompts less what it writes on the corrupt ones."""
+    return run.written[:, [run.graph.head_sender(site.layer, site.head or 0) for site in edges.sites]]
 
 
 def edge_products_among(
@@ -157,7 +116,7 @@ def written_codes(run: EdgeRun, edges: EdgeList, codes: RoleCodes) -> Float[Tens
     """What each head's change of codes at the roles writes; nothing elsewhere.
 
     Args:
-        codes: of each head's own codebook; its first pairs are those of the run.
+        codes: whose first pairs are those of the run.
     """
     pairs, rows = run.batch.pairs, list(run.batch.indices)
     # the last token has no role
@@ -175,7 +134,7 @@ def written_codes(run: EdgeRun, edges: EdgeList, codes: RoleCodes) -> Float[Tens
 def halfway_products(run: EdgeRun, edges: EdgeList) -> Float[np.ndarray, "batch edge"]:
     """Attribution of edges with the gradient half-way from the corrupt to the clean prompts."""
     (halfway,) = path_points(run, EMBEDDED, run.tape[EMBEDDED], run.tape.corrupt[EMBEDDED], 2)
-    return edge_products_among(halfway, edges, [edges.written(run)])[0]
+    return edge_products_among(halfway, edges, [written_among(run, edges)])[0]
 
 
 def partial_products(
@@ -207,102 +166,7 @@ def partial_products(
     receivers = Receivers(model, graph, tape, dict(zip(names, gradients, strict=True)))
     there = replace(run.batch, clean=replace(run.batch.clean, z=tuple(z.detach() for z in live)))
     differences = replace(run, batch=there, written=written(model, graph, there, (tape, tape)).detach())
-    return edge_products_among(receivers, edges, [edges.written(differences)])[0]
-
-
-PURPOSE = "path patching of edges"
-
-
-@dataclass(frozen=True)
-class _Kept:
-    blocks: Blockwise
-    resid: Float[Tensor, "layer batch pos d_model"]
-    difference: Float[Tensor, "layer batch pos head d_head"]
-
-
-class PathPatchRunner:
-    """Path patching of single edges on single pairs, from one pass over the pairs.
-
-    Removing one edge u → v's query, key or value changes what v writes and nothing else at v's layer:
-
-        z_v(edge removed) = attention of v, its one input read from x − (z_u − z'_u) W_O
-
-    (Wang et al. 2022, arXiv 2211.00593, section 3; everything after v follows.) So v's output is computed in one small
-    attention of its own and patched in, at the cost of a patch of v. Edges into many receivers of a layer share a
-    batch. It equals :class:`~interp.scores.acdc.EdgePatching` of sets of one edge.
-
-    Args:
-        runner: fed by the same runs that :meth:`keep` is given.
-    """
-
-    def __init__(self, model: Model, runner: PatchRunner) -> None:
-        self.model, self.runner = model, runner
-        self._kept: list[_Kept] = []
-        self._where: dict[int, tuple[int, int]] = {}
-        self._blocks = cache(lambda length: Blockwise(model, length, PURPOSE))
-
-    def keep(self, run: EdgeRun) -> None:
-        """Keep what a batch's edges need: residual streams, and what the senders' outputs differ by.
-
-        Raises:
-            InputError: attention is of a kind that is not known, or a norm or a factor stands after it (see
-                ``Blockwise``).
-        """
-        blocks = self._blocks(run.batch.clean.tokens.shape[1])
-        layers = range(self.model.cfg.n_layers)
-        resid = torch.stack([run.tape[f"blocks.{layer}.ln1.hook_in"].detach() for layer in layers])
-        sides = (torch.stack(side.z) for side in (run.batch.clean, run.batch.corrupt))
-        kept = _Kept(blocks, resid, next(sides) - next(sides))
-        last = len(layers) - 1
-        z = kept.blocks.attend(*(self._clean(kept, last, into) for into in QKV))
-        kept.blocks.check(z, run.batch.clean.z[last])
-        for row, index in enumerate(run.batch.indices):
-            self._where[index] = (len(self._kept), row)
-        self._kept.append(kept)
-
-    def effects(
-        self, pairs: Int[np.ndarray, " edge"], edges: EdgeList
-    ) -> tuple[Float[np.ndarray, " edge"], float]:
-        """Fall of the metric when one edge is removed on one pair, an edge and a pair a row; and the cost."""
-        layers, heads, inputs = edges.of_receivers("layer"), edges.of_receivers("head"), edges.into
-        batches = np.array([self._where[int(pair)][0] for pair in pairs], dtype=int)
-        groups = sorted(set(zip(batches.tolist(), layers.tolist(), inputs.tolist(), strict=True)))
-        given: list[Tensor] = [torch.empty(0)] * len(pairs)
-        for batch, layer, into in groups:
-            some = np.flatnonzero((batches == batch) & (layers == layer) & (inputs == into))
-            for begin in range(0, len(some), PATCH_ROWS):
-                chunk = some[begin : begin + PATCH_ROWS]
-                rows = [self._where[int(pair)][1] for pair in pairs[chunk]]
-                senders = [edges.sites[place] for place in edges.sender[chunk]]
-                z = self._replaced(self._kept[batch], layer, into, rows, heads[chunk], senders)
-                for place, one in zip(chunk, z, strict=True):
-                    given[place] = one[self.runner.first_position(int(pairs[place])) :]
-        return self.runner.effects(pairs, layers, heads, given)
-
-    @torch.no_grad()
-    def _replaced(
-        self, kept: _Kept, layer: int, into: Into, rows: list[int], heads: np.ndarray, senders: list[Site]
-    ) -> Float[Tensor, "edge pos d_head"]:
-        chosen, blocks = torch.from_numpy(heads), kept.blocks
-        below, of = [site.layer for site in senders], [site.head for site in senders]
-        outputs = torch.stack([self.model.blocks[site.layer].attn.W_O[site.head] for site in senders])
-        reads = kept.resid[layer, rows] - kept.difference[below, rows, :, of] @ outputs
-        weight, _ = blocks.weight(layer, into)
-        of_head = blocks.per_query_head(weight, 0)[chosen]
-        changed = self.model.blocks[layer].ln1(reads) @ of_head
-        bias = blocks.bias(layer, into)
-        if bias is not None:
-            changed = changed + bias[chosen, None]
-        parts = {name: self._clean(kept, layer, name)[rows, :, chosen] for name in QKV if name != into}
-        parts[into] = changed
-        # each row is attention of one head
-        return blocks.attend(*(parts[name][:, :, None] for name in QKV))[:, :, 0]
-
-    @torch.no_grad()
-    def _clean(self, kept: _Kept, layer: int, into: Into) -> Float[Tensor, "batch pos head d_head"]:
-        found = kept.blocks.project(layer, into, self.model.blocks[layer].ln1(kept.resid[layer]))
-        bias = kept.blocks.bias(layer, into)
-        return found if bias is None else found + bias
+    return edge_products_among(receivers, edges, [written_among(differences, edges)])[0]
 
 
 def conditional_information(
@@ -325,14 +189,13 @@ def conditional_information(
     return (total / sides).reshape(heads, slots, heads, slots)
 
 
-def co_occurrence(edges: EdgeList, codes: ReadCodes, n_pairs: int) -> Float[np.ndarray, " edge"]:
-    """Bits of every edge, from the first pairs of the codes.
+def co_occurrence(edges: EdgeList, ids: Int[np.ndarray, "side pair role site"]) -> Float[np.ndarray, " edge"]:
+    """Bits of every edge, from the codes of its heads.
 
     Into a query: the most over roles, both heads' codes at the same one. Into a key or value: over pairs of roles of
     which the sender's is not named after the receiver's. So it tells queries from the rest, and not keys from values.
     """
-    ids = [codes.of(site.layer, site.head or 0)[:, :n_pairs] for site in edges.sites]
-    bits = conditional_information(np.stack(ids, -1))
+    bits = conditional_information(ids)
     slots = np.arange(bits.shape[1])
     at_one = bits[:, slots, :, slots].max(0)
     not_after = np.where((slots[:, None] <= slots)[:, None], bits, 0.0).max((1, 3))
@@ -364,14 +227,17 @@ def edges_by_patching(
     sites: Sequence[Site] | None = None,
     batch_size: int = PatchedEdgesConfig.batch_size,
     progress: Progress | None = None,
+    clean: CleanRun | None = None,
+    codes: RoleCodes | None = None,
 ) -> ScoredEdges:
-    """:func:`patched_edges` on the first :data:`PATCHED_EDGE_PAIRS`, with codes that the finder read on the same pairs.
+    """:func:`patched_edges` on the first :data:`PATCHED_EDGE_PAIRS`.
 
     Edges of MLPs, too, are attributed; none are scored where they cannot be attributed in this model.
 
     Args:
         scores: of the finder, whose threshold is that of edges too.
         batch_size: smaller than usual where memory is short; a larger one is not taken.
+        clean, codes: of these pairs.
     """
     if sites is not None and any(site.kind != "attn" for site in sites):
         return attributed_edges(model, pairs, sites=sites, batch_size=batch_size, progress=progress)
@@ -381,8 +247,7 @@ def edges_by_patching(
     config = PatchedEdgesConfig(
         threshold=scores.config["threshold"], batch_size=min(batch_size, PatchedEdgesConfig.batch_size)
     )
-    assert isinstance(scores.codes, RoleCodes)
-    return patched_edges(model, some, scores.codes, config, sites=sites, progress=progress)
+    return patched_edges(model, some, codes, config, sites=sites, progress=progress, clean=clean)
 
 
 def patched_edges(
@@ -393,13 +258,15 @@ def patched_edges(
     *,
     sites: Sequence[Site] | None = None,
     progress: Progress | None = None,
+    clean: CleanRun | None = None,
 ) -> ScoredEdges:
     """Score the edges among heads (module docstring).
 
     Args:
-        codes: of the finder ``adaptive-patching``; its first pairs are ``pairs``.
+        codes: whose first pairs are ``pairs``.
         sites: the heads; all if not given.
         progress: told hundredths of the work.
+        clean: whose first pairs are ``pairs``, kept; one of its own if not given.
 
     Raises:
         InputError: fewer than 2 pairs, an MLP among the sites, codes of fewer pairs, or no gap on these pairs.
@@ -416,7 +283,9 @@ def patched_edges(
     if not len(edges):
         context.tell(1.0)
         return ScoredEdges()
-    proposed = _propose(context, edges, codes)
+    if clean is not None and not clean.kept.issuperset(range(len(pairs))):
+        clean = None
+    proposed = _propose(context, edges, codes, clean)
     context.forwards += (PROPOSING_COST - BASE_COST) * len(pairs)
     promise = np.maximum(np.abs(proposed.attribution.mean(0)), np.abs(proposed.path.mean(0)))
     chosen = np.sort(np.argsort(-promise, kind="stable")[: config.candidates])
@@ -426,7 +295,10 @@ def patched_edges(
     if proposed.exact is not None and config.budget:
         _measure(context, estimates, edges.subset(chosen), proposed.exact)
     context.tell(1.0)
-    bits = None if codes is None else co_occurrence(edges, codes, len(pairs))
+    bits = None
+    if codes is not None:
+        ids = [codes.of(site.layer, site.head or 0)[:, : len(pairs)] for site in edges.sites]
+        bits = co_occurrence(edges, np.stack(ids, -1))
     cost = Cost(context.forwards, time.perf_counter() - begin)
     return _result(edges, chosen, estimates, proposed, bits, cost, config)
 
@@ -444,18 +316,17 @@ class _Proposed:
     path: Float[np.ndarray, "pair edge"]
     partial: Float[np.ndarray, "pair edge"]
     by_codes: Float[np.ndarray, "pair edge"] | None
-    exact: PathPatchRunner | None
+    exact: EdgePatcher | None
 
 
-def _propose(context: Context, edges: EdgeList, codes: RoleCodes | None) -> _Proposed:
+def _propose(context: Context, edges: EdgeList, codes: RoleCodes | None, clean: CleanRun | None) -> _Proposed:
     model, pairs = context.model, context.pairs
     shape = (len(pairs), len(edges))
     attribution, path, partial, by_codes = (np.zeros(shape, dtype=np.float32) for _ in range(4))
-    runner = PatchRunner(model, pairs, range(len(pairs)))
-    exact: PathPatchRunner | None = PathPatchRunner(model, runner)
-    for run in edge_runs(context, runner, share=PROPOSING):
+    own = [] if clean is not None else [clean := CleanRun(model, pairs)]
+    for run in edge_runs(context, *own, share=PROPOSING):
         rows = list(run.batch.indices)
-        versions = [edges.written(run)]
+        versions = [written_among(run, edges)]
         if codes is not None:
             versions.append(written_codes(run, edges, codes))
         attribution[rows], *of_codes = edge_products_among(run.at_clean(), edges, versions)
@@ -463,20 +334,20 @@ def _propose(context: Context, edges: EdgeList, codes: RoleCodes | None) -> _Pro
             by_codes[rows] = of_codes[0]
         path[rows] = (attribution[rows] + halfway_products(run, edges)) / 2
         partial[rows] = partial_products(run, edges)
-        if exact is not None:
-            try:
-                exact.keep(run)
-            except InputError:  # attention that cannot be written out: its edges keep their attribution
-                exact = None
+    exact = None
+    with contextlib.suppress(
+        InputError
+    ):  # attention that cannot be written out: its edges keep their attribution
+        exact = EdgePatcher(clean)
     return _Proposed(attribution, path, partial, None if codes is None else by_codes, exact)
 
 
-def _measure(context: Context, estimates: EffectEstimates, edges: EdgeList, exact: PathPatchRunner) -> None:
+def _measure(context: Context, estimates: EffectEstimates, edges: EdgeList, exact: EdgePatcher) -> None:
     """Spend the budget where it is open whether an edge's effect is above the threshold."""
     everything = range(len(context.pairs))
-    prefix = exact.runner.prefix_cost(everything)
+    prefix = exact.clean.prefix_cost(everything)
     spent = estimates.spend(
-        exact.runner.cost(everything)[edges.of_receivers("layer")],
+        exact.clean.cost(everything)[edges.of_receivers("layer")],
         context.config.budget * len(everything) - prefix,
         lambda rows, chosen: exact.effects(rows, edges.subset(chosen)),
         lambda done: context.tell(PROPOSING + (1 - PROPOSING) * done),

@@ -1,14 +1,12 @@
 """Attribution proposes, activation patching decides where membership is open: the finder that this package recommends.
 
 1. **Run once** (4 forward-pass equivalents a pair): clean and corrupt prompts and one backward pass give every head's
-   attribution (:mod:`interp.scores.attribution`) and its outputs at the task's roles.
+   attribution (:mod:`interp.scores.attribution`).
 2. **Ask what others hide**: gradients in runs with all heads partly off (:mod:`.partial_ablation`) find arms of
    OR-gates and backups, which have no effect by themselves, and steady the ranking of those that have one.
 3. **Patch where it is uncertain** (with 2, ``budget`` more): single heads on single pairs, spent on the heads of which
    it is open whether they are members (:mod:`.posterior`). What attribution gets wrong on the pairs patched
    corrects it on all.
-4. **Read codes**: of the likely members' outputs at the roles, each head's with a codebook of its own
-   (:mod:`.role_codes`): it is told which change of code the effect comes from.
 
 A head's score is the size that its effect is expected to have, as far as it is above ``threshold`` of the gap
 (:mod:`.posterior`), with the sign of its effect; and a fifth of the same for its value while others are half off
@@ -29,6 +27,7 @@ from jaxtyping import Float
 from interp import THRESHOLD
 from interp.activations.stream import FORWARD_AND_BACKWARD, Consumer
 from interp.errors import InputError, whole_number
+from interp.interventions.clean_run import CleanRun
 from interp.models import Site
 from interp.scores.adaptive_patching.edges import PatchedEdgesConfig, edges_by_patching
 from interp.scores.adaptive_patching.nested import NestedCircuitsConfig, nested_circuits
@@ -40,10 +39,8 @@ from interp.scores.adaptive_patching.posterior import (
     membership,
     moderated_variance,
 )
-from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.attribution import AttributionConsumer
 from interp.scores.method import Context, MethodConfig, Rank, method
-from interp.scores.patch_runner import PatchRunner
 from interp.scores.result import Evidence, Scores
 
 PASS_SHARE = 0.5
@@ -60,12 +57,8 @@ HALF_WEIGHT, QUARTER_WEIGHT = 0.2, 0.06
 """How a value while others are partly off counts beside an effect of one's own (chosen in benchmarks/REPORT.md)."""
 HIDDEN_TIE_BREAK = 0.01
 """How a value that is surely below the threshold counts beside one above it."""
-CHANGES = 8
-"""Changes of code that are told of a head."""
 LIKELY = 0.5
 """Probability of membership from which on a head has evidence."""
-VECTORS_PER_CODE = 4
-"""Fewer would give every prompt codes of its own."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +68,11 @@ class AdaptivePatchingConfig(MethodConfig):
         threshold: share of the clean–corrupt gap from which on an effect makes a member.
         budget: forward-pass equivalents a pair beyond attribution's 4, for up to :data:`BUDGET_PAIRS` pairs; the
             default makes twice attribution's cost there.
-        n_codes: codes of each head, fewer where there are few prompts.
-        seed: of the pairs that are run partly off, and of k-means.
+        seed: of the pairs that are run partly off.
     """
 
     threshold: float = THRESHOLD
     budget: float = 4.0
-    n_codes: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -90,7 +81,6 @@ class AdaptivePatchingConfig(MethodConfig):
             raise InputError(f"threshold {self.threshold}: it is a share of the gap, above 0 and below 1")
         if not 0 <= self.budget <= MOST_BUDGET:
             raise InputError(f"budget {self.budget}: forward passes a pair, 0 to {MOST_BUDGET}")
-        whole_number("n_codes", self.n_codes, 1)
         whole_number("seed", self.seed, 0)
 
 
@@ -121,22 +111,19 @@ def adaptive_patching(context: Context) -> Scores:
     Raises:
         InputError: fewer than 2 pairs.
     """
-    pairs, config, outputs = context.pairs, context.config, RoleOutputs(context.pairs)
-    base = AdaptivePatchingBase(context, outputs)
+    pairs, config = context.pairs, context.config
+    base = AdaptivePatchingBase(context)
     ranking = base.rank(
         range(len(pairs)), config, tell=lambda share: context.tell(PASS_SHARE + (1 - PASS_SHARE) * share)
     )
-    vectors = 2 * len(pairs) * len(outputs.roles_)
-    role_codes = RoleCodes(outputs, max(2, min(config.n_codes, vectors // VECTORS_PER_CODE)), config.seed)
     context.forwards += ranking.forwards
     mlps = base.scorer.mlps_
     return Scores(
         ranking.heads,
         mlps=None if mlps is None else expected_of_mlps(mlps, ranking.member.threshold),
         mlps_per_pair=mlps,
-        codes=role_codes,
         probability=ranking.member.probability.reshape(ranking.heads.shape),
-        evidence=_evidence(ranking, role_codes, config.seed),
+        evidence=_evidence(ranking, config.seed),
     )
 
 
@@ -185,14 +172,14 @@ class AdaptivePatchingBase:
         n = len(context.pairs)
         if n < 2:
             raise InputError(f"{n} pair: at least 2 are needed to know how much pairs differ")
-        shared = context.shared(PatchRunner) if kept is None else None
+        shared = context.shared(CleanRun) if kept is None else None
         if kept is None:
-            self.runner = shared or PatchRunner.of_first(context.model, context.pairs)
+            self.clean = shared or CleanRun.of_first(context.model, context.pairs)
         else:
-            self.runner = PatchRunner(context.model, context.pairs, kept)
+            self.clean = CleanRun(context.model, context.pairs, kept)
         self.scorer = AttributionConsumer(n)
-        self.partial = PartialGradients(context.model, self.runner)
-        context.run(self.scorer, *([] if shared else [self.runner]), *consumers, share=PASS_SHARE)
+        self.partial = PartialGradients(self.clean)
+        context.run(self.scorer, *([] if shared else [self.clean]), *consumers, share=PASS_SHARE)
         assert context.metric is not None
         self.gaps = context.metric[0] - context.metric[1]
 
@@ -211,19 +198,19 @@ class AdaptivePatchingBase:
         attribution = self.scorer.heads_[indices]
         shape = attribution.shape[1:]
         gap = float(self.gaps[indices].mean())
-        kept = [row for row, index in enumerate(indices) if index in self.runner.kept]
+        kept = [row for row, index in enumerate(indices) if index in self.clean.kept]
         estimates = EffectEstimates(
             attribution.reshape(len(indices), -1), gap, config.threshold, np.array(kept)
         )
         pairs = [indices[row] for row in kept]
-        prefix = self.runner.prefix_cost(pairs)
+        prefix = self.clean.prefix_cost(pairs)
         budget = config.budget * min(len(indices), BUDGET_PAIRS) - prefix
         hidden, spent = self._hidden(pairs, budget, gap, config)
-        cost, pool = np.repeat(self.runner.cost(pairs), shape[1]), np.array(indices)
+        cost, pool = np.repeat(self.clean.cost(pairs), shape[1]), np.array(indices)
         spent += estimates.spend(
             cost,
             budget - spent,
-            lambda rows, flat: self.runner.effects(pool[rows], flat // shape[1], flat % shape[1]),
+            lambda rows, flat: self.clean.effects(pool[rows], flat // shape[1], flat % shape[1]),
             tell,
         )
         member = estimates.membership()
@@ -241,7 +228,7 @@ class AdaptivePatchingBase:
         From :func:`partial_runs` pairs; zero where that is fewer than two.
         """
         hidden, spent = np.zeros(self.scorer.heads_.shape[1:]), 0.0
-        runs = partial_runs(len(kept), budget, FORWARD_AND_BACKWARD * self.runner.share(kept), PARTIAL_SHARE)
+        runs = partial_runs(len(kept), budget, FORWARD_AND_BACKWARD * self.clean.share(kept), PARTIAL_SHARE)
         order = np.random.default_rng(config.seed + 1).permutation(kept)[:runs].tolist()
         quarter = round(QUARTER_RUNS * len(order))
         parts = (
@@ -272,7 +259,7 @@ def partial_runs(n: int, budget: float, cost: float, share: float) -> int:
     return min(PARTIAL_RUNS, n, int(max(share * affordable, min(affordable, 2))))
 
 
-def _evidence(ranking: Ranking, role_codes: RoleCodes, seed: int) -> dict[str, Evidence]:
+def _evidence(ranking: Ranking, seed: int) -> dict[str, Evidence]:
     """What speaks for each likely member."""
     estimates, probability = ranking.estimates, ranking.member.probability
     estimate, variance = estimates.estimate()
@@ -286,6 +273,5 @@ def _evidence(ranking: Ranking, role_codes: RoleCodes, seed: int) -> dict[str, E
             probability=float(probability[flat]),
             p_value=float(p_values[flat]),
             patched=int(estimates.patched[flat]),
-            changes=tuple(role_codes.changes(layer, head, CHANGES)),
         )
     return found

@@ -31,14 +31,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from interp.activations.stream import BATCH_SIZE, FORWARD_AND_BACKWARD, Progress
+from interp.activations.stream import FORWARD_AND_BACKWARD, Progress
 from interp.errors import InputError
+from interp.interventions.clean_run import CleanRun
 from interp.models import Model
 from interp.prompts.pairs import PromptPairs
 from interp.scores.adaptive_patching.partial_ablation import partial_values
 from interp.scores.adaptive_patching.posterior import moderated_variance
 from interp.scores.method import Context, MethodConfig
-from interp.scores.patch_runner import PatchRunner
 from interp.scores.result import Cost
 
 MOST_PAIRS = 32
@@ -121,9 +121,9 @@ def nested_circuits(
     if len(pairs) < 2:
         raise InputError(f"{len(pairs)} pair: at least 2 are needed to know how much pairs differ")
     everything = range(len(pairs))
-    context, runner = Context(model, pairs, config, progress=progress), PatchRunner(model, pairs, everything)
-    context.run(runner, share=1 / (1 + len(sizes)))
-    context.forwards += runner.prefix_cost(everything)
+    context, clean = Context(model, pairs, config, progress=progress), CleanRun(model, pairs)
+    context.run(clean, share=1 / (1 + len(sizes)))
+    context.forwards += clean.prefix_cost(everything)
     if context.gap == 0:
         raise InputError(
             "the metric is the same on clean and corrupt prompts: there is nothing to grow a circuit for"
@@ -132,14 +132,9 @@ def nested_circuits(
     share = points[:, None, None].expand(len(pairs), *shape).clone()
     order, signs, left_out = np.empty(0, dtype=int), np.empty(0), []
     for done, size in enumerate(sizes, 2):
-        found = [
-            partial_values(model, run, range(len(run.pairs))[rows], share[list(run.indices[rows])])
-            for run in runner.runs
-            for rows in (slice(begin, begin + BATCH_SIZE) for begin in range(0, len(run.pairs), BATCH_SIZE))
-        ]
+        values = partial_values(clean, everything, share).reshape(len(pairs), -1)
         context.tell(done / (1 + len(sizes)))
-        values = np.concatenate(found).reshape(len(pairs), -1)
-        context.forwards += FORWARD_AND_BACKWARD * runner.share(everything) * len(pairs)
+        context.forwards += FORWARD_AND_BACKWARD * clean.share(everything) * len(pairs)
         rest = np.setdiff1d(np.arange(n_heads), order)
         mean = values.mean(0)[rest]
         ranked, left = rank_so_that_the_rest_cancels(

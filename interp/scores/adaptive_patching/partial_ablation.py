@@ -26,19 +26,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.stream import FORWARD_AND_BACKWARD
-from interp.models import HookFunction, Model
-from interp.scores.patch_runner import CleanRun, PatchRunner
+from interp.activations.stream import BATCH_SIZE, FORWARD_AND_BACKWARD
+from interp.interventions.clean_run import CleanRun
+from interp.models import HookFunction
 
 HALF_ON, QUARTER_ON = 0.5, 0.25
 """Shares that are used."""
 
 
 class PartialGradients:
-    """Values of every head (module docstring) on pairs that ``runner`` has kept; each pair and share is run once."""
+    """Values of every head (module docstring) on pairs of a clean run; each pair and share is run once."""
 
-    def __init__(self, model: Model, runner: PatchRunner) -> None:
-        self.model, self.runner = model, runner
+    def __init__(self, clean: CleanRun) -> None:
+        self.clean = clean
         self._known: dict[tuple[int, float], np.ndarray] = {}
 
     def of(self, pairs: Sequence[int], share: float) -> tuple[Float[np.ndarray, "pair layer head"], float]:
@@ -47,26 +47,30 @@ class PartialGradients:
         Args:
             share: s, how much of every head stays on; 1 is attribution.
         """
-        missing = {pair for pair in pairs if (pair, share) not in self._known}
-        for run in self.runner.runs:
-            rows = [row for row, index in enumerate(run.indices) if index in missing]
-            if rows:
-                everywhere = torch.full((len(rows), self.model.cfg.n_layers, self.model.cfg.n_heads), share)
-                values = partial_values(self.model, run, rows, everywhere)
-                self._known |= {
-                    (run.indices[row], share): value for row, value in zip(rows, values, strict=True)
-                }
-        cost = FORWARD_AND_BACKWARD * self.runner.share(pairs) * len(pairs)
+        missing = [pair for pair in dict.fromkeys(pairs) if (pair, share) not in self._known]
+        everywhere = torch.full((len(missing), self.clean.n_layers, self.clean.n_heads), share)
+        values = partial_values(self.clean, missing, everywhere)
+        self._known |= {(pair, share): value for pair, value in zip(missing, values, strict=True)}
+        cost = FORWARD_AND_BACKWARD * self.clean.share(pairs) * len(pairs)
         return np.stack([self._known[pair, share] for pair in pairs]), cost
 
 
 def partial_values(
-    model: Model, run: CleanRun, rows: Sequence[int], share: Float[Tensor, "pair layer head"]
+    clean: CleanRun, pairs: Sequence[int], share: Float[Tensor, "pair layer head"]
 ) -> Float[np.ndarray, "pair layer head"]:
-    """Values of every head on the pairs in these rows of a base run, each head holding its own share of its output."""
-    rows = list(rows)
-    length = int(run.last[rows].max()) + 1
-    corrupt = run.corrupt_z[:, rows, :length]
+    """Values of every head on some pairs, each head holding its own share of its output."""
+    values = np.zeros(share.shape)
+    row_of = {pair: row for row, pair in enumerate(pairs)}
+    for group, begin in clean.near(pairs, BATCH_SIZE):
+        rows = [row_of[pair] for pair in group]
+        values[rows] = _values(clean, group, begin, share[rows])
+    return values
+
+
+def _values(
+    clean: CleanRun, pairs: list[int], begin: int, share: Float[Tensor, "pair layer head"]
+) -> Float[np.ndarray, "pair layer head"]:
+    embedded, corrupt = clean.outputs(pairs, begin)
     shares = share.to(corrupt)[:, :, None, :, None]
     used: list[Tensor] = []
     live: list[Tensor] = []
@@ -79,11 +83,11 @@ def partial_values(
 
         return hook
 
-    hooks = {f"blocks.{layer}.attn.hook_z": mix(layer) for layer in range(model.cfg.n_layers)}
+    hooks = {f"blocks.{layer}.attn.hook_z": mix(layer) for layer in range(clean.n_layers)}
     # every parameter is frozen: the graph begins at the first block's input
-    begin = run.resid[0, rows, :length].detach().requires_grad_(True)
+    embedded = embedded.detach().requires_grad_(True)
     with torch.enable_grad():
-        gradients = torch.autograd.grad(run.answers(rows, 0, begin, hooks).sum(), used)
+        gradients = torch.autograd.grad(clean.metric(pairs, 0, embedded, hooks, begin).sum(), used)
     values = [
         ((z - off) * gradient).float().sum((1, 3))
         for z, off, gradient in zip(live, corrupt, gradients, strict=True)

@@ -1,19 +1,16 @@
-"""What a head's codes do to the answer: its output at the task's roles as codes, and the effect of changing them.
+"""What heads say at the task's roles: their outputs there, and the codes that a run's codebooks give them.
 
-Every head has a codebook of its own, fitted without gradients (k-means) to its outputs at the role positions of the
-very prompts, clean and corrupt. Then, to first order, the metric falls by
+A run has one vocabulary of codes: the codebooks of its program, one for each head at a role; without a program those
+that come with the package for the model, one for each head. To first order the metric falls by
 
-    Σ_roles (c(clean) − c(corrupt)) · ∂m/∂z
+    (c(clean) − c(corrupt)) · ∂m/∂z
 
-when a head's clean codes become those it has on the corrupt prompt: attribution patching in the space of codes. Set
-for real (``z − c(clean) + c(corrupt)`` at the roles, everything downstream recomputed), the same exchange says how
-much of the head's effect its codes carry.
-
-Codes of a head are comparable across prompts and roles, and with no other head's.
+when a head's clean code at a role becomes the one it has on the corrupt prompt: attribution patching in the space of
+codes.
 """
 
-import math
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -22,7 +19,7 @@ from torch import Tensor
 
 from interp.activations.means import HeadMeans, distinct_roles, role_positions
 from interp.activations.stream import PairBatch
-from interp.bottlenecks.codebook import Codebook, CodebookConfig
+from interp.bottlenecks.dictionary import Dictionary
 from interp.prompts.pairs import PromptPairs
 from interp.scores.result import CodeChange
 
@@ -31,10 +28,9 @@ class RoleOutputs(HeadMeans):
     """A consumer that keeps every head's output and its gradient at the roles, at END where pairs share none.
 
     Attributes:
-        gradient_: of the metric with respect to the clean output [pair, role, layer, head, d_head].
+        gradient_: of the metric with respect to the clean output [pair, role, layer, head, d_head]; zero where the pass
+            takes no gradients.
     """
-
-    needs_gradients = True
 
     def __init__(self, pairs: PromptPairs) -> None:
         super().__init__(pairs, role_positions(pairs))
@@ -44,32 +40,30 @@ class RoleOutputs(HeadMeans):
 
     def update(self, batch: PairBatch) -> None:
         super().update(batch)
-        reduced = self.reduce(batch.z_gradient, batch)
         if not hasattr(self, "gradient_"):
-            self.gradient_ = torch.zeros(self.n_pairs, *reduced.shape[1:])
-        self.gradient_[list(batch.indices)] = reduced
+            self.gradient_ = torch.zeros(self.z_.shape[1:])
+        if batch.z_gradient:
+            self.gradient_[list(batch.indices)] = self.reduce(batch.z_gradient, batch)
 
 
 class RoleCodes:
-    """A codebook of each head, fitted when its codes are first asked for, and the codes of all prompts.
+    """The codes of heads at roles, read when they are first asked for.
 
     Args:
         outputs: after the feed.
-        n_codes: codes of each head; no more than there are vectors.
+        codebooks: of heads at a role, by ``a17.h4 @ S2``, or of heads at all of them, by ``a17.h4``.
     """
 
-    def __init__(self, outputs: RoleOutputs, n_codes: int, seed: int) -> None:
-        self.outputs, self.roles = outputs, outputs.roles_
-        *prompts, _, _, d_head = outputs.z_.shape
-        n = min(n_codes, math.prod(prompts))
-        self.config = CodebookConfig(d_in=d_head, n_codes=n, selection="matching_pursuit", seed=seed)
+    def __init__(self, outputs: RoleOutputs, codebooks: Mapping[str, Dictionary]) -> None:
+        self.outputs, self.codebooks, self.roles = outputs, codebooks, outputs.roles_
         self._read: dict[tuple[int, int], tuple[Int[np.ndarray, "side pair role"], Tensor]] = {}
 
     def of(self, layer: int, head: int) -> Int[np.ndarray, "side pair role"]:
+        """A head's strongest code; −1 at roles for which there is no codebook."""
         return self._codes(layer, head)[0]
 
     def vectors(self, layer: int, head: int) -> Float[Tensor, "side pair role d_head"]:
-        """What the codes stand for."""
+        """What the codes stand for; zero without a codebook."""
         return self._codes(layer, head)[1]
 
     def attribution(self, layer: int, head: int) -> Float[np.ndarray, "pair role"]:
@@ -79,10 +73,15 @@ class RoleCodes:
     @torch.no_grad()
     def _codes(self, layer: int, head: int) -> tuple[np.ndarray, Tensor]:
         if (layer, head) not in self._read:
-            z = self.outputs.z_[..., layer, head, :]
-            book = Codebook(self.config).fit(z.flatten(0, 2))
-            codes = book.encode(z)
-            self._read[layer, head] = codes.ids[..., 0].numpy(), book.decode(codes)
+            z, site = self.outputs.z_[..., layer, head, :], f"a{layer}.h{head}"
+            ids, vectors = np.full(z.shape[:-1], -1), torch.zeros_like(z)
+            for place, role in enumerate(self.roles):
+                codebook = self.codebooks.get(f"{site} @ {role}", self.codebooks.get(site))
+                if codebook is not None:
+                    codes = codebook.encode(z[:, :, place])
+                    ids[:, :, place] = codes.ids[..., 0].numpy()
+                    vectors[:, :, place] = codebook.decode(codes)
+            self._read[layer, head] = ids, vectors
         return self._read[layer, head]
 
     def changes(self, layer: int, head: int, most: int) -> list[CodeChange]:
@@ -91,15 +90,22 @@ class RoleCodes:
         pairs = ids.shape[1]
         total: defaultdict[tuple[str, int, int], float] = defaultdict(float)
         seen: Counter[tuple[str, int, int]] = Counter()
-        for slot, role in enumerate(self.roles):
-            clean, corrupt = ids[:, :, slot]
-            for pair in range(pairs):
+        for place, role in enumerate(self.roles):
+            clean, corrupt = ids[:, :, place]
+            for pair in np.flatnonzero(clean != corrupt):
                 key = (role, int(clean[pair]), int(corrupt[pair]))
-                total[key] += float(attribution[pair, slot])
+                total[key] += float(attribution[pair, place])
                 seen[key] += 1
-        found = [
-            CodeChange(*key, seen[key] / pairs, value / pairs)
-            for key, value in total.items()
-            if key[1] != key[2]
+        changes = [
+            CodeChange(*key, seen[key] / pairs, value / pairs) for key, value in total.items() if value
         ]
-        return sorted(found, key=lambda change: -abs(change.attribution))[:most]
+        return sorted(changes, key=lambda change: -abs(change.attribution))[:most]
+
+    def usage(self, layer: int, head: int) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+        """Of either side, a head's codes and the share of its prompts and roles that have each, most used first."""
+        shares = []
+        for side in self.of(layer, head):
+            used, counts = np.unique(side, return_counts=True)
+            order = np.argsort(-counts, kind="stable")
+            shares.append([(int(used[i]), float(counts[i] / counts.sum())) for i in order])
+        return shares[0], shares[1]

@@ -1,8 +1,9 @@
 """Running a model with only some of its components: the others' outputs are replaced, everything else recomputes.
 
 A *circuit* is a set of heads that are kept; all other heads of the model are ablated at every position. A kept head
-is live: it reads the residual stream that the ablated ones left behind. MLPs and the clean prompt's embeddings are
-always live. With nothing kept and ``resample``, m(∅) is the corrupt run where END holds the same token on both sides:
+is live: it reads the residual stream that the ablated ones left behind. The clean prompt's embeddings are always live,
+and so are MLPs, unless the circuits have them too.
+With nothing kept and ``resample``, m(∅) is the corrupt run where END holds the same token on both sides:
 only attention moves anything between positions.
 
 What a component is replaced by is another question each time, with other answers (Miller et al. 2024, arXiv
@@ -21,7 +22,7 @@ kind                 value in place of a component's output
 Many circuits share one forward: the mask [circuit, layer, head] is a batch dimension.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -41,14 +42,15 @@ from interp.activations.stream import (
     feed,
 )
 from interp.errors import InputError
-from interp.models import HookFunction, Model, model_device
+from interp.interventions.clean_run import PATCH_ROWS
+from interp.models import HookFunction, Model, has_mlps, model_device
 from interp.models.partial_forward import starting_at
 from interp.prompts.pairs import PromptPairs
 
 Kind = Literal["resample", "mean", "mean-by-position", "zero"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Fill = list[Tensor]
-"""Of heads, layer by layer; each tensor broadcasts to one batch of pairs."""
+"""Of heads, layer by layer, then of MLPs; each tensor broadcasts to one batch of pairs."""
 
 
 class Corrupt(Consumer):
@@ -58,20 +60,20 @@ class Corrupt(Consumer):
         self.kept: dict[tuple[int, ...], Fill] = {}
 
     def update(self, batch: PairBatch) -> None:
-        self.kept[batch.indices] = list(batch.corrupt.z)
+        self.kept[batch.indices] = [*batch.corrupt.z, *batch.corrupt.mlp]
 
     def of(self, indices: tuple[int, ...], _length: int) -> Fill:
         return self.kept[indices]
 
 
 class Zero(Consumer):
-    """``zero``: one zero for every layer."""
+    """``zero``: one zero for every component."""
 
     def __init__(self) -> None:
         self.fill: Fill = []
 
     def update(self, batch: PairBatch) -> None:
-        self.fill = [torch.zeros((), device=z.device) for z in batch.clean.z]
+        self.fill = [torch.zeros((), device=z.device) for z in (*batch.clean.z, *batch.clean.mlp)]
 
     def of(self, _indices: tuple[int, ...], _length: int) -> Fill:
         return self.fill
@@ -86,10 +88,10 @@ class MeanByPosition(Consumer):
 
     def update(self, batch: PairBatch) -> None:
         length, n = batch.corrupt.tokens.shape[1], len(batch.indices)
-        found = [z.float().sum(0) for z in batch.corrupt.z]
+        sums = [z.float().sum(0) for z in (*batch.corrupt.z, *batch.corrupt.mlp)]
         if length in self.sums:
-            found = [a + b for a, b in zip(self.sums[length], found, strict=True)]
-        self.sums[length] = found
+            sums = [a + b for a, b in zip(self.sums[length], sums, strict=True)]
+        self.sums[length] = sums
         self.counts[length] = self.counts.get(length, 0) + n
 
     def of(self, _indices: tuple[int, ...], length: int) -> Fill:
@@ -110,21 +112,21 @@ class Mean(MeanByPosition):
 FILLS: dict[str, type] = {"resample": Corrupt, "mean": Mean, "mean-by-position": MeanByPosition, "zero": Zero}
 
 
-ROWS = 64
-"""Prompts per forward: several circuits share one."""
-
-
 class Ablator:
     """The pairs of one task, run once, and the metric of any circuit on them.
 
-    With ``resample`` it holds every head's output on all corrupt prompts: pairs × positions × layers × d_model
-    numbers; as many for the residual stream of the empty circuit, where circuits that keep no early head begin (in
-    float32, 100 pairs of 20 tokens: 0.15 GB for GPT-2 small, 0.3 for SmolLM2).
+    With ``resample`` it holds every component's output on all corrupt prompts: pairs × positions × layers × d_model
+    numbers; as many for the residual stream of the empty circuit, where circuits that keep no early head begin, and for
+    that of the model, where circuits that lack none begin (in float32, 100 pairs of 20 tokens: 0.15 GB each for GPT-2
+    small, 0.3 for SmolLM2).
 
     Args:
         batch_size: pairs whose forwards share a batch.
+        mlps: whether circuits say of MLPs, too, if they are kept: each stands after the heads of its layer.
+        run: feeds consumers with a pass over the pairs, in batches of that size, and tells what that cost.
 
     Attributes:
+        shape: of a circuit, (layers, heads), or one more with MLPs.
         metric_clean, metric_corrupt: the untouched model's task metric, [pair].
         forwards: what was spent so far, in forward passes of one prompt.
 
@@ -139,26 +141,32 @@ class Ablator:
         kind: str = "resample",
         *,
         batch_size: int = BATCH_SIZE,
+        mlps: bool = False,
         progress: Progress | None = None,
+        run: Callable[[Sequence[Consumer]], float] | None = None,
     ) -> None:
         if kind not in KINDS:
             raise InputError(f"ablation {kind!r}: choose {', '.join(KINDS)}")
         self.model, self.pairs, self.kind, self.batch_size = model, pairs, kind, batch_size
-        self.shape = (model.cfg.n_layers, model.cfg.n_heads)
-        metrics, fills = MetricConsumer(len(pairs)), FILLS[kind]()
-        self.forwards = feed(model, pairs, [metrics, fills], batch_size=batch_size, progress=progress)
+        self.mlps = mlps and has_mlps(model)
+        self.shape = (model.cfg.n_layers, model.cfg.n_heads + self.mlps)
+        consumers = metrics, fills = MetricConsumer(len(pairs)), FILLS[kind]()
+        if run is None:
+            self.forwards = feed(model, pairs, consumers, batch_size=batch_size, progress=progress)
+        else:
+            self.forwards = run(consumers)
         self.metric_clean, self.metric_corrupt = metrics.metric_
         self._fills = fills
-        self._below: dict[tuple[int, ...], list[Tensor]] = {}
+        self._resid: dict[tuple[tuple[int, ...], bool], list[Tensor]] = {}
         self._untouched: dict[tuple[int, ...], Tensor] = {}
 
     def metric(
-        self, keep: Bool[np.ndarray, "circuit layer head"], *, progress: Progress | None = None
+        self, keep: Bool[np.ndarray, "circuit layer component"], *, progress: Progress | None = None
     ) -> Float[np.ndarray, "circuit pair"]:
         """Task metric of every clean prompt under every circuit; circuits given twice are run once.
 
         Args:
-            keep: heads that stay live.
+            keep: components that stay live.
             progress: told how many circuit × pair values have just become known.
 
         Raises:
@@ -167,7 +175,7 @@ class Ablator:
         return self._measured(keep, progress, with_kl=False)[0]
 
     def metric_and_kl(
-        self, keep: Bool[np.ndarray, "circuit layer head"], *, progress: Progress | None = None
+        self, keep: Bool[np.ndarray, "circuit layer component"], *, progress: Progress | None = None
     ) -> tuple[Float[np.ndarray, "circuit pair"], Float[np.ndarray, "circuit pair"]]:
         """:meth:`metric`, and the KL divergence at END from the untouched model to each circuit, in nats."""
         metric, kl = self._measured(keep, progress, with_kl=True)
@@ -184,45 +192,45 @@ class Ablator:
         values = np.zeros((1 + with_kl, len(distinct), len(self.pairs)))
         values[0, distinct.all(1)] = self.metric_clean
         # circuits that begin late share a forward, which begins late too
-        starts = self._first_kept(distinct)
-        order = np.array([k for k in np.argsort(-starts, kind="stable") if not distinct[k].all()], dtype=int)
+        kept, lacking = (self._first(masks) for masks in (distinct, ~distinct))
+        order = np.argsort(-np.maximum(kept, lacking), kind="stable")
+        order = order[~distinct[order].all(1)]
         times = np.bincount(inverse.reshape(-1), minlength=len(distinct))
         if progress is not None:
             progress(int(times[distinct.all(1)].sum()) * len(self.pairs))
         for indices in equal_length_batches(self.pairs, self.batch_size):
-            fill = self._fills.of(indices, len(self.pairs[indices[0]].clean_tokens))
-            together = max(1, max(ROWS, self.batch_size) // len(indices))
+            together = max(1, max(PATCH_ROWS, self.batch_size) // len(indices))
             for begin in range(0, len(order), together):
                 some = order[begin : begin + together]
-                start = int(starts[some].min())
-                found = self._run(indices, fill, distinct[some], start, with_kl=with_kl)
-                values[:, some[:, None], list(indices)] = found
-                self.forwards += found[0].size * (1 - start / self.shape[0])
+                empty = bool(kept[some].min() > lacking[some].min())
+                start = int((kept if empty else lacking)[some].min())
+                measured = self._run(indices, distinct[some], start, empty=empty, with_kl=with_kl)
+                values[:, some[:, None], list(indices)] = measured
+                self.forwards += measured[0].size * (1 - start / self.shape[0])
                 if progress is not None:
                     progress(int(times[some].sum()) * len(indices))
         return values[:, inverse.reshape(-1)]
 
-    def _first_kept(self, masks: np.ndarray) -> np.ndarray:
-        """The lowest layer with a kept head; below it the residual stream is that of the empty circuit."""
+    def _first(self, masks: Bool[np.ndarray, "circuit component"]) -> np.ndarray:
+        """The lowest layer with a component of the mask."""
         layers = np.any(masks.reshape(-1, *self.shape), axis=2)
         return np.where(layers.any(1), layers.argmax(1), self.shape[0] - 1)
 
     @torch.no_grad()
     def _run(
-        self, indices: tuple[int, ...], fill: Fill, masks: np.ndarray, start: int, *, with_kl: bool
+        self, indices: tuple[int, ...], masks: np.ndarray, start: int, *, empty: bool, with_kl: bool
     ) -> Float[np.ndarray, "measure circuit batch"]:
-        layers, heads = self.shape
+        """Of one batch of pairs under some circuits.
+
+        Args:
+            start: the layer below which all of them keep everything, or nothing if ``empty``.
+        """
         rows, copies, device = [self.pairs[i] for i in indices], len(masks), model_device(self.model)
         tokens = torch.tensor([row.clean_tokens for row in rows], device=device).repeat(copies, 1)
-        live = torch.from_numpy(masks).reshape(copies, layers, heads).to(device)
-        # a layer that every circuit keeps whole needs no hook
-        hooks = {
-            f"blocks.{layer}.attn.hook_z": _replace(live[:, layer, :, None], fill[layer])
-            for layer in range(start, layers)
-            if not live[:, layer].all()
-        }
+        live = torch.from_numpy(masks).reshape(copies, *self.shape).to(device)
+        hooks = self._hooks(indices, live, start)
         if start > 0:
-            resid = self._empty(indices, fill)[start].repeat(copies, 1, 1)
+            resid = self._resid_of(indices, empty)[start].repeat(copies, 1, 1)
             with starting_at(self.model, start, resid):
                 logits = end_logits(self.model, tokens, hooks)
         else:
@@ -233,29 +241,46 @@ class Ablator:
             values.append(kl_divergence(untouched, logits.float().log_softmax(-1)))
         return torch.stack(values).reshape(-1, copies, len(rows)).cpu().double().numpy()
 
+    def _hooks(
+        self, indices: tuple[int, ...], live: Bool[Tensor, "circuit layer component"], start: int
+    ) -> dict[str, HookFunction]:
+        """Ablates what is not live, from a layer on; what every circuit keeps whole needs no hook."""
+        layers, n_heads = self.shape[0], self.shape[1] - self.mlps
+        fill = self._fills.of(indices, len(self.pairs[indices[0]].clean_tokens))
+        hooks = {}
+        for layer in range(start, layers):
+            heads, mlp = live[:, layer, :n_heads, None], live[:, layer, n_heads:]
+            if not heads.all():
+                hooks[f"blocks.{layer}.attn.hook_z"] = _replace(heads, fill[layer])
+            if not mlp.all():
+                hooks[f"blocks.{layer}.hook_mlp_out"] = _replace(mlp, fill[layers + layer])
+        return hooks
+
     def _log_p(self, indices: tuple[int, ...]) -> Float[Tensor, "batch d_vocab"]:
         """Log-probabilities of the untouched model after the clean prompts; run once."""
         if indices not in self._untouched:
-            tokens = [self.pairs[i].clean_tokens for i in indices]
-            logits = end_logits(self.model, torch.tensor(tokens, device=model_device(self.model)))
-            self._untouched[indices] = logits.float().log_softmax(-1)
-            self.forwards += len(indices)
+            self._untouched[indices] = self._whole(indices, {}).float().log_softmax(-1)
         return self._untouched[indices]
 
-    def _empty(self, indices: tuple[int, ...], fill: Fill) -> list[Tensor]:
-        """The residual stream at every layer's input with no head kept and the MLPs live; run once."""
-        if indices not in self._below:
+    def _resid_of(self, indices: tuple[int, ...], empty: bool) -> list[Tensor]:
+        """The residual stream at every layer's input with nothing kept, or with everything; run once."""
+        if (indices, empty) not in self._resid:
             kept: list[Tensor] = []
-            nothing = torch.zeros(1, self.shape[1], dtype=torch.bool, device=model_device(self.model))
-            hooks: dict[str, HookFunction] = {}
+            nothing = torch.zeros(1, *self.shape, dtype=torch.bool, device=model_device(self.model))
+            hooks = self._hooks(indices, nothing, 0) if empty else {}
             for layer in range(self.shape[0]):
                 hooks[f"blocks.{layer}.hook_resid_pre"] = lambda resid: kept.append(resid.clone())
-                hooks[f"blocks.{layer}.attn.hook_z"] = _replace(nothing[..., None], fill[layer])
-            tokens = [self.pairs[i].clean_tokens for i in indices]
-            end_logits(self.model, torch.tensor(tokens, device=model_device(self.model)), hooks)
-            self._below[indices] = kept
-            self.forwards += len(indices)
-        return self._below[indices]
+            self._whole(indices, hooks)
+            self._resid[indices, empty] = kept
+        return self._resid[indices, empty]
+
+    def _whole(
+        self, indices: tuple[int, ...], hooks: dict[str, HookFunction]
+    ) -> Float[Tensor, "batch d_vocab"]:
+        """Logits of a whole forward of a batch's clean prompts."""
+        tokens = [self.pairs[i].clean_tokens for i in indices]
+        self.forwards += len(indices)
+        return end_logits(self.model, torch.tensor(tokens, device=model_device(self.model)), hooks)
 
 
 def _replace(live: Bool[Tensor, "circuit ..."], fill: Tensor) -> HookFunction:

@@ -13,7 +13,22 @@ from jaxtyping import Bool, Float
 from interp.models import Model, has_mlps
 from interp.models.hooks import has_hook
 from interp.models.partial_forward import QKV, Into
-from interp.scores.result import EdgeScore
+
+EMBEDDED = "blocks.0.hook_resid_pre"
+"""Where the embedded prompt enters the first block."""
+
+
+@dataclass(frozen=True)
+class EdgeScore:
+    """One directed edge from a sender's output to a receiver's query, key or value input.
+
+    ``into`` is ``None`` where the receiver is an MLP, or where the method does not tell the inputs apart.
+    """
+
+    sender: str
+    receiver: str
+    into: str | None
+    score: float
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,252 @@
+"""Edges removed: what a receiver reads, without what one sender changed (path patching).
+
+Wang et al. 2022 (arXiv 2211.00593), section 3; of many edges at once Conmy et al. 2023 (arXiv 2304.14997). A removed
+edge carries what its sender wrote on the corrupt prompt. Heads read queries, keys and values from inputs of their own,
+per query head (:mod:`interp.models.partial_forward`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache, reduce
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.activations.metric import Divergence
+from interp.activations.stream import Activations, Consumer, PairBatch
+from interp.interventions.clean_run import PATCH_ROWS, CleanRun
+from interp.interventions.component_graph import EMBEDDED, ComponentGraph, Receiver
+from interp.models import Model, Site
+from interp.models.partial_forward import QKV, Blockwise, Into, output_bias, require_whole_blocks
+from interp.prompts.pairs import PromptPairs
+
+
+@dataclass(frozen=True)
+class EdgeList:
+    """All edges from a head to the query, key or value of a later layer's head, among chosen heads.
+
+    Attributes:
+        sites: the heads, in reading order.
+        sender, receiver: places in ``sites`` of each edge's ends.
+        into: ``q``, ``k`` or ``v`` of each edge.
+    """
+
+    sites: tuple[Site, ...]
+    sender: np.ndarray
+    receiver: np.ndarray
+    into: np.ndarray
+
+    @classmethod
+    def among(cls, sites: Sequence[Site]) -> "EdgeList":
+        sites = tuple(sorted(set(sites), key=lambda site: (site.layer, site.head)))
+        ends = [
+            (u, v)
+            for v, receiver in enumerate(sites)
+            for u, sender in enumerate(sites)
+            if sender.layer < receiver.layer
+        ]
+        pairs = np.array(ends, dtype=int).reshape(-1, 2)
+        sender, receiver = np.repeat(pairs, len(QKV), axis=0).T
+        return cls(sites, sender, receiver, np.tile(QKV, len(pairs)))
+
+    def __len__(self) -> int:
+        return len(self.sender)
+
+    def of_receivers(self, attribute: str) -> np.ndarray:
+        """``layer`` or ``head`` of every edge's receiver."""
+        return np.array([getattr(site, attribute) for site in self.sites], dtype=int)[self.receiver]
+
+    def subset(self, chosen: np.ndarray) -> "EdgeList":
+        """Some of the edges."""
+        return replace(
+            self, sender=self.sender[chosen], receiver=self.receiver[chosen], into=self.into[chosen]
+        )
+
+
+class EdgePatcher:
+    """Single edges removed on single pairs.
+
+    Removing one edge u → v's query, key or value changes what v writes and nothing else at v's layer:
+
+        z_v(edge removed) = attention of v, its one input read from x − (z_u − z'_u) W_O
+
+    Everything after v follows. So v's output is computed in one small attention of its own and patched in, at the cost
+    of a patch of v. Edges into many receivers of a layer share a batch. It equals :class:`EdgeSets` of one edge.
+
+    Raises:
+        InputError: attention is of a kind that is not known, or a norm or a factor stands after it (``Blockwise``).
+    """
+
+    purpose = "path patching of edges"
+
+    def __init__(self, clean: CleanRun) -> None:
+        self.clean, self.model = clean, clean.model
+        self.blocks = Blockwise(self.model, clean.tokens.shape[1], self.purpose)
+        last, whole = clean.n_layers - 1, slice(0, PATCH_ROWS)
+        with torch.no_grad():
+            z = self.blocks.attend(*(self._clean(last, into, whole) for into in QKV))
+        self.blocks.check(z, clean.z[last][whole])
+
+    def effects(
+        self, pairs: Int[np.ndarray, " edge"], edges: EdgeList
+    ) -> tuple[Float[np.ndarray, " edge"], float]:
+        """Fall of the metric when one edge is removed on one pair, an edge and a pair a row; and the cost."""
+        layers, heads, inputs = edges.of_receivers("layer"), edges.of_receivers("head"), edges.into
+        replacements: list[Tensor] = [torch.empty(0)] * len(pairs)
+        for layer, into in sorted(set(zip(layers.tolist(), inputs.tolist(), strict=True))):
+            group = np.flatnonzero((layers == layer) & (inputs == into))
+            for begin in range(0, len(group), PATCH_ROWS):
+                chunk = group[begin : begin + PATCH_ROWS]
+                senders = [edges.sites[place] for place in edges.sender[chunk]]
+                z = self._without(layer, into, self.clean.places(pairs[chunk]), heads[chunk], senders)
+                for row, replacement in zip(chunk, z, strict=True):
+                    replacements[row] = replacement
+        return self.clean.effects(pairs, layers, heads, replacements)
+
+    @torch.no_grad()
+    def _without(
+        self, layer: int, into: Into, places: np.ndarray, heads: np.ndarray, senders: Sequence[Site]
+    ) -> Float[Tensor, "edge pos d_head"]:
+        receiver, blocks, clean = torch.from_numpy(heads), self.blocks, self.clean
+        of = [site.layer for site in senders], places, slice(None), [site.head for site in senders]
+        outputs = torch.stack([self.model.blocks[site.layer].attn.W_O[site.head] for site in senders])
+        reads = clean.resid[layer, places] - (clean.z[of] - clean.corrupt_z[of]) @ outputs
+        weight, _ = blocks.weight(layer, into)
+        changed = self.model.blocks[layer].ln1(reads) @ blocks.per_query_head(weight, 0)[receiver]
+        bias = blocks.bias(layer, into)
+        if bias is not None:
+            changed = changed + bias[receiver, None]
+        distinct, rows = np.unique(places, return_inverse=True)
+        parts = {name: self._clean(layer, name, distinct)[rows, :, receiver] for name in QKV if name != into}
+        parts[into] = changed
+        # each row is attention of one head
+        return blocks.attend(*(parts[name][:, :, None] for name in QKV))[:, :, 0]
+
+    def _clean(
+        self, layer: int, into: Into, places: np.ndarray | slice
+    ) -> Float[Tensor, "pair pos head d_head"]:
+        normed = self.model.blocks[layer].ln1(self.clean.resid[layer, places])
+        projected, bias = self.blocks.project(layer, into, normed), self.blocks.bias(layer, into)
+        return projected if bias is None else projected + bias
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What every component wrote on both sides of a batch."""
+
+    batch: PairBatch
+    blocks: Blockwise
+    clean: Float[Tensor, "batch pos sender d_model"]
+    corrupt: Float[Tensor, "batch pos sender d_model"]
+    logits: Float[Tensor, "batch d_vocab"]
+
+
+class EdgeSets(Consumer):
+    """Keeps every component's output on both sides, and then measures the clean prompts with any set of edges removed.
+
+        input of v = (its input in the corrupt run) + Σ over kept edges u → v of (u's output now − u's corrupt output)
+
+    So a removed edge carries the fixed corrupt run and a kept one what its sender does *now*, after the removals below
+    it. Edges are numbered by their place in ``graph.exists`` (receiver × sender, flattened).
+
+    Raises:
+        InputError: the model's blocks cannot be run apart; on the first batch, when attention is of a kind that is
+            not known (see ``Blockwise``).
+    """
+
+    needs_hooks = needs_corrupt_hooks = (EMBEDDED,)
+    purpose = "removing sets of edges"
+
+    def __init__(self, model: Model, pairs: PromptPairs, divergence: Divergence) -> None:
+        self.model, self.pairs, self.divergence = model, pairs, divergence
+        self.wiring = require_whole_blocks(model, self.purpose)
+        self.graph = ComponentGraph.of(model)
+        self.kept: list[_Written] = []
+        self.forwards = 0.0
+        self._blocks = cache(lambda length: Blockwise(model, length, self.purpose))
+
+    def update(self, batch: PairBatch) -> None:
+        kept = _Written(
+            batch,
+            self._blocks(batch.clean.tokens.shape[1]),
+            self._written(batch.tape[EMBEDDED].detach(), batch.clean),
+            self._written(batch.tape.corrupt[EMBEDDED], batch.corrupt),
+            self._logits(batch.clean.resid_end),
+        )
+        nothing = torch.zeros(1, *self.graph.exists.shape, dtype=torch.bool)
+        kept.blocks.check(self.end_residual(kept, 0, nothing)[0], batch.clean.resid_end)
+        self.kept.append(kept)
+
+    def damage(self, layer: int, removed: Sequence[frozenset[int]]) -> list[float]:
+        """Mean damage over pairs of each set of removed edges, whose receivers all lie at ``layer`` or above."""
+        gone = torch.zeros(len(removed), self.graph.exists.size, dtype=torch.bool)
+        for row, trial in enumerate(removed):
+            gone[row, list(trial)] = True
+        gone = gone.view(len(removed), *self.graph.exists.shape)
+        total = reduce(torch.add, (self.values(kept, layer, gone).sum(1) for kept in self.kept))
+        return (total / len(self.pairs)).tolist()
+
+    @torch.no_grad()
+    def values(
+        self, kept: _Written, layer: int, gone: Bool[Tensor, "set receiver sender"]
+    ) -> Float[Tensor, "set batch"]:
+        """Damage to every pair of a batch by each set of removed edges."""
+        logits = self._logits(self.end_residual(kept, layer, gone)).flatten(0, 1)
+        n, copies = len(kept.batch.indices), len(gone)
+        self.forwards += copies * n * (1 - layer / self.graph.n_layers)
+        before, pairs = kept.logits.repeat(copies, 1), kept.batch.pairs * copies
+        return self.divergence(before, logits, pairs).view(copies, n).cpu()
+
+    @torch.no_grad()
+    def end_residual(
+        self, kept: _Written, layer: int, gone: Bool[Tensor, "set receiver sender"]
+    ) -> Float[Tensor, "set batch d_model"]:
+        """The final residual stream at END, as the logits see it; layers below ``layer`` are as in the clean run."""
+        graph, blocks, corrupt = self.graph, kept.blocks, kept.corrupt
+        keep = (~gone).to(corrupt.device, corrupt.dtype)
+        moved = (kept.clean - corrupt).expand(len(gone), *corrupt.shape).clone()
+        rows = {receiver: row for row, receiver in enumerate(graph.receivers)}
+
+        def inputs(receivers: list) -> Float[Tensor, "set_batch pos receiver d_model"]:
+            count = graph.reads(receivers[0])
+            kept_edges = keep[:, [rows[r] for r in receivers], :count]
+            changed = torch.einsum("cru,cbpud->cbprd", kept_edges, moved[:, :, :, :count])
+            base = corrupt[:, :, :count].sum(2) + self._biases(receivers[0])
+            return (base[:, :, None] + changed).flatten(0, 1)
+
+        for above in range(layer, graph.n_layers):
+            heads = [r for r in graph.receivers if (r.kind, r.layer) == ("attn", above)]
+            # [set × batch, pos, head, q/k/v, d_model]
+            reads = inputs(heads).unflatten(2, (graph.n_heads, 3))
+            q, k, v = (blocks.read(above, into, reads[:, :, :, i]) for i, into in enumerate(QKV))
+            out = blocks.write(above, blocks.attend(q, k, v)).unflatten(0, moved.shape[:2])
+            first = graph.head_sender(above, 0)
+            those = slice(first, first + graph.n_heads)
+            moved[:, :, :, those] = out - corrupt[:, :, those]
+            if graph.mlps:
+                own = graph.mlp_sender(above)
+                mlp = [r for r in graph.receivers if (r.kind, r.layer) == ("mlp", above)]
+                out = blocks.mlp(above, inputs(mlp)[:, :, 0]).unflatten(0, moved.shape[:2])
+                moved[:, :, :, own] = out - corrupt[:, :, own]
+        return inputs([graph.receivers[-1]])[:, -1, 0].unflatten(0, moved.shape[:2])
+
+    def _biases(self, receiver: Receiver) -> Tensor | float:
+        """Sum of the attention layers' output biases that the receiver reads; they belong to no head."""
+        own = receiver.kind == "mlp" and self.graph.sequential
+        layers = range(receiver.layer + own)
+        return sum((output_bias(self.model, layer) for layer in layers), 0.0)
+
+    def _written(self, embedded: Tensor, side: Activations) -> Float[Tensor, "batch pos sender d_model"]:
+        parts = [embedded[:, :, None]]
+        for layer, z in enumerate(side.z):
+            parts.append(torch.einsum("bphd,hdm->bphm", z, self.model.blocks[layer].attn.W_O))
+            if side.mlp:
+                parts.append(side.mlp[layer][:, :, None])
+        return torch.cat(parts, 2)
+
+    @torch.no_grad()
+    def _logits(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_vocab"]:
+        flat = resid.reshape(-1, 1, resid.shape[-1])
+        return self.wiring.logits(self.model, self.model.ln_final(flat)).view(*resid.shape[:-1], -1)
