@@ -16,10 +16,10 @@ from jaxtyping import Bool, Float
 from scipy.stats import t
 
 from interp import CANDIDATES, MIN_PAIRS, THRESHOLD
-from interp.activations.stream import BATCH_SIZE, MetricConsumer, Progress, feed
+from interp.activations.stream import MetricConsumer, Progress, feed
 from interp.errors import InputError
 from interp.interventions.clean_run import CleanRun
-from interp.interventions.effects import PatchingEffects, activation_patching
+from interp.interventions.effects import PatchingEffects
 from interp.models import Model, Site, describe_model
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs
@@ -74,6 +74,16 @@ class VerifiedHeads:
     member: np.ndarray
     measured: PatchingEffects
 
+    @property
+    def members(self) -> list[Site]:
+        """Those of largest absolute effect first."""
+        order = np.argsort(-np.abs(self.effect), kind="stable")
+        return [self.sites[place] for place in order if self.member[place]]
+
+    def effects(self, sites: Sequence[Site]) -> Float[np.ndarray, "pair site"]:
+        """What was measured of some candidates; NaN where it was not."""
+        return self.measured.effects[:, [self.sites.index(site) for site in sites]]
+
 
 def candidates(scores: Scores, n: int = CANDIDATES, *, mlps: bool = False) -> list[Site]:
     """The ``n`` components with the largest absolute score; heads only unless ``mlps``."""
@@ -88,46 +98,65 @@ def candidates(scores: Scores, n: int = CANDIDATES, *, mlps: bool = False) -> li
     return [site for _, site in ranked[:n]]
 
 
-def check(
-    model: Model,
-    pairs: PromptPairs,
-    sites: Sequence[Site],
+def verify(
+    scores: Scores,
+    clean: CleanRun,
     *,
-    clean: CleanRun | None = None,
+    n_candidates: int = CANDIDATES,
+    mlps: bool = False,
     threshold: float = THRESHOLD,
     seed: int = 0,
-    batch_size: int = BATCH_SIZE,
-    progress: Progress = lambda _done: None,
+    stage: Stage = silent,
 ) -> VerifiedHeads:
-    """Measure the candidates by activation patching and decide which are members (module docstring).
+    """Measure the best-scored components by activation patching and decide which are members (module docstring).
+
+    Where scores are exact effects themselves, nothing is run.
 
     Args:
         clean: of all pairs; what was patched in it before is not patched again.
-        progress: told how many pair × site effects need no more be measured.
     """
-    n = len(pairs)
+    n, sites = len(clean.pairs), candidates(scores, n_candidates, mlps=mlps)
     if n < MIN_PAIRS:
         raise InputError(f"{n} pairs are too few to check a circuit: at least {MIN_PAIRS} are needed")
-    begin, forwards = time.perf_counter(), 0.0
-    if clean is None:
-        clean = CleanRun.of_first(model, pairs, mlps=any(site.kind == "mlp" for site in sites))
-        forwards = feed(model, pairs, [clean], batch_size=batch_size)
+    check_does_task(*clean.metric_, seed=seed)  # which should not wait for the patches
+    if scores.exact:
+        assert scores.heads_per_pair is not None
+        effects = np.stack([_scored(scores, site) for site in sites], axis=1)
+        measured = PatchingEffects(tuple(sites), effects, *clean.metric_, 0.0, 0.0)
+    else:
+        with stage("activation patching", len(sites) * n) as advance:
+            measured = _patched(clean, sites, threshold, advance)
+    return decide_members(measured, threshold=threshold, seed=seed)
+
+
+def _scored(scores: Scores, site: Site) -> Float[np.ndarray, " pair"]:
+    if site.kind == "attn":
+        return scores.heads_per_pair[:, site.layer, site.head]
+    return scores.mlps_per_pair[:, site.layer]
+
+
+def _patched(clean: CleanRun, sites: Sequence[Site], threshold: float, progress: Progress) -> PatchingEffects:
+    """Effects on as many pairs as settle each candidate.
+
+    Args:
+        progress: told how many pair × site effects need no more be measured.
+    """
+    begin, forwards, n = time.perf_counter(), 0.0, len(clean.pairs)
+    at = np.array([(site.layer, clean.n_heads if site.head is None else site.head) for site in sites])
     effects, todo, done = np.full((n, len(sites)), np.nan), np.arange(len(sites)), 0
     looks = [*range(LOOK, n, LOOK), n]
     limit = threshold * abs((clean.metric_[0] - clean.metric_[1]).mean())
     for look in looks:
-        some = [sites[place] for place in todo.tolist()]
-        found, spent = _patched(model, pairs, range(done, look), some, clean, batch_size)
-        effects[done:look, todo], forwards = found, forwards + spent
+        layers, heads = np.tile(at[todo], (look - done, 1)).T
+        measured, cost = clean.effects(np.repeat(np.arange(done, look), len(todo)), layers, heads)
+        effects[done:look, todo], forwards = measured.reshape(look - done, len(todo)), forwards + cost
         progress((look - done) * len(todo))
         settled = is_settled(effects[:look, todo], n, limit, LEVEL / len(looks))
         progress((n - look) * int(settled.sum()))
         todo, done = todo[~settled], look
         if not len(todo):
             break
-    seconds = time.perf_counter() - begin
-    measured = PatchingEffects(tuple(sites), effects, *clean.metric_, forwards, seconds)
-    return decide(measured, threshold=threshold, seed=seed)
+    return PatchingEffects(tuple(sites), effects, *clean.metric_, forwards, time.perf_counter() - begin)
 
 
 def is_settled(
@@ -138,19 +167,6 @@ def is_settled(
     error = effects.std(0, ddof=1) * np.sqrt((1 - k / n) / k)
     half, mean = float(t.ppf(1 - level / 2, k - 1)) * error, abs(effects.mean(0))
     return (mean - half > limit) | (mean + half < limit)
-
-
-def _patched(
-    model: Model, pairs: PromptPairs, rows: range, sites: Sequence[Site], clean: CleanRun, batch_size: int
-) -> tuple[Float[np.ndarray, "pair site"], float]:
-    """Effects of the sites on some pairs, and what they cost; pairs that the clean run has not kept are run anew."""
-    if not clean.kept.issuperset(rows):
-        anew = activation_patching(model, pairs.subset(rows), sites, batch_size=batch_size)
-        return anew.effects, anew.forwards
-    at = np.array([(site.layer, clean.n_heads if site.head is None else site.head) for site in sites])
-    layers, heads = np.tile(at, (len(rows), 1)).T
-    effects, cost = clean.effects(np.repeat(np.array(rows), len(sites)), layers, heads)
-    return effects.reshape(len(rows), len(sites)), cost
 
 
 def check_does_task(
@@ -171,7 +187,9 @@ def check_does_task(
         )
 
 
-def decide(measured: PatchingEffects, *, threshold: float = THRESHOLD, seed: int = 0) -> VerifiedHeads:
+def decide_members(
+    measured: PatchingEffects, *, threshold: float = THRESHOLD, seed: int = 0
+) -> VerifiedHeads:
     """Membership from effects already measured; NaN where a site was not patched."""
     check_does_task(measured.metric_clean, measured.metric_corrupt, seed=seed)
     gap = measured.metric_clean - measured.metric_corrupt

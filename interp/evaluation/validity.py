@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from interp.circuits.circuit import SiteName, Strict
-from interp.circuits.verify import check_does_task, decide
+from interp.circuits.verify import check_does_task, decide_members
 from interp.errors import InputError
 from interp.evaluation.faithfulness import GRID, area_to_the_model, area_under, shares_of_gap
 from interp.evaluation.nested_circuits import share_interval
@@ -258,7 +258,7 @@ def membership_jaccard(
             metric_corrupt=measured.metric_corrupt[drawn],
         )
         try:
-            again = decide(resampled, threshold=threshold, seed=seed).member
+            again = decide_members(resampled, threshold=threshold, seed=seed).member
         except InputError:
             again = np.zeros_like(members)
         found.append(jaccard(members, again))

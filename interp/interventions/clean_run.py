@@ -274,8 +274,11 @@ class CleanRun(MetricConsumer):
         Returns:
             The effects, and what they cost in forward-pass equivalents. Layers and positions that are not run do not
             count, nor those that a row runs before its own because others of its forward begin there. A patch that
-            was asked for before counts again although it is not run again.
+            was asked for before counts again although it is not run again. Pairs that are not kept run once more.
         """
+        beyond = np.setdiff1d(pairs, sorted(self.kept))
+        if len(beyond):
+            return self._effects_beyond(beyond, pairs, layers, heads)
         cost = float((self._share[pairs] * (1 - layers / self.n_layers)).sum())
         known = self._known[pairs, layers, heads] if replacements is None else np.full(len(pairs), np.nan)
         missing = np.flatnonzero(np.isnan(known))
@@ -307,6 +310,26 @@ class CleanRun(MetricConsumer):
         if replacements is None:
             self._known[pairs, layers, heads] = known
         return known, cost
+
+    def _effects_beyond(
+        self,
+        beyond: Int[np.ndarray, " pair"],
+        pairs: Int[np.ndarray, " patch"],
+        layers: Int[np.ndarray, " patch"],
+        heads: Int[np.ndarray, " patch"],
+    ) -> tuple[Float[np.ndarray, " patch"], float]:
+        """:meth:`effects` where some pairs are not kept."""
+        effects, cost = np.zeros(len(pairs)), 0.0
+        kept = ~np.isin(pairs, beyond)
+        if kept.any():
+            effects[kept], cost = self.effects(pairs[kept], layers[kept], heads[kept])
+        for begin in range(0, len(beyond), PATCH_ROWS):
+            some = beyond[begin : begin + PATCH_ROWS]
+            run = CleanRun.of(self.model, self.pairs.subset(some.tolist()), mlps=self.mlps)
+            here = np.isin(pairs, some)
+            effects[here], more = run.effects(np.searchsorted(some, pairs[here]), layers[here], heads[here])
+            cost += run.forwards + more
+        return effects, cost
 
     @torch.no_grad()
     def run(

@@ -16,7 +16,7 @@ from interp.activations.means import distinct_roles
 from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.errors import InputError
 from interp.interventions.clean_run import CleanRun
-from interp.models import Model
+from interp.models import Site
 from interp.programs.codes import PER_CODE, SIZES, bits, fewest, ids, measure
 from interp.programs.names import Name, name_codes
 from interp.programs.proof import HeadCodebook, NamedVariable, VariableSet, passed_on, set_variables, stacked
@@ -54,26 +54,23 @@ EXAMPLES = 3
 
 
 def find_program(
-    model: Model,
     task: Task,
-    pairs: PromptPairs,
-    sites: Sequence[str],
+    clean: CleanRun,
+    members: Sequence[Site],
     effects: Float[np.ndarray, "pair site"],
     *,
-    clean: CleanRun | None = None,
     seed: int = 0,
     stage: Stage = silent,
 ) -> Program:
     """The program of a circuit's members.
 
     Args:
-        pairs: those of the discovery.
-        clean: of these pairs.
-        sites: the members.
-        effects: of each on these pairs; NaN where it was not measured.
+        clean: of the discovery's pairs.
+        effects: of each member on these pairs; NaN where it was not measured.
 
     What cannot be told stands in the program's notes.
     """
+    model, pairs, sites = clean.model, clean.pairs, [str(site) for site in members]
     if not sites:
         return Program(notes=["No program: the circuit has no members."])
     try:
@@ -92,23 +89,15 @@ def find_program(
     fitted = others.subset(apart(others, judged)[:FIT_PAIRS])
     if min(len(judged), len(fitted)) < LEAST_PAIRS // 3:
         return Program(notes=["No program: too few pairs share no prompt with those that judge or choose."])
-    return _Finder(model, pairs, fitted, judged, clean, seed, stage).program(sites, effects)
+    return _Finder(clean, fitted, judged, seed, stage).program(sites, effects)
 
 
 class _Finder:
     def __init__(
-        self,
-        model: Model,
-        pairs: PromptPairs,
-        fitted: PromptPairs,
-        judged: PromptPairs,
-        clean: CleanRun | None,
-        seed: int,
-        stage: Stage,
+        self, clean: CleanRun, fitted: PromptPairs, judged: PromptPairs, seed: int, stage: Stage
     ) -> None:
-        self.clean = clean
-        self.model, self.seed, self.stage = model, seed, stage
-        self.pairs, self.fitted, self.judged = pairs, fitted, judged
+        self.clean, self.model, self.pairs = clean, clean.model, clean.pairs
+        self.fitted, self.judged, self.seed, self.stage = fitted, judged, seed, stage
         self.notes: list[str] = []
         self.carries: set[HeadAtRole] = set()
         """Slots whose codes carry most of the effect on the discovery's pairs: these are set in interchange."""
@@ -117,14 +106,11 @@ class _Finder:
         roles = distinct_roles([*self.pairs, *self.fitted, *self.judged])
         chosen = self.pairs.subset(range(min(CHOOSE_PAIRS, len(self.pairs))))
         mlps = any(HeadAtRole.of(site, "").site.kind == "mlp" for site in sites)
-        clean = self.clean
-        if clean is not None and (clean.mlps < mlps or not clean.kept.issuperset(range(len(chosen)))):
-            clean = None
-        total = len(chosen) * (clean is None) + len(self.fitted) + len(self.judged)
+        kept = self.clean.mlps >= mlps and self.clean.kept.issuperset(range(len(chosen)))
+        total = len(chosen) * (not kept) + len(self.fitted) + len(self.judged)
         with self.stage("prompts for the program", total) as advance:
-            before = 0.0 if clean is None else clean.forwards
-            if clean is None:
-                clean = CleanRun.of(self.model, chosen, mlps=mlps, progress=advance)
+            before = self.clean.forwards if kept else 0.0
+            clean = self.clean if kept else CleanRun.of(self.model, chosen, mlps=mlps, progress=advance)
             self.chooser = SlotRunner(clean, chosen)
             places, slots = self._places(sites, roles, effects[: len(chosen)])
             self.fit_z, fitting = read_slots(self.model, self.fitted, slots, advance)

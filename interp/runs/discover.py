@@ -25,11 +25,10 @@ from interp.bottlenecks.store import Codebooks, pretrained_names
 from interp.circuits.circuit import CodesUsed, Component, Edge, Writes
 from interp.circuits.references import ExactEffects, canonical_model, reference_for
 from interp.circuits.roles import LONGEST, HeadReadout, HeadRoles, head_roles
-from interp.circuits.verify import VerifiedHeads, candidates, check, check_does_task, decide
+from interp.circuits.verify import VerifiedHeads, verify
 from interp.errors import InputError, real_number, whole_number
 from interp.evaluation.recovery import recover
 from interp.interventions.clean_run import CleanRun
-from interp.interventions.effects import PatchingEffects
 from interp.models import Model, Site, describe_model, load_model
 from interp.models.hooks import check_model
 from interp.models.memory import check_memory
@@ -246,30 +245,23 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
     clean = CleanRun.of_first(model, pairs, mlps=search.mlps)
     with clock("score"), stage(f"{method.name} scores", HUNDREDTHS) as advance:
         scores = method(model, pairs, config, consumers=(outputs, readout, clean), progress=advance)
-    best = candidates(scores, search.candidates, mlps=search.mlps)
     with clock("check"):
-        checked = check_candidates(
-            model, pairs, scores, best, search.threshold, seed, batch_size, stage, clean
+        checked = verify(
+            scores,
+            clean,
+            n_candidates=search.candidates,
+            mlps=search.mlps,
+            threshold=search.threshold,
+            seed=seed,
+            stage=stage,
         )
-    members = [site for site, inside in zip(checked.sites, checked.member, strict=True) if inside]
+    members = checked.members
     with clock("roles"):
         roles = head_roles(model, readout, seed)
     program = None
     if search.program:
-        inside = np.flatnonzero(checked.member)
-        inside = inside[np.argsort(-np.abs(checked.effect[inside]))]
-        names = [str(checked.sites[place]) for place in inside]
         with clock("program"):
-            program = find_program(
-                model,
-                task,
-                pairs,
-                names,
-                checked.measured.effects[:, inside],
-                clean=clean,
-                seed=seed,
-                stage=stage,
-            )
+            program = find_program(task, clean, members, checked.effects(members), seed=seed, stage=stage)
     source, codes = vocabulary(model, outputs, program)
     with clock("edges"), stage("edges", HUNDREDTHS) as advance:
         score_edges = method.edges or attributed_edges
@@ -381,44 +373,6 @@ def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
     begin = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - begin
-
-
-def check_candidates(
-    model: Model,
-    pairs: PromptPairs,
-    scores: Scores,
-    best: Sequence[Site],
-    threshold: float,
-    seed: int,
-    batch_size: int,
-    stage: Stage,
-    clean: CleanRun,
-) -> VerifiedHeads:
-    """Patch the best-scored components and decide who is a member; where scores are exact, nothing is run. The clean
-    run has seen the pairs beside the method."""
-    metric_clean, metric_corrupt = scores.metric_clean, scores.metric_corrupt
-    if metric_clean is not None and metric_corrupt is not None and len(pairs) >= MIN_PAIRS:
-        check_does_task(metric_clean, metric_corrupt, seed=seed)  # which should not wait for the patches
-    if not scores.exact:
-        with stage("activation patching", len(best) * len(pairs)) as advance:
-            return check(
-                model,
-                pairs,
-                best,
-                clean=clean,
-                threshold=threshold,
-                seed=seed,
-                batch_size=batch_size,
-                progress=advance,
-            )
-    # the scores are the exact effects: nothing is left to measure
-    heads, mlps = scores.heads_per_pair, scores.mlps_per_pair
-    assert heads is not None and metric_clean is not None and metric_corrupt is not None
-    effects = [
-        heads[:, s.layer, s.head] if mlps is None or s.kind == "attn" else mlps[:, s.layer] for s in best
-    ]
-    measured = PatchingEffects(tuple(best), np.stack(effects, axis=1), metric_clean, metric_corrupt, 0.0, 0.0)
-    return decide(measured, threshold=threshold, seed=seed)
 
 
 def _metric(pairs: PromptPairs, clean: float, corrupt: float) -> Metric:

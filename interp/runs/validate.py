@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from interp import MIN_PAIRS
 from interp.activations.stream import BATCH_SIZE, HUNDREDTHS
-from interp.circuits.verify import candidates, check_known_gap
+from interp.circuits.verify import check_known_gap, verify
 from interp.errors import InputError, whole_number
 from interp.evaluation.stability import jaccard
 from interp.evaluation.validity import (
@@ -36,7 +36,6 @@ from interp.planted.tasks import planted_task_names
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs, Task
 from interp.prompts.sampling import HELD_OUT_SEED, held_out_pairs, sample_pairs
-from interp.runs.discover import check_candidates
 from interp.runs.run import Run
 from interp.scores.registry import METHODS, load_method
 from interp.tasks import load_task, task_names
@@ -200,15 +199,19 @@ def _search_again(
             clean = CleanRun.of_first(model, pairs, mlps=mlps)
             with stage(f"seed {seed}: {run.method}", HUNDREDTHS) as advance:
                 scores = method(model, pairs, config, consumers=(clean,), progress=advance)
-            best = candidates(scores, run.settings.candidates, mlps=mlps)
-            checked = check_candidates(
-                model, pairs, scores, best, run.settings.threshold, seed, config.batch_size, stage, clean
+            checked = verify(
+                scores,
+                clean,
+                n_candidates=run.settings.candidates,
+                mlps=mlps,
+                threshold=run.settings.threshold,
+                seed=seed,
+                stage=stage,
             )
         except (InputError, TypeError) as error:  # options of another version of the method
             left_out.append(f"A rival from seed {seed} is not told: {error}.")
             continue
-        inside = zip(checked.sites, checked.member, strict=True)
-        found.append((seed, len(pairs), [site for site, member in inside if member and site.kind == "attn"]))
+        found.append((seed, len(pairs), [site for site in checked.members if site.kind == "attn"]))
         if not new:
             left_out.append(
                 f"The rival from seed {seed} is of half of the run's pairs: the task has no others."

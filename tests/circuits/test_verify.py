@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from interp.activations.stream import feed
-from interp.circuits.verify import LEVEL, LOOK, candidates, check, decide, is_settled
+from interp.activations.stream import BATCH_SIZE, feed
+from interp.circuits.verify import LEVEL, LOOK, candidates, decide_members, is_settled, verify
 from interp.errors import InputError
 from interp.interventions.clean_run import CleanRun
 from interp.interventions.effects import PatchingEffects, activation_patching
@@ -28,11 +28,14 @@ def test_candidates_are_the_largest_by_absolute_score_and_mlps_only_join_when_as
 @pytest.mark.parametrize("name", ["planted-induction", "planted-inhibition"])
 def test_the_planted_circuit_is_recovered_exactly(name):
     model, pairs = planted(name, 16)
-    checked = check(model, pairs, candidates(attribution(model, pairs), 12))
-    members = {str(site) for site, inside in zip(checked.sites, checked.member, strict=True) if inside}
-    assert members == set(planted_truth(name).heads)
+    clean = CleanRun(model, pairs)
+    checked = verify(attribution(model, pairs, consumers=[clean]), clean, n_candidates=12)
+    assert {str(site) for site in checked.members} == set(planted_truth(name).heads)
+    sizes = np.abs(checked.effects(checked.members)[:LOOK].mean(0))
+    assert (np.diff(sizes) <= 1e-6).all() and sizes[-1] > 0, "the largest first, each with its own effects"
+    few = pairs.subset(range(3))
     with pytest.raises(InputError, match="3 pairs are too few"):
-        check(model, pairs.subset(range(3)), [Site("attn", 0, 0)])
+        verify(attribution(model, few), CleanRun.of(model, few))
 
 
 def test_a_small_or_uncertain_effect_is_no_member():
@@ -48,7 +51,7 @@ def test_a_small_or_uncertain_effect_is_no_member():
         axis=1,
     )
     sites = tuple(Site("attn", 0, h) for h in range(4))
-    checked = decide(PatchingEffects(sites, effects, np.full(n, 2.0), np.full(n, 0.0), 0.0, 0.0))
+    checked = decide_members(PatchingEffects(sites, effects, np.full(n, 2.0), np.full(n, 0.0), 0.0, 0.0))
     assert checked.member.tolist() == [True, True, False, False]
     assert checked.effect[1] < 0
 
@@ -75,7 +78,8 @@ def test_a_check_patches_settled_candidates_no_more_and_known_patches_never_agai
     model, pairs = planted("planted-induction", 60)
     sites = [Site("attn", layer, head) for layer in range(3) for head in range(4)]
     exact = activation_patching(model, pairs, sites).effects
-    checked = check(model, pairs, sites)
+    every = Scores(np.ones((3, 4)))
+    checked = verify(every, CleanRun.of(model, pairs, batch_size=BATCH_SIZE))
     known = np.isfinite(checked.measured.effects)
     assert known[:LOOK].all() and not known[LOOK:].any(), "planted effects are clear from the first look"
     assert np.allclose(checked.measured.effects[known], exact[known], atol=1e-4)
@@ -84,18 +88,18 @@ def test_a_check_patches_settled_candidates_no_more_and_known_patches_never_agai
     layers, heads = (np.tile([getattr(site, end) for site in sites], LOOK) for end in ("layer", "head"))
     runner.effects(np.repeat(np.arange(LOOK), len(sites)), layers, heads)
     runner.metric = None  # another patch would fail
-    again = check(model, pairs, sites, clean=runner)
+    again = verify(every, runner)
     assert np.array_equal(again.effect, checked.effect) and again.member.sum() == 2
 
 
 def test_pairs_beyond_those_that_are_kept_are_checked_as_well(tiny_model):
     model, pairs = tiny_model("llama"), random_pairs(60, n=60, lengths=(8, 10))
-    sites = [Site("attn", 0, 1), Site("attn", 1, 0), Site("mlp", 1)]
-    exact = activation_patching(model, pairs, sites)
+    scores = Scores(np.array([[0, 3, 0, 0], [2.0, 0, 0, 0]]), mlps=np.array([0, 1.0]))
+    exact = activation_patching(model, pairs, candidates(scores, 3, mlps=True))
     runner = CleanRun(model, pairs, range(40), mlps=True)
     feed(model, pairs, [runner])
     runner.metric_[1] = runner.metric_[0] - 5  # random weights do no task
-    checked = check(model, pairs, sites, clean=runner, threshold=1e-9)
+    checked = verify(scores, runner, n_candidates=3, mlps=True, threshold=1e-9)
     known = np.isfinite(checked.measured.effects)
     assert known[:LOOK].all()
     assert np.allclose(checked.measured.effects[known], exact.effects[known], atol=1e-4)
@@ -106,7 +110,7 @@ def test_pairs_beyond_those_that_are_kept_are_checked_as_well(tiny_model):
 def test_a_model_that_does_not_do_the_task_has_no_circuit(level, why):
     clean, corrupt = np.random.default_rng(0).standard_normal((2, 30)) + 10 * np.array([[level], [-level]])
     with pytest.raises(InputError, match=why):
-        decide(PatchingEffects((Site("attn", 0, 0),), np.zeros((30, 1)), clean, corrupt, 0.0, 0.0))
+        decide_members(PatchingEffects((Site("attn", 0, 0),), np.zeros((30, 1)), clean, corrupt, 0.0, 0.0))
 
 
 def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():

@@ -10,6 +10,8 @@ import torch
 from interp import find_circuit
 from interp.bottlenecks.codebook import Codebook
 from interp.errors import InputError
+from interp.interventions.clean_run import CleanRun
+from interp.models import Site
 from interp.planted.models import load_planted_model
 from interp.programs import program as programs
 from interp.programs.codes import LEAST, METRICS, bits, fit_few, measure
@@ -52,13 +54,15 @@ def test_the_written_program_is_read_off_again(run):
 def test_what_fits_codes_chooses_them_and_judges_them_shares_no_prompt(monkeypatch):
     sets = []
 
-    def finder(_model, pairs, fitted, judged, *_more):
-        sets.extend((pairs, fitted, judged))
+    def finder(clean, fitted, judged, *_more):
+        sets.extend((clean.pairs, fitted, judged))
         return SimpleNamespace(program=lambda *_: Program())
 
     monkeypatch.setattr(programs, "_Finder", finder)
     model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
-    find_program(model, task, task.sample(model.tokenizer, 40), ["a0.h1"], np.ones((40, 1)))
+    find_program(
+        task, CleanRun.of(model, task.sample(model.tokenizer, 40)), [Site("attn", 0, 1)], np.ones((40, 1))
+    )
     chosen, fitted, judged = ({t for p in some for t in (p.clean_tokens, p.corrupt_tokens)} for some in sets)
     assert [len(some) for some in sets] == [40, 512, 100]
     assert not judged & (chosen | fitted)
@@ -153,7 +157,7 @@ def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass():
         for slot in (decoy, head)
     )
     assert by_head.flipped > 0.9 and by_decoy.flipped == 0
-    program = find_program(model, task, pairs, ["a0.h0"], np.full((20, 1), 1e-6))
+    program = find_program(task, CleanRun.of(model, pairs), [Site("attn", 0, 0)], np.full((20, 1), 1e-6))
     assert not program.slots and any("a0.h0" in note for note in program.notes)
 
 
@@ -251,15 +255,18 @@ def test_too_few_prompts_are_said_and_nothing_is_lost(left, monkeypatch):
         return few
 
     monkeypatch.setattr(programs, "held_out_pairs", held_out)
-    program = find_program(model, task, pairs, ["a0.h1"], np.ones((20, 1)))
+    clean = CleanRun.of(model, pairs)
+    program = find_program(task, clean, [Site("attn", 0, 1)], np.ones((20, 1)))
     assert program == Program(notes=program.notes) and f"{left} pairs" in program.notes[0]
-    assert find_program(model, task, pairs, [], np.ones((20, 0))).notes
+    assert find_program(task, clean, [], np.ones((20, 0))).notes
 
 
 def test_more_codes_than_prompts_allow_are_asked_for(monkeypatch):
     model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
     pairs = task.sample(model.tokenizer, 80)
     monkeypatch.setattr(programs, "held_out_pairs", lambda *_, **__: pairs.subset(range(20, 80)))
-    program = find_program(model, task, pairs.subset(range(20)), ["a0.h1"], np.full((20, 1), 12.6))
+    program = find_program(
+        task, CleanRun.of(model, pairs.subset(range(20))), [Site("attn", 0, 1)], np.full((20, 1), 12.6)
+    )
     assert [said.role for said in program.slots] == ["S2"] and not program.slots[0].enough
     assert any("more pairs" in note for note in program.notes)
