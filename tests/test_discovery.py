@@ -10,7 +10,6 @@ import pytest
 from interp import Run, find_circuit
 from interp.circuits.references import load_reference
 from interp.errors import InputError
-from interp.interventions.clean_run import CleanRun
 from interp.models import load_model
 from interp.models.residual_writes import ResidualWrites
 from interp.models.save import check_saveable
@@ -288,6 +287,6 @@ def test_what_the_model_does_the_wrong_way_round_is_told_before_the_swaps(monkey
     def never(*_given, **_options):
         raise AssertionError
 
-    monkeypatch.setattr(CleanRun, "effects", never)
+    monkeypatch.setattr("interp.circuits.verify._patched", never)
     with pytest.raises(InputError, match="which is less: are answers and wrong answers"):
         find_circuit("planted-induction", _renamed(load_task("planted-induction"), exchanged), n=8)
