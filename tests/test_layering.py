@@ -55,6 +55,31 @@ ONLY_IN = {
 }
 
 
+WRITERS = {"starting_at", "Prefix", "Blockwise", "hooked", "end_logits", "answer_logits"}
+"""By these a forward can get stored values in the place of activations."""
+MAY_WRITE = {
+    "a gradient is taken there, or a rule of it changed": (
+        "interp.scores.gradients",
+        "interp.scores.atp_star",
+        "interp.scores.relp",
+        "interp.scores.gim",
+        "interp.scores.subnetwork_probing",
+        "interp.scores.contextual_decomposition",
+    ),
+    "fitting": ("interp.bottlenecks.fit",),
+    "training": ("interp.training.losses",),
+    "attach": ("interp.bottlenecks.attach",),
+    "hooks there read, and change nothing": (
+        "interp.circuits.roles",
+        "interp.codesearch.build",
+        "interp.steering.texts",
+        "interp.steering.code_effect",
+        "interp.evaluation.codebook_quality",
+        "interp.evaluation.steering_conditions",
+    ),
+}
+
+
 def _modules() -> dict[str, Path]:
     found = {}
     for folder, package in (("interp", "interp"), ("tasks", "interp.tasks"), ("app", "interp.app")):
@@ -99,6 +124,18 @@ def test_imports_point_backwards():
             if other is not None and (name, other) not in LAZY and ORDER.index(other) > ORDER.index(package):
                 wrong.append(f"{name} imports {imported}, which comes after it")
     assert wrong == []
+
+
+def test_values_are_put_in_the_place_of_activations_by_interventions_alone():
+    engine = ("interp.models", "interp.activations", "interp.interventions")
+    named = {module for modules in MAY_WRITE.values() for module in modules}
+    writing = {
+        name
+        for name, path in MODULES.items()
+        if not name.startswith(engine)
+        and {imported.rpartition(".")[2] for imported in _imports(name, path)} & WRITERS
+    }
+    assert writing == named
 
 
 def test_every_package_has_its_place():
