@@ -84,10 +84,14 @@ class EdgePatcher:
     def __init__(self, clean: CleanRun) -> None:
         self.clean, self.model = clean, clean.model
         self.blocks = Blockwise(self.model, clean.tokens.shape[1], self.purpose)
-        last, whole = clean.n_layers - 1, slice(0, PATCH_ROWS)
+        last, longest = (
+            clean.n_layers - 1,
+            max(clean.kept, key=lambda pair: len(clean.pairs[pair].clean_tokens)),
+        )
+        place = clean.places(np.array([longest]))  # of which no position is padding
         with torch.no_grad():
-            z = self.blocks.attend(*(self._clean(last, into, whole) for into in QKV))
-        self.blocks.check(z, clean.z[last][whole])
+            z = self.blocks.attend(*(self._clean(last, into, place) for into in QKV))
+        self.blocks.check(z, clean.z[last][place])
 
     def effects(
         self, pairs: Int[np.ndarray, " edge"], edges: EdgeList
@@ -124,9 +128,7 @@ class EdgePatcher:
         # each row is attention of one head
         return blocks.attend(*(parts[name][:, :, None] for name in QKV))[:, :, 0]
 
-    def _clean(
-        self, layer: int, into: Into, places: np.ndarray | slice
-    ) -> Float[Tensor, "pair pos head d_head"]:
+    def _clean(self, layer: int, into: Into, places: np.ndarray) -> Float[Tensor, "pair pos head d_head"]:
         normed = self.model.blocks[layer].ln1(self.clean.resid[layer, places])
         projected, bias = self.blocks.project(layer, into, normed), self.blocks.bias(layer, into)
         return projected if bias is None else projected + bias
