@@ -4,7 +4,7 @@ import streamlit as st
 from streamlit.column_config import NumberColumn
 
 from interp.app.circuit.runs import Opened, ink
-from interp.circuits.circuit import Edge
+from interp.app.widgets.charts import chart
 from interp.report import wording
 from interp.report.circuit_figures import (
     DRAWN,
@@ -29,22 +29,15 @@ def edges(found: Opened) -> None:
         return
     among = edges_told(run)
     left, _ = st.columns([1, 2])
-    n = left.slider(
-        "Edges drawn",
-        5,
-        max(6, min(MOST_DRAWN, len(among))),
-        min(DRAWN, max(6, len(among))),
-        key="edges drawn",
-    )
-    st.plotly_chart(
-        edge_plot(run, found.scale, ink(), n, among),
-        key=f"graph of {found.name}",
-        config={"displayModeBar": False},
-        alt=f"The {n} strongest edges among the members, by layer; the same as the table below",
-    )
+    most, first = max(6, min(MOST_DRAWN, len(among))), min(DRAWN, max(6, len(among)))
+    n = left.slider("Edges drawn", 5, most, first, key="edges drawn")
+    about = f"The {n} strongest edges among the members, by layer; the same as the table below"
+    chart(edge_plot(run, found.scale, ink(), n, among), f"graph of {found.name}", about)
     drawn = f"The {min(n, len(among))} strongest of {len(among)} edges, layers from bottom to top."
     st.caption(f"{drawn} {edges_explained(run, among)}")
     columns = _MEASURED if measures_edges(among) else _SCORED
+    # edges are weaker than heads: their decimals follow the strongest of them
+    digits = max(found.scale.places, wording.places(abs(strength(among[0])))) if among else found.scale.places
     st.dataframe(
         [{key: getattr(edge, key) for key in columns} for edge in among],
         hide_index=True,
@@ -52,7 +45,9 @@ def edges(found: Opened) -> None:
         column_config={
             "sender": "from",
             "receiver": "to",
-            **_formats(among, found.scale.places, signed=not run.edges_are_counts),
+            "score": NumberColumn(format="%.0f" if run.edges_are_counts else f"%+.{digits}f"),
+            "effect": NumberColumn(format=f"%+.{digits}f"),
+            "error": NumberColumn(format=f"%.{digits}f"),
             "probability": NumberColumn(format="%.2f", help="That the effect is above the threshold."),
             "measured": NumberColumn(
                 "pairs patched",
@@ -63,14 +58,3 @@ def edges(found: Opened) -> None:
             ),
         },
     )
-
-
-def _formats(among: list[Edge], places: int, *, signed: bool) -> dict:
-    """Edges are weaker than heads: their decimals follow the strongest of them."""
-    digits = max(places, wording.places(abs(strength(among[0])))) if among else places
-    forms = {
-        "score": f"%+.{digits}f" if signed else "%.0f",
-        "effect": f"%+.{digits}f",
-        "error": f"%.{digits}f",
-    }
-    return {key: NumberColumn(format=form) for key, form in forms.items()}

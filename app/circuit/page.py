@@ -4,40 +4,23 @@ import shlex
 
 import streamlit as st
 
-from interp import DEFAULT_MODEL
 from interp.app import engine
-from interp.app.circuit.compared import compared
+from interp.app.circuit.compared import compared, validity
 from interp.app.circuit.edges import edges
 from interp.app.circuit.find import form
 from interp.app.circuit.head import heads
 from interp.app.circuit.program import program
 from interp.app.circuit.runs import Opened, of_this_model, offer_model, opened, report
-from interp.app.circuit.validity import validity
 from interp.app.widgets import run_store
+from interp.app.widgets.codebook_picker import model_option
 from interp.app.widgets.tokens import plain
-from interp.app.widgets.url_state import IN_URL, tell_missing
+from interp.app.widgets.url_state import IN_URL, from_address, tell_missing
 from interp.errors import InputError
 from interp.report import wording
 from interp.report.repeat import command_line, python_lines
 from interp.scores.head_codes import SIDES
 
-HEADS, EDGES, VALIDITY, COMPARED, REPORT = TABS = ("Heads", "Edges", "Validity", "Compared", "Report")
 HEIGHT = 900
-
-
-def first_command() -> str:
-    """What finds a circuit in a terminal, into the folder that this page shows."""
-    words = ["interp", "discover", "ioi", "--out", f"{run_store.shown_path()}/ioi-adaptive-patching"]
-    spec = engine.model_name()
-    return shlex.join(words + ([] if spec == DEFAULT_MODEL else ["--model", spec]))
-
-
-def choose(names: list[str]) -> str:
-    """The run that the address, the reader or the last discovery says; the newest otherwise."""
-    wanted = st.query_params.get("run")
-    name = st.selectbox("Run", names, index=names.index(wanted) if wanted in names else 0, key="run")
-    st.query_params["run"] = name
-    return name
 
 
 def summary(found: Opened) -> None:
@@ -80,13 +63,15 @@ every = run_store.folders("runs")
 names = [name for name in every if name == asked or of_this_model(name)]
 tell_missing("run", names, "run")
 if names:
-    name = choose(names)
+    from_address("run", names, names[0])
+    name = st.query_params["run"] = st.selectbox("Run", names, key="run")
 elif not every:
     st.info(
         f"No runs in {plain(run_store.shown_path())} yet. Find the circuit of a task here: it takes about a minute and "
         "says which heads do it, what they read and write, and how far that was checked. Or in a terminal:"
     )
-    st.code(first_command(), language="bash")
+    words = ["interp", "discover", "ioi", "--out", f"{run_store.shown_path()}/ioi-adaptive-patching"]
+    st.code(shlex.join(words + model_option(engine.model_name())), language="bash")
 if hidden := len(every) - len(names):
     st.caption(f"Not listed: {hidden} of other models. Choose one above, where the model's name stands.")
 form(expanded=not names)
@@ -101,14 +86,8 @@ except InputError as error:
 offer_model(found.run)
 program(found)
 summary(found)
-tabs = dict(zip(TABS, st.tabs(TABS, key="tab", bind=IN_URL), strict=True))
-for title, draw in (
-    (HEADS, heads),
-    (EDGES, edges),
-    (VALIDITY, validity),
-    (COMPARED, compared),
-    (REPORT, whole_report),
-):
-    if tabs[title].open:
-        with tabs[title]:
+PARTS = {"Heads": heads, "Edges": edges, "Validity": validity, "Compared": compared, "Report": whole_report}
+for tab, draw in zip(st.tabs(list(PARTS), key="tab", bind=IN_URL), PARTS.values(), strict=True):
+    if tab.open:
+        with tab:
             draw(found)

@@ -5,17 +5,14 @@ from collections.abc import Callable
 from interp.app import engine
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch import CodeIndex, Labels, labels_of
-from interp.errors import InputError
 from interp.report import wording
 
 
 def labels(source: CodeIndex | Codebooks) -> Labels | None:
     """Those of an index or of codebooks; if they cannot be read the page says so and goes on without."""
-    try:
+    with engine.saying():
         return labels_of(source)
-    except InputError as error:
-        engine.say(error)
-        return None
+    return None
 
 
 def called(found: Labels | None) -> Callable[[str, int], str]:

@@ -12,8 +12,6 @@ from interp.bottlenecks.edits import code_name
 from interp.bottlenecks.store import MANIFEST as CODEBOOKS
 from interp.bottlenecks.store import pretrained_names
 from interp.codesearch.index import MANIFEST
-from interp.errors import InputError
-from interp.files import read_json
 
 
 def steering_by(codes: str, books: str) -> str:
@@ -43,12 +41,10 @@ def code_pages(books: str) -> Callable[[str, int], str | None]:
 def books_of(index: str) -> str | None:
     """What the codebooks of an index are called here; None if they lie elsewhere, were made anew, or are not named."""
     folder = engine.runs() / index
+    made_with = run_store.says(folder / MANIFEST, "books")
     try:
-        run_store.check_inside(folder / MANIFEST)
-        made_with = read_json(folder / MANIFEST)["books"]
         where, sites = Path(made_with["folder"]).resolve(), tuple(map(str, made_with["sites"]))
-    # the page Codes says what is wrong with it
-    except (InputError, OSError, ValueError, KeyError, TypeError, RuntimeError):
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
         return None
     if where.parent != engine.runs():
         if where.name not in pretrained_names():
