@@ -10,10 +10,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
@@ -92,13 +93,18 @@ def address_of_model() -> dict[str, str]:
     return {} if model_name() == known_models()[0] else {"model": model_name()}
 
 
+def forget() -> None:
+    """Drop the texts that this tab has steered, which hold the model."""
+    for name in ("comparison", "branches", "look"):
+        st.session_state.pop(name, None)
+
+
 def use(spec: str | None = None) -> None:
     """Run another model in this tab; without a name that which the box of the models says."""
     if spec is not None:
         st.session_state["model"] = spec
     _TAKEN[model_name()] = None
-    for name in ("comparison", "branches", "look"):  # they hold the former model
-        st.session_state.pop(name, None)
+    forget()
     for name in ("books", "index", "run"):  # of the former model: the first of this one's is shown
         if name in st.session_state:
             st.session_state[name] = ""
@@ -139,6 +145,14 @@ def say(error: InputError) -> None:
         st.info(plain(str(error)))
     else:
         st.error(plain(str(error)), icon=":material/error:")
+
+
+def asked_last(name: str, key: Hashable, make: Callable[[], Any]) -> Any:
+    """What this tab has under a name, made anew unless it was made for the same key."""
+    held = st.session_state.get(name)
+    if held is None or held[0] != key:
+        held = st.session_state[name] = key, make()
+    return held[1]
 
 
 @contextmanager

@@ -6,8 +6,8 @@ import streamlit as st
 
 from interp import MOST_SEED
 from interp.app import engine
-from interp.app.steering.comparison import draw_again, draw_code_set, draw_costs, streaming, texts
-from interp.app.steering.form import BY_NAME, OF_TEXTS, OF_TOPIC, SOURCES, made_by, settings
+from interp.app.steering.comparison import Comparison, draw_again, draw_code_set, draw_costs, streaming, texts
+from interp.app.steering.form import BY_NAME, OF_TEXTS, OF_TOPIC, SOURCES, made_by, named, settings, worked
 from interp.app.steering.job import (
     BESIDE,
     MEANS,
@@ -20,7 +20,6 @@ from interp.app.steering.job import (
     find,
     known,
 )
-from interp.app.steering.presets import named, worked
 from interp.app.widgets.codebook_picker import choose, made_with
 from interp.app.widgets.labels import beside, labels
 from interp.app.widgets.tokens import plain
@@ -64,15 +63,6 @@ def texts_with_and_without() -> tuple[tuple[str, ...], tuple[str, ...]] | None:
 def used(code_set: CodeSet, how: str) -> list[WeightedCode]:
     most = st.session_state.get("top_k") or len(code_set)
     return code_set.named(min(most, len(code_set)), how)
-
-
-def list_codes(code_set: CodeSet | None, codes: list[WeightedCode]) -> None:
-    """The codes of the form, and how often they have worked."""
-    with st.expander(f"The {len(codes)} codes and how often they worked"):
-        if source == OF_TOPIC and topic in presets:
-            worked(presets[topic], codes)
-        if code_set is not None:
-            draw_code_set(code_set, codes, st.session_state["books"], beside(found))
 
 
 st.title("Steering")
@@ -229,8 +219,7 @@ elif given is not None:
 # two places: in one and the same the last texts would stay below those that are being written
 writing, done = st.empty(), st.empty()
 if pressed:
-    for name in ("comparison", "branches", "look"):
-        st.session_state.pop(name, None)
+    engine.forget()
     try:
         if given is not None:
             code_set = find(books, made_with(folder, books), *given, by)
@@ -268,7 +257,7 @@ if pressed:
             times=times,
             said=said if SAID in others else None,
         )
-        st.session_state["comparison"] = request, written, asked, (books, found)
+        st.session_state["comparison"] = Comparison(request, written, asked, books, found)
     except InputError as error:
         engine.say(error)
     writing.empty()
@@ -279,15 +268,19 @@ elif given is not None and code_set is None:
     listing.caption("Its codes are found when you press Steer: half a minute, once.")
 
 if "comparison" in st.session_state:
-    request, written, made, read_by = st.session_state["comparison"]
+    shown: Comparison = st.session_state["comparison"]
     with done.container():
-        if made != asked:
+        if shown.made != asked:
             st.info("The settings above have changed since these texts were written: press Steer for others.")
-        texts(read_by[0], request, written, read_by[1])
-        st.caption(made_by(request, made["books"]))
-        draw_costs(written)
-        draw_again(request, made, written)
+        texts(shown)
+        st.caption(made_by(shown.request, shown.made["books"]))
+        draw_costs(shown.written)
+        draw_again(shown)
 elif not pressed:
     done.caption("Nothing steered yet: press Steer.")
 if codes and source != BY_NAME:
-    list_codes(code_set, codes)
+    with st.expander(f"The {len(codes)} codes and how often they worked"):
+        if source == OF_TOPIC and topic in presets:
+            worked(presets[topic], codes)
+        if code_set is not None:
+            draw_code_set(code_set, codes, st.session_state["books"], beside(found))

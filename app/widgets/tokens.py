@@ -76,14 +76,14 @@ def coloured(
     codes: Sequence[int],
     chosen: int | None = None,
     *,
-    label: Callable[[str, int], str],
+    label: Callable[[int], str],
 ) -> str:
     """HTML of tokens coloured by their codes at one head or site, each code's id beside its token, its label behind."""
     spans = []
     for i, (text, code) in enumerate(zip(texts, codes, strict=True)):
         ring = "outline:2px solid currentColor;" if i == chosen else ""
         number = "–" if code < 0 else str(code)
-        told = f"{name} = {number}" + (f": {text_of}" if (text_of := label(name, code)) else "")
+        told = f"{name} = {number}" + (f": {text_of}" if (text_of := label(code)) else "")
         spans.append(
             f'<bdi style="background:{colour(code)};border-radius:3px;padding:1px 2px;{ring}" '
             f'title="{html.escape(told)}">{html.escape(text)}'
