@@ -15,7 +15,7 @@ from pathlib import Path
 from interp import DEFAULT_MODEL
 from interp.app import engine
 from interp.app.widgets import run_store
-from interp.app.widgets.codebook_picker import fitting, load, names_of, source_of
+from interp.app.widgets.codebook_picker import load, model_option, source_of
 from interp.bottlenecks.store import pretrained_names
 from interp.codesearch import build_index
 from interp.codesearch.index import MANIFEST
@@ -56,14 +56,10 @@ class Plan:
     def command(self) -> str:
         """The same in a terminal."""
         words = ["interp", "index", "build", "--data", self.text, "--tokens", str(self.n_tokens)]
-        if self.spec != DEFAULT_MODEL:
-            words += ["--model", self.spec]
-        source = source_of(self.books)
-        words += [
-            "--codebooks",
-            source if isinstance(source, str) else f"{run_store.shown_path()}/{self.books}",
-        ]
-        return shlex.join([*words, "--out", f"{run_store.shown_path()}/{self.folder.name}"])
+        here = run_store.shown_path()
+        books = self.books if self.books in pretrained_names() else f"{here}/{self.books}"
+        words += [*model_option(self.spec), "--codebooks", books, "--out", f"{here}/{self.folder.name}"]
+        return shlex.join(words)
 
 
 def plan_of(folder: str) -> Plan | None:
@@ -71,12 +67,6 @@ def plan_of(folder: str) -> Plan | None:
     names = [*pretrained_names(), *run_store.folders("codebooks")]
     plans = (Plan(name, size) for name in names for size in SIZES)
     return next((plan for plan in plans if plan.folder.name == folder), None)
-
-
-def choices(model) -> list[str]:
-    """The codebooks that an index can be built of, those first that come with the package."""
-    spec = engine.model_name()
-    return names_of(spec, model) + fitting("codebooks", spec, model)
 
 
 class Build(threading.Thread):
@@ -154,11 +144,7 @@ _starting = threading.Lock()
 
 
 def start(plan: Plan) -> Build:
-    """Begin, or go on; while another index is being built that one goes first.
-
-    Raises:
-        InputError: another one is being built.
-    """
+    """Begin, or go on; while another index is being built that one goes first, with an :class:`InputError`."""
     with _starting:
         busy = running()
         if busy is not None and busy.plan != plan:
@@ -175,14 +161,9 @@ def running() -> Build | None:
     return last if last is not None and last.is_alive() else None
 
 
-def is_being_built(folder: str) -> bool:
-    """Whether it is what is being built now, by the name of its folder."""
-    build = running()
-    return build is not None and build.plan.folder.name == folder
-
-
 def failed() -> Build | None:
     """The last build in the runs folder, if it ended with an error and the index was not made in another way since."""
     last = _last.get(engine.runs())
-    made = last is not None and (last.plan.folder / MANIFEST).is_file()
-    return last if last is not None and last.error is not None and not made else None
+    if last is None or last.error is None or (last.plan.folder / MANIFEST).is_file():
+        return None
+    return last

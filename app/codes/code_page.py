@@ -1,16 +1,14 @@
 """What the page of one code shows, as rows and HTML; nothing here waits for the model but the logit lens."""
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import streamlit as st
 
 from interp.app import engine
 from interp.app.codes.index import BY_FOLDER
-from interp.app.codes.search import interval
 from interp.app.widgets.tokens import colour
-from interp.bottlenecks.edits import code_name
 from interp.codesearch import CodeIndex, CodePage, Context, LogitLens, code_page, logit_lens
 from interp.report import wording
 
@@ -34,25 +32,19 @@ MATCHED = "rgba(128,128,128,.3)"
 _FOCUS = "font-weight:700;outline:1.5px solid currentColor;outline-offset:-1px"
 
 
+def _has_codebooks(page: CodePage) -> bool:
+    """Otherwise they were away, and may be back."""
+    return page.neighbours is not None
+
+
+@st.cache_resource(max_entries=64, show_spinner=False, hash_funcs=BY_FOLDER, validate=_has_codebooks)
 def page(index: CodeIndex, book: str, code: int) -> CodePage:
     """All that the index says about a code by itself; worked out once, where the codebooks are there."""
-    found = _page(index, book, code)
-    if found.neighbours is None:  # the codebooks were away: they may be back
-        _page.clear(index, book, code)
-    return found
-
-
-@st.cache_resource(max_entries=64, show_spinner=False, hash_funcs=BY_FOLDER)
-def _page(index: CodeIndex, book: str, code: int) -> CodePage:
     return code_page(index, book, code, n=LISTED)
 
 
 def lens(index: CodeIndex, book: str, code: int) -> LogitLens:
-    """What the code's vector writes into the logits, once the model is there; worked out once.
-
-    Raises:
-        InputError: another model than the index's, or codebooks that are not there.
-    """
+    """What the code's vector writes into the logits, once the model is there; worked out once."""
     return _lens(index, book, code, engine.model_name(), engine.model())
 
 
@@ -65,11 +57,8 @@ def neighbour_on(index: CodeIndex, book: str, code: int, step: int) -> int | Non
     """The next code of the same codebook that occurs in the corpus, in one direction."""
     begin = index.layout.code(book, 0)
     there = np.flatnonzero(index.counts[begin : begin + index.books[index.layout.number(book)].n_codes])
-    if step > 0:
-        place = int(np.searchsorted(there, code, side="right"))
-        return int(there[place]) if place < len(there) else None
-    place = int(np.searchsorted(there, code)) - 1
-    return int(there[place]) if place >= 0 else None
+    beyond = there[there > code] if step > 0 else there[there < code][::-1]
+    return int(beyond[0]) if len(beyond) else None
 
 
 def strip(
@@ -96,52 +85,3 @@ def strip(
 def in_line(text: str) -> str:
     """Running text in one line."""
     return wording.visible(text.translate(_BLANK), keep=" ")
-
-
-def token_rows(found: CodePage) -> list[dict]:
-    return [
-        {
-            "token": wording.token(one.text),
-            "tokens": one.count,
-            "precision": one.precision,
-            "recall": one.recall,
-        }
-        for one in found.tokens
-    ]
-
-
-def document_rows(index: CodeIndex, found: CodePage) -> list[dict]:
-    def opening(document: int) -> str:
-        begin = int(index.corpus.documents[document])
-        return in_line("".join(index.corpus.pieces(index.corpus.tokens[begin : begin + 24])))
-
-    return [
-        {"share": one.share, "with it": one.count, "of": one.length}
-        | {"document": one.document, "begins": opening(one.document)}
-        for one in found.coverage
-    ]
-
-
-def nearest_rows(found: CodePage, label: Callable[[str, int], dict[str, str]]) -> list[dict]:
-    return [
-        {
-            "code": code_name(found.book, one.code),
-            **label(found.book, one.code),
-            "cosine": one.cosine,
-            "tokens": one.count,
-        }
-        for one in found.neighbours or ()
-    ]
-
-
-def related_rows(found: CodePage, label: Callable[[str, int], dict[str, str]]) -> list[dict]:
-    return [
-        {
-            "code": code_name(one.book, one.code),
-            **label(one.book, one.code),
-            "share": one.share,
-            "95 %": interval(one.interval),
-            "lift": one.lift,
-        }
-        for one in found.related
-    ]

@@ -8,19 +8,8 @@ from streamlit.delta_generator import DeltaGenerator
 
 from interp.app import engine
 from interp.app.codes import index as code_index
-from interp.app.codes.code_page import (
-    A_PAGE,
-    LISTED,
-    ORDERS,
-    document_rows,
-    lens,
-    nearest_rows,
-    neighbour_on,
-    page,
-    related_rows,
-    strip,
-    token_rows,
-)
+from interp.app.codes.code_page import A_PAGE, LISTED, ORDERS, in_line, lens, neighbour_on, page, strip
+from interp.app.codes.search import interval
 from interp.app.widgets.labels import beside, labels
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
@@ -98,16 +87,23 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
     if found.count:
         where(index, found)
         left, right = st.columns(2)
-        with left:
-            st.subheader("Similarity")
-            st.plotly_chart(
-                similarity_histogram(found.similarities),
-                key=f"histogram {name}",
-                alt=f"Similarities of {name} to the tokens of the text, where it is on and where it is not",
-            )
-        with right:
-            st.subheader("Tokens")
-            st.dataframe(token_rows(found), hide_index=True, column_config=COLUMNS, key=f"tokens {name}")
+        left.subheader("Similarity")
+        left.plotly_chart(
+            similarity_histogram(found.similarities),
+            key=f"histogram {name}",
+            alt=f"Similarities of {name} to the tokens of the text, where it is on and where it is not",
+        )
+        right.subheader("Tokens")
+        rows = [
+            {
+                "token": wording.token(token.text),
+                "tokens": token.count,
+                "precision": token.precision,
+                "recall": token.recall,
+            }
+            for token in found.tokens
+        ]
+        right.dataframe(rows, hide_index=True, column_config=COLUMNS, key=f"tokens {name}")
         left, right = st.columns(2)
         with left:
             st.subheader("On at the same tokens")
@@ -116,15 +112,24 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
             st.subheader("Nearest codes")
             nearest(index, names, found)
         st.subheader("Documents")
-        st.dataframe(
-            document_rows(index, found), hide_index=True, column_config=COLUMNS, key=f"documents {name}"
-        )
+        documents(index, found)
     else:
         st.subheader("Nearest codes")
         nearest(index, names, found)
     st.subheader("Logit lens")
     waits = not engine.loading().model.done()
     st.fragment(logits, run_every=POLL if waits else None)(index, book, code, waits)
+
+
+def documents(index: CodeIndex, found: CodePage) -> None:
+    rows = []
+    for one in found.coverage:
+        begin = int(index.corpus.documents[one.document])
+        begins = in_line("".join(index.corpus.pieces(index.corpus.tokens[begin : begin + 24])))
+        row = {"share": one.share, "with it": one.count, "of": one.length, "document": one.document}
+        rows.append(row | {"begins": begins})
+    key = f"documents {code_name(found.book, found.code)}"
+    st.dataframe(rows, hide_index=True, column_config=COLUMNS, key=key)
 
 
 def told(found: Labels | None, book: str, code: int, place: DeltaGenerator) -> None:
@@ -147,13 +152,9 @@ def told(found: Labels | None, book: str, code: int, place: DeltaGenerator) -> N
 
 def explained(index: CodeIndex, name: str) -> None:
     """What a language model said of it, if one was asked."""
-    try:
-        one = explanations_of(index).get(name)
-    except InputError as error:
-        engine.say(error)
-        return
-    if one is not None:
-        st.markdown(f"{plain(one.model)} says {plain(wording.explanation(one))}")
+    with engine.saying():
+        if (one := explanations_of(index).get(name)) is not None:
+            st.markdown(f"{plain(one.model)} says {plain(wording.explanation(one))}")
 
 
 def toolbar(index: CodeIndex, book: str, code: int) -> None:
@@ -232,9 +233,14 @@ def where(index: CodeIndex, found: CodePage) -> None:
     name = code_name(found.book, found.code)
     st.subheader("Contexts")
     order = st.segmented_control(
-        "Contexts", list(ORDERS), key="order", bind=IN_URL, default="clearest", required=True,
+        "Contexts",
+        list(ORDERS),
+        key="order",
+        bind=IN_URL,
+        default="clearest",
+        required=True,
         label_visibility="collapsed",
-    )  # fmt: skip
+    )
     n, start = N_TOP, 0
     place = st.container()
     if order == "evenly spread":
@@ -244,18 +250,17 @@ def where(index: CodeIndex, found: CodePage) -> None:
         if found.count > A_PAGE:
             start = A_PAGE * (st.pagination(-(-found.count // A_PAGE), key=f"contexts of {name}") - 1)
     listed = code_contexts(index, found.book, found.code, ORDERS[order], n, start=start)
-    rows = []
-    for context in listed:
-        shown = () if context.margin is None else (f"{context.margin:.2f}", f"{context.similarity:.2f}")
-        rows.append(strip(context, found.code, shown))
+    rows = [
+        strip(one, found.code, () if one.margin is None else (f"{one.margin:.2f}", f"{one.similarity:.2f}"))
+        for one in listed
+    ]
     which = f", {start + 1:,} to {start + len(listed):,}" if start else ""
     numbers = " Numbers: margin and similarity." if listed and listed[0].margin is not None else ""
-    with place:
-        st.caption(
-            f"{len(listed)} of {found.count:,} shown{which}. Framed: the token; coloured: the code is on.{numbers}"
-        )
-        st.html("".join(rows))
-    left, right = st.columns(2)
+    place.caption(
+        f"{len(listed)} of {found.count:,} shown{which}. Framed: the token; coloured: the code is on.{numbers}"
+    )
+    place.html("".join(rows))
+    left, _ = st.columns(2)
     left.download_button(
         "These as CSV",
         lambda: contexts_csv(listed),
@@ -270,19 +275,40 @@ def related(names: Labels | None, found: CodePage) -> None:
     if not found.related:
         st.caption("No code goes with it more often than by chance.")
         return
-    pick(related_rows(found, beside(names)), f"related {code_name(found.book, found.code)}", COLUMNS)
+    label = beside(names)
+    rows = [
+        {
+            "code": code_name(one.book, one.code),
+            **label(one.book, one.code),
+            "share": one.share,
+            "95 %": interval(one.interval),
+            "lift": one.lift,
+        }
+        for one in found.related
+    ]
+    pick(rows, f"related {code_name(found.book, found.code)}", COLUMNS)
     st.caption(f"Counted at {found.related_sample:,} of its tokens, ranked by share × log lift.")
 
 
 def nearest(index: CodeIndex, names: Labels | None, found: CodePage) -> None:
-    if found.neighbours is not None:
-        pick(nearest_rows(found, beside(names)), f"nearest {code_name(found.book, found.code)}", COLUMNS)
-        st.caption("Of the same codebook, by cosine as the codebook compares vectors.")
+    if found.neighbours is None:
+        try:
+            index.codebooks()
+        except InputError as error:
+            st.caption(plain(str(error)))
         return
-    try:
-        index.codebooks()
-    except InputError as error:
-        st.caption(plain(str(error)))
+    label = beside(names)
+    rows = [
+        {
+            "code": code_name(found.book, one.code),
+            **label(found.book, one.code),
+            "cosine": one.cosine,
+            "tokens": one.count,
+        }
+        for one in found.neighbours
+    ]
+    pick(rows, f"nearest {code_name(found.book, found.code)}", COLUMNS)
+    st.caption("Of the same codebook, by cosine as the codebook compares vectors.")
 
 
 def logits(index: CodeIndex, book: str, code: int, waited: bool) -> None:

@@ -27,7 +27,7 @@ from interp.app.widgets import run_store
 from interp.app.widgets.codebook_picker import fitting
 from interp.app.widgets.labels import beside, labels
 from interp.app.widgets.tokens import plain, visible
-from interp.app.widgets.url_state import IN_URL, tell_missing
+from interp.app.widgets.url_state import IN_URL, tell_missing, whole_number
 from interp.bottlenecks.edits import code_name
 from interp.codesearch import CodeIndex
 from interp.codesearch.contexts import match_contexts
@@ -206,8 +206,7 @@ def scored(index: CodeIndex, by: str, text: str) -> None:
 
 def similar(index: CodeIndex, text: str) -> None:
     """Contexts like one token of a prompt, and that token's codes."""
-    given = st.query_params.get("at", "")
-    position = int(given) if given.isdecimal() and len(given) < 5 else -1
+    position = whole_number("at", -1)
     found: Likeness = like(index, text, position, 15)
     n = len(found.pieces)
     key = f"token of {text}"
@@ -216,14 +215,8 @@ def similar(index: CodeIndex, text: str) -> None:
     def take() -> None:
         st.query_params["at"] = str(st.session_state[key])
 
-    st.pills(
-        "Token",
-        range(n),
-        format_func=lambda i: f"{i} {plain(visible(found.pieces[i]))}",
-        key=key,
-        on_change=take,
-        required=True,
-    )
+    tokens = [f"{i} {plain(visible(piece))}" for i, piece in enumerate(found.pieces)]
+    st.pills("Token", range(n), format_func=tokens.__getitem__, key=key, on_change=take, required=True)
     if found.contexts:
         st.markdown(f"**{len(found.contexts)} tokens of the corpus** that share most of its codes")
         shown = [
@@ -270,27 +263,29 @@ def starred(index: CodeIndex) -> None:
     pick(listed, "kept codes", {"star": st.column_config.TextColumn("★", width="small")})
 
 
-def of_this_model() -> list[str]:
-    """Indexes that were made with the tab's model, which is known once it is loaded, and the one that is chosen."""
-    every, model = run_store.folders("indexes"), engine.loading().model
-    if not model.done() or model.exception() is not None:
-        return every
-    fit = fitting("indexes", engine.model_name(), model.result())
-    return [
-        name for name in every if name in (*fit, st.session_state.get("index", st.query_params.get("index")))
-    ]
+def indexes() -> list[str]:
+    """Those there are to choose from, one that was not finished the last.
+
+    One that is being built, or is of another model, which is known once the tab's is loaded, is no choice unless it is
+    chosen already.
+    """
+    chosen = st.session_state.get("index", st.query_params.get("index"))
+    every, model, building = run_store.folders("indexes"), engine.loading().model, code_build.running()
+    fit = set(every)
+    if model.done() and model.exception() is None:
+        fit = set(fitting("indexes", engine.model_name(), model.result()))
+    if building is not None:
+        fit.discard(building.plan.folder.name)
+    names = [name for name in every if name == chosen or name in fit]
+    return sorted(names, key=lambda name: not (engine.runs() / name / MANIFEST).is_file())
 
 
-# one that is being built, or is of another model, is no choice unless it is chosen already, and one that was not
-# finished the last
-chosen = st.session_state.get("index", st.query_params.get("index"))
-names = [name for name in of_this_model() if name == chosen or not code_build.is_being_built(name)]
-names.sort(key=lambda name: not (engine.runs() / name / MANIFEST).is_file())
+names, building = indexes(), code_build.running()
 code = st.query_params.get(CODE)
 heading = st.container()
 if code is None or not names:
     heading.title("Codes")
-if code_build.running() is not None:
+if building is not None:
     show_progress()
 tell_missing("index", names, "index")
 last_error()  # not beside the button, which is out of sight while an index is open

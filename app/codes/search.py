@@ -46,11 +46,7 @@ MOST = 128
 
 @st.cache_resource(max_entries=8, show_spinner="Searching", hash_funcs=BY_FOLDER)
 def scores(index: CodeIndex, by: str, text: str) -> CodeScores:
-    """Every code against a regular expression or a token; looked for once.
-
-    Raises:
-        InputError: a pattern that the engine does not know, a text that is no token.
-    """
+    """Every code against a regular expression or a token; looked for once."""
     return search_regex(index, text) if by == REGEX else search_token(index, text)
 
 
@@ -105,21 +101,11 @@ class Likeness:
 
 def like(index: CodeIndex, prompt: str, position: int, n: int) -> Likeness:
     """Contexts like one token of a prompt: one forward pass for all its tokens, unless it was asked before. −1 is the
-    last token.
-
-    Raises:
-        InputError: an empty or long prompt, another model than the index's.
-    """
+    last token."""
     key = index.folder, changed(index.folder), engine.model_name(), prompt
-    read = st.session_state.get("prompt read")
-    if read is None or read[0] != key:
-        read = st.session_state["prompt read"] = key, *_read(index, prompt)
-    _, texts, codes = read
-    asked = *key, min(position, len(texts) - 1), n
-    found = st.session_state.get("likeness")
-    if found is None or found[0] != asked:
-        found = st.session_state["likeness"] = asked, _like(index, texts, codes, asked[-2], n)
-    return found[1]
+    texts, codes = engine.asked_last("prompt read", key, lambda: _read(index, prompt))
+    at = min(position, len(texts) - 1)
+    return engine.asked_last("likeness", (*key, at, n), lambda: _like(index, texts, codes, at, n))
 
 
 def _read(index: CodeIndex, prompt: str) -> tuple[list[str], dict[str, Int[np.ndarray, "pos k"]]]:

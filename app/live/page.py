@@ -9,7 +9,7 @@ from interp.app.widgets.codebook_picker import choose, name_of
 from interp.app.widgets.labels import beside, called, labels
 from interp.app.widgets.token_strip import by_codes, legend, picked, token_strip
 from interp.app.widgets.tokens import plain, visible
-from interp.app.widgets.url_state import IN_URL
+from interp.app.widgets.url_state import IN_URL, whole_number
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch.layout import can_be_edited
 from interp.errors import InputError
@@ -40,13 +40,6 @@ def label(reading: Reading, token: int) -> str:
     return f"{token} {visible(reading.pieces[token])}"
 
 
-def whole_number(name: str, n: int, otherwise: int) -> int:
-    """What the address says, if it is one of n."""
-    given = st.query_params.get(name, "")
-    # Python refuses to read a number of thousands of digits
-    return int(given) if given.isdecimal() and len(given) < 5 and int(given) < n else otherwise
-
-
 def forget_token() -> None:
     """Another text begins at its last token: the address still has the former text's, and keeps a link's."""
     st.query_params.pop("token", None)
@@ -68,7 +61,8 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
     )
     # the choice belongs to the text
     chosen, strip = f"token of {text}", "strip"
-    st.session_state.setdefault(chosen, whole_number("token", n, n - 1))
+    given = whole_number("token", n - 1)
+    st.session_state.setdefault(chosen, given if given < n else n - 1)
 
     def take() -> None:
         token = picked(strip)

@@ -49,7 +49,7 @@ def choose(spec: str | None = None) -> tuple[str | Path, Codebooks]:
     any the page ends here. The choice is in the URL."""
     spec = spec or engine.model_name()
     model = engine.model(spec)
-    names = names_of(spec, model) + fitting("codebooks", spec, model)
+    names = names_for(spec, model)
     tell_missing("books", names, "folder of codebooks")
     if not names:
         none_yet(spec)
@@ -115,7 +115,7 @@ def pretrained_fingerprint(name: str, sites: tuple[str, ...]) -> str | None:
 
 def ready_made(spec: str, model) -> tuple[str, Codebooks] | None:
     """The first codebooks that come with the package for a model, read already, by their name."""
-    names = names_of(spec, model)
+    names = _shipped(spec, model)
     return (names[0], _books(spec, names[0], 0, model)) if names else None
 
 
@@ -136,9 +136,13 @@ def load(source: str | Path, model) -> Codebooks:
     return Codebooks.from_pretrained(source, model)
 
 
+def names_for(spec: str, model) -> list[str]:
+    """Codebooks that there are for a model, shipped ones first."""
+    return _shipped(spec, model) + fitting("codebooks", spec, model)
+
+
 @st.cache_resource(show_spinner=False)
-def names_of(spec: str, _model) -> list[str]:  # noqa: ARG001 - key of the cache
-    """Shipped codebooks that there are for a model."""
+def _shipped(spec: str, _model) -> list[str]:  # noqa: ARG001 - key of the cache
     return pretrained_names(_model)
 
 
