@@ -46,6 +46,11 @@ def go_to(name: str | None) -> None:
         st.query_params[CODE] = name
 
 
+def code_cells(names: Labels | None, book: str, code: int) -> dict[str, str]:
+    """A code's name, and what it stands for where codes have labels, as the first cells of a row."""
+    return {"code": code_name(book, code), **beside(names)(book, code)}
+
+
 def pick(rows: Sequence[dict], key: str, columns: dict, height: str | int = "auto") -> None:
     """A table; a press on a code's name opens it.
 
@@ -275,15 +280,9 @@ def related(names: Labels | None, found: CodePage) -> None:
     if not found.related:
         st.caption("No code goes with it more often than by chance.")
         return
-    label = beside(names)
     rows = [
-        {
-            "code": code_name(one.book, one.code),
-            **label(one.book, one.code),
-            "share": one.share,
-            "95 %": interval(one.interval),
-            "lift": one.lift,
-        }
+        code_cells(names, one.book, one.code)
+        | {"share": one.share, "95 %": interval(one.interval), "lift": one.lift}
         for one in found.related
     ]
     pick(rows, f"related {code_name(found.book, found.code)}", COLUMNS)
@@ -297,14 +296,8 @@ def nearest(index: CodeIndex, names: Labels | None, found: CodePage) -> None:
         except InputError as error:
             st.caption(plain(str(error)))
         return
-    label = beside(names)
     rows = [
-        {
-            "code": code_name(found.book, one.code),
-            **label(found.book, one.code),
-            "cosine": one.cosine,
-            "tokens": one.count,
-        }
+        code_cells(names, found.book, one.code) | {"cosine": one.cosine, "tokens": one.count}
         for one in found.neighbours
     ]
     pick(rows, f"nearest {code_name(found.book, found.code)}", COLUMNS)

@@ -1,6 +1,5 @@
 """What the page *Codes* finds: every code scored against matches, contexts like a prompt's token."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +9,7 @@ from jaxtyping import Int
 from interp.app import engine
 from interp.app.codes.index import BY_FOLDER, changed
 from interp.app.widgets.tokens import pieces
-from interp.bottlenecks.edits import code_name
 from interp.codesearch import (
-    CodeHit,
     CodeIndex,
     CodeScores,
     Context,
@@ -56,29 +53,6 @@ def kept(note: Annotation | None) -> str:
         return ""
     text = " ".join(note.text.split())
     return f"{'★ ' if note.star else ''}{text if len(text) <= 40 else text[:39] + '…'}".strip()
-
-
-def rows(
-    hits: Sequence[CodeHit],
-    annotations: dict[tuple[str, int], Annotation],
-    label: Callable[[str, int], dict[str, str]],
-) -> list[dict]:
-    """A line of the table each."""
-    return [
-        {
-            "code": code_name(hit.book, hit.code),
-            **label(hit.book, hit.code),
-            "precision": hit.precision,
-            "P 95 %": interval(hit.precision_interval),
-            "recall": hit.recall,
-            "R 95 %": interval(hit.recall_interval),
-            "F1": hit.f1,
-            "tokens": hit.count,
-            "in matches": hit.hits,
-            "kept": kept(annotations.get((hit.book, hit.code))),
-        }
-        for hit in hits
-    ]
 
 
 def interval(bounds: tuple[float, float]) -> str:

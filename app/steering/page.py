@@ -1,6 +1,8 @@
 """A prompt continued by the model as it is, with its codes edited, and in other ways beside it; each token opens."""
 
 import contextlib
+from collections.abc import Callable
+from typing import Any
 
 import streamlit as st
 
@@ -33,6 +35,27 @@ from interp.steering.topics import load_presets, neutral_texts
 
 PROMPT = "One day, Tim and his mom went to"
 FIRST = "fire"
+HELP = {
+    "beside": "A difference of means is a vector added in the middle of the model. What is said stands in front of the "
+    "prompt. Random codes are as many at the same sites: what any codes would do.",
+    "how": "Set: the head's code becomes this one. Added: how the code differs from its codebook's mean is added, as "
+    "often as its weight says. Forbidden: the next best code is taken.",
+    "scale": "Of codes that are added.",
+    "slots": "Of codes that are set: how many of a vector's k codes become the code.",
+    "top_k": "Of the codes found, how many are used, best first.",
+    "begin": "Of generated positions: the first new token that feels the codes.",
+    "fraction": "Of those positions, drawn by the seed.",
+    "when": "A gate: a12.h3=417, the code is there; token:REGEX, the token that is read matches; label:TEXT, the "
+    "clearest code of a label is there; firing, as far as what is added is there already. A code can be asked for at "
+    "the first edited site or before.",
+    "seed": "Of the texts, the fraction and the random codes; which codes are found does not change with it.",
+    "chat": "Puts the prompt into the model's chat template.",
+}
+
+
+def field(widget: Callable[..., Any], *args: Any, key: str, **options: Any) -> Any:
+    """A field with its help, whose value stands in the address."""
+    return widget(*args, key=key, bind=IN_URL, help=HELP.get(key), **options)
 
 
 def lines(text: str) -> tuple[str, ...]:
@@ -78,136 +101,60 @@ try:
 except InputError as error:
     engine.say(error)
     st.stop()
-source = left.radio("Which codes", SOURCES, horizontal=True, key="source", bind=IN_URL, on_change=suit)
+source = field(left.radio, "Which codes", SOURCES, horizontal=True, key="source", on_change=suit)
 if source == OF_TOPIC:
-    topic = st.pills(
+    topic = field(
+        st.pills,
         "Topic",
         topics,
         default=FIRST,
         format_func=plain,
         required=True,
         key="topic",
-        bind=IN_URL,
         label_visibility="collapsed",
     )
 listing = st.container()
 usual_how, usual_scale = usual(source)
 with st.form("steer"):
     if source == BY_NAME:
-        st.text_area("Codes", key="codes", bind=IN_URL, height=80, placeholder="a12.h3=417, a14.h0=3*0.5")
+        field(st.text_area, "Codes", key="codes", height=80, placeholder="a12.h3=417, a14.h0=3*0.5")
     elif source == OF_TEXTS:
         left, right = st.columns(2)
-        left.text_area("Texts with it, one a line", key="positive", bind=IN_URL, height=150)
-        right.text_area(
-            "Texts without it",
-            key="negative",
-            bind=IN_URL,
-            height=150,
-            placeholder="if empty: everyday sentences",
-        )
+        field(left.text_area, "Texts with it, one a line", key="positive", height=150)
+        usual_texts = "if empty: everyday sentences"
+        field(right.text_area, "Texts without it", key="negative", height=150, placeholder=usual_texts)
     left, middle, right = st.columns([5, 4, 1.3], vertical_alignment="bottom")
-    prompt = left.text_area("Prompt", PROMPT, key="prompt", bind=IN_URL, height=68)
-    others = middle.multiselect(
+    prompt = field(left.text_area, "Prompt", PROMPT, key="prompt", height=68)
+    others = field(
+        middle.multiselect,
         "Beside base and codes",
         BESIDE,
         key="beside",
-        bind=IN_URL,
         max_selections=MOST_BESIDE,
         placeholder="nothing else",
-        help="A difference of means is a vector added in the middle of the model. What is said stands in front of the "
-        "prompt. Random codes are as many at the same sites: what any codes would do.",
     )
     pressed = right.form_submit_button("Steer", type="primary", width="stretch")
     with st.expander("More"):
         a, b, c, d = st.columns(4)
-        how = a.selectbox(
-            "Codes are",
-            HOW,
-            HOW.index(usual_how),
-            key="how",
-            bind=IN_URL,
-            help="Set: the head's code becomes this one. Added: how the code differs from its codebook's mean is "
-            "added, as often as its weight says. Forbidden: the next best code is taken.",
-        )
-        scale = b.number_input(
-            "Times",
-            -100.0,
-            100.0,
-            usual_scale,
-            0.05,
-            key="scale",
-            bind=IN_URL,
-            help="Of codes that are added.",
-        )
-        slots = c.number_input(
-            "Slots",
-            1,
-            deepest,
-            1,
-            key="slots",
-            bind=IN_URL,
-            help="Of codes that are set: how many of a vector's k codes become the code.",
-        )
+        how = field(a.selectbox, "Codes are", HOW, HOW.index(usual_how), key="how")
+        scale = field(b.number_input, "Times", -100.0, 100.0, usual_scale, 0.05, key="scale")
+        slots = field(c.number_input, "Slots", 1, deepest, 1, key="slots")
         if source != BY_NAME:
-            d.number_input(
-                "How many codes",
-                1,
-                None,
-                None,
-                key="top_k",
-                bind=IN_URL,
-                placeholder="all",
-                help="Of the codes found, how many are used, best first.",
-            )
-            d.selectbox("Ranked by", RANKINGS, key="by", bind=IN_URL)
-        positions = a.selectbox("Positions", ["generated", "prompt", "all"], key="positions", bind=IN_URL)
-        begin = b.number_input(
-            "From new token",
-            1,
-            400,
-            1,
-            key="begin",
-            bind=IN_URL,
-            help="Of generated positions: the first new token that feels the codes.",
-        )
-        fraction = c.number_input(
-            "Fraction of tokens",
-            0.0,
-            1.0,
-            1.0,
-            0.1,
-            key="fraction",
-            bind=IN_URL,
-            help="Of those positions, drawn by the seed.",
-        )
-        when = d.text_input(
-            "Only where",
-            key="when",
-            bind=IN_URL,
-            placeholder="everywhere",
-            help="A gate: a12.h3=417, the code is there; token:REGEX, the token that is read matches; label:TEXT, the "
-            "clearest code of a label is there; firing, as far as what is added is there already. A code can be asked "
-            "for at the first edited site or before.",
-        )
-        n_tokens = a.number_input("New tokens", 1, 400, 40, key="tokens", bind=IN_URL)
-        temperature = b.number_input("Temperature", 0.0, 5.0, 0.7, 0.1, key="temperature", bind=IN_URL)
-        seed = c.number_input(
-            "Seed",
-            0,
-            MOST_SEED,
-            0,
-            key="seed",
-            bind=IN_URL,
-            help="Of the texts, the fraction and the random codes; which codes are found does not change with it.",
-        )
-        times = a.number_input(
-            "Difference of means, times", -100.0, 100.0, MEANS_TIMES, 0.5, key="times", bind=IN_URL
+            field(d.number_input, "How many codes", 1, None, None, key="top_k", placeholder="all")
+            field(d.selectbox, "Ranked by", RANKINGS, key="by")
+        positions = field(a.selectbox, "Positions", ["generated", "prompt", "all"], key="positions")
+        begin = field(b.number_input, "From new token", 1, 400, 1, key="begin")
+        fraction = field(c.number_input, "Fraction of tokens", 0.0, 1.0, 1.0, 0.1, key="fraction")
+        when = field(d.text_input, "Only where", key="when", placeholder="everywhere")
+        n_tokens = field(a.number_input, "New tokens", 1, 400, 40, key="tokens")
+        temperature = field(b.number_input, "Temperature", 0.0, 5.0, 0.7, 0.1, key="temperature")
+        seed = field(c.number_input, "Seed", 0, MOST_SEED, 0, key="seed")
+        times = field(
+            a.number_input, "Difference of means, times", -100.0, 100.0, MEANS_TIMES, 0.5, key="times"
         )
         usual_words = f"The following text is about {topic}." if source == OF_TOPIC else ""
-        said = b.text_input(SAID, key="said", bind=IN_URL, placeholder=usual_words) or usual_words
-        chat = c.toggle(
-            "Chat message", key="chat", bind=IN_URL, help="Puts the prompt into the model's chat template."
-        )
+        said = field(b.text_input, SAID, key="said", placeholder=usual_words) or usual_words
+        chat = field(c.toggle, "Chat message", key="chat")
 
 asked, by = settings(), st.session_state.get("by", RANKINGS[0])
 given, code_set, codes = texts_with_and_without(), None, []
