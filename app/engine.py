@@ -100,7 +100,7 @@ def forget() -> None:
 
 
 def use(spec: str | None = None) -> None:
-    """Run another model in this tab; without a name that which the box of the models says."""
+    """Run another model in this tab, or that which the box of the models says."""
     if spec is not None:
         st.session_state["model"] = spec
     _TAKEN[model_name()] = None
@@ -112,17 +112,17 @@ def use(spec: str | None = None) -> None:
 
 def choose_model() -> None:
     """The model's name in a corner of the page, and behind it the others there are."""
-    others, given = st.session_state.setdefault("models of runs", {}), st.query_params.get("model")
-    if "model" not in st.session_state and given in known_models():
+    given, known = st.query_params.get("model"), known_models()
+    if "model" not in st.session_state and given in known:
         st.session_state["model"] = given
-    every = list(dict.fromkeys([*known_models(), *others]))
+    every = dict.fromkeys([*known, *st.session_state.setdefault("models of runs", {})])
     with (
         st.container(key="model-picker"),
         st.popover(plain(Path(model_name()).name), icon=":material/memory:"),
     ):
         st.selectbox(
             "Model",
-            every,
+            list(every),
             key="model",
             accept_new_options=True,
             on_change=use,
@@ -156,12 +156,14 @@ def asked_last(name: str, key: Hashable, make: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def saying() -> Iterator[None]:
-    """Says what was wrong with an input in the body; the page goes on behind it."""
+def saying(*, stop: bool = False) -> Iterator[None]:
+    """Says what was wrong with an input in the body; the page goes on behind it, or ends there."""
     try:
         yield
     except InputError as error:
         say(error)
+        if stop:
+            st.stop()
 
 
 def in_one_line(error: BaseException) -> str:
@@ -262,11 +264,8 @@ def _needed(what: str, spec: str, text: str):
             while not wait([future], PATIENCE).done:
                 pulse.empty()  # where Streamlit ends a script whose user has gone elsewhere
         place.empty()
-    try:
+    with saying(stop=True):
         return future.result()
-    except InputError as error:
-        say(error)
-        st.stop()
 
 
 @contextmanager

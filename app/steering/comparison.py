@@ -11,7 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 from interp.app import engine
 from interp.app.steering.form import address
 from interp.app.steering.job import BESIDE, NAMES, Likely, Show, Step, Written, branch, look
-from interp.app.widgets.token_strip import Row, picked, token_strip
+from interp.app.widgets.token_strip import Row, token_strip
 from interp.app.widgets.tokens import STEERED, marked, plain, visible
 from interp.app.widgets.urls import code_pages
 from interp.bottlenecks.store import Codebooks
@@ -104,18 +104,16 @@ def _card(one: Written, number: int, at: int | None) -> None:
         "nats, the mean.",
     )
     st.caption(perplexity + moved)
-    key = f"strip {number}"
 
-    def take() -> None:
-        token = picked(key)
-        if token is not None and one.n_prompt <= token < len(one.pieces):
-            st.session_state[OPENED], st.session_state[OPENED_AT] = number, token - one.n_prompt
+    def take(token: int) -> None:
+        st.session_state[OPENED], st.session_state[OPENED_AT] = number, token - one.n_prompt
 
     faded = ["padding:1px 0;opacity:.65;"] * one.n_prompt + ["padding:1px 0;"] * len(one.text.tokens)
     styles = [style + STEERED * mark for style, mark in zip(faded, one.marks, strict=True)]
     titles = ["codes edited here" * mark for mark in one.marks]
     row = Row(f"Tokens of {one.name}", "", styles, [""] * len(styles), titles)
-    token_strip(one.pieces, [row], None if at is None else one.n_prompt + at, key, take, one.n_prompt)
+    chosen = None if at is None else one.n_prompt + at
+    token_strip(one.pieces, [row], chosen, f"strip {number}", take, one.n_prompt)
 
 
 def _open(shown: Comparison, one: Written, at: int) -> None:

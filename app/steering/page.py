@@ -95,12 +95,9 @@ with right:
     folder, books = choose()
 found = labels(books)
 deepest = max(book.config.k for book in books.values())
-try:
+with engine.saying(stop=True):
     presets = {preset.name: preset for preset in load_presets(made_with(folder, books))}
-    topics = [*topic_names(), *(name for name in presets if name not in topic_names())]
-except InputError as error:
-    engine.say(error)
-    st.stop()
+topics = list(dict.fromkeys([*topic_names(), *presets]))
 source = field(left.radio, "Which codes", SOURCES, horizontal=True, key="source", on_change=suit)
 if source == OF_TOPIC:
     topic = field(

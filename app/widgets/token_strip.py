@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 import streamlit as st
 
-from interp.app.widgets.tokens import colour
+from interp.app.widgets.tokens import code_number, code_title, colour
 from interp.codesearch.labels import MIXED, RARE
 from interp.report import wording
 
@@ -124,9 +124,8 @@ def by_codes(codes: Mapping[str, Sequence[int]], label: Callable[[str, int], str
     """A row for each site, its tokens coloured by their codes there; −1 is none."""
     rows = []
     for name, ids in codes.items():
-        numbers = [str(code) if code >= 0 else "–" for code in ids]
-        told = [(f"{name} = {n}", label(name, code)) for n, code in zip(numbers, ids, strict=True)]
-        titles = [": ".join(filter(None, both)) for both in told]
+        numbers = [code_number(code) for code in ids]
+        titles = [code_title(name, code, label(name, code)) for code in ids]
         styles = [f"background:{colour(code)}" for code in ids]
         rows.append(Row(f"Tokens coloured by {name}", name, styles, numbers, titles))
     return rows
@@ -137,16 +136,22 @@ def token_strip(
     rows: Sequence[Row],
     chosen: int | None,
     key: str,
-    on_pick: Callable[[], None],
+    on_pick: Callable[[int], None],
     first: int = 0,
 ) -> None:
     """Draw the text once for each row.
 
     Args:
         chosen: the token with a ring.
-        on_pick: called before the page is drawn anew for a token that was picked, when ``picked(key)`` tells it.
+        on_pick: is told which token was picked, before the page is drawn anew.
         first: tokens before this one are not picked.
     """
+
+    def take() -> None:
+        token = st.session_state[key].get("picked")
+        if isinstance(token, int) and first <= token < len(pieces):
+            on_pick(token)
+
     _strip(
         key=key,
         data={
@@ -156,7 +161,7 @@ def token_strip(
             "chosen": chosen,
             "first": first,
         },
-        on_picked_change=on_pick,
+        on_picked_change=take,
     )
 
 
@@ -168,24 +173,16 @@ def legend(codes: Mapping[str, Sequence[int]], label: Callable[[str, int], str],
     if len(codes) > 1:
         return ""
     ((site, ids),) = codes.items()
-    shown = {code: label(site, code) for code, _ in Counter(i for i in ids if i >= 0).most_common()}
-    named = {code: text for code, text in shown.items() if text not in ("", RARE, MIXED)}
+    shown = [(code, label(site, code)) for code, _ in Counter(i for i in ids if i >= 0).most_common()]
     entries = [
         f'<span><span style="background:{colour(code)};'
         f'border-radius:3px;padding:0 .35em;font-variant-numeric:tabular-nums">{code}</span> {html.escape(text)}</span>'
-        for code, text in list(named.items())[:most]
-    ]
-    others = len(shown) - len(entries)
-    if entries and others:
+        for code, text in shown
+        if text not in ("", RARE, MIXED)
+    ][:most]
+    if not entries:
+        return ""
+    if others := len(shown) - len(entries):
         entries.append(f'<span style="opacity:.7">{others} more without a clear name</span>')
-    return (
-        f'<div style="display:flex;flex-wrap:wrap;gap:0 1.2em;font-size:.85em;line-height:1.9">{"".join(entries)}</div>'
-        if entries
-        else ""
-    )
-
-
-def picked(key: str) -> int | None:
-    """The token that was picked just now."""
-    value = st.session_state[key].get("picked")
-    return value if isinstance(value, int) else None
+    style = "display:flex;flex-wrap:wrap;gap:0 1.2em;font-size:.85em;line-height:1.9"
+    return f'<div style="{style}">{"".join(entries)}</div>'
