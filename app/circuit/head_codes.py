@@ -11,11 +11,10 @@ from interp.app import engine
 from interp.app.circuit.reading import OWN, codes, effect, n_pairs, texts
 from interp.app.circuit.runs import Opened, model_of
 from interp.app.widgets.charts import chart
+from interp.app.widgets.code_names import beside, called, code_pages, labels
 from interp.app.widgets.codebook_picker import choose, name_of
-from interp.app.widgets.labels import beside, called, labels
 from interp.app.widgets.tokens import coloured, plain
 from interp.app.widgets.url_state import IN_URL
-from interp.app.widgets.urls import code_pages
 from interp.bottlenecks.store import Codebooks
 from interp.circuits.circuit import Component
 from interp.errors import InputError

@@ -3,24 +3,36 @@
 import shlex
 
 import streamlit as st
+from streamlit.column_config import NumberColumn
 
 from interp.app import engine
 from interp.app.circuit.compared import compared, validity
-from interp.app.circuit.edges import edges
 from interp.app.circuit.find import form
 from interp.app.circuit.head import heads
 from interp.app.circuit.program import program
-from interp.app.circuit.runs import Opened, of_this_model, offer_model, opened, report
+from interp.app.circuit.runs import Opened, ink, of_this_model, offer_model, opened, report
 from interp.app.widgets import run_store
+from interp.app.widgets.charts import chart
 from interp.app.widgets.codebook_picker import model_option
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL, from_address, tell_missing
 from interp.errors import InputError
 from interp.report import wording
+from interp.report.circuit_figures import (
+    DRAWN,
+    edge_plot,
+    edges_explained,
+    edges_told,
+    measures_edges,
+    strength,
+)
 from interp.report.repeat import command_line, python_lines
 from interp.scores.head_codes import SIDES
 
 HEIGHT = 900
+MOST_DRAWN = 100
+_SCORED = ("sender", "receiver", "into", "score")
+_MEASURED = ("sender", "receiver", "into", "effect", "error", "measured", "probability", "co_occurrence")
 
 
 def summary(found: Opened) -> None:
@@ -37,6 +49,46 @@ def summary(found: Opened) -> None:
         f"{plain(run.method)}, seed {run.seed}, scored by {plain(name)}. A member moves it by "
         f"{wording.percent(run.settings.threshold)} of the gap or more when it is patched, "
         "with a 95 % interval off zero."
+    )
+
+
+@st.fragment
+def edges(found: Opened) -> None:
+    """The strongest edges."""
+    run = found.run
+    if not run.members or not run.edges:
+        st.info("This run has no edges: they are scored among members, and it has too few of them.")
+        return
+    among = edges_told(run)
+    left, _ = st.columns([1, 2])
+    most, first = max(6, min(MOST_DRAWN, len(among))), min(DRAWN, max(6, len(among)))
+    n = left.slider("Edges drawn", 5, most, first, key="edges drawn")
+    about = f"The {n} strongest edges among the members, by layer; the same as the table below"
+    chart(edge_plot(run, found.scale, ink(), n, among), f"graph of {found.name}", about)
+    drawn = f"The {min(n, len(among))} strongest of {len(among)} edges, layers from bottom to top."
+    st.caption(f"{drawn} {edges_explained(run, among)}")
+    columns = _MEASURED if measures_edges(among) else _SCORED
+    # edges are weaker than heads: their decimals follow the strongest of them
+    digits = max(found.scale.places, wording.places(abs(strength(among[0])))) if among else found.scale.places
+    st.dataframe(
+        [{key: getattr(edge, key) for key in columns} for edge in among],
+        hide_index=True,
+        key="edge table",
+        column_config={
+            "sender": "from",
+            "receiver": "to",
+            "score": NumberColumn(format="%.0f" if run.edges_are_counts else f"%+.{digits}f"),
+            "effect": NumberColumn(format=f"%+.{digits}f"),
+            "error": NumberColumn(format=f"%.{digits}f"),
+            "probability": NumberColumn(format="%.2f", help="That the effect is above the threshold."),
+            "measured": NumberColumn(
+                "pairs patched",
+                help="Pairs on which the edge was path-patched; on others its attribution is corrected by these.",
+            ),
+            "co_occurrence": NumberColumn(
+                "bits shared", format="%.2f", help="What the codes of the two heads tell of each other."
+            ),
+        },
     )
 
 

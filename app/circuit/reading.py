@@ -57,7 +57,9 @@ class Kept:
                 # a tab that was before this one may have asked for the same
                 if (made := self._known(key)) is None:
                     made = make(given)
-                    self._keep(key, made)
+                    with self._lock:
+                        self._made[key] = made
+                        self._drop()
         return made
 
     def _known(self, key: Hashable) -> Any:
@@ -66,14 +68,11 @@ class Kept:
                 self._made.move_to_end(key)
             return self._made.get(key)
 
-    def _keep(self, key: Hashable, made: Any) -> None:
-        with self._lock:
-            self._made[key] = made
-            while len(self._made) > self.most or (len(self._made) > 1 and self._nbytes() > self.most_bytes):
-                self._made.popitem(last=False)
-
-    def _nbytes(self) -> int:
-        return sum(getattr(made, "nbytes", 0) for made in self._made.values())
+    def _drop(self) -> None:
+        sizes = [getattr(made, "nbytes", 0) for made in self._made.values()]
+        while len(sizes) > self.most or (len(sizes) > 1 and sum(sizes) > self.most_bytes):
+            self._made.popitem(last=False)
+            del sizes[0]
 
 
 # the patterns of two prompts of 128 tokens are 35 MB for the default model, 134 MB for 32 layers of 32 heads; in half

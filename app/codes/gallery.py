@@ -5,10 +5,8 @@ import shlex
 import streamlit as st
 from streamlit.column_config import NumberColumn
 
-from interp.app.codes.code_page import in_line
-from interp.app.codes.code_view import code_cells, pick
-from interp.app.widgets.labels import labels
-from interp.app.widgets.urls import steering_by
+from interp.app.codes.code_view import code_cells, in_line, pick
+from interp.app.widgets.code_names import labels, steering_by
 from interp.bottlenecks.edits import code_name
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch import CodeIndex, Labels

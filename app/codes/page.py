@@ -10,12 +10,11 @@ from interp.app.codes import build as code_build
 from interp.app.codes import gallery
 from interp.app.codes import index as code_index
 from interp.app.codes.build_prompt import before_the_first, last_error, offer, show_progress, unfinished
-from interp.app.codes.code_page import strip
-from interp.app.codes.code_view import CODE, code_cells, pick, show_code
+from interp.app.codes.code_view import CODE, code_cells, pick, show_code, strip
 from interp.app.codes.search import EXAMPLES, FIELDS, NAME, PROMPT, REGEX, TOKEN, interval, kept, like, scores
 from interp.app.widgets import run_store
+from interp.app.widgets.code_names import labels
 from interp.app.widgets.codebook_picker import fitting
-from interp.app.widgets.labels import labels
 from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import IN_URL, tell_missing, whole_number
 from interp.codesearch import CodeIndex

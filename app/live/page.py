@@ -5,8 +5,8 @@ from streamlit.column_config import NumberColumn
 
 from interp.app import engine
 from interp.app.live.token_codes import MOST, Reading, clearest_site, codes_at, heads_of, read, shared
+from interp.app.widgets.code_names import beside, called, labels
 from interp.app.widgets.codebook_picker import choose, name_of
-from interp.app.widgets.labels import beside, called, labels
 from interp.app.widgets.token_strip import by_codes, legend, token_strip
 from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import IN_URL, whole_number

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from interp.app import engine
+from interp.app.widgets.code_names import code_pages, steering_by
 from interp.app.widgets.codebook_picker import changed
 from interp.app.widgets.tokens import pieces
-from interp.app.widgets.urls import code_pages, steering_by
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch import Labels
 from interp.codesearch.layout import can_be_edited

@@ -10,10 +10,10 @@ from streamlit.delta_generator import DeltaGenerator
 
 from interp.app import engine
 from interp.app.steering.form import address
-from interp.app.steering.job import BESIDE, NAMES, Likely, Show, Step, Written, branch, look
+from interp.app.steering.job import BESIDE, NAMES, Likely, Show, SiteCodes, Written, branch, look
+from interp.app.widgets.code_names import code_pages
 from interp.app.widgets.token_strip import Row, token_strip
 from interp.app.widgets.tokens import STEERED, marked, plain, visible
-from interp.app.widgets.urls import code_pages
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch import Labels
 from interp.report import wording
@@ -120,7 +120,7 @@ def _open(shown: Comparison, one: Written, at: int) -> None:
     """A new token of a text: what else could have come, the codes there, and the way on from another token."""
     base, codes, *_ = (text.arm for text in shown.written)
     arm = codes if one.arm is base else one.arm
-    step: Step = engine.asked_last(
+    likely, *both = engine.asked_last(
         "look", (id(one), at), lambda: look(shown.books, base, arm, one.text.tokens, at)
     )
     chosen, before = (plain(visible(one.pieces[one.n_prompt + i])) for i in (at, at - 1))
@@ -134,15 +134,15 @@ def _open(shown: Comparison, one: Written, at: int) -> None:
                 "base": other.base,
                 arm.name: other.arm,
             }
-            for other in step.likely
+            for other in likely
         ],
         hide_index=True,
         height=CODE,
         key="likely",
         column_config={"base": SHARE, arm.name: SHARE},
     )
-    right.dataframe(_code_rows(step, shown.labels), hide_index=True, height=CODE, key="codes there")
-    _branch(shown, one, at, [other for other in step.likely if other.token != token])
+    right.dataframe(_code_rows(shown.labels, *both), hide_index=True, height=CODE, key="codes there")
+    _branch(shown, one, at, [other for other in likely if other.token != token])
 
 
 def _set_by(one: Written, at: int) -> str:
@@ -155,7 +155,7 @@ def _set_by(one: Written, at: int) -> str:
     return "with the edits of this text at the token before" if edited else "with no edit at the token before"
 
 
-def _code_rows(step: Step, labels: Labels | None) -> list[dict[str, str]]:
+def _code_rows(labels: Labels | None, base: SiteCodes, arm: SiteCodes) -> list[dict[str, str]]:
     """The codes as the token was chosen: those first that are others than in the base, the clearest names first."""
 
     def clear(site: str, code: int) -> float:
@@ -166,12 +166,17 @@ def _code_rows(step: Step, labels: Labels | None) -> list[dict[str, str]]:
         named = (f"{code} {code_label(labels, site, code) if clear(site, code) else ''}" for code in codes)
         return ", ".join(text.strip() for text in named)
 
-    def rank(site: str, both: tuple[list[int], list[int]]) -> tuple[bool, float]:
-        return both[0] == both[1], -max((clear(site, code) for codes in both for code in codes), default=0)
+    def rank(site: str) -> tuple[bool, float]:
+        clearest = max((clear(site, code) for code in (*base[site], *arm[site])), default=0)
+        return base[site] == arm[site], -clearest
 
     return [
-        {"site": site, "code": told(site, mine), "in the base": told(site, before) if before != mine else ""}
-        for site, (before, mine) in sorted(step.codes.items(), key=lambda one: rank(*one))
+        {
+            "site": site,
+            "code": told(site, arm[site]),
+            "in the base": "" if base[site] == arm[site] else told(site, base[site]),
+        }
+        for site in sorted((site for site in base if site in arm), key=rank)
     ]
 
 
@@ -279,23 +284,24 @@ def draw_code_set(
 
 def draw_again(shown: Comparison) -> None:
     """How to get the texts of base and codes again, by the link all that the form asked for, and all of it to keep."""
-    request, written, made, *_ = shown
+    again = session(shown)
     st.subheader("Again")
     in_python, in_terminal, link, kept = st.tabs(["In Python", "On the command line", "Link", "JSON"])
-    in_python.code(request.program(), language="python", wrap_lines=True, height=CODE)
-    in_terminal.code(request.command(), language="bash", wrap_lines=True, height=CODE)
-    link.code(address(made), language=None, wrap_lines=True, height=CODE)
+    in_python.code(again["python"], language="python", wrap_lines=True, height=CODE)
+    in_terminal.code(again["command"], language="bash", wrap_lines=True, height=CODE)
+    link.code(again["link"], language=None, wrap_lines=True, height=CODE)
     kept.download_button(
         "Texts and what repeats them",
-        json.dumps(session(request, made, written), indent=1),
+        json.dumps(again, indent=1),
         "steering.json",
         "application/json",
         on_click="ignore",
     )
 
 
-def session(request: SteeringRequest, made: dict, written: Sequence[Written]) -> dict:
+def session(shown: Comparison) -> dict:
     """The texts with their tokens and each token's KL in nats, and what repeats them."""
+    request, link = shown.request, address(shown.made)
     texts = [
         {
             "name": one.name,
@@ -304,6 +310,6 @@ def session(request: SteeringRequest, made: dict, written: Sequence[Written]) ->
             "n_prompt": one.n_prompt,
             "kl": None if one.divergence is None else [round(float(kl), 5) for kl in one.divergence],
         }
-        for one in written
+        for one in shown.written
     ]
-    return {"python": request.program(), "command": request.command(), "link": address(made), "texts": texts}
+    return {"python": request.program(), "command": request.command(), "link": link, "texts": texts}

@@ -109,19 +109,8 @@ class Likely:
     arm: float
 
 
-@dataclass(frozen=True)
-class Step:
-    """What the model held as it chose a token, in the base and in an arm, after the same words.
-
-    Attributes:
-        likely: the likeliest tokens and the one that was chosen, the arm's likeliest first.
-        codes: by site, heads apart, those of the base and those of the arm, the strongest first.
-    """
-
-    likely: list[Likely]
-    codes: dict[str, tuple[list[int], list[int]]]
-
-
+SiteCodes = dict[str, list[int]]
+"""Codes at one token by site, heads apart, the strongest first."""
 Show = Callable[[str, list[str], list[bool], int], None]
 """Is told a text's name, pieces of it, which of them codes were edited at, and how many are of the prompt."""
 
@@ -147,16 +136,22 @@ def compare(
     ids = _prompt_ids(model, request)
     conditions = request.conditions(model, books)
     edits = [request.edits(codes, [row]) for row, codes in enumerate(conditions.values())]
-    edited = partial(_edited, model, books, request, len(ids))
+    where = {"positions": Where(request.positions).columns(len(ids)), "when": request.when}
+    where |= {"fraction": request.fraction, "seed": request.seed}
+
+    def edited(books: Mapping, edits: Sequence[CodeEdit], *, read: bool = False) -> Attached:
+        """Edits at the request's positions behind the prompt, wherever it is taken up again."""
+        return attach(model, books, read=read).edit(*edits, **where)
+
     arms = [
-        Arm(NAMES[name], ids, partial(edited, own) if own else None, row)
+        Arm(NAMES[name], ids, partial(edited, books, own) if own else None, row)
         for row, (name, own) in enumerate(zip(conditions, edits, strict=True))
     ]
-    together, alone = edited(sum(edits, [])), []
+    together, alone = edited(books, sum(edits, [])), []
     if vectors is not None:
         both = {**books, **vector_books(model, vectors)}
         added = [AddCode(site, 0, times) for site in vectors]
-        alone.append(Arm(MEANS, ids, partial(_edited, model, both, request, len(ids), added)))
+        alone.append(Arm(MEANS, ids, partial(edited, both, added)))
     if said is not None:
         longer = replace(request, prompts=(f"{said.strip()} {request.prompts[0]}",))
         alone.append(Arm(SAID, _prompt_ids(model, longer)))
@@ -187,8 +182,13 @@ def branch(request: SteeringRequest, base: Arm, text: Written, at: int, token: i
         )
 
 
-def look(books: Codebooks, base: Arm, arm: Arm, new: Sequence[int], at: int) -> Step:
-    """What the base and an arm held as new token number ``at`` of a text was chosen; two forward passes."""
+def look(
+    books: Codebooks, base: Arm, arm: Arm, new: Sequence[int], at: int
+) -> tuple[list[Likely], SiteCodes, SiteCodes]:
+    """What the base and an arm held as new token number ``at`` of a text was chosen; two forward passes.
+
+    The likeliest tokens and the one that was chosen, the arm's likeliest first; codes of the base, and of the arm.
+    """
     with engine.running() as model:
         (plain, before), (mine, after) = (_read(model, books, one, new[:at]) for one in (base, arm))
         chosen = {*mine.topk(LIKELIEST).indices.tolist(), *plain.topk(LIKELIEST).indices.tolist(), new[at]}
@@ -196,13 +196,13 @@ def look(books: Codebooks, base: Arm, arm: Arm, new: Sequence[int], at: int) -> 
             Likely(token, model.tokenizer.decode([token]), float(plain[token]), float(mine[token]))
             for token in sorted(chosen, key=lambda token: -float(mine[token]))
         ]
-    return Step(likely, {site: (codes, after[site]) for site, codes in before.items() if site in after})
+    return likely, before, after
 
 
 @torch.no_grad()
 def _read(
     model: Model, books: Codebooks, arm: Arm, new: Sequence[int]
-) -> tuple[Float[Tensor, " vocab"], dict[str, list[int]]]:
+) -> tuple[Float[Tensor, " vocab"], SiteCodes]:
     """How likely each token is next, and the codes at the last one, by site."""
     with attach(model, books) if arm.within is None else arm.within(read=True) as attached:
         p = model(arm.rows(model, new))[arm.row, -1].float().softmax(-1).cpu()
@@ -215,22 +215,6 @@ def _read(
         names = names_of_groups(site, groups_at(model, resolve_site(model, site), books[site]))
         codes |= {name: [code for code in row if code >= 0] for name, row in zip(names, own, strict=True)}
     return p, codes
-
-
-def _edited(
-    model: Model,
-    books: Mapping,
-    request: SteeringRequest,
-    n_prompt: int,
-    edits: Sequence[CodeEdit],
-    *,
-    read: bool = False,
-) -> Attached:
-    """Edits at the request's positions behind a prompt of so many tokens, wherever it is taken up again."""
-    columns = Where(request.positions).columns(n_prompt)
-    return attach(model, books, read=read).edit(
-        *edits, positions=columns, fraction=request.fraction, seed=request.seed, when=request.when
-    )
 
 
 def _go_on(

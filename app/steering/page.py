@@ -22,8 +22,8 @@ from interp.app.steering.job import (
     find,
     known,
 )
+from interp.app.widgets.code_names import beside, labels
 from interp.app.widgets.codebook_picker import choose, made_with
-from interp.app.widgets.labels import beside, labels
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
 from interp.errors import InputError

@@ -1,4 +1,4 @@
-"""Addresses of a code's page and of steering by it, with the codebooks: of others the same number is another code."""
+"""What codes are called on the pages, and addresses with their codebooks: of others the same number is another code."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +10,10 @@ from interp.app.widgets import run_store
 from interp.app.widgets.codebook_picker import pretrained_fingerprint
 from interp.bottlenecks.edits import code_name
 from interp.bottlenecks.store import MANIFEST as CODEBOOKS
-from interp.bottlenecks.store import pretrained_names
+from interp.bottlenecks.store import Codebooks, pretrained_names
+from interp.codesearch import CodeIndex, Labels, labels_of
 from interp.codesearch.index import MANIFEST
+from interp.report import wording
 
 
 def steering_by(codes: str, books: str) -> str:
@@ -57,3 +59,20 @@ def books_of(index: str) -> str | None:
     except OSError:
         return None
     return where.name if made <= code_index.changed(folder) else None
+
+
+def labels(source: CodeIndex | Codebooks) -> Labels | None:
+    """Those of an index or of codebooks; if they cannot be read the page says so and goes on without."""
+    with engine.saying():
+        return labels_of(source)
+    return None
+
+
+def called(found: Labels | None) -> Callable[[str, int], str]:
+    """The label of a code by site and id, as it is shown; empty where it has none."""
+    return lambda site, code: wording.code_label(found, site, code)
+
+
+def beside(found: Labels | None) -> Callable[[str, int], dict[str, str]]:
+    """The same as a table's column, which is not there where no code has a label."""
+    return lambda site, code: {} if found is None else {"stands for": wording.code_label(found, site, code)}
