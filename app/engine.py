@@ -60,8 +60,7 @@ class Turns:
                 self._changed.notify_all()
 
 
-_TURNS = Turns()
-turn = _TURNS.turn
+turn = Turns().turn
 """A turn at the model for a thread behind the pages."""
 _BEGINNING = threading.Lock()
 

@@ -9,7 +9,7 @@ import streamlit as st
 
 from interp.app import engine
 from interp.app.circuit.head_codes import codes_section
-from interp.app.circuit.reading import n_pairs, stored, texts, token_texts, tokens_written, view
+from interp.app.circuit.reading import n_pairs, texts, token_texts, tokens_written, view
 from interp.app.circuit.runs import BY_KEY, Opened, ink
 from interp.app.widgets.charts import chart, clicked
 from interp.app.widgets.tokens import plain
@@ -138,7 +138,7 @@ def _heads(found: Opened, ring: Ring) -> None:
 
 def _label(part: Component, scale: Scale) -> str:
     words = [part.site, "member" if part.in_circuit else "", scale.score(part.score), role_name(part.roles)]
-    return " · ".join(word for word in words if word)
+    return " · ".join(filter(None, words))
 
 
 def _line(part: Component, scale: Scale) -> str:
@@ -155,22 +155,20 @@ def _line(part: Component, scale: Scale) -> str:
 
 def _on_prompt(found: Opened, site: str, index: int, side: str) -> None:
     """Where the head attends and what it writes; from the run if it holds that, else from one forward pass."""
-    part = found.run.component(site)
-    layer, head = part.layer, part.head
+    part, pattern = found.run.component(site), found.run.pattern(site)
     names, roles = texts(found, index, side)
-    if stored(found, part, index, side):
-        pattern = found.run.pattern(site)
+    if index == 0 and side == "clean" and part.writes is not None and pattern is not None:
         top, bottom = part.writes.top, part.writes.bottom
         direct = (
             f"Directly it adds **{plain(wording.signed(part.direct, 3))}** to the logit difference, the mean of "
             "the run's pairs. The tokens are those of this prompt."
         )
     else:
-        seen = view(found, index)
-        pattern = seen.pattern(side, layer, head)
+        seen, place = view(found, index), (side, part.layer, part.head)
+        pattern = seen.pattern(*place)
         try:
-            top, bottom = tokens_written(found, seen, side, layer, head)
-            direct = _direct(found, seen, side, layer, head)
+            top, bottom = tokens_written(found, seen, *place)
+            direct = _direct(found, seen, *place)
         except InputError as error:
             top, bottom, direct = [], [], f"Not shown: {plain(str(error))}."
     left, right = st.columns(2)

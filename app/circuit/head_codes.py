@@ -69,7 +69,7 @@ def _of_codebooks(found: Opened, part: Component, index: int) -> None:
         pieces = [wording.token(text).replace("·", " ") for text in texts(found, index, side)[0]]
         ids = read.of_head(site, side, index)[:, 0].tolist()
         chosen = None if role is None else position(read.pairs[index], role)
-        st.html(coloured(f"{site}, {side}", pieces, ids, chosen, label=label))
+        st.html(coloured(f"{site}, {side}", pieces, ids, chosen, label))
     stands_for, page = beside(names), code_pages(name_of(folder))
     used = _most_used({side: read.shares(site, role, side) for side in SIDES})[:SHOWN]
     st.dataframe(

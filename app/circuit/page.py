@@ -17,15 +17,7 @@ from interp.app.widgets.codebook_picker import model_option
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL, from_address, tell_missing
 from interp.errors import InputError
-from interp.report import wording
-from interp.report.circuit_figures import (
-    DRAWN,
-    edge_plot,
-    edges_explained,
-    edges_told,
-    measures_edges,
-    strength,
-)
+from interp.report import circuit_figures, wording
 from interp.report.repeat import command_line, python_lines
 from interp.scores.head_codes import SIDES
 
@@ -59,17 +51,18 @@ def edges(found: Opened) -> None:
     if not run.members or not run.edges:
         st.info("This run has no edges: they are scored among members, and it has too few of them.")
         return
-    among = edges_told(run)
+    among = circuit_figures.edges_told(run)
     left, _ = st.columns([1, 2])
-    most, first = max(6, min(MOST_DRAWN, len(among))), min(DRAWN, max(6, len(among)))
+    most, first = max(6, min(MOST_DRAWN, len(among))), min(circuit_figures.DRAWN, max(6, len(among)))
     n = left.slider("Edges drawn", 5, most, first, key="edges drawn")
     about = f"The {n} strongest edges among the members, by layer; the same as the table below"
-    chart(edge_plot(run, found.scale, ink(), n, among), f"graph of {found.name}", about)
+    chart(circuit_figures.edge_plot(run, found.scale, ink(), n, among), f"graph of {found.name}", about)
     drawn = f"The {min(n, len(among))} strongest of {len(among)} edges, layers from bottom to top."
-    st.caption(f"{drawn} {edges_explained(run, among)}")
-    columns = _MEASURED if measures_edges(among) else _SCORED
+    st.caption(f"{drawn} {circuit_figures.edges_explained(run, among)}")
+    columns = _MEASURED if circuit_figures.measures_edges(among) else _SCORED
     # edges are weaker than heads: their decimals follow the strongest of them
-    digits = max(found.scale.places, wording.places(abs(strength(among[0])))) if among else found.scale.places
+    strongest = [wording.places(abs(circuit_figures.strength(edge))) for edge in among[:1]]
+    digits = max([found.scale.places, *strongest])
     st.dataframe(
         [{key: getattr(edge, key) for key in columns} for edge in among],
         hide_index=True,

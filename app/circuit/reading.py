@@ -14,7 +14,6 @@ from interp.app import engine
 from interp.app.circuit.runs import BY_KEY, Opened, model_of
 from interp.app.widgets import run_store
 from interp.app.widgets.codebook_picker import changed
-from interp.circuits.circuit import Component
 from interp.circuits.roles import PairView, view_pair
 from interp.errors import InputError
 from interp.models import Model
@@ -103,12 +102,6 @@ def pairs(found: Opened) -> PromptPairs:
 def _pairs(found: Opened, spec: str, _tokenizer) -> PromptPairs:  # noqa: ARG001 - a key of the cache
     run_store.check_inside(found.folder)
     return found.run.sample_again(found.folder, _tokenizer, PAIRS)
-
-
-def stored(found: Opened, part: Component, index: int, side: str) -> bool:
-    """Whether the run itself holds the head's pattern and what it writes on this prompt."""
-    whole = part.writes is not None and found.run.pattern(part.site) is not None
-    return index == 0 and side == "clean" and whole
 
 
 @contextmanager

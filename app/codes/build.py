@@ -73,7 +73,7 @@ class Build(threading.Thread):
     """
     Attributes:
         stage, done, total: how far it is.
-        left: seconds, once that can be told.
+        first: when the stage told for the first time how far it is, and how far it was.
         error: why it stopped, if it did.
     """
 
@@ -82,7 +82,7 @@ class Build(threading.Thread):
         self.plan = plan
         self.began = time.monotonic()
         self.stage, self.done, self.total = "waiting for the model", 0, 1
-        self.left: float | None = None
+        self.first: tuple[float, int] | None = None
         self.error: str | None = None
 
     def run(self) -> None:
@@ -116,26 +116,25 @@ class Build(threading.Thread):
 
     @contextlib.contextmanager
     def _stage(self, name: str, total: int) -> Iterator[Callable[..., None]]:
-        self.stage, self.done, self.total, self.left = name, 0, total, None
-        first: tuple[float, int] | None = None
+        self.stage, self.done, self.total, self.first = name, 0, total, None
 
         def tell(more: int, _note: str = "") -> None:
-            nonlocal first
             self.done += more
-            now = time.monotonic()
-            if first is None:  # what an earlier process did comes at once
-                first = now, self.done
-            elif self.done > first[1]:
-                self.left = (now - first[0]) / (self.done - first[1]) * (total - self.done)
+            self.first = self.first or (
+                time.monotonic(),
+                self.done,
+            )  # what an earlier process did comes at once
 
         yield tell
 
     def line(self) -> str:
         """How far it is, in words."""
-        took = f"{time.monotonic() - self.began:.0f} s"
-        left = "" if self.left is None else f", about {self.left:.0f} s left"
+        now, left = time.monotonic(), ""
+        if self.first is not None and self.done > self.first[1]:
+            pace = (now - self.first[0]) / (self.done - self.first[1])
+            left = f", about {pace * (self.total - self.done):.0f} s left"
         count = f" {self.done} of {self.total}" if self.total > 1 else ""
-        return f"{self.stage}{count}, {took}{left}"
+        return f"{self.stage}{count}, {now - self.began:.0f} s{left}"
 
 
 _last: dict[Path, Build] = {}
@@ -143,16 +142,15 @@ _last: dict[Path, Build] = {}
 _starting = threading.Lock()
 
 
-def start(plan: Plan) -> Build:
+def start(plan: Plan) -> None:
     """Begin, or go on; while another index is being built that one goes first, with an :class:`InputError`."""
     with _starting:
         busy = running()
-        if busy is not None and busy.plan != plan:
-            raise InputError(f"{busy.plan.folder.name} is being built: wait for it")
         if busy is None:
-            busy = _last[engine.runs()] = Build(plan)
-            busy.start()
-        return busy
+            _last[engine.runs()] = Build(plan)
+            _last[engine.runs()].start()
+        elif busy.plan != plan:
+            raise InputError(f"{busy.plan.folder.name} is being built: wait for it")
 
 
 def running() -> Build | None:

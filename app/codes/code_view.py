@@ -57,11 +57,10 @@ _NUMBERS = "flex:0 0 auto;font-variant-numeric:tabular-nums;font-size:.8em;opaci
 _TEXT = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.6;min-width:0"
 MATCHED = "rgba(128,128,128,.3)"
 _FOCUS = "font-weight:700;outline:1.5px solid currentColor;outline-offset:-1px"
-SHARE = NumberColumn(format="percent")
 COLUMNS = {
     "precision": NumberColumn(format="percent", help="Of the code's tokens, those that are this one."),
     "recall": NumberColumn(format="percent", help="Of this token's occurrences, those with the code."),
-    "share": SHARE,
+    "share": NumberColumn(format="percent"),
     "cosine": NumberColumn(format="%.2f"),
     "lift": NumberColumn(format="%.1f", help="How many times as often as at all tokens."),
 }
@@ -140,15 +139,11 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
         right.dataframe(rows, hide_index=True, column_config=COLUMNS, key=f"tokens {name}")
         left, right = st.columns(2)
         with left:
-            st.subheader("On at the same tokens")
             related(names, found)
         with right:
-            st.subheader("Nearest codes")
             nearest(index, names, found)
-        st.subheader("Documents")
         documents(index, found)
     else:
-        st.subheader("Nearest codes")
         nearest(index, names, found)
     st.subheader("Logit lens")
     waits = not engine.loading().model.done()
@@ -156,6 +151,7 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
 
 
 def documents(index: CodeIndex, found: CodePage) -> None:
+    st.subheader("Documents")
     rows = []
     for one in found.coverage:
         begin = int(index.corpus.documents[one.document])
@@ -306,6 +302,7 @@ def where(index: CodeIndex, found: CodePage) -> None:
 
 
 def related(names: Labels | None, found: CodePage) -> None:
+    st.subheader("On at the same tokens")
     if not found.related:
         st.caption("No code goes with it more often than by chance.")
         return
@@ -319,6 +316,7 @@ def related(names: Labels | None, found: CodePage) -> None:
 
 
 def nearest(index: CodeIndex, names: Labels | None, found: CodePage) -> None:
+    st.subheader("Nearest codes")
     if found.neighbours is None:
         try:
             index.codebooks()

@@ -27,11 +27,10 @@ from interp.errors import InputError
 MATCHES_SHOWN = 5
 WIDTH = 150  # pixels of a filter
 SORT_NAMES = dict(zip(SORTS, ("F1", "precision", "recall", "tokens"), strict=True))
-SHARE = NumberColumn(format="%.2f")
 COLUMNS = {
     "precision": NumberColumn(format="%.2f", help="Tokens with the code in a match / tokens with the code."),
     "recall": NumberColumn(format="%.2f", help="Matches with the code at one of their tokens / matches."),
-    "F1": SHARE,
+    "F1": NumberColumn(format="%.2f"),
     "P there": NumberColumn(format="%.2f", help="Precision in the other index."),
     "R there": NumberColumn(format="%.2f", help="Recall in the other index."),
     "P 95 %": st.column_config.TextColumn(help="Wilson's interval of the precision."),
@@ -86,11 +85,8 @@ def search(index: CodeIndex) -> None:
     if not text:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown("Try")
-            for way, pattern in EXAMPLES:
-                if way == by:
-                    st.button(
-                        plain(pattern), key=f"example {way} {pattern}", on_click=example, args=(way, pattern)
-                    )
+            for tried in EXAMPLES[by]:
+                st.button(plain(tried), key=f"example {by} {tried}", on_click=example, args=(by, tried))
         gallery.of_index(index)
         return
     with engine.saying():

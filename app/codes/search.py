@@ -25,18 +25,11 @@ from interp.errors import InputError
 REGEX, TOKEN, PROMPT, NAME = "regular expression", "token", "prompt", "name"
 FIELDS = {REGEX: "q", TOKEN: "token", PROMPT: "near"}
 """What is typed, as it stands in the URL."""
-EXAMPLES = (
-    (REGEX, r"\b[Rr]eturns?\b"),
-    (REGEX, r"\b(if|when|unless)\b"),
-    (REGEX, r"\d+"),
-    (REGEX, r"\b(not|no|never)\b"),
-    (REGEX, r"\bPython\b"),
-    (TOKEN, "not"),
-    (TOKEN, "file"),
-    (TOKEN, "("),
-    (PROMPT, "Return the name of the file"),
-    (PROMPT, "It is not an error"),
-)
+EXAMPLES = {
+    REGEX: (r"\b[Rr]eturns?\b", r"\b(if|when|unless)\b", r"\d+", r"\b(not|no|never)\b", r"\bPython\b"),
+    TOKEN: ("not", "file", "("),
+    PROMPT: ("Return the name of the file", "It is not an error"),
+}
 MOST = 128
 """Tokens of a prompt."""
 

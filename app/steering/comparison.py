@@ -23,7 +23,6 @@ from interp.steering import CodeSet, SteeringRequest, WeightedCode
 from interp.steering.request import BASE
 from interp.steering.request import STEERED as CODES
 
-CURSOR = "▌"
 CODE = 320
 """Pixels: hundreds of codes make a long program."""
 MOST_BRANCHES = 4
@@ -56,7 +55,7 @@ def streaming(place: DeltaGenerator, beside: Sequence[str]) -> Show:
             with column.container(border=True, height="stretch"):
                 st.markdown(f"**{name}**")
                 spots[name] = st.empty()
-    return lambda name, texts, marks, n: spots[name].html(marked(texts, marks, n, ends=CURSOR))
+    return lambda name, *so_far: spots[name].html(marked(*so_far))
 
 
 @st.fragment
@@ -192,8 +191,8 @@ def _branch(shown: Comparison, one: Written, at: int, others: Sequence[Likely]) 
     place = st.empty()
     if token is not None and st.button("Branch", icon=":material/fork_right:"):
 
-        def show(_name: str, texts: list[str], marks: list[bool], n_prompt: int) -> None:
-            place.html(marked(texts, marks, n_prompt, ends=CURSOR))
+        def show(_name: str, *so_far) -> None:
+            place.html(marked(*so_far))
 
         new = branch(shown.request, shown.written[0].arm, one, at, token, show)
         st.session_state["branches"][:] = [*st.session_state["branches"], new][-MOST_BRANCHES:]

@@ -72,17 +72,6 @@ def suit() -> None:
     st.session_state["how"], st.session_state["scale"] = usual(st.session_state["source"])
 
 
-def texts_with_and_without() -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """What codes and means are found from, as the form says."""
-    state = st.session_state
-    if source == OF_TOPIC and topic in topic_names():
-        chosen = load_topic(topic)
-        return chosen.positive, chosen.negative
-    if source == OF_TEXTS:
-        return lines(state.get("positive", "")), lines(state.get("negative", "")) or neutral_texts()
-    return None
-
-
 def used(code_set: CodeSet, how: str) -> list[WeightedCode]:
     most = st.session_state.get("top_k") or len(code_set)
     return code_set.named(min(most, len(code_set)), how)
@@ -94,7 +83,6 @@ left, right = st.columns([3, 2])
 with right:
     folder, books = choose()
 found = labels(books)
-deepest = max(book.config.k for book in books.values())
 with engine.saying(stop=True):
     presets = {preset.name: preset for preset in load_presets(made_with(folder, books))}
 topics = list(dict.fromkeys([*topic_names(), *presets]))
@@ -135,7 +123,9 @@ with st.form("steer"):
         a, b, c, d = st.columns(4)
         how = field(a.selectbox, "Codes are", HOW, HOW.index(usual_how), key="how")
         scale = field(b.number_input, "Times", -100.0, 100.0, usual_scale, 0.05, key="scale")
-        slots = field(c.number_input, "Slots", 1, deepest, 1, key="slots")
+        slots = field(
+            c.number_input, "Slots", 1, max(book.config.k for book in books.values()), 1, key="slots"
+        )
         if source != BY_NAME:
             field(d.number_input, "How many codes", 1, None, None, key="top_k", placeholder="all")
             field(d.selectbox, "Ranked by", RANKINGS, key="by")
@@ -154,10 +144,14 @@ with st.form("steer"):
         chat = field(c.toggle, "Chat message", key="chat")
 
 asked, by = settings(), st.session_state.get("by", RANKINGS[0])
-given, code_set, codes = texts_with_and_without(), None, []
-if source == OF_TOPIC and given is None and topic in presets:
+given, code_set, codes = None, None, []  # given: texts with and without, which codes and means are found from
+if source == OF_TEXTS:
+    given = lines(st.session_state["positive"]), lines(st.session_state["negative"]) or neutral_texts()
+elif source == OF_TOPIC and topic in topic_names():
+    given = load_topic(topic).positive, load_topic(topic).negative
+elif source == OF_TOPIC and topic in presets:
     codes = parse_codes(presets[topic].codes)
-elif given is not None:
+if given is not None:
     with contextlib.suppress(InputError):  # pressing Steer says it
         code_set = known(made_with(folder, books), *given, by)
 # two places: in one and the same the last texts would stay below those that are being written

@@ -70,23 +70,18 @@ def code_title(name: str, code: int, label: str) -> str:
     return f"{name} = {code_number(code)}" + (f": {label}" if label else "")
 
 
-def marked(texts: Sequence[str], steered: Sequence[bool], n_prompt: int, *, ends: str = "") -> str:
-    """HTML of a prompt and what was written, steered tokens marked; ``ends`` is what stands behind it."""
+def marked(texts: Sequence[str], steered: Sequence[bool], n_prompt: int) -> str:
+    """HTML of a prompt and what is being written, steered tokens marked."""
     spans = []
     for i, (text, is_steered) in enumerate(zip(texts, steered, strict=True)):
         style = ("opacity:.65;" if i < n_prompt else "") + (STEERED if is_steered else "")
         label = ' title="codes edited here"' if is_steered else ""
         spans.append(f'<bdi style="{style}"{label}>{html.escape(text)}</bdi>')
-    return f'<div style="{LEGIBLE}">{"".join(spans)}{html.escape(ends)}</div>'
+    return f'<div style="{LEGIBLE}">{"".join(spans)}▌</div>'
 
 
 def coloured(
-    name: str,
-    texts: Sequence[str],
-    codes: Sequence[int],
-    chosen: int | None = None,
-    *,
-    label: Callable[[int], str],
+    name: str, texts: Sequence[str], codes: Sequence[int], chosen: int | None, label: Callable[[int], str]
 ) -> str:
     """HTML of tokens coloured by their codes at one head or site, each code's id beside its token, its label behind."""
     spans = []
