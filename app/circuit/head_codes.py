@@ -11,7 +11,7 @@ from interp.app import engine
 from interp.app.circuit.reading import OWN, codes, effect, n_pairs, texts
 from interp.app.circuit.runs import Opened, model_of
 from interp.app.widgets.charts import chart
-from interp.app.widgets.code_names import beside, called, code_pages, labels
+from interp.app.widgets.code_names import beside, code_pages, labels
 from interp.app.widgets.codebook_picker import choose, name_of
 from interp.app.widgets.tokens import coloured, plain
 from interp.app.widgets.url_state import IN_URL
@@ -64,7 +64,7 @@ def _of_codebooks(found: Opened, part: Component, index: int) -> None:
         help="The token at which codes are counted and set. At first where the head acts, if the run says so.",
     )
     role, names = None if at == ALL_TOKENS else at, labels(books)
-    label = partial(called(names), site)
+    label = partial(wording.code_label, names, site)
     for side in SIDES:
         pieces = [wording.token(text).replace("·", " ") for text in texts(found, index, side)[0]]
         ids = read.of_head(site, side, index)[:, 0].tolist()

@@ -1,17 +1,20 @@
 """Type a text, see its codes: coloured at one site, listed at all sites for the token that is clicked."""
 
+from functools import partial
+
 import streamlit as st
 from streamlit.column_config import NumberColumn
 
 from interp.app import engine
 from interp.app.live.token_codes import MOST, Reading, clearest_site, codes_at, heads_of, read, shared
-from interp.app.widgets.code_names import beside, called, labels
+from interp.app.widgets.code_names import beside, labels
 from interp.app.widgets.codebook_picker import choose, name_of
 from interp.app.widgets.token_strip import by_codes, legend, token_strip
 from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import IN_URL, whole_number
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch.layout import can_be_edited
+from interp.report import wording
 from interp.report.plots import site_grid
 
 TEXT = "When Mary and John went to the store, John gave a drink to"
@@ -44,7 +47,7 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
     """Everything that a click on a token changes: no other part of the page is drawn anew."""
     n, shown = len(reading.pieces), [visible(piece) for piece in reading.pieces]
     sites, found = heads_of(reading.codes), labels(books)
-    stands_for = called(found)
+    stands_for = partial(wording.code_label, found)
     site = st.selectbox(
         "Coloured by",
         list(sites),

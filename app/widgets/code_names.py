@@ -68,11 +68,6 @@ def labels(source: CodeIndex | Codebooks) -> Labels | None:
     return None
 
 
-def called(found: Labels | None) -> Callable[[str, int], str]:
-    """The label of a code by site and id, as it is shown; empty where it has none."""
-    return lambda site, code: wording.code_label(found, site, code)
-
-
 def beside(found: Labels | None) -> Callable[[str, int], dict[str, str]]:
-    """The same as a table's column, which is not there where no code has a label."""
+    """What a code stands for as a table's column, which is not there where no code has a label."""
     return lambda site, code: {} if found is None else {"stands for": wording.code_label(found, site, code)}
