@@ -1,6 +1,4 @@
-"""What all tabs share: the model, loaded once, and turns at whatever runs it with hooks on.
-
-Who runs the model next: first come, first served.
+"""What all tabs share: the model, loaded once, and turns at it: first come, first served.
 
 Hooks are global to a model, so nothing may run it while another tab has codes set. A tab that waits is told how many
 are before it, and is in nobody's way if it is closed meanwhile.
@@ -12,16 +10,20 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
 from interp import DEFAULT_MODEL
 from interp.app.widgets.tokens import plain
 from interp.errors import InputError
+
+PATIENCE = 0.25
+"""Seconds between two looks at something that is waited for."""
 
 
 class Turns:
@@ -33,18 +35,23 @@ class Turns:
         """The first one has the turn."""
 
     @contextmanager
-    def turn(self, waiting: Callable[[int], None], every: float = 0.25) -> Iterator[None]:
+    def turn(
+        self, waiting: Callable[[int], None] = lambda _before: None, every: float = PATIENCE
+    ) -> Iterator[None]:
         """Wait for the turn, and give it back however the body ends.
 
         Args:
-            waiting: told again and again how many are before this one; what it raises ends the wait.
-            every: seconds between two calls of it, the first of which comes as late.
+            waiting: is called every so many seconds with how many are before this one; what it raises ends the wait.
         """
         mine = object()
         with self._changed:
             self._line.append(mine)
         try:
-            while before := self._before(mine, every):
+            while True:
+                with self._changed:
+                    if self._changed.wait_for(lambda: self._line[0] is mine, every):
+                        break
+                    before = self._line.index(mine)
                 waiting(before)
             yield
         finally:
@@ -52,16 +59,9 @@ class Turns:
                 self._line.remove(mine)
                 self._changed.notify_all()
 
-    def _before(self, mine: object, patience: float) -> int:
-        """How many have to be waited for, after waiting a while for none."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._line[0] is mine, patience)
-            return self._line.index(mine)
 
-
-PATIENCE = 0.25
-"""Seconds between two looks at something that is waited for."""
-_TURNS = Turns()
+turn = Turns().turn
+"""A turn at the model for a thread behind the pages."""
 _BEGINNING = threading.Lock()
 
 
@@ -92,13 +92,18 @@ def address_of_model() -> dict[str, str]:
     return {} if model_name() == known_models()[0] else {"model": model_name()}
 
 
+def forget() -> None:
+    """Drop the texts that this tab has steered, which hold the model."""
+    for name in ("comparison", "branches", "look"):
+        st.session_state.pop(name, None)
+
+
 def use(spec: str | None = None) -> None:
-    """Run another model in this tab; without a name that which the box of the models says."""
+    """Run another model in this tab, or that which the box of the models says."""
     if spec is not None:
         st.session_state["model"] = spec
     _TAKEN[model_name()] = None
-    for name in ("comparison", "branches", "look"):  # they hold the former model
-        st.session_state.pop(name, None)
+    forget()
     for name in ("books", "index", "run"):  # of the former model: the first of this one's is shown
         if name in st.session_state:
             st.session_state[name] = ""
@@ -106,17 +111,17 @@ def use(spec: str | None = None) -> None:
 
 def choose_model() -> None:
     """The model's name in a corner of the page, and behind it the others there are."""
-    others, given = st.session_state.setdefault("models of runs", {}), st.query_params.get("model")
-    if "model" not in st.session_state and given in known_models():
+    given, known = st.query_params.get("model"), known_models()
+    if "model" not in st.session_state and given in known:
         st.session_state["model"] = given
-    every = list(dict.fromkeys([*known_models(), *others]))
+    every = dict.fromkeys([*known, *st.session_state.setdefault("models of runs", {})])
     with (
         st.container(key="model-picker"),
         st.popover(plain(Path(model_name()).name), icon=":material/memory:"),
     ):
         st.selectbox(
             "Model",
-            every,
+            list(every),
             key="model",
             accept_new_options=True,
             on_change=use,
@@ -137,8 +142,27 @@ def say(error: InputError) -> None:
     """What was wrong with an input, in one line; what the user wrote is no markup."""
     if isinstance(error, OtherModelError):
         st.info(plain(str(error)))
-        return
-    st.error(plain(str(error)), icon=":material/error:")
+    else:
+        st.error(plain(str(error)), icon=":material/error:")
+
+
+def asked_last(name: str, key: Hashable, make: Callable[[], Any]) -> Any:
+    """What this tab has under a name, made anew unless it was made for the same key."""
+    held = st.session_state.get(name)
+    if held is None or held[0] != key:
+        held = st.session_state[name] = key, make()
+    return held[1]
+
+
+@contextmanager
+def saying(*, stop: bool = False) -> Iterator[None]:
+    """Says what was wrong with an input in the body; the page goes on behind it, or ends there."""
+    try:
+        yield
+    except InputError as error:
+        say(error)
+        if stop:
+            st.stop()
 
 
 def in_one_line(error: BaseException) -> str:
@@ -213,50 +237,41 @@ def libraries() -> None:
 
     Modules that are imported from two threads at once can meet half-made.
     """
-    _needed(_begun_again(None, "libraries").libraries, "Starting: a few seconds, once")
+    _needed("libraries", model_name(), "Starting")
 
 
 def model(spec: str | None = None):
     """The model, with a word on the page while it is being loaded; if it cannot be, the page ends with why."""
-    found = _begun_again(spec, "model")
-    return _needed(found.model, f"Loading {plain(found.spec)}: a few seconds, once")
+    spec = spec or model_name()
+    return _needed("model", spec, f"Loading {plain(spec)}")
 
 
-def _begun_again(spec: str | None, what: str) -> Loading:
-    """The thread that loads, another one if it could not: what was missing may be there by now."""
-    found = loading(spec)
-    future = getattr(found, what)
+def _needed(what: str, spec: str, text: str):
+    """What the thread that loads makes, begun again if it could not: what was missing may be there by now."""
+    thread = loading(spec)
+    future = getattr(thread, what)
     if future.done() and future.exception() is not None:
         with _BEGINNING:
-            if loading(spec) is found:  # no other tab has begun again
-                _loading.clear(found.spec)
-            found = loading(spec)
-    return found
-
-
-def _needed(future: Future, text: str):
-    """What a thread makes, with a word on the page until it is there; if it cannot be made, the page ends with why."""
+            if loading(spec) is thread:  # no other tab has begun again
+                _loading.clear(spec)
+            future = getattr(loading(spec), what)
     # also where nothing is waited for, so that what follows keeps its place when the page is drawn again
     place = st.empty()
     if not future.done():
-        with place.container(), st.spinner(text, show_time=True):
+        with place.container(), st.spinner(f"{text}: a few seconds, once", show_time=True):
             pulse = st.empty()
             while not wait([future], PATIENCE).done:
                 pulse.empty()  # where Streamlit ends a script whose user has gone elsewhere
         place.empty()
-    try:
+    with saying(stop=True):
         return future.result()
-    except InputError as error:
-        say(error)
-        st.stop()
 
 
 @contextmanager
 def running(spec: str | None = None) -> Iterator:
-    """The model for one piece of work; tabs take turns, and one that waits says how many are before it.
+    """The model for one turn, which ends with the body also when Streamlit ends the script in the middle of it.
 
-    The turn ends with the body, also when Streamlit ends the script in the middle of it. It must not be asked for
-    within another one.
+    A tab that waits says how many are before it. A turn must not be asked for within another one.
     """
     loaded, notice = model(spec), st.empty()
 
@@ -264,19 +279,14 @@ def running(spec: str | None = None) -> Iterator:
         others = "another tab is" if before == 1 else f"{before} other tabs are"
         notice.info(f"Waiting for the model: {others} before this one.", icon=":material/hourglass_top:")
 
-    with _TURNS.turn(waiting, PATIENCE):
+    with turn(waiting):
         notice.empty()
         yield loaded
 
 
-def turn() -> AbstractContextManager[None]:
-    """A turn at the model for a thread behind the pages, which tells nobody that it waits."""
-    return _TURNS.turn(lambda _before: None, PATIENCE)
-
-
 @contextmanager
 def stage(name: str, total: int) -> Iterator[Callable[..., None]]:
-    """A stage of work as a bar on the page, see :data:`interp.progress.Stage`; it vanishes with the work."""
+    """As :data:`interp.progress.Stage`, a bar on the page that vanishes with the work."""
     bar, done, began = st.progress(0.0, name), 0, time.monotonic()
 
     def tell(more: int, note: str = "") -> None:

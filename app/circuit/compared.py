@@ -1,4 +1,6 @@
-"""A circuit beside the references of its task and beside another run."""
+"""A circuit judged: by what a sceptic asks, by the references of its task, and beside another run."""
+
+import shlex
 
 import numpy as np
 import streamlit as st
@@ -6,12 +8,34 @@ import streamlit as st
 from interp.app import engine
 from interp.app.circuit.runs import Opened, comparison, opened
 from interp.app.widgets import run_store
+from interp.app.widgets.charts import chart
 from interp.app.widgets.tokens import plain
+from interp.app.widgets.url_state import from_address
 from interp.circuits.references import ExactEffects
 from interp.errors import InputError
 from interp.report import wording
 from interp.report.circuit_figures import scores_plot
 from interp.report.repeat import reference_command
+from interp.report.validity import COLUMNS, card_rows, card_summary, curves_plot
+
+
+def validity(found: Opened) -> None:
+    """The card of ``interp validate``: curves, table, and what could not be told; or the command that makes it."""
+    card = found.run.validity
+    if card is None:
+        st.caption(
+            "Is this circuit faithful, complete, stable, specific to its task, and the only one? This asks, with "
+            "random circuits beside it. It takes minutes, so it is no part of a discovery:"
+        )
+        st.code(shlex.join(["interp", "validate", f"{run_store.shown_path()}/{found.name}"]), language="bash")
+        return
+    st.caption(plain(card_summary(card)))
+    about = "Share of the gap and KL of nested circuits alone, by number of heads"
+    chart(curves_plot(card), "validity", about)
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in card_rows(card)]
+    st.dataframe(rows, hide_index=True, key="card")
+    for why in card.left_out:
+        st.caption(plain(why))
 
 
 def compared(found: Opened) -> None:
@@ -32,6 +56,7 @@ def compared(found: Opened) -> None:
 
 def _references(found: Opened) -> None:
     rows = []
+    bounded = any(judged.interval for judged in found.run.recovery.values())
     for name, judged in found.run.recovery.items():
         low, high = judged.interval or (None, None)
         rows.append(
@@ -39,30 +64,24 @@ def _references(found: Opened) -> None:
                 "reference": name,
                 "members": f"{judged.n_positive} of {judged.n_heads}",
                 "ROC AUC": judged.roc_auc,
-                "from": low,
-                "to": high,
+                **({"from": low, "to": high} if bounded else {}),
                 "average precision": judged.average_precision,
                 "Spearman": judged.spearman,
                 "AUC of random": judged.nulls.random_mean,
                 "AUC of the layer": judged.nulls.layer_index,
             }
         )
-        for share, stricter in judged.stricter.items():
-            rows.append(
-                {
-                    "reference": f"{name}, from {share} of the gap",
-                    "members": f"{stricter.n_positive} of {judged.n_heads}",
-                    "ROC AUC": stricter.roc_auc,
-                    "average precision": stricter.average_precision,
-                }
-            )
-    number = st.column_config.NumberColumn(format="%.3f")
-    columns = ("ROC AUC", "average precision", "from", "to", "Spearman", "AUC of random", "AUC of the layer")
-    if all(row.get("from") is None for row in rows):
-        rows = [{key: value for key, value in row.items() if key not in ("from", "to")} for row in rows]
-    st.dataframe(
-        rows, hide_index=True, key="references", placeholder="–", column_config=dict.fromkeys(columns, number)
-    )
+        rows += [
+            {
+                "reference": f"{name}, from {share} of the gap",
+                "members": f"{stricter.n_positive} of {judged.n_heads}",
+                "ROC AUC": stricter.roc_auc,
+                "average precision": stricter.average_precision,
+            }
+            for share, stricter in judged.stricter.items()
+        ]
+    numbers = dict.fromkeys([*rows[0]][2:], st.column_config.NumberColumn(format="%.3f"))
+    st.dataframe(rows, hide_index=True, key="references", placeholder="–", column_config=numbers)
     st.caption(
         "How well the scores rank the reference's members. From, to: 95 % bootstrap interval of the AUC over pairs, "
         "where the method scores every pair by itself. The last two columns are rankings that know nothing of the "
@@ -84,24 +103,29 @@ def _against(found: Opened, name: str) -> None:
     scores = found.run.scores
     if not isinstance(reference, ExactEffects) or reference.effects().shape != scores.shape:
         return
-    inside = _members(found)
-    reference_inside = {(int(layer), int(head)) for layer, head in np.argwhere(theirs)}
-    groups = {
-        "in both": sorted(inside & reference_inside),
-        "only in this run": sorted(inside - reference_inside),
-        "only in the reference": sorted(reference_inside - inside),
-    }
-    st.plotly_chart(
+    members = {(int(layer), int(head)) for layer, head in np.argwhere(theirs)}
+    groups = _groups(_members(found), members, "this run", "the reference")
+    chart(
         scores_plot(reference.effects(), scores, groups, f"exact effect, {name}", "score, this run"),
-        key=f"against {name}",
-        config={"displayModeBar": False},
-        alt=f"Score of every head against its exact effect in {name}",
+        f"against {name}",
+        f"Score of every head against its exact effect in {name}",
     )
 
 
-def _members(found: Opened) -> set[tuple[int, int]]:
-    """(layer, head) of every head in the circuit."""
+Heads = set[tuple[int, int]]
+"""(layer, head) of each."""
+
+
+def _members(found: Opened) -> Heads:
     return {(head.layer, head.head) for head in found.run.circuit.heads}
+
+
+def _groups(mine: Heads, theirs: Heads, a: str, b: str) -> dict[str, list[tuple[int, int]]]:
+    return {
+        "in both": sorted(mine & theirs),
+        f"only in {a}": sorted(mine - theirs),
+        f"only in {b}": sorted(theirs - mine),
+    }
 
 
 @st.fragment
@@ -112,38 +136,21 @@ def _another(found: Opened) -> None:
             "There is no other run yet: find the circuit again by another method, or with another seed."
         )
         return
-    wanted = st.query_params.get("with")
+    from_address("with", others)
     left, _ = st.columns([1, 1])
-    name = left.selectbox(
-        "Compare with",
-        others,
-        index=others.index(wanted) if wanted in others else None,
-        key="with",
-        placeholder="Choose a run",
-    )
+    name = left.selectbox("Compare with", others, None, key="with", placeholder="Choose a run")
     if name is None:
         return
     st.query_params["with"] = name
-    try:
+    with engine.saying():
         other = opened(name)
-        both = comparison(found, other)
-    except InputError as error:
-        engine.say(error)
-        return
-    head, *rows = both.rows()
-    titles = ["", f"{found.name}: {head[1]}", f"{other.name}: {head[2]}", "together"]
-    st.dataframe([dict(zip(titles, row, strict=True)) for row in rows], hide_index=True, key="compared")
-    mine, theirs = _members(found), _members(other)
-    groups = {
-        "in both": sorted(mine & theirs),
-        f"only in {found.name}": sorted(mine - theirs),
-        f"only in {other.name}": sorted(theirs - mine),
-    }
-    st.plotly_chart(
-        scores_plot(
-            found.run.scores, other.run.scores, groups, f"score, {found.name}", f"score, {other.name}"
-        ),
-        key="both scores",
-        config={"displayModeBar": False},
-        alt=f"Scores of every head in {found.name} and in {other.name}",
-    )
+        head, *rows = comparison(found, other).rows()
+        titles = ["", f"{found.name}: {head[1]}", f"{name}: {head[2]}", "together"]
+        st.dataframe([dict(zip(titles, row, strict=True)) for row in rows], hide_index=True, key="compared")
+        groups = _groups(_members(found), _members(other), found.name, name)
+        axes = f"score, {found.name}", f"score, {name}"
+        chart(
+            scores_plot(found.run.scores, other.run.scores, groups, *axes),
+            "both scores",
+            f"Scores of every head in {found.name} and in {name}",
+        )

@@ -5,10 +5,10 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from interp import CANDIDATES, MOST_SEED
 from interp.app import engine
@@ -31,49 +31,34 @@ _CHECK = 0.43  # forwards a pair and candidate: patches begin at the candidate's
 _EDGE_PAIRS = 16  # more are seldom run for edges
 _PROGRAM = {"prompts for the program": 1300.0, "codes": 900.0, "setting codes": 500.0}
 _BETWEEN = 0.2  # seconds between two looks at the progress
+A_TASK, A_FILE = "a task", "a file of prompts"
+FORMAT = """
+A JSON file in auto-circuit's format, or JSONL with one such prompt a line:
+
+```json
+{"prompts": [{"clean": "The capital of France is", "corrupt": "The capital of Spain is",
+              "answers": [" Paris"], "wrong_answers": [" Madrid"]}]}
+```
+
+Both prompts of a pair need equally many tokens; at least five pairs are needed.
+"""
 
 
-@dataclass(frozen=True)
-class Upload:
-    """A file as the browser sent it."""
-
-    name: str
-    data: bytes
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What the form says.
-
-    Attributes:
-        task: a shipped name, or an uploaded file.
-    """
-
-    task: str | Upload
-    method: str
-    n: int
-    seed: int
-    program: bool = False
-
-
-def model_for(task: str | Upload) -> str:
+def model_for(task: str | UploadedFile) -> str:
     """The spec of the model that a task is run on: a planted task's own, else the workbench's."""
     return task if task in planted_task_names() else engine.model_name()
 
 
-def prompt_file(upload: Upload) -> PromptFile:
-    """The task in an uploaded file; nothing is written.
-
-    Raises:
-        InputError: too large, of another kind, or not of the format.
-    """
+def prompt_file(upload: UploadedFile) -> PromptFile:
+    """The task in an uploaded file, which is neither too large nor of another kind; nothing is written."""
     name, short = (wording.token(upload.name, limit).replace("·", " ") for limit in (None, 60))
-    if len(upload.data) > LARGEST * 2**20:
-        size = len(upload.data) / 2**20
-        raise InputError(f"{short} has {size:.1f} MB: a file of prompts has at most {LARGEST} MB")
+    if upload.size > LARGEST * 2**20:
+        raise InputError(
+            f"{short} has {upload.size / 2**20:.1f} MB: a file of prompts has at most {LARGEST} MB"
+        )
     if Path(upload.name).suffix.lower() not in (".json", ".jsonl"):
         raise InputError(f"{short} is no file of prompts: its name ends in .json or .jsonl")
-    return PromptFile(name, upload.data)
+    return PromptFile(name, upload.getvalue())
 
 
 def run_name(task: str, method: str) -> str:
@@ -83,42 +68,34 @@ def run_name(task: str, method: str) -> str:
     return f"{stem}-{method}"
 
 
-def find_and_save(wanted: Wanted, draw: Callable[[float, str, list[str]], None]) -> str:
-    """Run the discovery as the command line does, holding the lock, and save it under a new name, which is returned.
+Draw = Callable[[float, str, list[str]], None]
+"""Is told the share of the work that is done, one line on what is being done, and the stages behind it."""
 
-    Args:
-        draw: is told the share of the work that is done, one line on what is being done, and the stages behind it.
 
-    Raises:
-        InputError: what is wrong with the file, the numbers, or the task on this model.
-    """
-    upload = wanted.task if isinstance(wanted.task, Upload) else None
-    task = load_task(wanted.task) if upload is None else prompt_file(upload)
-    most = wanted.n if upload is None else min(wanted.n, len(task.prompts))
-    CircuitSearch(task, wanted.method, most, wanted.seed)  # a mistake should not wait for the model
-    with engine.running(model_for(wanted.task)) as model:
-        progress = Progress(wanted.method, most, draw, program=wanted.program)
+def find_and_save(
+    wanted: str | UploadedFile, method: str, n: int, seed: int, *, program: bool, draw: Draw
+) -> str:
+    """Run the discovery as the command line does, holding the lock, and save it under a new name, which is returned."""
+    sent = not isinstance(wanted, str)
+    task = prompt_file(wanted) if sent else load_task(wanted)
+    most = min(n, len(task.prompts)) if sent else n
+    CircuitSearch(task, method, most, seed)  # a mistake should not wait for the model
+    with engine.running(model_for(wanted)) as model:
+        progress = Progress(method, most, draw, program=program)
         # of a file as many as it has for this model: how many it lacks is not known before
-        n = most if upload is None else len(sample_pairs(task, model.tokenizer, None, most))
-        run = find_circuit(
-            model,
-            task,
-            method=wanted.method,
-            n=n,
-            seed=wanted.seed,
-            program=wanted.program,
-            stage=progress.stage,
-        )
+        n = len(sample_pairs(task, model.tokenizer, None, most)) if sent else most
+        stage = progress.stage
+        run = find_circuit(model, task, method=method, n=n, seed=seed, program=program, stage=stage)
     progress.say(1.0, "writing the run")
-    name = run_name(task.name, wanted.method)
     try:
         # of an upload the prompts will lie in the run's folder, whose name is known only then
-        saved = run.save_new(engine.runs(), name, report=render_report(run) if upload is None else None)
+        report = None if sent else render_report(run)
+        saved = run.save_new(engine.runs(), run_name(task.name, method), report=report)
     except OSError as error:
         raise InputError(
             f"the run cannot be written to {engine.runs()} ({error.strerror or error})"
         ) from None
-    if upload is not None:
+    if sent:
         with contextlib.suppress(OSError):  # the run is there, and its page draws the report by itself
             write_report(saved, opened(saved.name).prompts)
     return saved.name
@@ -131,9 +108,7 @@ class Progress:
     is there with the first batch.
     """
 
-    def __init__(
-        self, method: str, n: int, draw: Callable[[float, str, list[str]], None], *, program: bool = False
-    ) -> None:
+    def __init__(self, method: str, n: int, draw: Draw, *, program: bool) -> None:
         listed = METHODS[method]
         self.weights = {
             f"{method} scores": listed.forwards * n,
@@ -141,10 +116,11 @@ class Progress:
             "edges": listed.edge_forwards * min(n, _EDGE_PAIRS),
             **(_PROGRAM if program else {}),
         }
+        self.whole = sum(self.weights.values())
         self.draw = draw
         self.behind: list[str] = []
         self.done = 0.0
-        self.began = self.drawn = time.monotonic()
+        self.began = time.monotonic()
         self.say(0.0, "preparing the prompts")
 
     def say(self, share: float, text: str) -> None:
@@ -168,34 +144,11 @@ class Progress:
         self.done += weight
         self.behind.append(f"{name}, {time.monotonic() - began:.0f} s")
 
-    @property
-    def whole(self) -> float:
-        return sum(self.weights.values())
-
     def _left(self, done: float) -> str:
         if not done:
             return ""
         left = (time.monotonic() - self.began) / done * (self.whole - done)
-        return (
-            f", about {left:.0f} s left in all" if left < 100 else f", about {left / 60:.0f} min left in all"
-        )
-
-
-A_TASK, A_FILE = "a task", "a file of prompts"
-FORMAT = """
-A JSON file in auto-circuit's format, or JSONL with one such prompt a line:
-
-```json
-{"prompts": [{"clean": "The capital of France is", "corrupt": "The capital of Spain is",
-              "answers": [" Paris"], "wrong_answers": [" Madrid"]}]}
-```
-
-Both prompts of a pair need equally many tokens; at least five pairs are needed.
-"""
-
-
-def said(method: str) -> str:
-    return f"{method} · {METHODS[method].forwards:g} · {METHODS[method].summary}"
+        return f", about {f'{left:.0f} s' if left < 100 else f'{left / 60:.0f} min'} left in all"
 
 
 def form(*, expanded: bool) -> None:
@@ -206,19 +159,17 @@ def form(*, expanded: bool) -> None:
         )
         with st.form("find", border=False):
             left, middle, a, b = st.columns([4, 6, 2, 2])
-            task, upload = None, None
             if kind == A_TASK:
-                own = engine.model_name()
-                names = task_names()
+                names, own = task_names(), engine.model_name()
                 task = left.selectbox(
                     "Task",
                     names,
-                    index=names.index(own) if own in planted_task_names() else 0,
+                    names.index(own) if own in planted_task_names() else 0,
                     key="find task",
                     help="Tasks named planted-… come with a model whose circuit was written into its weights.",
                 )
             else:
-                upload = left.file_uploader(
+                task = left.file_uploader(
                     "File", ["json", "jsonl"], max_upload_size=LARGEST, key="find file", help=FORMAT
                 )
             # the cheap ones first, and last those that look at nothing
@@ -226,19 +177,16 @@ def form(*, expanded: bool) -> None:
             method = middle.selectbox(
                 "Method · forward passes a pair",
                 methods,
-                index=methods.index(DEFAULT_METHOD),
-                format_func=said,
+                methods.index(DEFAULT_METHOD),
+                format_func=lambda name: f"{name} · {METHODS[name].forwards:g} · {METHODS[name].summary}",
                 key="find method",
                 help="Whatever it ranks first is then checked by activation patching, 13 forward passes a pair.",
             )
-            n = a.number_input(
+            title, narrow = (
                 "Pairs" if kind == A_TASK else "Pairs, at most",
-                5,
-                MOST_N,
-                DEFAULT_N,
-                key="find n",
-                help="More pairs narrow the intervals.",
+                "More pairs narrow the intervals.",
             )
+            n = a.number_input(title, 5, MOST_N, DEFAULT_N, key="find n", help=narrow)
             seed = b.number_input("Seed", 0, MOST_SEED, 0, key="find seed", help="Of the prompts.")
             program = st.checkbox(
                 "and what the heads say", key="find program", help="On 612 more pairs: a few minutes more."
@@ -249,17 +197,14 @@ def form(*, expanded: bool) -> None:
             "the default method takes about a minute on the default model. Any click on this page, or leaving it, "
             "ends the search."
         )
-        if pressed:
-            chosen = task if upload is None else Upload(upload.name, upload.getvalue())
-            if chosen is None:
-                engine.say(InputError("no file: choose one with prompts, .json or .jsonl"))
-            else:
-                _find(Wanted(chosen, method, int(n), int(seed), program))
+        if pressed and task is None:
+            engine.say(InputError("no file: choose one with prompts, .json or .jsonl"))
+        elif pressed:
+            _find(task, method, n, seed, program=program)
 
 
-def _find(wanted: Wanted) -> None:
-    label = wanted.task if isinstance(wanted.task, str) else wanted.task.name
-    title = f"{plain(label)} in {plain(model_for(wanted.task))}"
+def _find(task: str | UploadedFile, method: str, n: int, seed: int, *, program: bool) -> None:
+    title = f"{plain(task if isinstance(task, str) else task.name)} in {plain(model_for(task))}"
     with st.status(f"Finding the circuit of {title}", expanded=True) as status:
         bar, behind = st.progress(0.0, "getting ready"), st.empty()
 
@@ -268,11 +213,10 @@ def _find(wanted: Wanted) -> None:
             behind.caption("  \n".join(f":material/check: {plain(stage)}" for stage in stages))
 
         try:
-            name = find_and_save(wanted, draw)
+            st.session_state["found run"] = find_and_save(task, method, n, seed, program=program, draw=draw)
         except InputError as error:
             status.update(label="No circuit was found", state="error", expanded=True)
             bar.empty()
             engine.say(error)
             return
-    st.session_state["found run"] = name
     st.rerun()

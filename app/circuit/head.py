@@ -2,16 +2,18 @@
 
 from collections.abc import Container
 from dataclasses import dataclass
+from functools import partial
 
 import plotly.graph_objects as go
 import streamlit as st
 
 from interp.app import engine
 from interp.app.circuit.head_codes import codes_section
-from interp.app.circuit.reading import n_pairs, stored, texts, token_texts, tokens_written, view
+from interp.app.circuit.reading import n_pairs, texts, token_texts, tokens_written, view
 from interp.app.circuit.runs import BY_KEY, Opened, ink
+from interp.app.widgets.charts import chart, clicked
 from interp.app.widgets.tokens import plain
-from interp.app.widgets.url_state import IN_URL
+from interp.app.widgets.url_state import IN_URL, from_address
 from interp.circuits.circuit import Component
 from interp.circuits.roles import role_name
 from interp.errors import InputError
@@ -42,36 +44,23 @@ class Ring:
             self.drawn, self.clicked, self.turn = site, "", self.turn + 1
 
 
-def begin(found: Opened) -> None:
-    """To be called where the whole page is drawn: the browser may have no figure any more."""
-    key = _ring_key(found)
-    st.session_state[key] = Ring(turn=st.session_state.get(key, Ring()).turn)
-
-
-def _ring_key(found: Opened) -> str:
-    return f"ring of {found.name}"
-
-
-def grid(found: Opened, site: str, sites: Container[str]) -> None:
+def grid(found: Opened, ring: Ring, site: str, sites: Container[str]) -> None:
     """All heads, the chosen one ringed; a click on another puts it into the session's ``head``."""
-    key, ring = f"grid of {found.name}", st.session_state[_ring_key(found)]
+    key = f"grid of {found.name}"
     ring.follow(site)
 
     def take() -> None:
-        points = st.session_state[key]["selection"]["points"]
-        clicked = points[-1]["customdata"][0] if points else ""
-        if clicked in sites:
-            ring.clicked = st.session_state["head"] = clicked
+        if (head := clicked(key)) in sites:
+            ring.clicked = st.session_state["head"] = head
         else:  # the ring was taken away
             ring.drawn = ring.clicked = ""
 
-    st.plotly_chart(
+    chart(
         _figure(found, ink(), ring.drawn, ring.turn),
-        key=key,
+        key,
+        "Score of every head by layer, members outlined; the same as the box Head below",
         on_select=take,
         selection_mode="points",
-        config={"displayModeBar": False},
-        alt="Score of every head by layer, members outlined; the same as the box Head below",
     )
     st.caption(
         "Colour: the method's score. Numbers: exact effect of the checked heads in % of the gap between clean and "
@@ -92,44 +81,46 @@ def members(found: Opened) -> None:
         | {"share of gap": found.scale.share(part.effect), "looks like": role_name(part.roles)}
         for part in found.run.members
     ]
-    effects = f"%+.{found.scale.places}f"
     scores = f"%{'+' if found.scale.has_sign else ''}.{found.scale.score_places}f"
+    effect = partial(st.column_config.NumberColumn, format=f"%+.{found.scale.places}f")
     with st.expander(f"All {len(rows)} members as a table"):
         st.dataframe(
             rows,
             hide_index=True,
             key="members",
             column_config={
-                "low": st.column_config.NumberColumn("from", format=effects),
-                "high": st.column_config.NumberColumn("to", format=effects),
+                "low": effect("from"),
+                "high": effect("to"),
+                "effect": effect(),
                 "score": st.column_config.NumberColumn(format=scores),
-                "effect": st.column_config.NumberColumn(format=effects),
                 "share of gap": st.column_config.NumberColumn(format="percent"),
             },
         )
 
 
 def heads(found: Opened) -> None:
-    begin(found)
-    _heads(found)
+    """The grid, the chosen head, and the members."""
+    ring = st.session_state.setdefault(f"ring of {found.name}", Ring())
+    ring.drawn = ring.clicked = ""  # the browser may have no figure any more
+    _heads(found, ring)
     members(found)
 
 
 @st.fragment
-def _heads(found: Opened) -> None:
+def _heads(found: Opened, ring: Ring) -> None:
     """Everything that a click on a head changes: no other part of the page is drawn anew."""
     run, scale = found.run, found.scale
     parts = {head.site: head for head in run.heads}
     inside = [head.site for head in run.circuit.heads]
     others = sorted((s for s in parts if s not in inside), key=lambda s: -abs(parts[s].score))
-    _from_address("head", [*inside, *others])
+    sites, pairs = [*inside, *others], [str(i + 1) for i in range(n_pairs(found))]
+    from_address("head", sites, sites[0])
+    from_address("pair", pairs, "1")
     above = st.container()
-    pairs = [str(i + 1) for i in range(n_pairs(found))]
-    _from_address("pair", pairs)
     left, middle, right = st.columns([5, 3, 3], vertical_alignment="bottom")
     site = left.selectbox(
         "Head",
-        [*inside, *others],
+        sites,
         format_func=lambda name: _label(parts[name], scale),
         key="head",
         help="The members first, largest effect first. Or click it in the grid.",
@@ -138,25 +129,16 @@ def _heads(found: Opened) -> None:
     side = right.segmented_control("Prompt", SIDES, default="clean", required=True, key="side", bind=IN_URL)
     st.query_params["head"], st.query_params["pair"] = site, pair
     with above:
-        grid(found, site, parts)
+        grid(found, ring, site, parts)
     st.markdown(_line(parts[site], scale))
-    try:
+    with engine.saying():
         _on_prompt(found, site, int(pair) - 1, side)
-    except InputError as error:
-        engine.say(error)
     codes_section(found, site, int(pair) - 1)
-
-
-def _from_address(name: str, allowed: list[str]) -> None:
-    """What the address says, unless the reader has chosen something since; the first if neither can be."""
-    if st.session_state.get(name) not in allowed:
-        given = st.query_params.get(name)
-        st.session_state[name] = given if given in allowed else allowed[0]
 
 
 def _label(part: Component, scale: Scale) -> str:
     words = [part.site, "member" if part.in_circuit else "", scale.score(part.score), role_name(part.roles)]
-    return " · ".join(word for word in words if word)
+    return " · ".join(filter(None, words))
 
 
 def _line(part: Component, scale: Scale) -> str:
@@ -173,33 +155,27 @@ def _line(part: Component, scale: Scale) -> str:
 
 def _on_prompt(found: Opened, site: str, index: int, side: str) -> None:
     """Where the head attends and what it writes; from the run if it holds that, else from one forward pass."""
-    part = found.run.component(site)
-    layer, head = part.layer, part.head
+    part, pattern = found.run.component(site), found.run.pattern(site)
     names, roles = texts(found, index, side)
-    if stored(found, part, index, side):
-        pattern = found.run.pattern(site)
+    if index == 0 and side == "clean" and part.writes is not None and pattern is not None:
         top, bottom = part.writes.top, part.writes.bottom
         direct = (
             f"Directly it adds **{plain(wording.signed(part.direct, 3))}** to the logit difference, the mean of "
             "the run's pairs. The tokens are those of this prompt."
         )
     else:
-        seen = view(found, index)
-        pattern = seen.pattern(side, layer, head)
+        seen, place = view(found, index), (side, part.layer, part.head)
+        pattern = seen.pattern(*place)
         try:
-            top, bottom = tokens_written(found, seen, side, layer, head)
-            direct = _direct(found, seen, side, layer, head)
+            top, bottom = tokens_written(found, seen, *place)
+            direct = _direct(found, seen, *place)
         except InputError as error:
             top, bottom, direct = [], [], f"Not shown: {plain(str(error))}."
     left, right = st.columns(2)
     with left:
         st.subheader("Where it attends")
-        st.plotly_chart(
-            pattern_plot(pattern, names, roles, ink()),
-            key="pattern",
-            config={"displayModeBar": False},
-            alt=f"Attention pattern of {site} on the {side} prompt",
-        )
+        about = f"Attention pattern of {site} on the {side} prompt"
+        chart(pattern_plot(pattern, names, roles, ink()), "pattern", about)
     with right:
         st.subheader("What it writes at END")
         st.markdown(direct)
@@ -209,15 +185,13 @@ def _on_prompt(found: Opened, site: str, index: int, side: str) -> None:
 
 def _direct(found: Opened, seen, side: str, layer: int, head: int) -> str:
     right, wrong = seen.direct(side, layer, head)
-    pair = seen.pair
     answers, others = (
-        plain(", ".join(names[:2]) + ("…" if len(names) > 2 else ""))
-        for names in (token_texts(found, pair.answers), token_texts(found, pair.wrong_answers))
+        plain(", ".join(token_texts(found, ids[:2])) + ("…" if len(ids) > 2 else ""))
+        for ids in (seen.pair.answers, seen.pair.wrong_answers)
     )
-    difference, metric = right - wrong, seen.metric[SIDES.index(side)]
+    values = right, wrong, right - wrong, seen.metric[SIDES.index(side)]
+    to_answer, to_wrong, difference, metric = (plain(wording.signed(value, 3)) for value in values)
     return (
-        f"Directly it adds **{plain(wording.signed(right, 3))}** to the answer {answers} and "
-        f"**{plain(wording.signed(wrong, 3))}** to the wrong {others}: "
-        f"**{plain(wording.signed(difference, 3))}** to their difference. "
-        f"The model's metric here is {plain(wording.signed(metric, 3))}."
+        f"Directly it adds **{to_answer}** to the answer {answers} and **{to_wrong}** to the wrong {others}: "
+        f"**{difference}** to their difference. The model's metric here is {metric}."
     )

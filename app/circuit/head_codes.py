@@ -1,18 +1,20 @@
 """The codes of one head on the run's prompts, and what setting one of them does to the metric."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import streamlit as st
+from streamlit.column_config import LinkColumn, NumberColumn, ProgressColumn
 
 from interp.app import engine
 from interp.app.circuit.reading import OWN, codes, effect, n_pairs, texts
 from interp.app.circuit.runs import Opened, model_of
+from interp.app.widgets.charts import chart
+from interp.app.widgets.code_names import beside, code_pages, labels
 from interp.app.widgets.codebook_picker import choose, name_of
-from interp.app.widgets.labels import beside, called, labels
 from interp.app.widgets.tokens import coloured, plain
 from interp.app.widgets.url_state import IN_URL
-from interp.app.widgets.urls import code_pages
 from interp.bottlenecks.store import Codebooks
 from interp.circuits.circuit import Component
 from interp.errors import InputError
@@ -25,6 +27,7 @@ IN_ADDRESS = "set"
 ALL_TOKENS = "all tokens"
 SHOWN = 8
 """Codes listed of a head and role, most used first."""
+_percent = partial(ProgressColumn, format="%.0f %%", min_value=0, max_value=100)
 
 
 def codes_section(found: Opened, site: str, index: int) -> None:
@@ -38,46 +41,54 @@ def codes_section(found: Opened, site: str, index: int) -> None:
         key="read",
         bind=IN_URL,
     )
-    if not wanted:
-        return
-    left, right = st.columns(2)
-    try:
-        spec = model_of(found.run)
-        with left:
-            folder, books = choose(spec)
-        read = codes(found, folder, books)
-        read.of_head(site, "clean", 0)
-    except InputError as error:
-        engine.say(error)
-        return
+    if wanted:
+        with engine.saying():
+            _of_codebooks(found, part, index)
+
+
+def _of_codebooks(found: Opened, part: Component, index: int) -> None:
+    site, (left, right) = part.site, st.columns(2)
+    spec = model_of(found.run)
+    with left:
+        folder, books = choose(spec)
+    read = codes(found, folder, books)
+    read.of_head(site, "clean", 0)
     roles = [*roles_of(read.pairs), ALL_TOKENS]
-    given = next((name for name in roles if _given(site, name)), _acts_at(part, roles))
-    role = right.selectbox(
+    # at first where the head's change of code does most, as the finder saw it; END otherwise
+    acts = [change.role for change in _changes(part) if change.role in roles]
+    at = right.selectbox(
         "At",
         roles,
-        index=roles.index(given),
+        roles.index(next((name for name in roles if _given(site, name)), [*acts, roles[0]][0])),
         key=f"role of {site}",
         help="The token at which codes are counted and set. At first where the head acts, if the run says so.",
     )
-    role = None if role == ALL_TOKENS else role
-    names = labels(books)
-    _strips(found, read, site, index, role, called(names))
-    shares = _shares(read, site, role, name_of(folder), beside(names))
+    role, names = None if at == ALL_TOKENS else at, labels(books)
+    label = partial(wording.code_label, names, site)
+    for side in SIDES:
+        pieces = [wording.token(text).replace("·", " ") for text in texts(found, index, side)[0]]
+        ids = read.of_head(site, side, index)[:, 0].tolist()
+        chosen = None if role is None else position(read.pairs[index], role)
+        st.html(coloured(f"{site}, {side}", pieces, ids, chosen, label))
+    stands_for, page = beside(names), code_pages(name_of(folder))
+    used = _most_used({side: read.shares(site, role, side) for side in SIDES})[:SHOWN]
     st.dataframe(
-        shares,
+        [
+            {"code": code, **stands_for(site, code), **percents, "page": page(site, code)}
+            for code, percents in used
+        ],
         hide_index=True,
         key="shares",
         column_config={
-            "clean": _percent("on clean prompts"),
-            "corrupt": _percent("on corrupt prompts"),
-            "page": st.column_config.LinkColumn("its page", display_text="what it is"),
+            **{side: _percent(f"on {side} prompts") for side in SIDES},
+            "page": LinkColumn("its page", display_text="what it is"),
         },
     )
-    _set(found, folder, books, read, site, role, [str(row["code"]) for row in shares], called(names))
+    _set(found, folder, books, read, site, role, [str(code) for code, _ in used], label)
 
 
-def _percent(title: str):
-    return st.column_config.ProgressColumn(title, format="%.0f %%", min_value=0, max_value=100)
+def _changes(part: Component) -> list:
+    return list(part.evidence.changes) if part.evidence else []
 
 
 def _given(site: str, role: str) -> str:
@@ -86,74 +97,47 @@ def _given(site: str, role: str) -> str:
     return text.removeprefix(begin) if text.startswith(begin) else ""
 
 
-def _acts_at(part: Component, roles: list[str]) -> str:
-    """The role at which the head's change of code does most, as the finder saw it; END otherwise."""
-    changes = part.evidence.changes if part.evidence else ()
-    return next((change.role for change in changes if change.role in roles), roles[0])
-
-
 def _stored(part: Component, found: Opened) -> None:
     """Shares of prompts with each code of the run's own codebook."""
     every = _most_used({side: dict(getattr(part.codes, side)) for side in SIDES})
-    rows = [{"code": code, **percents} for code, percents in every[:SHOWN]]
     left, right = st.columns(2)
-    percent = {side: _percent(f"{side} prompts") for side in SIDES}
     with left:
         st.caption(
             f"In the codebook of this run, fitted to its {found.run.n_pairs} pairs: share of prompts "
             f"(and roles) with each code, {min(SHOWN, len(every))} of {len(every)} codes"
         )
-        st.dataframe(rows, hide_index=True, column_config=percent, key="stored codes")
-    changes = part.evidence.changes if part.evidence else ()
-    with right:
-        if changes:
-            st.caption("Changes of code from clean to corrupt that its effect comes from, to first order")
-            st.dataframe(
-                [
-                    {
-                        "at": change.role,
-                        "code": f"{change.clean} → {change.corrupt}",
-                        "pairs": 100 * change.share,
-                        "effect": change.attribution,
-                    }
-                    for change in changes
-                ],
-                hide_index=True,
-                key="changes",
-                column_config={
-                    "pairs": st.column_config.NumberColumn(format="%.0f %%"),
-                    "effect": st.column_config.NumberColumn(format=f"%+.{found.scale.places}f"),
-                },
-            )
-
-
-def _strips(
-    found: Opened, read: PairCodes, site: str, index: int, role: str | None, label: Callable[[str, int], str]
-) -> None:
-    """The tokens of the chosen pair, coloured by the head's strongest code."""
-    for side in SIDES:
-        names = [wording.token(text).replace("·", " ") for text in texts(found, index, side)[0]]
-        ids = read.of_head(site, side, index)[:, 0].tolist()
-        at = None if role is None else position(read.pairs[index], role)
-        at_head = lambda _, code: label(site, code)  # noqa: E731
-        st.html(coloured(f"{site}, {side}", names, ids, at, label=at_head))
-
-
-def _shares(
-    read: PairCodes, site: str, role: str | None, books: str, label: Callable[[str, int], dict[str, str]]
-) -> list[dict]:
-    every, page = _most_used({side: read.shares(site, role, side) for side in SIDES}), code_pages(books)
-    return [
-        {"code": code, **label(site, code), **percents, "page": page(site, code)}
-        for code, percents in every[:SHOWN]
-    ]
+        st.dataframe(
+            [{"code": code, **percents} for code, percents in every[:SHOWN]],
+            hide_index=True,
+            column_config={side: _percent(f"{side} prompts") for side in SIDES},
+            key="stored codes",
+        )
+    if changes := _changes(part):
+        right.caption("Changes of code from clean to corrupt that its effect comes from, to first order")
+        right.dataframe(
+            [
+                {
+                    "at": change.role,
+                    "code": f"{change.clean} → {change.corrupt}",
+                    "pairs": 100 * change.share,
+                    "effect": change.attribution,
+                }
+                for change in changes
+            ],
+            hide_index=True,
+            key="changes",
+            column_config={
+                "pairs": NumberColumn(format="%.0f %%"),
+                "effect": NumberColumn(format=f"%+.{found.scale.places}f"),
+            },
+        )
 
 
 def _most_used(shares: dict[str, dict[int, float]]) -> list[tuple[int, dict[str, float]]]:
     """Codes, each with its percentage of the prompts of either side."""
     codes = {*shares["clean"], *shares["corrupt"]}
-    found = [(code, {side: 100 * shares[side].get(code, 0.0) for side in SIDES}) for code in codes]
-    return sorted(found, key=lambda one: -max(one[1].values()))
+    percents = [(code, {side: 100 * shares[side].get(code, 0.0) for side in SIDES}) for code in codes]
+    return sorted(percents, key=lambda both: -max(both[1].values()))
 
 
 def _set(
@@ -164,7 +148,7 @@ def _set(
     site: str,
     role: str | None,
     offered: list[str],
-    label: Callable[[str, int], str],
+    label: Callable[[int], str],
 ) -> None:
     """Choose a code, set it, see the metric."""
     st.subheader("Set a code")
@@ -195,19 +179,17 @@ def _set(
         return
     # in words it would be of one side's prompts only
     st.query_params[IN_ADDRESS] = f"{site}@{at}={OWN if chosen == own else chosen}"
-    try:
-        code = OWN if chosen == own else _number(chosen)
-        result = effect(found, folder, books, site, code, role, side, run=pressed)
-    except InputError as error:
-        engine.say(error)
-        return
+    code = OWN if chosen == own else _number(chosen)
+    result = effect(found, folder, books, site, code, role, side, run=pressed)
     if result is None:
         st.caption(
             f"Sets it at {'every token' if role is None else plain(role)} of the {len(read.pairs)} {side} prompts "
             "and runs them, then does the same with a random code for each prompt. A few seconds."
         )
         return
-    _result(found, read, result, chosen, label(site, code) if isinstance(code, int) else "")
+    name = label(code) if isinstance(code, int) else ""
+    what = chosen if not chosen.isdecimal() else f"code {chosen}" + (f" ({name})" if name else "")
+    _result(found, read, result, what)
 
 
 def _number(text: str) -> int:
@@ -218,17 +200,15 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _result(found: Opened, read: PairCodes, result: CodeEffect, chosen: str, label: str) -> None:
+def _result(found: Opened, read: PairCodes, result: CodeEffect, what: str) -> None:
     where = "every token" if result.role is None else result.role
-    metric = found.run.metric.name
-    name = wording.METRIC_NAMES.get(metric, metric)
-    change, random, more = (
-        _said(found) for found in (result.change(), result.change(random=True), result.beyond())
-    )
-    what = chosen if not chosen.isdecimal() else f"code {chosen}" + (f" ({label})" if label else "")
+    name = wording.METRIC_NAMES.get(found.run.metric.name, found.run.metric.name)
+    changes = result.change(), result.change(random=True), result.beyond()
+    numbers = ([wording.signed(value, 3) for value in change] for change in changes)
+    change, random, more = (plain(f"{mean} [{low}, {high}]") for mean, low, high in numbers)
     st.markdown(
         f"With {plain(what)} at {plain(where)} the {plain(name)} of the {result.side} prompts changes by "
-        f"**{plain(change)}**, with a random code by {plain(random)}: {plain(more)} beyond it "
+        f"**{change}**, with a random code by {random}: {more} beyond it "
         f"({len(read.pairs)} pairs, 95 % bootstrap intervals)."
     )
     series = {
@@ -237,23 +217,14 @@ def _result(found: Opened, read: PairCodes, result: CodeEffect, chosen: str, lab
         "code set": result.with_codes,
         "random code": result.with_random,
     }
-    rows = []
-    for label, values in series.items():
-        mean, low, high = mean_with_interval(values)
-        rows.append({"prompts": label, "mean": mean, "from": low, "to": high})
+    columns = "mean", "from", "to"
+    rows = [
+        {"prompts": prompts} | dict(zip(columns, mean_with_interval(values), strict=True))
+        for prompts, values in series.items()
+    ]
     left, right = st.columns([2, 3])
-    three = st.column_config.NumberColumn(format="%.3f")
-    left.dataframe(
-        rows, hide_index=True, key="effect", column_config={"mean": three, "from": three, "to": three}
-    )
-    right.plotly_chart(
-        code_plot(series, name),
-        key="effects",
-        config={"displayModeBar": False},
-        alt=f"{name} of every pair: clean, corrupt, with the code set, with a random code",
-    )
-
-
-def _said(change: tuple[float, float, float]) -> str:
-    mean, low, high = (wording.signed(value, 3) for value in change)
-    return f"{mean} [{low}, {high}]"
+    three = dict.fromkeys(columns, NumberColumn(format="%.3f"))
+    left.dataframe(rows, hide_index=True, key="effect", column_config=three)
+    with right:
+        about = f"{name} of every pair: clean, corrupt, with the code set, with a random code"
+        chart(code_plot(series, name), "effects", about)

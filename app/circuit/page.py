@@ -3,41 +3,28 @@
 import shlex
 
 import streamlit as st
+from streamlit.column_config import NumberColumn
 
-from interp import DEFAULT_MODEL
 from interp.app import engine
-from interp.app.circuit.compared import compared
-from interp.app.circuit.edges import edges
+from interp.app.circuit.compared import compared, validity
 from interp.app.circuit.find import form
 from interp.app.circuit.head import heads
 from interp.app.circuit.program import program
-from interp.app.circuit.runs import Opened, of_this_model, offer_model, opened, report
-from interp.app.circuit.validity import validity
+from interp.app.circuit.runs import Opened, ink, of_this_model, offer_model, opened, report
 from interp.app.widgets import run_store
+from interp.app.widgets.charts import chart
+from interp.app.widgets.codebook_picker import model_option
 from interp.app.widgets.tokens import plain
-from interp.app.widgets.url_state import IN_URL, tell_missing
+from interp.app.widgets.url_state import IN_URL, from_address, tell_missing
 from interp.errors import InputError
-from interp.report import wording
+from interp.report import circuit_figures, wording
 from interp.report.repeat import command_line, python_lines
 from interp.scores.head_codes import SIDES
 
-HEADS, EDGES, VALIDITY, COMPARED, REPORT = TABS = ("Heads", "Edges", "Validity", "Compared", "Report")
 HEIGHT = 900
-
-
-def first_command() -> str:
-    """What finds a circuit in a terminal, into the folder that this page shows."""
-    words = ["interp", "discover", "ioi", "--out", f"{run_store.shown_path()}/ioi-adaptive-patching"]
-    spec = engine.model_name()
-    return shlex.join(words + ([] if spec == DEFAULT_MODEL else ["--model", spec]))
-
-
-def choose(names: list[str]) -> str:
-    """The run that the address, the reader or the last discovery says; the newest otherwise."""
-    wanted = st.query_params.get("run")
-    name = st.selectbox("Run", names, index=names.index(wanted) if wanted in names else 0, key="run")
-    st.query_params["run"] = name
-    return name
+MOST_DRAWN = 100
+_SCORED = ("sender", "receiver", "into", "score")
+_MEASURED = ("sender", "receiver", "into", "effect", "error", "measured", "probability", "co_occurrence")
 
 
 def summary(found: Opened) -> None:
@@ -54,6 +41,47 @@ def summary(found: Opened) -> None:
         f"{plain(run.method)}, seed {run.seed}, scored by {plain(name)}. A member moves it by "
         f"{wording.percent(run.settings.threshold)} of the gap or more when it is patched, "
         "with a 95 % interval off zero."
+    )
+
+
+@st.fragment
+def edges(found: Opened) -> None:
+    """The strongest edges."""
+    run = found.run
+    if not run.members or not run.edges:
+        st.info("This run has no edges: they are scored among members, and it has too few of them.")
+        return
+    among = circuit_figures.edges_told(run)
+    left, _ = st.columns([1, 2])
+    most, first = max(6, min(MOST_DRAWN, len(among))), min(circuit_figures.DRAWN, max(6, len(among)))
+    n = left.slider("Edges drawn", 5, most, first, key="edges drawn")
+    about = f"The {n} strongest edges among the members, by layer; the same as the table below"
+    chart(circuit_figures.edge_plot(run, found.scale, ink(), n, among), f"graph of {found.name}", about)
+    drawn = f"The {min(n, len(among))} strongest of {len(among)} edges, layers from bottom to top."
+    st.caption(f"{drawn} {circuit_figures.edges_explained(run, among)}")
+    columns = _MEASURED if circuit_figures.measures_edges(among) else _SCORED
+    # edges are weaker than heads: their decimals follow the strongest of them
+    strongest = [wording.places(abs(circuit_figures.strength(edge))) for edge in among[:1]]
+    digits = max([found.scale.places, *strongest])
+    st.dataframe(
+        [{key: getattr(edge, key) for key in columns} for edge in among],
+        hide_index=True,
+        key="edge table",
+        column_config={
+            "sender": "from",
+            "receiver": "to",
+            "score": NumberColumn(format="%.0f" if run.edges_are_counts else f"%+.{digits}f"),
+            "effect": NumberColumn(format=f"%+.{digits}f"),
+            "error": NumberColumn(format=f"%.{digits}f"),
+            "probability": NumberColumn(format="%.2f", help="That the effect is above the threshold."),
+            "measured": NumberColumn(
+                "pairs patched",
+                help="Pairs on which the edge was path-patched; on others its attribution is corrected by these.",
+            ),
+            "co_occurrence": NumberColumn(
+                "bits shared", format="%.2f", help="What the codes of the two heads tell of each other."
+            ),
+        },
     )
 
 
@@ -80,13 +108,15 @@ every = run_store.folders("runs")
 names = [name for name in every if name == asked or of_this_model(name)]
 tell_missing("run", names, "run")
 if names:
-    name = choose(names)
+    from_address("run", names, names[0])
+    name = st.query_params["run"] = st.selectbox("Run", names, key="run")
 elif not every:
     st.info(
         f"No runs in {plain(run_store.shown_path())} yet. Find the circuit of a task here: it takes about a minute and "
         "says which heads do it, what they read and write, and how far that was checked. Or in a terminal:"
     )
-    st.code(first_command(), language="bash")
+    words = ["interp", "discover", "ioi", "--out", f"{run_store.shown_path()}/ioi-adaptive-patching"]
+    st.code(shlex.join(words + model_option(engine.model_name())), language="bash")
 if hidden := len(every) - len(names):
     st.caption(f"Not listed: {hidden} of other models. Choose one above, where the model's name stands.")
 form(expanded=not names)
@@ -101,14 +131,8 @@ except InputError as error:
 offer_model(found.run)
 program(found)
 summary(found)
-tabs = dict(zip(TABS, st.tabs(TABS, key="tab", bind=IN_URL), strict=True))
-for title, draw in (
-    (HEADS, heads),
-    (EDGES, edges),
-    (VALIDITY, validity),
-    (COMPARED, compared),
-    (REPORT, whole_report),
-):
-    if tabs[title].open:
-        with tabs[title]:
+PARTS = {"Heads": heads, "Edges": edges, "Validity": validity, "Compared": compared, "Report": whole_report}
+for tab, draw in zip(st.tabs(list(PARTS), key="tab", bind=IN_URL), PARTS.values(), strict=True):
+    if tab.open:
+        with tab:
             draw(found)

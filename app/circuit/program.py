@@ -3,9 +3,11 @@
 import streamlit as st
 
 from interp.app import engine
-from interp.app.circuit.reading import kept, pairs, token_texts
+from interp.app.circuit.reading import Kept, pairs, token_texts
 from interp.app.circuit.runs import Opened, ink, model_of
+from interp.app.widgets.charts import chart, clicked
 from interp.app.widgets.tokens import plain, visible
+from interp.app.widgets.url_state import from_address
 from interp.errors import InputError
 from interp.models.vocabulary import check_tokens
 from interp.programs.own_prompt import CodeAt, same_place, set_codes
@@ -16,6 +18,7 @@ from interp.report.program import EXPLAINED, code_rows, code_value, command, pro
 MOST = 128
 """Tokens of a prompt of one's own."""
 TOP = 5
+_ANSWERS = Kept(64)
 
 
 def program(found: Opened) -> None:
@@ -36,28 +39,18 @@ def program(found: Opened) -> None:
 def _slots(found: Opened) -> None:
     """Everything that a click on a slot changes: no other part of the page is drawn anew."""
     names = {str(said.slot): said for said in found.run.program.slots}
-    if st.session_state.get("slot") not in names:
-        given = st.query_params.get("slot") if "slot" not in st.session_state else None
-        st.session_state["slot"] = given if given in names else None
+    from_address("slot", list(names))
     above = st.container()
     name = st.selectbox("Slot", names, index=None, key="slot", placeholder="Click a dot, or choose a slot")
     key = f"program of {found.name}, {name}"  # of each choice another: the browser holds no point for chosen
 
     def take() -> None:
-        points = st.session_state[key]["selection"]["points"]
-        clicked = points[-1].get("customdata", [""])[0] if points else ""
         slots = {slot_id(i): slot for i, slot in enumerate(names)}
-        st.session_state["slot"] = slots.get(clicked, name)
+        st.session_state["slot"] = slots.get(clicked(key), name)
 
+    about = "What heads say at which token and to which others; the same as the box Slot below"
     with above:
-        st.plotly_chart(
-            program_plot(found.run, ink(), name),
-            key=key,
-            on_select=take,
-            selection_mode="points",
-            config={"displayModeBar": False},
-            alt="What heads say at which token and to which others; the same as the box Slot below",
-        )
+        chart(program_plot(found.run, ink(), name), key, about, on_select=take, selection_mode="points")
         st.caption(EXPLAINED)
     if name is None:
         st.query_params.pop("slot", None)
@@ -67,10 +60,8 @@ def _slots(found: Opened) -> None:
         "Clean, corrupt: share of held-out prompts with the code. In the examples the token is in brackets."
     )
     st.dataframe(code_rows(names[name]), hide_index=True, key="said codes")
-    try:
+    with engine.saying():
         _set(found, names[name])
-    except InputError as error:
-        engine.say(error)
 
 
 def _set(found: Opened, said: SlotCodes) -> None:
@@ -96,11 +87,11 @@ def _set(found: Opened, said: SlotCodes) -> None:
     code = middle.selectbox("Code", codes, format_func=told.get, key=f"code of {name}")
     pressed = right.button("Set", type="primary", key="set at slot", width="stretch")
     key = (*found.key, name, tokens, position, code)
-    if not pressed and key not in kept("answers"):
+    if not pressed and key not in _ANSWERS:
         return
     wanted = CodeAt(said.slot, position, run.program.books[name], code)
-    (own,), *answers = kept("answers").get(
-        key, lambda model: set_codes(model, tokens, [wanted]), lambda: engine.running(spec)
+    (own,), *answers = _ANSWERS.get(
+        key, lambda: engine.running(spec), lambda model: set_codes(model, tokens, [wanted])
     )
     st.markdown(
         f"Its own code here is **{plain(told[own])}**, set to **{plain(told[code])}**. The next token:"

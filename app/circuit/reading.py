@@ -1,17 +1,21 @@
 """What the page *Circuit* reads by running the model: one pair for all heads, codes of some pairs, a code set."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
 from interp.app import engine
-from interp.app.circuit.runs import Kept, Opened, check_shape, model_of
+from interp.app.circuit.runs import BY_KEY, Opened, model_of
 from interp.app.widgets import run_store
 from interp.app.widgets.codebook_picker import changed
-from interp.circuits.circuit import Component
 from interp.circuits.roles import PairView, view_pair
+from interp.errors import InputError
 from interp.models import Model
 from interp.prompts.pairs import PromptPairs
 from interp.report import wording
@@ -22,24 +26,59 @@ PAIRS = 16
 """Pairs that codes are read of and set on; fewer where the run has fewer."""
 OWN = "own"
 """Instead of a code: each prompt gets the code that its partner has there."""
-VIEWS = 256_000_000
-"""Bytes of heads on pairs. The patterns of two prompts of 128 tokens are 35 MB for the default model, 134 MB for 32
-layers of 32 heads; in half precision weights would differ in the third decimal, which is shown."""
 
 
-_SIZES: dict[str, tuple] = {
-    "views": (24, VIEWS, lambda seen: seen.nbytes),
-    "codes": (6,),
-    "effects": (64,),
-    "answers": (64,),
-    "pairs": (16,),
-}
+class Kept:
+    """What forward passes gave, for all tabs; the least recently used goes first.
+
+    Unlike a cached function it tells whether it has something before a turn at the model is asked for.
+    """
+
+    def __init__(self, most: int, most_bytes: float = math.inf) -> None:
+        """
+        Args:
+            most: how many are kept.
+            most_bytes: of all that have ``nbytes`` together; the last one is kept however large it is.
+        """
+        self.most, self.most_bytes = most, most_bytes
+        self._lock = threading.Lock()
+        self._made: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._made
+
+    def get(
+        self, key: Hashable, turn: Callable[[], AbstractContextManager], make: Callable[[Any], Any]
+    ) -> Any:
+        """What is kept under the key, or what ``make`` makes now of what ``turn`` gives, within it."""
+        if (made := self._known(key)) is None:
+            with turn() as given:
+                # a tab that was before this one may have asked for the same
+                if (made := self._known(key)) is None:
+                    made = make(given)
+                    with self._lock:
+                        self._made[key] = made
+                        self._drop()
+        return made
+
+    def _known(self, key: Hashable) -> Any:
+        with self._lock:
+            if key in self._made:
+                self._made.move_to_end(key)
+            return self._made.get(key)
+
+    def _drop(self) -> None:
+        sizes = [getattr(made, "nbytes", 0) for made in self._made.values()]
+        while len(sizes) > self.most or (len(sizes) > 1 and sum(sizes) > self.most_bytes):
+            self._made.popitem(last=False)
+            del sizes[0]
 
 
-@st.cache_resource(show_spinner=False)
-def kept(what: str) -> Kept:
-    """For all tabs."""
-    return Kept(*_SIZES[what])
+# the patterns of two prompts of 128 tokens are 35 MB for the default model, 134 MB for 32 layers of 32 heads; in half
+# precision weights would differ in the third decimal, which is shown
+_VIEWS = Kept(24, 256e6)
+_CODES = Kept(6)
+_EFFECTS = Kept(64)
 
 
 def n_pairs(found: Opened) -> int:
@@ -47,69 +86,52 @@ def n_pairs(found: Opened) -> int:
 
 
 def pairs(found: Opened) -> PromptPairs:
-    """The run's first pairs, made again; needs the model's tokenizer, runs nothing.
-
-    Raises:
-        InputError: as :meth:`~interp.runs.run.Run.sample_again`, or a model that this workbench does not run.
-    """
+    """The run's first pairs, made again; needs the model's tokenizer, runs nothing."""
     spec = model_of(found.run)
-
-    def make(_: None) -> PromptPairs:
-        model = engine.model(spec)
-        check_shape(found.run, model)
-        run_store.check_inside(found.folder)
-        return found.run.sample_again(found.folder, model.tokenizer, PAIRS)
-
-    return kept("pairs").get((*found.key, spec), make)
-
-
-def stored(found: Opened, part: Component, index: int, side: str) -> bool:
-    """Whether the run itself holds the head's pattern and what it writes on this prompt."""
-    whole = part.writes is not None and found.run.pattern(part.site) is not None
-    return index == 0 and side == "clean" and whole
+    model = engine.model(spec)
+    theirs, ours = found.run.shape, (model.cfg.n_layers, model.cfg.n_heads)
+    if theirs != ours:
+        raise InputError(
+            f"the run has {theirs[0]} layers of {theirs[1]} heads, its model now {ours[0]} of {ours[1]}: "
+            "run the discovery again"
+        )
+    return _pairs(found, spec, model.tokenizer)
 
 
-def view(found: Opened, index: int) -> PairView:
-    """Every head on one pair; one forward pass of two rows, the first time.
-
-    Raises:
-        InputError: as :func:`pairs`.
-    """
-
-    def make(given: tuple[Model, PromptPairs]) -> PairView:
-        model, some = given
-        with st.spinner("Running the model on this pair"):
-            return view_pair(model, some[index], some.metric)
-
-    return kept("views").get((*found.key, index), make, lambda: _turn(found))
+@st.cache_resource(max_entries=16, show_spinner=False, hash_funcs=BY_KEY)
+def _pairs(found: Opened, spec: str, _tokenizer) -> PromptPairs:  # noqa: ARG001 - a key of the cache
+    run_store.check_inside(found.folder)
+    return found.run.sample_again(found.folder, _tokenizer, PAIRS)
 
 
 @contextmanager
 def _turn(found: Opened) -> Iterator[tuple[Model, PromptPairs]]:
     """A turn at the run's model, with its first pairs: where these cannot be made nobody waits."""
-    some = pairs(found)
+    first = pairs(found)
     with engine.running(model_of(found.run)) as model:
-        yield model, some
+        yield model, first
 
 
-def _key(found: Opened, folder: str | Path) -> tuple:
-    """A run and codebooks as they are now."""
-    return (*found.key, folder, changed(folder))
+def view(found: Opened, index: int) -> PairView:
+    """Every head on one pair; one forward pass of two rows, the first time."""
+
+    def make(given: tuple[Model, PromptPairs]) -> PairView:
+        model, first = given
+        with st.spinner("Running the model on this pair"):
+            return view_pair(model, first[index], first.metric)
+
+    return _VIEWS.get((*found.key, index), lambda: _turn(found), make)
 
 
 def codes(found: Opened, folder: str | Path, books: Mapping) -> PairCodes:
-    """Metric and codes of the run's first pairs; two forward passes a pair, the first time.
-
-    Raises:
-        InputError: as :func:`pairs`.
-    """
+    """Metric and codes of the run's first pairs; two forward passes a pair, the first time."""
 
     def make(given: tuple[Model, PromptPairs]) -> PairCodes:
-        model, some = given
-        with engine.stage("reading codes", 2 * len(some)) as tell:
-            return read_pairs(model, books, some, progress=tell)
+        model, first = given
+        with engine.stage("reading codes", 2 * len(first)) as tell:
+            return read_pairs(model, books, first, progress=tell)
 
-    return kept("codes").get(_key(found, folder), make, lambda: _turn(found))
+    return _CODES.get((*found.key, folder, changed(folder)), lambda: _turn(found), make)
 
 
 def effect(
@@ -127,12 +149,9 @@ def effect(
 
     Args:
         run: what is not known yet; else that is ``None``.
-
-    Raises:
-        InputError: as :func:`~interp.steering.code_effect.set_code`.
     """
-    key = (*_key(found, folder), site, code, role, side)
-    if not run and key not in kept("effects"):
+    key = (*found.key, folder, changed(folder), site, code, role, side)
+    if not run and key not in _EFFECTS:
         return None
     read = codes(found, folder, books)
     other = "corrupt" if side == "clean" else "clean"
@@ -142,45 +161,37 @@ def effect(
         with engine.stage("setting the code", 2 * len(read.pairs)) as tell:
             return set_code(model, books, read, site, chosen, role=role, side=side, progress=tell)
 
-    return kept("effects").get(key, make, lambda: engine.running(model_of(found.run)))
+    return _EFFECTS.get(key, lambda: engine.running(model_of(found.run)), make)
 
 
 def texts(found: Opened, index: int, side: str) -> tuple[list[str], dict[int, str]]:
-    """A prompt's tokens as text, and which role stands at which; from the run itself where it has them.
-
-    Raises:
-        InputError: as :func:`pairs`.
-    """
+    """A prompt's tokens as text, and which role stands at which; from the run itself where it has them."""
     if index < len(found.run.examples):
         example = found.run.examples[index]
-        tokens, positions = getattr(example, side), example.positions
-    else:
-        pair = pairs(found)[index]
-        tokenizer = engine.model(model_of(found.run)).tokenizer
-        ids = pair.clean_tokens if side == "clean" else pair.corrupt_tokens
-        tokens, positions = [tokenizer.decode([i]) for i in ids], pair.positions
-    return tokens, wording.roles_at(positions)
+        return getattr(example, side), wording.roles_at(example.positions)
+    pair = pairs(found)[index]
+    ids = pair.clean_tokens if side == "clean" else pair.corrupt_tokens
+    return _decoded(found, ids), wording.roles_at(pair.positions)
 
 
 def token_texts(found: Opened, ids: Sequence[int]) -> list[str]:
     """Tokens of the run's model as text, white space to be seen."""
+    return [wording.token(text, 18) for text in _decoded(found, ids)]
+
+
+def _decoded(found: Opened, ids: Sequence[int]) -> list[str]:
     tokenizer = engine.model(model_of(found.run)).tokenizer
-    return [wording.token(tokenizer.decode([i]), 18) for i in ids]
+    return [tokenizer.decode([i]) for i in ids]
 
 
 def tokens_written(
     found: Opened, seen: PairView, side: str, layer: int, head: int
 ) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
-    """The tokens whose logits a head raises most, and those that it lowers most; nothing is run.
-
-    Raises:
-        InputError: it is not known what heads of this model write.
-    """
+    """The tokens whose logits a head raises most, and those that it lowers most; nothing is run."""
     logits = seen.logits(side, layer, head)
-    tokenizer = engine.model(model_of(found.run)).tokenizer
-    ends = []
-    for largest in (True, False):
+
+    def most(*, largest: bool) -> list[tuple[str, float]]:
         best = logits.topk(min(WRITES, len(logits)), largest=largest)
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ends.append([(tokenizer.decode([i]), value) for i, value in pairs])
-    return ends[0], ends[1]
+        return list(zip(_decoded(found, best.indices.tolist()), best.values.tolist(), strict=True))
+
+    return most(largest=True), most(largest=False)

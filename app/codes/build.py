@@ -15,7 +15,7 @@ from pathlib import Path
 from interp import DEFAULT_MODEL
 from interp.app import engine
 from interp.app.widgets import run_store
-from interp.app.widgets.codebook_picker import fitting, load, names_of, source_of
+from interp.app.widgets.codebook_picker import load, model_option, source_of
 from interp.bottlenecks.store import pretrained_names
 from interp.codesearch import build_index
 from interp.codesearch.index import MANIFEST
@@ -56,14 +56,10 @@ class Plan:
     def command(self) -> str:
         """The same in a terminal."""
         words = ["interp", "index", "build", "--data", self.text, "--tokens", str(self.n_tokens)]
-        if self.spec != DEFAULT_MODEL:
-            words += ["--model", self.spec]
-        source = source_of(self.books)
-        words += [
-            "--codebooks",
-            source if isinstance(source, str) else f"{run_store.shown_path()}/{self.books}",
-        ]
-        return shlex.join([*words, "--out", f"{run_store.shown_path()}/{self.folder.name}"])
+        here = run_store.shown_path()
+        books = self.books if self.books in pretrained_names() else f"{here}/{self.books}"
+        words += [*model_option(self.spec), "--codebooks", books, "--out", f"{here}/{self.folder.name}"]
+        return shlex.join(words)
 
 
 def plan_of(folder: str) -> Plan | None:
@@ -73,17 +69,11 @@ def plan_of(folder: str) -> Plan | None:
     return next((plan for plan in plans if plan.folder.name == folder), None)
 
 
-def choices(model) -> list[str]:
-    """The codebooks that an index can be built of, those first that come with the package."""
-    spec = engine.model_name()
-    return names_of(spec, model) + fitting("codebooks", spec, model)
-
-
 class Build(threading.Thread):
     """
     Attributes:
         stage, done, total: how far it is.
-        left: seconds, once that can be told.
+        first: when the stage told for the first time how far it is, and how far it was.
         error: why it stopped, if it did.
     """
 
@@ -92,7 +82,7 @@ class Build(threading.Thread):
         self.plan = plan
         self.began = time.monotonic()
         self.stage, self.done, self.total = "waiting for the model", 0, 1
-        self.left: float | None = None
+        self.first: tuple[float, int] | None = None
         self.error: str | None = None
 
     def run(self) -> None:
@@ -126,26 +116,25 @@ class Build(threading.Thread):
 
     @contextlib.contextmanager
     def _stage(self, name: str, total: int) -> Iterator[Callable[..., None]]:
-        self.stage, self.done, self.total, self.left = name, 0, total, None
-        first: tuple[float, int] | None = None
+        self.stage, self.done, self.total, self.first = name, 0, total, None
 
         def tell(more: int, _note: str = "") -> None:
-            nonlocal first
             self.done += more
-            now = time.monotonic()
-            if first is None:  # what an earlier process did comes at once
-                first = now, self.done
-            elif self.done > first[1]:
-                self.left = (now - first[0]) / (self.done - first[1]) * (total - self.done)
+            self.first = self.first or (
+                time.monotonic(),
+                self.done,
+            )  # what an earlier process did comes at once
 
         yield tell
 
     def line(self) -> str:
         """How far it is, in words."""
-        took = f"{time.monotonic() - self.began:.0f} s"
-        left = "" if self.left is None else f", about {self.left:.0f} s left"
+        now, left = time.monotonic(), ""
+        if self.first is not None and self.done > self.first[1]:
+            pace = (now - self.first[0]) / (self.done - self.first[1])
+            left = f", about {pace * (self.total - self.done):.0f} s left"
         count = f" {self.done} of {self.total}" if self.total > 1 else ""
-        return f"{self.stage}{count}, {took}{left}"
+        return f"{self.stage}{count}, {now - self.began:.0f} s{left}"
 
 
 _last: dict[Path, Build] = {}
@@ -153,20 +142,15 @@ _last: dict[Path, Build] = {}
 _starting = threading.Lock()
 
 
-def start(plan: Plan) -> Build:
-    """Begin, or go on; while another index is being built that one goes first.
-
-    Raises:
-        InputError: another one is being built.
-    """
+def start(plan: Plan) -> None:
+    """Begin, or go on; while another index is being built that one goes first, with an :class:`InputError`."""
     with _starting:
         busy = running()
-        if busy is not None and busy.plan != plan:
-            raise InputError(f"{busy.plan.folder.name} is being built: wait for it")
         if busy is None:
-            busy = _last[engine.runs()] = Build(plan)
-            busy.start()
-        return busy
+            _last[engine.runs()] = Build(plan)
+            _last[engine.runs()].start()
+        elif busy.plan != plan:
+            raise InputError(f"{busy.plan.folder.name} is being built: wait for it")
 
 
 def running() -> Build | None:
@@ -175,14 +159,9 @@ def running() -> Build | None:
     return last if last is not None and last.is_alive() else None
 
 
-def is_being_built(folder: str) -> bool:
-    """Whether it is what is being built now, by the name of its folder."""
-    build = running()
-    return build is not None and build.plan.folder.name == folder
-
-
 def failed() -> Build | None:
     """The last build in the runs folder, if it ended with an error and the index was not made in another way since."""
     last = _last.get(engine.runs())
-    made = last is not None and (last.plan.folder / MANIFEST).is_file()
-    return last if last is not None and last.error is not None and not made else None
+    if last is None or last.error is None or (last.plan.folder / MANIFEST).is_file():
+        return None
+    return last

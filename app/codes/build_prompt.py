@@ -6,7 +6,7 @@ from interp.app import engine
 from interp.app.codes import build as code_build
 from interp.app.codes import gallery
 from interp.app.codes.build import Plan
-from interp.app.widgets.codebook_picker import none_yet, ready_made
+from interp.app.widgets.codebook_picker import names_for, none_yet, ready_made
 from interp.app.widgets.tokens import plain
 from interp.errors import InputError
 
@@ -31,10 +31,8 @@ def _progress() -> None:
 
 
 def _go(plan: Plan) -> None:
-    try:
+    with engine.saying():
         code_build.start(plan)
-    except InputError as error:
-        engine.say(error)
 
 
 def last_error() -> None:
@@ -46,19 +44,16 @@ def last_error() -> None:
 
 def before_the_first() -> None:
     """Without an index: one of the ready-made codebooks is begun by itself, and their clearest codes are listed."""
-    loading = engine.loading()
-    if not loading.model.done():
-        st.fragment(_until_loaded, run_every=POLL)()
-        return
-    found = (
-        None if loading.model.exception() is not None else ready_made(loading.spec, loading.model.result())
-    )
+    model, found = engine.loading().model, None
+    if model.done():
+        found = None if model.exception() is not None else ready_made(engine.model_name(), model.result())
+        if found is None:
+            st.info(
+                "No code index yet: the codes of a text at every head, to be searched by pattern, token or prompt. "
+                "A small one is built here in a minute or two.",
+                icon=":material/search:",
+            )
     if found is None:
-        st.info(
-            "No code index yet: the codes of a text at every head, to be searched by pattern, token or prompt. "
-            "A small one is built here in a minute or two.",
-            icon=":material/search:",
-        )
         offer()
         return
     name, books = found
@@ -71,17 +66,17 @@ def before_the_first() -> None:
 
 
 def offer() -> None:
-    """Build an index here, or in a terminal, of the codebooks there are for the model."""
-    loading = engine.loading()
-    if not loading.model.done():
+    """Build an index here, or in a terminal, of the codebooks there are for the model, once it is there."""
+    spec, model = engine.model_name(), engine.loading().model
+    if not model.done():
         st.fragment(_until_loaded, run_every=POLL)()
         return
-    if loading.model.exception() is not None:
-        st.caption(plain(str(loading.model.exception())))
+    if model.exception() is not None:
+        st.caption(plain(str(model.exception())))
         return
-    choices = code_build.choices(loading.model.result())
+    choices = names_for(spec, model.result())
     if not choices:
-        none_yet(loading.spec)
+        none_yet(spec)
         return
     left, right = st.columns(2)
     plan = Plan(

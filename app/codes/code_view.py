@@ -1,32 +1,32 @@
-"""The layout of one code's page, and tables whose rows open codes."""
+"""The page of one code, and tables whose rows open codes."""
 
+import html
 from collections.abc import Sequence
 
+import numpy as np
 import streamlit as st
 from streamlit.column_config import NumberColumn
 from streamlit.delta_generator import DeltaGenerator
 
 from interp.app import engine
 from interp.app.codes import index as code_index
-from interp.app.codes.code_page import (
-    A_PAGE,
-    LISTED,
-    ORDERS,
-    document_rows,
-    lens,
-    nearest_rows,
-    neighbour_on,
-    page,
-    related_rows,
-    strip,
-    token_rows,
-)
-from interp.app.widgets.labels import beside, labels
-from interp.app.widgets.tokens import plain
+from interp.app.codes.index import BY_FOLDER
+from interp.app.codes.search import interval
+from interp.app.widgets.code_names import beside, books_of, labels
+from interp.app.widgets.tokens import colour, plain
 from interp.app.widgets.url_state import IN_URL
-from interp.app.widgets.urls import books_of
 from interp.bottlenecks.edits import code_name
-from interp.codesearch import CodeIndex, CodePage, Labels, code_contexts, explanations_of
+from interp.codesearch import (
+    CodeIndex,
+    CodePage,
+    Context,
+    Labels,
+    LogitLens,
+    code_contexts,
+    code_page,
+    explanations_of,
+    logit_lens,
+)
 from interp.codesearch.annotations import MOST, Annotation
 from interp.codesearch.firing_stats import N_TOP
 from interp.codesearch.labels import MIXED
@@ -39,11 +39,28 @@ from interp.report.plots import similarity_histogram
 CODE = "code"
 """The parameter of the URL that says which code's page is shown."""
 POLL = 1.0
-SHARE = NumberColumn(format="percent")
+LISTED = 10
+"""Entries of every list."""
+A_PAGE = 25
+"""Contexts drawn at once where all are shown."""
+ORDERS = {
+    "clearest": "margin",
+    "most similar": "similarity",
+    "evenly spread": "spread",
+    "all, in order": "corpus",
+}
+_BLANK = str.maketrans("\t\r", "  ")
+_ROW = (
+    "display:flex;gap:.9em;align-items:baseline;padding:.28em 0;border-bottom:1px solid rgba(128,128,128,.22)"
+)
+_NUMBERS = "flex:0 0 auto;font-variant-numeric:tabular-nums;font-size:.8em;opacity:.75;min-width:3.2em"
+_TEXT = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.6;min-width:0"
+MATCHED = "rgba(128,128,128,.3)"
+_FOCUS = "font-weight:700;outline:1.5px solid currentColor;outline-offset:-1px"
 COLUMNS = {
     "precision": NumberColumn(format="percent", help="Of the code's tokens, those that are this one."),
     "recall": NumberColumn(format="percent", help="Of this token's occurrences, those with the code."),
-    "share": SHARE,
+    "share": NumberColumn(format="percent"),
     "cosine": NumberColumn(format="%.2f"),
     "lift": NumberColumn(format="%.1f", help="How many times as often as at all tokens."),
 }
@@ -55,6 +72,11 @@ def go_to(name: str | None) -> None:
         st.query_params.pop(CODE, None)
     else:
         st.query_params[CODE] = name
+
+
+def code_cells(names: Labels | None, book: str, code: int) -> dict[str, str]:
+    """A code's name, and what it stands for where codes have labels, as the first cells of a row."""
+    return {"code": code_name(book, code), **beside(names)(book, code)}
 
 
 def pick(rows: Sequence[dict], key: str, columns: dict, height: str | int = "auto") -> None:
@@ -98,33 +120,46 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
     if found.count:
         where(index, found)
         left, right = st.columns(2)
-        with left:
-            st.subheader("Similarity")
-            st.plotly_chart(
-                similarity_histogram(found.similarities),
-                key=f"histogram {name}",
-                alt=f"Similarities of {name} to the tokens of the text, where it is on and where it is not",
-            )
-        with right:
-            st.subheader("Tokens")
-            st.dataframe(token_rows(found), hide_index=True, column_config=COLUMNS, key=f"tokens {name}")
+        left.subheader("Similarity")
+        left.plotly_chart(
+            similarity_histogram(found.similarities),
+            key=f"histogram {name}",
+            alt=f"Similarities of {name} to the tokens of the text, where it is on and where it is not",
+        )
+        right.subheader("Tokens")
+        rows = [
+            {
+                "token": wording.token(token.text),
+                "tokens": token.count,
+                "precision": token.precision,
+                "recall": token.recall,
+            }
+            for token in found.tokens
+        ]
+        right.dataframe(rows, hide_index=True, column_config=COLUMNS, key=f"tokens {name}")
         left, right = st.columns(2)
         with left:
-            st.subheader("On at the same tokens")
             related(names, found)
         with right:
-            st.subheader("Nearest codes")
             nearest(index, names, found)
-        st.subheader("Documents")
-        st.dataframe(
-            document_rows(index, found), hide_index=True, column_config=COLUMNS, key=f"documents {name}"
-        )
+        documents(index, found)
     else:
-        st.subheader("Nearest codes")
         nearest(index, names, found)
     st.subheader("Logit lens")
     waits = not engine.loading().model.done()
     st.fragment(logits, run_every=POLL if waits else None)(index, book, code, waits)
+
+
+def documents(index: CodeIndex, found: CodePage) -> None:
+    st.subheader("Documents")
+    rows = []
+    for one in found.coverage:
+        begin = int(index.corpus.documents[one.document])
+        begins = in_line("".join(index.corpus.pieces(index.corpus.tokens[begin : begin + 24])))
+        row = {"share": one.share, "with it": one.count, "of": one.length, "document": one.document}
+        rows.append(row | {"begins": begins})
+    key = f"documents {code_name(found.book, found.code)}"
+    st.dataframe(rows, hide_index=True, column_config=COLUMNS, key=key)
 
 
 def told(found: Labels | None, book: str, code: int, place: DeltaGenerator) -> None:
@@ -147,13 +182,9 @@ def told(found: Labels | None, book: str, code: int, place: DeltaGenerator) -> N
 
 def explained(index: CodeIndex, name: str) -> None:
     """What a language model said of it, if one was asked."""
-    try:
-        one = explanations_of(index).get(name)
-    except InputError as error:
-        engine.say(error)
-        return
-    if one is not None:
-        st.markdown(f"{plain(one.model)} says {plain(wording.explanation(one))}")
+    with engine.saying():
+        if (one := explanations_of(index).get(name)) is not None:
+            st.markdown(f"{plain(one.model)} says {plain(wording.explanation(one))}")
 
 
 def toolbar(index: CodeIndex, book: str, code: int) -> None:
@@ -232,9 +263,14 @@ def where(index: CodeIndex, found: CodePage) -> None:
     name = code_name(found.book, found.code)
     st.subheader("Contexts")
     order = st.segmented_control(
-        "Contexts", list(ORDERS), key="order", bind=IN_URL, default="clearest", required=True,
+        "Contexts",
+        list(ORDERS),
+        key="order",
+        bind=IN_URL,
+        default="clearest",
+        required=True,
         label_visibility="collapsed",
-    )  # fmt: skip
+    )
     n, start = N_TOP, 0
     place = st.container()
     if order == "evenly spread":
@@ -244,18 +280,17 @@ def where(index: CodeIndex, found: CodePage) -> None:
         if found.count > A_PAGE:
             start = A_PAGE * (st.pagination(-(-found.count // A_PAGE), key=f"contexts of {name}") - 1)
     listed = code_contexts(index, found.book, found.code, ORDERS[order], n, start=start)
-    rows = []
-    for context in listed:
-        shown = () if context.margin is None else (f"{context.margin:.2f}", f"{context.similarity:.2f}")
-        rows.append(strip(context, found.code, shown))
+    rows = [
+        strip(one, found.code, () if one.margin is None else (f"{one.margin:.2f}", f"{one.similarity:.2f}"))
+        for one in listed
+    ]
     which = f", {start + 1:,} to {start + len(listed):,}" if start else ""
     numbers = " Numbers: margin and similarity." if listed and listed[0].margin is not None else ""
-    with place:
-        st.caption(
-            f"{len(listed)} of {found.count:,} shown{which}. Framed: the token; coloured: the code is on.{numbers}"
-        )
-        st.html("".join(rows))
-    left, right = st.columns(2)
+    place.caption(
+        f"{len(listed)} of {found.count:,} shown{which}. Framed: the token; coloured: the code is on.{numbers}"
+    )
+    place.html("".join(rows))
+    left, _ = st.columns(2)
     left.download_button(
         "These as CSV",
         lambda: contexts_csv(listed),
@@ -267,22 +302,33 @@ def where(index: CodeIndex, found: CodePage) -> None:
 
 
 def related(names: Labels | None, found: CodePage) -> None:
+    st.subheader("On at the same tokens")
     if not found.related:
         st.caption("No code goes with it more often than by chance.")
         return
-    pick(related_rows(found, beside(names)), f"related {code_name(found.book, found.code)}", COLUMNS)
+    rows = [
+        code_cells(names, one.book, one.code)
+        | {"share": one.share, "95 %": interval(one.interval), "lift": one.lift}
+        for one in found.related
+    ]
+    pick(rows, f"related {code_name(found.book, found.code)}", COLUMNS)
     st.caption(f"Counted at {found.related_sample:,} of its tokens, ranked by share × log lift.")
 
 
 def nearest(index: CodeIndex, names: Labels | None, found: CodePage) -> None:
-    if found.neighbours is not None:
-        pick(nearest_rows(found, beside(names)), f"nearest {code_name(found.book, found.code)}", COLUMNS)
-        st.caption("Of the same codebook, by cosine as the codebook compares vectors.")
+    st.subheader("Nearest codes")
+    if found.neighbours is None:
+        try:
+            index.codebooks()
+        except InputError as error:
+            st.caption(plain(str(error)))
         return
-    try:
-        index.codebooks()
-    except InputError as error:
-        st.caption(plain(str(error)))
+    rows = [
+        code_cells(names, found.book, one.code) | {"cosine": one.cosine, "tokens": one.count}
+        for one in found.neighbours
+    ]
+    pick(rows, f"nearest {code_name(found.book, found.code)}", COLUMNS)
+    st.caption("Of the same codebook, by cosine as the codebook compares vectors.")
 
 
 def logits(index: CodeIndex, book: str, code: int, waited: bool) -> None:
@@ -312,3 +358,58 @@ def logits(index: CodeIndex, book: str, code: int, waited: bool) -> None:
         f"The vector through W_O, the final norm and the unembedding, as if it were all of the residual stream; "
         f"{LISTED} tokens each. Early layers' codes often say little here."
     )
+
+
+def _has_codebooks(page: CodePage) -> bool:
+    """Otherwise they were away, and may be back."""
+    return page.neighbours is not None
+
+
+@st.cache_resource(max_entries=64, show_spinner=False, hash_funcs=BY_FOLDER, validate=_has_codebooks)
+def page(index: CodeIndex, book: str, code: int) -> CodePage:
+    """All that the index says about a code by itself; worked out once, where the codebooks are there."""
+    return code_page(index, book, code, n=LISTED)
+
+
+def lens(index: CodeIndex, book: str, code: int) -> LogitLens:
+    """What the code's vector writes into the logits, once the model is there; worked out once."""
+    return _lens(index, book, code, engine.model_name(), engine.model())
+
+
+@st.cache_resource(max_entries=256, show_spinner=False, hash_funcs=BY_FOLDER)
+def _lens(index: CodeIndex, book: str, code: int, spec: str, _model) -> LogitLens:  # noqa: ARG001 - a key
+    return logit_lens(index, _model, book, code, n=LISTED)
+
+
+def neighbour_on(index: CodeIndex, book: str, code: int, step: int) -> int | None:
+    """The next code of the same codebook that occurs in the corpus, in one direction."""
+    begin = index.layout.code(book, 0)
+    there = np.flatnonzero(index.counts[begin : begin + index.books[index.layout.number(book)].n_codes])
+    beyond = there[there > code] if step > 0 else there[there < code][::-1]
+    return int(beyond[0]) if len(beyond) else None
+
+
+def strip(
+    context: Context, code: int | None = None, numbers: Sequence[str] = (), *, framed: bool = True
+) -> str:
+    """HTML of one context in a row, tokens highlighted where the code is on (or in a match), its own one framed."""
+    background = MATCHED if code is None else colour(code)
+    spans = []
+    for i, (piece, on) in enumerate(zip(context.pieces, context.active, strict=True)):
+        text = in_line(piece)
+        style = f"background:{background};border-radius:3px;" if on else ""
+        style += _FOCUS if i == context.focus and framed else ""
+        if not style:
+            spans.append(html.escape(text))
+            continue
+        # a line may break at the space in front of a token, which belongs to no frame then
+        bare = text.lstrip(" ")
+        spans.append(" " * (len(text) - len(bare)))
+        spans.append(f'<span style="{style}">{html.escape(bare) or "·"}</span>')
+    cells = "".join(f'<span style="{_NUMBERS}">{html.escape(number)}</span>' for number in numbers)
+    return f'<div style="{_ROW}">{cells}<span style="{_TEXT}">{"".join(spans)}</span></div>'
+
+
+def in_line(text: str) -> str:
+    """Running text in one line."""
+    return wording.visible(text.translate(_BLANK), keep=" ")

@@ -5,16 +5,13 @@ import shlex
 import streamlit as st
 from streamlit.column_config import NumberColumn
 
-from interp.app.codes.code_page import in_line
-from interp.app.codes.code_view import pick
-from interp.app.widgets.labels import labels
-from interp.app.widgets.urls import steering_by
+from interp.app.codes.code_view import code_cells, in_line, pick
+from interp.app.widgets.code_names import labels, steering_by
 from interp.bottlenecks.edits import code_name
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch import CodeIndex, Labels
 from interp.codesearch.contexts import code_contexts
 from interp.codesearch.layout import can_be_edited
-from interp.report import wording
 
 SHOWN = 30
 HEIGHT = 420
@@ -62,11 +59,7 @@ def of_codebooks(books: Codebooks, name: str) -> None:
 
 def _row(found: Labels, book: str, code: int) -> dict:
     label = found.of(book, code)
-    return {
-        "code": code_name(book, code),
-        "stands for": wording.code_label(found, book, code),
-        "F1": None if label is None else label.f1,
-    }
+    return {**code_cells(found, book, code), "F1": label and label.f1}
 
 
 def _example(index: CodeIndex, book: str, code: int) -> str:

@@ -11,17 +11,12 @@ from interp.codesearch import CodeIndex
 from interp.codesearch.annotations import Annotation, Annotations
 from interp.codesearch.index import MANIFEST, ready_index
 from interp.errors import InputError
-from interp.files import read_json
 
 ANNOTATIONS = "annotations.json"
 
 
 def opened(name: str) -> CodeIndex:
-    """The index in a folder of the runs folder.
-
-    Raises:
-        InputError: not finished, damaged, of another version, not there any more, or with a link to another place.
-    """
+    """The index in a folder of the runs folder; an :class:`InputError` says why it cannot be opened."""
     folder = engine.runs() / name
     return _opened(folder, changed(folder))
 
@@ -51,31 +46,21 @@ def _opened(folder: Path, changed: float) -> CodeIndex:  # noqa: ARG001 - a key 
 
 def comparable(name: str, index: CodeIndex) -> bool:
     """Whether an index has the codes of the same codebooks; no more than its manifest is read."""
-    path = engine.runs() / name / MANIFEST
-    try:
-        run_store.check_inside(path)
-        return read_json(path)["books"] | {"folder": None} == index.manifest["books"] | {"folder": None}
-    except (InputError, OSError, ValueError, KeyError, TypeError):  # whoever opens it says what is wrong
-        return False
+    books = run_store.says(engine.runs() / name / MANIFEST, "books")
+    return isinstance(books, dict) and books | {"folder": None} == index.manifest["books"] | {"folder": None}
 
 
 def kept_annotations(index: CodeIndex) -> Annotations:
-    """The file of stars and annotations.
-
-    Raises:
-        InputError: it is a link to another place.
-    """
+    """The file of stars and annotations, which is no link to another place."""
     run_store.check_inside(engine.runs() / ANNOTATIONS)
     return Annotations(engine.runs() / ANNOTATIONS, index.manifest["books"]["fingerprint"])
 
 
 def annotations(index: CodeIndex) -> dict[tuple[str, int], Annotation]:
     """Stars and notes on its codes; if they cannot be read the page says so and goes on without."""
-    try:
+    with engine.saying():
         return kept_annotations(index).all()
-    except InputError as error:
-        engine.say(error)
-        return {}
+    return {}
 
 
 def describe(index: CodeIndex) -> str:

@@ -1,5 +1,7 @@
 """Search the codes of a corpus by pattern, token or prompt; open one code's page."""
 
+from functools import partial
+
 import streamlit as st
 from streamlit.column_config import NumberColumn
 
@@ -8,27 +10,13 @@ from interp.app.codes import build as code_build
 from interp.app.codes import gallery
 from interp.app.codes import index as code_index
 from interp.app.codes.build_prompt import before_the_first, last_error, offer, show_progress, unfinished
-from interp.app.codes.code_page import strip
-from interp.app.codes.code_view import CODE, pick, show_code
-from interp.app.codes.search import (
-    EXAMPLES,
-    FIELDS,
-    NAME,
-    PROMPT,
-    REGEX,
-    TOKEN,
-    Likeness,
-    kept,
-    like,
-    rows,
-    scores,
-)
+from interp.app.codes.code_view import CODE, code_cells, pick, show_code, strip
+from interp.app.codes.search import EXAMPLES, FIELDS, NAME, PROMPT, REGEX, TOKEN, interval, kept, like, scores
 from interp.app.widgets import run_store
+from interp.app.widgets.code_names import labels
 from interp.app.widgets.codebook_picker import fitting
-from interp.app.widgets.labels import beside, labels
 from interp.app.widgets.tokens import plain, visible
-from interp.app.widgets.url_state import IN_URL, tell_missing
-from interp.bottlenecks.edits import code_name
+from interp.app.widgets.url_state import IN_URL, tell_missing, whole_number
 from interp.codesearch import CodeIndex
 from interp.codesearch.contexts import match_contexts
 from interp.codesearch.index import MANIFEST
@@ -39,11 +27,10 @@ from interp.errors import InputError
 MATCHES_SHOWN = 5
 WIDTH = 150  # pixels of a filter
 SORT_NAMES = dict(zip(SORTS, ("F1", "precision", "recall", "tokens"), strict=True))
-SHARE = NumberColumn(format="%.2f")
 COLUMNS = {
     "precision": NumberColumn(format="%.2f", help="Tokens with the code in a match / tokens with the code."),
     "recall": NumberColumn(format="%.2f", help="Matches with the code at one of their tokens / matches."),
-    "F1": SHARE,
+    "F1": NumberColumn(format="%.2f"),
     "P there": NumberColumn(format="%.2f", help="Precision in the other index."),
     "R there": NumberColumn(format="%.2f", help="Recall in the other index."),
     "P 95 %": st.column_config.TextColumn(help="Wilson's interval of the precision."),
@@ -98,71 +85,38 @@ def search(index: CodeIndex) -> None:
     if not text:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown("Try")
-            for way, pattern in EXAMPLES:
-                if way == by:
-                    st.button(
-                        plain(pattern), key=f"example {way} {pattern}", on_click=example, args=(way, pattern)
-                    )
+            for tried in EXAMPLES[by]:
+                st.button(plain(tried), key=f"example {by} {tried}", on_click=example, args=(by, tried))
         gallery.of_index(index)
         return
-    try:
+    with engine.saying():
         if by == PROMPT:
             similar(index, text)
         else:
             scored(index, by, text)
-    except InputError as error:
-        engine.say(error)
 
 
 def counted(n: int, one: str, many: str) -> str:
     return f"{n:,} {one if n == 1 else many}"
 
 
-def others(index: CodeIndex) -> list[str]:
-    """Indexes of other text by the same codebooks."""
-    return [one for one in names if one != name and code_index.comparable(one, index)]
-
-
 def scored(index: CodeIndex, by: str, text: str) -> None:
     """Every code against what matches."""
     found = scores(index, by, text)
+    choice, number = (partial(widget, bind=IN_URL, width=WIDTH) for widget in (st.selectbox, st.number_input))
+    hits_least = "Tokens in matches that a code must have: one of one is no evidence."
+    again = "The same codes in the text of another index: they were not chosen by it."
+    comparable = [one for one in names if one != name and code_index.comparable(one, index)]
     with st.container(horizontal=True):
         filters = {
-            "sort": st.selectbox(
-                "Sorted by", SORTS, format_func=SORT_NAMES.get, key="sort", bind=IN_URL, width=WIDTH
-            ),
-            "min_precision": st.number_input(
-                "Precision at least", 0.0, 1.0, 0.0, 0.1, key="precision", bind=IN_URL, width=WIDTH
-            ),
-            "min_recall": st.number_input(
-                "Recall at least", 0.0, 1.0, 0.0, 0.1, key="recall", bind=IN_URL, width=WIDTH
-            ),
-            "min_hits": st.number_input(
-                "In matches at least",
-                1,
-                None,
-                1,
-                key="hits_least",
-                bind=IN_URL,
-                width=WIDTH,
-                help="Tokens in matches that a code must have: one of one is no evidence.",
-            ),
-            "per_book": st.number_input(
-                "Most per codebook", 0, 1000, 0, key="each", bind=IN_URL, width=WIDTH, help="0: no limit."
-            )
-            or None,
+            "sort": choice("Sorted by", SORTS, format_func=SORT_NAMES.get, key="sort"),
+            "min_precision": number("Precision at least", 0.0, 1.0, 0.0, 0.1, key="precision"),
+            "min_recall": number("Recall at least", 0.0, 1.0, 0.0, 0.1, key="recall"),
+            "min_hits": number("In matches at least", 1, None, 1, key="hits_least", help=hits_least),
+            "per_book": number("Most per codebook", 0, 1000, 0, key="each", help="0: no limit.") or None,
         }
-        most = st.number_input("Rows", 1, 1000, 20, key="rows", bind=IN_URL, width=WIDTH)
-        other = st.selectbox(
-            "Again in",
-            others(index),
-            None,
-            key="again",
-            bind=IN_URL,
-            width=WIDTH,
-            placeholder="another index",
-            help="The same codes in the text of another index: they were not chosen by it.",
-        )
+        most = number("Rows", 1, 1000, 20, key="rows")
+        other = choice("Again in", comparable, None, key="again", placeholder="another index", help=again)
     if not found.matches.n:
         st.info("Nothing in the text of this index matches.")
         return
@@ -173,7 +127,21 @@ def scored(index: CodeIndex, by: str, text: str) -> None:
         f"{len(hits):,} of {counted(len(places), 'code', 'codes')} shown"
     )
     if hits:
-        listed = rows(hits, code_index.annotations(index), beside(labels(index)))
+        annotations, stands_for = code_index.annotations(index), labels(index)
+        listed = [
+            {
+                **code_cells(stands_for, hit.book, hit.code),
+                "precision": hit.precision,
+                "P 95 %": interval(hit.precision_interval),
+                "recall": hit.recall,
+                "R 95 %": interval(hit.recall_interval),
+                "F1": hit.f1,
+                "tokens": hit.count,
+                "in matches": hit.hits,
+                "kept": kept(annotations.get((hit.book, hit.code))),
+            }
+            for hit in hits
+        ]
         if other is not None:
             there = scores(code_index.opened(other), by, text).hits_at(places[:most])
             listed = [
@@ -206,9 +174,8 @@ def scored(index: CodeIndex, by: str, text: str) -> None:
 
 def similar(index: CodeIndex, text: str) -> None:
     """Contexts like one token of a prompt, and that token's codes."""
-    given = st.query_params.get("at", "")
-    position = int(given) if given.isdecimal() and len(given) < 5 else -1
-    found: Likeness = like(index, text, position, 15)
+    position = whole_number("at", -1)
+    found = like(index, text, position, 15)
     n = len(found.pieces)
     key = f"token of {text}"
     st.session_state.setdefault(key, position if 0 <= position < n else n - 1)
@@ -216,14 +183,8 @@ def similar(index: CodeIndex, text: str) -> None:
     def take() -> None:
         st.query_params["at"] = str(st.session_state[key])
 
-    st.pills(
-        "Token",
-        range(n),
-        format_func=lambda i: f"{i} {plain(visible(found.pieces[i]))}",
-        key=key,
-        on_change=take,
-        required=True,
-    )
+    tokens = [f"{i} {plain(visible(piece))}" for i, piece in enumerate(found.pieces)]
+    st.pills("Token", range(n), format_func=tokens.__getitem__, key=key, on_change=take, required=True)
     if found.contexts:
         st.markdown(f"**{len(found.contexts)} tokens of the corpus** that share most of its codes")
         shown = [
@@ -237,14 +198,9 @@ def similar(index: CodeIndex, text: str) -> None:
     else:
         st.info("No token of the corpus shares a code with it.")
     st.markdown(f"**Its {len(found.codes)} codes**, the rarest first")
-    annotations, label = code_index.annotations(index), beside(labels(index))
+    annotations, stands_for = code_index.annotations(index), labels(index)
     listed = [
-        {
-            "code": code_name(book, code),
-            **label(book, code),
-            "tokens": count,
-            "kept": kept(annotations.get((book, code))),
-        }
+        code_cells(stands_for, book, code) | {"tokens": count, "kept": kept(annotations.get((book, code)))}
         for book, code, count in found.codes
     ]
     pick(listed, "prompt codes", COLUMNS, height=300)
@@ -256,11 +212,10 @@ def starred(index: CodeIndex) -> None:
     if not annotations:
         return
     st.subheader(f"Starred and noted ({len(annotations)})")
-    layout, label = index.layout, beside(labels(index))
+    layout, stands_for = index.layout, labels(index)
     listed = [
         {
-            "code": code_name(book, code),
-            **label(book, code),
+            **code_cells(stands_for, book, code),
             "star": "★" if note.star else "",
             "note": note.text,
             "tokens": index.count(book, code) if layout.has(book, code) else None,
@@ -270,27 +225,29 @@ def starred(index: CodeIndex) -> None:
     pick(listed, "kept codes", {"star": st.column_config.TextColumn("★", width="small")})
 
 
-def of_this_model() -> list[str]:
-    """Indexes that were made with the tab's model, which is known once it is loaded, and the one that is chosen."""
-    every, model = run_store.folders("indexes"), engine.loading().model
-    if not model.done() or model.exception() is not None:
-        return every
-    fit = fitting("indexes", engine.model_name(), model.result())
-    return [
-        name for name in every if name in (*fit, st.session_state.get("index", st.query_params.get("index")))
-    ]
+def indexes() -> list[str]:
+    """Those there are to choose from, one that was not finished the last.
+
+    One that is being built, or is of another model, which is known once the tab's is loaded, is no choice unless it is
+    chosen already.
+    """
+    chosen = st.session_state.get("index", st.query_params.get("index"))
+    every, model, building = run_store.folders("indexes"), engine.loading().model, code_build.running()
+    fit = set(every)
+    if model.done() and model.exception() is None:
+        fit = set(fitting("indexes", engine.model_name(), model.result()))
+    if building is not None:
+        fit.discard(building.plan.folder.name)
+    names = [name for name in every if name == chosen or name in fit]
+    return sorted(names, key=lambda name: not (engine.runs() / name / MANIFEST).is_file())
 
 
-# one that is being built, or is of another model, is no choice unless it is chosen already, and one that was not
-# finished the last
-chosen = st.session_state.get("index", st.query_params.get("index"))
-names = [name for name in of_this_model() if name == chosen or not code_build.is_being_built(name)]
-names.sort(key=lambda name: not (engine.runs() / name / MANIFEST).is_file())
+names, building = indexes(), code_build.running()
 code = st.query_params.get(CODE)
 heading = st.container()
 if code is None or not names:
     heading.title("Codes")
-if code_build.running() is not None:
+if building is not None:
     show_progress()
 tell_missing("index", names, "index")
 last_error()  # not beside the button, which is out of sight while an index is open

@@ -1,6 +1,5 @@
 """What the page *Codes* finds: every code scored against matches, contexts like a prompt's token."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +9,7 @@ from jaxtyping import Int
 from interp.app import engine
 from interp.app.codes.index import BY_FOLDER, changed
 from interp.app.widgets.tokens import pieces
-from interp.bottlenecks.edits import code_name
 from interp.codesearch import (
-    CodeHit,
     CodeIndex,
     CodeScores,
     Context,
@@ -28,29 +25,18 @@ from interp.errors import InputError
 REGEX, TOKEN, PROMPT, NAME = "regular expression", "token", "prompt", "name"
 FIELDS = {REGEX: "q", TOKEN: "token", PROMPT: "near"}
 """What is typed, as it stands in the URL."""
-EXAMPLES = (
-    (REGEX, r"\b[Rr]eturns?\b"),
-    (REGEX, r"\b(if|when|unless)\b"),
-    (REGEX, r"\d+"),
-    (REGEX, r"\b(not|no|never)\b"),
-    (REGEX, r"\bPython\b"),
-    (TOKEN, "not"),
-    (TOKEN, "file"),
-    (TOKEN, "("),
-    (PROMPT, "Return the name of the file"),
-    (PROMPT, "It is not an error"),
-)
+EXAMPLES = {
+    REGEX: (r"\b[Rr]eturns?\b", r"\b(if|when|unless)\b", r"\d+", r"\b(not|no|never)\b", r"\bPython\b"),
+    TOKEN: ("not", "file", "("),
+    PROMPT: ("Return the name of the file", "It is not an error"),
+}
 MOST = 128
 """Tokens of a prompt."""
 
 
 @st.cache_resource(max_entries=8, show_spinner="Searching", hash_funcs=BY_FOLDER)
 def scores(index: CodeIndex, by: str, text: str) -> CodeScores:
-    """Every code against a regular expression or a token; looked for once.
-
-    Raises:
-        InputError: a pattern that the engine does not know, a text that is no token.
-    """
+    """Every code against a regular expression or a token; looked for once."""
     return search_regex(index, text) if by == REGEX else search_token(index, text)
 
 
@@ -60,29 +46,6 @@ def kept(note: Annotation | None) -> str:
         return ""
     text = " ".join(note.text.split())
     return f"{'★ ' if note.star else ''}{text if len(text) <= 40 else text[:39] + '…'}".strip()
-
-
-def rows(
-    hits: Sequence[CodeHit],
-    annotations: dict[tuple[str, int], Annotation],
-    label: Callable[[str, int], dict[str, str]],
-) -> list[dict]:
-    """A line of the table each."""
-    return [
-        {
-            "code": code_name(hit.book, hit.code),
-            **label(hit.book, hit.code),
-            "precision": hit.precision,
-            "P 95 %": interval(hit.precision_interval),
-            "recall": hit.recall,
-            "R 95 %": interval(hit.recall_interval),
-            "F1": hit.f1,
-            "tokens": hit.count,
-            "in matches": hit.hits,
-            "kept": kept(annotations.get((hit.book, hit.code))),
-        }
-        for hit in hits
-    ]
 
 
 def interval(bounds: tuple[float, float]) -> str:
@@ -105,21 +68,11 @@ class Likeness:
 
 def like(index: CodeIndex, prompt: str, position: int, n: int) -> Likeness:
     """Contexts like one token of a prompt: one forward pass for all its tokens, unless it was asked before. −1 is the
-    last token.
-
-    Raises:
-        InputError: an empty or long prompt, another model than the index's.
-    """
+    last token."""
     key = index.folder, changed(index.folder), engine.model_name(), prompt
-    read = st.session_state.get("prompt read")
-    if read is None or read[0] != key:
-        read = st.session_state["prompt read"] = key, *_read(index, prompt)
-    _, texts, codes = read
-    asked = *key, min(position, len(texts) - 1), n
-    found = st.session_state.get("likeness")
-    if found is None or found[0] != asked:
-        found = st.session_state["likeness"] = asked, _like(index, texts, codes, asked[-2], n)
-    return found[1]
+    texts, codes = engine.asked_last("prompt read", key, lambda: _read(index, prompt))
+    at = min(position, len(texts) - 1)
+    return engine.asked_last("likeness", (*key, at, n), lambda: _like(index, texts, codes, at, n))
 
 
 def _read(index: CodeIndex, prompt: str) -> tuple[list[str], dict[str, Int[np.ndarray, "pos k"]]]:

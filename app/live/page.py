@@ -1,22 +1,23 @@
 """Type a text, see its codes: coloured at one site, listed at all sites for the token that is clicked."""
 
+from functools import partial
+
 import streamlit as st
 from streamlit.column_config import NumberColumn
 
 from interp.app import engine
 from interp.app.live.token_codes import MOST, Reading, clearest_site, codes_at, heads_of, read, shared
+from interp.app.widgets.code_names import beside, labels
 from interp.app.widgets.codebook_picker import choose, name_of
-from interp.app.widgets.labels import beside, called, labels
-from interp.app.widgets.token_strip import by_codes, legend, picked, token_strip
+from interp.app.widgets.token_strip import by_codes, legend, token_strip
 from interp.app.widgets.tokens import plain, visible
-from interp.app.widgets.url_state import IN_URL
+from interp.app.widgets.url_state import IN_URL, whole_number
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch.layout import can_be_edited
-from interp.errors import InputError
+from interp.report import wording
 from interp.report.plots import site_grid
 
 TEXT = "When Mary and John went to the store, John gave a drink to"
-NOBODY = "no other"
 COLUMNS = {
     "stands for": st.column_config.TextColumn(
         width="medium", help="The pattern that tells best where the code is on, measured on held-out text."
@@ -36,17 +37,6 @@ COLUMNS = {
 }
 
 
-def label(reading: Reading, token: int) -> str:
-    return f"{token} {visible(reading.pieces[token])}"
-
-
-def whole_number(name: str, n: int, otherwise: int) -> int:
-    """What the address says, if it is one of n."""
-    given = st.query_params.get(name, "")
-    # Python refuses to read a number of thousands of digits
-    return int(given) if given.isdecimal() and len(given) < 5 and int(given) < n else otherwise
-
-
 def forget_token() -> None:
     """Another text begins at its last token: the address still has the former text's, and keeps a link's."""
     st.query_params.pop("token", None)
@@ -55,9 +45,9 @@ def forget_token() -> None:
 @st.fragment
 def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
     """Everything that a click on a token changes: no other part of the page is drawn anew."""
-    n = len(reading.pieces)
+    n, shown = len(reading.pieces), [visible(piece) for piece in reading.pieces]
     sites, found = heads_of(reading.codes), labels(books)
-    stands_for = called(found)
+    stands_for = partial(wording.code_label, found)
     site = st.selectbox(
         "Coloured by",
         list(sites),
@@ -67,16 +57,15 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
         help="A head, an MLP, the residual stream, or all heads of a layer.",
     )
     # the choice belongs to the text
-    chosen, strip = f"token of {text}", "strip"
-    st.session_state.setdefault(chosen, whole_number("token", n, n - 1))
+    chosen = f"token of {text}"
+    given = whole_number("token", n - 1)
+    st.session_state.setdefault(chosen, given if given < n else n - 1)
 
-    def take() -> None:
-        token = picked(strip)
-        if token is not None and 0 <= token < n:
-            st.session_state[chosen] = token
+    def take(token: int) -> None:
+        st.session_state[chosen] = token
 
     codes = {place: reading.codes[place].ids[:, 0].tolist() for place in sites[site]}
-    token_strip(reading.pieces, by_codes(codes, stands_for), st.session_state[chosen], strip, take)
+    token_strip(reading.pieces, by_codes(codes, stands_for), st.session_state[chosen], "strip", take)
     if told := legend(codes, stands_for):
         st.html(told)
     st.caption(
@@ -84,21 +73,20 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
         "what its code stands for, click it for its codes everywhere, or walk with the arrow keys and press Enter."
     )
     left, right = st.columns(2)
-    token = left.selectbox("Token", range(n), format_func=lambda i: label(reading, i), key=chosen)
+    token = left.selectbox("Token", range(n), format_func=lambda i: f"{i} {shown[i]}", key=chosen)
     other = right.selectbox(
         "Compared with",
         [None, *range(n)],
-        format_func=lambda i: NOBODY if i is None else label(reading, i),
+        format_func=lambda i: "no other" if i is None else f"{i} {shown[i]}",
         key=f"other of {text}",
         help="Shows at which sites the two tokens have the same code.",
     )
     st.query_params["token"] = str(token)
-    rows = codes_at(reading, token, name, beside(found))
-    st.subheader(f"Codes of {plain(visible(reading.pieces[token]))}")
+    st.subheader(f"Codes of {plain(shown[token])}")
     if other is not None:
         same = shared(reading, token, other)
         st.markdown(
-            f"The same code as {plain(visible(reading.pieces[other]))} ({other}) at "
+            f"The same code as {plain(shown[other])} ({other}) at "
             f"**{sum(value > 0 for value in same.values())} of {len(same)}** sites:"
         )
         st.plotly_chart(
@@ -106,6 +94,7 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
             key="shared",
             alt=f"Sites at which tokens {token} and {other} have the same code: heads and MLP by layer",
         )
+    rows = codes_at(reading, token, name, beside(found))
     st.dataframe(rows, hide_index=True, column_config=COLUMNS, height=380, key="codes of a token")
 
 
@@ -121,9 +110,6 @@ text = st.text_area(
     on_change=forget_token,
     help=f"At most {MOST} tokens. Ctrl+Enter reads it.",
 )
-try:
+with engine.saying(stop=True):
     reading = read(folder, books, text)
-except InputError as error:
-    engine.say(error)
-    st.stop()
 tokens(reading, text, name_of(folder), books)

@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import streamlit as st
 import torch
 
 from interp.app import engine
+from interp.app.widgets.code_names import code_pages, steering_by
 from interp.app.widgets.codebook_picker import changed
 from interp.app.widgets.tokens import pieces
-from interp.app.widgets.urls import code_pages, steering_by
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch import Labels
 from interp.codesearch.layout import can_be_edited
@@ -36,15 +35,12 @@ class Reading:
 
 
 def read(folder: str | Path, books: Codebooks, text: str) -> Reading:
-    """One forward pass, holding the lock; none if this tab has read the same text last.
-
-    Raises:
-        InputError: an empty text, or one too long.
-    """
+    """One forward pass, holding the lock; none if this tab has read the same text last."""
     key = folder, changed(folder), engine.model_name(), text
-    kept = st.session_state.get("reading")
-    if kept is not None and kept[0] == key:
-        return kept[1]
+    return engine.asked_last("reading", key, lambda: _read(books, text))
+
+
+def _read(books: Codebooks, text: str) -> Reading:
     if not text.strip():
         raise InputError("no text: write some")
     ids = encode_prompts(engine.model(), [text])[0]
@@ -56,9 +52,7 @@ def read(folder: str | Path, books: Codebooks, text: str) -> Reading:
             site: TokenCodes(*(part[first:] for part in (found.ids, found.similarity, found.margin)))
             for site, found in read_codes(model, books, torch.tensor(ids)).items()
         }
-    reading = Reading(pieces(model.tokenizer, ids[first:]), codes)
-    st.session_state["reading"] = key, reading
-    return reading
+    return Reading(pieces(model.tokenizer, ids[first:]), codes)
 
 
 def clearest_site(sites: Mapping[str, Sequence[str]], reading: Reading, labels: Labels | None) -> int:
@@ -101,12 +95,12 @@ def codes_at(
 
 def shared(reading: Reading, token: int, other: int) -> dict[str, float]:
     """By site, the share of one token's codes that another token has too; sites at which it has none left out."""
-    found = {}
+    shares = {}
     for site, codes in reading.codes.items():
         mine, theirs = (set(codes.ids[i][codes.ids[i] >= 0].tolist()) for i in (token, other))
         if mine:
-            found[site] = len(mine & theirs) / len(mine)
-    return found
+            shares[site] = len(mine & theirs) / len(mine)
+    return shares
 
 
 def heads_of(sites: Iterable[str]) -> dict[str, list[str]]:

@@ -55,10 +55,9 @@ def state() -> None:
     """The model's line, which draws itself again until the model is there or cannot be."""
     found = engine.loading()
     name, waited = plain(found.spec), f"{time.monotonic() - found.began:.0f} s"
-    if not found.libraries.done():
-        st.markdown(f":material/hourglass_top: **{name}**: starting, {waited}")
-    elif not found.model.done():
-        st.markdown(f":material/hourglass_top: **{name}**: loading, {waited}")
+    if not found.model.done():
+        doing = "loading" if found.libraries.done() else "starting"
+        st.markdown(f":material/hourglass_top: **{name}**: {doing}, {waited}")
     elif found.model.exception() is not None:
         st.markdown(f":material/error: **{name}**: {plain(str(found.model.exception()))}")
     else:
@@ -66,14 +65,6 @@ def state() -> None:
         st.markdown(
             f":material/check_circle: **{name}** is ready: {shape.n_layers} layers of {shape.n_heads} heads"
         )
-
-
-def card(view: str, name: str, icon: str, does: str, example: str, address: dict[str, str]) -> None:
-    st.page_link(f"{view}/page.py", label=f"**{name}**", icon=icon)
-    st.markdown(does)
-    st.page_link(
-        f"{view}/page.py", label=f"Try: {example}", icon=":material/arrow_forward:", query_params=address
-    )
 
 
 st.title("Read and steer a language model by its codes")
@@ -92,6 +83,10 @@ with st.container(border=True):
     # a button, since it is what a newcomer should click
     if st.button("Begin here: a story with fire in it", type="primary", icon=":material/arrow_forward:"):
         st.switch_page("steering/page.py")
-for column, page in zip([*st.columns(2), *st.columns(2)], PAGES, strict=True):
+columns = [*st.columns(2), *st.columns(2)]
+for column, (view, name, icon, does, example, asked) in zip(columns, PAGES, strict=True):
     with column.container(border=True, height="stretch"):
-        card(*page)
+        st.page_link(f"{view}/page.py", label=f"**{name}**", icon=icon)
+        st.markdown(does)
+        arrow = ":material/arrow_forward:"
+        st.page_link(f"{view}/page.py", label=f"Try: {example}", icon=arrow, query_params=asked)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import streamlit as st
@@ -9,13 +10,12 @@ from streamlit.delta_generator import DeltaGenerator
 
 from interp.app import engine
 from interp.app.steering.form import address
-from interp.app.steering.job import BESIDE, NAMES, Likely, Show, Step, Written, branch, look
-from interp.app.widgets.token_strip import Row, picked, token_strip
+from interp.app.steering.job import BESIDE, NAMES, Likely, Show, SiteCodes, Written, branch, look
+from interp.app.widgets.code_names import code_pages
+from interp.app.widgets.token_strip import Row, token_strip
 from interp.app.widgets.tokens import STEERED, marked, plain, visible
-from interp.app.widgets.urls import code_pages
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch import Labels
-from interp.errors import InputError
 from interp.report import wording
 from interp.report.plots import DIVERGENCE, SURPRISE, token_costs
 from interp.report.wording import code_label
@@ -23,53 +23,65 @@ from interp.steering import CodeSet, SteeringRequest, WeightedCode
 from interp.steering.request import BASE
 from interp.steering.request import STEERED as CODES
 
-CURSOR = "▌"
 CODE = 320
 """Pixels: hundreds of codes make a long program."""
 MOST_BRANCHES = 4
 SHARE = st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
-OPENED = "opened text", "opened token"
+OPENED, OPENED_AT = "opened text", "opened token"
 """Keys of the boxes that say which token is open."""
+
+
+class Comparison(NamedTuple):
+    """Texts that were written.
+
+    Attributes:
+        made: what the form said, see :func:`~interp.app.steering.form.settings`.
+        books, labels: by which codes are read.
+    """
+
+    request: SteeringRequest
+    written: Sequence[Written]
+    made: dict
+    books: Codebooks
+    labels: Labels | None
 
 
 def streaming(place: DeltaGenerator, beside: Sequence[str]) -> Show:
     """Cards for texts that are being written."""
     names = [NAMES[BASE], NAMES[CODES], *(name for name in BESIDE if name in beside)]
-    spots = []
+    spots = {}
     with place.container(key="arms writing"):
         for column, name in zip(st.columns(len(names)), names, strict=True):
             with column.container(border=True, height="stretch"):
                 st.markdown(f"**{name}**")
-                spots.append(st.empty())
-    return lambda row, texts, marks, n_prompt: spots[row].html(marked(texts, marks, n_prompt, ends=CURSOR))
+                spots[name] = st.empty()
+    return lambda name, *so_far: spots[name].html(marked(*so_far))
 
 
 @st.fragment
-def texts(
-    books: Codebooks, request: SteeringRequest, written: Sequence[Written], labels: Labels | None
-) -> None:
+def texts(shown: Comparison) -> None:
     """The texts beside each other and what was branched off them; everything that a click on a token changes."""
     branches = st.session_state.setdefault("branches", [])
-    every = [*written, *branches]
-    number, at = (st.session_state.get(key) for key in OPENED)
-    if number is None or number >= len(every) or at is None or at >= len(every[number].text.tokens):
-        number, at = number if number is not None and number < len(every) else 1, None
-    st.session_state[OPENED[0]], st.session_state[OPENED[1]] = number, at
+    every = [*shown.written, *branches]
+    number, at = st.session_state.get(OPENED), st.session_state.get(OPENED_AT)
+    if number is None or number >= len(every):
+        number, at = 1, None
+    if at is not None and at >= len(every[number].text.tokens):
+        at = None
+    st.session_state[OPENED], st.session_state[OPENED_AT] = number, at
     cards, boxes = st.container(key="arms"), st.container()
     if at is not None:
-        try:
-            _open(books, request, written, every[number], at, labels)
-        except InputError as error:
-            engine.say(error)
-    every = [*written, *branches]  # one may have come
+        with engine.saying():
+            _open(shown, every[number], at)
+    every = [*shown.written, *branches]  # one may have come
     for first in range(0, len(every), 4):
         row = every[first : first + 4]
-        for i, (column, one) in enumerate(zip(cards.columns(len(row)), row, strict=True), first):
+        for i, (column, text) in enumerate(zip(cards.columns(len(row)), row, strict=True), first):
             with column.container(border=True, height="stretch"):
-                _card(one, i, at if i == number else None)
+                _card(text, i, at if i == number else None)
     left, right = boxes.columns([3, 2])
     left.segmented_control(
-        "Look into", range(len(every)), format_func=lambda i: every[i].name, required=True, key=OPENED[0]
+        "Look into", range(len(every)), format_func=lambda i: every[i].name, required=True, key=OPENED
     )
     new = every[number].pieces[every[number].n_prompt :]
     right.selectbox(
@@ -77,7 +89,7 @@ def texts(
         range(len(new)),
         None,
         format_func=lambda i: f"{i + 1} {visible(new[i])}",
-        key=OPENED[1],
+        key=OPENED_AT,
         placeholder="click one above",
     )
 
@@ -91,57 +103,45 @@ def _card(one: Written, number: int, at: int | None) -> None:
         "nats, the mean.",
     )
     st.caption(perplexity + moved)
-    key = f"strip {number}"
 
-    def take() -> None:
-        token = picked(key)
-        if token is not None and one.n_prompt <= token < len(one.pieces):
-            st.session_state[OPENED[0]], st.session_state[OPENED[1]] = number, token - one.n_prompt
+    def take(token: int) -> None:
+        st.session_state[OPENED], st.session_state[OPENED_AT] = number, token - one.n_prompt
 
     faded = ["padding:1px 0;opacity:.65;"] * one.n_prompt + ["padding:1px 0;"] * len(one.text.tokens)
     styles = [style + STEERED * mark for style, mark in zip(faded, one.marks, strict=True)]
     titles = ["codes edited here" * mark for mark in one.marks]
     row = Row(f"Tokens of {one.name}", "", styles, [""] * len(styles), titles)
-    token_strip(one.pieces, [row], None if at is None else one.n_prompt + at, key, take, one.n_prompt)
+    chosen = None if at is None else one.n_prompt + at
+    token_strip(one.pieces, [row], chosen, f"strip {number}", take, one.n_prompt)
 
 
-def _open(
-    books: Codebooks,
-    request: SteeringRequest,
-    written: Sequence[Written],
-    one: Written,
-    at: int,
-    labels: Labels | None,
-) -> None:
+def _open(shown: Comparison, one: Written, at: int) -> None:
     """A new token of a text: what else could have come, the codes there, and the way on from another token."""
-    base, codes = written[0].arm, written[1].arm
+    base, codes, *_ = (text.arm for text in shown.written)
     arm = codes if one.arm is base else one.arm
-    key = id(one), at
-    if st.session_state.get("look", (None,))[0] != key:
-        st.session_state["look"] = key, look(books, base, arm, one.text.tokens, at)
-    step: Step = st.session_state["look"][1]
+    likely, *both = engine.asked_last(
+        "look", (id(one), at), lambda: look(shown.books, base, arm, one.text.tokens, at)
+    )
     chosen, before = (plain(visible(one.pieces[one.n_prompt + i])) for i in (at, at - 1))
     st.markdown(f"**{chosen}** in *{one.name}*, {_set_by(one, at)}, behind {before}")
     left, right = st.columns(2)
     token = one.text.tokens[at]
-    with left:
-        st.dataframe(
-            [
-                {
-                    "next token": visible(other.text) + (" ←" if other.token == token else ""),
-                    "base": other.base,
-                    arm.name: other.arm,
-                }
-                for other in step.likely
-            ],
-            hide_index=True,
-            height=CODE,
-            key="likely",
-            column_config={"base": SHARE, arm.name: SHARE},
-        )
-    with right:
-        st.dataframe(_code_rows(step, labels), hide_index=True, height=CODE, key="codes there")
-    _branch(request, base, one, at, [other for other in step.likely if other.token != token])
+    left.dataframe(
+        [
+            {
+                "next token": visible(other.text) + (" ←" if other.token == token else ""),
+                "base": other.base,
+                arm.name: other.arm,
+            }
+            for other in likely
+        ],
+        hide_index=True,
+        height=CODE,
+        key="likely",
+        column_config={"base": SHARE, arm.name: SHARE},
+    )
+    right.dataframe(_code_rows(shown.labels, *both), hide_index=True, height=CODE, key="codes there")
+    _branch(shown, one, at, [other for other in likely if other.token != token])
 
 
 def _set_by(one: Written, at: int) -> str:
@@ -154,7 +154,7 @@ def _set_by(one: Written, at: int) -> str:
     return "with the edits of this text at the token before" if edited else "with no edit at the token before"
 
 
-def _code_rows(step: Step, labels: Labels | None) -> list[dict[str, str]]:
+def _code_rows(labels: Labels | None, base: SiteCodes, arm: SiteCodes) -> list[dict[str, str]]:
     """The codes as the token was chosen: those first that are others than in the base, the clearest names first."""
 
     def clear(site: str, code: int) -> float:
@@ -165,16 +165,21 @@ def _code_rows(step: Step, labels: Labels | None) -> list[dict[str, str]]:
         named = (f"{code} {code_label(labels, site, code) if clear(site, code) else ''}" for code in codes)
         return ", ".join(text.strip() for text in named)
 
-    def rank(site: str, both: tuple[list[int], list[int]]) -> tuple[bool, float]:
-        return both[0] == both[1], -max((clear(site, code) for codes in both for code in codes), default=0)
+    def rank(site: str) -> tuple[bool, float]:
+        clearest = max((clear(site, code) for code in (*base[site], *arm[site])), default=0)
+        return base[site] == arm[site], -clearest
 
     return [
-        {"site": site, "code": told(site, mine), "in the base": told(site, before) if before != mine else ""}
-        for site, (before, mine) in sorted(step.codes.items(), key=lambda one: rank(*one))
+        {
+            "site": site,
+            "code": told(site, arm[site]),
+            "in the base": "" if base[site] == arm[site] else told(site, base[site]),
+        }
+        for site in sorted((site for site in base if site in arm), key=rank)
     ]
 
 
-def _branch(request: SteeringRequest, base, one: Written, at: int, others: Sequence[Likely]) -> None:
+def _branch(shown: Comparison, one: Written, at: int, others: Sequence[Likely]) -> None:
     """Another token in the place of this one, and the text from there on."""
     texts_of = {other.token: f"{wording.token(other.text)} {other.arm:.0%}" for other in others}
     token = st.pills(
@@ -185,24 +190,26 @@ def _branch(request: SteeringRequest, base, one: Written, at: int, others: Seque
     )
     place = st.empty()
     if token is not None and st.button("Branch", icon=":material/fork_right:"):
-        show = lambda _row, texts, marks, n: place.html(marked(texts, marks, n, ends=CURSOR))  # noqa: E731
-        found = branch(request, base, one, at, token, show)
-        st.session_state["branches"][:] = [*st.session_state["branches"], found][-MOST_BRANCHES:]
+
+        def show(_name: str, *so_far) -> None:
+            place.html(marked(*so_far))
+
+        new = branch(shown.request, shown.written[0].arm, one, at, token, show)
+        st.session_state["branches"][:] = [*st.session_state["branches"], new][-MOST_BRANCHES:]
         place.empty()
 
 
 def draw_costs(texts: Sequence[Written]) -> None:
     """What every token cost, in pictures and numbers."""
-    tops = (
-        max((text.text.surprise.max(initial=0) for text in texts), default=0),
-        max((text.divergence.max(initial=0) for text in texts if text.divergence is not None), default=0),
-    )
+    most_surprise = max(text.text.surprise.max(initial=0) for text in texts)
+    moved = [text.divergence for text in texts if text.divergence is not None]
+    most_moved = max(divergence.max(initial=0) for divergence in moved)
     with st.expander("What each token cost"):
         for column, one in zip(st.columns(len(texts)), texts, strict=True):
             with column:
                 st.markdown(f"**{one.name}**")
-                _costs(one, "Surprise of each new token", one.text.surprise, SURPRISE, tops[0])
-                _costs(one, "KL from the base at each", one.divergence, DIVERGENCE, tops[1])
+                _costs(one, "Surprise of each new token", one.text.surprise, SURPRISE, most_surprise)
+                _costs(one, "KL from the base at each", one.divergence, DIVERGENCE, most_moved)
         st.caption(
             "Surprise is −log p of each new token under the model as it is, behind the same prompt; KL is how far the "
             "distribution that it was drawn from was moved, at temperature 1."
@@ -261,9 +268,9 @@ def draw_code_set(
                 **label(code.site, code.code),
                 "weight": code.weight,
                 "effect": code.effect,
-                "precision": None if code.verdict is None else code.verdict.precision,
-                "recall": None if code.verdict is None else code.verdict.recall,
-                "q": None if code.verdict is None else code.verdict.q_value,
+                "precision": code.verdict and code.verdict.precision,
+                "recall": code.verdict and code.verdict.recall,
+                "q": code.verdict and code.verdict.q_value,
                 "page": page(code.site, code.code),
             }
             for code in listed
@@ -274,24 +281,26 @@ def draw_code_set(
     )
 
 
-def draw_again(request: SteeringRequest, made: dict, written: Sequence[Written]) -> None:
+def draw_again(shown: Comparison) -> None:
     """How to get the texts of base and codes again, by the link all that the form asked for, and all of it to keep."""
+    again = session(shown)
     st.subheader("Again")
     in_python, in_terminal, link, kept = st.tabs(["In Python", "On the command line", "Link", "JSON"])
-    in_python.code(request.program(), language="python", wrap_lines=True, height=CODE)
-    in_terminal.code(request.command(), language="bash", wrap_lines=True, height=CODE)
-    link.code(address(made), language=None, wrap_lines=True, height=CODE)
+    in_python.code(again["python"], language="python", wrap_lines=True, height=CODE)
+    in_terminal.code(again["command"], language="bash", wrap_lines=True, height=CODE)
+    link.code(again["link"], language=None, wrap_lines=True, height=CODE)
     kept.download_button(
         "Texts and what repeats them",
-        json.dumps(session(request, made, written), indent=1),
+        json.dumps(again, indent=1),
         "steering.json",
         "application/json",
         on_click="ignore",
     )
 
 
-def session(request: SteeringRequest, made: dict, written: Sequence[Written]) -> dict:
+def session(shown: Comparison) -> dict:
     """The texts with their tokens and each token's KL in nats, and what repeats them."""
+    request, link = shown.request, address(shown.made)
     texts = [
         {
             "name": one.name,
@@ -300,6 +309,6 @@ def session(request: SteeringRequest, made: dict, written: Sequence[Written]) ->
             "n_prompt": one.n_prompt,
             "kl": None if one.divergence is None else [round(float(kl), 5) for kl in one.divergence],
         }
-        for one in written
+        for one in shown.written
     ]
-    return {"python": request.program(), "command": request.command(), "link": address(made), "texts": texts}
+    return {"python": request.program(), "command": request.command(), "link": link, "texts": texts}

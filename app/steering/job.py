@@ -11,7 +11,6 @@ from functools import partial
 from itertools import groupby
 
 import numpy as np
-import streamlit as st
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -61,7 +60,7 @@ class Arm:
 
     Attributes:
         prompt: token ids.
-        within: makes what the model runs within, where codes are read if ``read`` says so; None for the model as it is.
+        within: makes what the model runs within, with codes read if ``read`` says so; None for the model as it is.
         row: of a batch, that which the edits name.
     """
 
@@ -110,21 +109,10 @@ class Likely:
     arm: float
 
 
-@dataclass(frozen=True)
-class Step:
-    """What the model held as it chose a token, in the base and in an arm, after the same words.
-
-    Attributes:
-        likely: the likeliest tokens and the one that was chosen, the arm's likeliest first.
-        codes: by site, heads apart, those of the base and those of the arm, the strongest first.
-    """
-
-    likely: list[Likely]
-    codes: dict[str, tuple[list[int], list[int]]]
-
-
-Show = Callable[[int, list[str], list[bool], int], None]
-"""Is told a text's number, pieces of it, which of them codes were edited at, and how many are of the prompt."""
+SiteCodes = dict[str, list[int]]
+"""Codes at one token by site, heads apart, the strongest first."""
+Show = Callable[[str, list[str], list[bool], int], None]
+"""Is told a text's name, pieces of it, which of them codes were edited at, and how many are of the prompt."""
 
 
 def compare(
@@ -142,33 +130,35 @@ def compare(
         request: of one prompt.
         vectors: by site, what is added in another text, so many times.
         said: what a further text has in front of its prompt.
-
-    Raises:
-        InputError: an unknown site or code, a prompt that is empty or too long, …
     """
     # a mistake should not wait for its turn
     model = engine.model()
     ids = _prompt_ids(model, request)
     conditions = request.conditions(model, books)
     edits = [request.edits(codes, [row]) for row, codes in enumerate(conditions.values())]
-    edited = partial(_edited, model, books, request, len(ids))
+    where = {"positions": Where(request.positions).columns(len(ids)), "when": request.when}
+    where |= {"fraction": request.fraction, "seed": request.seed}
+
+    def edited(books: Mapping, edits: Sequence[CodeEdit], *, read: bool = False) -> Attached:
+        """Edits at the request's positions behind the prompt, wherever it is taken up again."""
+        return attach(model, books, read=read).edit(*edits, **where)
+
     arms = [
-        Arm(NAMES[name], ids, partial(edited, own) if own else None, row)
+        Arm(NAMES[name], ids, partial(edited, books, own) if own else None, row)
         for row, (name, own) in enumerate(zip(conditions, edits, strict=True))
     ]
-    together, alone = edited(sum(edits, [])), []
+    together, alone = edited(books, sum(edits, [])), []
     if vectors is not None:
         both = {**books, **vector_books(model, vectors)}
         added = [AddCode(site, 0, times) for site in vectors]
-        alone.append(Arm(MEANS, ids, partial(_edited, model, both, request, len(ids), added)))
+        alone.append(Arm(MEANS, ids, partial(edited, both, added)))
     if said is not None:
         longer = replace(request, prompts=(f"{said.strip()} {request.prompts[0]}",))
         alone.append(Arm(SAID, _prompt_ids(model, longer)))
     with engine.running():
         new = _go_on(model, request, ids, arms, together, show)
-        for number, arm in enumerate(alone, len(arms)):
-            told = partial(lambda number, _row, *so_far: show(number, *so_far), number)
-            new += _go_on(model, request, arm.prompt, [arm], arm.at(), told)
+        for arm in alone:
+            new += _go_on(model, request, arm.prompt, [arm], arm.at(), show)
         return tuple(
             _written(model, request, arms[0], arm, tokens, ended=len(tokens) < request.n_tokens)
             for arm, tokens in zip([*arms, *alone], new, strict=True)
@@ -192,8 +182,13 @@ def branch(request: SteeringRequest, base: Arm, text: Written, at: int, token: i
         )
 
 
-def look(books: Codebooks, base: Arm, arm: Arm, new: Sequence[int], at: int) -> Step:
-    """What the base and an arm held as new token number ``at`` of a text was chosen; two forward passes."""
+def look(
+    books: Codebooks, base: Arm, arm: Arm, new: Sequence[int], at: int
+) -> tuple[list[Likely], SiteCodes, SiteCodes]:
+    """What the base and an arm held as new token number ``at`` of a text was chosen; two forward passes.
+
+    The likeliest tokens and the one that was chosen, the arm's likeliest first; codes of the base, and of the arm.
+    """
     with engine.running() as model:
         (plain, before), (mine, after) = (_read(model, books, one, new[:at]) for one in (base, arm))
         chosen = {*mine.topk(LIKELIEST).indices.tolist(), *plain.topk(LIKELIEST).indices.tolist(), new[at]}
@@ -201,13 +196,13 @@ def look(books: Codebooks, base: Arm, arm: Arm, new: Sequence[int], at: int) -> 
             Likely(token, model.tokenizer.decode([token]), float(plain[token]), float(mine[token]))
             for token in sorted(chosen, key=lambda token: -float(mine[token]))
         ]
-    return Step(likely, {site: (codes, after[site]) for site, codes in before.items() if site in after})
+    return likely, before, after
 
 
 @torch.no_grad()
 def _read(
     model: Model, books: Codebooks, arm: Arm, new: Sequence[int]
-) -> tuple[Float[Tensor, " vocab"], dict[str, list[int]]]:
+) -> tuple[Float[Tensor, " vocab"], SiteCodes]:
     """How likely each token is next, and the codes at the last one, by site."""
     with attach(model, books) if arm.within is None else arm.within(read=True) as attached:
         p = model(arm.rows(model, new))[arm.row, -1].float().softmax(-1).cpu()
@@ -220,22 +215,6 @@ def _read(
         names = names_of_groups(site, groups_at(model, resolve_site(model, site), books[site]))
         codes |= {name: [code for code in row if code >= 0] for name, row in zip(names, own, strict=True)}
     return p, codes
-
-
-def _edited(
-    model: Model,
-    books: Mapping,
-    request: SteeringRequest,
-    n_prompt: int,
-    edits: Sequence[CodeEdit],
-    *,
-    read: bool = False,
-) -> Attached:
-    """Edits at the request's positions behind a prompt of so many tokens, wherever it is taken up again."""
-    columns = Where(request.positions).columns(n_prompt)
-    return attach(model, books, read=read).edit(
-        *edits, positions=columns, fraction=request.fraction, seed=request.seed, when=request.when
-    )
 
 
 def _go_on(
@@ -254,10 +233,10 @@ def _go_on(
 
     def watch(tokens: Tensor) -> None:
         if (tokens.shape[1] - len(begin)) % EVERY == 1:
-            for number, arm in enumerate(arms):
+            for arm in arms:
                 so_far = new(tokens, arm)
                 marks = _marks(arm, within, len(tokens), len(begin) + len(so_far), ended=False)
-                show(number, *_runs(model.tokenizer, begin, so_far, marks))
+                show(arm.name, *_runs(model.tokenizer, begin, so_far, marks))
 
     with within or contextlib.nullcontext():
         out = generate(
@@ -277,14 +256,13 @@ def _written(
 ) -> Written:
     """A text read once more, by the model as it is behind the base's prompt, and as it was written."""
 
-    def steps(one: Arm) -> tuple[Float[Tensor, "token vocab"], Attached | None]:
-        attached = one.at()
+    def steps(one: Arm, attached: Attached | None) -> Float[Tensor, "token vocab"]:
         with attached or contextlib.nullcontext():
             logits = model(one.rows(model, new))[one.row, len(one.prompt) - 1 : -1]
-        return logits.float().log_softmax(-1), attached
+        return logits.float().log_softmax(-1)
 
-    plain, _ = steps(base)
-    mine, attached = (plain, None) if arm is base else steps(arm)
+    plain, attached = steps(base, None), arm.at()
+    mine = plain if arm is base else steps(arm, attached)
     surprise = -plain.gather(-1, torch.tensor(new, device=plain.device).long()[:, None])[:, 0]
     marks = _marks(arm, attached, arm.row + 1, len(arm.prompt) + len(new), ended=ended)
     tokenizer = model.tokenizer
@@ -338,45 +316,38 @@ def _runs(
     return found, marks, n_prompt
 
 
-def difference_of_means(positive: tuple[str, ...], negative: tuple[str, ...]) -> dict[str, Tensor]:
+Texts = tuple[str, ...]
+
+
+def difference_of_means(positive: Texts, negative: Texts) -> dict[str, Tensor]:
     """What contrastive activation addition adds in the middle of the model, by its site; read once a tab."""
-    key = engine.model_name(), positive, negative
-    if st.session_state.get("means", (None,))[0] != key:
+
+    def read() -> dict[str, Tensor]:
         with engine.running() as model:
             site = f"r{model.cfg.n_layers // 2}"
-            means = means_of_texts(model, [site], positive, negative)
-        st.session_state["means"] = key, {site: means.difference(site)}
-    return st.session_state["means"][1]
+            return {site: means_of_texts(model, [site], positive, negative).difference(site)}
+
+    return engine.asked_last("means", (engine.model_name(), positive, negative), read)
 
 
-def known(made_with: str, positive: tuple[str, ...], negative: tuple[str, ...], by: str) -> CodeSet | None:
-    """The codes of some texts, if they were looked for before.
+def known(made_with: str, positive: Texts, negative: Texts, by: str) -> CodeSet | None:
+    """The codes of texts, if they were looked for before.
 
     The seed is always that of what comes with the package: another one for the texts that are written should neither
     cost a search nor steer by other codes.
 
     Args:
         made_with: the identity of model and codebooks.
-
-    Raises:
-        InputError: what was kept is a link to another place.
     """
     run_store.check_inside(engine.runs() / FOUND)
     return recall(engine.runs() / FOUND, request_key(made_with, positive, negative, by, SEED))
 
 
-def find(
-    books: Codebooks, made_with: str, positive: tuple[str, ...], negative: tuple[str, ...], by: str
-) -> CodeSet:
-    """The same, looked for once, taking a turn at the model.
-
-    Raises:
-        InputError: as :func:`~interp.steering.find`, and as above.
-    """
-    if (there := known(made_with, positive, negative, by)) is not None:
-        return there
-    with engine.running() as model:
-        found = find_codes(model, books, positive, negative, by=by, seed=SEED, stage=engine.stage)
-    with contextlib.suppress(OSError):  # a folder that cannot be written to costs only the time
-        keep(engine.runs() / FOUND, request_key(made_with, positive, negative, by, SEED), found)
-    return found
+def find(books: Codebooks, made_with: str, positive: Texts, negative: Texts, by: str) -> CodeSet:
+    """The same, looked for once, taking a turn at the model."""
+    if (code_set := known(made_with, positive, negative, by)) is None:
+        with engine.running() as model:
+            code_set = find_codes(model, books, positive, negative, by=by, seed=SEED, stage=engine.stage)
+        with contextlib.suppress(OSError):  # a folder that cannot be written to costs only the time
+            keep(engine.runs() / FOUND, request_key(made_with, positive, negative, by, SEED), code_set)
+    return code_set

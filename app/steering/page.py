@@ -1,13 +1,15 @@
 """A prompt continued by the model as it is, with its codes edited, and in other ways beside it; each token opens."""
 
 import contextlib
+from collections.abc import Callable
+from typing import Any
 
 import streamlit as st
 
 from interp import MOST_SEED
 from interp.app import engine
-from interp.app.steering.comparison import draw_again, draw_code_set, draw_costs, streaming, texts
-from interp.app.steering.form import BY_NAME, OF_TEXTS, OF_TOPIC, SOURCES, made_by, settings
+from interp.app.steering.comparison import Comparison, draw_again, draw_code_set, draw_costs, streaming, texts
+from interp.app.steering.form import BY_NAME, OF_TEXTS, OF_TOPIC, SOURCES, made_by, named, settings, worked
 from interp.app.steering.job import (
     BESIDE,
     MEANS,
@@ -20,9 +22,8 @@ from interp.app.steering.job import (
     find,
     known,
 )
-from interp.app.steering.presets import named, worked
+from interp.app.widgets.code_names import beside, labels
 from interp.app.widgets.codebook_picker import choose, made_with
-from interp.app.widgets.labels import beside, labels
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
 from interp.errors import InputError
@@ -34,6 +35,27 @@ from interp.steering.topics import load_presets, neutral_texts
 
 PROMPT = "One day, Tim and his mom went to"
 FIRST = "fire"
+HELP = {
+    "beside": "A difference of means is a vector added in the middle of the model. What is said stands in front of the "
+    "prompt. Random codes are as many at the same sites: what any codes would do.",
+    "how": "Set: the head's code becomes this one. Added: how the code differs from its codebook's mean is added, as "
+    "often as its weight says. Forbidden: the next best code is taken.",
+    "scale": "Of codes that are added.",
+    "slots": "Of codes that are set: how many of a vector's k codes become the code.",
+    "top_k": "Of the codes found, how many are used, best first.",
+    "begin": "Of generated positions: the first new token that feels the codes.",
+    "fraction": "Of those positions, drawn by the seed.",
+    "when": "A gate: a12.h3=417, the code is there; token:REGEX, the token that is read matches; label:TEXT, the "
+    "clearest code of a label is there; firing, as far as what is added is there already. A code can be asked for at "
+    "the first edited site or before.",
+    "seed": "Of the texts, the fraction and the random codes; which codes are found does not change with it.",
+    "chat": "Puts the prompt into the model's chat template.",
+}
+
+
+def field(widget: Callable[..., Any], *args: Any, key: str, **options: Any) -> Any:
+    """A field with its help, whose value stands in the address."""
+    return widget(*args, key=key, bind=IN_URL, help=HELP.get(key), **options)
 
 
 def lines(text: str) -> tuple[str, ...]:
@@ -50,29 +72,9 @@ def suit() -> None:
     st.session_state["how"], st.session_state["scale"] = usual(st.session_state["source"])
 
 
-def texts_with_and_without() -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """What codes and means are found from, as the form says."""
-    state = st.session_state
-    if source == OF_TOPIC and topic in topic_names():
-        chosen = load_topic(topic)
-        return chosen.positive, chosen.negative
-    if source == OF_TEXTS:
-        return lines(state.get("positive", "")), lines(state.get("negative", "")) or neutral_texts()
-    return None
-
-
 def used(code_set: CodeSet, how: str) -> list[WeightedCode]:
     most = st.session_state.get("top_k") or len(code_set)
     return code_set.named(min(most, len(code_set)), how)
-
-
-def list_codes(code_set: CodeSet | None, codes: list[WeightedCode]) -> None:
-    """The codes of the form, and how often they have worked."""
-    with st.expander(f"The {len(codes)} codes and how often they worked"):
-        if source == OF_TOPIC and topic in presets:
-            worked(presets[topic], codes)
-        if code_set is not None:
-            draw_code_set(code_set, codes, st.session_state["books"], beside(found))
 
 
 st.title("Steering")
@@ -81,156 +83,81 @@ left, right = st.columns([3, 2])
 with right:
     folder, books = choose()
 found = labels(books)
-deepest = max(book.config.k for book in books.values())
-try:
+with engine.saying(stop=True):
     presets = {preset.name: preset for preset in load_presets(made_with(folder, books))}
-    topics = [*topic_names(), *(name for name in presets if name not in topic_names())]
-except InputError as error:
-    engine.say(error)
-    st.stop()
-source = left.radio("Which codes", SOURCES, horizontal=True, key="source", bind=IN_URL, on_change=suit)
+topics = list(dict.fromkeys([*topic_names(), *presets]))
+source = field(left.radio, "Which codes", SOURCES, horizontal=True, key="source", on_change=suit)
 if source == OF_TOPIC:
-    topic = st.pills(
+    topic = field(
+        st.pills,
         "Topic",
         topics,
         default=FIRST,
         format_func=plain,
         required=True,
         key="topic",
-        bind=IN_URL,
         label_visibility="collapsed",
     )
 listing = st.container()
 usual_how, usual_scale = usual(source)
 with st.form("steer"):
     if source == BY_NAME:
-        st.text_area("Codes", key="codes", bind=IN_URL, height=80, placeholder="a12.h3=417, a14.h0=3*0.5")
+        field(st.text_area, "Codes", key="codes", height=80, placeholder="a12.h3=417, a14.h0=3*0.5")
     elif source == OF_TEXTS:
         left, right = st.columns(2)
-        left.text_area("Texts with it, one a line", key="positive", bind=IN_URL, height=150)
-        right.text_area(
-            "Texts without it",
-            key="negative",
-            bind=IN_URL,
-            height=150,
-            placeholder="if empty: everyday sentences",
-        )
+        field(left.text_area, "Texts with it, one a line", key="positive", height=150)
+        usual_texts = "if empty: everyday sentences"
+        field(right.text_area, "Texts without it", key="negative", height=150, placeholder=usual_texts)
     left, middle, right = st.columns([5, 4, 1.3], vertical_alignment="bottom")
-    prompt = left.text_area("Prompt", PROMPT, key="prompt", bind=IN_URL, height=68)
-    others = middle.multiselect(
+    prompt = field(left.text_area, "Prompt", PROMPT, key="prompt", height=68)
+    others = field(
+        middle.multiselect,
         "Beside base and codes",
         BESIDE,
         key="beside",
-        bind=IN_URL,
         max_selections=MOST_BESIDE,
         placeholder="nothing else",
-        help="A difference of means is a vector added in the middle of the model. What is said stands in front of the "
-        "prompt. Random codes are as many at the same sites: what any codes would do.",
     )
     pressed = right.form_submit_button("Steer", type="primary", width="stretch")
     with st.expander("More"):
         a, b, c, d = st.columns(4)
-        how = a.selectbox(
-            "Codes are",
-            HOW,
-            HOW.index(usual_how),
-            key="how",
-            bind=IN_URL,
-            help="Set: the head's code becomes this one. Added: how the code differs from its codebook's mean is "
-            "added, as often as its weight says. Forbidden: the next best code is taken.",
-        )
-        scale = b.number_input(
-            "Times",
-            -100.0,
-            100.0,
-            usual_scale,
-            0.05,
-            key="scale",
-            bind=IN_URL,
-            help="Of codes that are added.",
-        )
-        slots = c.number_input(
-            "Slots",
-            1,
-            deepest,
-            1,
-            key="slots",
-            bind=IN_URL,
-            help="Of codes that are set: how many of a vector's k codes become the code.",
+        how = field(a.selectbox, "Codes are", HOW, HOW.index(usual_how), key="how")
+        scale = field(b.number_input, "Times", -100.0, 100.0, usual_scale, 0.05, key="scale")
+        slots = field(
+            c.number_input, "Slots", 1, max(book.config.k for book in books.values()), 1, key="slots"
         )
         if source != BY_NAME:
-            d.number_input(
-                "How many codes",
-                1,
-                None,
-                None,
-                key="top_k",
-                bind=IN_URL,
-                placeholder="all",
-                help="Of the codes found, how many are used, best first.",
-            )
-            d.selectbox("Ranked by", RANKINGS, key="by", bind=IN_URL)
-        positions = a.selectbox("Positions", ["generated", "prompt", "all"], key="positions", bind=IN_URL)
-        begin = b.number_input(
-            "From new token",
-            1,
-            400,
-            1,
-            key="begin",
-            bind=IN_URL,
-            help="Of generated positions: the first new token that feels the codes.",
-        )
-        fraction = c.number_input(
-            "Fraction of tokens",
-            0.0,
-            1.0,
-            1.0,
-            0.1,
-            key="fraction",
-            bind=IN_URL,
-            help="Of those positions, drawn by the seed.",
-        )
-        when = d.text_input(
-            "Only where",
-            key="when",
-            bind=IN_URL,
-            placeholder="everywhere",
-            help="A gate: a12.h3=417, the code is there; token:REGEX, the token that is read matches; label:TEXT, the "
-            "clearest code of a label is there; firing, as far as what is added is there already. A code can be asked "
-            "for at the first edited site or before.",
-        )
-        n_tokens = a.number_input("New tokens", 1, 400, 40, key="tokens", bind=IN_URL)
-        temperature = b.number_input("Temperature", 0.0, 5.0, 0.7, 0.1, key="temperature", bind=IN_URL)
-        seed = c.number_input(
-            "Seed",
-            0,
-            MOST_SEED,
-            0,
-            key="seed",
-            bind=IN_URL,
-            help="Of the texts, the fraction and the random codes; which codes are found does not change with it.",
-        )
-        times = a.number_input(
-            "Difference of means, times", -100.0, 100.0, MEANS_TIMES, 0.5, key="times", bind=IN_URL
+            field(d.number_input, "How many codes", 1, None, None, key="top_k", placeholder="all")
+            field(d.selectbox, "Ranked by", RANKINGS, key="by")
+        positions = field(a.selectbox, "Positions", ["generated", "prompt", "all"], key="positions")
+        begin = field(b.number_input, "From new token", 1, 400, 1, key="begin")
+        fraction = field(c.number_input, "Fraction of tokens", 0.0, 1.0, 1.0, 0.1, key="fraction")
+        when = field(d.text_input, "Only where", key="when", placeholder="everywhere")
+        n_tokens = field(a.number_input, "New tokens", 1, 400, 40, key="tokens")
+        temperature = field(b.number_input, "Temperature", 0.0, 5.0, 0.7, 0.1, key="temperature")
+        seed = field(c.number_input, "Seed", 0, MOST_SEED, 0, key="seed")
+        times = field(
+            a.number_input, "Difference of means, times", -100.0, 100.0, MEANS_TIMES, 0.5, key="times"
         )
         usual_words = f"The following text is about {topic}." if source == OF_TOPIC else ""
-        said = b.text_input(SAID, key="said", bind=IN_URL, placeholder=usual_words) or usual_words
-        chat = c.toggle(
-            "Chat message", key="chat", bind=IN_URL, help="Puts the prompt into the model's chat template."
-        )
+        said = field(b.text_input, SAID, key="said", placeholder=usual_words) or usual_words
+        chat = field(c.toggle, "Chat message", key="chat")
 
 asked, by = settings(), st.session_state.get("by", RANKINGS[0])
-given, code_set, codes = texts_with_and_without(), None, []
-if source == OF_TOPIC and given is None and topic in presets:
+given, code_set, codes = None, None, []  # given: texts with and without, which codes and means are found from
+if source == OF_TEXTS:
+    given = lines(st.session_state["positive"]), lines(st.session_state["negative"]) or neutral_texts()
+elif source == OF_TOPIC and topic in topic_names():
+    given = load_topic(topic).positive, load_topic(topic).negative
+elif source == OF_TOPIC and topic in presets:
     codes = parse_codes(presets[topic].codes)
-elif given is not None:
+if given is not None:
     with contextlib.suppress(InputError):  # pressing Steer says it
         code_set = known(made_with(folder, books), *given, by)
 # two places: in one and the same the last texts would stay below those that are being written
 writing, done = st.empty(), st.empty()
 if pressed:
-    for name in ("comparison", "branches", "look"):
-        st.session_state.pop(name, None)
+    engine.forget()
     try:
         if given is not None:
             code_set = find(books, made_with(folder, books), *given, by)
@@ -268,7 +195,7 @@ if pressed:
             times=times,
             said=said if SAID in others else None,
         )
-        st.session_state["comparison"] = request, written, asked, (books, found)
+        st.session_state["comparison"] = Comparison(request, written, asked, books, found)
     except InputError as error:
         engine.say(error)
     writing.empty()
@@ -279,15 +206,19 @@ elif given is not None and code_set is None:
     listing.caption("Its codes are found when you press Steer: half a minute, once.")
 
 if "comparison" in st.session_state:
-    request, written, made, read_by = st.session_state["comparison"]
+    shown: Comparison = st.session_state["comparison"]
     with done.container():
-        if made != asked:
+        if shown.made != asked:
             st.info("The settings above have changed since these texts were written: press Steer for others.")
-        texts(read_by[0], request, written, read_by[1])
-        st.caption(made_by(request, made["books"]))
-        draw_costs(written)
-        draw_again(request, made, written)
+        texts(shown)
+        st.caption(made_by(shown.request, shown.made["books"]))
+        draw_costs(shown.written)
+        draw_again(shown)
 elif not pressed:
     done.caption("Nothing steered yet: press Steer.")
 if codes and source != BY_NAME:
-    list_codes(code_set, codes)
+    with st.expander(f"The {len(codes)} codes and how often they worked"):
+        if source == OF_TOPIC and topic in presets:
+            worked(presets[topic], codes)
+        if code_set is not None:
+            draw_code_set(code_set, codes, st.session_state["books"], beside(found))

@@ -19,10 +19,8 @@ from interp.bottlenecks.store import (
 )
 from interp.codesearch.index import MADE_WITH
 from interp.errors import InputError
-from interp.files import read_json, unused
+from interp.files import unused
 from interp.steering.cache import identity
-
-_FIT = "codebook fit --k 1"
 
 
 def fit_command(spec: str | None = None) -> str:
@@ -31,8 +29,13 @@ def fit_command(spec: str | None = None) -> str:
     folder, here = engine.runs() / "codebooks", Path.cwd()
     out = unused(folder) if (folder / MANIFEST).exists() else folder  # one that was not finished goes on
     out = out.relative_to(here) if out.is_relative_to(here) else out
-    words = ["interp", *_FIT.split(), "--out", str(out)]
-    return shlex.join(words + ([] if spec == DEFAULT_MODEL else ["--model", spec]))
+    words = ["interp", "codebook", "fit", "--k", "1", "--out", str(out)]
+    return shlex.join(words + model_option(spec))
+
+
+def model_option(spec: str) -> list[str]:
+    """What a command needs to run on a model."""
+    return [] if spec == DEFAULT_MODEL else ["--model", spec]
 
 
 def none_yet(spec: str) -> None:
@@ -46,7 +49,7 @@ def choose(spec: str | None = None) -> tuple[str | Path, Codebooks]:
     any the page ends here. The choice is in the URL."""
     spec = spec or engine.model_name()
     model = engine.model(spec)
-    names = names_of(spec, model) + fitting("codebooks", spec, model)
+    names = names_for(spec, model)
     tell_missing("books", names, "folder of codebooks")
     if not names:
         none_yet(spec)
@@ -81,13 +84,10 @@ def fitting(kind: str, spec: str, model) -> list[str]:
 
 @st.cache_data(max_entries=256, show_spinner=False)
 def _fits(manifest: Path, changed: int, spec: str, _model) -> bool:  # noqa: ARG001 - keys of the cache
+    theirs = run_store.says(manifest, "model")
     try:
-        run_store.check_inside(manifest)
-        theirs = dict(read_json(manifest)["model"])
-    except (InputError, OSError, ValueError, KeyError, TypeError):  # whoever opens it says what is wrong
-        return True
-    try:
-        check_made_with(theirs, _model, MADE_WITH, "it is")
+        if isinstance(theirs, dict):
+            check_made_with(theirs, _model, MADE_WITH, "it is")
     except InputError:
         return False
     return True
@@ -115,42 +115,34 @@ def pretrained_fingerprint(name: str, sites: tuple[str, ...]) -> str | None:
 
 def ready_made(spec: str, model) -> tuple[str, Codebooks] | None:
     """The first codebooks that come with the package for a model, read already, by their name."""
-    names = names_of(spec, model)
+    names = _shipped(spec, model)
     return (names[0], _books(spec, names[0], 0, model)) if names else None
 
 
 def made_with(source: str | Path, books: Codebooks) -> str:
-    """The identity of the model with what :func:`choose` gave.
-
-    Raises:
-        InputError: as :func:`changed`.
-    """
+    """The identity of the model with what :func:`choose` gave."""
     return _identity(engine.model_name(), source, changed(source), engine.model(), books)
 
 
 def changed(source: str | Path) -> int:
-    """When codebooks were written; shipped ones stay as they are.
-
-    Raises:
-        InputError: as :func:`~interp.app.widgets.run_store.changed`.
-    """
+    """When codebooks were written; shipped ones stay as they are."""
     return run_store.changed(source / MANIFEST) if isinstance(source, Path) else 0
 
 
 def load(source: str | Path, model) -> Codebooks:
-    """Codebooks of a name or folder, read anew.
-
-    Raises:
-        InputError: none for this model, damaged ones, or a file of theirs that is a link to another place.
-    """
+    """Codebooks of a name or folder, read anew; no file of theirs may be a link to another place."""
     if isinstance(source, Path):
         run_store.check_inside(source)
     return Codebooks.from_pretrained(source, model)
 
 
+def names_for(spec: str, model) -> list[str]:
+    """Codebooks that there are for a model, shipped ones first."""
+    return _shipped(spec, model) + fitting("codebooks", spec, model)
+
+
 @st.cache_resource(show_spinner=False)
-def names_of(spec: str, _model) -> list[str]:  # noqa: ARG001 - key of the cache
-    """Shipped codebooks that there are for a model."""
+def _shipped(spec: str, _model) -> list[str]:  # noqa: ARG001 - key of the cache
     return pretrained_names(_model)
 
 

@@ -1,11 +1,15 @@
-"""What lies in the runs folder, told by file names: needs no library, so that the first page has it at once."""
+"""What lies in the runs folder: needs no library of a model, so that the first page has it at once."""
 
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import streamlit as st
 
 from interp.app import engine
 from interp.errors import InputError
+from interp.files import read_json
 
 BENCH, QUALITY, RATES = "bench.json", "quality.json", "rates.json"
 _KINDS: dict[str, Callable[[Path], bool]] = {
@@ -38,11 +42,7 @@ def folders(kind: str) -> list[str]:
 
 
 def changed(path: Path) -> int:
-    """When a file was written: what was read of another one of that name is not used any more.
-
-    Raises:
-        InputError: it is not there any more, or cannot be looked at.
-    """
+    """When a file was written: what was read of another one of that name is not used any more."""
     try:
         return path.stat().st_mtime_ns
     except OSError as error:
@@ -63,6 +63,20 @@ def check_inside(path: Path) -> None:
                 raise InputError(f"{one} is neither a file nor a folder")
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path} cannot be read ({error})") from None
+
+
+def says(path: Path, name: str) -> Any:
+    """What a JSON file of the runs folder says under a name; None if it cannot be read: who opens it tells why."""
+    try:
+        check_inside(path)
+        return _said(path, name, changed(path))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@st.cache_data(max_entries=512, show_spinner=False)
+def _said(path: Path, name: str, changed: int) -> Any:  # noqa: ARG001 - a key of the cache
+    return read_json(path)[name]
 
 
 def shown_path() -> str:

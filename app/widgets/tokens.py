@@ -60,34 +60,37 @@ def colour(code: int) -> str:
     return "none" if code < 0 else f"hsla({code * _GOLDEN % 360:.0f},75%,50%,.32)"
 
 
-def marked(texts: Sequence[str], steered: Sequence[bool], n_prompt: int, *, ends: str = "") -> str:
-    """HTML of a prompt and what was written, steered tokens marked; ``ends`` is what stands behind it."""
+def code_number(code: int) -> str:
+    """What stands below a token with this code."""
+    return "–" if code < 0 else str(code)
+
+
+def code_title(name: str, code: int, label: str) -> str:
+    """What such a token says when it is pointed at."""
+    return f"{name} = {code_number(code)}" + (f": {label}" if label else "")
+
+
+def marked(texts: Sequence[str], steered: Sequence[bool], n_prompt: int) -> str:
+    """HTML of a prompt and what is being written, steered tokens marked."""
     spans = []
     for i, (text, is_steered) in enumerate(zip(texts, steered, strict=True)):
         style = ("opacity:.65;" if i < n_prompt else "") + (STEERED if is_steered else "")
         label = ' title="codes edited here"' if is_steered else ""
         spans.append(f'<bdi style="{style}"{label}>{html.escape(text)}</bdi>')
-    return f'<div style="{LEGIBLE}">{"".join(spans)}{html.escape(ends)}</div>'
+    return f'<div style="{LEGIBLE}">{"".join(spans)}▌</div>'
 
 
 def coloured(
-    name: str,
-    texts: Sequence[str],
-    codes: Sequence[int],
-    chosen: int | None = None,
-    *,
-    label: Callable[[str, int], str],
+    name: str, texts: Sequence[str], codes: Sequence[int], chosen: int | None, label: Callable[[int], str]
 ) -> str:
     """HTML of tokens coloured by their codes at one head or site, each code's id beside its token, its label behind."""
     spans = []
     for i, (text, code) in enumerate(zip(texts, codes, strict=True)):
         ring = "outline:2px solid currentColor;" if i == chosen else ""
-        number = "–" if code < 0 else str(code)
-        told = f"{name} = {number}" + (f": {text_of}" if (text_of := label(name, code)) else "")
         spans.append(
             f'<bdi style="background:{colour(code)};border-radius:3px;padding:1px 2px;{ring}" '
-            f'title="{html.escape(told)}">{html.escape(text)}'
-            f'<sub style="font-size:.65em;opacity:.8">{number}</sub></bdi>'
+            f'title="{html.escape(code_title(name, code, label(code)))}">{html.escape(text)}'
+            f'<sub style="font-size:.65em;opacity:.8">{code_number(code)}</sub></bdi>'
         )
     head = f'<b style="font-size:.8em">{html.escape(name)}</b> '
     return f'<div style="{LEGIBLE};margin-bottom:.3em">{head}{"".join(spans)}</div>'

@@ -25,6 +25,19 @@ def mend() -> None:
         st.rerun()  # fields are filled from the address as it was when the run began
 
 
+def whole_number(name: str, otherwise: int) -> int:
+    """What the address says, if it is a number of at most four digits: Python refuses to read thousands of them."""
+    given = st.query_params.get(name, "")
+    return int(given) if given.isdecimal() and len(given) < 5 else otherwise
+
+
+def from_address(name: str, there: Sequence[str], otherwise: str | None = None) -> None:
+    """Put what the address says into the field of its key, unless the reader has chosen something that is there."""
+    if name not in st.session_state or st.session_state[name] not in (*there, None):
+        given = st.query_params.get(name)
+        st.session_state[name] = given if given in there else otherwise
+
+
 def tell_missing(name: str, there: Sequence[str], what: str) -> None:
     """Say so if what the address names, or what was shown until now, is not there, before another is shown.
 

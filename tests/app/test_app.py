@@ -9,8 +9,8 @@ from streamlit.testing.v1 import AppTest
 
 from interp.app import engine
 from interp.app.widgets import run_store
+from interp.app.widgets.code_names import steering_by
 from interp.app.widgets.tokens import plain
-from interp.app.widgets.urls import steering_by
 from tests.app.conftest import MAIN, TIMEOUT, asked, press, text_of
 from tests.report.synthetic import make_run
 

@@ -106,8 +106,7 @@ def test_base_and_steered_are_what_the_library_makes_of_them(page, runs_with_boo
     assert again.code == 0, again.err
     assert f"perplexity {steered.perplexity:.1f}" in again.out
     assert files_of(runs_with_books) == before
-    request, written, made, *_ = app.session_state["comparison"]
-    kept = json.loads(json.dumps(session(request, made, written)))
+    kept = json.loads(json.dumps(session(app.session_state["comparison"])))
     assert [kept["python"], kept["command"], kept["link"]] == [block.value for block in app.code[:3]]
     assert [text["text"] for text in kept["texts"]] == [one.prompt + one.text for one in (base, steered)]
     np.testing.assert_allclose(kept["texts"][1]["kl"], divergence, atol=1e-5)
@@ -283,7 +282,7 @@ def test_a_text_goes_on_from_another_token(four, model):
     _open(four, 0, 2)
     request, (base, *_), *_ = four.session_state["comparison"]
     before, tokens = strips_of(four)[0], base.text.tokens
-    other = next(one for one in four.session_state["look"][1].likely if one.token != tokens[2])
+    other = next(one for one in four.session_state["look"][1][0] if one.token != tokens[2])
     _choice(four, "branch").set_value(other.token).run()
     press(four, "Branch")
     [*_, strip] = strips_of(four)

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from interp.app.codes.code_page import strip
+from interp.app.codes.code_view import strip
 from interp.app.widgets.tokens import pieces, visible
 from interp.codesearch import Context
 from tests.tiny_models import make_tokenizer

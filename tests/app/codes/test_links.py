@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from interp.app.widgets import urls
+from interp.app.widgets import code_names
 from tests.app.codes.conftest import NAME
 from tests.app.conftest import unescaped
 
@@ -42,14 +42,14 @@ def test_an_index_whose_manifest_lies_elsewhere_or_has_no_end_is_not_read(page, 
     stored = json.loads(manifest.read_text(encoding="utf-8"))
     stored["books"]["folder"] = str(runs / "books")
     manifest.write_text(json.dumps(stored), encoding="utf-8")
-    assert urls.books_of(NAME) == "books"
+    assert code_names.books_of(NAME) == "books"
     manifest.rename(runs.parent / "manifest.json")
     if kind == "link":
         manifest.symlink_to(runs.parent / "manifest.json")
     else:
         os.mkfifo(manifest)
     found = []
-    reading = threading.Thread(target=lambda: found.append(urls.books_of(NAME)), daemon=True)
+    reading = threading.Thread(target=lambda: found.append(code_names.books_of(NAME)), daemon=True)
     app = page(runs, index=NAME)
     assert "manifest.json is " in unescaped(app.error[0].value)
     reading.start()

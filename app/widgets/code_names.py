@@ -1,4 +1,4 @@
-"""Addresses of a code's page and of steering by it, with the codebooks: of others the same number is another code."""
+"""What codes are called on the pages, and addresses with their codebooks: of others the same number is another code."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +10,10 @@ from interp.app.widgets import run_store
 from interp.app.widgets.codebook_picker import pretrained_fingerprint
 from interp.bottlenecks.edits import code_name
 from interp.bottlenecks.store import MANIFEST as CODEBOOKS
-from interp.bottlenecks.store import pretrained_names
+from interp.bottlenecks.store import Codebooks, pretrained_names
+from interp.codesearch import CodeIndex, Labels, labels_of
 from interp.codesearch.index import MANIFEST
-from interp.errors import InputError
-from interp.files import read_json
+from interp.report import wording
 
 
 def steering_by(codes: str, books: str) -> str:
@@ -43,12 +43,10 @@ def code_pages(books: str) -> Callable[[str, int], str | None]:
 def books_of(index: str) -> str | None:
     """What the codebooks of an index are called here; None if they lie elsewhere, were made anew, or are not named."""
     folder = engine.runs() / index
+    made_with = run_store.says(folder / MANIFEST, "books")
     try:
-        run_store.check_inside(folder / MANIFEST)
-        made_with = read_json(folder / MANIFEST)["books"]
         where, sites = Path(made_with["folder"]).resolve(), tuple(map(str, made_with["sites"]))
-    # the page Codes says what is wrong with it
-    except (InputError, OSError, ValueError, KeyError, TypeError, RuntimeError):
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
         return None
     if where.parent != engine.runs():
         if where.name not in pretrained_names():
@@ -61,3 +59,15 @@ def books_of(index: str) -> str | None:
     except OSError:
         return None
     return where.name if made <= code_index.changed(folder) else None
+
+
+def labels(source: CodeIndex | Codebooks) -> Labels | None:
+    """Those of an index or of codebooks; if they cannot be read the page says so and goes on without."""
+    with engine.saying():
+        return labels_of(source)
+    return None
+
+
+def beside(found: Labels | None) -> Callable[[str, int], dict[str, str]]:
+    """What a code stands for as a table's column, which is not there where no code has a label."""
+    return lambda site, code: {} if found is None else {"stands for": wording.code_label(found, site, code)}
