@@ -34,7 +34,7 @@ def codes_section(found: Opened, site: str, index: int) -> None:
     """What the run holds of the head's codes, and on demand those of codebooks that can be set."""
     st.subheader("Its codes")
     part = found.run.component(site)
-    if part.codes:
+    if part.codes or _changes(part):
         _stored(part, found)
     wanted = st.toggle(
         f"Read its codes in the codebooks, and set one: runs the first {n_pairs(found)} pairs",
@@ -98,22 +98,24 @@ def _given(site: str, role: str) -> str:
 
 
 def _stored(part: Component, found: Opened) -> None:
-    """Shares of prompts with each code of the run's own codebook."""
-    every = _most_used({side: dict(getattr(part.codes, side)) for side in SIDES})
+    """What the run holds: shares of prompts with each code, and the changes of code that its effect comes from."""
+    source = found.run.settings.codes.get("source", "of this run")
     left, right = st.columns(2)
-    with left:
-        st.caption(
-            f"In the codebook of this run, fitted to its {found.run.n_pairs} pairs: share of prompts "
-            f"(and roles) with each code, {min(SHOWN, len(every))} of {len(every)} codes"
+    if part.codes:
+        every = _most_used({side: dict(getattr(part.codes, side)) for side in SIDES})
+        left.caption(
+            f"In the codebooks {source}: share of prompts and roles with each code, "
+            f"{min(SHOWN, len(every))} of {len(every)} codes"
         )
-        st.dataframe(
+        left.dataframe(
             [{"code": code, **percents} for code, percents in every[:SHOWN]],
             hide_index=True,
             column_config={side: _percent(f"{side} prompts") for side in SIDES},
             key="stored codes",
         )
     if changes := _changes(part):
-        right.caption("Changes of code from clean to corrupt that its effect comes from, to first order")
+        whose = "the program's codes" if source == "program" else "code"
+        right.caption(f"Changes of {whose} from clean to corrupt that its effect comes from, to first order")
         right.dataframe(
             [
                 {

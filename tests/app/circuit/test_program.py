@@ -44,6 +44,15 @@ def two_names(run: Run) -> tuple[str, str, int, str]:
     return a, b, two, f"{a} and {b} went to the garden . {a} gave a book to"
 
 
+def test_a_head_shows_what_its_effect_comes_from_in_codes_of_the_program(run, folder, page):
+    part = run.component("a2.h0")
+    table = table_of(page(folder, run="planted", head=part.site), "at", "code", "pairs", "effect")
+    assert len(table) == len(part.evidence.changes) > 1
+    for change, row in zip(part.evidence.changes, table.itertuples(), strict=True):
+        assert (row.at, row.code) == (change.role, f"{change.clean} → {change.corrupt}")
+        assert row.effect == pytest.approx(change.attribution)
+
+
 def test_the_report_has_the_graph_and_the_values(run):
     page = Page(render_report(run))
     page.check()
