@@ -23,7 +23,7 @@ from interp.bottlenecks.learned_slots import (
     decoded,
     least_squares,
 )
-from interp.bottlenecks.slots import SlotsConfig
+from interp.bottlenecks.product_codebook import ProductCodebookConfig
 
 ENTROPY, COMMITMENT = 0.02, 0.1
 SHARPNESS = 4.0
@@ -44,7 +44,7 @@ class BinaryConfig(LearnedSlotsConfig):
         return (2,) * self.n_bits
 
     @classmethod
-    def at(cls, bits: int, **options: Any) -> SlotsConfig:
+    def at(cls, bits: int, **options: Any) -> ProductCodebookConfig:
         return cls(n_bits=digits(bits, most=1)[0], **options)
 
 

@@ -259,7 +259,8 @@ class FitConfig:
         cls = bottleneck_class(self.kind)
         if not issubclass(cls, Dictionary):
             raise InputError(
-                f"a {cls.kind} cannot be fitted at sites: derive it from interp.bottlenecks.slots.Slots"
+                f"a {cls.kind} cannot be fitted at sites: derive it from "
+                "interp.bottlenecks.product_codebook.ProductCodebook"
             )
 
 

@@ -22,7 +22,7 @@ from interp.bottlenecks.learned_slots import (
     decoded,
     least_squares,
 )
-from interp.bottlenecks.slots import SlotsConfig
+from interp.bottlenecks.product_codebook import ProductCodebookConfig
 from interp.errors import InputError
 
 COMMITMENT = 0.25
@@ -52,7 +52,7 @@ class LatentQuantizationConfig(LearnedSlotsConfig):
         return (self.levels,) * self.latents
 
     @classmethod
-    def at(cls, bits: int, **options: Any) -> SlotsConfig:
+    def at(cls, bits: int, **options: Any) -> ProductCodebookConfig:
         latents, each = digits(bits, most=3)
         return cls(latents=latents, levels=2**each, **options)
 

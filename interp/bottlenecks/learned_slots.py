@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.dictionary import SearchCache
-from interp.bottlenecks.slots import Slots, SlotsConfig
+from interp.bottlenecks.product_codebook import ProductCodebook, ProductCodebookConfig
 from interp.errors import InputError, whole_number
 
 BATCH = 256
@@ -24,7 +24,7 @@ Parameters = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class LearnedSlotsConfig(SlotsConfig):
+class LearnedSlotsConfig(ProductCodebookConfig):
     """
     Attributes:
         steps: of AdamW, on :data:`BATCH` vectors each.
@@ -50,7 +50,7 @@ class LearnedSlotsConfig(SlotsConfig):
         return self.k
 
 
-class EncodedSlots(Slots):
+class EncodedSlots(ProductCodebook):
     """Slots that choose by an affine map of the vectors, not by the codes.
 
     Attributes:

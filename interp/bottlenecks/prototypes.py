@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.bottlenecks.base import grouped_rows, register
-from interp.bottlenecks.slots import Slots
+from interp.bottlenecks.product_codebook import ProductCodebook
 from interp.bottlenecks.vq import VQ, FlatConfig
 
 
@@ -36,7 +36,7 @@ class Prototypes(VQ):
         self.codes.requires_grad_(False)
         self.register_buffer("examples", torch.zeros(config.groups, config.codes, dtype=torch.int64))
 
-    def fit(self, x: Float[Tensor, "*batch d_in"]) -> "Slots":
+    def fit(self, x: Float[Tensor, "*batch d_in"]) -> "ProductCodebook":
         super().fit(x)
         rows = grouped_rows(x, self.config)
         index = self.examples[..., None].expand(-1, -1, rows.shape[-1])

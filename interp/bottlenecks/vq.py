@@ -22,7 +22,7 @@ from torch import Tensor
 from interp.bottlenecks.base import digits, grouped_rows, register
 from interp.bottlenecks.kmeans import GroupedKMeans
 from interp.bottlenecks.processes import gathered, summed
-from interp.bottlenecks.slots import Slots, SlotsConfig
+from interp.bottlenecks.product_codebook import ProductCodebook, ProductCodebookConfig
 from interp.errors import InputError
 
 MOST_FLAT_BITS = 12
@@ -34,7 +34,7 @@ SMOOTHING = 1e-5
 
 
 @dataclass(frozen=True)
-class VQConfig(SlotsConfig):
+class VQConfig(ProductCodebookConfig):
     """
     Attributes:
         codes: of each slot.
@@ -49,7 +49,7 @@ class VQConfig(SlotsConfig):
         return (self.codes,) * self.slots
 
     @classmethod
-    def at(cls, bits: int, **options: Any) -> SlotsConfig:
+    def at(cls, bits: int, **options: Any) -> ProductCodebookConfig:
         slots, each = digits(bits)
         return cls(codes=2**each, slots=slots, **options)
 
@@ -64,7 +64,7 @@ class FlatConfig(VQConfig):
             )
 
     @classmethod
-    def at(cls, bits: int, **options: Any) -> SlotsConfig:
+    def at(cls, bits: int, **options: Any) -> ProductCodebookConfig:
         if not 1 <= bits <= MOST_FLAT_BITS:
             raise InputError(
                 f"{bits} bits: a kind with one code a vector reaches 1 to {MOST_FLAT_BITS}; choose one with slots"
@@ -73,7 +73,7 @@ class FlatConfig(VQConfig):
 
 
 @register
-class VQ(Slots):
+class VQ(ProductCodebook):
     """The nearest of a set of codes."""
 
     kind = "vq"
@@ -86,7 +86,7 @@ class VQ(Slots):
         self._sum: Float[Tensor, "group code d_in"]
 
     @torch.no_grad()
-    def partial_fit(self, x: Float[Tensor, "*batch d_in"]) -> "Slots":
+    def partial_fit(self, x: Float[Tensor, "*batch d_in"]) -> "ProductCodebook":
         """A step by moving averages on a shard; the first sets the codes by :meth:`fit`."""
         rows = self.comparable(grouped_rows(x, self.config))
         if self._size is None:
@@ -157,7 +157,7 @@ class ResidualVQ(VQ):
 
 
 @register
-class GroupedVQ(Slots):
+class GroupedVQ(ProductCodebook):
     """Each slot the nearest code to its part of the vector."""
 
     kind, config_class = "grouped_vq", VQConfig

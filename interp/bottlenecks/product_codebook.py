@@ -29,7 +29,7 @@ MOST_CODES = 2**22
 
 
 @dataclass(frozen=True)
-class SlotsConfig:
+class ProductCodebookConfig:
     """
     Attributes:
         d_in: size of the vectors.
@@ -65,7 +65,7 @@ class SlotsConfig:
         return len(self.radices)
 
     @classmethod
-    def at(cls, bits: int, **options: Any) -> "SlotsConfig":
+    def at(cls, bits: int, **options: Any) -> "ProductCodebookConfig":
         """The config of about so many bits a vector.
 
         Raises:
@@ -74,12 +74,12 @@ class SlotsConfig:
         raise NotImplementedError
 
 
-class Slots(ByMap):
+class ProductCodebook(ByMap):
     """See the module's docstring."""
 
     config: Any
 
-    def __init__(self, config: SlotsConfig) -> None:
+    def __init__(self, config: ProductCodebookConfig) -> None:
         super().__init__(config, torch.zeros(config.groups, config.n_codes, config.d_in))
         self.starts = (0, *accumulate(config.radices))
 
@@ -87,7 +87,7 @@ class Slots(ByMap):
     def learn(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group code d_in"]:
         """The codes for comparable vectors, all learned from scratch."""
 
-    def fit(self, x: Float[Tensor, "*batch d_in"]) -> "Slots":
+    def fit(self, x: Float[Tensor, "*batch d_in"]) -> "ProductCodebook":
         """Learn from scratch; the same vectors and config give the same codes.
 
         Raises:
@@ -116,7 +116,7 @@ class Slots(ByMap):
                 raise InputError("all codes of a slot are forbidden: leave it one")
         return self._encoded(x, without)
 
-    def with_k(self, k: int) -> "Slots":
+    def with_k(self, k: int) -> "ProductCodebook":
         if k != self.config.k:
             raise InputError(f"k {k}: a {self.kind} of {self.config.k} slots has a code in each")
         return self.restored(self.config, self.tensors())
