@@ -1,11 +1,7 @@
 """The contract of every bottleneck, and the list of those there are.
 
-A new bottleneck is one file, named like its kind, with a config dataclass and a class under :func:`register`, and its
-name in :data:`SHIPPED`. The conformance suite then runs over it.
-
-What a bottleneck makes of an activation: a few integer codes and how strongly each enters.
-
-Everything here costs memory in proportion to the ids, never to the size of the dictionary.
+A bottleneck makes of an activation a few integer codes and how strongly each enters. Everything here costs memory in
+proportion to the ids, never to the size of the dictionary.
 """
 
 import importlib
@@ -52,9 +48,6 @@ def sum_of_codes(book: Float[Tensor, "group code d_in"], codes: Codes) -> Float[
     """Σ_slots value · code, in the book's dtype; the gradient reaches the chosen codes only.
 
     With more than one group the codes carry the group axis before the slots, [..., group, k].
-
-    Raises:
-        InputError: an id that is not in the book, or codes without the group axis.
     """
     n_groups, n_codes, d_in = book.shape
     ids, shape = codes.ids, codes.ids.shape
@@ -76,11 +69,7 @@ def sum_of_codes(book: Float[Tensor, "group code d_in"], codes: Codes) -> Float[
 
 
 def check_ids(ids: Int[Tensor, "*batch"], n_codes: int) -> int:
-    """The least id, or 0 if there are none.
-
-    Raises:
-        InputError: one that is neither in the dictionary nor :data:`NO_CODE`.
-    """
+    """The least id, or 0 if there are none; refuses those that are neither in the dictionary nor :data:`NO_CODE`."""
     if not ids.numel():
         return 0
     low, high = (int(value) for value in torch.aminmax(ids))
@@ -111,7 +100,7 @@ CONFIG_FILE, WEIGHTS_FILE = "cfg.json", "weights.safetensors"
 
 @runtime_checkable
 class BottleneckConfig(Protocol):
-    """What every config dataclass has: size of a vector, codes per group, codes per vector, groups."""
+    """What every config dataclass has: size of a vector, codes of a group, codes of a vector, groups."""
 
     __dataclass_fields__: ClassVar[dict[str, Field]]
 
@@ -162,11 +151,7 @@ class Bottleneck(HubFolder, ABC):
 
     @abstractmethod
     def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
-        """The vectors that the codes stand for.
-
-        Raises:
-            InputError: ids that are not in the dictionary, or codes of another shape.
-        """
+        """The vectors that the codes stand for; raises :class:`InputError` for ids that are not in the dictionary."""
 
     def slots_of(self, _code: int) -> range:
         """The slots that may hold a code: all of them, unless slots have codes of their own."""
@@ -219,8 +204,14 @@ class Bottleneck(HubFolder, ABC):
     def _from_folder(cls, folder: Path) -> "Bottleneck":
         """Onto the CPU; of whichever kind it is if called on :class:`Bottleneck`."""
         path = folder / CONFIG_FILE
-        description = read_description(path)
-        name = description.pop("kind")
+        try:
+            description = read_json(path)
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read the configuration {path}: {error}") from None
+        if not isinstance(description, dict) or not isinstance(name := description.pop("kind", None), str):
+            raise InputError(f"{path} does not describe a bottleneck")
+        if (version := description.pop("format", None)) != FORMAT:
+            raise InputError(f"{path} has format {version!r}: this version reads format {FORMAT}")
         kind = bottleneck_class(name)
         if not issubclass(kind, cls):
             raise InputError(f"{path} is of kind {name!r}, not {cls.kind}")
@@ -265,17 +256,13 @@ SHIPPED = {
     "ternary": "ternary",
     "discrete_sae": "discrete_sae",
 }
-"""The kinds of this package, and the module here that has each, which is loaded when it is asked for."""
+"""The kinds of this package, and the module that has each, loaded when it is asked for."""
 BOTTLENECKS: dict[str, type[Bottleneck]] = {}
 """Every registered bottleneck by its kind: those that are loaded, and one's own."""
 
 
 def digits(bits: int, most: int = 9) -> tuple[int, int]:
-    """Slots of equal size for so many bits: how many, and the bits of each, at most ``most``.
-
-    Raises:
-        InputError: less than a bit, or more than 512.
-    """
+    """Slots of equal size for so many bits: how many, and the bits of each, at most ``most``."""
     if not 1 <= bits <= 512:
         raise InputError(f"{bits} bits: choose 1 to 512")
     n = next(n for n in range(-(-bits // most), bits + 1) if bits % n == 0)
@@ -311,11 +298,7 @@ T = TypeVar("T", bound=type[Bottleneck])
 
 
 def register(cls: T) -> T:
-    """Add a class to :data:`BOTTLENECKS`; a decorator.
-
-    Raises:
-        ValueError: another class has this kind already.
-    """
+    """Add a class to :data:`BOTTLENECKS`; a decorator."""
     known = BOTTLENECKS.get(cls.kind)
     # a module that is executed again, as in a live session, brings the same class anew
     if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
@@ -333,12 +316,12 @@ def bottleneck_class(kind: str) -> type[Bottleneck]:
     if ":" in kind:
         from interp.prompts.user_code import load_object  # which few need
 
-        found = load_object(kind)
-        if not (isinstance(found, type) and issubclass(found, Bottleneck)):
+        cls = load_object(kind)
+        if not (isinstance(cls, type) and issubclass(cls, Bottleneck)):
             raise InputError(
                 f"{kind} is no bottleneck: name a class derived from interp.bottlenecks.Bottleneck"
             )
-        return found
+        return cls
     kind = kind.replace("-", "_")
     if kind in SHIPPED:
         importlib.import_module(f"interp.bottlenecks.{SHIPPED[kind]}")
@@ -346,19 +329,6 @@ def bottleneck_class(kind: str) -> type[Bottleneck]:
         known = ", ".join(dict.fromkeys((*SHIPPED, *BOTTLENECKS)))
         raise InputError(f"there is no bottleneck of kind {kind!r}, only {known}")
     return BOTTLENECKS[kind]
-
-
-def read_description(path: Path) -> dict[str, Any]:
-    """The content of a ``cfg.json``, less the number of its format."""
-    try:
-        stored = read_json(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the configuration {path}: {error}") from None
-    if not isinstance(stored, dict) or not isinstance(stored.get("kind"), str):
-        raise InputError(f"{path} does not describe a bottleneck")
-    if (found := stored.pop("format", None)) != FORMAT:
-        raise InputError(f"{path} has format {found!r}: this version reads format {FORMAT}")
-    return stored
 
 
 def straight_through(
@@ -370,11 +340,7 @@ def straight_through(
 
 
 def grouped_rows(x: Tensor, config: BottleneckConfig) -> Float[Tensor, "group row d_in"]:
-    """The vectors in float32 with the group axis in front.
-
-    Raises:
-        InputError: vectors of another shape, NaN or infinite values.
-    """
+    """The vectors in float32 with the group axis in front; refuses another shape, NaN and infinite values."""
     groups, d_in = config.groups, config.d_in
     if x.shape[-1] != d_in or (groups > 1 and (x.ndim < 2 or x.shape[-2] != groups)):
         expected = f"[..., {d_in}]" if groups == 1 else f"[..., {groups}, {d_in}]"

@@ -103,11 +103,7 @@ class Dictionary(nn.Module, Bottleneck):
 
     @torch.no_grad()
     def encode_without(self, x: Float[Tensor, "*batch d_in"], without: Bool[Tensor, "group code"]) -> Codes:
-        """As :meth:`encode`, with the codes that are marked never chosen: the next best is.
-
-        Raises:
-            InputError: fewer codes are left than a vector has.
-        """
+        """As :meth:`encode`, with the codes that are marked never chosen: the next best is."""
         left = self.config.n_codes - int(without.sum(-1).max())
         if left < self.config.k:
             raise InputError(f"{left} codes are not forbidden: a vector has {self.config.k}")
@@ -126,20 +122,6 @@ class Dictionary(nn.Module, Bottleneck):
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """Encode and decode, the gradient straight through."""
         return straight_through(x, self.decode(self.encode(x)))
-
-    def similarity(
-        self, x: Float[Tensor, "*batch d_in"], ids: Int[Tensor, "*batch k"]
-    ) -> Float[Tensor, "*batch k"]:
-        """Cosine similarity of each vector with the codes named for it, as they are compared.
-
-        Takes k vectors' memory per vector.
-        """
-        with _in_full_precision(x):
-            rows = self.comparable(self.rows(x)).transpose(0, 1)
-            flat = ids.reshape(*rows.shape[:2], -1).long()
-            group = torch.arange(self.config.groups, device=ids.device)[:, None]
-            named = self.search_cache().codes[group, flat]
-            return torch.nn.functional.cosine_similarity(rows[:, :, None], named, dim=-1).reshape(ids.shape)
 
     def means(self) -> Float[Tensor, "group code d_in"]:
         """Of every code the mean of those that could stand in its place, by how often each was counted, or evenly if
@@ -174,14 +156,11 @@ class Dictionary(nn.Module, Bottleneck):
         generator: torch.Generator | None = None,
         own_length: bool = False,
     ) -> int:
-        """Give codes counted at most ``at_most`` times the direction of a vector that is badly coded.
+        """Give codes counted at most ``at_most`` times the direction of a vector that is badly coded; returns how many.
 
         Vectors are drawn from ``x`` with chances ∝ their squared error. The new code is as long as the living codes
         of its group are on average, or with ``own_length`` as its share of the vector itself; what the optimizer has
         gathered on the old one is set to zero. All counts begin anew.
-
-        Returns:
-            How many codes were replaced.
         """
         rows = self.rows(x)
         error = (rows - grouped_rows(self.decode(self.encode(x)), self.config)).square().sum(-1)
@@ -206,11 +185,7 @@ class Dictionary(nn.Module, Bottleneck):
         return int(dead.sum())
 
     def with_k(self: T, k: int) -> T:
-        """The same codes with fewer per vector; ids of the first k slots stay as they are.
-
-        Raises:
-            InputError: more codes than now, or codes that are not right for fewer.
-        """
+        """The same codes with fewer per vector; ids of the first k slots stay as they are."""
         if not 1 <= whole_number("k", k) <= self.config.k:
             raise InputError(
                 f"k {k}: this codebook was fitted for {self.config.k}, choose 1 to {self.config.k}"
@@ -218,11 +193,7 @@ class Dictionary(nn.Module, Bottleneck):
         return self.restored(replace(self.config, k=k), self.tensors())
 
     def of_group(self: T, group: int) -> T:
-        """A codebook of one group alone, such as one head's.
-
-        Raises:
-            KeyError: no such group.
-        """
+        """A codebook of one group alone, such as one head's; raises :class:`KeyError` where there is none."""
         if not 0 <= group < self.config.groups:
             raise KeyError(f"group {group}: there are 0 to {self.config.groups - 1}")
         tensors = {name: tensor[group : group + 1] for name, tensor in self.tensors().items()}
@@ -244,7 +215,8 @@ class Dictionary(nn.Module, Bottleneck):
 
     def _encoded(self, x: Tensor, without: Bool[Tensor, "group code"] | None) -> Codes:
         if torch.is_autocast_enabled(x.device.type):
-            with _in_full_precision(x):
+            # which would round products, and what is kept for the next call with them
+            with torch.autocast(x.device.type, enabled=False):
                 return self._encoded(x, without)
         chosen = self._choose(self.comparable(self.rows(x)), self.search_cache(), without)
         ids, values = (part.transpose(0, 1) for part in chosen)
@@ -309,8 +281,3 @@ def chosen_sum(
 def _version(tensor: Tensor) -> object:
     """Changes when the tensor does; of those made under ``inference_mode``, which do not tell, at every look."""
     return object() if tensor.is_inference() else tensor._version
-
-
-def _in_full_precision(x: Tensor) -> torch.autocast:
-    """Without autocast, by which products would be rounded and what is kept for the next call with them."""
-    return torch.autocast(x.device.type, enabled=False)

@@ -25,7 +25,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
-from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from interp.bottlenecks.base import Bottleneck, Codes, grouped_rows, id_dtype, register, sum_of_codes
@@ -218,7 +217,7 @@ class DiscreteSAE(Bottleneck):
 
     def _fitted(self) -> Weights:
         if self.weights_ is None:
-            raise NotFittedError("this DiscreteSAE has no dictionary yet: call fit or load one")
+            raise RuntimeError("this DiscreteSAE has no dictionary yet: call fit or load one")
         return self.weights_
 
 
