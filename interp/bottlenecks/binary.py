@@ -16,13 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import digits, register, straight_through
-from interp.bottlenecks.learned_slots import (
-    LearnedSlots,
-    LearnedSlotsConfig,
-    Parameters,
-    decoded,
-    least_squares,
-)
+from interp.bottlenecks.learned_slots import LearnedSlots, LearnedSlotsConfig, Parameters, decoded
 from interp.bottlenecks.product_codebook import ProductCodebookConfig
 
 ENTROPY, COMMITMENT = 0.02, 0.1
@@ -58,13 +52,11 @@ class Binary(LearnedSlots):
     def preferences(self, z: Float[Tensor, "group row z"]) -> Float[Tensor, "group row code"]:
         return torch.stack([-z, z], -1).flatten(-2)
 
-    def begin(self, z: Tensor, rows: Tensor) -> Parameters:
-        decoder, bias = least_squares(self.values(z), rows)
-        return {"decoder": decoder, "bias": bias}
-
-    def values(self, z: Tensor) -> Tensor:
-        """Of each bit, off or on."""
+    def quantized(self, z: Tensor) -> Tensor:
         return (z > 0).to(z)
+
+    def grid(self, trained: Parameters) -> Tensor:
+        return self.quantized(torch.tensor([-1.0, 1.0], device=trained["bias"].device))
 
     def reconstructed(
         self, z: Tensor, trained: Parameters, _done: float, generator: torch.Generator
@@ -72,10 +64,6 @@ class Binary(LearnedSlots):
         chance = z.sigmoid()
         bits = (torch.rand(z.shape, generator=generator).to(z.device) < chance).to(z)
         return decoded(straight_through(chance, bits), trained), z.new_zeros(())
-
-    def book(self, trained: Parameters) -> tuple[Tensor, Tensor]:
-        both = self.values(torch.tensor([-1.0, 1.0], device=trained["bias"].device))
-        return (both[:, None] * trained["decoder"][:, :, None]).flatten(1, 2), trained["bias"]
 
 
 @register
@@ -85,7 +73,7 @@ class LFQ(Binary):
     kind = "lfq"
     source, use = "Yu et al. 2023", "bits that are certain and even"
 
-    def values(self, z: Tensor) -> Tensor:
+    def quantized(self, z: Tensor) -> Tensor:
         return torch.where(z > 0, 1.0, -1.0).to(z)
 
     def latents(self, z: Tensor) -> Tensor:
@@ -94,7 +82,7 @@ class LFQ(Binary):
 
     def reconstructed(self, z: Tensor, trained: Parameters, *_: Any) -> tuple[Tensor, Tensor]:
         z = self.latents(z)
-        signs = self.values(z)
+        signs = self.quantized(z)
         logit = SHARPNESS * z
         chance = logit.sigmoid()
         # nats of a bit, given the vector

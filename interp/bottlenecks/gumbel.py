@@ -73,8 +73,8 @@ class Gumbel(LearnedSlots):
         found = drawn.flatten(-2) @ trained["codes"] + trained["bias"][:, None]
         return found, self.config.kl_weight * done * kl
 
-    def book(self, trained: Parameters) -> tuple[Tensor, Tensor]:
-        return trained["codes"], trained["bias"]
+    def book(self, trained: Parameters) -> Tensor:
+        return trained["codes"]
 
 
 def soft_choice(logits: Tensor, temperature: float) -> Tensor:

@@ -133,8 +133,12 @@ class GroupedKMeans:
         return self
 
     def predict(self, rows: Float[Tensor, "group row d_in"]) -> Int[Tensor, "group row"]:
-        """The nearest centre of every row."""
+        """The number of the nearest centre of every row."""
         return _gains(self._prepared(rows), self.centres_)[0]
+
+    def nearest(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group row d_in"]:
+        """The nearest centre of every row."""
+        return self.centres_.gather(1, self.predict(rows)[..., None].expand_as(rows))
 
     def _prepared(self, rows: Tensor) -> Tensor:
         return torch.nn.functional.normalize(rows, dim=-1) if self.spherical else rows

@@ -88,9 +88,18 @@ class LearnedSlots(EncodedSlots):
 
     config: Any
 
-    @abstractmethod
+    def quantized(self, z: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """The value that each latent takes."""
+        raise NotImplementedError
+
+    def grid(self, trained: Parameters) -> Float[Tensor, "*#latent level"]:
+        """The values that latents can take."""
+        raise NotImplementedError
+
     def begin(self, z: Float[Tensor, "group row z"], rows: Float[Tensor, "group row d_in"]) -> Parameters:
-        """What is trained beside the encoder, which makes ``z`` of these rows."""
+        """What is trained beside the encoder, which makes ``z`` of these rows: a linear decoder of the values."""
+        decoder, bias = least_squares(self.quantized(z), rows)
+        return {"decoder": decoder, "bias": bias}
 
     @abstractmethod
     def reconstructed(
@@ -102,11 +111,9 @@ class LearnedSlots(EncodedSlots):
             done: share of the training that is done.
         """
 
-    @abstractmethod
-    def book(
-        self, trained: Parameters
-    ) -> tuple[Float[Tensor, "group code d_in"], Float[Tensor, "group d_in"]]:
-        """The codes, and the bias of the decoder."""
+    def book(self, trained: Parameters) -> Float[Tensor, "group code d_in"]:
+        """The codes: each value of each latent through the decoder."""
+        return (self.grid(trained)[..., None] * trained["decoder"][:, :, None]).flatten(1, 2)
 
     def directions(
         self, rows: Float[Tensor, "group row d_in"], generator: torch.Generator
@@ -132,9 +139,8 @@ class LearnedSlots(EncodedSlots):
         with torch.no_grad():
             self.encoder.copy_(trained["encoder"] / size)
             self.encoder_bias.copy_((trained["encoder_bias"] - mean @ self.encoder)[:, 0])
-            codes, bias = self.book(trained)
-            codes = codes * size
-            codes[:, : config.radices[0]] += mean + bias[:, None] * size
+            codes = self.book(trained) * size
+            codes[:, : config.radices[0]] += mean + trained["bias"][:, None] * size
         return codes.detach()
 
     def _train(self, trained: Parameters, rows: Tensor, generator: torch.Generator) -> None:

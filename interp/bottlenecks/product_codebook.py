@@ -20,7 +20,6 @@ from torch import Tensor
 
 from interp.bottlenecks.base import Codes, grouped_rows
 from interp.bottlenecks.dictionary import SearchCache, chosen_sum, mean_code
-from interp.bottlenecks.kmeans import refit
 from interp.bottlenecks.metric_codebook import ByMap
 from interp.errors import InputError, check_fields, whole_number
 
@@ -160,9 +159,3 @@ class ProductCodebook(ByMap):
             rows = rows - chosen_sum(book.codes, ids[-1])
         found = torch.cat(ids, -1)
         return found, rows.new_ones(found.shape)
-
-    def _refitted(
-        self, rows: Float[Tensor, "group row d_in"], codes: Float[Tensor, "group code d_in"]
-    ) -> Float[Tensor, "group code d_in"]:
-        """The codes that fit best for the ids that these give, by least squares (:func:`~.kmeans.refit`)."""
-        return refit(rows, self._choose(rows, self._prepared(codes))[0], codes)

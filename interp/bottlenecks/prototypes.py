@@ -5,9 +5,6 @@ prototype. Here k-means sees to the second, and each centre is moved onto the ne
 makes the first exact: the vector of a code can be looked up in the text. Their autoencoder is the identity, or W_O.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -54,9 +51,3 @@ class Prototypes(VQ):
 
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() | {"examples": self.examples}
-
-    @classmethod
-    def restored(cls, config: Any, tensors: Mapping[str, Tensor]) -> "Prototypes":
-        book = super().restored(config, tensors)
-        book.examples = tensors["examples"].long()
-        return book

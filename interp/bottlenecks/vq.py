@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.bottlenecks.base import digits, grouped_rows, register
-from interp.bottlenecks.kmeans import GroupedKMeans
+from interp.bottlenecks.kmeans import GroupedKMeans, refit
 from interp.bottlenecks.processes import gathered, summed
 from interp.bottlenecks.product_codebook import ProductCodebook, ProductCodebookConfig
 from interp.errors import InputError
@@ -130,8 +130,23 @@ class VQ(ProductCodebook):
             self._size[group, code] = 1.0
             self._sum[group, code] = codes[group, code]
 
+    def stage(self, rows: Tensor, slot: int) -> GroupedKMeans:
+        """The codes of one slot, for what the slots before it leave."""
+        config = self.config
+        return GroupedKMeans(config.codes, spherical=False, seed=config.seed + slot).fit(rows)
+
+    def stages(self, rows: Tensor) -> Tensor:
+        """The codes of all slots, each for what those before it leave."""
+        rest, books = rows, []
+        for slot in range(self.config.slots):
+            books.append(self.stage(rest, slot))
+            if slot + 1 < self.config.slots:
+                rest = rest - books[-1].nearest(rest)
+        return torch.cat([book.centres_ for book in books], 1)
+
     def learn(self, rows: Tensor) -> Tensor:
-        return GroupedKMeans(self.config.codes, spherical=False, seed=self.config.seed).fit(rows).centres_
+        codes = self.stages(rows)
+        return refit(rows, self._choose(rows, self._prepared(codes))[0], codes) if self.successive else codes
 
 
 @register
@@ -144,16 +159,6 @@ class ResidualVQ(VQ):
     @property
     def successive(self) -> bool:
         return self.config.slots > 1
-
-    def learn(self, rows: Tensor) -> Tensor:
-        rest, books = rows, []
-        for stage in range(self.config.slots):
-            kmeans = GroupedKMeans(self.config.codes, spherical=False, seed=self.config.seed + stage)
-            kmeans.fit(rest)
-            books.append(kmeans.centres_)
-            rest = rest - kmeans.centres_.gather(1, kmeans.predict(rest)[..., None].expand_as(rest))
-        codes = torch.cat(books, 1)
-        return self._refitted(rows, codes) if self.successive else codes
 
 
 @register
@@ -170,21 +175,17 @@ class GroupedVQ(ProductCodebook):
 def product_codes(
     rows: Float[Tensor, "group row d_in"], slots: int, n_codes: int, seed: int
 ) -> Float[Tensor, "group code d_in"]:
-    """k-means of each of the vectors' parts: codes of a part are 0 in all others.
-
-    Raises:
-        InputError: more parts than coordinates.
-    """
+    """k-means of each of the vectors' parts: codes of a part are 0 in all others."""
     groups, _, d_in = rows.shape
     if slots > d_in:
         raise InputError(f"slots {slots}: vectors have {d_in} coordinates to share out")
     axes, parts = shared_out(rows, slots)
     turned, codes = rows @ axes, []
-    for j, own in enumerate(parts):
-        part = turned.gather(2, own[:, None].expand(-1, rows.shape[1], -1))
-        centres = GroupedKMeans(n_codes, spherical=False, seed=seed + j).fit(part).centres_
-        whole = centres.new_zeros(groups, n_codes, d_in).scatter_(2, own[:, None].expand_as(centres), centres)
-        codes.append(whole @ axes.mT)
+    for slot, axis in enumerate(parts):
+        part = turned.gather(2, axis[:, None].expand(-1, rows.shape[1], -1))
+        centres = GroupedKMeans(n_codes, spherical=False, seed=seed + slot).fit(part).centres_
+        whole = centres.new_zeros(groups, n_codes, d_in)
+        codes.append(whole.scatter_(2, axis[:, None].expand_as(centres), centres) @ axes.mT)
     return torch.cat(codes, 1)
 
 
