@@ -8,12 +8,9 @@
     model/                 joint training: the finetuned model, which the books belong to
     .work/checkpoints/     while it runs
 
-Checkpoints of a training run: one file each, whole or not at all.
-
-Everything that the rest of the run depends on is in it: codes, their usage, the optimizer's moments, in joint training
-the model's weights, and in the file's metadata the step, what was asked for, and the history so far. What is drawn at a
-step is drawn from a generator seeded by the run's seed and the number of the step, so those two are the generator's
-state.
+Everything that the rest of the run depends on is in a checkpoint: codes, their usage, the optimizer's moments, in joint
+training the model's weights, and in the file's metadata the step, what was asked for, and the history so far. What is
+drawn at a step is drawn from a generator seeded by the run's seed and the number of the step.
 """
 
 import contextlib
@@ -26,7 +23,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from jaxtyping import Int
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -39,10 +35,10 @@ from interp.bottlenecks.store import (
     WORK,
     Codebooks,
     begin_request,
+    being_filled,
     check_request,
     codebooks_fingerprint,
     describe_text,
-    difference,
     is_store,
     model_identity,
 )
@@ -84,11 +80,7 @@ class Checkpoints:
         self.folder, self.request = Path(folder), json.loads(json.dumps(request))
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write it, then delete all but the last two.
-
-        Raises:
-            InputError: NaN or infinite values: nothing is written, the earlier ones stay.
-        """
+        """Write it, then delete all but the last two; refuses NaN and infinite values."""
         for name, tensor in checkpoint.tensors.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise InputError(
@@ -102,11 +94,7 @@ class Checkpoints:
             path.unlink()
 
     def latest(self) -> Checkpoint | None:
-        """The last one, or None if there is none.
-
-        Raises:
-            InputError: it is damaged, or of another run.
-        """
+        """The last one, or None if there is none; refuses one that is damaged or of another run."""
         paths = self._paths()
         if not paths:
             return None
@@ -120,10 +108,7 @@ class Checkpoints:
             raise InputError(
                 f"the checkpoint {path} is damaged ({error}): delete it, and the run {before}"
             ) from None
-        for part, wanted in self.request.items():
-            if request.get(part) != wanted:
-                which = difference(part, request.get(part), wanted)
-                raise InputError(f"{path} is a checkpoint of another {which}: choose another folder")
+        check_request(path, request, self.request, made="a checkpoint")
         return Checkpoint(step, tensors, history)
 
     def kept(self) -> str:
@@ -212,27 +197,22 @@ def train_codebooks(
         check_request(folder, {**found.manifest, "model": found.manifest["training"]["base"]}, request)
         shutil.rmtree(folder / WORK, ignore_errors=True)  # of a run that was killed while it cleared up
         return found
-    work = folder / WORK
-    work.mkdir(parents=True, exist_ok=True)
-    try:
-        # the first of several processes holds it for all
-        with FileLock(work / "lock", timeout=0) if first() else contextlib.nullcontext():
-            if first():
-                begin_request(folder, request)
-            wait()
-            checkpoints = Checkpoints(work / "checkpoints", request)
-            same_start = bool((text.tokens[:, 0] == text.tokens[0, 0]).all())
-            trainer = Trainer(model, books, config, n_steps, same_start=same_start)
-            _train(trainer, text.tokens, checkpoints, folder, stage, watch)
-            trainer.finish()
-            if first():
-                for blocks in refit_blocks(text.tokens, config):
-                    refit_centroids(model, books, blocks, work, stage)
-                _finish(trainer, folder, request)
-            wait()
-            return Codebooks.from_pretrained(folder)
-    except Timeout:
-        raise InputError(f"{folder}: another process is training codebooks there") from None
+    # the first of several processes holds it for all
+    with being_filled(folder, "training") if first() else contextlib.nullcontext():
+        if first():
+            begin_request(folder, request)
+        wait()
+        checkpoints = Checkpoints(folder / WORK / "checkpoints", request)
+        same_start = bool((text.tokens[:, 0] == text.tokens[0, 0]).all())
+        trainer = Trainer(model, books, config, n_steps, same_start=same_start)
+        _train(trainer, text.tokens, checkpoints, folder, stage, watch)
+        trainer.finish()
+        if first():
+            for blocks in refit_blocks(text.tokens, config):
+                refit_centroids(model, books, blocks, folder / WORK, stage)
+            _finish(trainer, folder, request)
+        wait()
+        return Codebooks.from_pretrained(folder)
 
 
 def _train(
