@@ -17,7 +17,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -56,17 +56,8 @@ KEPT = 2
 """The one before the last stays, in case the last is damaged."""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """
-    Attributes:
-        step: steps done.
-        history: per measure one value a step.
-    """
-
-    step: int
-    tensors: Mapping[str, Tensor]
-    history: Mapping[str, list[float | None]]
+History = dict[str, list[float | None]]
+"""By measure one value a step."""
 
 
 class Checkpoints:
@@ -79,22 +70,20 @@ class Checkpoints:
     def __init__(self, folder: Path, request: Mapping[str, Any]) -> None:
         self.folder, self.request = Path(folder), json.loads(json.dumps(request))
 
-    def save(self, checkpoint: Checkpoint) -> None:
+    def save(self, step: int, tensors: Mapping[str, Tensor], history: History) -> None:
         """Write it, then delete all but the last two; refuses NaN and infinite values."""
-        for name, tensor in checkpoint.tensors.items():
+        for name, tensor in tensors.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise InputError(
-                    f"step {checkpoint.step}: {name} holds NaN or infinite values; {self.kept()}"
-                )
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-        about = {"step": checkpoint.step, "request": self.request, "history": checkpoint.history}
-        with atomic_path(self._path(checkpoint.step)) as temporary:
-            save_file(tensors, temporary, metadata={"run": json.dumps(about)})
+                raise InputError(f"step {step}: {name} holds NaN or infinite values; {self.kept()}")
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        about = {"step": step, "request": self.request, "history": history}
+        with atomic_path(self.folder / f"step-{step:08}.safetensors") as temporary:
+            save_file(whole, temporary, metadata={"run": json.dumps(about)})
         for path in self._paths()[:-KEPT]:
             path.unlink()
 
-    def latest(self) -> Checkpoint | None:
-        """The last one, or None if there is none; refuses one that is damaged or of another run."""
+    def latest(self) -> tuple[int, dict[str, Tensor], History] | None:
+        """The steps done by the last one, its tensors and history; refuses one that is damaged or of another run."""
         paths = self._paths()
         if not paths:
             return None
@@ -109,15 +98,12 @@ class Checkpoints:
                 f"the checkpoint {path} is damaged ({error}): delete it, and the run {before}"
             ) from None
         check_request(path, request, self.request, made="a checkpoint")
-        return Checkpoint(step, tensors, history)
+        return step, tensors, history
 
     def kept(self) -> str:
         """Which checkpoint there is to go on from, in words."""
         paths = self._paths()
         return f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
-
-    def _path(self, step: int) -> Path:
-        return self.folder / f"step-{step:08}.safetensors"
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.safetensors"))
@@ -224,11 +210,11 @@ def _train(
     watch: Watch,
 ) -> None:
     config, n_steps = trainer.config, trainer.n_steps
-    history: dict[str, list[float | None]] = {name: [] for name in StepResult.__dataclass_fields__}
+    history: History = {name: [] for name in StepResult.__dataclass_fields__}
     begin = 0
     if (last := checkpoints.latest()) is not None:
-        trainer.restore(last.tensors)
-        begin, history = last.step, {name: list(values) for name, values in last.history.items()}
+        begin, tensors, history = last
+        trainer.restore(tensors)
     device = next(trainer.model.parameters()).device
     with stage(f"training, {config.objective}", n_steps) as done:
         done(begin)
@@ -242,7 +228,7 @@ def _train(
                 values.append(getattr(result, name))
             done(1, describe(result))
             if first() and ((number + 1) % config.checkpoint_every == 0 or number + 1 == n_steps):
-                checkpoints.save(Checkpoint(number + 1, trainer.state(), history))
+                checkpoints.save(number + 1, trainer.state(), history)
                 write_json(folder / HISTORY_FILE, history)
                 watch(number + 1, n_steps, result)
 

@@ -83,6 +83,7 @@ class TrainedCodebook(CodebookWrapper):
             mean, since some heads hardly vary in most batches and a lot in a few.
         usual_variance: the same as a running geometric mean, which those few batches hardly raise.
         gain: share of the gradient passed on, from 0 to 1.
+        measured: whether there are such means yet.
     """
 
     def __init__(self, book: Dictionary, *, alone: bool, joint: bool = False) -> None:
@@ -91,9 +92,10 @@ class TrainedCodebook(CodebookWrapper):
         self.held: Bool[Tensor, "group code"] = torch.zeros_like(book.counts, dtype=torch.bool)
         self.x: Tensor
         self.explained: Tensor
-        self.variance: Tensor
-        self.usual_variance: Tensor
-        self.gain: Tensor | None = None
+        self.variance, self.usual_variance, self.gain = book.codes.new_zeros(
+            3, book.config.groups, dtype=torch.float32
+        )
+        self.measured = False
         self._live: Tensor
         self._decoded: Tensor
 
@@ -116,7 +118,7 @@ class TrainedCodebook(CodebookWrapper):
         self._decoded = self.book.decode(codes)
         if self.alone:
             return self._decoded.detach()
-        if self.joint or self.gain is None or not self._live.requires_grad:
+        if self.joint or not self.measured or not self._live.requires_grad:
             return self._decoded
         gain = self.gain[:, None] if self.config.groups > 1 else self.gain
         # attach() passes all of the gradient straight through; nothing is added to the value
@@ -153,14 +155,15 @@ class TrainedCodebook(CodebookWrapper):
         return (self.usual_variance / self.config.d_in).sqrt()
 
     def _measure(self, variance: Float[Tensor, " group"], error: Float[Tensor, " group"]) -> None:
-        if not hasattr(self, "variance"):
+        if not self.measured:
             self.variance = self.usual_variance = variance
         self.variance = self.variance.lerp(variance, NEWEST)
         self.usual_variance = self.usual_variance.log().lerp(variance.log(), NEWEST).exp()
         explained = 1 - error / self.variance
         self.explained = explained.mean()
         gain = explained.clamp(0, 1)
-        self.gain = gain if self.gain is None else self.gain.lerp(gain, NEWEST)
+        self.gain = self.gain.lerp(gain, NEWEST) if self.measured else gain
+        self.measured = True
 
     def _compared(self, x: Tensor) -> Float[Tensor, "group row d_in"]:
         return self.book.comparable(x.reshape(-1, self.config.groups, self.config.d_in).transpose(0, 1))
