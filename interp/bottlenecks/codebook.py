@@ -106,12 +106,7 @@ class Codebook(Dictionary):
         return self.config.mse_weight * super().loss(x, decoded)
 
     def fit(self: T, x: Float[Tensor, "*batch d_in"]) -> T:
-        """Set the codes by k-means; the same vectors and config give the same codes.
-
-        Raises:
-            InputError: fewer vectors than codes (for ``matching_pursuit``: than codes of one slot), vectors of another
-                shape, NaN or infinite values.
-        """
+        """Set the codes by k-means; the same vectors and config give the same codes."""
         self._learning = None
         self._cluster(self.rows(x), stream=False)
         return self
@@ -187,20 +182,23 @@ class Codebook(Dictionary):
         stages = config.k if config.selection == "matching_pursuit" else 1
         if self._learning is None:
             sizes = [len(part) for part in torch.arange(config.n_codes).tensor_split(stages)]
-            seeded = enumerate(sizes, config.seed)
-            kmeans = [GroupedKMeans(size, spherical=spherical, seed=seed) for seed, size in seeded]
-            self._learning = _Learning(kmeans, [MeanBy(size) for size in sizes])
+            self._learning = _Learning(
+                [
+                    GroupedKMeans(n, spherical=spherical, seed=seed)
+                    for seed, n in enumerate(sizes, config.seed)
+                ],
+                [MeanBy(n) for n in sizes],
+            )
         rest, books = rows, []
-        for one, lengths in zip(self._learning.kmeans, self._learning.lengths, strict=True):
-            one.partial_fit(rest) if stream else one.fit(rest)
-            ids = one.predict(rest)
-            chosen = one.centres_.gather(1, ids[..., None].expand_as(rest))
+        for kmeans, lengths in zip(self._learning.kmeans, self._learning.lengths, strict=True):
+            kmeans.partial_fit(rest) if stream else kmeans.fit(rest)
+            centres, ids = kmeans.centres_, kmeans.predict(rest)
+            chosen = centres.gather(1, ids[..., None].expand_as(rest))
             if spherical:
                 along = (rest * chosen).sum(-1)
-                books.append(one.centres_ * lengths.add(ids, along).mean()[..., None])
+                centres = centres * lengths.add(ids, along).mean()[..., None]
                 chosen = chosen * along[..., None]
-            else:
-                books.append(one.centres_)
+            books.append(centres)
             rest = rest - chosen
         book = torch.cat(books, 1)
         if config.k == 1 or config.magnitude == "scaled":

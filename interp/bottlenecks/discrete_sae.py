@@ -121,13 +121,17 @@ class DiscreteSAEConfig:
         if not 1 <= self.k <= self.n_codes:
             raise InputError(f"k {self.k}: the dictionary has {self.n_codes} codes")
 
+    @property
+    def decoder_axis(self) -> int:
+        """The axis of [d_in, code] along which the decoder's norms are 1."""
+        return -1 if self.decoder_norm == "coordinate" else -2
+
 
 @register
 class DiscreteSAE(Bottleneck):
     """The strongest features of a sparse autoencoder.
 
-    With ``groups > 1`` inputs carry the group axis before the last one, [..., group, d_in], and each group (a
-    head, say) has its own dictionary: the same one that training it alone would give.
+    Each group (a head, say) has its own dictionary: the same one that training it alone would give.
 
     Attributes:
         weights_: the dictionaries once fitted or loaded, with the group axis in front.
@@ -143,11 +147,7 @@ class DiscreteSAE(Bottleneck):
         self.weights_: Weights | None = None
 
     def fit(self, x: Float[Tensor, "*batch d_in"], *, progress: EpochProgress | None = None) -> "DiscreteSAE":
-        """Train from scratch on all rows at once; the same rows and config give the same weights.
-
-        Raises:
-            InputError: vectors of another size, NaN or infinite values, or fewer than two rows.
-        """
+        """Train from scratch on all rows at once; the same rows and config give the same weights."""
         rows = grouped_rows(x, self.config)
         if rows.shape[1] < 2:
             raise InputError(f"{rows.shape[1]} row to train a dictionary on: give at least 2")
@@ -166,9 +166,7 @@ class DiscreteSAE(Bottleneck):
         With ``k=1`` this is the published argmax, so that a vector on which nothing is active has code 0.
         """
         weights = self._fitted()
-        k = self.config.k if k is None else k
-        if not 1 <= k <= self.config.n_codes:
-            raise InputError(f"k {k}: the dictionary has {self.config.n_codes} codes")
+        k = self.config.k if k is None else replace(self.config, k=k).k
         rows = grouped_rows(x, self.config)
         shift = weights.encoder_bias - torch.einsum("gcd,gd->gc", weights.encoder, weights.bias)
         active = torch.baddbmm(shift[:, None], rows, weights.encoder.mT).relu_()
@@ -190,11 +188,9 @@ class DiscreteSAE(Bottleneck):
 
     def select(self, groups: slice) -> "DiscreteSAE":
         """The dictionaries of some groups only, sharing memory with this one."""
-        weights = Weights(*(part[groups] for part in self._fitted()))
-        start, _, _ = groups.indices(self.config.groups)
-        part = DiscreteSAE(replace(self.config, groups=len(weights.bias), seed=self.config.seed + start))
-        part.weights_ = weights
-        return part
+        tensors = {name: part[groups] for name, part in self.tensors().items()}
+        seed = self.config.seed + groups.indices(self.config.groups)[0]
+        return self.restored(replace(self.config, groups=len(tensors["bias"]), seed=seed), tensors)
 
     def tensors(self) -> dict[str, Tensor]:
         return self._fitted()._asdict()
@@ -226,7 +222,7 @@ def _train(
     x: Float[Tensor, "row d_in"], config: DiscreteSAEConfig, progress: EpochProgress | None
 ) -> Weights:
     weights = _initial(config, x.device)
-    axis = _decoder_axis(config)
+    axis = config.decoder_axis
     x = x.contiguous()
     optimizer = torch.optim.Adam(list(weights), lr=config.lr, fused=True)
     total = x.sum(0)
@@ -254,12 +250,7 @@ def _initial(config: DiscreteSAEConfig, device: torch.device) -> Weights:
     weights = Weights(
         torch.nn.functional.normalize(encoder, dim=-1),
         encoder_bias,
-        torch.nn.functional.normalize(decoder, dim=_decoder_axis(config)),
+        torch.nn.functional.normalize(decoder, dim=config.decoder_axis),
         torch.zeros(config.d_in),
     )
     return Weights(*(part.to(device) for part in weights))
-
-
-def _decoder_axis(config: DiscreteSAEConfig) -> int:
-    """The axis of [d_in, code] along which the decoder's norms are 1."""
-    return -1 if config.decoder_norm == "coordinate" else -2

@@ -33,9 +33,6 @@ class Gate:
     Attributes:
         text: as it is written.
         codes: sites and codes; none for a gate on tokens.
-
-    Raises:
-        InputError: an empty pattern, or one that the engine does not know.
     """
 
     text: str

@@ -120,11 +120,7 @@ class GroupedKMeans:
         return self
 
     def partial_fit(self, rows: Float[Tensor, "group row d_in"]) -> "GroupedKMeans":
-        """One step on one batch; the first also places the centres.
-
-        Raises:
-            InputError: the first batch has fewer rows than there are centres.
-        """
+        """One step on one batch; the first also places the centres."""
         rows = self._prepared(rows)
         sizes = _squared_lengths(rows)
         if not hasattr(self, "centres_"):

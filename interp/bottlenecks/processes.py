@@ -81,10 +81,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 def join_torchrun(device: str | None) -> str | None:
     """Meet the other processes that ``torchrun`` has started, until this one ends: by NCCL on GPUs, else by gloo.
 
-    Only the first of them prints.
-
-    Returns:
-        The device of this process.
+    Only the first of them prints. Returns the device of this process.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return device
@@ -100,10 +97,7 @@ def join_torchrun(device: str | None) -> str | None:
 
 
 def check_whole(model: Model) -> None:
-    """
-    Raises:
-        InputError: the model's weights are shared out over processes.
-    """
+    """Refuse a model whose weights are shared out over processes."""
     if not (dist.is_available() and dist.is_initialized()):
         return
     from torch.distributed.tensor import DTensor

@@ -65,11 +65,7 @@ class ProductCodebookConfig:
 
     @classmethod
     def at(cls, bits: int, **options: Any) -> "ProductCodebookConfig":
-        """The config of about so many bits a vector.
-
-        Raises:
-            InputError: a number of bits that the kind does not reach.
-        """
+        """The config of about so many bits a vector."""
         raise NotImplementedError
 
 
@@ -87,16 +83,10 @@ class ProductCodebook(ByMap):
         """The codes for comparable vectors, all learned from scratch."""
 
     def fit(self, x: Float[Tensor, "*batch d_in"]) -> "ProductCodebook":
-        """Learn from scratch; the same vectors and config give the same codes.
-
-        Raises:
-            InputError: fewer vectors than codes in a slot, vectors of another shape, NaN or infinite values.
-        """
-        rows = grouped_rows(x, self.config)
-        if rows.shape[1] < max(self.config.radices):
-            raise InputError(
-                f"{rows.shape[1]} vectors for {max(self.config.radices)} codes: give at least one vector per code"
-            )
+        """Learn from scratch; the same vectors and config give the same codes."""
+        rows, most = grouped_rows(x, self.config), max(self.config.radices)
+        if rows.shape[1] < most:
+            raise InputError(f"{rows.shape[1]} vectors for {most} codes: give at least one vector per code")
         self.set_comparable_codes(self.learn(self.comparable(rows)))
         return self
 
@@ -122,7 +112,7 @@ class ProductCodebook(ByMap):
 
     def means(self) -> Float[Tensor, "group code d_in"]:
         parts = (x.split(self.config.radices, 1) for x in (self.codes.detach().float(), self.counts))
-        means = [mean_code(some, count)[:, None].expand_as(some) for some, count in zip(*parts, strict=True)]
+        means = [mean_code(book, count)[:, None].expand_as(book) for book, count in zip(*parts, strict=True)]
         return torch.cat(means, 1)
 
     def gains(
@@ -140,7 +130,7 @@ class ProductCodebook(ByMap):
         if without is not None:
             gains = gains.masked_fill(without[:, None], -torch.inf)
         first = self.config.radices[0]
-        if all(radix == first for radix in self.config.radices):
+        if len(set(self.config.radices)) == 1:
             ids = gains.unflatten(-1, (-1, first)).argmax(-1)
         else:
             ids = torch.stack([part.argmax(-1) for part in gains.split(self.config.radices, -1)], -1)
@@ -157,5 +147,4 @@ class ProductCodebook(ByMap):
                 gains = gains.masked_fill(without[:, None, begin:end], -torch.inf)
             ids.append(gains.argmax(-1, keepdim=True) + begin)
             rows = rows - chosen_sum(book.codes, ids[-1])
-        found = torch.cat(ids, -1)
-        return found, rows.new_ones(found.shape)
+        return torch.cat(ids, -1), rows.new_ones(*rows.shape[:2], len(ids))
