@@ -308,11 +308,7 @@ def register(cls: T) -> T:
 
 
 def bottleneck_class(kind: str) -> type[Bottleneck]:
-    """The class of a kind, by its name or as ``path/to/file.py:Class``.
-
-    Raises:
-        InputError: there is none of this kind.
-    """
+    """The class of a kind, by its name or as ``path/to/file.py:Class``."""
     if ":" in kind:
         from interp.prompts.user_code import load_object  # which few need
 

@@ -258,10 +258,6 @@ def fit_codebooks(
         folder: where they are written; None keeps them in memory.
         batch_size: blocks per forward pass.
         options: fields of :class:`FitConfig`, over those of ``config``.
-
-    Raises:
-        InputError: no such site; fewer vectors than codes; a folder that holds other codebooks, or that another
-            process is filling.
     """
     check_model(model)
     config = replace(config or FitConfig(), **options)
@@ -316,11 +312,7 @@ def _begin(folder: Path, request: dict[str, Any]) -> None:
 
 
 def new_books(model: Model, sites: Sequence[str], config: FitConfig) -> dict[Site, Dictionary]:
-    """Codebooks that have seen nothing yet, one a site.
-
-    Raises:
-        InputError: no such site, or a config that cannot be.
-    """
+    """Codebooks that have seen nothing yet, one a site."""
     places = expand_sites(model, sites)
     if not places:
         raise InputError("no site: name some, such as heads, mlps, a*, m5")
@@ -423,9 +415,6 @@ def fit_parts(
 
     Args:
         model: loaded by its spec, as workers load it anew.
-
-    Raises:
-        InputError: as of :func:`fit_codebooks`; books that know those before them; a model in memory alone.
     """
     if config.sequential:
         raise InputError(
@@ -528,9 +517,6 @@ def new_config(
 
     Args:
         size: d_in, groups and seed.
-
-    Raises:
-        InputError: an option that the kind does not have, or a size that it cannot have.
     """
     options = options or {}
     known = {part.name: part for part in fields(cls.config_class) if part.name not in size}

@@ -74,10 +74,6 @@ def load_text(
 
     Args:
         spec: see :mod:`interp.text.sources`; several are joined with ``+``.
-
-    Raises:
-        InputError: an unknown source, no text, fewer tokens than asked for (says how many), a context that is
-            longer than the model's, or a token that is none of the model's.
     """
     if isinstance(spec, TextBlocks):
         return spec

@@ -411,11 +411,7 @@ SOURCES: dict[str, Callable[[str], TextSource]] = {
 
 
 def open_sources(spec: str) -> list[TextSource]:
-    """The sources that a spec names; nothing is read yet.
-
-    Raises:
-        InputError: a name that is neither a source nor a file.
-    """
+    """The sources that a spec names; nothing is read yet."""
     return [_open(part.strip()) for part in _split(spec)]
 
 

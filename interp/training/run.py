@@ -141,11 +141,6 @@ def train_codebooks(
             blocks as the codebooks were fitted on.
         folder: where they are written; None keeps them in memory, and needs a frozen model.
         options: fields of :class:`TrainConfig`, over those of ``config``.
-
-    Raises:
-        InputError: codebooks of another model, held-out text, less text than one batch; a folder or checkpoint of
-            another run, damaged, or being filled by another process; NaN or infinite activations or loss; joint
-            training of a model that cannot be saved.
     """
     config = replace(config or TrainConfig(), **options)
     context = codebooks.manifest["text"]["context"]

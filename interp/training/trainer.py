@@ -173,10 +173,6 @@ class Trainer:
         same_start: whether all texts begin with the same token, so that its codes can be held (frozen models).
 
     Of several processes (:mod:`interp.bottlenecks.processes`) each gives :meth:`step` its share of the batch.
-
-    Raises:
-        InputError: sharded weights, a book that does not fit its site, nested training of books that are right for one
-            k only or have one, a ``layer_norm_codebook``, or a model in float16, in which gradients vanish.
     """
 
     def __init__(
@@ -231,11 +227,7 @@ class Trainer:
             book.counts.zero_()
 
     def step(self, number: int, tokens: Int[Tensor, "block pos"]) -> StepResult:
-        """The update of step ``number``, counted from 0, on a batch, or on this process's share of it.
-
-        Raises:
-            InputError: NaN or infinite activations or loss; nothing has been trained then.
-        """
+        """The update of step ``number``, counted from 0, on a batch, or on this process's share of it."""
         frozen = self.config.objective != "joint"
         if frozen and number == 0 and self.same_start:
             self._anchor(tokens[:1, :1])
