@@ -23,6 +23,12 @@ from interp.bottlenecks.hub import HubFolder
 from interp.errors import InputError
 from interp.files import atomic_path, parse_json, read_json, read_tensors, write_json
 
+Vectors = Float[Tensor, "*batch d_in"]
+"""As bottlenecks take and give them; of several groups [..., group, d_in]."""
+GroupRows = Float[Tensor, "group row d_in"]
+"""Vectors with the group axis in front."""
+Book = Float[Tensor, "group code d_in"]
+"""The codes of a dictionary."""
 NO_CODE = -1
 """An id that stands for nothing: the slot is left out of the sum."""
 
@@ -44,7 +50,7 @@ def id_dtype(n_codes: int) -> torch.dtype:
     return torch.int16 if n_codes <= 2**15 else torch.int32
 
 
-def sum_of_codes(book: Float[Tensor, "group code d_in"], codes: Codes) -> Float[Tensor, "*batch d_in"]:
+def sum_of_codes(book: Book, codes: Codes) -> Vectors:
     """Σ_slots value · code, in the book's dtype; the gradient reaches the chosen codes only.
 
     With more than one group the codes carry the group axis before the slots, [..., group, k].
@@ -138,11 +144,11 @@ class Bottleneck(HubFolder, ABC):
         return False
 
     @abstractmethod
-    def fit(self, x: Float[Tensor, "*batch d_in"]) -> "Bottleneck":
+    def fit(self, x: Vectors) -> "Bottleneck":
         """Learn the dictionary from vectors, from scratch."""
 
     @abstractmethod
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
+    def encode(self, x: Vectors) -> Codes:
         """The ``config.k`` codes of every vector, strongest first, without a gradient.
 
         Raises:
@@ -150,14 +156,14 @@ class Bottleneck(HubFolder, ABC):
         """
 
     @abstractmethod
-    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
+    def decode(self, codes: Codes) -> Vectors:
         """The vectors that the codes stand for; raises :class:`InputError` for ids that are not in the dictionary."""
 
     def slots_of(self, _code: int) -> range:
         """The slots that may hold a code: all of them, unless slots have codes of their own."""
         return range(self.config.k)
 
-    def difference(self, codes: Codes, others: Codes) -> Float[Tensor, "*batch d_in"]:
+    def difference(self, codes: Codes, others: Codes) -> Vectors:
         """decode(codes) − decode(others): exactly 0 where they are the same."""
         return self.decode(codes) - self.decode(others)
 
@@ -187,9 +193,7 @@ class Bottleneck(HubFolder, ABC):
     def device(self) -> torch.device:
         return next(iter(self.tensors().values())).device
 
-    def loss(
-        self, x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]
-    ) -> Float[Tensor, ""]:
+    def loss(self, x: Vectors, decoded: Vectors) -> Float[Tensor, ""]:
         """Squared error of the codes, summed over coordinates and averaged over vectors; ``x`` is a constant."""
         return (decoded - x.detach()).float().square().sum(-1).mean()
 
@@ -327,15 +331,13 @@ def bottleneck_class(kind: str) -> type[Bottleneck]:
     return BOTTLENECKS[kind]
 
 
-def straight_through(
-    x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]
-) -> Float[Tensor, "*batch d_in"]:
+def straight_through(x: Vectors, decoded: Vectors) -> Vectors:
     """``decoded``, bit for bit, in the dtype of ``x`` and with its gradient also passed to ``x`` unchanged."""
     decoded = decoded.to(x.dtype)
     return decoded + (x - x.detach()) if x.requires_grad else decoded
 
 
-def grouped_rows(x: Tensor, config: BottleneckConfig) -> Float[Tensor, "group row d_in"]:
+def grouped_rows(x: Tensor, config: BottleneckConfig) -> GroupRows:
     """The vectors in float32 with the group axis in front; refuses another shape, NaN and infinite values."""
     groups, d_in = config.groups, config.d_in
     if x.shape[-1] != d_in or (groups > 1 and (x.ndim < 2 or x.shape[-2] != groups)):

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.bottlenecks.base import digits, register
+from interp.bottlenecks.base import Book, GroupRows, Vectors, digits, register
 from interp.bottlenecks.dictionary import Dictionary, SearchCache, chosen_sum
 from interp.bottlenecks.kmeans import GroupedKMeans, MeanBy, refit
 from interp.errors import InputError, check_fields, whole_number
@@ -99,19 +99,17 @@ class Codebook(Dictionary):
     def successive(self) -> bool:
         return self.config.selection == "matching_pursuit" and self.config.k > 1
 
-    def loss(
-        self, x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]
-    ) -> Float[Tensor, ""]:
+    def loss(self, x: Vectors, decoded: Vectors) -> Float[Tensor, ""]:
         """λ times the squared error, summed over coordinates and averaged over vectors; ``x`` is a constant."""
         return self.config.mse_weight * super().loss(x, decoded)
 
-    def fit(self: T, x: Float[Tensor, "*batch d_in"]) -> T:
+    def fit(self: T, x: Vectors) -> T:
         """Set the codes by k-means; the same vectors and config give the same codes."""
         self._learning = None
         self._cluster(self.rows(x), stream=False)
         return self
 
-    def partial_fit(self: T, x: Float[Tensor, "*batch d_in"]) -> T:
+    def partial_fit(self: T, x: Vectors) -> T:
         """One step of k-means on a shard; call it on shard after shard.
 
         The first shard needs as many vectors as :meth:`fit` does. Directions and lengths are means over all shards,
@@ -128,7 +126,7 @@ class Codebook(Dictionary):
             )
         return super().with_k(k)
 
-    def _prepared(self, book: Float[Tensor, "group code d_in"]) -> SearchCache:
+    def _prepared(self, book: Book) -> SearchCache:
         norm = book.norm(dim=-1).clamp(min=1e-12)
         if (self.config.selection, self.config.magnitude) == ("matching_pursuit", "unit"):
             return SearchCache(book, norm, book, norm.square()[:, None] / -2)
@@ -166,12 +164,10 @@ class Codebook(Dictionary):
         return torch.cat(ids, -1), torch.cat(values, -1)
 
     @torch.no_grad()
-    def _cluster(self, rows: Float[Tensor, "group row d_in"], *, stream: bool) -> None:
+    def _cluster(self, rows: GroupRows, *, stream: bool) -> None:
         self.codes.copy_(self._learned(rows, stream=stream))
 
-    def _learned(
-        self, rows: Float[Tensor, "group row d_in"], *, stream: bool
-    ) -> Float[Tensor, "group code d_in"]:
+    def _learned(self, rows: GroupRows, *, stream: bool) -> Book:
         """k-means on the vectors; for greedy selection, a share of the codes on each remainder in turn.
 
         A sum of several codes is then fitted as a whole, by least squares, unless only a shard is seen.

@@ -14,8 +14,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.bottlenecks.base import (
+    Book,
     Bottleneck,
     Codes,
+    GroupRows,
+    Vectors,
     count_codes,
     grouped_rows,
     id_dtype,
@@ -36,13 +39,13 @@ class SearchCache:
         factors, offset: ⟨vector, factor⟩ + offset is highest for the code to choose.
     """
 
-    codes: Float[Tensor, "group code d_in"]
+    codes: Book
     norm: Float[Tensor, "group code"]
-    factors: Float[Tensor, "group code d_in"]
+    factors: Book
     offset: Float[Tensor, "group 1 code"] | None
 
     def gain(
-        self, rows: Float[Tensor, "group row d_in"], without: Bool[Tensor, "group code"] | None
+        self, rows: GroupRows, without: Bool[Tensor, "group code"] | None
     ) -> Float[Tensor, "group row code"]:
         """Higher is better; −∞ for codes that are left out."""
         factors = self.factors.mT
@@ -68,7 +71,7 @@ class Dictionary(nn.Module, Bottleneck):
     """Of a kind that rounds its codes, what they are rounded from while they are trained."""
     counts: Int[Tensor, "group code"]
 
-    def __init__(self, config: Any, codes: Float[Tensor, "group code d_in"]) -> None:
+    def __init__(self, config: Any, codes: Book) -> None:
         super().__init__()
         self.config = config
         self.codes = nn.Parameter(codes)
@@ -86,15 +89,12 @@ class Dictionary(nn.Module, Bottleneck):
 
     @abstractmethod
     def _select(
-        self,
-        rows: Float[Tensor, "group row d_in"],
-        book: SearchCache,
-        without: Bool[Tensor, "group code"] | None,
+        self, rows: GroupRows, book: SearchCache, without: Bool[Tensor, "group code"] | None
     ) -> tuple[Int[Tensor, "group row k"], Float[Tensor, "group row k"]]:
         """Ids and values of the codes of comparable vectors, those ``without`` left out."""
 
     @torch.no_grad()
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
+    def encode(self, x: Vectors) -> Codes:
         """The codes of every vector, strongest (or first taken) first; of exact ties any may win.
 
         The similarities are made for as many vectors at a time as fit 64 MiB, 4 MiB on a processor, and not kept.
@@ -102,28 +102,28 @@ class Dictionary(nn.Module, Bottleneck):
         return self._encoded(x, None)
 
     @torch.no_grad()
-    def encode_without(self, x: Float[Tensor, "*batch d_in"], without: Bool[Tensor, "group code"]) -> Codes:
+    def encode_without(self, x: Vectors, without: Bool[Tensor, "group code"]) -> Codes:
         """As :meth:`encode`, with the codes that are marked never chosen: the next best is."""
         left = self.config.n_codes - int(without.sum(-1).max())
         if left < self.config.k:
             raise InputError(f"{left} codes are not forbidden: a vector has {self.config.k}")
         return self._encoded(x, without)
 
-    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
+    def decode(self, codes: Codes) -> Vectors:
         """Σ value · code, with a gradient to the codes that are named."""
         return sum_of_codes(self.codes, codes)
 
-    def difference(self, codes: Codes, others: Codes) -> Float[Tensor, "*batch d_in"]:
+    def difference(self, codes: Codes, others: Codes) -> Vectors:
         """One sum over the slots of both, those in which they are the same left out."""
         same = (codes.ids == others.ids) & (codes.values == others.values)
         values = torch.cat([codes.values, -others.values], -1).masked_fill(torch.cat([same, same], -1), 0)
         return sum_of_codes(self.codes, Codes(torch.cat([codes.ids, others.ids], -1), values))
 
-    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+    def forward(self, x: Vectors) -> Vectors:
         """Encode and decode, the gradient straight through."""
         return straight_through(x, self.decode(self.encode(x)))
 
-    def means(self) -> Float[Tensor, "group code d_in"]:
+    def means(self) -> Book:
         """Of every code the mean of those that could stand in its place, by how often each was counted, or evenly if
         they never were.
 
@@ -149,7 +149,7 @@ class Dictionary(nn.Module, Bottleneck):
     @torch.no_grad()
     def replace_dead(
         self,
-        x: Float[Tensor, "*batch d_in"],
+        x: Vectors,
         optimizer: torch.optim.Optimizer | None = None,
         *,
         at_most: int = 0,
@@ -209,7 +209,7 @@ class Dictionary(nn.Module, Bottleneck):
         book.load_state_dict(dict(tensors))
         return book
 
-    def rows(self, x: Tensor) -> Float[Tensor, "group row d_in"]:
+    def rows(self, x: Tensor) -> GroupRows:
         """What the codes stand for: the vectors, as they are here."""
         return grouped_rows(x, self.config)
 
@@ -237,7 +237,7 @@ class Dictionary(nn.Module, Bottleneck):
     def constrain(self) -> None:
         """Bring codes that a training step has moved back to the form that the kind gives them."""
 
-    def comparable(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group row d_in"]:
+    def comparable(self, rows: GroupRows) -> GroupRows:
         """Vectors, or codes, as they are compared with each other; here as they are."""
         return rows
 
@@ -254,24 +254,20 @@ class Dictionary(nn.Module, Bottleneck):
             self._cache = made_of, self._prepared(self.comparable(self.codes.detach().float()))
         return self._cache[1]
 
-    def _prepared(self, book: Float[Tensor, "group code d_in"]) -> SearchCache:
+    def _prepared(self, book: Book) -> SearchCache:
         """For the code of the smallest distance."""
         return SearchCache(
             book, book.norm(dim=-1).clamp(min=1e-12), book, book.square().sum(-1)[:, None] / -2
         )
 
 
-def mean_code(
-    codes: Float[Tensor, "group code d_in"], counts: Int[Tensor, "group code"]
-) -> Float[Tensor, "group d_in"]:
+def mean_code(codes: Book, counts: Int[Tensor, "group code"]) -> Float[Tensor, "group d_in"]:
     """By how often each was counted, or evenly if they never were."""
     weights = torch.where(counts.sum(-1, keepdim=True) > 0, counts.float(), 1.0)
     return torch.einsum("gc,gcd->gd", weights / weights.sum(-1, keepdim=True), codes)
 
 
-def chosen_sum(
-    book: Float[Tensor, "group code d_in"], ids: Int[Tensor, "group row k"]
-) -> Float[Tensor, "group row d_in"]:
+def chosen_sum(book: Book, ids: Int[Tensor, "group row k"]) -> GroupRows:
     """Σ_k code of every row."""
     ids = ids.transpose(0, 1)
     total = sum_of_codes(book, Codes(ids, torch.ones_like(ids, dtype=book.dtype)))

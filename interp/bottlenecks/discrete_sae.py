@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.bottlenecks.base import Bottleneck, Codes, grouped_rows, id_dtype, register, sum_of_codes
+from interp.bottlenecks.base import Bottleneck, Codes, Vectors, grouped_rows, id_dtype, register, sum_of_codes
 from interp.errors import InputError, check_fields, whole_number
 
 
@@ -146,7 +146,7 @@ class DiscreteSAE(Bottleneck):
         self.config = config
         self.weights_: Weights | None = None
 
-    def fit(self, x: Float[Tensor, "*batch d_in"], *, progress: EpochProgress | None = None) -> "DiscreteSAE":
+    def fit(self, x: Vectors, *, progress: EpochProgress | None = None) -> "DiscreteSAE":
         """Train from scratch on all rows at once; the same rows and config give the same weights."""
         rows = grouped_rows(x, self.config)
         if rows.shape[1] < 2:
@@ -160,7 +160,7 @@ class DiscreteSAE(Bottleneck):
         return self
 
     @torch.no_grad()
-    def encode(self, x: Float[Tensor, "*batch d_in"], k: int | None = None) -> Codes:
+    def encode(self, x: Vectors, k: int | None = None) -> Codes:
         """The ``k`` most active features of every vector, ties in order of id; inactive slots have value 0.
 
         With ``k=1`` this is the published argmax, so that a vector on which nothing is active has code 0.
@@ -180,7 +180,7 @@ class DiscreteSAE(Bottleneck):
         return Codes(ids.transpose(0, 1).reshape(shape), values.transpose(0, 1).reshape(shape))
 
     @torch.no_grad()
-    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
+    def decode(self, codes: Codes) -> Vectors:
         """Sum of the coded atoms, each times its value, plus the tied bias."""
         weights = self._fitted()
         x = sum_of_codes(weights.decoder.mT, codes)

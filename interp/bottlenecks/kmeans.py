@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.bottlenecks.base import Book, GroupRows
 from interp.errors import InputError
 
 REFIT_PART = 4096
@@ -27,11 +28,7 @@ RIDGE = 10.0
 """Vectors that the ridge stands for."""
 
 
-def refit(
-    rows: Float[Tensor, "group row d_in"],
-    ids: Int[Tensor, "group row k"],
-    book: Float[Tensor, "group code d_in"],
-) -> Float[Tensor, "group code d_in"]:
+def refit(rows: GroupRows, ids: Int[Tensor, "group row k"], book: Book) -> Book:
     """The book that minimises Σ_rows |row − Σ_k code|² + RIDGE · Σ_codes |code − its present value|²."""
     groups = zip(rows, ids.long(), book, strict=True)
     return torch.stack(
@@ -108,7 +105,7 @@ class GroupedKMeans:
         self.counts_: Float[Tensor, "group centre"]
         self._sums: Float[Tensor, "group centre d_in"]  # of the rows that are counted
 
-    def fit(self, rows: Float[Tensor, "group row d_in"], iterations: int = 10) -> "GroupedKMeans":
+    def fit(self, rows: GroupRows, iterations: int = 10) -> "GroupedKMeans":
         """Lloyd's iterations over all rows, from scratch."""
         rows = self._prepared(rows)
         sizes = _squared_lengths(rows)
@@ -119,7 +116,7 @@ class GroupedKMeans:
             self._step(rows, sizes)
         return self
 
-    def partial_fit(self, rows: Float[Tensor, "group row d_in"]) -> "GroupedKMeans":
+    def partial_fit(self, rows: GroupRows) -> "GroupedKMeans":
         """One step on one batch; the first also places the centres."""
         rows = self._prepared(rows)
         sizes = _squared_lengths(rows)
@@ -128,11 +125,11 @@ class GroupedKMeans:
         self._step(rows, sizes)
         return self
 
-    def predict(self, rows: Float[Tensor, "group row d_in"]) -> Int[Tensor, "group row"]:
+    def predict(self, rows: GroupRows) -> Int[Tensor, "group row"]:
         """The number of the nearest centre of every row."""
         return _gains(self._prepared(rows), self.centres_)[0]
 
-    def nearest(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group row d_in"]:
+    def nearest(self, rows: GroupRows) -> GroupRows:
         """The nearest centre of every row."""
         return self.centres_.gather(1, self.predict(rows)[..., None].expand_as(rows))
 
@@ -181,15 +178,13 @@ class GroupedKMeans:
         return rows.gather(1, chosen[..., None].expand(-1, -1, rows.shape[-1]))
 
 
-def _squared_lengths(rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group row"]:
+def _squared_lengths(rows: GroupRows) -> Float[Tensor, "group row"]:
     # in parts, as the squares of all would be a second copy of them
     return torch.cat([part.square().sum(-1) for part in rows.split(PART, dim=1)], 1)
 
 
 def _nearest(
-    rows: Float[Tensor, "group row d_in"],
-    centres: Float[Tensor, "group centre d_in"],
-    sizes: Float[Tensor, "group row"],
+    rows: GroupRows, centres: Float[Tensor, "group centre d_in"], sizes: Float[Tensor, "group row"]
 ) -> tuple[Int[Tensor, "group row"], Float[Tensor, "group row"]]:
     """Index of the nearest centre and the squared distance to it; ``sizes`` are the rows' squared lengths."""
     ids, gains = _gains(rows, centres)
@@ -197,7 +192,7 @@ def _nearest(
 
 
 def _gains(
-    rows: Float[Tensor, "group row d_in"], centres: Float[Tensor, "group centre d_in"]
+    rows: GroupRows, centres: Float[Tensor, "group centre d_in"]
 ) -> tuple[Int[Tensor, "group row"], Float[Tensor, "group row"]]:
     """Index of the nearest centre and ⟨row, centre⟩ − |centre|²/2 there."""
     offset = centres.square().sum(-1)[:, None] / 2
@@ -210,7 +205,7 @@ def _gains(
     return torch.cat(ids, 1), torch.cat(gains, 1)
 
 
-def similarities_at_once(rows: Float[Tensor, "group row d_in"]) -> int:
+def similarities_at_once(rows: GroupRows) -> int:
     """Elements of the similarities with a dictionary to make at a time, where these vectors lie."""
     return SIMILARITIES if rows.is_cuda else IN_CACHE
 

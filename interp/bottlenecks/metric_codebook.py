@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.bottlenecks.base import register
+from interp.bottlenecks.base import Book, GroupRows, register
 from interp.bottlenecks.codebook import Codebook
 from interp.bottlenecks.dictionary import Dictionary
 from interp.errors import InputError
@@ -31,7 +31,7 @@ class ByMap(Dictionary):
 
     metric: Float[Tensor, "group d_in d_in"]
 
-    def __init__(self, config: Any, codes: Float[Tensor, "group code d_in"]) -> None:
+    def __init__(self, config: Any, codes: Book) -> None:
         super().__init__(config, codes)
         self.register_buffer("metric", torch.eye(config.d_in).repeat(config.groups, 1, 1))
 
@@ -52,7 +52,7 @@ class ByMap(Dictionary):
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() | {"metric": self.metric}
 
-    def comparable(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group row d_in"]:
+    def comparable(self, rows: GroupRows) -> GroupRows:
         return rows @ self.metric.float()
 
 
@@ -64,7 +64,7 @@ class MetricCodebook(Codebook, ByMap):
     source, use = "ours", "codebooks at heads"
 
     @torch.no_grad()
-    def _cluster(self, rows: Float[Tensor, "group row d_in"], *, stream: bool) -> None:
+    def _cluster(self, rows: GroupRows, *, stream: bool) -> None:
         learned = self._learned(self.comparable(rows), stream=stream)
         # x L = learned, solved for x
         self.codes.copy_(torch.linalg.solve_triangular(self.metric.float(), learned, upper=False, left=False))

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.bottlenecks.base import Codes, grouped_rows
+from interp.bottlenecks.base import Book, Codes, GroupRows, Vectors, grouped_rows
 from interp.bottlenecks.dictionary import SearchCache, chosen_sum, mean_code
 from interp.bottlenecks.metric_codebook import ByMap
 from interp.errors import InputError, check_fields, whole_number
@@ -79,10 +79,10 @@ class ProductCodebook(ByMap):
         self.starts = (0, *accumulate(config.radices))
 
     @abstractmethod
-    def learn(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group code d_in"]:
+    def learn(self, rows: GroupRows) -> Book:
         """The codes for comparable vectors, all learned from scratch."""
 
-    def fit(self, x: Float[Tensor, "*batch d_in"]) -> "ProductCodebook":
+    def fit(self, x: Vectors) -> "ProductCodebook":
         """Learn from scratch; the same vectors and config give the same codes."""
         rows, most = grouped_rows(x, self.config), max(self.config.radices)
         if rows.shape[1] < most:
@@ -91,7 +91,7 @@ class ProductCodebook(ByMap):
         return self
 
     @torch.no_grad()
-    def set_comparable_codes(self, codes: Float[Tensor, "group code d_in"]) -> None:
+    def set_comparable_codes(self, codes: Book) -> None:
         """Take these codes, which are as vectors are compared, in place of those there are."""
         self.codes.copy_(torch.linalg.solve(self.metric.float(), codes, left=False))
 
@@ -110,14 +110,12 @@ class ProductCodebook(ByMap):
             raise InputError(f"k {k}: a {self.kind} of {self.config.k} slots has a code in each")
         return self.restored(self.config, self.tensors())
 
-    def means(self) -> Float[Tensor, "group code d_in"]:
+    def means(self) -> Book:
         parts = (x.split(self.config.radices, 1) for x in (self.codes.detach().float(), self.counts))
         means = [mean_code(book, count)[:, None].expand_as(book) for book, count in zip(*parts, strict=True)]
         return torch.cat(means, 1)
 
-    def gains(
-        self, rows: Float[Tensor, "group row d_in"], book: SearchCache
-    ) -> Float[Tensor, "group row code"]:
+    def gains(self, rows: GroupRows, book: SearchCache) -> Float[Tensor, "group row code"]:
         """How much each code is preferred within its slot; here by the smallest distance."""
         return book.gain(rows, None)
 

@@ -6,10 +6,10 @@ makes the first exact: the vector of a code can be looked up in the text. Their 
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from interp.bottlenecks.base import grouped_rows, register
+from interp.bottlenecks.base import Vectors, grouped_rows, register
 from interp.bottlenecks.product_codebook import ProductCodebook
 from interp.bottlenecks.vq import VQ, FlatConfig
 
@@ -33,7 +33,7 @@ class Prototypes(VQ):
         self.codes.requires_grad_(False)
         self.register_buffer("examples", torch.zeros(config.groups, config.codes, dtype=torch.int64))
 
-    def fit(self, x: Float[Tensor, "*batch d_in"]) -> "ProductCodebook":
+    def fit(self, x: Vectors) -> "ProductCodebook":
         super().fit(x)
         rows = grouped_rows(x, self.config)
         index = self.examples[..., None].expand(-1, -1, rows.shape[-1])

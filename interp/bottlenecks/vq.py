@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.bottlenecks.base import digits, grouped_rows, register
+from interp.bottlenecks.base import Book, GroupRows, Vectors, digits, grouped_rows, register
 from interp.bottlenecks.kmeans import GroupedKMeans, refit
 from interp.bottlenecks.processes import gathered, summed
 from interp.bottlenecks.product_codebook import ProductCodebook, ProductCodebookConfig
@@ -83,10 +83,10 @@ class VQ(ProductCodebook):
     def __init__(self, config: VQConfig) -> None:
         super().__init__(config)
         self._size: Float[Tensor, "group code"] | None = None
-        self._sum: Float[Tensor, "group code d_in"]
+        self._sum: Book
 
     @torch.no_grad()
-    def partial_fit(self, x: Float[Tensor, "*batch d_in"]) -> "ProductCodebook":
+    def partial_fit(self, x: Vectors) -> "ProductCodebook":
         """A step by moving averages on a shard; the first sets the codes by :meth:`fit`."""
         rows = self.comparable(grouped_rows(x, self.config))
         if self._size is None:
@@ -172,9 +172,7 @@ class GroupedVQ(ProductCodebook):
         return product_codes(rows, self.config.slots, self.config.codes, self.config.seed)
 
 
-def product_codes(
-    rows: Float[Tensor, "group row d_in"], slots: int, n_codes: int, seed: int
-) -> Float[Tensor, "group code d_in"]:
+def product_codes(rows: GroupRows, slots: int, n_codes: int, seed: int) -> Book:
     """k-means of each of the vectors' parts: codes of a part are 0 in all others."""
     groups, _, d_in = rows.shape
     if slots > d_in:
@@ -190,7 +188,7 @@ def product_codes(
 
 
 def shared_out(
-    rows: Float[Tensor, "group row d_in"], n: int
+    rows: GroupRows, n: int
 ) -> tuple[Float[Tensor, "group d_in d_in"], list[Int[Tensor, "group part"]]]:
     """Principal axes as columns, and which of them each of ``n`` parts has: the largest variance that is left goes to
     the part whose product of variances is smallest, of those that have room."""

@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxtyping import Float
 from torch import Tensor
 
-from interp.bottlenecks.base import Bottleneck, Codes
+from interp.bottlenecks.base import Bottleneck, Codes, Vectors
 from interp.bottlenecks.dictionary import Dictionary
 
 
@@ -32,10 +31,10 @@ class CodebookWrapper(Bottleneck):
     def slots_of(self, code: int) -> range:
         return self.book.slots_of(code)
 
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
+    def encode(self, x: Vectors) -> Codes:
         return self.book.encode(x)
 
-    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
+    def decode(self, codes: Codes) -> Vectors:
         return self.book.decode(codes)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.bottlenecks import Dictionary
-from interp.bottlenecks.base import grouped_rows
+from interp.bottlenecks.base import Book, grouped_rows
 from interp.bottlenecks.fit import BATCH_SIZE, LayerStream
 from interp.bottlenecks.kmeans import least_squares_move
 from interp.models import Model, Site, expand_sites
@@ -69,7 +69,7 @@ def refit_centroids(
                 stream.step()
 
 
-def moves(book: Dictionary, x: Float[Tensor, "block pos *place d_in"]) -> Float[Tensor, "group code d_in"]:
+def moves(book: Dictionary, x: Float[Tensor, "block pos *place d_in"]) -> Book:
     """From each code to the least squares, all of the way; none for the codes of the first position."""
     config, codes = book.config, book.encode(x)
     missing = book.rows(x[:, 1:]) - grouped_rows(book.decode(codes)[:, 1:], config)

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.bottlenecks import Codebook, Codes, Dictionary
-from interp.bottlenecks.base import NO_CODE, BottleneckConfig, count_codes
+from interp.bottlenecks.base import NO_CODE, BottleneckConfig, GroupRows, Vectors, count_codes
 from interp.bottlenecks.processes import averaged
 from interp.bottlenecks.wrapper import CodebookWrapper
 
@@ -104,7 +104,7 @@ class TrainedCodebook(CodebookWrapper):
         if k != self.config.k:
             self.book.config = replace(self.book.config, k=k)
 
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
+    def encode(self, x: Vectors) -> Codes:
         self._live, self.x = x, x.detach()
         with torch.autocast(x.device.type, enabled=False):  # similarities are float32 always
             if self.anchors:
@@ -114,7 +114,7 @@ class TrainedCodebook(CodebookWrapper):
             self.held = bos_codes(codes, self.config)
         return codes
 
-    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
+    def decode(self, codes: Codes) -> Vectors:
         self._decoded = self.book.decode(codes)
         if self.alone:
             return self._decoded.detach()
@@ -124,9 +124,7 @@ class TrainedCodebook(CodebookWrapper):
         # attach() passes all of the gradient straight through; nothing is added to the value
         return self._decoded - (1 - gain) * (self._live - self.x)
 
-    def loss(
-        self, x: Float[Tensor, "*batch d_in"], _decoded: Float[Tensor, "*batch d_in"]
-    ) -> Float[Tensor, ""]:
+    def loss(self, x: Vectors, _decoded: Vectors) -> Float[Tensor, ""]:
         """Squared error over variance, averaged over groups; both as the book compares vectors.
 
         Of the codes alone: what is decoded has a gradient to what came before, which has no part in it.
@@ -165,5 +163,5 @@ class TrainedCodebook(CodebookWrapper):
         self.gain = self.gain.lerp(gain, NEWEST) if self.measured else gain
         self.measured = True
 
-    def _compared(self, x: Tensor) -> Float[Tensor, "group row d_in"]:
+    def _compared(self, x: Tensor) -> GroupRows:
         return self.book.comparable(x.reshape(-1, self.config.groups, self.config.d_in).transpose(0, 1))

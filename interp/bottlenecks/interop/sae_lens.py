@@ -21,7 +21,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor
 
-from interp.bottlenecks.base import Bottleneck, Codes, check_ids, grouped_rows, id_dtype
+from interp.bottlenecks.base import Bottleneck, Codes, Vectors, check_ids, grouped_rows, id_dtype
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
 from interp.bottlenecks.discrete_sae import DiscreteSAE
 from interp.bottlenecks.hub import fetch
@@ -229,11 +229,11 @@ class SaeLensCodes(Bottleneck):
         sae.turn_off_forward_pass_hook_z_reshaping()
         self.sae, self.config = sae, SaeLensConfig(sae.cfg.d_in, sae.cfg.d_sae, k)
 
-    def fit(self, x: Float[Tensor, "*batch d_in"]) -> "Bottleneck":  # noqa: ARG002
+    def fit(self, x: Vectors) -> "Bottleneck":  # noqa: ARG002
         raise InputError("a SAE of SAELens is trained by SAELens")
 
     @torch.no_grad()
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
+    def encode(self, x: Vectors) -> Codes:
         rows = grouped_rows(x, self.config)[0]
         ids, values = [], []
         for part in self._parts(rows):
@@ -245,7 +245,7 @@ class SaeLensCodes(Bottleneck):
         return Codes(chosen.reshape(shape), torch.cat(values).reshape(shape))
 
     @torch.no_grad()
-    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
+    def decode(self, codes: Codes) -> Vectors:
         check_ids(codes.ids, self.config.n_codes)
         k = codes.ids.shape[-1]
         ids, values = codes.ids.reshape(-1, k).long(), codes.values.reshape(-1, k)
