@@ -149,11 +149,7 @@ class Bottleneck(HubFolder, ABC):
 
     @abstractmethod
     def encode(self, x: Vectors) -> Codes:
-        """The ``config.k`` codes of every vector, strongest first, without a gradient.
-
-        Raises:
-            InputError: vectors of another shape, NaN or infinite values.
-        """
+        """The ``config.k`` codes of every vector, strongest first, without a gradient; refuses NaN and other shapes."""
 
     @abstractmethod
     def decode(self, codes: Codes) -> Vectors:

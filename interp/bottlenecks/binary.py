@@ -26,11 +26,6 @@ SHARPNESS = 4.0
 
 @dataclass(frozen=True)
 class BinaryConfig(LearnedSlotsConfig):
-    """
-    Attributes:
-        n_bits: of a vector.
-    """
-
     n_bits: int = 36
 
     @property

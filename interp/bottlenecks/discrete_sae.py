@@ -88,13 +88,9 @@ EpochProgress = Callable[[int], None]
 class DiscreteSAEConfig:
     """
     Attributes:
-        d_in: size of the vectors.
-        n_codes: features of the dictionary, hence codes.
         l1: λ, the weight of the L1 term.
-        epochs: full-batch Adam steps.
-        lr: Adam's learning rate.
+        epochs, lr: full-batch steps of Adam, and their size.
         decoder_norm: which vectors of the decoder have unit norm (module docstring).
-        groups: number of separate dictionaries.
         seed: of the initial weights; group g starts from ``seed + g``.
         k: codes that :meth:`DiscreteSAE.encode` gives unless told otherwise.
     """

@@ -83,12 +83,9 @@ class AddCode:
 
 @dataclass(frozen=True)
 class ForbidCode:
-    """The next best code in place of this one.
+    """The next best code in place of this one; ``site`` and ``rows`` as of :class:`SetCode`.
 
     >>> edit = ForbidCode("a21.h6", 17)
-
-    Attributes:
-        site, rows: as of :class:`SetCode`.
     """
 
     site: str
@@ -100,10 +97,7 @@ CodeEdit = SetCode | AddCode | ForbidCode
 
 
 class WeightedCode(NamedTuple):
-    """
-    Attributes:
-        weight: of codes that are added together, how much of this one.
-    """
+    """``weight`` is how much of this one, of codes that are added together."""
 
     site: str
     code: int

@@ -23,10 +23,7 @@ HOTTEST, COLDEST = 1.0, 1 / 16
 
 @dataclass(frozen=True)
 class GumbelConfig(LearnedSlotsConfig, VQConfig):
-    """
-    Attributes:
-        kl_weight: of the KL to the uniform prior, at the end.
-    """
+    """``kl_weight`` is of the KL to the uniform prior, at the end."""
 
     kl_weight: float = 1e-3
     steps: int = 300

@@ -22,11 +22,7 @@ from interp.errors import InputError
 
 @dataclass(frozen=True)
 class KeyValueConfig(VQConfig):
-    """``codes`` of a slot are its keys.
-
-    Attributes:
-        d_key: dimensions of a projection.
-    """
+    """``codes`` of a slot are its keys, in a projection to ``d_key`` dimensions."""
 
     slots: int = 8
     d_key: int = 8

@@ -88,14 +88,10 @@ PART = 4096
 
 
 class GroupedKMeans:
-    """
-    Args:
-        n_centres: centres per group.
-        spherical: rows and centres have unit norm; nearest is then most similar by cosine.
-        seed: of the draws.
+    """k-means of each group; ``centres_`` are there once a batch was seen.
 
-    Attributes:
-        centres_: once a batch was seen.
+    Args:
+        spherical: rows and centres have unit norm; nearest is then most similar by cosine.
     """
 
     def __init__(self, n_centres: int, *, spherical: bool, seed: int = 0) -> None:

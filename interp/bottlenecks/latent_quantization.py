@@ -26,11 +26,7 @@ EDGE = 1e-3
 
 @dataclass(frozen=True)
 class LatentQuantizationConfig(LearnedSlotsConfig):
-    """
-    Attributes:
-        latents: of a vector.
-        levels: values of each.
-    """
+    """Of a vector ``latents``, each of which takes one of ``levels`` values."""
 
     latents: int = 12
     levels: int = 8

@@ -26,12 +26,8 @@ Parameters = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class LearnedSlotsConfig(ProductCodebookConfig):
-    """
-    Attributes:
-        steps: of AdamW, on :data:`BATCH` vectors each.
-        lr: at the start; it falls to 0 along a cosine.
-        weight_decay: of encoder and decoder.
-    """
+    """``steps`` of AdamW on :data:`BATCH` vectors each, from ``lr`` to 0 along a cosine; ``weight_decay`` is of encoder
+    and decoder."""
 
     steps: int = 1500
     lr: float = 3e-3
@@ -52,11 +48,7 @@ class LearnedSlotsConfig(ProductCodebookConfig):
 
 
 class EncodedSlots(ProductCodebook):
-    """Slots that choose by an affine map of the vectors, not by the codes.
-
-    Attributes:
-        encoder, encoder_bias: z = comparable vector · encoder + encoder_bias, of every group.
-    """
+    """Slots that choose by z = comparable vector · encoder + encoder_bias, not by the codes."""
 
     encoder: Float[Tensor, "group d_in z"]
     encoder_bias: Float[Tensor, "group z"]
@@ -104,11 +96,8 @@ class LearnedSlots(EncodedSlots):
     def reconstructed(
         self, z: Float[Tensor, "group row z"], trained: Parameters, done: float, generator: torch.Generator
     ) -> tuple[GroupRows, Float[Tensor, ""]]:
-        """What ``z`` stands for, differentiable, and the loss beside the squared error.
-
-        Args:
-            done: share of the training that is done.
-        """
+        """What ``z`` stands for, differentiable, and the loss beside the squared error; ``done`` is the share of the
+        training that is."""
 
     def book(self, trained: Parameters) -> Book:
         """The codes: each value of each latent through the decoder."""

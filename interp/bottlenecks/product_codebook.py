@@ -29,12 +29,7 @@ MOST_CODES = 2**22
 
 @dataclass(frozen=True)
 class ProductCodebookConfig:
-    """
-    Attributes:
-        d_in: size of the vectors.
-        groups: independent dictionaries, one per head.
-        seed: of everything that is drawn.
-    """
+    """Size of the vectors, independent dictionaries (one per head), and the seed of everything that is drawn."""
 
     d_in: int
     groups: int = 1

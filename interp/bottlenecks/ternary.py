@@ -22,10 +22,7 @@ ROUNDS = 10
 
 @dataclass(frozen=True)
 class TernaryConfig(VQConfig):
-    """
-    Attributes:
-        scale: of a code's coordinates, their ``mean`` or ``median`` size.
-    """
+    """``scale`` is the ``mean`` or ``median`` size of a code's coordinates."""
 
     scale: Literal["mean", "median"] = "mean"
 

@@ -35,11 +35,7 @@ SMOOTHING = 1e-5
 
 @dataclass(frozen=True)
 class VQConfig(ProductCodebookConfig):
-    """
-    Attributes:
-        codes: of each slot.
-        slots: codes of a vector.
-    """
+    """A vector has one of ``codes`` in each of ``slots``."""
 
     codes: int = 512
     slots: int = 1
