@@ -75,8 +75,6 @@ class EncodedSlots(ProductCodebook):
 
 
 class LearnedSlots(EncodedSlots):
-    """See the module's docstring."""
-
     config: Any
 
     def quantized(self, z: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

@@ -65,8 +65,6 @@ class ProductCodebookConfig:
 
 
 class ProductCodebook(ByMap):
-    """See the module's docstring."""
-
     config: Any
 
     def __init__(self, config: ProductCodebookConfig) -> None:

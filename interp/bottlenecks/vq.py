@@ -88,39 +88,34 @@ class VQ(ProductCodebook):
         if self._size is None:
             self.fit(x)
         codes = self.comparable(self.codes.float())
-        ids = self._choose(rows, self._prepared(codes))[0]
-        count = self._counted(ids, rows.new_ones(rows.shape[:2])[..., None])[..., 0]
+        ids = self._choose(rows, self._prepared(codes))[0].mT
+        count = self._by_code(ids, rows.new_ones(*ids.shape, 1))[..., 0]
         if self._size is None:
             self._size, self._sum = count, codes * count[..., None]
             return self
-        targets = self._targets(rows, ids, codes)
-        new = torch.stack([self._counted(ids[..., j : j + 1], part) for j, part in enumerate(targets)]).sum(0)
+        chosen = codes[torch.arange(len(codes), device=codes.device)[:, None, None], ids]
+        # what each slot's code stands for: the vector less the other slots' codes
+        targets = rows[:, None] - (chosen.sum(1, keepdim=True) - chosen)
         self._size.lerp_(summed(count), 1 - DECAY)
-        self._sum.lerp_(summed(new), 1 - DECAY)
+        self._sum.lerp_(summed(self._by_code(ids, targets)), 1 - DECAY)
         total = self._size.sum(-1, keepdim=True)
         smooth = (self._size + SMOOTHING) / (total + self.config.n_codes * SMOOTHING) * total
         codes = self._sum / smooth[..., None]
-        self._draw_dead(codes, gathered(torch.stack(targets), dim=2))
+        self._draw_dead(codes, gathered(targets, dim=2))
         self.set_comparable_codes(codes)
         return self
 
-    def _targets(self, rows: Tensor, ids: Int[Tensor, "group row k"], codes: Tensor) -> list[Tensor]:
-        """What each slot's code stands for: the vector less the other slots' codes."""
-        group = torch.arange(len(codes), device=codes.device)[:, None]
-        chosen = [codes[group, ids[..., j]] for j in range(ids.shape[-1])]
-        return [rows - (sum(chosen) - own) for own in chosen]
-
-    def _counted(self, ids: Int[Tensor, "group row k"], values: Tensor) -> Float[Tensor, "group code width"]:
+    def _by_code(self, ids: Int[Tensor, "group k row"], values: Float[Tensor, "group k row width"]) -> Tensor:
+        """The sum of the values of each code, [group, code, width]."""
+        values, index = values.flatten(1, 2), ids.flatten(1)[..., None]
         total = values.new_zeros(len(ids), self.config.n_codes, values.shape[-1])
-        for slot in ids.unbind(-1):
-            total.scatter_add_(1, slot[..., None].expand(-1, -1, values.shape[-1]), values)
-        return total
+        return total.scatter_add_(1, index.expand_as(values), values)
 
-    def _draw_dead(self, codes: Tensor, targets: Float[Tensor, "k group row d_in"]) -> None:
+    def _draw_dead(self, codes: Tensor, targets: Float[Tensor, "group k row d_in"]) -> None:
         assert self._size is not None
         generator = torch.Generator().manual_seed(self.config.seed)
         for group, code in (self._size < DEAD).nonzero().tolist():
-            rows = targets[self.slots_of(code).start, group]
+            rows = targets[group, self.slots_of(code).start]
             codes[group, code] = rows[torch.randint(len(rows), (), generator=generator)]
             # as if it had had so many all along: what it had before is gone with it
             self._size[group, code] = 1.0

@@ -11,17 +11,6 @@ a file or folder                    ``.txt`` (split at blank lines into document
 =================================== ================================================================
 
 A new source is one class with ``documents`` and one line in :data:`SOURCES`.
-
-The model's own samples: text that it finds likely, for any model and without any data.
-
-Sampled at temperature 1 from BOS. Batches are generated one after the other, each from a seed of its own, and kept in
-the cache folder by model and parameters: the same ones serve every later call, a longer call adds to them, and
-a killed one loses only the batch at work. The default model's first batches of seed 0 come with the package.
-
-Docstrings of Python's standard library: text by people that lies on every machine.
-
-Files are parsed, never imported. Of all docstrings those that read like prose are kept: some length, mostly letters,
-no doctest. About 260 000 tokens with Python 3.11; other versions have other texts, which their fingerprint tells.
 """
 
 import ast
@@ -62,7 +51,11 @@ _SKIPPED = {"test", "tests", "site-packages", "dist-packages", "__pycache__", "i
 
 
 class StdlibText:
-    """See the module's docstring."""
+    """Docstrings of Python's standard library: text by people that lies on every machine.
+
+    Files are parsed, never imported. Of all docstrings those that read like prose are kept. About 260 000 tokens with
+    Python 3.11; other versions have other texts, which their fingerprint tells.
+    """
 
     endless = False
 
@@ -124,11 +117,11 @@ _FORMAT = 1
 
 
 class ModelSamples:
-    """See the module's docstring.
+    """The model's own samples: text that it finds likely, for any model and without any data.
 
-    Args:
-        batch: samples generated at once.
-        length: tokens of each sample at most; fewer where the model's context is shorter.
+    Sampled at temperature 1 from BOS, ``batch`` at once, of at most ``length`` tokens. Batches are generated one after
+    the other, each from a seed of its own, and kept in the cache folder by model and parameters: the same ones serve
+    every later call. The default model's first batches of seed 0 come with the package.
     """
 
     endless = True

@@ -328,7 +328,8 @@ class Trainer:
             # the KL's gradient is made already, and by the logits alone
             torch.autograd.backward([logits, self.config.mse_weight * error], [gradient, None])
         else:
-            ce = next_token_loss(logits, tokens)
+            predicted = logits[:, :-1].flatten(0, 1).float()
+            ce = torch.nn.functional.cross_entropy(predicted, tokens[:, 1:].flatten())
             loss = ce + self.config.mse_weight * error
             loss.backward()
         return (
@@ -392,13 +393,6 @@ class Trainer:
 
     def _dead(self) -> float:
         return float(torch.cat([book.counts.eq(0).flatten() for book in self.books.values()]).float().mean())
-
-
-def next_token_loss(
-    logits: Float[Tensor, "block pos vocab"], tokens: Int[Tensor, "block pos"]
-) -> Float[Tensor, ""]:
-    """Cross-entropy in nats per predicted token."""
-    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
 
 
 def drawn_from(seed: int, what: str, number: int, device: torch.device | str = "cpu") -> torch.Generator:
