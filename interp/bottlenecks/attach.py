@@ -51,7 +51,7 @@ def attach(
         error_term: add what the codes leave out, see the module's docstring.
         read: with False and the error term, codes are read only at sites where edits need them, which saves time.
     """
-    return Attached(model, bottlenecks, error_term=error_term, read=read)
+    return Attached(model, bottlenecks, error_term, read)
 
 
 def groups_at(model: Model, site: Site, bottleneck: Bottleneck) -> int | None:
@@ -90,12 +90,7 @@ class Attached:
     """
 
     def __init__(
-        self,
-        model: Model,
-        bottlenecks: Mapping[str, Bottleneck],
-        *,
-        error_term: bool = True,
-        read: bool = True,
+        self, model: Model, bottlenecks: Mapping[str, Bottleneck], error_term: bool, read: bool
     ) -> None:
         check_model(model)
         if not isinstance(bottlenecks, Mapping) or not bottlenecks:
@@ -258,9 +253,8 @@ class Attached:
     def _held(self, gate: Gate, steps: slice) -> Bool[Tensor, "batch pos"]:
         """Where a gate was open, in steps of the forward or generation under way."""
         if gate.codes:
-            return torch.stack([torch.cat(self._fired[fires][steps], 1) for fires in self._fires(gate)]).any(
-                0
-            )
+            fired = [torch.cat(self._fired[fires][steps], 1) for fires in self._fires(gate)]
+            return torch.stack(fired).any(0)
         tokens = [step for step in self._tokens[steps] if step is not None]
         if self.model.tokenizer is None or not tokens:
             raise InputError(f"gate {gate.text!r}: the model reads no tokens that have a text")

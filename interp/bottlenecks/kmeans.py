@@ -30,45 +30,42 @@ RIDGE = 10.0
 
 def refit(rows: GroupRows, ids: Int[Tensor, "group row k"], book: Book) -> Book:
     """The book that minimises Σ_rows |row − Σ_k code|² + RIDGE · Σ_codes |code − its present value|²."""
-    groups = zip(rows, ids.long(), book, strict=True)
-    return torch.stack(
-        [codes + least_squares_move(own - codes[i].sum(1), i, len(codes)) for own, i, codes in groups]
-    )
+    moved = []
+    for vectors, chosen, codes in zip(rows, ids.long(), book, strict=True):
+        missing = vectors - codes[chosen].sum(1)
+        moved.append(codes + least_squares_move(missing, chosen, len(codes), rows.new_ones(chosen.shape)))
+    return torch.stack(moved)
 
 
 def least_squares_move(
     missing: Float[Tensor, "row d_in"],
     ids: Int[Tensor, "row k"],
     n_codes: int,
-    values: Float[Tensor, "row k"] | None = None,
+    values: Float[Tensor, "row k"],
     fixed: Bool[Tensor, " code"] | None = None,
 ) -> Float[Tensor, "code d_in"]:
     """How far :func:`refit` moves one group's codes.
 
     Args:
         missing: of each row what its codes leave, row − Σ_k value · code.
-        values: with which codes enter the sum; 1 if not given. The ridge is RIDGE times their mean square.
+        values: with which codes enter the sum. The ridge is RIDGE times their mean square.
         fixed: codes that stay where they are, and that the others make up for.
     """
     ids = ids.long()
     lacking = missing.new_zeros(n_codes, missing.shape[1])  # of each code Σ_rows value · missing
     for slot in range(ids.shape[1]):
-        part = missing if values is None else missing * values[:, slot, None]
-        lacking.index_add_(0, ids[:, slot], part)
+        lacking.index_add_(0, ids[:, slot], missing * values[:, slot, None])
     if fixed is not None:
         lacking[fixed] = 0
-    ridge = RIDGE if values is None else float(RIDGE * values.square().mean().clamp(min=1e-12))
+    ridge = float(RIDGE * values.square().mean().clamp(min=1e-12))
     if ids.shape[1] == 1:
-        weight = torch.bincount(
-            ids[:, 0], None if values is None else values[:, 0].square(), minlength=n_codes
-        )
+        weight = torch.bincount(ids[:, 0], values[:, 0].square().double(), minlength=n_codes)
         return lacking / (weight.to(lacking) + ridge)[:, None]
     # how often two codes are in one vector
     together = lacking.new_zeros(n_codes**2)
-    for i, rows in enumerate(ids.split(REFIT_PART)):
+    for rows, weights in zip(ids.split(REFIT_PART), values.split(REFIT_PART), strict=True):
         pairs = (rows[:, :, None] * n_codes + rows[:, None, :]).flatten()
-        own = None if values is None else values[i * REFIT_PART : (i + 1) * REFIT_PART]
-        products = None if own is None else (own[:, :, None] * own[:, None, :]).flatten()
+        products = (weights[:, :, None] * weights[:, None, :]).flatten()
         together += torch.bincount(pairs, products, minlength=n_codes**2).to(together)
     together = together.reshape(n_codes, n_codes)
     if fixed is not None:

@@ -74,12 +74,9 @@ def stdlib_docstrings() -> tuple[str, ...]:
     """Every prose-like docstring once, in the order of the files' names."""
     root = Path(sysconfig.get_paths()["stdlib"])
     paths = (p for p in root.rglob("*.py") if not _SKIPPED & set(p.relative_to(root).parts))
-    found: dict[str, None] = {}
-    for path in sorted(paths):
-        for text in _docstrings(path):
-            if is_prose(text):
-                found.setdefault(text)
-    return tuple(found)
+    return tuple(
+        dict.fromkeys(text for path in sorted(paths) for text in _docstrings(path) if is_prose(text))
+    )
 
 
 def is_prose(text: str) -> bool:
@@ -94,10 +91,9 @@ def _docstrings(path: Path) -> Iterator[str]:
     except (OSError, SyntaxError, ValueError):  # a distribution may ship files for other versions
         return
     for node in _statements(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            text = ast.get_docstring(node)
-            if text:
-                yield text
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and (text := ast.get_docstring(node)):
+            yield text
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.AST]:

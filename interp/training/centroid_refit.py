@@ -75,8 +75,7 @@ def moves(book: Dictionary, x: Float[Tensor, "block pos *place d_in"]) -> Book:
     missing = book.rows(x[:, 1:]) - grouped_rows(book.decode(codes)[:, 1:], config)
     shape = (-1, config.groups, config.k)
     ids, values = (part[:, 1:].reshape(shape).transpose(0, 1) for part in (codes.ids, codes.values))
-    weights = [None] * config.groups if book.unit_values else values.float()
-    groups = zip(missing, ids, weights, bos_codes(codes, config), strict=True)
+    groups = zip(missing, ids, values.float(), bos_codes(codes, config), strict=True)
     return torch.stack(
-        [least_squares_move(lacks, own, config.n_codes, w, fixed) for lacks, own, w, fixed in groups]
+        [least_squares_move(lacks, chosen, config.n_codes, w, fixed) for lacks, chosen, w, fixed in groups]
     )
