@@ -6,11 +6,10 @@ Two ways, see :class:`FitConfig`:
   knows the errors that reach it. For books that will be attached together.
 * independent: each book is fitted to what its site carries in the plain model. For books attached one at a time.
 
-What codebooks are fitted to is needed one layer at a time. So the texts go through the model in that order: all of
-them through block 0, then all through block 1, …, each block run once (and its attention once more, where a book must
-be fitted in the middle of it). Nothing but the residual streams between two layers is ever stored, whatever the number
-of sites; they lie in shards of one batch, as safetensors in the model's own dtype, so that a killed run goes on with
-the same numbers and loses one site's work at most.
+All texts go through block 0, then all through block 1, …, each block run once (and its attention once more, where a
+book must be fitted in the middle of it). Nothing but the residual streams between two layers is ever stored; they lie
+in shards of one batch, as safetensors in the model's own dtype, so that a killed run goes on with the same numbers and
+loses one site's work at most.
 """
 
 import contextlib
@@ -58,16 +57,11 @@ from interp.text import TextBlocks, load_text
 
 
 class LayerStream:
-    """The residual stream of many texts at the entrance of one layer, on disk, carried on layer by layer.
+    """The residual stream of many texts at the entrance of one ``layer``, on disk, carried on layer by layer.
 
     Args:
-        tokens: blocks of equal length.
-        folder: where the shards lie; those that an earlier process left are used.
-        batch_size: blocks per forward pass and shard.
+        folder: where the shards lie, a batch each; those that an earlier process left are used.
         at_most: the layer that must not have been passed.
-
-    Attributes:
-        layer: the texts are at the entrance of this one.
     """
 
     def __init__(
@@ -412,9 +406,6 @@ def fit_parts(
     """Fit independent books layer by layer, a shard its own layers; :func:`fit_codebooks` of the same gathers them.
 
     Each worker or shard runs the texts through all layers before its last, once: what is shared out is the learning.
-
-    Args:
-        model: loaded by its spec, as workers load it anew.
     """
     if config.sequential:
         raise InputError(
@@ -513,11 +504,7 @@ def new_config(
     bits: int | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """A kind's config of about so many bits a vector, or with its own default size.
-
-    Args:
-        size: d_in, groups and seed.
-    """
+    """A kind's config of about so many bits a vector, or with its own default size; ``size`` is d_in, groups, seed."""
     options = options or {}
     known = {part.name: part for part in fields(cls.config_class) if part.name not in size}
     for name in options:

@@ -1,7 +1,6 @@
 """k-means for many groups at once, over one batch or a stream of them.
 
-scikit-learn's MiniBatchKMeans takes one group at a time, on the processor only, and measured 25 to 80 times
-slower on 20 000 rows of size 64. Here all groups share every matrix product, wherever the rows lie.
+All groups share every matrix product; scikit-learn's MiniBatchKMeans measured 25 to 80 times slower.
 
 1. Start: rows drawn ∝ squared distance to the centres so far, in at most 32 rounds (k-means|| of Bahmani et al.
    2012, arXiv 1203.6402, without its reduction; up to 32 centres this is k-means++ itself).
@@ -9,10 +8,8 @@ slower on 20 000 rows of size 64. Here all groups share every matrix product, wh
    over all rows that the centre has had (Sculley 2010, "Web-scale k-means clustering").
 3. A centre that has no row at all moves to a row drawn ∝ squared distance to its centre.
 
-Codes fitted together to the vectors that are sums of them, given which codes each vector has.
-
-The dictionary step of the method of optimal directions (Engan et al. 1999), with a ridge that holds a code where it
-is as firmly as a few more vectors would: a code that few vectors have does not run after them.
+:func:`refit` fits codes together to the vectors that are sums of them: the dictionary step of the method of optimal
+directions (Engan et al. 1999), with a ridge that holds a code where it is as firmly as a few more vectors would.
 """
 
 import torch

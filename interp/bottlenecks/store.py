@@ -98,9 +98,7 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
     >>> codebooks["a21.h6"].config.n_codes
     512
 
-    Attributes:
-        folder: where they lie; None where they are in memory alone.
-        manifest: ``model``, ``sites``, ``fit``, ``text``, ``versions``.
+    ``manifest`` has ``model``, ``sites``, ``fit``, ``text``, ``versions``; ``folder`` is None for those in memory.
     """
 
     def __init__(

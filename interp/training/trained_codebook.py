@@ -1,10 +1,8 @@
 """A codebook as it is trained: at its site it also measures itself.
 
-The first position, when the model is frozen: codes are put where it is, and stay there.
-
-What stands there is the same in every text as long as its codes are, and most heads rest on it most of the time. Other
-positions use its codes too: where these trained them, what all heads rest on wandered, by 12 to 66 % of its length over
-600 000 tokens (benchmarks/REPORT.md).
+When the model is frozen, codes are put where the first position is, and stay there. What stands there is the same in
+every text, and most heads rest on it most of the time. Where other positions trained its codes, what all heads rest on
+wandered, by 12 to 66 % of its length over 600 000 tokens (benchmarks/REPORT.md).
 """
 
 from dataclasses import replace
@@ -76,9 +74,8 @@ class TrainedCodebook(CodebookWrapper):
     Attributes:
         anchors: while set, a forward pass puts the codes of the first position where it is, and holds these.
         held: the codes that take no gradient.
-        x: what came to the site in the last forward pass.
-        explained: share of the variance that the codes explained there, averaged over groups, the first position
-            left out.
+        x, explained: what came to the site in the last forward pass, and the share of its variance that the codes
+            explained, averaged over groups, the first position left out.
         variance: of what comes to each group, as the book compares vectors, the first position left out; a running
             mean, since some heads hardly vary in most batches and a lot in a few.
         usual_variance: the same as a running geometric mean, which those few batches hardly raise.

@@ -1,16 +1,12 @@
-"""One step of training after another; files and text are elsewhere.
+"""One step of training after another, by Adam for codes; files and text are elsewhere.
 
-Adam for codes: a step only when a code is used, measured by what the codes stand for.
-
-*Units.* Adam moves every coordinate by about the learning rate, whatever the gradient's size. Activations of one model
-differ by two orders of magnitude in spread from layer to layer and several-fold between the heads of a layer: no one
-step in absolute units suits them. Nor does the codes' own length: where a head's vectors lie close together far from
-zero, a hundredth of their length is more than all that tells them apart.
+*Units.* Activations of one model differ by two orders of magnitude in spread from layer to layer and several-fold
+between the heads of a layer: no one step in absolute units suits them. Nor does the codes' own length: where a head's
+vectors lie close together far from zero, a hundredth of their length is more than all that tells them apart.
 
 *Use.* A code is in few batches, and there often for a single token. Plain Adam goes on moving it for ten steps by that
-one gradient, and forgets the size of earlier ones meanwhile, so that the next token moves it by as much again: codes
-walk at random, by several tenths of the spread. Here moments are over the steps in which a code was used, as in "lazy"
-Adam for sparse embeddings: it moves when it is used, by the mean gradient of its last uses.
+one gradient, and codes walk at random, by several tenths of the spread. Here moments are over the steps in which a code
+was used, as in "lazy" Adam for sparse embeddings: it moves when it is used, by the mean gradient of its last uses.
 """
 
 import hashlib
@@ -76,14 +72,11 @@ KEPT = 2**30
 
 
 class Teacher:
-    """Next-token logits, the same bit for bit whether a block is seen for the first time or again.
+    """The plain model's next-token logits, the same whether a block is seen for the first time or again.
 
-    What comes to the last layer is kept, by block, and a batch of which all is there starts at that layer: of
-    SmolLM2-135M's forward a fifth to a quarter is left, most of it the unembedding. (On a GPU a block may differ in
-    the last digit with the batch that it was first in.)
-
-    Args:
-        again: whether blocks come again; nothing is kept otherwise.
+    If blocks come ``again``, what comes to the last layer is kept, and a batch of which all is there starts at that
+    layer: of SmolLM2-135M's forward a fifth to a quarter is left. (On a GPU a block may differ in the last digit with
+    the batch that it was first in.)
     """
 
     def __init__(self, model: Model, *, again: bool) -> None:
@@ -153,7 +146,6 @@ class StepResult:
         dead: share of codes not used since codes were last replaced, as counted at the end of the last stretch of
             ``replace_every`` steps, and of the books as they came before that. None are replaced in the last fifth of a
             run, so there it is of more and more text; if none ever are, of all steps so far.
-        k: codes per vector in this step.
     """
 
     loss: float
@@ -341,11 +333,8 @@ class Trainer:
 
     @torch.no_grad()
     def _anchor(self, first: Int[Tensor, "1 1"]) -> None:
-        """Codes for what stands at the first position, layer by layer in one forward pass.
-
-        Every text begins with the same token, so that it stays so from then on; in float32, as what stands there may be
-        so long that bfloat16 rounds by more than codes are apart.
-        """
+        """Codes for what stands at the first position of every text, layer by layer in one forward pass; in float32, as
+        it may be so long that bfloat16 rounds by more than codes are apart."""
         for book in self._wrappers.values():
             book.anchors = True
         with attach(self.model, self._wrappers, error_term=False):
