@@ -143,9 +143,9 @@ class Bottleneck(HubFolder, ABC):
     def unit_values(self) -> bool:
         return False
 
-    @abstractmethod
     def fit(self, x: Vectors) -> "Bottleneck":
         """Learn the dictionary from vectors, from scratch."""
+        raise NotImplementedError
 
     @abstractmethod
     def encode(self, x: Vectors) -> Codes:
@@ -168,13 +168,13 @@ class Bottleneck(HubFolder, ABC):
         """What is learned, by name, for the file."""
 
     @classmethod
-    @abstractmethod
     def restored(cls, config: Any, tensors: Mapping[str, Tensor]) -> "Bottleneck":
         """The bottleneck with these tensors; raises :class:`KeyError` where one is missing."""
+        raise NotImplementedError
 
-    @abstractmethod
     def to(self, target: Any) -> "Bottleneck":
         """Move to a device."""
+        raise NotImplementedError
 
     def parameters(self) -> Iterator[Tensor]:
         """What an optimizer may train; nothing unless the bottleneck says so."""

@@ -1,6 +1,6 @@
 """A codebook that is looked at while it works at its site."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
@@ -42,13 +42,3 @@ class CodebookWrapper(Bottleneck):
 
     def parameters(self) -> Iterator[Tensor]:
         return self.book.parameters()
-
-    def fit(self, x: Tensor) -> Bottleneck:
-        raise NotImplementedError
-
-    @classmethod
-    def restored(cls, config: Any, tensors: Mapping[str, Tensor]) -> Bottleneck:
-        raise NotImplementedError
-
-    def to(self, target: Any) -> Bottleneck:
-        raise NotImplementedError

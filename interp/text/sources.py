@@ -23,7 +23,6 @@ import shutil
 import sysconfig
 import tempfile
 import zipfile
-from collections import deque
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -46,7 +45,6 @@ from interp.progress import Stage, silent, status
 from interp.text.special import check_unicode, ends, first_token, until_end
 
 LEAST_WORDS, LEAST_LETTERS = 20, 0.8
-_BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")
 _SKIPPED = {"test", "tests", "site-packages", "dist-packages", "__pycache__", "idlelib", "lib2to3"}
 
 
@@ -90,20 +88,10 @@ def _docstrings(path: Path) -> Iterator[str]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):  # a distribution may ship files for other versions
         return
-    for node in _statements(tree):
+    for node in ast.walk(tree):
         documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         if documented and (text := ast.get_docstring(node)):
             yield text
-
-
-def _statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """What ``ast.walk`` yields, in its order, without the expressions, which are most of it and hold no docstring."""
-    todo: deque[ast.AST] = deque([tree])
-    while todo:
-        node = todo.popleft()
-        yield node
-        for field in _BLOCKS:
-            todo.extend(getattr(node, field, ()))
 
 
 SHIPPED = Path(__file__).parent / "data"
