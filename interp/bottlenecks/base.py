@@ -252,7 +252,7 @@ SHIPPED = {
     "lfq": "binary",
     "bsq": "binary",
     "key_value": "key_value",
-    "prototypes": "prototypes",
+    "prototypes": "vq",
     "ternary": "ternary",
     "discrete_sae": "discrete_sae",
 }

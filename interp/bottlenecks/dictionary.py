@@ -246,8 +246,12 @@ class Dictionary(nn.Module, Bottleneck):
 
         While a text is generated position by position this would cost more than the comparison.
         """
-        # ids of objects can be used again, so the objects themselves are kept
-        made_of = [(t, _version(t), t.data_ptr()) for name, t in self.tensors().items() if name != "counts"]
+        # ids of objects can be used again, so the objects themselves are kept; those of inference tell no version
+        made_of = [
+            (t, object() if t.is_inference() else t._version, t.data_ptr())
+            for name, t in self.tensors().items()
+            if name != "counts"
+        ]
         if self._cache is None or not all(
             old[0] is new[0] and old[1:] == new[1:] for old, new in zip(self._cache[0], made_of, strict=True)
         ):
@@ -272,8 +276,3 @@ def chosen_sum(book: Book, ids: Int[Tensor, "group row k"]) -> GroupRows:
     ids = ids.transpose(0, 1)
     total = sum_of_codes(book, Codes(ids, torch.ones_like(ids, dtype=book.dtype)))
     return total.reshape(*ids.shape[:2], -1).transpose(0, 1)
-
-
-def _version(tensor: Tensor) -> object:
-    """Changes when the tensor does; of those made under ``inference_mode``, which do not tell, at every look."""
-    return object() if tensor.is_inference() else tensor._version

@@ -4,6 +4,7 @@
   paper of ``codebook`` takes the most similar *direction* instead, and trains by gradients alone.
 * ``residual_vq`` (Zeghidour et al. 2021, arXiv 2107.03312): slot j codes what slots before it leave; codes are
   then fitted together, by least squares.
+* ``prototypes`` (Li et al. 2018, arXiv 1710.04806, as a codebook): codes are activations that have occurred.
 * ``grouped_vq`` (product quantisation, Jégou et al. 2011): each slot codes a part of the vector, rotated first so
   that parts are uncorrelated and vary equally (Ge et al. 2013, the parametric form).
 
@@ -150,6 +151,48 @@ class ResidualVQ(VQ):
     @property
     def successive(self) -> bool:
         return self.config.slots > 1
+
+
+@register
+class Prototypes(VQ):
+    """The nearest of a set of vectors that have occurred.
+
+    k-means sees to it that each vector lies near some code; each centre is then moved onto the nearest vector that no
+    other has, so that the vector of a code can be looked up in the text. Their autoencoder is the identity, or W_O.
+
+    Attributes:
+        examples: of every code, the number of its vector among those of :meth:`fit`: of blocks of text, block · length
+            + position.
+    """
+
+    kind, config_class, trains = "prototypes", FlatConfig, False
+    source, use = "Li et al. 2018", "showing where a code comes from"
+    partial_fit = None  # type: ignore[assignment]  # all vectors at once
+    examples: Int[Tensor, "group code"]
+
+    def __init__(self, config: FlatConfig) -> None:
+        super().__init__(config)
+        self.codes.requires_grad_(False)
+        self.register_buffer("examples", torch.zeros(config.groups, config.codes, dtype=torch.int64))
+
+    def fit(self, x: Vectors) -> "ProductCodebook":
+        super().fit(x)
+        rows = grouped_rows(x, self.config)
+        index = self.examples[..., None].expand(-1, -1, rows.shape[-1])
+        self.codes.data.copy_(rows.gather(1, index))  # bit for bit
+        return self
+
+    def learn(self, rows: Tensor) -> Tensor:
+        centres = super().learn(rows)
+        for group, (own, book) in enumerate(zip(rows, centres, strict=True)):
+            free = own.new_zeros(len(own))
+            for code, centre in enumerate(book):
+                row = ((own - centre).square().sum(-1) + free).argmin()
+                self.examples[group, code], free[row] = row, torch.inf
+        return rows.gather(1, self.examples[..., None].expand_as(centres))
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {"examples": self.examples}
 
 
 @register

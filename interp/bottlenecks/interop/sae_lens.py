@@ -72,10 +72,6 @@ class CodebookSAEConfig(SAEConfig):
     def architecture(cls) -> str:
         return "codebook"
 
-    def of_codebook(self) -> CodebookConfig:
-        shared = {name: getattr(self, name) for name in _SHARED}
-        return CodebookConfig(d_in=self.d_in // self.groups, n_codes=self.d_sae // self.groups, **shared)
-
 
 class CodebookSAE(SAE[CodebookSAEConfig]):
     """A :class:`~interp.bottlenecks.codebook.Codebook` with SAELens' dense feature activations."""
@@ -83,7 +79,9 @@ class CodebookSAE(SAE[CodebookSAEConfig]):
     def initialize_weights(self) -> None:
         # SAELens subtracts and adds this one; a codebook has none
         self.b_dec = torch.nn.Parameter(torch.zeros(self.cfg.d_in, dtype=self.dtype, device=self.device))
-        self.book = Codebook(self.cfg.of_codebook()).to(device=self.device, dtype=self.dtype)
+        cfg, shared = self.cfg, {name: getattr(self.cfg, name) for name in _SHARED}
+        config = CodebookConfig(d_in=cfg.d_in // cfg.groups, n_codes=cfg.d_sae // cfg.groups, **shared)
+        self.book = Codebook(config).to(device=self.device, dtype=self.dtype)
 
     @property
     def W_dec(self) -> Float[Tensor, "code d_in"]:
@@ -96,7 +94,7 @@ class CodebookSAE(SAE[CodebookSAEConfig]):
 
     def encode(self, x: Tensor) -> Tensor:
         flat = self.process_sae_in(x)
-        codes = self.book.encode(self._split(flat))
+        codes = self.book.encode(flat if self.cfg.groups == 1 else flat.unflatten(-1, (self.cfg.groups, -1)))
         shape = (*flat.shape[:-1], self.cfg.groups, self.cfg.k)
         ids, values = codes.ids.reshape(shape).long(), codes.values.reshape(shape).to(self.dtype)
         acts = values.new_zeros(*shape[:-1], self.cfg.d_sae // self.cfg.groups).scatter_add_(-1, ids, values)
@@ -120,9 +118,6 @@ class CodebookSAE(SAE[CodebookSAEConfig]):
 
     def fold_activation_whitening(self, *_: Any, **__: Any) -> None:
         raise NotImplementedError("whitening would change which codes are most similar")
-
-    def _split(self, flat: Tensor) -> Tensor:
-        return flat if self.cfg.groups == 1 else flat.unflatten(-1, (self.cfg.groups, -1))
 
 
 if "codebook" not in SAE_CLASS_REGISTRY:  # a live session may execute this module again
