@@ -202,10 +202,8 @@ class Attached:
             return generate(self.model, prompts, n_tokens, **options)
 
     def edited_positions(self, n_rows: int, n_positions: int) -> Bool[Tensor, "batch pos"]:
-        """At which positions, from 0, of the last forward or generation codes are edited, in rows that edits name.
-
-        The last token that is generated is never read: nothing is edited there.
-        """
+        """At which positions, from 0, of the last forward or generation codes are edited, in rows that edits name: not
+        at the last token that is generated, which is never read."""
         edited = torch.zeros(n_rows, n_positions, dtype=torch.bool)
         for where in {w for _, w in self._given} if self._tokens else ():
             mask = where.mask(n_rows, range(n_positions), self._prompt)

@@ -51,10 +51,8 @@ def id_dtype(n_codes: int) -> torch.dtype:
 
 
 def sum_of_codes(book: Book, codes: Codes) -> Vectors:
-    """Σ_slots value · code, in the book's dtype; the gradient reaches the chosen codes only.
-
-    With more than one group the codes carry the group axis before the slots, [..., group, k].
-    """
+    """Σ_slots value · code, in the book's dtype; the gradient reaches the chosen codes only. Of several groups codes
+    are [..., group, k]."""
     n_groups, n_codes, d_in = book.shape
     ids, shape = codes.ids, codes.ids.shape
     if n_groups > 1 and (len(shape) < 2 or shape[-2] != n_groups):

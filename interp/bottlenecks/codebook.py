@@ -110,11 +110,8 @@ class Codebook(Dictionary):
         return self
 
     def partial_fit(self: T, x: Vectors) -> T:
-        """One step of k-means on a shard; call it on shard after shard.
-
-        The first shard needs as many vectors as :meth:`fit` does. Directions and lengths are means over all shards,
-        so that a small last one does no harm.
-        """
+        """One step of k-means on a shard; call it on shard after shard. The first needs as many vectors as :meth:`fit`;
+        directions and lengths are means over all, so that a small last one does no harm."""
         self._cluster(self.rows(x), stream=True)
         return self
 

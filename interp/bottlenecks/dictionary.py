@@ -124,8 +124,7 @@ class Dictionary(nn.Module, Bottleneck):
         return straight_through(x, self.decode(self.encode(x)))
 
     def means(self) -> Book:
-        """Of every code the mean of those that could stand in its place, by how often each was counted, or evenly if
-        they never were.
+        """Of every code the mean of those that could stand in its place, see :func:`mean_code`.
 
         For one code a vector, and for k most similar ones, it is what codes have in common. Of codes taken one after
         another those of the first slot have nearly all of that: the mean of all slots is about a k-th of it.
@@ -242,10 +241,8 @@ class Dictionary(nn.Module, Bottleneck):
         return rows
 
     def search_cache(self) -> SearchCache:
-        """The codes as vectors are compared with them; made anew when a tensor has changed.
-
-        While a text is generated position by position this would cost more than the comparison.
-        """
+        """The codes as vectors are compared with them; made anew only when a tensor has changed, as it costs more than
+        the comparison while a text is generated."""
         # ids of objects can be used again, so the objects themselves are kept; those of inference tell no version
         made_of = [
             (t, object() if t.is_inference() else t._version, t.data_ptr())

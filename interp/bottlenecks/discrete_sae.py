@@ -45,10 +45,7 @@ def gradient(
 ) -> Weights:
     """Gradient of mean (x̂ − x)² (over rows and coordinates) + l1 · mean over rows of Σ_features a.
 
-    Here a = ReLU((x − bias) encoderᵀ + encoder_bias) and x̂ = a decoderᵀ + bias.
-
-    Args:
-        total: the sum of the rows of ``x``.
+    Here a = ReLU((x − bias) encoderᵀ + encoder_bias), x̂ = a decoderᵀ + bias, and total = Σ_rows x.
     """
     encoder, encoder_bias, decoder, bias = weights
     n_rows, d_in = x.shape
@@ -81,7 +78,7 @@ def tangent(slope: Tensor, vectors: Tensor, axis: int) -> Tensor:
 
 DecoderNorm = Literal["coordinate", "atom"]
 EpochProgress = Callable[[int], None]
-"""Told how many epochs of one dictionary have just been done."""
+"""Takes how many epochs of one dictionary have just been done."""
 
 
 @dataclass(frozen=True)

@@ -213,10 +213,7 @@ class Where:
         return self.when == FIRING
 
     def columns(self, n_prompt: int) -> _Columns:
-        """The columns where a prompt of so many tokens is continued.
-
-        The token that makes the N-th new one is the one before it.
-        """
+        """The columns where a prompt of so many tokens is continued; the N-th new one is made at the one before it."""
         given = self.positions
         if not isinstance(given, str):
             return _checked(given)

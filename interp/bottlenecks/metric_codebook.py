@@ -23,11 +23,7 @@ T = TypeVar("T", bound="ByMap")
 
 
 class ByMap(Dictionary):
-    """A dictionary that compares vectors after a linear map. Without :meth:`compare_by` that is none.
-
-    Attributes:
-        metric: row vectors x are compared as x · metric, [group, d_in, d_in].
-    """
+    """A dictionary that compares row vectors x as x · ``metric``; without :meth:`compare_by` as they are."""
 
     metric: Float[Tensor, "group d_in d_in"]
 

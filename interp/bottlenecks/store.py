@@ -323,12 +323,8 @@ def model_identity(model: Model) -> dict[str, Any]:
 
 
 def check_made_with(theirs: Mapping[str, Any], model: Model, keys: Iterable[str], what: str) -> None:
-    """Raise :class:`InputError` unless what was made with a model of this identity was made with this one.
-
-    Args:
-        keys: of the identity that have to be the same.
-        what: begins the message, up to *of …*.
-    """
+    """Raise :class:`InputError` unless what was made with a model of this identity was made with this one, by these
+    ``keys``; ``what`` begins the message, up to *of …*."""
     ours = model_identity(model)
     for key in keys:
         if theirs.get(key) != ours[key]:

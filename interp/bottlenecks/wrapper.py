@@ -11,9 +11,7 @@ from interp.bottlenecks.dictionary import Dictionary
 
 class CodebookWrapper(Bottleneck):
     """For :func:`~interp.bottlenecks.attach.attach`: subclasses look at what passes, it is the codebook in all else.
-
-    Neither fitted, saved nor moved: that is done to ``book``.
-    """
+    It is ``book`` that is fitted, saved and moved."""
 
     kind = "codebook"
 

@@ -164,10 +164,8 @@ class ModelSamples:
         return tokens
 
     def folder(self, model: Model, seed: int, length: int) -> Path:
-        """Where this model's samples lie: its revision, weights and shape, and the parameters name the folder.
-
-        Not device and dtype: a model is measured on the same text wherever it runs.
-        """
+        """Where this model's samples lie: its revision, weights and shape, and the parameters name the folder, not the
+        device and dtype, so that a model is measured on the same text wherever it runs."""
         known = {key: value for key, value in describe_model(model).items() if key not in ("device", "dtype")}
         digest = weights_digest(model)
         identity = json.dumps([_FORMAT, known, digest, self.batch, length, seed], sort_keys=True)
@@ -364,11 +362,7 @@ Document = str | tuple[int, ...]
 
 @runtime_checkable
 class TextSource(Protocol):
-    """
-    Attributes:
-        spec: what it was opened with.
-        endless: whether ``documents`` never stops; else all documents are drawn in an order that depends on the seed.
-    """
+    """``endless`` says whether ``documents`` never stops; else all are drawn, in an order that depends on the seed."""
 
     spec: str
     endless: bool

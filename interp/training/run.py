@@ -61,11 +61,7 @@ History = dict[str, list[float | None]]
 
 
 class Checkpoints:
-    """Those of one run, in a folder of their own.
-
-    Args:
-        request: what the run depends on; a checkpoint of another is refused.
-    """
+    """Those of one run, in a folder of their own; one of another ``request`` is refused."""
 
     def __init__(self, folder: Path, request: Mapping[str, Any]) -> None:
         self.folder, self.request = Path(folder), json.loads(json.dumps(request))
