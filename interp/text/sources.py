@@ -45,6 +45,7 @@ from interp.progress import Stage, silent, status
 from interp.text.special import check_unicode, ends, first_token, until_end
 
 LEAST_WORDS, LEAST_LETTERS = 20, 0.8
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _SKIPPED = {"test", "tests", "site-packages", "dist-packages", "__pycache__", "idlelib", "lib2to3"}
 
 
@@ -89,8 +90,7 @@ def _docstrings(path: Path) -> Iterator[str]:
     except (OSError, SyntaxError, ValueError):  # a distribution may ship files for other versions
         return
     for node in ast.walk(tree):
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        if documented and (text := ast.get_docstring(node)):
+        if isinstance(node, _DOCUMENTED) and (text := ast.get_docstring(node)):
             yield text
 
 
