@@ -33,7 +33,7 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.labels import TEXT
 from interp.activations.stream import end_logits
-from interp.bottlenecks.slots import Slots
+from interp.bottlenecks.product_codebook import ProductCodebook
 from interp.codesearch.corpus import read_corpus
 from interp.codesearch.labels import LEAST, NullF1, best_patterns, beyond_chance
 from interp.codesearch.patterns import Patterns
@@ -169,7 +169,7 @@ def ids_of(coder: Any, rows: torch.Tensor) -> tuple[np.ndarray, int]:
     """Ids [row, group, k] among all codes of a group, and how many these are."""
     ids = torch.cat([coder.coded(some)[0] for some in rows.split(8192)]).long().numpy()
     sizes = coder.sizes()
-    if isinstance(coder, TopK) or not isinstance(getattr(coder, "book", None), Slots | None):
+    if isinstance(coder, TopK) or not isinstance(getattr(coder, "book", None), ProductCodebook | None):
         return ids, sizes[0]  # slots choose from one dictionary
     starts = np.cumsum([0, *sizes])
     return ids + starts[:-1], int(starts[-1])

@@ -1,13 +1,5 @@
 """Attaching bottlenecks to a model: its activations pass through codes that can be read and edited as it runs.
 
-::
-
-    with attach(model, {"a5": codebook, "m7": another}) as attached:
-        model(tokens)
-        attached.ids["a5"]                                  # [batch, pos, head, k]
-        attached.edit(SetCode("m7", 123), positions=slice(9, None))
-        attached.generate(tokens, 40)
-
 A site's activation x becomes x + decode(edited codes) − decode(codes), which is x itself, bit for bit, until a code is
 edited. So an unedited model is unchanged; but what the codes do not hold passes by them, and can carry the very thing
 that a set code was to replace. With ``error_term=False`` the codes are spliced in as published (Tamkin, Taufeeque &
@@ -52,17 +44,14 @@ def attach(
     >>> coded.codes["a21.h6"].ids.shape  # [batch, position, codes]
     torch.Size([1, 5, 1])
 
+    Refuses sites that the model lacks, and bottlenecks that do not fit or are on another device; warns of one that was
+    made for another place.
+
     Args:
         error_term: add what the codes leave out, see the module's docstring.
         read: with False and the error term, codes are read only at sites where edits need them, which saves time.
-
-    Raises:
-        InputError: a site that the model lacks or that is named twice, a bottleneck that does not fit, or one on
-            another device.
-
-    Warns of a bottleneck that was made for another place.
     """
-    return Attached(model, bottlenecks, error_term=error_term, read=read)
+    return Attached(model, bottlenecks, error_term, read)
 
 
 def groups_at(model: Model, site: Site, bottleneck: Bottleneck) -> int | None:
@@ -85,8 +74,8 @@ class _BySite(dict):
         # without an axis of heads the codes are of all heads' outputs together
         if place.head is None or ids is None or ids.ndim != 4 or place.head >= ids.shape[2]:
             raise KeyError(site)
-        own = ids[:, :, place.head]
-        return Codes(own, layer.values[:, :, place.head]) if isinstance(layer, Codes) else own
+        ids = ids[:, :, place.head]
+        return Codes(ids, layer.values[:, :, place.head]) if isinstance(layer, Codes) else ids
 
 
 _Fires = tuple[str, int | None, int]
@@ -101,12 +90,7 @@ class Attached:
     """
 
     def __init__(
-        self,
-        model: Model,
-        bottlenecks: Mapping[str, Bottleneck],
-        *,
-        error_term: bool = True,
-        read: bool = True,
+        self, model: Model, bottlenecks: Mapping[str, Bottleneck], error_term: bool, read: bool
     ) -> None:
         check_model(model)
         if not isinstance(bottlenecks, Mapping) or not bottlenecks:
@@ -191,17 +175,13 @@ class Attached:
         >>> steered = attach(model, codebooks).edit(AddCode("a21.h6", 17, 9), when="token:girl|boy")
 
         Edits of one call act together. Codes that a later call sets take the place of earlier ones; nothing is set to
-        a code that any call forbids there, unless it is set by name.
+        a code that any call forbids there, unless it is set by name. Where one edit cannot be, nothing is edited.
 
         Args:
             positions: see :mod:`interp.bottlenecks.edits`.
             fraction: of these positions, drawn for each row and position by itself.
             seed: of the fraction.
             when: what has to hold at a position, see :mod:`interp.bottlenecks.gates`; None for nothing.
-
-        Raises:
-            InputError: no edits, a site without a codebook or with one for each head, a code that it does not have,
-                a gate that is read after what it gates, or a value out of range; nothing is edited then.
         """
         if not edits or not all(isinstance(edit, CodeEdit) for edit in edits):
             raise InputError("no edits: give at least one SetCode, AddCode or ForbidCode")
@@ -222,25 +202,19 @@ class Attached:
             return generate(self.model, prompts, n_tokens, **options)
 
     def edited_positions(self, n_rows: int, n_positions: int) -> Bool[Tensor, "batch pos"]:
-        """At which positions, from 0, of the last forward or generation codes are edited, in rows that edits name.
-
-        The last token that is generated is never read: nothing is edited there.
-        """
-        found = torch.zeros(n_rows, n_positions, dtype=torch.bool)
+        """At which positions, from 0, of the last forward or generation codes are edited, in rows that edits name: not
+        at the last token that is generated, which is never read."""
+        edited = torch.zeros(n_rows, n_positions, dtype=torch.bool)
         for where in {w for _, w in self._given} if self._tokens else ():
             mask = where.mask(n_rows, range(n_positions), self._prompt)
             if where.gate is not None:
                 held = self._held(where.gate, slice(None)).cpu()[:, :n_positions]
                 mask = mask & torch.nn.functional.pad(held, (0, n_positions - held.shape[1]))
-            found |= mask
-        return found
+            edited |= mask
+        return edited
 
     def loss(self) -> Float[Tensor, ""]:
-        """Sum over sites of the bottlenecks' losses in the last forward, for training the codes.
-
-        Raises:
-            RuntimeError: there was no forward with gradients through anything that trains.
-        """
+        """Sum over sites of the bottlenecks' losses in the last forward, for training the codes."""
         if not self._losses:
             raise RuntimeError("no loss: run a forward with gradients and bottlenecks that can be trained")
         return torch.stack(list(self._losses.values())).sum()
@@ -261,12 +235,8 @@ class Attached:
         self._given, self._edits, self._masks, self._fired = given, planned, {}, watched
 
     def _fires(self, gate: Gate | None, edited: str | None = None) -> list[_Fires]:
-        """The codes of a gate, by where they are read.
-
-        Raises:
-            InputError: one that is not there, or that is read after a site is edited.
-        """
-        found = []
+        """The codes of a gate, by where they are read; none may be read after a site is edited."""
+        fires = []
         for site, code in () if gate is None else gate.codes:
             name, group = self._home(site)
             if not code < (n_codes := self.bottlenecks[name].config.n_codes):
@@ -275,15 +245,15 @@ class Attached:
                 raise InputError(
                     f"gate {site}={code}: it is read after {edited} is edited, choose a site there or before"
                 )
-            found.append((name, group, code))
-        return found
+            fires.append((name, group, code))
+        return fires
 
     def _held(self, gate: Gate, steps: slice) -> Bool[Tensor, "batch pos"]:
         """Where a gate was open, in steps of the forward or generation under way."""
         if gate.codes:
-            read = [self._fired[fires][steps] for fires in self._fires(gate)]
-            return torch.stack([torch.cat(own, 1) for own in read]).any(0)
-        tokens = [own for own in self._tokens[steps] if own is not None]
+            fired = [torch.cat(self._fired[fires][steps], 1) for fires in self._fires(gate)]
+            return torch.stack(fired).any(0)
+        tokens = [step for step in self._tokens[steps] if step is not None]
         if self.model.tokenizer is None or not tokens:
             raise InputError(f"gate {gate.text!r}: the model reads no tokens that have a text")
         return gate.of_tokens(self.model.tokenizer, torch.cat(tokens, 1))
@@ -388,11 +358,7 @@ def _shared_out(x: Tensor, bottleneck: Bottleneck) -> Tensor:
 
 
 def home_of(model: Model, bottlenecks: Mapping[str, Bottleneck], site: str) -> tuple[str, int | None]:
-    """The bottleneck that holds the codes of a site, and which of its groups.
-
-    Raises:
-        InputError: there is none, or it has several groups of which the site names no single one.
-    """
+    """The bottleneck that holds the codes of a site, and which of its groups."""
     place = resolve_site(model, site)
     by_site = {parse_site(name): name for name in bottlenecks}
     if place in by_site:

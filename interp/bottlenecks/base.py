@@ -1,11 +1,7 @@
 """The contract of every bottleneck, and the list of those there are.
 
-A new bottleneck is one file, named like its kind, with a config dataclass and a class under :func:`register`, and its
-name in :data:`SHIPPED`. The conformance suite then runs over it.
-
-What a bottleneck makes of an activation: a few integer codes and how strongly each enters.
-
-Everything here costs memory in proportion to the ids, never to the size of the dictionary.
+A bottleneck makes of an activation a few integer codes and how strongly each enters. Everything here costs memory in
+proportion to the ids, never to the size of the dictionary.
 """
 
 import importlib
@@ -27,6 +23,12 @@ from interp.bottlenecks.hub import HubFolder
 from interp.errors import InputError
 from interp.files import atomic_path, parse_json, read_json, read_tensors, write_json
 
+Vectors = Float[Tensor, "*batch d_in"]
+"""As bottlenecks take and give them; of several groups [..., group, d_in]."""
+GroupRows = Float[Tensor, "group row d_in"]
+"""Vectors with the group axis in front."""
+Book = Float[Tensor, "group code d_in"]
+"""The codes of a dictionary."""
 NO_CODE = -1
 """An id that stands for nothing: the slot is left out of the sum."""
 
@@ -48,14 +50,9 @@ def id_dtype(n_codes: int) -> torch.dtype:
     return torch.int16 if n_codes <= 2**15 else torch.int32
 
 
-def sum_of_codes(book: Float[Tensor, "group code d_in"], codes: Codes) -> Float[Tensor, "*batch d_in"]:
-    """Σ_slots value · code, in the book's dtype; the gradient reaches the chosen codes only.
-
-    With more than one group the codes carry the group axis before the slots, [..., group, k].
-
-    Raises:
-        InputError: an id that is not in the book, or codes without the group axis.
-    """
+def sum_of_codes(book: Book, codes: Codes) -> Vectors:
+    """Σ_slots value · code, in the book's dtype; the gradient reaches the chosen codes only. Of several groups codes
+    are [..., group, k]."""
     n_groups, n_codes, d_in = book.shape
     ids, shape = codes.ids, codes.ids.shape
     if n_groups > 1 and (len(shape) < 2 or shape[-2] != n_groups):
@@ -76,11 +73,7 @@ def sum_of_codes(book: Float[Tensor, "group code d_in"], codes: Codes) -> Float[
 
 
 def check_ids(ids: Int[Tensor, "*batch"], n_codes: int) -> int:
-    """The least id, or 0 if there are none.
-
-    Raises:
-        InputError: one that is neither in the dictionary nor :data:`NO_CODE`.
-    """
+    """The least id, or 0 if there are none; refuses those that are neither in the dictionary nor :data:`NO_CODE`."""
     if not ids.numel():
         return 0
     low, high = (int(value) for value in torch.aminmax(ids))
@@ -111,7 +104,7 @@ CONFIG_FILE, WEIGHTS_FILE = "cfg.json", "weights.safetensors"
 
 @runtime_checkable
 class BottleneckConfig(Protocol):
-    """What every config dataclass has: size of a vector, codes per group, codes per vector, groups."""
+    """What every config dataclass has: size of a vector, codes of a group, codes of a vector, groups."""
 
     __dataclass_fields__: ClassVar[dict[str, Field]]
 
@@ -148,31 +141,23 @@ class Bottleneck(HubFolder, ABC):
     def unit_values(self) -> bool:
         return False
 
-    @abstractmethod
-    def fit(self, x: Float[Tensor, "*batch d_in"]) -> "Bottleneck":
+    def fit(self, x: Vectors) -> "Bottleneck":
         """Learn the dictionary from vectors, from scratch."""
+        raise NotImplementedError
 
     @abstractmethod
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
-        """The ``config.k`` codes of every vector, strongest first, without a gradient.
-
-        Raises:
-            InputError: vectors of another shape, NaN or infinite values.
-        """
+    def encode(self, x: Vectors) -> Codes:
+        """The ``config.k`` codes of every vector, strongest first, without a gradient; refuses NaN and other shapes."""
 
     @abstractmethod
-    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
-        """The vectors that the codes stand for.
-
-        Raises:
-            InputError: ids that are not in the dictionary, or codes of another shape.
-        """
+    def decode(self, codes: Codes) -> Vectors:
+        """The vectors that the codes stand for; raises :class:`InputError` for ids that are not in the dictionary."""
 
     def slots_of(self, _code: int) -> range:
         """The slots that may hold a code: all of them, unless slots have codes of their own."""
         return range(self.config.k)
 
-    def difference(self, codes: Codes, others: Codes) -> Float[Tensor, "*batch d_in"]:
+    def difference(self, codes: Codes, others: Codes) -> Vectors:
         """decode(codes) − decode(others): exactly 0 where they are the same."""
         return self.decode(codes) - self.decode(others)
 
@@ -181,13 +166,13 @@ class Bottleneck(HubFolder, ABC):
         """What is learned, by name, for the file."""
 
     @classmethod
-    @abstractmethod
     def restored(cls, config: Any, tensors: Mapping[str, Tensor]) -> "Bottleneck":
         """The bottleneck with these tensors; raises :class:`KeyError` where one is missing."""
+        raise NotImplementedError
 
-    @abstractmethod
     def to(self, target: Any) -> "Bottleneck":
         """Move to a device."""
+        raise NotImplementedError
 
     def parameters(self) -> Iterator[Tensor]:
         """What an optimizer may train; nothing unless the bottleneck says so."""
@@ -202,9 +187,7 @@ class Bottleneck(HubFolder, ABC):
     def device(self) -> torch.device:
         return next(iter(self.tensors().values())).device
 
-    def loss(
-        self, x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]
-    ) -> Float[Tensor, ""]:
+    def loss(self, x: Vectors, decoded: Vectors) -> Float[Tensor, ""]:
         """Squared error of the codes, summed over coordinates and averaged over vectors; ``x`` is a constant."""
         return (decoded - x.detach()).float().square().sum(-1).mean()
 
@@ -219,8 +202,14 @@ class Bottleneck(HubFolder, ABC):
     def _from_folder(cls, folder: Path) -> "Bottleneck":
         """Onto the CPU; of whichever kind it is if called on :class:`Bottleneck`."""
         path = folder / CONFIG_FILE
-        description = read_description(path)
-        name = description.pop("kind")
+        try:
+            description = read_json(path)
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read the configuration {path}: {error}") from None
+        if not isinstance(description, dict) or not isinstance(name := description.pop("kind", None), str):
+            raise InputError(f"{path} does not describe a bottleneck")
+        if (version := description.pop("format", None)) != FORMAT:
+            raise InputError(f"{path} has format {version!r}: this version reads format {FORMAT}")
         kind = bottleneck_class(name)
         if not issubclass(kind, cls):
             raise InputError(f"{path} is of kind {name!r}, not {cls.kind}")
@@ -261,21 +250,17 @@ SHIPPED = {
     "lfq": "binary",
     "bsq": "binary",
     "key_value": "key_value",
-    "prototypes": "prototypes",
+    "prototypes": "vq",
     "ternary": "ternary",
     "discrete_sae": "discrete_sae",
 }
-"""The kinds of this package, and the module here that has each, which is loaded when it is asked for."""
+"""The kinds of this package, and the module that has each, loaded when it is asked for."""
 BOTTLENECKS: dict[str, type[Bottleneck]] = {}
 """Every registered bottleneck by its kind: those that are loaded, and one's own."""
 
 
 def digits(bits: int, most: int = 9) -> tuple[int, int]:
-    """Slots of equal size for so many bits: how many, and the bits of each, at most ``most``.
-
-    Raises:
-        InputError: less than a bit, or more than 512.
-    """
+    """Slots of equal size for so many bits: how many, and the bits of each, at most ``most``."""
     if not 1 <= bits <= 512:
         raise InputError(f"{bits} bits: choose 1 to 512")
     n = next(n for n in range(-(-bits // most), bits + 1) if bits % n == 0)
@@ -311,11 +296,7 @@ T = TypeVar("T", bound=type[Bottleneck])
 
 
 def register(cls: T) -> T:
-    """Add a class to :data:`BOTTLENECKS`; a decorator.
-
-    Raises:
-        ValueError: another class has this kind already.
-    """
+    """Add a class to :data:`BOTTLENECKS`; a decorator."""
     known = BOTTLENECKS.get(cls.kind)
     # a module that is executed again, as in a live session, brings the same class anew
     if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
@@ -325,20 +306,16 @@ def register(cls: T) -> T:
 
 
 def bottleneck_class(kind: str) -> type[Bottleneck]:
-    """The class of a kind, by its name or as ``path/to/file.py:Class``.
-
-    Raises:
-        InputError: there is none of this kind.
-    """
+    """The class of a kind, by its name or as ``path/to/file.py:Class``."""
     if ":" in kind:
         from interp.prompts.user_code import load_object  # which few need
 
-        found = load_object(kind)
-        if not (isinstance(found, type) and issubclass(found, Bottleneck)):
+        cls = load_object(kind)
+        if not (isinstance(cls, type) and issubclass(cls, Bottleneck)):
             raise InputError(
                 f"{kind} is no bottleneck: name a class derived from interp.bottlenecks.Bottleneck"
             )
-        return found
+        return cls
     kind = kind.replace("-", "_")
     if kind in SHIPPED:
         importlib.import_module(f"interp.bottlenecks.{SHIPPED[kind]}")
@@ -348,33 +325,14 @@ def bottleneck_class(kind: str) -> type[Bottleneck]:
     return BOTTLENECKS[kind]
 
 
-def read_description(path: Path) -> dict[str, Any]:
-    """The content of a ``cfg.json``, less the number of its format."""
-    try:
-        stored = read_json(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the configuration {path}: {error}") from None
-    if not isinstance(stored, dict) or not isinstance(stored.get("kind"), str):
-        raise InputError(f"{path} does not describe a bottleneck")
-    if (found := stored.pop("format", None)) != FORMAT:
-        raise InputError(f"{path} has format {found!r}: this version reads format {FORMAT}")
-    return stored
-
-
-def straight_through(
-    x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]
-) -> Float[Tensor, "*batch d_in"]:
+def straight_through(x: Vectors, decoded: Vectors) -> Vectors:
     """``decoded``, bit for bit, in the dtype of ``x`` and with its gradient also passed to ``x`` unchanged."""
     decoded = decoded.to(x.dtype)
     return decoded + (x - x.detach()) if x.requires_grad else decoded
 
 
-def grouped_rows(x: Tensor, config: BottleneckConfig) -> Float[Tensor, "group row d_in"]:
-    """The vectors in float32 with the group axis in front.
-
-    Raises:
-        InputError: vectors of another shape, NaN or infinite values.
-    """
+def grouped_rows(x: Tensor, config: BottleneckConfig) -> GroupRows:
+    """The vectors in float32 with the group axis in front; refuses another shape, NaN and infinite values."""
     groups, d_in = config.groups, config.d_in
     if x.shape[-1] != d_in or (groups > 1 and (x.ndim < 2 or x.shape[-2] != groups)):
         expected = f"[..., {d_in}]" if groups == 1 else f"[..., {groups}, {d_in}]"

@@ -16,14 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import digits, register, straight_through
-from interp.bottlenecks.learned_slots import (
-    LearnedSlots,
-    LearnedSlotsConfig,
-    Parameters,
-    decoded,
-    least_squares,
-)
-from interp.bottlenecks.slots import SlotsConfig
+from interp.bottlenecks.learned_slots import LearnedSlots, LearnedSlotsConfig, Parameters, decoded
+from interp.bottlenecks.product_codebook import ProductCodebookConfig
 
 ENTROPY, COMMITMENT = 0.02, 0.1
 SHARPNESS = 4.0
@@ -32,11 +26,6 @@ SHARPNESS = 4.0
 
 @dataclass(frozen=True)
 class BinaryConfig(LearnedSlotsConfig):
-    """
-    Attributes:
-        n_bits: of a vector.
-    """
-
     n_bits: int = 36
 
     @property
@@ -44,7 +33,7 @@ class BinaryConfig(LearnedSlotsConfig):
         return (2,) * self.n_bits
 
     @classmethod
-    def at(cls, bits: int, **options: Any) -> SlotsConfig:
+    def at(cls, bits: int, **options: Any) -> ProductCodebookConfig:
         return cls(n_bits=digits(bits, most=1)[0], **options)
 
 
@@ -58,13 +47,11 @@ class Binary(LearnedSlots):
     def preferences(self, z: Float[Tensor, "group row z"]) -> Float[Tensor, "group row code"]:
         return torch.stack([-z, z], -1).flatten(-2)
 
-    def begin(self, z: Tensor, rows: Tensor) -> Parameters:
-        decoder, bias = least_squares(self.values(z), rows)
-        return {"decoder": decoder, "bias": bias}
-
-    def values(self, z: Tensor) -> Tensor:
-        """Of each bit, off or on."""
+    def quantized(self, z: Tensor) -> Tensor:
         return (z > 0).to(z)
+
+    def grid(self, trained: Parameters) -> Tensor:
+        return self.quantized(torch.tensor([-1.0, 1.0], device=trained["bias"].device))
 
     def reconstructed(
         self, z: Tensor, trained: Parameters, _done: float, generator: torch.Generator
@@ -72,10 +59,6 @@ class Binary(LearnedSlots):
         chance = z.sigmoid()
         bits = (torch.rand(z.shape, generator=generator).to(z.device) < chance).to(z)
         return decoded(straight_through(chance, bits), trained), z.new_zeros(())
-
-    def book(self, trained: Parameters) -> tuple[Tensor, Tensor]:
-        both = self.values(torch.tensor([-1.0, 1.0], device=trained["bias"].device))
-        return (both[:, None] * trained["decoder"][:, :, None]).flatten(1, 2), trained["bias"]
 
 
 @register
@@ -85,7 +68,7 @@ class LFQ(Binary):
     kind = "lfq"
     source, use = "Yu et al. 2023", "bits that are certain and even"
 
-    def values(self, z: Tensor) -> Tensor:
+    def quantized(self, z: Tensor) -> Tensor:
         return torch.where(z > 0, 1.0, -1.0).to(z)
 
     def latents(self, z: Tensor) -> Tensor:
@@ -94,7 +77,7 @@ class LFQ(Binary):
 
     def reconstructed(self, z: Tensor, trained: Parameters, *_: Any) -> tuple[Tensor, Tensor]:
         z = self.latents(z)
-        signs = self.values(z)
+        signs = self.quantized(z)
         logit = SHARPNESS * z
         chance = logit.sigmoid()
         # nats of a bit, given the vector

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.bottlenecks.base import digits, register
+from interp.bottlenecks.base import Book, GroupRows, Vectors, digits, register
 from interp.bottlenecks.dictionary import Dictionary, SearchCache, chosen_sum
 from interp.bottlenecks.kmeans import GroupedKMeans, MeanBy, refit
 from interp.errors import InputError, check_fields, whole_number
@@ -99,29 +99,19 @@ class Codebook(Dictionary):
     def successive(self) -> bool:
         return self.config.selection == "matching_pursuit" and self.config.k > 1
 
-    def loss(
-        self, x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]
-    ) -> Float[Tensor, ""]:
+    def loss(self, x: Vectors, decoded: Vectors) -> Float[Tensor, ""]:
         """λ times the squared error, summed over coordinates and averaged over vectors; ``x`` is a constant."""
         return self.config.mse_weight * super().loss(x, decoded)
 
-    def fit(self: T, x: Float[Tensor, "*batch d_in"]) -> T:
-        """Set the codes by k-means; the same vectors and config give the same codes.
-
-        Raises:
-            InputError: fewer vectors than codes (for ``matching_pursuit``: than codes of one slot), vectors of another
-                shape, NaN or infinite values.
-        """
+    def fit(self: T, x: Vectors) -> T:
+        """Set the codes by k-means; the same vectors and config give the same codes."""
         self._learning = None
         self._cluster(self.rows(x), stream=False)
         return self
 
-    def partial_fit(self: T, x: Float[Tensor, "*batch d_in"]) -> T:
-        """One step of k-means on a shard; call it on shard after shard.
-
-        The first shard needs as many vectors as :meth:`fit` does. Directions and lengths are means over all shards,
-        so that a small last one does no harm.
-        """
+    def partial_fit(self: T, x: Vectors) -> T:
+        """One step of k-means on a shard; call it on shard after shard. The first needs as many vectors as :meth:`fit`;
+        directions and lengths are means over all, so that a small last one does no harm."""
         self._cluster(self.rows(x), stream=True)
         return self
 
@@ -133,7 +123,7 @@ class Codebook(Dictionary):
             )
         return super().with_k(k)
 
-    def _prepared(self, book: Float[Tensor, "group code d_in"]) -> SearchCache:
+    def _prepared(self, book: Book) -> SearchCache:
         norm = book.norm(dim=-1).clamp(min=1e-12)
         if (self.config.selection, self.config.magnitude) == ("matching_pursuit", "unit"):
             return SearchCache(book, norm, book, norm.square()[:, None] / -2)
@@ -171,12 +161,10 @@ class Codebook(Dictionary):
         return torch.cat(ids, -1), torch.cat(values, -1)
 
     @torch.no_grad()
-    def _cluster(self, rows: Float[Tensor, "group row d_in"], *, stream: bool) -> None:
+    def _cluster(self, rows: GroupRows, *, stream: bool) -> None:
         self.codes.copy_(self._learned(rows, stream=stream))
 
-    def _learned(
-        self, rows: Float[Tensor, "group row d_in"], *, stream: bool
-    ) -> Float[Tensor, "group code d_in"]:
+    def _learned(self, rows: GroupRows, *, stream: bool) -> Book:
         """k-means on the vectors; for greedy selection, a share of the codes on each remainder in turn.
 
         A sum of several codes is then fitted as a whole, by least squares, unless only a shard is seen.
@@ -187,20 +175,23 @@ class Codebook(Dictionary):
         stages = config.k if config.selection == "matching_pursuit" else 1
         if self._learning is None:
             sizes = [len(part) for part in torch.arange(config.n_codes).tensor_split(stages)]
-            seeded = enumerate(sizes, config.seed)
-            kmeans = [GroupedKMeans(size, spherical=spherical, seed=seed) for seed, size in seeded]
-            self._learning = _Learning(kmeans, [MeanBy(size) for size in sizes])
+            self._learning = _Learning(
+                [
+                    GroupedKMeans(n, spherical=spherical, seed=seed)
+                    for seed, n in enumerate(sizes, config.seed)
+                ],
+                [MeanBy(n) for n in sizes],
+            )
         rest, books = rows, []
-        for one, lengths in zip(self._learning.kmeans, self._learning.lengths, strict=True):
-            one.partial_fit(rest) if stream else one.fit(rest)
-            ids = one.predict(rest)
-            chosen = one.centres_.gather(1, ids[..., None].expand_as(rest))
+        for kmeans, lengths in zip(self._learning.kmeans, self._learning.lengths, strict=True):
+            kmeans.partial_fit(rest) if stream else kmeans.fit(rest)
+            centres, ids = kmeans.centres_, kmeans.predict(rest)
+            chosen = centres.gather(1, ids[..., None].expand_as(rest))
             if spherical:
                 along = (rest * chosen).sum(-1)
-                books.append(one.centres_ * lengths.add(ids, along).mean()[..., None])
+                centres = centres * lengths.add(ids, along).mean()[..., None]
                 chosen = chosen * along[..., None]
-            else:
-                books.append(one.centres_)
+            books.append(centres)
             rest = rest - chosen
         book = torch.cat(books, 1)
         if config.k == 1 or config.magnitude == "scaled":

@@ -14,8 +14,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.bottlenecks.base import (
+    Book,
     Bottleneck,
     Codes,
+    GroupRows,
+    Vectors,
     count_codes,
     grouped_rows,
     id_dtype,
@@ -36,13 +39,13 @@ class SearchCache:
         factors, offset: ⟨vector, factor⟩ + offset is highest for the code to choose.
     """
 
-    codes: Float[Tensor, "group code d_in"]
+    codes: Book
     norm: Float[Tensor, "group code"]
-    factors: Float[Tensor, "group code d_in"]
+    factors: Book
     offset: Float[Tensor, "group 1 code"] | None
 
     def gain(
-        self, rows: Float[Tensor, "group row d_in"], without: Bool[Tensor, "group code"] | None
+        self, rows: GroupRows, without: Bool[Tensor, "group code"] | None
     ) -> Float[Tensor, "group row code"]:
         """Higher is better; −∞ for codes that are left out."""
         factors = self.factors.mT
@@ -68,7 +71,7 @@ class Dictionary(nn.Module, Bottleneck):
     """Of a kind that rounds its codes, what they are rounded from while they are trained."""
     counts: Int[Tensor, "group code"]
 
-    def __init__(self, config: Any, codes: Float[Tensor, "group code d_in"]) -> None:
+    def __init__(self, config: Any, codes: Book) -> None:
         super().__init__()
         self.config = config
         self.codes = nn.Parameter(codes)
@@ -86,15 +89,12 @@ class Dictionary(nn.Module, Bottleneck):
 
     @abstractmethod
     def _select(
-        self,
-        rows: Float[Tensor, "group row d_in"],
-        book: SearchCache,
-        without: Bool[Tensor, "group code"] | None,
+        self, rows: GroupRows, book: SearchCache, without: Bool[Tensor, "group code"] | None
     ) -> tuple[Int[Tensor, "group row k"], Float[Tensor, "group row k"]]:
         """Ids and values of the codes of comparable vectors, those ``without`` left out."""
 
     @torch.no_grad()
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
+    def encode(self, x: Vectors) -> Codes:
         """The codes of every vector, strongest (or first taken) first; of exact ties any may win.
 
         The similarities are made for as many vectors at a time as fit 64 MiB, 4 MiB on a processor, and not kept.
@@ -102,48 +102,29 @@ class Dictionary(nn.Module, Bottleneck):
         return self._encoded(x, None)
 
     @torch.no_grad()
-    def encode_without(self, x: Float[Tensor, "*batch d_in"], without: Bool[Tensor, "group code"]) -> Codes:
-        """As :meth:`encode`, with the codes that are marked never chosen: the next best is.
-
-        Raises:
-            InputError: fewer codes are left than a vector has.
-        """
+    def encode_without(self, x: Vectors, without: Bool[Tensor, "group code"]) -> Codes:
+        """As :meth:`encode`, with the codes that are marked never chosen: the next best is."""
         left = self.config.n_codes - int(without.sum(-1).max())
         if left < self.config.k:
             raise InputError(f"{left} codes are not forbidden: a vector has {self.config.k}")
         return self._encoded(x, without)
 
-    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
+    def decode(self, codes: Codes) -> Vectors:
         """Σ value · code, with a gradient to the codes that are named."""
         return sum_of_codes(self.codes, codes)
 
-    def difference(self, codes: Codes, others: Codes) -> Float[Tensor, "*batch d_in"]:
+    def difference(self, codes: Codes, others: Codes) -> Vectors:
         """One sum over the slots of both, those in which they are the same left out."""
         same = (codes.ids == others.ids) & (codes.values == others.values)
         values = torch.cat([codes.values, -others.values], -1).masked_fill(torch.cat([same, same], -1), 0)
         return sum_of_codes(self.codes, Codes(torch.cat([codes.ids, others.ids], -1), values))
 
-    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+    def forward(self, x: Vectors) -> Vectors:
         """Encode and decode, the gradient straight through."""
         return straight_through(x, self.decode(self.encode(x)))
 
-    def similarity(
-        self, x: Float[Tensor, "*batch d_in"], ids: Int[Tensor, "*batch k"]
-    ) -> Float[Tensor, "*batch k"]:
-        """Cosine similarity of each vector with the codes named for it, as they are compared.
-
-        Takes k vectors' memory per vector.
-        """
-        with _in_full_precision(x):
-            rows = self.comparable(self.rows(x)).transpose(0, 1)
-            flat = ids.reshape(*rows.shape[:2], -1).long()
-            group = torch.arange(self.config.groups, device=ids.device)[:, None]
-            named = self.search_cache().codes[group, flat]
-            return torch.nn.functional.cosine_similarity(rows[:, :, None], named, dim=-1).reshape(ids.shape)
-
-    def means(self) -> Float[Tensor, "group code d_in"]:
-        """Of every code the mean of those that could stand in its place, by how often each was counted, or evenly if
-        they never were.
+    def means(self) -> Book:
+        """Of every code the mean of those that could stand in its place, see :func:`mean_code`.
 
         For one code a vector, and for k most similar ones, it is what codes have in common. Of codes taken one after
         another those of the first slot have nearly all of that: the mean of all slots is about a k-th of it.
@@ -167,21 +148,18 @@ class Dictionary(nn.Module, Bottleneck):
     @torch.no_grad()
     def replace_dead(
         self,
-        x: Float[Tensor, "*batch d_in"],
+        x: Vectors,
         optimizer: torch.optim.Optimizer | None = None,
         *,
         at_most: int = 0,
         generator: torch.Generator | None = None,
         own_length: bool = False,
     ) -> int:
-        """Give codes counted at most ``at_most`` times the direction of a vector that is badly coded.
+        """Give codes counted at most ``at_most`` times the direction of a vector that is badly coded; returns how many.
 
         Vectors are drawn from ``x`` with chances ∝ their squared error. The new code is as long as the living codes
         of its group are on average, or with ``own_length`` as its share of the vector itself; what the optimizer has
         gathered on the old one is set to zero. All counts begin anew.
-
-        Returns:
-            How many codes were replaced.
         """
         rows = self.rows(x)
         error = (rows - grouped_rows(self.decode(self.encode(x)), self.config)).square().sum(-1)
@@ -206,11 +184,7 @@ class Dictionary(nn.Module, Bottleneck):
         return int(dead.sum())
 
     def with_k(self: T, k: int) -> T:
-        """The same codes with fewer per vector; ids of the first k slots stay as they are.
-
-        Raises:
-            InputError: more codes than now, or codes that are not right for fewer.
-        """
+        """The same codes with fewer per vector; ids of the first k slots stay as they are."""
         if not 1 <= whole_number("k", k) <= self.config.k:
             raise InputError(
                 f"k {k}: this codebook was fitted for {self.config.k}, choose 1 to {self.config.k}"
@@ -218,11 +192,7 @@ class Dictionary(nn.Module, Bottleneck):
         return self.restored(replace(self.config, k=k), self.tensors())
 
     def of_group(self: T, group: int) -> T:
-        """A codebook of one group alone, such as one head's.
-
-        Raises:
-            KeyError: no such group.
-        """
+        """A codebook of one group alone, such as one head's; raises :class:`KeyError` where there is none."""
         if not 0 <= group < self.config.groups:
             raise KeyError(f"group {group}: there are 0 to {self.config.groups - 1}")
         tensors = {name: tensor[group : group + 1] for name, tensor in self.tensors().items()}
@@ -238,13 +208,14 @@ class Dictionary(nn.Module, Bottleneck):
         book.load_state_dict(dict(tensors))
         return book
 
-    def rows(self, x: Tensor) -> Float[Tensor, "group row d_in"]:
+    def rows(self, x: Tensor) -> GroupRows:
         """What the codes stand for: the vectors, as they are here."""
         return grouped_rows(x, self.config)
 
     def _encoded(self, x: Tensor, without: Bool[Tensor, "group code"] | None) -> Codes:
         if torch.is_autocast_enabled(x.device.type):
-            with _in_full_precision(x):
+            # which would round products, and what is kept for the next call with them
+            with torch.autocast(x.device.type, enabled=False):
                 return self._encoded(x, without)
         chosen = self._choose(self.comparable(self.rows(x)), self.search_cache(), without)
         ids, values = (part.transpose(0, 1) for part in chosen)
@@ -265,52 +236,40 @@ class Dictionary(nn.Module, Bottleneck):
     def constrain(self) -> None:
         """Bring codes that a training step has moved back to the form that the kind gives them."""
 
-    def comparable(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group row d_in"]:
+    def comparable(self, rows: GroupRows) -> GroupRows:
         """Vectors, or codes, as they are compared with each other; here as they are."""
         return rows
 
     def search_cache(self) -> SearchCache:
-        """The codes as vectors are compared with them; made anew when a tensor has changed.
-
-        While a text is generated position by position this would cost more than the comparison.
-        """
-        # ids of objects can be used again, so the objects themselves are kept
-        made_of = [(t, _version(t), t.data_ptr()) for name, t in self.tensors().items() if name != "counts"]
+        """The codes as vectors are compared with them; made anew only when a tensor has changed, as it costs more than
+        the comparison while a text is generated."""
+        # ids of objects can be used again, so the objects themselves are kept; those of inference tell no version
+        made_of = [
+            (t, object() if t.is_inference() else t._version, t.data_ptr())
+            for name, t in self.tensors().items()
+            if name != "counts"
+        ]
         if self._cache is None or not all(
             old[0] is new[0] and old[1:] == new[1:] for old, new in zip(self._cache[0], made_of, strict=True)
         ):
             self._cache = made_of, self._prepared(self.comparable(self.codes.detach().float()))
         return self._cache[1]
 
-    def _prepared(self, book: Float[Tensor, "group code d_in"]) -> SearchCache:
+    def _prepared(self, book: Book) -> SearchCache:
         """For the code of the smallest distance."""
         return SearchCache(
             book, book.norm(dim=-1).clamp(min=1e-12), book, book.square().sum(-1)[:, None] / -2
         )
 
 
-def mean_code(
-    codes: Float[Tensor, "group code d_in"], counts: Int[Tensor, "group code"]
-) -> Float[Tensor, "group d_in"]:
+def mean_code(codes: Book, counts: Int[Tensor, "group code"]) -> Float[Tensor, "group d_in"]:
     """By how often each was counted, or evenly if they never were."""
     weights = torch.where(counts.sum(-1, keepdim=True) > 0, counts.float(), 1.0)
     return torch.einsum("gc,gcd->gd", weights / weights.sum(-1, keepdim=True), codes)
 
 
-def chosen_sum(
-    book: Float[Tensor, "group code d_in"], ids: Int[Tensor, "group row k"]
-) -> Float[Tensor, "group row d_in"]:
+def chosen_sum(book: Book, ids: Int[Tensor, "group row k"]) -> GroupRows:
     """Σ_k code of every row."""
     ids = ids.transpose(0, 1)
     total = sum_of_codes(book, Codes(ids, torch.ones_like(ids, dtype=book.dtype)))
     return total.reshape(*ids.shape[:2], -1).transpose(0, 1)
-
-
-def _version(tensor: Tensor) -> object:
-    """Changes when the tensor does; of those made under ``inference_mode``, which do not tell, at every look."""
-    return object() if tensor.is_inference() else tensor._version
-
-
-def _in_full_precision(x: Tensor) -> torch.autocast:
-    """Without autocast, by which products would be rounded and what is kept for the next call with them."""
-    return torch.autocast(x.device.type, enabled=False)

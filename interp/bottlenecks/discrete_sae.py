@@ -25,10 +25,9 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
-from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
-from interp.bottlenecks.base import Bottleneck, Codes, grouped_rows, id_dtype, register, sum_of_codes
+from interp.bottlenecks.base import Bottleneck, Codes, Vectors, grouped_rows, id_dtype, register, sum_of_codes
 from interp.errors import InputError, check_fields, whole_number
 
 
@@ -46,10 +45,7 @@ def gradient(
 ) -> Weights:
     """Gradient of mean (x̂ − x)² (over rows and coordinates) + l1 · mean over rows of Σ_features a.
 
-    Here a = ReLU((x − bias) encoderᵀ + encoder_bias) and x̂ = a decoderᵀ + bias.
-
-    Args:
-        total: the sum of the rows of ``x``.
+    Here a = ReLU((x − bias) encoderᵀ + encoder_bias), x̂ = a decoderᵀ + bias, and total = Σ_rows x.
     """
     encoder, encoder_bias, decoder, bias = weights
     n_rows, d_in = x.shape
@@ -82,20 +78,16 @@ def tangent(slope: Tensor, vectors: Tensor, axis: int) -> Tensor:
 
 DecoderNorm = Literal["coordinate", "atom"]
 EpochProgress = Callable[[int], None]
-"""Told how many epochs of one dictionary have just been done."""
+"""Takes how many epochs of one dictionary have just been done."""
 
 
 @dataclass(frozen=True)
 class DiscreteSAEConfig:
     """
     Attributes:
-        d_in: size of the vectors.
-        n_codes: features of the dictionary, hence codes.
         l1: λ, the weight of the L1 term.
-        epochs: full-batch Adam steps.
-        lr: Adam's learning rate.
+        epochs, lr: full-batch steps of Adam, and their size.
         decoder_norm: which vectors of the decoder have unit norm (module docstring).
-        groups: number of separate dictionaries.
         seed: of the initial weights; group g starts from ``seed + g``.
         k: codes that :meth:`DiscreteSAE.encode` gives unless told otherwise.
     """
@@ -122,13 +114,17 @@ class DiscreteSAEConfig:
         if not 1 <= self.k <= self.n_codes:
             raise InputError(f"k {self.k}: the dictionary has {self.n_codes} codes")
 
+    @property
+    def decoder_axis(self) -> int:
+        """The axis of [d_in, code] along which the decoder's norms are 1."""
+        return -1 if self.decoder_norm == "coordinate" else -2
+
 
 @register
 class DiscreteSAE(Bottleneck):
     """The strongest features of a sparse autoencoder.
 
-    With ``groups > 1`` inputs carry the group axis before the last one, [..., group, d_in], and each group (a
-    head, say) has its own dictionary: the same one that training it alone would give.
+    Each group (a head, say) has its own dictionary: the same one that training it alone would give.
 
     Attributes:
         weights_: the dictionaries once fitted or loaded, with the group axis in front.
@@ -143,12 +139,8 @@ class DiscreteSAE(Bottleneck):
         self.config = config
         self.weights_: Weights | None = None
 
-    def fit(self, x: Float[Tensor, "*batch d_in"], *, progress: EpochProgress | None = None) -> "DiscreteSAE":
-        """Train from scratch on all rows at once; the same rows and config give the same weights.
-
-        Raises:
-            InputError: vectors of another size, NaN or infinite values, or fewer than two rows.
-        """
+    def fit(self, x: Vectors, *, progress: EpochProgress | None = None) -> "DiscreteSAE":
+        """Train from scratch on all rows at once; the same rows and config give the same weights."""
         rows = grouped_rows(x, self.config)
         if rows.shape[1] < 2:
             raise InputError(f"{rows.shape[1]} row to train a dictionary on: give at least 2")
@@ -161,15 +153,13 @@ class DiscreteSAE(Bottleneck):
         return self
 
     @torch.no_grad()
-    def encode(self, x: Float[Tensor, "*batch d_in"], k: int | None = None) -> Codes:
+    def encode(self, x: Vectors, k: int | None = None) -> Codes:
         """The ``k`` most active features of every vector, ties in order of id; inactive slots have value 0.
 
         With ``k=1`` this is the published argmax, so that a vector on which nothing is active has code 0.
         """
         weights = self._fitted()
-        k = self.config.k if k is None else k
-        if not 1 <= k <= self.config.n_codes:
-            raise InputError(f"k {k}: the dictionary has {self.config.n_codes} codes")
+        k = self.config.k if k is None else replace(self.config, k=k).k
         rows = grouped_rows(x, self.config)
         shift = weights.encoder_bias - torch.einsum("gcd,gd->gc", weights.encoder, weights.bias)
         active = torch.baddbmm(shift[:, None], rows, weights.encoder.mT).relu_()
@@ -183,7 +173,7 @@ class DiscreteSAE(Bottleneck):
         return Codes(ids.transpose(0, 1).reshape(shape), values.transpose(0, 1).reshape(shape))
 
     @torch.no_grad()
-    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
+    def decode(self, codes: Codes) -> Vectors:
         """Sum of the coded atoms, each times its value, plus the tied bias."""
         weights = self._fitted()
         x = sum_of_codes(weights.decoder.mT, codes)
@@ -191,11 +181,9 @@ class DiscreteSAE(Bottleneck):
 
     def select(self, groups: slice) -> "DiscreteSAE":
         """The dictionaries of some groups only, sharing memory with this one."""
-        weights = Weights(*(part[groups] for part in self._fitted()))
-        start, _, _ = groups.indices(self.config.groups)
-        part = DiscreteSAE(replace(self.config, groups=len(weights.bias), seed=self.config.seed + start))
-        part.weights_ = weights
-        return part
+        tensors = {name: part[groups] for name, part in self.tensors().items()}
+        seed = self.config.seed + groups.indices(self.config.groups)[0]
+        return self.restored(replace(self.config, groups=len(tensors["bias"]), seed=seed), tensors)
 
     def tensors(self) -> dict[str, Tensor]:
         return self._fitted()._asdict()
@@ -218,7 +206,7 @@ class DiscreteSAE(Bottleneck):
 
     def _fitted(self) -> Weights:
         if self.weights_ is None:
-            raise NotFittedError("this DiscreteSAE has no dictionary yet: call fit or load one")
+            raise RuntimeError("this DiscreteSAE has no dictionary yet: call fit or load one")
         return self.weights_
 
 
@@ -227,7 +215,7 @@ def _train(
     x: Float[Tensor, "row d_in"], config: DiscreteSAEConfig, progress: EpochProgress | None
 ) -> Weights:
     weights = _initial(config, x.device)
-    axis = _decoder_axis(config)
+    axis = config.decoder_axis
     x = x.contiguous()
     optimizer = torch.optim.Adam(list(weights), lr=config.lr, fused=True)
     total = x.sum(0)
@@ -255,12 +243,7 @@ def _initial(config: DiscreteSAEConfig, device: torch.device) -> Weights:
     weights = Weights(
         torch.nn.functional.normalize(encoder, dim=-1),
         encoder_bias,
-        torch.nn.functional.normalize(decoder, dim=_decoder_axis(config)),
+        torch.nn.functional.normalize(decoder, dim=config.decoder_axis),
         torch.zeros(config.d_in),
     )
     return Weights(*(part.to(device) for part in weights))
-
-
-def _decoder_axis(config: DiscreteSAEConfig) -> int:
-    """The axis of [d_in, code] along which the decoder's norms are 1."""
-    return -1 if config.decoder_norm == "coordinate" else -2

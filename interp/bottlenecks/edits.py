@@ -83,12 +83,9 @@ class AddCode:
 
 @dataclass(frozen=True)
 class ForbidCode:
-    """The next best code in place of this one.
+    """The next best code in place of this one; ``site`` and ``rows`` as of :class:`SetCode`.
 
     >>> edit = ForbidCode("a21.h6", 17)
-
-    Attributes:
-        site, rows: as of :class:`SetCode`.
     """
 
     site: str
@@ -100,10 +97,7 @@ CodeEdit = SetCode | AddCode | ForbidCode
 
 
 class WeightedCode(NamedTuple):
-    """
-    Attributes:
-        weight: of codes that are added together, how much of this one.
-    """
+    """``weight`` is how much of this one, of codes that are added together."""
 
     site: str
     code: int
@@ -115,28 +109,20 @@ _FORM = "SITE=ID, such as a12.h3=417, or SITE=ID*WEIGHT if it is added; several 
 
 
 def parse_codes(text: str) -> list[WeightedCode]:
-    """Read ``a12.h3=417,m5=31*0.5``: sites, code ids, and a weight where it is not 1.
-
-    Raises:
-        InputError: anything else.
-    """
-    found = []
+    """Read ``a12.h3=417,m5=31*0.5``: sites, code ids, and a weight where it is not 1."""
+    codes = []
     for part in text.replace(",", " ").split():
         matched = _CODE.fullmatch(part)
         if matched is None or not math.isfinite(weight := float(matched[3] or 1)):
             raise InputError(f"code {part!r}: write {_FORM}")
-        found.append(WeightedCode(canonical_site(matched[1]), int(matched[2]), weight))
-    if not found:
+        codes.append(WeightedCode(canonical_site(matched[1]), int(matched[2]), weight))
+    if not codes:
         raise InputError(f"no codes: write {_FORM}")
-    return found
+    return codes
 
 
 def parse_code(text: str) -> tuple[str, int]:
-    """Read one code, ``a12.h3=417``.
-
-    Raises:
-        InputError: anything else.
-    """
+    """Read one code, ``a12.h3=417``."""
     codes = parse_codes(text)
     if len(codes) > 1 or "*" in text:
         raise InputError(f"code {text!r}: write one, such as a12.h3=417")
@@ -144,11 +130,7 @@ def parse_code(text: str) -> tuple[str, int]:
 
 
 def parse_gate(text: str) -> Gate:
-    """Read ``a12.h3=417``, several codes with commas, or ``token:REGEX``.
-
-    Raises:
-        InputError: anything else.
-    """
+    """Read ``a12.h3=417``, several codes with commas, or ``token:REGEX``."""
     if str(text).startswith(TOKEN):
         return Gate(text)
     try:
@@ -184,11 +166,7 @@ def code_edits(
     rows: Collection[SupportsIndex] | None = None,
 ) -> list[CodeEdit]:
     """The same for each of several codes: set in so many slots, added ``scale`` times their weight from the mean, or
-    forbidden.
-
-    Raises:
-        InputError: codes that are not added have a weight.
-    """
+    forbidden. Only codes that are added have a weight."""
     if how == "added":
         return [AddCode(site, code, scale * weight, rows, from_mean=True) for site, code, weight in codes]
     for code in codes:
@@ -201,7 +179,7 @@ def code_edits(
 
 FIRING = "firing"
 _FROM = re.compile(r"generated:([1-9]\d{0,5})")
-_Columns = int | slice | tuple[int, ...]
+_Columns = slice | tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,9 +189,6 @@ class Where:
 
     A draw depends on seed, column and row, not on how the batch is run. Columns count padding: beside a longer prompt
     the same prompt is edited at other tokens.
-
-    Raises:
-        InputError: positions or a gate that cannot be, or a value out of range.
     """
 
     positions: Positions = "generated"
@@ -238,10 +213,7 @@ class Where:
         return self.when == FIRING
 
     def columns(self, n_prompt: int) -> _Columns:
-        """The columns where a prompt of so many tokens is continued.
-
-        The token that makes the N-th new one is the one before it.
-        """
+        """The columns where a prompt of so many tokens is continued; the N-th new one is made at the one before it."""
         given = self.positions
         if not isinstance(given, str):
             return _checked(given)
@@ -267,29 +239,23 @@ class Where:
         return torch.from_numpy(np.stack(drawn, 1) < self.fraction) & among
 
 
-def _checked(columns: SupportsIndex | slice | Sequence[SupportsIndex]) -> _Columns:
-    if isinstance(columns, slice):
-        found: _Columns = columns
-        numbers = [n for n in (columns.start, columns.stop) if n is not None]
-        if columns.step is not None and columns.step < 1:
-            raise InputError(f"positions with step {columns.step}: it must be 1 or more")
+def _checked(given: SupportsIndex | slice | Sequence[SupportsIndex]) -> _Columns:
+    if isinstance(given, slice):
+        columns: _Columns = given
+        numbers = tuple(n for n in (given.start, given.stop) if n is not None)
+        if given.step is not None and given.step < 1:
+            raise InputError(f"positions with step {given.step}: it must be 1 or more")
     else:
-        numbers = [
-            whole_number("position", n) for n in (columns if isinstance(columns, Iterable) else (columns,))
-        ]
-        found = tuple(numbers) if isinstance(columns, Iterable) else numbers[0]
+        several = given if isinstance(given, Iterable) else (given,)
+        columns = numbers = tuple(whole_number("position", n) for n in several)
     for number in numbers:
         if number < 0:
             raise InputError(f"position {number}: count from 0, the end is not known while text is generated")
-    return found
+    return columns
 
 
 def _is_among(columns: _Columns, number: int) -> bool:
-    if isinstance(columns, int):
-        return number == columns
-    if isinstance(columns, slice):
-        return number in range(number + 1)[columns]
-    return number in columns
+    return number in (range(number + 1)[columns] if isinstance(columns, slice) else columns)
 
 
 Rows = tuple[int, ...] | None
@@ -322,11 +288,7 @@ class SiteEdits:
         return bool(self._set or self._forbidden)
 
     def add(self, edit: CodeEdit, group: int | None, where: Where) -> None:
-        """Take in an edit of one group, or of a site without groups.
-
-        Raises:
-            InputError: a code, a strength, a number of slots or rows that cannot be.
-        """
+        """Take in an edit of one group, or of a site without groups."""
         n_codes = self.bottleneck.config.n_codes
         if not 0 <= whole_number("code", edit.code) < n_codes:
             raise InputError(f"code {edit.code} at {edit.site}: the codebook there has 0 to {n_codes - 1}")
@@ -344,12 +306,10 @@ class SiteEdits:
 
     def allowed(self, codes: Codes, x: Tensor, at: At) -> Codes:
         """The codes of ``x`` without forbidden ones; the same object if nothing is forbidden."""
-        found = [
+        acting = [
             (mask, without) for key, without in self._forbidden.items() if (mask := at(*key)) is not None
         ]
-        if len(found) > 1:
-            found = _together(found)
-        for mask, without in found:
+        for mask, without in _together(acting) if len(acting) > 1 else acting:
             # groups in which nothing is forbidden choose as before
             assert isinstance(self.bottleneck, Dictionary)
             other = self.bottleneck.encode_without(x, without)

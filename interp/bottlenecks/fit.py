@@ -6,11 +6,10 @@ Two ways, see :class:`FitConfig`:
   knows the errors that reach it. For books that will be attached together.
 * independent: each book is fitted to what its site carries in the plain model. For books attached one at a time.
 
-What codebooks are fitted to is needed one layer at a time. So the texts go through the model in that order: all of
-them through block 0, then all through block 1, …, each block run once (and its attention once more, where a book must
-be fitted in the middle of it). Nothing but the residual streams between two layers is ever stored, whatever the number
-of sites; they lie in shards of one batch, as safetensors in the model's own dtype, so that a killed run goes on with
-the same numbers and loses one site's work at most.
+All texts go through block 0, then all through block 1, …, each block run once (and its attention once more, where a
+book must be fitted in the middle of it). Nothing but the residual streams between two layers is ever stored; they lie
+in shards of one batch, as safetensors in the model's own dtype, so that a killed run goes on with the same numbers and
+loses one site's work at most.
 """
 
 import contextlib
@@ -20,17 +19,18 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
-from filelock import FileLock, Timeout
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import CONFIG_FILE, Bottleneck, bottleneck_class
 from interp.bottlenecks.codebook import Codebook, CodebookConfig, Selection
 from interp.bottlenecks.dictionary import Dictionary
@@ -40,6 +40,7 @@ from interp.bottlenecks.store import (
     WORK,
     Codebooks,
     begin_request,
+    being_filled,
     check_request,
     describe_text,
     is_store,
@@ -56,16 +57,11 @@ from interp.text import TextBlocks, load_text
 
 
 class LayerStream:
-    """The residual stream of many texts at the entrance of one layer, on disk, carried on layer by layer.
+    """The residual stream of many texts at the entrance of one ``layer``, on disk, carried on layer by layer.
 
     Args:
-        tokens: blocks of equal length.
-        folder: where the shards lie; those that an earlier process left are used.
-        batch_size: blocks per forward pass and shard.
+        folder: where the shards lie, a batch each; those that an earlier process left are used.
         at_most: the layer that must not have been passed.
-
-    Attributes:
-        layer: the texts are at the entrance of this one.
     """
 
     def __init__(
@@ -83,16 +79,13 @@ class LayerStream:
     def collect(
         self, site: Site, books: Mapping[Site, Bottleneck], done: Callable[[int], None]
     ) -> list[Tensor]:
-        """What passes at a site of this layer, per batch in float32, with ``books`` in place before it.
-
-        Blocks are run only as far as the site.
-        """
-        seen: dict[Site, list[Tensor]] = {site: []}
-        hooks = _hooks(books, seen)
-        for i in range(len(self.batches)):
-            self._run_until(site.hook, i, hooks)
-            done(1)
-        return seen[site]
+        """What passes at a site of this layer, per batch in float32, with ``books`` in place before it."""
+        seen = []
+        with self._spliced(books):
+            for i in range(len(self.batches)):
+                seen.append(_at(site, self._run_until(site.hook, i)))
+                done(1)
+        return seen
 
     @torch.no_grad()
     def advance(
@@ -103,16 +96,21 @@ class LayerStream:
         The texts are at the next layer after :meth:`step`.
         """
         seen: dict[Site, list[Tensor]] = {site: [] for site in seen_at}
-        last, out = f"blocks.{self.layer}.hook_resid_post", []
-        hooks = _hooks(books, seen)
-        hooks[last] = [*hooks.get(last, ()), lambda x: out.append(x.clone())]
-        for i in range(len(self.batches)):
-            path = self._path(self.layer + 1, i)
-            if seen_at or not path.exists():
-                self._run_until(last, i, hooks)
-                with atomic_path(path) as temporary:
-                    save_file({"resid": out.pop().cpu().contiguous()}, temporary)
-            done(1)
+
+        def keep(hook: str, x: Tensor) -> None:
+            for site in seen_at:
+                if site.hook == hook:
+                    seen[site].append(_at(site, x))
+
+        hooks = {site.hook: partial(keep, site.hook) for site in seen_at}
+        with hooked(self.model, hooks), self._spliced(books):
+            for i in range(len(self.batches)):
+                path = self._path(self.layer + 1, i)
+                if seen_at or not path.exists():
+                    resid = self._run_until(f"blocks.{self.layer}.hook_resid_post", i)
+                    with atomic_path(path) as temporary:
+                        save_file({"resid": resid.cpu().contiguous()}, temporary)
+                done(1)
         return seen
 
     def step(self) -> None:
@@ -120,29 +118,31 @@ class LayerStream:
         shutil.rmtree(self._path(self.layer, 0).parent, ignore_errors=True)
         self.layer += 1
 
-    def _run_until(
-        self, last: str, i: int, hooks: Mapping[str, list[Callable[[Tensor], Tensor | None]]]
-    ) -> None:
-        """A forward pass of one batch from this layer on, given up once the hook ``last`` has been passed."""
+    def _spliced(self, books: Mapping[Site, Bottleneck]) -> contextlib.AbstractContextManager:
+        by_name = {str(site): book for site, book in books.items()}
+        return attach(self.model, by_name, error_term=False) if books else contextlib.nullcontext()
 
-        def give_up(_: Tensor) -> None:
+    def _run_until(self, hook: str, i: int) -> Tensor:
+        """What passes at a hook in a forward of one batch from this layer on, which is given up there."""
+        passed = []
+
+        def give_up(x: Tensor) -> None:
+            passed.append(x.clone())
             raise _ReachedError
 
-        chains = {name: _chain([*some, *([give_up] if name == last else [])]) for name, some in hooks.items()}
-        resid = self._resid(i)
-        start = contextlib.nullcontext() if resid is None else starting_at(self.model, self.layer, resid)
-        with contextlib.suppress(_ReachedError), start, hooked(self.model, chains):
+        start: contextlib.AbstractContextManager = contextlib.nullcontext()
+        if self.layer > 0:
+            path = self._path(self.layer, i)
+            try:
+                resid = load_file(path)["resid"].to(model_device(self.model))
+            except (SafetensorError, KeyError, OSError) as error:
+                raise InputError(f"{path} is damaged ({error}): delete {path.parent}") from None
+            start = starting_at(self.model, self.layer, resid)
+        with contextlib.suppress(_ReachedError), start, hooked(self.model, {hook: give_up}):
             self.model(self.batches[i].to(model_device(self.model)))
-            raise RuntimeError(f"nothing passed at {last}: unsupported model")
-
-    def _resid(self, i: int) -> Float[Tensor, "batch pos d_model"] | None:
-        if self.layer == 0:
-            return None
-        path = self._path(self.layer, i)
-        try:
-            return load_file(path)["resid"].to(model_device(self.model))
-        except (SafetensorError, KeyError, OSError) as error:
-            raise InputError(f"{path} is damaged ({error}): delete {path.parent}") from None
+        if not passed:
+            raise RuntimeError(f"nothing passed at {hook}: unsupported model")
+        return passed[0]
 
     def _path(self, layer: int, i: int) -> Path:
         return self.folder / f"layer{layer:03}" / f"{i:05}.safetensors"
@@ -152,46 +152,9 @@ class _ReachedError(Exception):
     """The rest of the forward pass, final norm and unembedding included, is not needed."""
 
 
-def _hooks(
-    books: Mapping[Site, Bottleneck], seen: Mapping[Site, list[Tensor]]
-) -> dict[str, list[Callable[[Tensor], Tensor | None]]]:
-    hooks: dict[str, list[Callable[[Tensor], Tensor | None]]] = {}
-
-    def keep(site: Site) -> Callable[[Tensor], None]:
-        def hook(x: Tensor) -> None:
-            x = x if site.head is None else x[:, :, site.head]
-            seen[site].append(x.float().cpu().clone())
-
-        return hook
-
-    def splice(site: Site, book: Bottleneck) -> Callable[[Tensor], Tensor]:
-        def hook(x: Tensor) -> Tensor:
-            if site.head is None:
-                return book.decode(book.encode(x)).to(x.dtype)
-            x = x.clone()
-            x[:, :, site.head] = book.decode(book.encode(x[:, :, site.head])).to(x.dtype)
-            return x
-
-        return hook
-
-    for site in seen:
-        hooks.setdefault(site.hook, []).append(keep(site))
-    for site, book in books.items():
-        hooks.setdefault(site.hook, []).append(splice(site, book))
-    return hooks
-
-
-def _chain(functions: list[Callable[[Tensor], Tensor | None]]) -> Callable[[Tensor], Tensor | None]:
-    """Functions of one hook point one after the other."""
-
-    def hook(x: Tensor) -> Tensor | None:
-        result = None
-        for function in functions:
-            new = function(x if result is None else result)
-            result = result if new is None else new
-        return result
-
-    return hook
+def _at(site: Site, x: Tensor) -> Tensor:
+    """What passes at a site of a hook, apart, in float32 on the processor."""
+    return (x if site.head is None else x[:, :, site.head]).float().cpu().clone()
 
 
 IN_MEMORY = 2 * 2**30
@@ -259,7 +222,8 @@ class FitConfig:
         cls = bottleneck_class(self.kind)
         if not issubclass(cls, Dictionary):
             raise InputError(
-                f"a {cls.kind} cannot be fitted at sites: derive it from interp.bottlenecks.slots.Slots"
+                f"a {cls.kind} cannot be fitted at sites: derive it from "
+                "interp.bottlenecks.product_codebook.ProductCodebook"
             )
 
 
@@ -288,10 +252,6 @@ def fit_codebooks(
         folder: where they are written; None keeps them in memory.
         batch_size: blocks per forward pass.
         options: fields of :class:`FitConfig`, over those of ``config``.
-
-    Raises:
-        InputError: no such site; fewer vectors than codes; a folder that holds other codebooks, or that another
-            process is filling.
     """
     check_model(model)
     config = replace(config or FitConfig(), **options)
@@ -317,14 +277,10 @@ def fit_codebooks(
         check_request(folder, found.manifest, _in_batches_of(found.manifest, request))
         shutil.rmtree(folder / WORK, ignore_errors=True)  # of a run that was killed while it cleared up
         return found
-    (folder / WORK).mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / WORK / "lock", timeout=0):
-            _begin(folder, request)
-            _fit(model, text, books, config, folder, batch_size, stage)
-            return Codebooks.finish(folder, request)
-    except Timeout:
-        raise InputError(f"{folder}: another process is fitting codebooks there") from None
+    with being_filled(folder, "fitting"):
+        _begin(folder, request)
+        _fit(model, text, books, config, folder, batch_size, stage)
+        return Codebooks.finish(folder, request)
 
 
 def _in_batches_of(begun: Mapping[str, Any], request: dict[str, Any]) -> dict[str, Any]:
@@ -350,11 +306,7 @@ def _begin(folder: Path, request: dict[str, Any]) -> None:
 
 
 def new_books(model: Model, sites: Sequence[str], config: FitConfig) -> dict[Site, Dictionary]:
-    """Codebooks that have seen nothing yet, one a site.
-
-    Raises:
-        InputError: no such site, or a config that cannot be.
-    """
+    """Codebooks that have seen nothing yet, one a site."""
     places = expand_sites(model, sites)
     if not places:
         raise InputError("no site: name some, such as heads, mlps, a*, m5")
@@ -454,12 +406,6 @@ def fit_parts(
     """Fit independent books layer by layer, a shard its own layers; :func:`fit_codebooks` of the same gathers them.
 
     Each worker or shard runs the texts through all layers before its last, once: what is shared out is the learning.
-
-    Args:
-        model: loaded by its spec, as workers load it anew.
-
-    Raises:
-        InputError: as of :func:`fit_codebooks`; books that know those before them; a model in memory alone.
     """
     if config.sequential:
         raise InputError(
@@ -558,14 +504,7 @@ def new_config(
     bits: int | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """A kind's config of about so many bits a vector, or with its own default size.
-
-    Args:
-        size: d_in, groups and seed.
-
-    Raises:
-        InputError: an option that the kind does not have, or a size that it cannot have.
-    """
+    """A kind's config of about so many bits a vector, or with its own default size; ``size`` is d_in, groups, seed."""
     options = options or {}
     known = {part.name: part for part in fields(cls.config_class) if part.name not in size}
     for name in options:

@@ -29,14 +29,7 @@ TOKEN, LABEL = "token:", "label:"
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """
-    Attributes:
-        text: as it is written.
-        codes: sites and codes; none for a gate on tokens.
-
-    Raises:
-        InputError: an empty pattern, or one that the engine does not know.
-    """
+    """A gate as it is written, and its sites and codes: none for one on tokens."""
 
     text: str
     codes: tuple[tuple[str, int], ...] = ()

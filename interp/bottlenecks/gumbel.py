@@ -23,10 +23,7 @@ HOTTEST, COLDEST = 1.0, 1 / 16
 
 @dataclass(frozen=True)
 class GumbelConfig(LearnedSlotsConfig, VQConfig):
-    """
-    Attributes:
-        kl_weight: of the KL to the uniform prior, at the end.
-    """
+    """``kl_weight`` is of the KL to the uniform prior, at the end."""
 
     kl_weight: float = 1e-3
     steps: int = 300
@@ -73,8 +70,8 @@ class Gumbel(LearnedSlots):
         found = drawn.flatten(-2) @ trained["codes"] + trained["bias"][:, None]
         return found, self.config.kl_weight * done * kl
 
-    def book(self, trained: Parameters) -> tuple[Tensor, Tensor]:
-        return trained["codes"], trained["bias"]
+    def book(self, trained: Parameters) -> Tensor:
+        return trained["codes"]
 
 
 def soft_choice(logits: Tensor, temperature: float) -> Tensor:

@@ -39,9 +39,6 @@ class HubFolder(
 
         Args:
             hub: of ``huggingface_hub.snapshot_download``: ``revision``, ``token``, ``cache_dir``, …
-
-        Raises:
-            InputError: neither is there, or its files are damaged.
         """
         return cls._from_folder(fetch(source, **hub))
 
@@ -51,13 +48,8 @@ class HubFolder(
 
 
 def fetch(source: str | Path, **hub: Any) -> Path:
-    """The folder ``source``, or the one to which the hub's repository of that name was downloaded.
-
-    A ``Path``, and a text without a slash, is never a repository.
-
-    Raises:
-        InputError: neither is there.
-    """
+    """The folder ``source``, or the one to which the hub's repository of that name was downloaded: a ``Path``, and a
+    text without a slash, is none."""
     if Path(source).is_dir():
         return Path(source)
     if isinstance(source, Path) or "/" not in source:

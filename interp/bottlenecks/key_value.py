@@ -15,18 +15,14 @@ from torch import Tensor
 from interp.bottlenecks.base import register
 from interp.bottlenecks.kmeans import GroupedKMeans, refit
 from interp.bottlenecks.learned_slots import EncodedSlots
-from interp.bottlenecks.slots import SlotsConfig
+from interp.bottlenecks.product_codebook import ProductCodebookConfig
 from interp.bottlenecks.vq import VQConfig
 from interp.errors import InputError
 
 
 @dataclass(frozen=True)
 class KeyValueConfig(VQConfig):
-    """``codes`` of a slot are its keys.
-
-    Attributes:
-        d_key: dimensions of a projection.
-    """
+    """``codes`` of a slot are its keys, in a projection to ``d_key`` dimensions."""
 
     slots: int = 8
     d_key: int = 8
@@ -43,7 +39,7 @@ class KeyValueConfig(VQConfig):
         return self.n_codes
 
     @classmethod
-    def at(cls, bits: int, **options: Any) -> SlotsConfig:
+    def at(cls, bits: int, **options: Any) -> ProductCodebookConfig:
         return super().at(bits, **{"d_key": min(cls.d_key, options["d_in"])} | options)
 
 

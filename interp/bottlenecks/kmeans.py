@@ -1,7 +1,6 @@
 """k-means for many groups at once, over one batch or a stream of them.
 
-scikit-learn's MiniBatchKMeans takes one group at a time, on the processor only, and measured 25 to 80 times
-slower on 20 000 rows of size 64. Here all groups share every matrix product, wherever the rows lie.
+All groups share every matrix product; scikit-learn's MiniBatchKMeans measured 25 to 80 times slower.
 
 1. Start: rows drawn ∝ squared distance to the centres so far, in at most 32 rounds (k-means|| of Bahmani et al.
    2012, arXiv 1203.6402, without its reduction; up to 32 centres this is k-means++ itself).
@@ -9,16 +8,15 @@ slower on 20 000 rows of size 64. Here all groups share every matrix product, wh
    over all rows that the centre has had (Sculley 2010, "Web-scale k-means clustering").
 3. A centre that has no row at all moves to a row drawn ∝ squared distance to its centre.
 
-Codes fitted together to the vectors that are sums of them, given which codes each vector has.
-
-The dictionary step of the method of optimal directions (Engan et al. 1999), with a ridge that holds a code where it
-is as firmly as a few more vectors would: a code that few vectors have does not run after them.
+:func:`refit` fits codes together to the vectors that are sums of them: the dictionary step of the method of optimal
+directions (Engan et al. 1999), with a ridge that holds a code where it is as firmly as a few more vectors would.
 """
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.bottlenecks.base import Book, GroupRows
 from interp.errors import InputError
 
 REFIT_PART = 4096
@@ -27,51 +25,44 @@ RIDGE = 10.0
 """Vectors that the ridge stands for."""
 
 
-def refit(
-    rows: Float[Tensor, "group row d_in"],
-    ids: Int[Tensor, "group row k"],
-    book: Float[Tensor, "group code d_in"],
-) -> Float[Tensor, "group code d_in"]:
+def refit(rows: GroupRows, ids: Int[Tensor, "group row k"], book: Book) -> Book:
     """The book that minimises Σ_rows |row − Σ_k code|² + RIDGE · Σ_codes |code − its present value|²."""
-    groups = zip(rows, ids.long(), book, strict=True)
-    return torch.stack(
-        [codes + least_squares_move(own - codes[i].sum(1), i, len(codes)) for own, i, codes in groups]
-    )
+    moved = []
+    for vectors, chosen, codes in zip(rows, ids.long(), book, strict=True):
+        missing = vectors - codes[chosen].sum(1)
+        moved.append(codes + least_squares_move(missing, chosen, len(codes), rows.new_ones(chosen.shape)))
+    return torch.stack(moved)
 
 
 def least_squares_move(
     missing: Float[Tensor, "row d_in"],
     ids: Int[Tensor, "row k"],
     n_codes: int,
-    values: Float[Tensor, "row k"] | None = None,
+    values: Float[Tensor, "row k"],
     fixed: Bool[Tensor, " code"] | None = None,
 ) -> Float[Tensor, "code d_in"]:
     """How far :func:`refit` moves one group's codes.
 
     Args:
         missing: of each row what its codes leave, row − Σ_k value · code.
-        values: with which codes enter the sum; 1 if not given. The ridge is RIDGE times their mean square.
+        values: with which codes enter the sum. The ridge is RIDGE times their mean square.
         fixed: codes that stay where they are, and that the others make up for.
     """
     ids = ids.long()
     lacking = missing.new_zeros(n_codes, missing.shape[1])  # of each code Σ_rows value · missing
     for slot in range(ids.shape[1]):
-        part = missing if values is None else missing * values[:, slot, None]
-        lacking.index_add_(0, ids[:, slot], part)
+        lacking.index_add_(0, ids[:, slot], missing * values[:, slot, None])
     if fixed is not None:
         lacking[fixed] = 0
-    ridge = RIDGE if values is None else float(RIDGE * values.square().mean().clamp(min=1e-12))
+    ridge = float(RIDGE * values.square().mean().clamp(min=1e-12))
     if ids.shape[1] == 1:
-        weight = torch.bincount(
-            ids[:, 0], None if values is None else values[:, 0].square(), minlength=n_codes
-        )
+        weight = torch.bincount(ids[:, 0], values[:, 0].square().double(), minlength=n_codes)
         return lacking / (weight.to(lacking) + ridge)[:, None]
     # how often two codes are in one vector
     together = lacking.new_zeros(n_codes**2)
-    for i, rows in enumerate(ids.split(REFIT_PART)):
+    for rows, weights in zip(ids.split(REFIT_PART), values.split(REFIT_PART), strict=True):
         pairs = (rows[:, :, None] * n_codes + rows[:, None, :]).flatten()
-        own = None if values is None else values[i * REFIT_PART : (i + 1) * REFIT_PART]
-        products = None if own is None else (own[:, :, None] * own[:, None, :]).flatten()
+        products = (weights[:, :, None] * weights[:, None, :]).flatten()
         together += torch.bincount(pairs, products, minlength=n_codes**2).to(together)
     together = together.reshape(n_codes, n_codes)
     if fixed is not None:
@@ -91,14 +82,10 @@ PART = 4096
 
 
 class GroupedKMeans:
-    """
-    Args:
-        n_centres: centres per group.
-        spherical: rows and centres have unit norm; nearest is then most similar by cosine.
-        seed: of the draws.
+    """k-means of each group; ``centres_`` are there once a batch was seen.
 
-    Attributes:
-        centres_: once a batch was seen.
+    Args:
+        spherical: rows and centres have unit norm; nearest is then most similar by cosine.
     """
 
     def __init__(self, n_centres: int, *, spherical: bool, seed: int = 0) -> None:
@@ -108,7 +95,7 @@ class GroupedKMeans:
         self.counts_: Float[Tensor, "group centre"]
         self._sums: Float[Tensor, "group centre d_in"]  # of the rows that are counted
 
-    def fit(self, rows: Float[Tensor, "group row d_in"], iterations: int = 10) -> "GroupedKMeans":
+    def fit(self, rows: GroupRows, iterations: int = 10) -> "GroupedKMeans":
         """Lloyd's iterations over all rows, from scratch."""
         rows = self._prepared(rows)
         sizes = _squared_lengths(rows)
@@ -119,12 +106,8 @@ class GroupedKMeans:
             self._step(rows, sizes)
         return self
 
-    def partial_fit(self, rows: Float[Tensor, "group row d_in"]) -> "GroupedKMeans":
-        """One step on one batch; the first also places the centres.
-
-        Raises:
-            InputError: the first batch has fewer rows than there are centres.
-        """
+    def partial_fit(self, rows: GroupRows) -> "GroupedKMeans":
+        """One step on one batch; the first also places the centres."""
         rows = self._prepared(rows)
         sizes = _squared_lengths(rows)
         if not hasattr(self, "centres_"):
@@ -132,9 +115,13 @@ class GroupedKMeans:
         self._step(rows, sizes)
         return self
 
-    def predict(self, rows: Float[Tensor, "group row d_in"]) -> Int[Tensor, "group row"]:
-        """The nearest centre of every row."""
+    def predict(self, rows: GroupRows) -> Int[Tensor, "group row"]:
+        """The number of the nearest centre of every row."""
         return _gains(self._prepared(rows), self.centres_)[0]
+
+    def nearest(self, rows: GroupRows) -> GroupRows:
+        """The nearest centre of every row."""
+        return self.centres_.gather(1, self.predict(rows)[..., None].expand_as(rows))
 
     def _prepared(self, rows: Tensor) -> Tensor:
         return torch.nn.functional.normalize(rows, dim=-1) if self.spherical else rows
@@ -181,15 +168,13 @@ class GroupedKMeans:
         return rows.gather(1, chosen[..., None].expand(-1, -1, rows.shape[-1]))
 
 
-def _squared_lengths(rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group row"]:
+def _squared_lengths(rows: GroupRows) -> Float[Tensor, "group row"]:
     # in parts, as the squares of all would be a second copy of them
     return torch.cat([part.square().sum(-1) for part in rows.split(PART, dim=1)], 1)
 
 
 def _nearest(
-    rows: Float[Tensor, "group row d_in"],
-    centres: Float[Tensor, "group centre d_in"],
-    sizes: Float[Tensor, "group row"],
+    rows: GroupRows, centres: Float[Tensor, "group centre d_in"], sizes: Float[Tensor, "group row"]
 ) -> tuple[Int[Tensor, "group row"], Float[Tensor, "group row"]]:
     """Index of the nearest centre and the squared distance to it; ``sizes`` are the rows' squared lengths."""
     ids, gains = _gains(rows, centres)
@@ -197,7 +182,7 @@ def _nearest(
 
 
 def _gains(
-    rows: Float[Tensor, "group row d_in"], centres: Float[Tensor, "group centre d_in"]
+    rows: GroupRows, centres: Float[Tensor, "group centre d_in"]
 ) -> tuple[Int[Tensor, "group row"], Float[Tensor, "group row"]]:
     """Index of the nearest centre and ⟨row, centre⟩ − |centre|²/2 there."""
     offset = centres.square().sum(-1)[:, None] / 2
@@ -210,7 +195,7 @@ def _gains(
     return torch.cat(ids, 1), torch.cat(gains, 1)
 
 
-def similarities_at_once(rows: Float[Tensor, "group row d_in"]) -> int:
+def similarities_at_once(rows: GroupRows) -> int:
     """Elements of the similarities with a dictionary to make at a time, where these vectors lie."""
     return SIMILARITIES if rows.is_cuda else IN_CACHE
 

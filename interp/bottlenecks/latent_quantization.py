@@ -15,14 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import digits, register, straight_through
-from interp.bottlenecks.learned_slots import (
-    LearnedSlots,
-    LearnedSlotsConfig,
-    Parameters,
-    decoded,
-    least_squares,
-)
-from interp.bottlenecks.slots import SlotsConfig
+from interp.bottlenecks.learned_slots import LearnedSlots, LearnedSlotsConfig, Parameters, decoded
+from interp.bottlenecks.product_codebook import ProductCodebookConfig
 from interp.errors import InputError
 
 COMMITMENT = 0.25
@@ -32,11 +26,7 @@ EDGE = 1e-3
 
 @dataclass(frozen=True)
 class LatentQuantizationConfig(LearnedSlotsConfig):
-    """
-    Attributes:
-        latents: of a vector.
-        levels: values of each.
-    """
+    """Of a vector ``latents``, each of which takes one of ``levels`` values."""
 
     latents: int = 12
     levels: int = 8
@@ -52,7 +42,7 @@ class LatentQuantizationConfig(LearnedSlotsConfig):
         return (self.levels,) * self.latents
 
     @classmethod
-    def at(cls, bits: int, **options: Any) -> SlotsConfig:
+    def at(cls, bits: int, **options: Any) -> ProductCodebookConfig:
         latents, each = digits(bits, most=3)
         return cls(latents=latents, levels=2**each, **options)
 
@@ -80,20 +70,20 @@ class LatentQuantization(LearnedSlots):
         return -(z[..., None] - self.levels[:, None].float()).abs().flatten(-2)
 
     def begin(self, z: Tensor, rows: Tensor) -> Parameters:
-        steps = torch.linspace(-1.5, 1.5, self.config.levels, device=z.device)
-        levels = steps.repeat(self.config.groups, self.config.latents, 1)
-        decoder, bias = least_squares(_nearest(z, levels), rows)
-        return {"levels": levels, "decoder": decoder, "bias": bias}
+        self.levels.copy_(torch.linspace(-1.5, 1.5, self.config.levels, device=z.device))
+        return super().begin(z, rows) | {"levels": self.levels.float().clone()}
+
+    def quantized(self, z: Tensor) -> Tensor:
+        return _nearest(z, self.levels.float())
+
+    def grid(self, trained: Parameters) -> Tensor:
+        self.levels.copy_(trained["levels"])
+        return trained["levels"]
 
     def reconstructed(self, z: Tensor, trained: Parameters, *_: Any) -> tuple[Tensor, Tensor]:
         near = _nearest(z, trained["levels"])
         extra = (z.detach() - near).square() + COMMITMENT * (z - near.detach()).square()
         return decoded(straight_through(z, near.detach()), trained), extra.mean((1, 2)).sum()
-
-    def book(self, trained: Parameters) -> tuple[Tensor, Tensor]:
-        self.levels.copy_(trained["levels"])
-        codes = trained["levels"][..., None] * trained["decoder"][:, :, None]
-        return codes.flatten(1, 2), trained["bias"]
 
     @torch.no_grad()
     def constrain(self) -> None:
@@ -126,17 +116,15 @@ class FSQ(LearnedSlots):
     def preferences(self, z: Float[Tensor, "group row z"]) -> Float[Tensor, "group row code"]:
         return -(bounded(z, self.config.levels)[..., None] - self._grid(z)).abs().flatten(-2)
 
-    def begin(self, z: Tensor, rows: Tensor) -> Parameters:
-        decoder, bias = least_squares(bounded(z, self.config.levels).round(), rows)
-        return {"decoder": decoder, "bias": bias}
+    def quantized(self, z: Tensor) -> Tensor:
+        return bounded(z, self.config.levels).round()
+
+    def grid(self, trained: Parameters) -> Tensor:
+        return self._grid(trained["bias"])
 
     def reconstructed(self, z: Tensor, trained: Parameters, *_: Any) -> tuple[Tensor, Tensor]:
         inside = bounded(z, self.config.levels)
         return decoded(straight_through(inside, inside.round()), trained), z.new_zeros(())
-
-    def book(self, trained: Parameters) -> tuple[Tensor, Tensor]:
-        codes = self._grid(trained["bias"])[:, None] * trained["decoder"][:, :, None]
-        return codes.flatten(1, 2), trained["bias"]
 
     @torch.no_grad()
     def constrain(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.bottlenecks.base import grouped_rows, register
+from interp.bottlenecks.base import GroupRows, Vectors, grouped_rows, register
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
 
 EPSILON = 1e-5
@@ -34,16 +34,14 @@ class LayerNormCodebook(Codebook):
         self.gain = nn.Parameter(torch.ones(config.groups, config.d_in), requires_grad=False)
         self.bias = nn.Parameter(torch.zeros(config.groups, config.d_in), requires_grad=False)
 
-    def loss(
-        self, x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]
-    ) -> Float[Tensor, ""]:
+    def loss(self, x: Vectors, decoded: Vectors) -> Float[Tensor, ""]:
         """λ times the squared error against the normed vector, summed over coordinates and averaged over vectors."""
         return super().loss(self.rows(x).transpose(0, 1).reshape(x.shape), decoded)
 
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() | {"gain": self.gain, "bias": self.bias}
 
-    def rows(self, x: Tensor) -> Float[Tensor, "group row d_in"]:
+    def rows(self, x: Tensor) -> GroupRows:
         rows = grouped_rows(x, self.config)
         normed = nn.functional.layer_norm(rows, rows.shape[-1:], eps=EPSILON)
         return normed * self.gain[:, None].float() + self.bias[:, None].float()

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.bottlenecks.base import Book, GroupRows
 from interp.bottlenecks.dictionary import SearchCache
-from interp.bottlenecks.slots import Slots, SlotsConfig
+from interp.bottlenecks.product_codebook import ProductCodebook, ProductCodebookConfig
 from interp.errors import InputError, whole_number
 
 BATCH = 256
@@ -24,13 +25,9 @@ Parameters = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class LearnedSlotsConfig(SlotsConfig):
-    """
-    Attributes:
-        steps: of AdamW, on :data:`BATCH` vectors each.
-        lr: at the start; it falls to 0 along a cosine.
-        weight_decay: of encoder and decoder.
-    """
+class LearnedSlotsConfig(ProductCodebookConfig):
+    """``steps`` of AdamW on :data:`BATCH` vectors each, from ``lr`` to 0 along a cosine; ``weight_decay`` is of encoder
+    and decoder."""
 
     steps: int = 1500
     lr: float = 3e-3
@@ -50,12 +47,8 @@ class LearnedSlotsConfig(SlotsConfig):
         return self.k
 
 
-class EncodedSlots(Slots):
-    """Slots that choose by an affine map of the vectors, not by the codes.
-
-    Attributes:
-        encoder, encoder_bias: z = comparable vector · encoder + encoder_bias, of every group.
-    """
+class EncodedSlots(ProductCodebook):
+    """Slots that choose by z = comparable vector · encoder + encoder_bias, not by the codes."""
 
     encoder: Float[Tensor, "group d_in z"]
     encoder_bias: Float[Tensor, "group z"]
@@ -69,9 +62,7 @@ class EncodedSlots(Slots):
         """How much each code is preferred within its slot; here z is just that."""
         return z
 
-    def gains(
-        self, rows: Float[Tensor, "group row d_in"], _book: SearchCache
-    ) -> Float[Tensor, "group row code"]:
+    def gains(self, rows: GroupRows, _book: SearchCache) -> Float[Tensor, "group row code"]:
         return self.preferences(torch.baddbmm(self.encoder_bias[:, None].float(), rows, self.encoder.float()))
 
     def replace_dead(self, *_args: Any, **_kwargs: Any) -> int:
@@ -84,33 +75,33 @@ class EncodedSlots(Slots):
 
 
 class LearnedSlots(EncodedSlots):
-    """See the module's docstring."""
-
     config: Any
 
-    @abstractmethod
-    def begin(self, z: Float[Tensor, "group row z"], rows: Float[Tensor, "group row d_in"]) -> Parameters:
-        """What is trained beside the encoder, which makes ``z`` of these rows."""
+    def quantized(self, z: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """The value that each latent takes."""
+        raise NotImplementedError
+
+    def grid(self, trained: Parameters) -> Float[Tensor, "*#latent level"]:
+        """The values that latents can take."""
+        raise NotImplementedError
+
+    def begin(self, z: Float[Tensor, "group row z"], rows: GroupRows) -> Parameters:
+        """What is trained beside the encoder, which makes ``z`` of these rows: a linear decoder of the values."""
+        decoder, bias = least_squares(self.quantized(z), rows)
+        return {"decoder": decoder, "bias": bias}
 
     @abstractmethod
     def reconstructed(
         self, z: Float[Tensor, "group row z"], trained: Parameters, done: float, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "group row d_in"], Float[Tensor, ""]]:
-        """What ``z`` stands for, differentiable, and the loss beside the squared error.
+    ) -> tuple[GroupRows, Float[Tensor, ""]]:
+        """What ``z`` stands for, differentiable, and the loss beside the squared error; ``done`` is the share of the
+        training that is."""
 
-        Args:
-            done: share of the training that is done.
-        """
+    def book(self, trained: Parameters) -> Book:
+        """The codes: each value of each latent through the decoder."""
+        return (self.grid(trained)[..., None] * trained["decoder"][:, :, None]).flatten(1, 2)
 
-    @abstractmethod
-    def book(
-        self, trained: Parameters
-    ) -> tuple[Float[Tensor, "group code d_in"], Float[Tensor, "group d_in"]]:
-        """The codes, and the bias of the decoder."""
-
-    def directions(
-        self, rows: Float[Tensor, "group row d_in"], generator: torch.Generator
-    ) -> Float[Tensor, "group d_in z"]:
+    def directions(self, rows: GroupRows, generator: torch.Generator) -> Float[Tensor, "group d_in z"]:
         """Where the encoder begins: at independent components, then in random directions; each z of unit variance."""
         width, d_in = self.config.width, self.config.d_in
         begun = [independent_components(rows, min(width, d_in), self.config.seed)]
@@ -119,7 +110,7 @@ class LearnedSlots(EncodedSlots):
         drawn = torch.cat(begun, -1)
         return drawn / (rows @ drawn).std(1, keepdim=True).clamp(min=1e-6)
 
-    def learn(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group code d_in"]:
+    def learn(self, rows: GroupRows) -> Book:
         config, generator = self.config, torch.Generator().manual_seed(self.config.seed)
         mean = rows.mean(1, keepdim=True)
         size = (rows - mean).square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-12)
@@ -132,9 +123,8 @@ class LearnedSlots(EncodedSlots):
         with torch.no_grad():
             self.encoder.copy_(trained["encoder"] / size)
             self.encoder_bias.copy_((trained["encoder_bias"] - mean @ self.encoder)[:, 0])
-            codes, bias = self.book(trained)
-            codes = codes * size
-            codes[:, : config.radices[0]] += mean + bias[:, None] * size
+            codes = self.book(trained) * size
+            codes[:, : config.radices[0]] += mean + trained["bias"][:, None] * size
         return codes.detach()
 
     def _train(self, trained: Parameters, rows: Tensor, generator: torch.Generator) -> None:
@@ -163,14 +153,12 @@ class LearnedSlots(EncodedSlots):
                 schedule.step()
 
 
-def decoded(q: Float[Tensor, "group row z"], trained: Parameters) -> Float[Tensor, "group row d_in"]:
+def decoded(q: Float[Tensor, "group row z"], trained: Parameters) -> GroupRows:
     """By a linear decoder with a bias."""
     return q @ trained["decoder"] + trained["bias"][:, None]
 
 
-def independent_components(
-    rows: Float[Tensor, "group row d_in"], n: int, seed: int
-) -> Float[Tensor, "group d_in n"]:
+def independent_components(rows: GroupRows, n: int, seed: int) -> Float[Tensor, "group d_in n"]:
     """Directions along which the largest principal components vary independently (FastICA, Hyvärinen 1999)."""
     from sklearn.decomposition import FastICA
 
@@ -185,7 +173,7 @@ def independent_components(
 
 
 def least_squares(
-    q: Float[Tensor, "group row z"], rows: Float[Tensor, "group row d_in"], ridge: float = 1e-3
+    q: Float[Tensor, "group row z"], rows: GroupRows, ridge: float = 1e-3
 ) -> tuple[Float[Tensor, "group z d_in"], Float[Tensor, "group d_in"]]:
     """Decoder and bias with which q · decoder + bias is nearest to the rows; the ridge is in units of q's variance."""
     mean, target = q.mean(1, keepdim=True), rows.mean(1, keepdim=True)

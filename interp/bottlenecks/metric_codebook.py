@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.bottlenecks.base import BottleneckConfig, register
+from interp.bottlenecks.base import Book, GroupRows, register
 from interp.bottlenecks.codebook import Codebook
 from interp.bottlenecks.dictionary import Dictionary
 from interp.errors import InputError
@@ -23,15 +23,11 @@ T = TypeVar("T", bound="ByMap")
 
 
 class ByMap(Dictionary):
-    """A dictionary that compares vectors after a linear map. Without :meth:`compare_by` that is none.
-
-    Attributes:
-        metric: row vectors x are compared as x · metric, [group, d_in, d_in].
-    """
+    """A dictionary that compares row vectors x as x · ``metric``; without :meth:`compare_by` as they are."""
 
     metric: Float[Tensor, "group d_in d_in"]
 
-    def __init__(self, config: Any, codes: Float[Tensor, "group code d_in"]) -> None:
+    def __init__(self, config: Any, codes: Book) -> None:
         super().__init__(config, codes)
         self.register_buffer("metric", torch.eye(config.d_in).repeat(config.groups, 1, 1))
 
@@ -39,16 +35,20 @@ class ByMap(Dictionary):
     def compare_by(self: T, weights: Float[Tensor, "group d_in d_out"]) -> T:
         """Compare vectors x by x · weights: W_O of each head, for z. To be followed by :meth:`fit`.
 
-        Raises:
-            InputError: weights of another shape, NaN or infinite ones.
+        The scale of the map is free; near 1, squared errors stay comparable with those of the vectors.
         """
-        self.metric.copy_(map_root(weights, self.config))
+        config = self.config
+        if weights.ndim != 3 or tuple(weights.shape[:2]) != (config.groups, config.d_in):
+            raise InputError(
+                f"weights of shape {list(weights.shape)}: expected [{config.groups}, {config.d_in}, width]"
+            )
+        self.metric.copy_(_root(weights)[0])
         return self
 
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() | {"metric": self.metric}
 
-    def comparable(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group row d_in"]:
+    def comparable(self, rows: GroupRows) -> GroupRows:
         return rows @ self.metric.float()
 
 
@@ -60,27 +60,10 @@ class MetricCodebook(Codebook, ByMap):
     source, use = "ours", "codebooks at heads"
 
     @torch.no_grad()
-    def _cluster(self, rows: Float[Tensor, "group row d_in"], *, stream: bool) -> None:
+    def _cluster(self, rows: GroupRows, *, stream: bool) -> None:
         learned = self._learned(self.comparable(rows), stream=stream)
         # x L = learned, solved for x
         self.codes.copy_(torch.linalg.solve_triangular(self.metric.float(), learned, upper=False, left=False))
-
-
-def map_root(
-    weights: Float[Tensor, "group d_in d_out"], config: BottleneckConfig
-) -> Float[Tensor, "group d_in d_in"]:
-    """L with L Lᵀ ∝ weights · weightsᵀ, lower triangular; float64.
-
-    The scale is free; near 1, squared errors stay comparable with those of the vectors.
-
-    Raises:
-        InputError: weights of another shape than the config's, NaN or infinite ones.
-    """
-    if weights.ndim != 3 or tuple(weights.shape[:2]) != (config.groups, config.d_in):
-        raise InputError(
-            f"weights of shape {list(weights.shape)}: expected [{config.groups}, {config.d_in}, width]"
-        )
-    return _root(weights)[0]
 
 
 def output_map(weights: Float[Tensor, "group d_in d_out"]) -> Float[Tensor, "group d_in d_in"]:
@@ -88,9 +71,6 @@ def output_map(weights: Float[Tensor, "group d_in d_out"]) -> Float[Tensor, "gro
     same units (beside :data:`FLOOR`, by which L can be inverted); float64.
 
     A group whose weights are all zero, as of a head that was pruned, has L = 1.
-
-    Raises:
-        InputError: NaN or infinite weights.
     """
     root, size = _root(weights)
     return root * size.sqrt()[:, None, None]

@@ -2,10 +2,8 @@
 
 Each has the whole model and all codes, and an equal share of every batch. Gradients and the statistics of a batch are
 averaged over all, counts are summed, and what is drawn is drawn from the same numbers. So all have the same codes after
-every step, and another number of processes can go on from a checkpoint: there is one for all.
-
-Gradients are averaged here and not by DistributedDataParallel: it wraps the model that hooks are attached to, and knows
-nothing of codes. They are joined into one message.
+every step, and another number of processes can go on from a checkpoint. DistributedDataParallel would wrap the model
+that hooks are attached to, and knows nothing of codes.
 """
 
 import atexit
@@ -79,13 +77,8 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 def join_torchrun(device: str | None) -> str | None:
-    """Meet the other processes that ``torchrun`` has started, until this one ends: by NCCL on GPUs, else by gloo.
-
-    Only the first of them prints.
-
-    Returns:
-        The device of this process.
-    """
+    """Meet the other processes that ``torchrun`` has started, until this one ends, and give this one's device: by NCCL
+    on GPUs, else by gloo. Only the first of them prints."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return device
     if device == "cuda" or (device is None and torch.cuda.is_available()):
@@ -100,10 +93,7 @@ def join_torchrun(device: str | None) -> str | None:
 
 
 def check_whole(model: Model) -> None:
-    """
-    Raises:
-        InputError: the model's weights are shared out over processes.
-    """
+    """Refuse a model whose weights are shared out over processes."""
     if not (dist.is_available() and dist.is_initialized()):
         return
     from torch.distributed.tensor import DTensor

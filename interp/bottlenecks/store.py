@@ -8,6 +8,7 @@
     model/                  of joint training: the finetuned model
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -18,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from filelock import FileLock, Timeout
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -96,9 +98,7 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
     >>> codebooks["a21.h6"].config.n_codes
     512
 
-    Attributes:
-        folder: where they lie; None where they are in memory alone.
-        manifest: ``model``, ``sites``, ``fit``, ``text``, ``versions``.
+    ``manifest`` has ``model``, ``sites``, ``fit``, ``text``, ``versions``; ``folder`` is None for those in memory.
     """
 
     def __init__(
@@ -120,9 +120,6 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
             model: whose they have to be; they are put on its device.
             k: fewer codes per vector than they were fitted for; possible unless a vector is a plain sum of its most
                 similar codes, whose lengths are fitted for one k.
-
-        Raises:
-            InputError: no codebooks there, damaged ones, another model's, or a k that they cannot have.
         """
         packaged = PRETRAINED / str(source)
         try:
@@ -130,15 +127,14 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
         except InputError as error:
             shipped = ", ".join(pretrained_names())
             raise InputError(f"{error}; the shipped codebooks are {shipped}") from None
-        found = cls._from_folder(folder)
+        stored = cls._from_folder(folder)
         if model is None and k is None:
-            return found
+            return stored
         if model is not None:
-            found.check_model(model)
+            stored.check_model(model)
         device = "cpu" if model is None else model_device(model)
-        read = found._read()
-        fewer = read if k is None else {site: codebook.with_k(k) for site, codebook in read.items()}
-        return cls(found.folder, found.manifest, {s: codebook.to(device) for s, codebook in fewer.items()})
+        books = {site: book if k is None else book.with_k(k) for site, book in stored._read().items()}
+        return cls(stored.folder, stored.manifest, {site: book.to(device) for site, book in books.items()})
 
     @classmethod
     def _from_folder(cls, folder: Path) -> "Codebooks":
@@ -200,20 +196,8 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
         except InputError as error:
             raise InputError(f"{error}: make some with interp codebook fit, and name their folder") from None
 
-    def is_of(self, model: Model) -> bool:
-        """Whether they were made for this model."""
-        try:
-            self.check_model(model)
-        except InputError:
-            return False
-        return True
-
     def pack(self, out: Path, storage: Storage = "int8") -> "Codebooks":
-        """Write them to another folder as one small file, see :func:`write_packed`.
-
-        Raises:
-            InputError: codebooks in ``out`` already, or numbers that float16 does not hold.
-        """
+        """Write them to another folder as one small file, see :func:`write_packed`."""
         self._check_new(out)
         write_packed(out / PACKED_FILE, self._read(), storage)
         return self._with_manifest(out, {**self.manifest, "storage": storage})
@@ -253,8 +237,14 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
 
 def pretrained_names(model: Model | None = None) -> list[str]:
     """Names of the codebooks that come with the package: all of them, or those of one model."""
-    folders = sorted(path.parent for path in PRETRAINED.glob(f"*/{MANIFEST}"))
-    return [folder.name for folder in folders if model is None or Codebooks._from_folder(folder).is_of(model)]
+    names = []
+    for folder in sorted(path.parent for path in PRETRAINED.glob(f"*/{MANIFEST}")):
+        shipped = Codebooks._from_folder(folder)
+        with contextlib.suppress(InputError):  # another model's
+            if model is not None:
+                shipped.check_model(model)
+            names.append(folder.name)
+    return names
 
 
 def is_store(folder: Path) -> bool:
@@ -275,9 +265,6 @@ def write_packed(path: Path, codebooks: Mapping[str, Dictionary], storage: Stora
 
     The metric of :class:`~interp.bottlenecks.metric_codebook.MetricCodebook` is float16 in both, so that a vector
     halfway between two codes may get the other one.
-
-    Raises:
-        InputError: numbers that float16 does not hold.
     """
     tensors: dict[str, Tensor] = {}
     for site, codebook in codebooks.items():
@@ -306,29 +293,25 @@ def write_packed(path: Path, codebooks: Mapping[str, Dictionary], storage: Stora
 
 
 def read_packed(path: Path) -> dict[str, Dictionary]:
-    """The codebooks by site, in float32.
-
-    Raises:
-        InputError: a file that is missing, damaged, or of another format.
-    """
+    """The codebooks by site, in float32."""
     try:
         tensors, header = read_tensors(path)
         about = parse_json(header.get("packed", "{}"))
         if about["format"] != FORMAT:
             raise ValueError(f"format {about['format']!r}, this version reads {FORMAT}")
-        found = {}
+        books = {}
         for site, known in about["books"].items():
-            own = {n.removeprefix(f"{site}/"): t for n, t in tensors.items() if n.startswith(f"{site}/")}
-            own = {name: t.float() if t.is_floating_point() else t for name, t in own.items()}
-            if (scales := own.pop("scales", None)) is not None:
-                own["codes"] = own["codes"].float() * scales + own.pop("centres")
-            if not all(bool(t.isfinite().all()) for t in own.values()):
+            parts = {n.removeprefix(f"{site}/"): t for n, t in tensors.items() if n.startswith(f"{site}/")}
+            parts = {name: t.float() if t.is_floating_point() else t for name, t in parts.items()}
+            if (scales := parts.pop("scales", None)) is not None:
+                parts["codes"] = parts["codes"].float() * scales + parts.pop("centres")
+            if not all(bool(t.isfinite().all()) for t in parts.values()):
                 raise ValueError(f"the codebook of {site} has values that are not finite")
             cls = bottleneck_class(known["kind"])
             if not issubclass(cls, Dictionary):
                 raise ValueError(f"a {cls.kind} is no codebook")
-            found[site] = cls.restored(cls.config_class(**known["config"]), own)
-        return found
+            books[site] = cls.restored(cls.config_class(**known["config"]), parts)
+        return books
     except (SafetensorError, OSError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"cannot read the codebooks {path}: {error}") from None
 
@@ -340,12 +323,8 @@ def model_identity(model: Model) -> dict[str, Any]:
 
 
 def check_made_with(theirs: Mapping[str, Any], model: Model, keys: Iterable[str], what: str) -> None:
-    """Raise :class:`InputError` unless what was made with a model of this identity was made with this one.
-
-    Args:
-        keys: of the identity that have to be the same.
-        what: begins the message, up to *of …*.
-    """
+    """Raise :class:`InputError` unless what was made with a model of this identity was made with this one, by these
+    ``keys``; ``what`` begins the message, up to *of …*."""
     ours = model_identity(model)
     for key in keys:
         if theirs.get(key) != ours[key]:
@@ -357,15 +336,8 @@ def check_made_with(theirs: Mapping[str, Any], model: Model, keys: Iterable[str]
 
 def describe_text(text: TextBlocks) -> dict[str, Any]:
     """Which text it was, for a manifest."""
-    return {
-        "spec": text.spec,
-        "split": text.split,
-        "seed": text.seed,
-        "n_tokens": text.n_tokens,
-        "context": text.tokens.shape[1],
-        "n_documents": text.n_documents,
-        "fingerprint": text.fingerprint(),
-    }
+    named = {name: getattr(text, name) for name in ("spec", "split", "seed", "n_tokens", "n_documents")}
+    return named | {"context": text.tokens.shape[1], "fingerprint": text.fingerprint()}
 
 
 def codebooks_fingerprint(codebooks: Mapping[str, Dictionary]) -> str:
@@ -374,6 +346,17 @@ def codebooks_fingerprint(codebooks: Mapping[str, Dictionary]) -> str:
     for site, codebook in codebooks.items():
         digest.update(site.encode() + codebook.codes.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def being_filled(folder: Path, doing: str) -> Iterator[None]:
+    """A folder for codebooks, locked; ``doing`` is what another process is told to be at."""
+    (folder / WORK).mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / WORK / "lock", timeout=0):
+            yield
+    except Timeout:
+        raise InputError(f"{folder}: another process is {doing} codebooks there") from None
 
 
 def begin_request(folder: Path, request: Mapping[str, Any]) -> None:

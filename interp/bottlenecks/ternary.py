@@ -22,10 +22,7 @@ ROUNDS = 10
 
 @dataclass(frozen=True)
 class TernaryConfig(VQConfig):
-    """
-    Attributes:
-        scale: of a code's coordinates, their ``mean`` or ``median`` size.
-    """
+    """``scale`` is the ``mean`` or ``median`` size of a code's coordinates."""
 
     scale: Literal["mean", "median"] = "mean"
 
@@ -39,25 +36,25 @@ class Ternary(ResidualVQ):
     partial_fit = None  # type: ignore[assignment]  # all vectors at once
 
     def learn(self, rows: Tensor) -> Tensor:
-        """k-means, each centre made ternary before vectors choose again; slot after slot."""
-        metric, rest, books = self.metric.float(), rows, []
-        for stage in range(self.config.slots):
-            kmeans = GroupedKMeans(self.config.codes, spherical=False, seed=self.config.seed + stage)
-            kmeans.fit(rest)
-            exact = torch.linalg.solve(metric, kmeans.centres_, left=False)
-            for _ in range(ROUNDS):
-                kmeans.centres_ = ternary(exact, self.config.scale) @ metric
-                ids = kmeans.predict(rest)[..., None]
-                ones = torch.ones_like(ids, dtype=rest.dtype)
-                count = torch.zeros_like(exact[..., :1]).scatter_add_(1, ids, ones)
-                total = torch.zeros_like(exact).scatter_add_(1, ids.expand_as(rest), rest)
-                mean = torch.linalg.solve(metric, total / count.clamp(min=1), left=False)
-                exact = torch.where(count > 0, mean, exact)
+        self._exact: list[Tensor] = []
+        codes = self.stages(rows)
+        self.unrounded = torch.cat(self._exact, 1)
+        return codes
+
+    def stage(self, rows: Tensor, slot: int) -> GroupedKMeans:
+        """k-means, each centre made ternary before vectors choose again."""
+        metric, kmeans = self.metric.float(), super().stage(rows, slot)
+        exact = torch.linalg.solve(metric, kmeans.centres_, left=False)
+        for _ in range(ROUNDS):
             kmeans.centres_ = ternary(exact, self.config.scale) @ metric
-            books.append(exact)
-            rest = rest - kmeans.centres_.gather(1, kmeans.predict(rest)[..., None].expand_as(rest))
-        self.unrounded = torch.cat(books, 1)
-        return ternary(self.unrounded, self.config.scale) @ metric
+            ids = kmeans.predict(rows)[..., None]
+            count = torch.zeros_like(exact[..., :1]).scatter_add_(1, ids, torch.ones_like(rows[..., :1]))
+            total = torch.zeros_like(exact).scatter_add_(1, ids.expand_as(rows), rows)
+            mean = torch.linalg.solve(metric, total / count.clamp(min=1), left=False)
+            exact = torch.where(count > 0, mean, exact)
+        kmeans.centres_ = ternary(exact, self.config.scale) @ metric
+        self._exact.append(exact)
+        return kmeans
 
     @torch.no_grad()
     def set_comparable_codes(self, codes: Tensor) -> None:

@@ -4,6 +4,7 @@
   paper of ``codebook`` takes the most similar *direction* instead, and trains by gradients alone.
 * ``residual_vq`` (Zeghidour et al. 2021, arXiv 2107.03312): slot j codes what slots before it leave; codes are
   then fitted together, by least squares.
+* ``prototypes`` (Li et al. 2018, arXiv 1710.04806, as a codebook): codes are activations that have occurred.
 * ``grouped_vq`` (product quantisation, Jégou et al. 2011): each slot codes a part of the vector, rotated first so
   that parts are uncorrelated and vary equally (Ge et al. 2013, the parametric form).
 
@@ -19,10 +20,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.bottlenecks.base import digits, grouped_rows, register
-from interp.bottlenecks.kmeans import GroupedKMeans
+from interp.bottlenecks.base import Book, GroupRows, Vectors, digits, grouped_rows, register
+from interp.bottlenecks.kmeans import GroupedKMeans, refit
 from interp.bottlenecks.processes import gathered, summed
-from interp.bottlenecks.slots import Slots, SlotsConfig
+from interp.bottlenecks.product_codebook import ProductCodebook, ProductCodebookConfig
 from interp.errors import InputError
 
 MOST_FLAT_BITS = 12
@@ -34,12 +35,8 @@ SMOOTHING = 1e-5
 
 
 @dataclass(frozen=True)
-class VQConfig(SlotsConfig):
-    """
-    Attributes:
-        codes: of each slot.
-        slots: codes of a vector.
-    """
+class VQConfig(ProductCodebookConfig):
+    """A vector has one of ``codes`` in each of ``slots``."""
 
     codes: int = 512
     slots: int = 1
@@ -49,7 +46,7 @@ class VQConfig(SlotsConfig):
         return (self.codes,) * self.slots
 
     @classmethod
-    def at(cls, bits: int, **options: Any) -> SlotsConfig:
+    def at(cls, bits: int, **options: Any) -> ProductCodebookConfig:
         slots, each = digits(bits)
         return cls(codes=2**each, slots=slots, **options)
 
@@ -64,7 +61,7 @@ class FlatConfig(VQConfig):
             )
 
     @classmethod
-    def at(cls, bits: int, **options: Any) -> SlotsConfig:
+    def at(cls, bits: int, **options: Any) -> ProductCodebookConfig:
         if not 1 <= bits <= MOST_FLAT_BITS:
             raise InputError(
                 f"{bits} bits: a kind with one code a vector reaches 1 to {MOST_FLAT_BITS}; choose one with slots"
@@ -73,7 +70,7 @@ class FlatConfig(VQConfig):
 
 
 @register
-class VQ(Slots):
+class VQ(ProductCodebook):
     """The nearest of a set of codes."""
 
     kind = "vq"
@@ -83,55 +80,65 @@ class VQ(Slots):
     def __init__(self, config: VQConfig) -> None:
         super().__init__(config)
         self._size: Float[Tensor, "group code"] | None = None
-        self._sum: Float[Tensor, "group code d_in"]
+        self._sum: Book
 
     @torch.no_grad()
-    def partial_fit(self, x: Float[Tensor, "*batch d_in"]) -> "Slots":
+    def partial_fit(self, x: Vectors) -> "ProductCodebook":
         """A step by moving averages on a shard; the first sets the codes by :meth:`fit`."""
         rows = self.comparable(grouped_rows(x, self.config))
         if self._size is None:
             self.fit(x)
         codes = self.comparable(self.codes.float())
-        ids = self._choose(rows, self._prepared(codes))[0]
-        count = self._counted(ids, rows.new_ones(rows.shape[:2])[..., None])[..., 0]
+        ids = self._choose(rows, self._prepared(codes))[0].mT
+        count = self._by_code(ids, rows.new_ones(*ids.shape, 1))[..., 0]
         if self._size is None:
             self._size, self._sum = count, codes * count[..., None]
             return self
-        targets = self._targets(rows, ids, codes)
-        new = torch.stack([self._counted(ids[..., j : j + 1], part) for j, part in enumerate(targets)]).sum(0)
+        chosen = codes[torch.arange(len(codes), device=codes.device)[:, None, None], ids]
+        # what each slot's code stands for: the vector less the other slots' codes
+        targets = rows[:, None] - (chosen.sum(1, keepdim=True) - chosen)
         self._size.lerp_(summed(count), 1 - DECAY)
-        self._sum.lerp_(summed(new), 1 - DECAY)
+        self._sum.lerp_(summed(self._by_code(ids, targets)), 1 - DECAY)
         total = self._size.sum(-1, keepdim=True)
         smooth = (self._size + SMOOTHING) / (total + self.config.n_codes * SMOOTHING) * total
         codes = self._sum / smooth[..., None]
-        self._draw_dead(codes, gathered(torch.stack(targets), dim=2))
+        self._draw_dead(codes, gathered(targets, dim=2))
         self.set_comparable_codes(codes)
         return self
 
-    def _targets(self, rows: Tensor, ids: Int[Tensor, "group row k"], codes: Tensor) -> list[Tensor]:
-        """What each slot's code stands for: the vector less the other slots' codes."""
-        group = torch.arange(len(codes), device=codes.device)[:, None]
-        chosen = [codes[group, ids[..., j]] for j in range(ids.shape[-1])]
-        return [rows - (sum(chosen) - own) for own in chosen]
-
-    def _counted(self, ids: Int[Tensor, "group row k"], values: Tensor) -> Float[Tensor, "group code width"]:
+    def _by_code(self, ids: Int[Tensor, "group k row"], values: Float[Tensor, "group k row width"]) -> Tensor:
+        """The sum of the values of each code, [group, code, width]."""
+        values, index = values.flatten(1, 2), ids.flatten(1)[..., None]
         total = values.new_zeros(len(ids), self.config.n_codes, values.shape[-1])
-        for slot in ids.unbind(-1):
-            total.scatter_add_(1, slot[..., None].expand(-1, -1, values.shape[-1]), values)
-        return total
+        return total.scatter_add_(1, index.expand_as(values), values)
 
-    def _draw_dead(self, codes: Tensor, targets: Float[Tensor, "k group row d_in"]) -> None:
+    def _draw_dead(self, codes: Tensor, targets: Float[Tensor, "group k row d_in"]) -> None:
         assert self._size is not None
         generator = torch.Generator().manual_seed(self.config.seed)
         for group, code in (self._size < DEAD).nonzero().tolist():
-            rows = targets[self.slots_of(code).start, group]
+            rows = targets[group, self.slots_of(code).start]
             codes[group, code] = rows[torch.randint(len(rows), (), generator=generator)]
             # as if it had had so many all along: what it had before is gone with it
             self._size[group, code] = 1.0
             self._sum[group, code] = codes[group, code]
 
+    def stage(self, rows: Tensor, slot: int) -> GroupedKMeans:
+        """The codes of one slot, for what the slots before it leave."""
+        config = self.config
+        return GroupedKMeans(config.codes, spherical=False, seed=config.seed + slot).fit(rows)
+
+    def stages(self, rows: Tensor) -> Tensor:
+        """The codes of all slots, each for what those before it leave."""
+        rest, books = rows, []
+        for slot in range(self.config.slots):
+            books.append(self.stage(rest, slot))
+            if slot + 1 < self.config.slots:
+                rest = rest - books[-1].nearest(rest)
+        return torch.cat([book.centres_ for book in books], 1)
+
     def learn(self, rows: Tensor) -> Tensor:
-        return GroupedKMeans(self.config.codes, spherical=False, seed=self.config.seed).fit(rows).centres_
+        codes = self.stages(rows)
+        return refit(rows, self._choose(rows, self._prepared(codes))[0], codes) if self.successive else codes
 
 
 @register
@@ -145,19 +152,51 @@ class ResidualVQ(VQ):
     def successive(self) -> bool:
         return self.config.slots > 1
 
+
+@register
+class Prototypes(VQ):
+    """The nearest of a set of vectors that have occurred.
+
+    k-means sees to it that each vector lies near some code; each centre is then moved onto the nearest vector that no
+    other has, so that the vector of a code can be looked up in the text. Their autoencoder is the identity, or W_O.
+
+    Attributes:
+        examples: of every code, the number of its vector among those of :meth:`fit`: of blocks of text, block · length
+            + position.
+    """
+
+    kind, config_class, trains = "prototypes", FlatConfig, False
+    source, use = "Li et al. 2018", "showing where a code comes from"
+    partial_fit = None  # type: ignore[assignment]  # all vectors at once
+    examples: Int[Tensor, "group code"]
+
+    def __init__(self, config: FlatConfig) -> None:
+        super().__init__(config)
+        self.codes.requires_grad_(False)
+        self.register_buffer("examples", torch.zeros(config.groups, config.codes, dtype=torch.int64))
+
+    def fit(self, x: Vectors) -> "ProductCodebook":
+        super().fit(x)
+        rows = grouped_rows(x, self.config)
+        index = self.examples[..., None].expand(-1, -1, rows.shape[-1])
+        self.codes.data.copy_(rows.gather(1, index))  # bit for bit
+        return self
+
     def learn(self, rows: Tensor) -> Tensor:
-        rest, books = rows, []
-        for stage in range(self.config.slots):
-            kmeans = GroupedKMeans(self.config.codes, spherical=False, seed=self.config.seed + stage)
-            kmeans.fit(rest)
-            books.append(kmeans.centres_)
-            rest = rest - kmeans.centres_.gather(1, kmeans.predict(rest)[..., None].expand_as(rest))
-        codes = torch.cat(books, 1)
-        return self._refitted(rows, codes) if self.successive else codes
+        centres = super().learn(rows)
+        for group, (own, book) in enumerate(zip(rows, centres, strict=True)):
+            free = own.new_zeros(len(own))
+            for code, centre in enumerate(book):
+                row = ((own - centre).square().sum(-1) + free).argmin()
+                self.examples[group, code], free[row] = row, torch.inf
+        return rows.gather(1, self.examples[..., None].expand_as(centres))
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {"examples": self.examples}
 
 
 @register
-class GroupedVQ(Slots):
+class GroupedVQ(ProductCodebook):
     """Each slot the nearest code to its part of the vector."""
 
     kind, config_class = "grouped_vq", VQConfig
@@ -167,29 +206,23 @@ class GroupedVQ(Slots):
         return product_codes(rows, self.config.slots, self.config.codes, self.config.seed)
 
 
-def product_codes(
-    rows: Float[Tensor, "group row d_in"], slots: int, n_codes: int, seed: int
-) -> Float[Tensor, "group code d_in"]:
-    """k-means of each of the vectors' parts: codes of a part are 0 in all others.
-
-    Raises:
-        InputError: more parts than coordinates.
-    """
+def product_codes(rows: GroupRows, slots: int, n_codes: int, seed: int) -> Book:
+    """k-means of each of the vectors' parts: codes of a part are 0 in all others."""
     groups, _, d_in = rows.shape
     if slots > d_in:
         raise InputError(f"slots {slots}: vectors have {d_in} coordinates to share out")
     axes, parts = shared_out(rows, slots)
     turned, codes = rows @ axes, []
-    for j, own in enumerate(parts):
-        part = turned.gather(2, own[:, None].expand(-1, rows.shape[1], -1))
-        centres = GroupedKMeans(n_codes, spherical=False, seed=seed + j).fit(part).centres_
-        whole = centres.new_zeros(groups, n_codes, d_in).scatter_(2, own[:, None].expand_as(centres), centres)
-        codes.append(whole @ axes.mT)
+    for slot, axis in enumerate(parts):
+        part = turned.gather(2, axis[:, None].expand(-1, rows.shape[1], -1))
+        centres = GroupedKMeans(n_codes, spherical=False, seed=seed + slot).fit(part).centres_
+        whole = centres.new_zeros(groups, n_codes, d_in)
+        codes.append(whole.scatter_(2, axis[:, None].expand_as(centres), centres) @ axes.mT)
     return torch.cat(codes, 1)
 
 
 def shared_out(
-    rows: Float[Tensor, "group row d_in"], n: int
+    rows: GroupRows, n: int
 ) -> tuple[Float[Tensor, "group d_in d_in"], list[Int[Tensor, "group part"]]]:
     """Principal axes as columns, and which of them each of ``n`` parts has: the largest variance that is left goes to
     the part whose product of variances is smallest, of those that have room."""

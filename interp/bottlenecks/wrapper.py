@@ -1,20 +1,17 @@
 """A codebook that is looked at while it works at its site."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from jaxtyping import Float
 from torch import Tensor
 
-from interp.bottlenecks.base import Bottleneck, Codes
+from interp.bottlenecks.base import Bottleneck, Codes, Vectors
 from interp.bottlenecks.dictionary import Dictionary
 
 
 class CodebookWrapper(Bottleneck):
     """For :func:`~interp.bottlenecks.attach.attach`: subclasses look at what passes, it is the codebook in all else.
-
-    Neither fitted, saved nor moved: that is done to ``book``.
-    """
+    It is ``book`` that is fitted, saved and moved."""
 
     kind = "codebook"
 
@@ -32,10 +29,10 @@ class CodebookWrapper(Bottleneck):
     def slots_of(self, code: int) -> range:
         return self.book.slots_of(code)
 
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
+    def encode(self, x: Vectors) -> Codes:
         return self.book.encode(x)
 
-    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
+    def decode(self, codes: Codes) -> Vectors:
         return self.book.decode(codes)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -43,13 +40,3 @@ class CodebookWrapper(Bottleneck):
 
     def parameters(self) -> Iterator[Tensor]:
         return self.book.parameters()
-
-    def fit(self, x: Tensor) -> Bottleneck:
-        raise NotImplementedError
-
-    @classmethod
-    def restored(cls, config: Any, tensors: Mapping[str, Tensor]) -> Bottleneck:
-        raise NotImplementedError
-
-    def to(self, target: Any) -> Bottleneck:
-        raise NotImplementedError

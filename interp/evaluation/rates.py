@@ -30,7 +30,7 @@ from interp.activations.stream import BATCH_SIZE, batches, end_logits
 from interp.bottlenecks.base import SHIPPED, bits_per_vector, bottleneck_class, radices
 from interp.bottlenecks.dictionary import Dictionary
 from interp.bottlenecks.fit import FIT_TOKENS, new_config
-from interp.bottlenecks.slots import Slots
+from interp.bottlenecks.product_codebook import ProductCodebook
 from interp.errors import InputError
 from interp.files import read_json, write_json
 from interp.models import HookFunction, Model, Site, describe_model, hooked, model_device, resolve_site
@@ -98,7 +98,7 @@ class OfKind:
         codes = self.book.encode(x if grouped else x[..., 0, :])
         found = codes.ids, self.book.decode(codes)
         ids, decoded = found if grouped else (part.unsqueeze(-2) for part in found)
-        if isinstance(self.book, Slots):
+        if isinstance(self.book, ProductCodebook):
             ids = ids - torch.tensor(self.book.starts[:-1]).to(ids)
         return ids, decoded
 

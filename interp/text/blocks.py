@@ -33,10 +33,7 @@ class TextBlocks:
     """
     Attributes:
         tokens: every block begins with BOS (if the tokenizer has one), and none holds padding.
-        spec: the sources.
-        split: which documents.
-        seed: their order, and the samples of ``self``.
-        n_documents: documents that the blocks were cut from.
+        seed: of the order of documents, and of the samples of ``self``.
         sources: which of the sources each block is from; ``None`` if there is one.
     """
 
@@ -70,14 +67,7 @@ def load_text(
 
     A document is held out or not by a hash of its text, whatever the seed, the context and the other sources, so what
     one call held out never trains in another. Documents that occur twice count once. Several sources share the tokens
-    equally, and their blocks alternate. Blocks that are given in place of a spec are returned as they are.
-
-    Args:
-        spec: see :mod:`interp.text.sources`; several are joined with ``+``.
-
-    Raises:
-        InputError: an unknown source, no text, fewer tokens than asked for (says how many), a context that is
-            longer than the model's, or a token that is none of the model's.
+    equally, and their blocks alternate. Blocks in place of a ``spec`` (:mod:`interp.text.sources`) are returned.
     """
     if isinstance(spec, TextBlocks):
         return spec

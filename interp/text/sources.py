@@ -11,17 +11,6 @@ a file or folder                    ``.txt`` (split at blank lines into document
 =================================== ================================================================
 
 A new source is one class with ``documents`` and one line in :data:`SOURCES`.
-
-The model's own samples: text that it finds likely, for any model and without any data.
-
-Sampled at temperature 1 from BOS. Batches are generated one after the other, each from a seed of its own, and kept in
-the cache folder by model and parameters: the same ones serve every later call, a longer call adds to them, and
-a killed one loses only the batch at work. The default model's first batches of seed 0 come with the package.
-
-Docstrings of Python's standard library: text by people that lies on every machine.
-
-Files are parsed, never imported. Of all docstrings those that read like prose are kept: some length, mostly letters,
-no doctest. About 260 000 tokens with Python 3.11; other versions have other texts, which their fingerprint tells.
 """
 
 import ast
@@ -34,7 +23,6 @@ import shutil
 import sysconfig
 import tempfile
 import zipfile
-from collections import deque
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -57,12 +45,16 @@ from interp.progress import Stage, silent, status
 from interp.text.special import check_unicode, ends, first_token, until_end
 
 LEAST_WORDS, LEAST_LETTERS = 20, 0.8
-_BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _SKIPPED = {"test", "tests", "site-packages", "dist-packages", "__pycache__", "idlelib", "lib2to3"}
 
 
 class StdlibText:
-    """See the module's docstring."""
+    """Docstrings of Python's standard library: text by people that lies on every machine.
+
+    Files are parsed, never imported. Of all docstrings those that read like prose are kept. About 260 000 tokens with
+    Python 3.11; other versions have other texts, which their fingerprint tells.
+    """
 
     endless = False
 
@@ -81,12 +73,9 @@ def stdlib_docstrings() -> tuple[str, ...]:
     """Every prose-like docstring once, in the order of the files' names."""
     root = Path(sysconfig.get_paths()["stdlib"])
     paths = (p for p in root.rglob("*.py") if not _SKIPPED & set(p.relative_to(root).parts))
-    found: dict[str, None] = {}
-    for path in sorted(paths):
-        for text in _docstrings(path):
-            if is_prose(text):
-                found.setdefault(text)
-    return tuple(found)
+    return tuple(
+        dict.fromkeys(text for path in sorted(paths) for text in _docstrings(path) if is_prose(text))
+    )
 
 
 def is_prose(text: str) -> bool:
@@ -100,21 +89,9 @@ def _docstrings(path: Path) -> Iterator[str]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):  # a distribution may ship files for other versions
         return
-    for node in _statements(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            text = ast.get_docstring(node)
-            if text:
-                yield text
-
-
-def _statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """What ``ast.walk`` yields, in its order, without the expressions, which are most of it and hold no docstring."""
-    todo: deque[ast.AST] = deque([tree])
-    while todo:
-        node = todo.popleft()
-        yield node
-        for field in _BLOCKS:
-            todo.extend(getattr(node, field, ()))
+    for node in ast.walk(tree):
+        if isinstance(node, _DOCUMENTED) and (text := ast.get_docstring(node)):
+            yield text
 
 
 SHIPPED = Path(__file__).parent / "data"
@@ -124,11 +101,11 @@ _FORMAT = 1
 
 
 class ModelSamples:
-    """See the module's docstring.
+    """The model's own samples: text that it finds likely, for any model and without any data.
 
-    Args:
-        batch: samples generated at once.
-        length: tokens of each sample at most; fewer where the model's context is shorter.
+    Sampled at temperature 1 from BOS, ``batch`` at once, of at most ``length`` tokens. Batches are generated one after
+    the other, each from a seed of its own, and kept in the cache folder by model and parameters: the same ones serve
+    every later call. The default model's first batches of seed 0 come with the package.
     """
 
     endless = True
@@ -187,10 +164,8 @@ class ModelSamples:
         return tokens
 
     def folder(self, model: Model, seed: int, length: int) -> Path:
-        """Where this model's samples lie: its revision, weights and shape, and the parameters name the folder.
-
-        Not device and dtype: a model is measured on the same text wherever it runs.
-        """
+        """Where this model's samples lie: its revision, weights and shape, and the parameters name the folder, not the
+        device and dtype, so that a model is measured on the same text wherever it runs."""
         known = {key: value for key, value in describe_model(model).items() if key not in ("device", "dtype")}
         digest = weights_digest(model)
         identity = json.dumps([_FORMAT, known, digest, self.batch, length, seed], sort_keys=True)
@@ -387,11 +362,7 @@ Document = str | tuple[int, ...]
 
 @runtime_checkable
 class TextSource(Protocol):
-    """
-    Attributes:
-        spec: what it was opened with.
-        endless: whether ``documents`` never stops; else all documents are drawn in an order that depends on the seed.
-    """
+    """``endless`` says whether ``documents`` never stops; else all are drawn, in an order that depends on the seed."""
 
     spec: str
     endless: bool
@@ -411,11 +382,7 @@ SOURCES: dict[str, Callable[[str], TextSource]] = {
 
 
 def open_sources(spec: str) -> list[TextSource]:
-    """The sources that a spec names; nothing is read yet.
-
-    Raises:
-        InputError: a name that is neither a source nor a file.
-    """
+    """The sources that a spec names; nothing is read yet."""
     return [_open(part.strip()) for part in _split(spec)]
 
 

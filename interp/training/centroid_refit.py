@@ -1,11 +1,9 @@
 """The last thing that can be done to distilled codes: a part of the way to what they stand for by then.
 
-Training moves codes away from the vectors that they stand for, by noise and since the layers behind them are served
-better so. Part of the way back makes a code again what its vectors have in common, at little cost to the model; all of
-it would cost half of what training has gained. Less far if the code is rare. benchmarks/REPORT.md has the numbers.
-
-Layer by layer, as books are fitted: the codes of a layer move by what reaches it when those before it have moved. Where
-all moved at once, the mean of what comes to a head that hardly varies moved by many times its deviation.
+Training moves codes away from the vectors that they stand for. Part of the way back makes a code again what its vectors
+have in common, at little cost to the model; all of it would cost half of what training has gained
+(benchmarks/REPORT.md). Layer by layer, as books are fitted: where all moved at once, the mean of what comes to a head
+that hardly varies moved by many times its deviation.
 
 Not for codes that a model was finetuned with: it has been fitted to them as they are. Nor for ``nested`` training, as
 the least squares is for one number of codes.
@@ -20,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.bottlenecks import Dictionary
-from interp.bottlenecks.base import grouped_rows
+from interp.bottlenecks.base import Book, grouped_rows
 from interp.bottlenecks.fit import BATCH_SIZE, LayerStream
 from interp.bottlenecks.kmeans import least_squares_move
 from interp.models import Model, Site, expand_sites
@@ -45,10 +43,7 @@ def refit_centroids(
 
     They go :data:`SHARE` of the way to the least squares of :func:`~interp.bottlenecks.kmeans.refit`. With one code a
     vector, a code goes SHARE · n / (n + RIDGE) of the way to the mean of its n vectors. The first position has no say,
-    and its codes are held, as in training.
-
-    Args:
-        folder: where the residual streams between two layers lie meanwhile.
+    and its codes are held, as in training. The residual streams between two layers lie in ``folder`` meanwhile.
     """
     folder.mkdir(parents=True, exist_ok=True)
     places = {site: books[str(site)] for site in expand_sites(model, books)}
@@ -69,14 +64,13 @@ def refit_centroids(
                 stream.step()
 
 
-def moves(book: Dictionary, x: Float[Tensor, "block pos *place d_in"]) -> Float[Tensor, "group code d_in"]:
+def moves(book: Dictionary, x: Float[Tensor, "block pos *place d_in"]) -> Book:
     """From each code to the least squares, all of the way; none for the codes of the first position."""
     config, codes = book.config, book.encode(x)
     missing = book.rows(x[:, 1:]) - grouped_rows(book.decode(codes)[:, 1:], config)
     shape = (-1, config.groups, config.k)
     ids, values = (part[:, 1:].reshape(shape).transpose(0, 1) for part in (codes.ids, codes.values))
-    weights = [None] * config.groups if book.unit_values else values.float()
-    groups = zip(missing, ids, weights, bos_codes(codes, config), strict=True)
+    groups = zip(missing, ids, values.float(), bos_codes(codes, config), strict=True)
     return torch.stack(
-        [least_squares_move(lacks, own, config.n_codes, w, fixed) for lacks, own, w, fixed in groups]
+        [least_squares_move(lacks, chosen, config.n_codes, w, fixed) for lacks, chosen, w, fixed in groups]
     )

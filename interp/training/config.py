@@ -34,7 +34,6 @@ class TrainConfig:
         mse_weight: λ. The error is the share of variance not explained, averaged over heads and sites, so λ = 1 weighs
             explaining nothing at all like one nat.
         batch_size: blocks of text a step.
-        epochs: times each block is seen.
         warmup: share of the steps over which the step sizes rise; they fall to zero, linearly, over the rest.
         nested: train with a number of codes drawn anew each step from 1, 2, 4, … and the books' own k, so that one book
             serves them all.
@@ -42,11 +41,9 @@ class TrainConfig:
             not ``nested``: they end nearer to the vectors that they stand for.
         replace_every: steps after which codes that were not used meanwhile are replaced, until four fifths of
             the run; 0 leaves them.
-        checkpoint_every: steps between checkpoints.
         precision: of the model's matrix products: ``float32``, ``bfloat16``, or ``auto``, which is bfloat16 on a GPU
             and float32 on a processor. Processors that multiply bfloat16 (AVX512-BF16, AMX) train faster with it
             (1.6 × measured), others far more slowly. Codes, their gradients and similarities are float32 always.
-        seed: of the order of the text and of everything drawn.
     """
 
     objective: Literal["local", "distilled", "joint"] = "distilled"

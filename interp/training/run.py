@@ -8,25 +8,21 @@
     model/                 joint training: the finetuned model, which the books belong to
     .work/checkpoints/     while it runs
 
-Checkpoints of a training run: one file each, whole or not at all.
-
-Everything that the rest of the run depends on is in it: codes, their usage, the optimizer's moments, in joint training
-the model's weights, and in the file's metadata the step, what was asked for, and the history so far. What is drawn at a
-step is drawn from a generator seeded by the run's seed and the number of the step, so those two are the generator's
-state.
+Everything that the rest of the run depends on is in a checkpoint: codes, their usage, the optimizer's moments, in joint
+training the model's weights, and in the file's metadata the step, what was asked for, and the history so far. What is
+drawn at a step is drawn from a generator seeded by the run's seed and the number of the step.
 """
 
 import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from jaxtyping import Int
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -39,10 +35,10 @@ from interp.bottlenecks.store import (
     WORK,
     Codebooks,
     begin_request,
+    being_filled,
     check_request,
     codebooks_fingerprint,
     describe_text,
-    difference,
     is_store,
     model_identity,
 )
@@ -60,53 +56,30 @@ KEPT = 2
 """The one before the last stays, in case the last is damaged."""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """
-    Attributes:
-        step: steps done.
-        history: per measure one value a step.
-    """
-
-    step: int
-    tensors: Mapping[str, Tensor]
-    history: Mapping[str, list[float | None]]
+History = dict[str, list[float | None]]
+"""By measure one value a step."""
 
 
 class Checkpoints:
-    """Those of one run, in a folder of their own.
-
-    Args:
-        request: what the run depends on; a checkpoint of another is refused.
-    """
+    """Those of one run, in a folder of their own; one of another ``request`` is refused."""
 
     def __init__(self, folder: Path, request: Mapping[str, Any]) -> None:
         self.folder, self.request = Path(folder), json.loads(json.dumps(request))
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Write it, then delete all but the last two.
-
-        Raises:
-            InputError: NaN or infinite values: nothing is written, the earlier ones stay.
-        """
-        for name, tensor in checkpoint.tensors.items():
+    def save(self, step: int, tensors: Mapping[str, Tensor], history: History) -> None:
+        """Write it, then delete all but the last two; refuses NaN and infinite values."""
+        for name, tensor in tensors.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise InputError(
-                    f"step {checkpoint.step}: {name} holds NaN or infinite values; {self.kept()}"
-                )
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-        about = {"step": checkpoint.step, "request": self.request, "history": checkpoint.history}
-        with atomic_path(self._path(checkpoint.step)) as temporary:
-            save_file(tensors, temporary, metadata={"run": json.dumps(about)})
+                raise InputError(f"step {step}: {name} holds NaN or infinite values; {self.kept()}")
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        about = {"step": step, "request": self.request, "history": history}
+        with atomic_path(self.folder / f"step-{step:08}.safetensors") as temporary:
+            save_file(whole, temporary, metadata={"run": json.dumps(about)})
         for path in self._paths()[:-KEPT]:
             path.unlink()
 
-    def latest(self) -> Checkpoint | None:
-        """The last one, or None if there is none.
-
-        Raises:
-            InputError: it is damaged, or of another run.
-        """
+    def latest(self) -> tuple[int, dict[str, Tensor], History] | None:
+        """The steps done by the last one, its tensors and history; refuses one that is damaged or of another run."""
         paths = self._paths()
         if not paths:
             return None
@@ -120,19 +93,13 @@ class Checkpoints:
             raise InputError(
                 f"the checkpoint {path} is damaged ({error}): delete it, and the run {before}"
             ) from None
-        for part, wanted in self.request.items():
-            if request.get(part) != wanted:
-                which = difference(part, request.get(part), wanted)
-                raise InputError(f"{path} is a checkpoint of another {which}: choose another folder")
-        return Checkpoint(step, tensors, history)
+        check_request(path, request, self.request, made="a checkpoint")
+        return step, tensors, history
 
     def kept(self) -> str:
         """Which checkpoint there is to go on from, in words."""
         paths = self._paths()
         return f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
-
-    def _path(self, step: int) -> Path:
-        return self.folder / f"step-{step:08}.safetensors"
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.safetensors"))
@@ -170,11 +137,6 @@ def train_codebooks(
             blocks as the codebooks were fitted on.
         folder: where they are written; None keeps them in memory, and needs a frozen model.
         options: fields of :class:`TrainConfig`, over those of ``config``.
-
-    Raises:
-        InputError: codebooks of another model, held-out text, less text than one batch; a folder or checkpoint of
-            another run, damaged, or being filled by another process; NaN or infinite activations or loss; joint
-            training of a model that cannot be saved.
     """
     config = replace(config or TrainConfig(), **options)
     context = codebooks.manifest["text"]["context"]
@@ -212,27 +174,22 @@ def train_codebooks(
         check_request(folder, {**found.manifest, "model": found.manifest["training"]["base"]}, request)
         shutil.rmtree(folder / WORK, ignore_errors=True)  # of a run that was killed while it cleared up
         return found
-    work = folder / WORK
-    work.mkdir(parents=True, exist_ok=True)
-    try:
-        # the first of several processes holds it for all
-        with FileLock(work / "lock", timeout=0) if first() else contextlib.nullcontext():
-            if first():
-                begin_request(folder, request)
-            wait()
-            checkpoints = Checkpoints(work / "checkpoints", request)
-            same_start = bool((text.tokens[:, 0] == text.tokens[0, 0]).all())
-            trainer = Trainer(model, books, config, n_steps, same_start=same_start)
-            _train(trainer, text.tokens, checkpoints, folder, stage, watch)
-            trainer.finish()
-            if first():
-                for blocks in refit_blocks(text.tokens, config):
-                    refit_centroids(model, books, blocks, work, stage)
-                _finish(trainer, folder, request)
-            wait()
-            return Codebooks.from_pretrained(folder)
-    except Timeout:
-        raise InputError(f"{folder}: another process is training codebooks there") from None
+    # the first of several processes holds it for all
+    with being_filled(folder, "training") if first() else contextlib.nullcontext():
+        if first():
+            begin_request(folder, request)
+        wait()
+        checkpoints = Checkpoints(folder / WORK / "checkpoints", request)
+        same_start = bool((text.tokens[:, 0] == text.tokens[0, 0]).all())
+        trainer = Trainer(model, books, config, n_steps, same_start=same_start)
+        _train(trainer, text.tokens, checkpoints, folder, stage, watch)
+        trainer.finish()
+        if first():
+            for blocks in refit_blocks(text.tokens, config):
+                refit_centroids(model, books, blocks, folder / WORK, stage)
+            _finish(trainer, folder, request)
+        wait()
+        return Codebooks.from_pretrained(folder)
 
 
 def _train(
@@ -244,11 +201,11 @@ def _train(
     watch: Watch,
 ) -> None:
     config, n_steps = trainer.config, trainer.n_steps
-    history: dict[str, list[float | None]] = {name: [] for name in StepResult.__dataclass_fields__}
+    history: History = {name: [] for name in StepResult.__dataclass_fields__}
     begin = 0
     if (last := checkpoints.latest()) is not None:
-        trainer.restore(last.tensors)
-        begin, history = last.step, {name: list(values) for name, values in last.history.items()}
+        begin, tensors, history = last
+        trainer.restore(tensors)
     device = next(trainer.model.parameters()).device
     with stage(f"training, {config.objective}", n_steps) as done:
         done(begin)
@@ -262,7 +219,7 @@ def _train(
                 values.append(getattr(result, name))
             done(1, describe(result))
             if first() and ((number + 1) % config.checkpoint_every == 0 or number + 1 == n_steps):
-                checkpoints.save(Checkpoint(number + 1, trainer.state(), history))
+                checkpoints.save(number + 1, trainer.state(), history)
                 write_json(folder / HISTORY_FILE, history)
                 watch(number + 1, n_steps, result)
 

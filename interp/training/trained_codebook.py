@@ -1,10 +1,8 @@
 """A codebook as it is trained: at its site it also measures itself.
 
-The first position, when the model is frozen: codes are put where it is, and stay there.
-
-What stands there is the same in every text as long as its codes are, and most heads rest on it most of the time. Other
-positions use its codes too: where these trained them, what all heads rest on wandered, by 12 to 66 % of its length over
-600 000 tokens (benchmarks/REPORT.md).
+When the model is frozen, codes are put where the first position is, and stay there. What stands there is the same in
+every text, and most heads rest on it most of the time. Where other positions trained its codes, what all heads rest on
+wandered, by 12 to 66 % of its length over 600 000 tokens (benchmarks/REPORT.md).
 """
 
 from dataclasses import replace
@@ -14,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.bottlenecks import Codebook, Codes, Dictionary
-from interp.bottlenecks.base import NO_CODE, BottleneckConfig, count_codes
+from interp.bottlenecks.base import NO_CODE, BottleneckConfig, GroupRows, Vectors, count_codes
 from interp.bottlenecks.processes import averaged
 from interp.bottlenecks.wrapper import CodebookWrapper
 
@@ -76,13 +74,13 @@ class TrainedCodebook(CodebookWrapper):
     Attributes:
         anchors: while set, a forward pass puts the codes of the first position where it is, and holds these.
         held: the codes that take no gradient.
-        x: what came to the site in the last forward pass.
-        explained: share of the variance that the codes explained there, averaged over groups, the first position
-            left out.
+        x, explained: what came to the site in the last forward pass, and the share of its variance that the codes
+            explained, averaged over groups, the first position left out.
         variance: of what comes to each group, as the book compares vectors, the first position left out; a running
             mean, since some heads hardly vary in most batches and a lot in a few.
         usual_variance: the same as a running geometric mean, which those few batches hardly raise.
         gain: share of the gradient passed on, from 0 to 1.
+        measured: whether there are such means yet.
     """
 
     def __init__(self, book: Dictionary, *, alone: bool, joint: bool = False) -> None:
@@ -91,9 +89,10 @@ class TrainedCodebook(CodebookWrapper):
         self.held: Bool[Tensor, "group code"] = torch.zeros_like(book.counts, dtype=torch.bool)
         self.x: Tensor
         self.explained: Tensor
-        self.variance: Tensor
-        self.usual_variance: Tensor
-        self.gain: Tensor | None = None
+        self.variance, self.usual_variance, self.gain = book.codes.new_zeros(
+            3, book.config.groups, dtype=torch.float32
+        )
+        self.measured = False
         self._live: Tensor
         self._decoded: Tensor
 
@@ -102,7 +101,7 @@ class TrainedCodebook(CodebookWrapper):
         if k != self.config.k:
             self.book.config = replace(self.book.config, k=k)
 
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
+    def encode(self, x: Vectors) -> Codes:
         self._live, self.x = x, x.detach()
         with torch.autocast(x.device.type, enabled=False):  # similarities are float32 always
             if self.anchors:
@@ -112,19 +111,17 @@ class TrainedCodebook(CodebookWrapper):
             self.held = bos_codes(codes, self.config)
         return codes
 
-    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
+    def decode(self, codes: Codes) -> Vectors:
         self._decoded = self.book.decode(codes)
         if self.alone:
             return self._decoded.detach()
-        if self.joint or self.gain is None or not self._live.requires_grad:
+        if self.joint or not self.measured or not self._live.requires_grad:
             return self._decoded
         gain = self.gain[:, None] if self.config.groups > 1 else self.gain
         # attach() passes all of the gradient straight through; nothing is added to the value
         return self._decoded - (1 - gain) * (self._live - self.x)
 
-    def loss(
-        self, x: Float[Tensor, "*batch d_in"], _decoded: Float[Tensor, "*batch d_in"]
-    ) -> Float[Tensor, ""]:
+    def loss(self, x: Vectors, _decoded: Vectors) -> Float[Tensor, ""]:
         """Squared error over variance, averaged over groups; both as the book compares vectors.
 
         Of the codes alone: what is decoded has a gradient to what came before, which has no part in it.
@@ -153,14 +150,15 @@ class TrainedCodebook(CodebookWrapper):
         return (self.usual_variance / self.config.d_in).sqrt()
 
     def _measure(self, variance: Float[Tensor, " group"], error: Float[Tensor, " group"]) -> None:
-        if not hasattr(self, "variance"):
+        if not self.measured:
             self.variance = self.usual_variance = variance
         self.variance = self.variance.lerp(variance, NEWEST)
         self.usual_variance = self.usual_variance.log().lerp(variance.log(), NEWEST).exp()
         explained = 1 - error / self.variance
         self.explained = explained.mean()
         gain = explained.clamp(0, 1)
-        self.gain = gain if self.gain is None else self.gain.lerp(gain, NEWEST)
+        self.gain = self.gain.lerp(gain, NEWEST) if self.measured else gain
+        self.measured = True
 
-    def _compared(self, x: Tensor) -> Float[Tensor, "group row d_in"]:
+    def _compared(self, x: Tensor) -> GroupRows:
         return self.book.comparable(x.reshape(-1, self.config.groups, self.config.d_in).transpose(0, 1))

@@ -1,22 +1,19 @@
-"""One step of training after another; files and text are elsewhere.
+"""One step of training after another, by Adam for codes; files and text are elsewhere.
 
-Adam for codes: a step only when a code is used, measured by what the codes stand for.
-
-*Units.* Adam moves every coordinate by about the learning rate, whatever the gradient's size. Activations of one model
-differ by two orders of magnitude in spread from layer to layer and several-fold between the heads of a layer: no one
-step in absolute units suits them. Nor does the codes' own length: where a head's vectors lie close together far from
-zero, a hundredth of their length is more than all that tells them apart.
+*Units.* Activations of one model differ by two orders of magnitude in spread from layer to layer and several-fold
+between the heads of a layer: no one step in absolute units suits them. Nor does the codes' own length: where a head's
+vectors lie close together far from zero, a hundredth of their length is more than all that tells them apart.
 
 *Use.* A code is in few batches, and there often for a single token. Plain Adam goes on moving it for ten steps by that
-one gradient, and forgets the size of earlier ones meanwhile, so that the next token moves it by as much again: codes
-walk at random, by several tenths of the spread. Here moments are over the steps in which a code was used, as in "lazy"
-Adam for sparse embeddings: it moves when it is used, by the mean gradient of its last uses.
+one gradient, and codes walk at random, by several tenths of the spread. Here moments are over the steps in which a code
+was used, as in "lazy" Adam for sparse embeddings: it moves when it is used, by the mean gradient of its last uses.
 """
 
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -27,10 +24,10 @@ from interp.bottlenecks.attach import Attached, attach
 from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
 from interp.bottlenecks.processes import average_gradients, averaged, check_whole, gathered
 from interp.errors import InputError
-from interp.models import Model
+from interp.models import Model, hooked
+from interp.models.partial_forward import starting_at
 from interp.models.save import trained_weights
 from interp.training.config import TrainConfig
-from interp.training.losses import Teacher, kl_and_gradient
 from interp.training.trained_codebook import MEASURES, TrainedCodebook
 
 BETAS = (0.9, 0.99)
@@ -70,11 +67,70 @@ class RelativeAdam(torch.optim.Optimizer):
             codes[group, code] -= step.to(codes.dtype)
 
 
+KEPT = 2**30
+"""Bytes of residual streams that are kept; blocks beyond them go through the whole model every time."""
+
+
+class Teacher:
+    """The plain model's next-token logits, the same whether a block is seen for the first time or again.
+
+    If blocks come ``again``, what comes to the last layer is kept, and a batch of which all is there starts at that
+    layer: of SmolLM2-135M's forward a fifth to a quarter is left. (On a GPU a block may differ in the last digit with
+    the batch that it was first in.)
+    """
+
+    def __init__(self, model: Model, *, again: bool) -> None:
+        self.model = model
+        self._last = model.cfg.n_layers - 1
+        self._room = KEPT if again else 0
+        self._resid: dict[bytes, Float[Tensor, "pos d_model"]] = {}
+
+    @torch.no_grad()
+    def logits(self, tokens: Int[Tensor, "block pos"]) -> Float[Tensor, "block pos vocab"]:
+        """A new tensor, which may be written over."""
+        blocks = [block.tobytes() for block in tokens.cpu().numpy()]
+        if all(block in self._resid for block in blocks):
+            resid = torch.stack([self._resid[block] for block in blocks])
+            with starting_at(self.model, self._last, resid):
+                return self.model(tokens)
+        with hooked(self.model, {f"blocks.{self._last}.hook_resid_pre": partial(self._keep, blocks)}):
+            return self.model(tokens)
+
+    def _keep(self, blocks: list[bytes], resid: Float[Tensor, "block pos d_model"]) -> None:
+        for block, one in zip(blocks, resid, strict=True):
+            size = one.numel() * one.element_size()
+            if block not in self._resid and size <= self._room:
+                self._resid[block] = one.clone()
+                self._room -= size
+
+
+ROWS = 64
+"""Positions at a time: 13 MB a temporary at 49 000 tokens."""
+
+
+@torch.no_grad()
+def kl_and_gradient(
+    logits: Float[Tensor, "*batch vocab"], teacher: Float[Tensor, "*batch vocab"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "*batch vocab"]]:
+    """KL(teacher ‖ model) in nats, averaged over positions, and its gradient by the model's logits.
+
+    The gradient, (softmax(logits) − softmax(teacher)) / positions, is written over ``teacher``, which is lost: for use
+    with ``logits.backward(gradient)``.
+    """
+    rows, targets = logits.detach().flatten(0, -2), teacher.flatten(0, -2)
+    total = torch.zeros((), dtype=torch.float32, device=logits.device)
+    for some, target in zip(rows.split(ROWS), targets.split(ROWS), strict=True):
+        log_q, log_p = some.float().log_softmax(-1), target.float().log_softmax(-1)
+        p = log_p.exp()
+        total += (p * (log_p - log_q)).sum()
+        target.copy_(log_q.exp_().sub_(p).div_(len(rows)))
+    return total / len(rows), targets.reshape(logits.shape)
+
+
 KL_EVERY = 10
 """Steps from one KL to the next where it is not trained on, since it takes the plain model's forward as well."""
 REPLACED_UNTIL = 0.8
 """Share of the run after which no code is replaced: a new one needs time to find its place."""
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -90,7 +146,6 @@ class StepResult:
         dead: share of codes not used since codes were last replaced, as counted at the end of the last stretch of
             ``replace_every`` steps, and of the books as they came before that. None are replaced in the last fifth of a
             run, so there it is of more and more text; if none ever are, of all steps so far.
-        k: codes per vector in this step.
     """
 
     loss: float
@@ -110,10 +165,6 @@ class Trainer:
         same_start: whether all texts begin with the same token, so that its codes can be held (frozen models).
 
     Of several processes (:mod:`interp.bottlenecks.processes`) each gives :meth:`step` its share of the batch.
-
-    Raises:
-        InputError: sharded weights, a book that does not fit its site, nested training of books that are right for one
-            k only or have one, a ``layer_norm_codebook``, or a model in float16, in which gradients vanish.
     """
 
     def __init__(
@@ -161,16 +212,14 @@ class Trainer:
             self.model_optimizer = torch.optim.AdamW(
                 self.weights.values(), lr=config.model_lr, weight_decay=0.0
             )
+            for weight in self.weights.values():
+                self.model_optimizer.state[weight] = _at_rest(weight, torch.zeros(()))
         self.dead = self._dead()
         for book in books.values():
             book.counts.zero_()
 
     def step(self, number: int, tokens: Int[Tensor, "block pos"]) -> StepResult:
-        """The update of step ``number``, counted from 0, on a batch, or on this process's share of it.
-
-        Raises:
-            InputError: NaN or infinite activations or loss; nothing has been trained then.
-        """
+        """The update of step ``number``, counted from 0, on a batch, or on this process's share of it."""
         frozen = self.config.objective != "joint"
         if frozen and number == 0 and self.same_start:
             self._anchor(tokens[:1, :1])
@@ -207,55 +256,39 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """All tensors that the next step depends on."""
-        found = {"dead": torch.tensor(self.dead, dtype=torch.float64)}
+        tensors = {"dead": torch.tensor(self.dead, dtype=torch.float64)}
+        moments: list[tuple[str, torch.optim.Optimizer, Tensor]] = []
         for site, book in self.books.items():
-            found |= {f"{site}/codes": book.codes, f"{site}/counts": book.counts}
-            found |= _moments(site, self.optimizer, book.codes)
-            found |= {f"{site}/{name}": getattr(self._wrappers[site], name) for name in MEASURES}
-            found[f"{site}/held"] = self._wrappers[site].held
+            wrapper = self._wrappers[site]
+            tensors |= {f"{site}/codes": book.codes, f"{site}/counts": book.counts}
+            tensors |= {f"{site}/{name}": getattr(wrapper, name) for name in (*MEASURES, "held")}
             if book.unrounded is not None:
-                found[f"{site}/unrounded"] = book.unrounded
-        for name, tensor in self.weights.items():
-            found[f"model/{name}"] = tensor
+                tensors[f"{site}/unrounded"] = book.unrounded
+            moments.append((site, self.optimizer, book.codes))
+        for name, weight in self.weights.items():
+            tensors[f"model/{name}"] = weight
             if self.model_optimizer is not None:
-                found |= _moments(f"model/{name}", self.model_optimizer, tensor)
-        return found
+                moments.append((f"model/{name}", self.model_optimizer, weight))
+        for name, optimizer, parameter in moments:
+            tensors |= {f"{name}/{part}": tensor for part, tensor in optimizer.state[parameter].items()}
+        return tensors
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from :meth:`state`.
-
-        Raises:
-            InputError: tensors that are missing or of another shape.
-        """
-        wanted: dict[str, tuple[int, ...]] = {"dead": ()}
-        for site, book in self.books.items():
-            wanted |= {f"{site}/{name}": book.codes.shape for name in ("codes", "exp_avg", "exp_avg_sq")}
-            wanted |= {f"{site}/{name}": book.counts.shape for name in ("counts", "step", "held")}
-            wanted |= {f"{site}/{name}": (book.config.groups,) for name in MEASURES}
-            wanted |= {} if book.unrounded is None else {f"{site}/unrounded": book.codes.shape}
-        for name, tensor in self.weights.items():
-            wanted |= {f"model/{name}{moment}": tensor.shape for moment in ("", "/exp_avg", "/exp_avg_sq")}
-        for name, shape in wanted.items():
+        """Go on from :meth:`state`; refuses tensors that are missing or of another shape."""
+        ours = self.state()
+        for name, tensor in ours.items():
             if name not in tensors:
                 raise InputError(f"the checkpoint lacks {name}")
-            if tuple(tensors[name].shape) != tuple(shape):
+            if tensors[name].shape != tensor.shape:
                 raise InputError(
-                    f"the checkpoint has {name} of shape {list(tensors[name].shape)}, not {list(shape)}"
+                    f"the checkpoint has {name} of shape {list(tensors[name].shape)}, not {list(tensor.shape)}"
                 )
+        for name, tensor in ours.items():
+            tensor.copy_(tensors[name])
         self.dead = float(tensors["dead"])
-        for site, book in self.books.items():
-            book.codes.copy_(tensors[f"{site}/codes"])
-            book.counts.copy_(tensors[f"{site}/counts"])
-            book.unrounded = tensors.get(f"{site}/unrounded")
-            self._wrappers[site].held = tensors[f"{site}/held"].to(book.codes.device)
-            for name in MEASURES:
-                setattr(self._wrappers[site], name, tensors[f"{site}/{name}"].to(book.codes))
-            _set_moments(site, self.optimizer, book.codes, tensors)
-        for name, tensor in self.weights.items():
-            tensor.copy_(tensors[f"model/{name}"])
-            if self.model_optimizer is not None:
-                _set_moments(f"model/{name}", self.model_optimizer, tensor, tensors)
+        for wrapper in self._wrappers.values():
+            wrapper.measured = True
 
     def finish(self) -> None:
         """Give the books the number of codes per vector that they came with, and the gradients' memory back."""
@@ -287,7 +320,8 @@ class Trainer:
             # the KL's gradient is made already, and by the logits alone
             torch.autograd.backward([logits, self.config.mse_weight * error], [gradient, None])
         else:
-            ce = next_token_loss(logits, tokens)
+            predicted = logits[:, :-1].flatten(0, 1).float()
+            ce = torch.nn.functional.cross_entropy(predicted, tokens[:, 1:].flatten())
             loss = ce + self.config.mse_weight * error
             loss.backward()
         return (
@@ -299,11 +333,8 @@ class Trainer:
 
     @torch.no_grad()
     def _anchor(self, first: Int[Tensor, "1 1"]) -> None:
-        """Codes for what stands at the first position, layer by layer in one forward pass.
-
-        Every text begins with the same token, so that it stays so from then on; in float32, as what stands there may be
-        so long that bfloat16 rounds by more than codes are apart.
-        """
+        """Codes for what stands at the first position of every text, layer by layer in one forward pass; in float32, as
+        it may be so long that bfloat16 rounds by more than codes are apart."""
         for book in self._wrappers.values():
             book.anchors = True
         with attach(self.model, self._wrappers, error_term=False):
@@ -353,13 +384,6 @@ class Trainer:
         return float(torch.cat([book.counts.eq(0).flatten() for book in self.books.values()]).float().mean())
 
 
-def next_token_loss(
-    logits: Float[Tensor, "block pos vocab"], tokens: Int[Tensor, "block pos"]
-) -> Float[Tensor, ""]:
-    """Cross-entropy in nats per predicted token."""
-    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
-
-
 def drawn_from(seed: int, what: str, number: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator for one thing at one step: nothing but these numbers decides what it gives."""
     digest = hashlib.sha256(f"{seed}:{what}:{number}".encode()).digest()
@@ -369,20 +393,3 @@ def drawn_from(seed: int, what: str, number: int, device: torch.device | str = "
 def _at_rest(parameter: Tensor, step: Tensor) -> dict[str, Tensor]:
     """The state of Adam before its first step."""
     return {"step": step, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
-
-
-def _moments(name: str, optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    state = optimizer.state.get(parameter) or _at_rest(parameter, torch.zeros(()))
-    return {f"{name}/{moment}": state[moment] for moment in _MOMENTS}
-
-
-def _set_moments(
-    name: str, optimizer: torch.optim.Optimizer, parameter: Tensor, tensors: Mapping[str, Tensor]
-) -> None:
-    step = tensors[f"{name}/step"]
-    optimizer.state[parameter] = {
-        # a count of each code is where the code is; torch keeps the one of a whole tensor on the processor
-        "step": step.to(parameter.device, copy=True) if step.ndim else step.clone(),
-        "exp_avg": tensors[f"{name}/exp_avg"].to(parameter, copy=True),
-        "exp_avg_sq": tensors[f"{name}/exp_avg_sq"].to(parameter, copy=True),
-    }

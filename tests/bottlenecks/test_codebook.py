@@ -201,15 +201,6 @@ def test_a_dead_code_is_replaced_by_what_the_others_explain_least():
     assert (book.codes[0, 0] == x / 2).all(-1).any()
 
 
-def test_similarity_is_that_of_the_named_codes():
-    book, x = codebook(k=3, groups=2), torch.randn(4, 2, 6)
-    ids, expected = book.encode(x).ids, torch.empty(4, 2, 3)
-    for row, group in torch.cartesian_prod(torch.arange(4), torch.arange(2)).tolist():
-        named = book.codes[group, ids[row, group].long()].detach()
-        expected[row, group] = cosine_similarity(x[row, group][None], named)
-    torch.testing.assert_close(book.similarity(x, ids).detach(), expected)
-
-
 WRONG = {
     CodebookConfig: [("d_in", 0), ("n_codes", 0), ("k", 21), ("k", 0), ("groups", 0), ("mse_weight", -1.0)],
     DiscreteSAEConfig: [("epochs", -1), ("l1", -0.1), ("l1", float("nan")), ("lr", 0.0), ("seed", -1)],
@@ -236,8 +227,6 @@ def test_similarities_are_float32_under_autocast(kind):
         book.compare_by(torch.randn(1, 6, 20))
     again = kind.restored(book.config, book.tensors())
     plain = again.encode(x)
-    similar = again.similarity(x, plain.ids)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(book.similarity(x, plain.ids), similar)
         assert torch.equal(book.encode(x).ids, plain.ids)
     assert torch.equal(book.encode(x).ids, plain.ids)

@@ -23,9 +23,8 @@ from interp.bottlenecks.latent_quantization import (
     LatentQuantizationConfig,
     bounded,
 )
-from interp.bottlenecks.prototypes import Prototypes
 from interp.bottlenecks.ternary import Ternary, TernaryConfig, ternary
-from interp.bottlenecks.vq import VQ, FlatConfig, GroupedVQ, ResidualVQ, VQConfig
+from interp.bottlenecks.vq import VQ, FlatConfig, GroupedVQ, Prototypes, ResidualVQ, VQConfig
 from interp.errors import InputError
 from interp.training import TrainConfig, train_codebooks
 

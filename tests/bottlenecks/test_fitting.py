@@ -254,7 +254,6 @@ def test_the_metric_compares_what_is_written(model, text):
     ids = book.encode(x).ids.long()
     agree = (ids == similar.topk(2, dim=-1).indices).float().mean()
     assert agree > 0.97  # the floor under the metric decides a few
-    torch.testing.assert_close(book.similarity(x, ids), similar.gather(-1, ids), atol=0.02, rtol=0)
 
 
 def test_codebooks_in_memory_are_those_of_a_folder(model, text, tmp_path):

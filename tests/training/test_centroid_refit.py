@@ -115,9 +115,9 @@ def test_codes_that_are_fixed_are_made_up_for_by_the_others():
     missing, ids = torch.randn(60, 3) + 1, torch.randint(5, (60, 3))
     ids[:, 2] = 5  # in every vector, as nothing is that fills spare slots
     fixed = torch.arange(6) == 5
-    found = least_squares_move(missing, ids, 6, fixed=fixed)
+    found = least_squares_move(missing, ids, 6, torch.ones(ids.shape), fixed=fixed)
     assert not found[5].any()
-    free = least_squares_move(missing, ids[:, :2], 6)  # as if it were not there
+    free = least_squares_move(missing, ids[:, :2], 6, torch.ones(60, 2))  # as if it were not there
     torch.testing.assert_close(found, free)
 
 

@@ -161,7 +161,7 @@ def test_another_runs_checkpoint_is_refused(model, start, text, killed, tiny_mod
     refused("holds codebooks of", of=tiny_model("gpt2"))
     # copied into a folder where something else was begun
     (killed / ".work" / "request.json").unlink()
-    refused("is a checkpoint of another training", seed=3)
+    refused("step-00000006.safetensors holds a checkpoint of another training", seed=3)
 
 
 def test_values_that_are_no_numbers_stop_it_and_the_last_checkpoint_stays(

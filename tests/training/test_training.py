@@ -21,10 +21,9 @@ from interp.models import hooked, load_model, weights_digest
 from interp.models.save import save_model, trained_weights
 from interp.text import TextBlocks, load_text
 from interp.training import TrainConfig, Trainer, train_codebooks
-from interp.training.losses import Teacher, kl_and_gradient
 from interp.training.run import batch_of
 from interp.training.trained_codebook import TrainedCodebook
-from interp.training.trainer import RelativeAdam
+from interp.training.trainer import RelativeAdam, Teacher, kl_and_gradient
 from tests.tiny_models import FAMILIES
 
 QUICK = TrainConfig(epochs=4, lr=0.02, checkpoint_every=20, replace_every=10)
@@ -413,7 +412,7 @@ def test_what_is_kept_of_the_plain_model_says_the_same_in_any_batch(model, text,
     assert first_layer == [4, 4, 4, 2], "a batch with a block that is new goes through the whole model"
     first_layer.clear()
     # nothing is kept of text seen once, or beyond the room
-    monkeypatch.setattr("interp.training.losses.KEPT", text.tokens.shape[1] * model.cfg.d_model * 4)
+    monkeypatch.setattr("interp.training.trainer.KEPT", text.tokens.shape[1] * model.cfg.d_model * 4)
     for plain in (Teacher(model, again=False), Teacher(model, again=True)):
         for block in (text.tokens[:1], text.tokens[1:2]) * 2:
             plain.logits(block)

@@ -18,7 +18,7 @@ import pickle
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -53,32 +53,39 @@ class _Config(ManifestPart):
     k_codebook: int | list[int] = 1
     similarity_metric: Literal["inner_product", "euclidean"] = "inner_product"
 
+    @property
+    def places(self) -> list[str]:
+        return [self.codebook_at] if isinstance(self.codebook_at, str) else self.codebook_at
+
+    @property
+    def ks(self) -> list[int]:
+        """Codes of a vector at each of the places."""
+        return [self.k_codebook] * len(self.places) if isinstance(self.k_codebook, int) else self.k_codebook
+
 
 def load_codebook_features(folder: Path | str) -> dict[str, LayerNormCodebook]:
     """The codebooks of a checkpoint by site, ready for :func:`interp.bottlenecks.attach.attach`.
 
     Sites are ``a5`` for codebooks on the heads before their projection, ``m5`` on an MLP's output, ``r5`` on a block's.
-
-    Raises:
-        InputError: no such checkpoint; a file that holds more than tensors; codebooks at another place (within the MLP,
-            on query, key and value, on a sum); or top-k by Euclidean distance with k above 1.
+    Codebooks at other places (within the MLP, on query, key and value, on a sum), top-k by Euclidean distance with k
+    above 1, and files that hold more than tensors are refused.
     """
     folder = Path(folder)
     config = _read_config(folder)
-    found: dict[tuple[int, str], dict[tuple[int | None, str], Tensor]] = defaultdict(dict)
+    books: dict[tuple[int, str], dict[tuple[int, str], Tensor]] = defaultdict(dict)
     for key, tensor in _read_tensors(folder).items():
         if match := _KEY.fullmatch(key):
             layer, inside, rest = match.groups()
             part = _PART.fullmatch(rest)
             if part is None:
                 raise InputError(f"{folder}: {key} is nothing that a codebook of this format has")
-            group = None if part[1] is None else int(part[1])
-            found[int(layer), _place(folder, inside, config["codebook_at"])][group, part[2]] = tensor
-    if not found:
+            group = int(part[1] or 0)
+            books[int(layer), _place(folder, inside, config.places)][group, part[2]] = tensor
+    if not books:
         raise InputError(f"{folder} holds no codebooks")
     return {
         f"{SITES[place]}{layer}": _book(folder, parts, config, place)
-        for (layer, place), parts in sorted(found.items())
+        for (layer, place), parts in sorted(books.items())
     }
 
 
@@ -88,9 +95,6 @@ def export_language_model(folder: Path | str, *, base: Path | str, out: Path | s
     Args:
         base: folder of the model that was trained further, for its configuration and tokenizer: the checkpoint has
             neither.
-
-    Raises:
-        InputError: files that cannot be read, weights that are not those of such a model, or a model in ``out``.
     """
     folder, base, out = Path(folder), Path(base), Path(out)
     if (out / "config.json").exists():
@@ -117,10 +121,10 @@ def export_language_model(folder: Path | str, *, base: Path | str, out: Path | s
 
 
 def _book(
-    folder: Path, parts: dict[tuple[int | None, str], Tensor], config: dict[str, Any], place: str
+    folder: Path, parts: dict[tuple[int, str], Tensor], config: _Config, place: str
 ) -> LayerNormCodebook:
-    groups = sorted({group for group, _ in parts}, key=lambda group: -1 if group is None else group)
-    k = config["k_codebook"][config["codebook_at"].index(place)]
+    groups = sorted({group for group, _ in parts})
+    k = config.ks[config.places.index(place)]
     try:
         codes, gain, bias = (
             torch.stack([parts[group, name].float() for group in groups])
@@ -128,7 +132,7 @@ def _book(
         )
     except (KeyError, RuntimeError):
         raise InputError(f"{folder}: the codebooks at {place} are not whole, or not of one size") from None
-    nearest = config["similarity_metric"] == "euclidean"
+    nearest = config.similarity_metric == "euclidean"
     if nearest and k > 1:
         raise InputError(f"{folder}: {k} codes by Euclidean distance are not supported, only one")
     book = LayerNormCodebook(
@@ -158,7 +162,7 @@ def _place(folder: Path, inside: str, codebook_at: list[str]) -> str:
     return place
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> _Config:
     path = folder / "config.json"
     try:
         config = read_json(path)
@@ -167,11 +171,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if (wrong := manifest_fault(_Config, config)) is not None:
         raise InputError(f"{path} is not of a codebook-features checkpoint: {wrong}")
     known = _Config(**config)
-    places = [known.codebook_at] if isinstance(known.codebook_at, str) else known.codebook_at
-    k = [known.k_codebook] * len(places) if isinstance(known.k_codebook, int) else known.k_codebook
-    if len(k) != len(places):
-        raise InputError(f"{path}: k_codebook {k} for codebooks at {', '.join(places)}")
-    return {"codebook_at": places, "k_codebook": k, "similarity_metric": known.similarity_metric}
+    if len(known.ks) != len(known.places):
+        raise InputError(f"{path}: k_codebook {known.ks} for codebooks at {', '.join(known.places)}")
+    return known
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor
 
-from interp.bottlenecks.base import Bottleneck, Codes, check_ids, grouped_rows, id_dtype
+from interp.bottlenecks.base import Bottleneck, Codes, Vectors, check_ids, grouped_rows, id_dtype
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
 from interp.bottlenecks.discrete_sae import DiscreteSAE
 from interp.bottlenecks.hub import fetch
@@ -48,13 +48,14 @@ except ImportError as error:
 
 _SHARED = ("k", "groups", "selection", "magnitude")
 """What a codebook's config says in the same words here and there."""
-RESCALED = ("layer_norm", "constant_norm_rescale")
-"""Normalisations that SAELens undoes with what it keeps from encoding: codes alone do not hold it."""
-UNFOLDED = {
-    "expected_average_only_in": "fold_activation_norm_scaling_factor",
-    "covariance_whitening": "fold_activation_whitening",
+_NOT_KEPT, _NOT_FOLDED = "codes alone cannot undo", "is not in its weights: call its {} first"
+NORMALISED = {
+    "layer_norm": _NOT_KEPT,
+    "constant_norm_rescale": _NOT_KEPT,
+    "expected_average_only_in": _NOT_FOLDED.format("fold_activation_norm_scaling_factor"),
+    "covariance_whitening": _NOT_FOLDED.format("fold_activation_whitening"),
 }
-"""Normalisations that SAELens expects in the weights, and leaves out where they are not, with what folds them in."""
+"""Why a normalisation is refused: SAELens undoes it with what it keeps from encoding, or expects it in the weights."""
 
 
 @no_type_check  # SAELens builds it with a plain dictionary as metadata, and mends that afterwards
@@ -71,10 +72,6 @@ class CodebookSAEConfig(SAEConfig):
     def architecture(cls) -> str:
         return "codebook"
 
-    def of_codebook(self) -> CodebookConfig:
-        shared = {name: getattr(self, name) for name in _SHARED}
-        return CodebookConfig(d_in=self.d_in // self.groups, n_codes=self.d_sae // self.groups, **shared)
-
 
 class CodebookSAE(SAE[CodebookSAEConfig]):
     """A :class:`~interp.bottlenecks.codebook.Codebook` with SAELens' dense feature activations."""
@@ -82,7 +79,9 @@ class CodebookSAE(SAE[CodebookSAEConfig]):
     def initialize_weights(self) -> None:
         # SAELens subtracts and adds this one; a codebook has none
         self.b_dec = torch.nn.Parameter(torch.zeros(self.cfg.d_in, dtype=self.dtype, device=self.device))
-        self.book = Codebook(self.cfg.of_codebook()).to(device=self.device, dtype=self.dtype)
+        cfg, shared = self.cfg, {name: getattr(self.cfg, name) for name in _SHARED}
+        config = CodebookConfig(d_in=cfg.d_in // cfg.groups, n_codes=cfg.d_sae // cfg.groups, **shared)
+        self.book = Codebook(config).to(device=self.device, dtype=self.dtype)
 
     @property
     def W_dec(self) -> Float[Tensor, "code d_in"]:
@@ -95,7 +94,7 @@ class CodebookSAE(SAE[CodebookSAEConfig]):
 
     def encode(self, x: Tensor) -> Tensor:
         flat = self.process_sae_in(x)
-        codes = self.book.encode(self._split(flat))
+        codes = self.book.encode(flat if self.cfg.groups == 1 else flat.unflatten(-1, (self.cfg.groups, -1)))
         shape = (*flat.shape[:-1], self.cfg.groups, self.cfg.k)
         ids, values = codes.ids.reshape(shape).long(), codes.values.reshape(shape).to(self.dtype)
         acts = values.new_zeros(*shape[:-1], self.cfg.d_sae // self.cfg.groups).scatter_add_(-1, ids, values)
@@ -120,9 +119,6 @@ class CodebookSAE(SAE[CodebookSAEConfig]):
     def fold_activation_whitening(self, *_: Any, **__: Any) -> None:
         raise NotImplementedError("whitening would change which codes are most similar")
 
-    def _split(self, flat: Tensor) -> Tensor:
-        return flat if self.cfg.groups == 1 else flat.unflatten(-1, (self.cfg.groups, -1))
-
 
 if "codebook" not in SAE_CLASS_REGISTRY:  # a live session may execute this module again
     register_sae_class("codebook", CodebookSAE, CodebookSAEConfig)
@@ -134,9 +130,6 @@ def export_to_sae_lens(bottleneck: Bottleneck, folder: Path, *, model_name: str,
     A codebook needs this module imported first. Discrete SAEs of several groups are exported group by group, see
     :meth:`~interp.bottlenecks.discrete_sae.DiscreteSAE.select`: SAELens has no name for a single head, so one of it is
     written for its layer, to be given that head's vectors.
-
-    Raises:
-        InputError: a bottleneck that SAELens has no form for, or an unknown site.
     """
     place = parse_site(site)
     metadata = SAEMetadata(model_name=model_name, hook_name=place.hook, model_class_name="TransformerBridge")
@@ -204,13 +197,12 @@ class SaeLensCodes(Bottleneck):
     A SAE on z takes all heads of a layer at once: attach it at ``a5``. One on ``hook_resid_pre`` of layer 5 is one on
     ``r4``.
 
+    Transcoders, SAEs that read more than one position, and input normalisations that codes cannot undo or that are not
+    in the weights are refused.
+
     Args:
         sae: from ``SAE.from_pretrained`` or ``SAE.load_from_disk``; it stays as it is.
         k: codes per vector.
-
-    Raises:
-        InputError: a transcoder, a SAE that reads more than one position, or an input normalisation that codes cannot
-            undo or that is not in its weights.
     """
 
     kind = "sae_lens"
@@ -218,34 +210,25 @@ class SaeLensCodes(Bottleneck):
     config: SaeLensConfig
 
     def __init__(self, sae: SAE, k: int) -> None:
+        kind, normalised = sae.cfg.architecture(), sae.cfg.normalize_activations
         if hasattr(sae.cfg, "d_out"):
-            raise InputError(
-                f"a {sae.cfg.architecture()} reads one site and writes another: it is no bottleneck"
-            )
-        if sae.cfg.architecture() == "temporal":
-            raise InputError(
-                "a temporal SAE reads earlier positions, too: codes of one position do not hold them"
-            )
-        if (folds := UNFOLDED.get(sae.cfg.normalize_activations)) is not None:
-            raise InputError(
-                f"the SAE has normalize_activations {sae.cfg.normalize_activations!r}, which is not in its weights: "
-                f"call its {folds} first"
-            )
-        if sae.cfg.normalize_activations in RESCALED:
-            raise InputError(
-                f"the SAE has normalize_activations {sae.cfg.normalize_activations!r}, which codes alone cannot undo"
-            )
+            raise InputError(f"a {kind} reads one site and writes another: it is no bottleneck")
+        if kind == "temporal":
+            raise InputError("a temporal SAE reads earlier positions: codes of one position do not hold them")
+        if normalised in NORMALISED:
+            why = NORMALISED[normalised]
+            raise InputError(f"the SAE has normalize_activations {normalised!r}, which {why}")
         if not 1 <= k <= sae.cfg.d_sae:
             raise InputError(f"k {k}: the SAE has {sae.cfg.d_sae} features")
         sae = copy.copy(sae)  # the weights are shared; whether z is reshaped is not
         sae.turn_off_forward_pass_hook_z_reshaping()
         self.sae, self.config = sae, SaeLensConfig(sae.cfg.d_in, sae.cfg.d_sae, k)
 
-    def fit(self, x: Float[Tensor, "*batch d_in"]) -> "Bottleneck":  # noqa: ARG002
+    def fit(self, x: Vectors) -> "Bottleneck":  # noqa: ARG002
         raise InputError("a SAE of SAELens is trained by SAELens")
 
     @torch.no_grad()
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
+    def encode(self, x: Vectors) -> Codes:
         rows = grouped_rows(x, self.config)[0]
         ids, values = [], []
         for part in self._parts(rows):
@@ -257,14 +240,14 @@ class SaeLensCodes(Bottleneck):
         return Codes(chosen.reshape(shape), torch.cat(values).reshape(shape))
 
     @torch.no_grad()
-    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
+    def decode(self, codes: Codes) -> Vectors:
         check_ids(codes.ids, self.config.n_codes)
         k = codes.ids.shape[-1]
         ids, values = codes.ids.reshape(-1, k).long(), codes.values.reshape(-1, k)
         values = values * (ids >= 0)
         parts = []
-        for some, strength in zip(self._parts(ids.clamp(min=0)), self._parts(values), strict=True):
-            acts = strength.new_zeros(len(some), self.config.n_codes).scatter_add_(-1, some, strength)
+        for part, strength in zip(self._parts(ids.clamp(min=0)), self._parts(values), strict=True):
+            acts = strength.new_zeros(len(part), self.config.n_codes).scatter_add_(-1, part, strength)
             parts.append(self.sae.decode(acts.to(self.sae.dtype)))
         return torch.cat(parts).reshape(*codes.ids.shape[:-1], self.config.d_in)
 
@@ -292,11 +275,7 @@ class SaeLensCodes(Bottleneck):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, k: int = 1, **hub: Any) -> "SaeLensCodes":  # type: ignore[override]
-        """Read what SAELens saved, from a folder or from the hub's repository ``owner/name``.
-
-        Raises:
-            InputError: there is no SAE that can be read.
-        """
+        """Read what SAELens saved, from a folder or from the hub's repository ``owner/name``."""
         try:
             return cls(SAE.load_from_disk(fetch(source, **hub)), k)
         except InputError:

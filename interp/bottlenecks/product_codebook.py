@@ -18,9 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.bottlenecks.base import Codes, grouped_rows
+from interp.bottlenecks.base import Book, Codes, GroupRows, Vectors, grouped_rows
 from interp.bottlenecks.dictionary import SearchCache, chosen_sum, mean_code
-from interp.bottlenecks.kmeans import refit
 from interp.bottlenecks.metric_codebook import ByMap
 from interp.errors import InputError, check_fields, whole_number
 
@@ -29,13 +28,8 @@ MOST_CODES = 2**22
 
 
 @dataclass(frozen=True)
-class SlotsConfig:
-    """
-    Attributes:
-        d_in: size of the vectors.
-        groups: independent dictionaries, one per head.
-        seed: of everything that is drawn.
-    """
+class ProductCodebookConfig:
+    """Size of the vectors, independent dictionaries (one per head), and the seed of everything that is drawn."""
 
     d_in: int
     groups: int = 1
@@ -65,44 +59,32 @@ class SlotsConfig:
         return len(self.radices)
 
     @classmethod
-    def at(cls, bits: int, **options: Any) -> "SlotsConfig":
-        """The config of about so many bits a vector.
-
-        Raises:
-            InputError: a number of bits that the kind does not reach.
-        """
+    def at(cls, bits: int, **options: Any) -> "ProductCodebookConfig":
+        """The config of about so many bits a vector."""
         raise NotImplementedError
 
 
-class Slots(ByMap):
-    """See the module's docstring."""
-
+class ProductCodebook(ByMap):
     config: Any
 
-    def __init__(self, config: SlotsConfig) -> None:
+    def __init__(self, config: ProductCodebookConfig) -> None:
         super().__init__(config, torch.zeros(config.groups, config.n_codes, config.d_in))
         self.starts = (0, *accumulate(config.radices))
 
     @abstractmethod
-    def learn(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group code d_in"]:
+    def learn(self, rows: GroupRows) -> Book:
         """The codes for comparable vectors, all learned from scratch."""
 
-    def fit(self, x: Float[Tensor, "*batch d_in"]) -> "Slots":
-        """Learn from scratch; the same vectors and config give the same codes.
-
-        Raises:
-            InputError: fewer vectors than codes in a slot, vectors of another shape, NaN or infinite values.
-        """
-        rows = grouped_rows(x, self.config)
-        if rows.shape[1] < max(self.config.radices):
-            raise InputError(
-                f"{rows.shape[1]} vectors for {max(self.config.radices)} codes: give at least one vector per code"
-            )
+    def fit(self, x: Vectors) -> "ProductCodebook":
+        """Learn from scratch; the same vectors and config give the same codes."""
+        rows, most = grouped_rows(x, self.config), max(self.config.radices)
+        if rows.shape[1] < most:
+            raise InputError(f"{rows.shape[1]} vectors for {most} codes: give at least one vector per code")
         self.set_comparable_codes(self.learn(self.comparable(rows)))
         return self
 
     @torch.no_grad()
-    def set_comparable_codes(self, codes: Float[Tensor, "group code d_in"]) -> None:
+    def set_comparable_codes(self, codes: Book) -> None:
         """Take these codes, which are as vectors are compared, in place of those there are."""
         self.codes.copy_(torch.linalg.solve(self.metric.float(), codes, left=False))
 
@@ -116,19 +98,17 @@ class Slots(ByMap):
                 raise InputError("all codes of a slot are forbidden: leave it one")
         return self._encoded(x, without)
 
-    def with_k(self, k: int) -> "Slots":
+    def with_k(self, k: int) -> "ProductCodebook":
         if k != self.config.k:
             raise InputError(f"k {k}: a {self.kind} of {self.config.k} slots has a code in each")
         return self.restored(self.config, self.tensors())
 
-    def means(self) -> Float[Tensor, "group code d_in"]:
+    def means(self) -> Book:
         parts = (x.split(self.config.radices, 1) for x in (self.codes.detach().float(), self.counts))
-        means = [mean_code(some, count)[:, None].expand_as(some) for some, count in zip(*parts, strict=True)]
+        means = [mean_code(book, count)[:, None].expand_as(book) for book, count in zip(*parts, strict=True)]
         return torch.cat(means, 1)
 
-    def gains(
-        self, rows: Float[Tensor, "group row d_in"], book: SearchCache
-    ) -> Float[Tensor, "group row code"]:
+    def gains(self, rows: GroupRows, book: SearchCache) -> Float[Tensor, "group row code"]:
         """How much each code is preferred within its slot; here by the smallest distance."""
         return book.gain(rows, None)
 
@@ -141,7 +121,7 @@ class Slots(ByMap):
         if without is not None:
             gains = gains.masked_fill(without[:, None], -torch.inf)
         first = self.config.radices[0]
-        if all(radix == first for radix in self.config.radices):
+        if len(set(self.config.radices)) == 1:
             ids = gains.unflatten(-1, (-1, first)).argmax(-1)
         else:
             ids = torch.stack([part.argmax(-1) for part in gains.split(self.config.radices, -1)], -1)
@@ -158,11 +138,4 @@ class Slots(ByMap):
                 gains = gains.masked_fill(without[:, None, begin:end], -torch.inf)
             ids.append(gains.argmax(-1, keepdim=True) + begin)
             rows = rows - chosen_sum(book.codes, ids[-1])
-        found = torch.cat(ids, -1)
-        return found, rows.new_ones(found.shape)
-
-    def _refitted(
-        self, rows: Float[Tensor, "group row d_in"], codes: Float[Tensor, "group code d_in"]
-    ) -> Float[Tensor, "group code d_in"]:
-        """The codes that fit best for the ids that these give, by least squares (:func:`~.kmeans.refit`)."""
-        return refit(rows, self._choose(rows, self._prepared(codes))[0], codes)
+        return torch.cat(ids, -1), rows.new_ones(*rows.shape[:2], len(ids))
