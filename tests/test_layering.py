@@ -67,7 +67,7 @@ MAY_WRITE = {
         "interp.scores.contextual_decomposition",
     ),
     "fitting": ("interp.bottlenecks.fit",),
-    "training": ("interp.training.losses",),
+    "training": ("interp.training.trainer",),
     "attach": ("interp.bottlenecks.attach",),
     "hooks there read, and change nothing": (
         "interp.circuits.roles",
