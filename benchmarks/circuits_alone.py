@@ -1,9 +1,10 @@
 """CMD of a finished bench's rankings on more held-out pairs, with intervals over those pairs, too.
 
     interp bench --tasks ioi --methods adaptive-patching,nap-ig,eap-ig --pairs 10,25 --out bench-ioi
-    python benchmarks/circuits_alone.py bench-ioi [--pairs 10] [--held-out 40] [--methods adaptive-patching,eap-ig]
-    [--out FILE]
+    python -m benchmarks.circuits_alone bench-ioi [--pairs 10] [--held-out 40] [--methods adaptive-patching,eap-ig]
 
+``--pairs``: that circuits were found from [default: the bench's fewest]; ``--methods`` [default: all that the bench has
+kept]; ``--out`` [default: BENCH/circuits-alone.json].
 ``interp bench`` runs circuits of five seeds on ten held-out pairs and takes its intervals over seeds, the draws of the
 pairs that circuits were found from; which ten prompts they are run on counts for as much. Here the rankings of every
 seed that the bench has kept (and circuits grown from the same pairs, where a method grows them) are run on more, and
@@ -11,15 +12,13 @@ both are resampled. What each seed's circuits do is kept in ``BENCH/circuits-alo
 can be added.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.common import arguments, interval, print_table
 from interp.bench.plan import YARDSTICK, Plan, drawn, read_record, write_record
 from interp.bench.run import pool_of
 from interp.errors import InputError
@@ -37,18 +36,16 @@ N_BOOT = 2000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bench", type=Path, help="folder that interp bench wrote, of one task")
-    parser.add_argument(
-        "--pairs", type=int, help="that circuits were found from [default: the bench's fewest]"
+    args = arguments(
+        __doc__,
+        {"bench": Path},
+        pairs=int,
+        held_out=40,
+        methods=str,
+        against="adaptive-patching",
+        out=Path,
+        threads=torch.get_num_threads(),
     )
-    parser.add_argument("--held-out", type=int, default=40)
-    parser.add_argument("--methods", help="separated by commas [default: all that the bench has kept]")
-    parser.add_argument("--against", default="adaptive-patching")
-    parser.add_argument("--out", type=Path, help="JSON file [default: BENCH/circuits-alone.json]")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     kept = json.loads((args.bench / "bench.json").read_text(encoding="utf-8"))["plan"]
     del kept["against"]  # of the bench's own table
     dtype = kept.pop("dtype", "float32")
@@ -146,19 +143,13 @@ def _compare(values: dict[str, np.ndarray], against: str) -> dict:
 
 
 def _print(result: dict, against: str) -> None:
-    table = Table("order of heads", "CMD", "95 %", "seeds", f"{against} minus it", "95 %", box=None)
+    rows = []
     for method, found in sorted(result["methods"].items(), key=lambda item: item[1]["cmd"]):
-        table.add_row(
-            method,
-            f"{found['cmd']:.3f}",
-            "[{:.3f}, {:.3f}]".format(*found["interval"]),
-            f"{min(found['by_seed']):.3f}–{max(found['by_seed']):.3f}",
-            "" if method == against else f"{found['less']:+.3f}",
-            "" if method == against else "[{:+.3f}, {:+.3f}]".format(*found["less_interval"]),
-        )
-    console = Console(width=110, highlight=False)
-    console.print(f"{result['task']}: found from {result['pairs']} pairs, run on {result['held_out']} others")
-    console.print(table)
+        seeds = f"{min(found['by_seed']):.3f}–{max(found['by_seed']):.3f}"
+        less = None if method == against else interval(found["less"], *found["less_interval"], "+.3f")
+        rows.append((method, interval(found["cmd"], *found["interval"], ".3f"), seeds, less))
+    title = f"{result['task']}: found from {result['pairs']} pairs, run on {result['held_out']} others"
+    print_table(("order of heads", "CMD [95 %]", "seeds", f"{against} minus it [95 %]"), rows, title)
 
 
 if __name__ == "__main__":

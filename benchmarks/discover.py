@@ -1,30 +1,27 @@
 """A discovery against its floor: the bare forward passes of both prompts of 100 pairs.
 
-    python benchmarks/discover.py [--model smollm2-135m-instruct] [--task ioi] [--pairs 100] [--repeats 3] [--threads N]
+    python -m benchmarks.discover [--model smollm2-135m-instruct] [--task ioi] [--pairs 100] [--repeats 3] [--threads N]
     python -m benchmarks.discover --growth
 
 Stages are timed in turn, several rounds in one process, and compared within a round: on a shared machine only the
 ratio means something. ``members`` is all from the loaded model to checked members: sampling, scores, check and roles,
 without edges, program and report. ``--growth`` tells seconds and memory of that by pairs, models and length of prompts,
-one process each, and draws them; it goes on where it stopped.
+one process each (``--point``), and draws them; it goes on where it stopped.
 """
 
-import argparse
 import json
 import resource
 import subprocess
 import sys
-import time
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.common import RESULTS, arguments, bare, kept, print_table
 from interp import DEFAULT_MODEL, find_circuit, load_model
-from interp.activations.stream import BATCH_SIZE, equal_length_batches
-from interp.files import read_json, write_json
+from interp.files import write_json
 from interp.models import Model
 from interp.prompts.pairs import PromptPairs
 from interp.tasks import load_task
@@ -36,22 +33,21 @@ POINTS = (
     *(("gemma-3-270m", "ioi", n) for n in GROWTH[:3]),
     *((DEFAULT_MODEL, task, 100) for task in ("agreement", "docstring")),
 )
-HERE = Path(__file__).parent
-RESULT, PLOT = HERE / "results" / "growth.json", HERE.parent / "docs" / "images" / "growth.png"
+RESULT, PLOT = RESULTS / "growth.json", Path(__file__).parents[1] / "docs" / "images" / "growth.png"
 BEFORE_EDGES = ("sample", "score", "check", "roles", "codes")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--task", default="ioi")
-    parser.add_argument("--pairs", type=int, default=FLOOR_PAIRS)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--growth", action="store_true")
-    parser.add_argument("--point", action="store_true", help="one point of it, as JSON")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    given = arguments(
+        __doc__,
+        model=DEFAULT_MODEL,
+        task="ioi",
+        pairs=FLOOR_PAIRS,
+        repeats=3,
+        threads=torch.get_num_threads(),
+        growth=False,
+        point=False,
+    )
     if given.growth:
         growth(given.threads)
         return
@@ -65,16 +61,16 @@ def main() -> None:
     title = (
         f"{given.task}, {given.model}, {given.pairs} pairs, {given.threads} threads, {given.repeats} rounds"
     )
-    table = Table("stage", "seconds (median)", "× floor (median)", title=title, box=None)
+    rows = []
     for name in rounds[0]:
-        seconds = np.array([one[name] for one in rounds])
-        ratio = np.median(seconds / [one["floor"] for one in rounds])
-        table.add_row(name, f"{np.median(seconds):.1f}", f"{ratio:.2f}")
-    Console(width=100).print(table)
+        seconds = np.array([each[name] for each in rounds])
+        ratio = np.median(seconds / [each["floor"] for each in rounds])
+        rows.append((name, f"{np.median(seconds):.1f}", f"{ratio:.2f}"))
+    print_table(("stage", "seconds (median)", "× floor (median)"), rows, title)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 
-def _round(model: Model, given: argparse.Namespace, floor_of: PromptPairs) -> dict[str, float]:
+def _round(model: Model, given: Namespace, floor_of: PromptPairs) -> dict[str, float]:
     found = {"floor": bare(model, floor_of)}
     by = {
         name: find_circuit(model, given.task, n=given.pairs, method=name)
@@ -87,17 +83,7 @@ def _round(model: Model, given: argparse.Namespace, floor_of: PromptPairs) -> di
     return found | {"edges": run.seconds["edges"]}
 
 
-@torch.no_grad()
-def bare(model: Model, pairs: PromptPairs) -> float:
-    """Seconds of every prompt through the model, nothing hooked."""
-    begin = time.perf_counter()
-    for indices in equal_length_batches(pairs, BATCH_SIZE):
-        for side in ("corrupt_tokens", "clean_tokens"):
-            model(torch.tensor([getattr(pairs[i], side) for i in indices]))
-    return time.perf_counter() - begin
-
-
-def point(given: argparse.Namespace) -> dict[str, float | str]:
+def point(given: Namespace) -> dict[str, float | str]:
     model = load_model(given.model)
     run = find_circuit(model, given.task, n=given.pairs)
     pairs = load_task(given.task).sample(model.tokenizer, given.pairs, 0)
@@ -114,13 +100,16 @@ def point(given: argparse.Namespace) -> dict[str, float | str]:
 
 
 def growth(threads: int) -> None:
-    rows = read_json(RESULT) if RESULT.is_file() else []
+    rows = kept(RESULT, [])
     known = {(row["model"], row["task"], row["pairs"]) for row in rows}
     for model, task, n in POINTS:
         if (model, task, n) not in known:
             words = ["--model", model, "--task", task, "--pairs", str(n), "--threads", str(threads)]
             said = subprocess.run(
-                [sys.executable, __file__, *words, "--point"], check=True, stdout=subprocess.PIPE, text=True
+                [sys.executable, "-m", "benchmarks.discover", *words, "--point"],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
             )
             rows.append(json.loads(said.stdout.splitlines()[-1]))
             write_json(RESULT, rows)

@@ -8,11 +8,9 @@ and how often each code of every book is at 10 000 tokens, as a pattern asks onc
 of one thread, all in memory, median of 5 and the fastest.
 """
 
-import argparse
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from benchmarks.code_index import D_HEAD, HEADS, MATCHES, ROUNDS, make_index
+from benchmarks.code_index import D_HEAD, HEADS, MATCHES, make_index, repeated
+from benchmarks.common import arguments
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.codesearch import CodeIndex
 from interp.codesearch.index import count_and_list, positions
@@ -97,22 +96,13 @@ def part_of(index: CodeIndex, path: Path, blocks: np.ndarray, span: int) -> Any:
     return SimpleNamespace(ids=ids, layout=ids.layout, books=index.books, lists=count_and_list(ids, span)[1])
 
 
-def timed(ask: Callable[[], object]) -> str:
-    ask(), ask()  # into memory
-    taken = []
-    for _ in range(ROUNDS):
-        begin = time.process_time()
-        ask()
-        taken.append(1000 * (time.process_time() - begin))
-    return f"{np.median(taken):.1f} ({min(taken):.1f}) ms"
+def told(work: Any) -> str:
+    _, processor = repeated(work)
+    return f"{np.median(processor):.1f} ({min(processor):.1f}) ms"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tokens", type=int, default=400_000)
-    parser.add_argument("--books", type=int, default=24)
-    parser.add_argument("--dir", type=Path)
-    given = parser.parse_args()
+    given = arguments(__doc__, tokens=400_000, books=24, dir=Path)
     torch.set_num_threads(1)
     folder = given.dir or Path(tempfile.mkdtemp())
     book = Codebook(CodebookConfig(D_HEAD, N_CODES, k=K, groups=HEADS)).requires_grad_(False)
@@ -148,11 +138,11 @@ def main() -> None:
         assert np.array_equal(way.at(tokens), ways["ours"].at(tokens)) and way.at(tokens).sum() > MATCHES
         print(name)
         if name in sizes:
-            print(f"  bytes an id {sizes[name] / index.layout.n_ids:.2f}, open {timed(opened[name])}")
+            print(f"  bytes an id {sizes[name] / index.layout.n_ids:.2f}, open {told(opened[name])}")
         for what, code in (("frequent", frequent), ("usual", usual)):
-            own = timed(lambda way=way, code=code: way.of_code(0, code))
-            print(f"  tokens of a {what} code, {index.counts[code]}: {own}")
-        print(f"  counts of all codes at {MATCHES} tokens: {timed(lambda way=way: way.at(tokens))}")
+            spent = told(lambda way=way, code=code: way.of_code(0, code))
+            print(f"  tokens of a {what} code, {index.counts[code]}: {spent}")
+        print(f"  counts of all codes at {MATCHES} tokens: {told(lambda way=way: way.at(tokens))}")
     if given.dir is None:
         shutil.rmtree(folder)
 

@@ -6,19 +6,18 @@
 
 Both codebooks are read in one pass: bfloat16, fused attention, codes by products whose factors are rounded to bfloat16
 where the processor has such products. An index that ``interp index build`` makes in float32 has the same codes at 95 %
-of tokens; it takes three times as long, twice.
+of tokens; it takes three times as long, twice. ``show`` draws ``-n`` codes of each codebook with ``--seed``.
 """
 
-import argparse
 import shutil
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from transformers import AutoModelForCausalLM
 
+from benchmarks.common import arguments
 from interp import DEFAULT_MODEL
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.edits import code_name
@@ -26,7 +25,7 @@ from interp.bottlenecks.store import PRETRAINED, Codebooks, codebooks_fingerprin
 from interp.cli.render_codes import print_labels
 from interp.codesearch import Book, Labels, label_index
 from interp.codesearch.build import WORK, finish
-from interp.codesearch.corpus import read_corpus
+from interp.codesearch.corpus import Corpus, read_corpus
 from interp.codesearch.firing_stats import Gathered
 from interp.codesearch.index import IDS
 from interp.codesearch.labels import LABELS, LEAST, MIXED, RARE
@@ -135,10 +134,7 @@ def label(folder: Path) -> None:
         for i in range(some.shape[1]):
             file.write(begin + i, 0, some[:, i : i + 1].astype(np.int64))
     file.flush()
-    tokenizer = load_model().tokenizer
-    corpus = read_corpus(
-        tokens[order], tokenizer, 49152, first_token(tokenizer), between(tokenizer), sources[order]
-    )
+    corpus = corpus_of(tokens[order], sources[order])
     request = {
         "model": {"spec": DEFAULT_MODEL, "dtype": "bfloat16"},
         "books": {
@@ -157,16 +153,21 @@ def label(folder: Path) -> None:
         labels.part(names, codebooks.fingerprint).save(PRETRAINED / name / LABELS)
 
 
+def corpus_of(tokens: np.ndarray, sources: np.ndarray) -> Corpus:
+    """Of blocks of tokens that :func:`~interp.text.load_text` gave."""
+    tokenizer = load_model().tokenizer
+    return read_corpus(tokens, tokenizer, 49152, first_token(tokenizer), between(tokenizer), sources)
+
+
 def show(seed: int, n: int) -> None:
     """By site, and codes drawn at random of those that are not rare."""
-    console = Console(width=160)
     rng = np.random.default_rng(seed)
     for name in NAMES:
         labels = Labels.open(PRETRAINED / name / LABELS)
         print_labels(labels)
         texts = np.array(labels.texts, object)[labels.columns["text"]]
         rare, f1 = labels.columns["firings"] < LEAST, labels.columns["f1"]
-        console.print(
+        print(
             f"{name}: {labels.about['n_tokens']} tokens; {len(texts)} codes, {rare.mean():.1%} rare; of the others "
             f"{(~np.isin(texts[~rare], [MIXED, RARE])).mean():.1%} named, "
             f"{np.mean([str(t).startswith('mostly') for t in texts[~rare]]):.1%} of them all by *mostly*, "
@@ -175,25 +176,15 @@ def show(seed: int, n: int) -> None:
         names = [(book, code) for book, (_, size) in labels.starts.items() for code in range(size)]
         for i in sorted(rng.choice(np.flatnonzero(~rare), n, replace=False)):
             one = labels.of(*names[i])
-            console.print(
+            print(
                 f"| `{code_name(*names[i])}` | {wording.code_label(labels, *names[i])} | {one.precision:.2f} | "
-                f"{one.recall:.2f} | {one.f1:.2f} | {one.null:.2f} | {one.firings} |",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
+                f"{one.recall:.2f} | {one.f1:.2f} | {one.null:.2f} | {one.firings} |"
             )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("step", choices=("encode", "label", "show"))
-    parser.add_argument("--folder", type=Path, default=FOLDER)
-    parser.add_argument("--minutes", type=float, default=1e9)
-    parser.add_argument("--seed", type=int, default=0, help="of the codes that are shown")
-    parser.add_argument("-n", type=int, default=10, help="codes shown of each of the two codebooks")
-    args = parser.parse_args()
+    step = {"choices": ("encode", "label", "show")}
+    args = arguments(__doc__, {"step": step}, folder=FOLDER, minutes=1e9, seed=0, n=10)
     if args.step == "encode":
         encode(args.folder, args.minutes)
     elif args.step == "label":

@@ -1,7 +1,7 @@
 """Edge scores against path patching: benchmarks/REPORT.md's table of edges on the embedded model.
 
-    python benchmarks/path_patched_edges.py [--task ioi] [--pairs 10] [--seeds 3] [--reference-pairs 16] [--heads 16]
-    python benchmarks/path_patched_edges.py --seeds 10 --reference-pairs 96 --out FILE    # the table
+    python -m benchmarks.path_patched_edges [--task ioi] [--pairs 10] [--seeds 3] [--reference-pairs 16] [--heads 16]
+    python -m benchmarks.path_patched_edges --seeds 10 --reference-pairs 96 --out FILE    # the table
 
 The universe: every edge into q, k or v among the ``--heads`` heads of largest exact effect (the shipped reference),
 each path-patched alone on held-out pairs. True edges are those whose mean effect is at least ``--threshold`` of the
@@ -12,15 +12,13 @@ heads of largest exact effect is more than ``interp discover`` knows. Intervals 
 pairs and over seeds, both drawn anew.
 """
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from benchmarks.common import arguments, interval, print_table
 from interp import DEFAULT_MODEL
 from interp.activations.stream import HUNDREDTHS, feed
 from interp.circuits.references import load_reference
@@ -47,16 +45,17 @@ MEASURES = ("roc_auc", "average_precision")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--task", default="ioi")
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--reference-pairs", type=int, default=16)
-    parser.add_argument("--heads", type=int, default=16)
-    parser.add_argument("--threshold", type=float, default=0.02)
-    parser.add_argument("--out", type=Path, help="JSON file that the table is written to")
-    args = parser.parse_args()
+    args = arguments(
+        __doc__,
+        task="ioi",
+        model=DEFAULT_MODEL,
+        pairs=10,
+        seeds=3,
+        reference_pairs=16,
+        heads=16,
+        threshold=0.02,
+        out=Path,
+    )
     model, task = load_model(args.model), load_task(args.task)
     held_out = task.sample(model.tokenizer, args.reference_pairs, HELD_OUT_SEED)
     effects = load_reference(f"{args.task}/{args.model}").effects()
@@ -67,8 +66,7 @@ def main() -> None:
     gap = gaps.mean()
     share = np.abs(exact.mean(0)) / abs(gap)
     counts = ", ".join(f"{(share >= limit).sum()} ≥ {limit:.1%}" for limit in (0.005, 0.01, 0.02, 0.05))
-    console = Console()
-    console.print(
+    print(
         f"{len(edges)} edges among {args.heads} heads, {len(held_out)} held-out pairs, gap {gap:.2f}: {counts}"
     )
     if not 0 < (true := int((share >= args.threshold).sum())) < len(edges):
@@ -81,7 +79,7 @@ def main() -> None:
     if args.out:
         asked = {name: value for name, value in vars(args).items() if name != "out"}
         write_json(args.out, {**asked, "edges": len(edges), "true": true, "rows": rows})
-    console.print(_table(rows))
+    _print(rows)
 
 
 def _fresh(pairs: PromptPairs, held_out: PromptPairs, n: int) -> PromptPairs:
@@ -177,25 +175,16 @@ def _compare(runs: list[dict], exact: np.ndarray, gaps: np.ndarray, threshold: f
     ]
 
 
-def _table(rows: list[dict]) -> Table:
-    table = Table(box=None)
-    for name in (
-        "method",
-        "forwards a pair",
-        "ROC AUC",
-        f"minus {AGAINST}",
-        "average precision",
-        f"minus {AGAINST}",
-    ):
-        table.add_column(name, justify="left" if name == "method" else "right")
+def _print(rows: list[dict]) -> None:
+    cells = []
     for row in rows:
-        cells = []
+        numbers: list[str | None] = []
         for name in MEASURES:
-            cells.append("{:.3f} [{:.3f}, {:.3f}]".format(*row[name]))
-            less = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*row[f"{name}_less"])
-            cells.append("" if row["method"] == AGAINST else less)
-        table.add_row(row["method"], f"{row['forwards']:.1f}", *cells)
-    return table
+            numbers.append(interval(*row[name], ".3f"))
+            numbers.append(None if row["method"] == AGAINST else interval(*row[f"{name}_less"], "+.3f"))
+        cells.append((row["method"], f"{row['forwards']:.1f}", *numbers))
+    less = f"minus {AGAINST}"
+    print_table(("method", "forwards a pair", "ROC AUC", less, "average precision", less), cells)
 
 
 def _spread(values: np.ndarray) -> list[float]:

@@ -10,10 +10,8 @@ the sides exchanged it is ours, negated; the control has them as they are. It sc
 position; ours are sums over positions.
 """
 
-import argparse
 import multiprocessing
 import tempfile
-import time
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -24,6 +22,7 @@ import torch
 from transformer_lens.tools.analysis import EdgeAttributionConfig, Node, attribution_patch
 from transformers import AutoModelForCausalLM, GPT2Config
 
+from benchmarks.common import arguments, timed
 from interp.activations.metric import task_metric
 from interp.models import Model, load_model
 from interp.prompts.pairs import PromptPairs
@@ -111,21 +110,17 @@ def compared(a: Edges, b: Edges) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
+    given = arguments(__doc__, pairs=10, rounds=3)
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         # theirs takes one pair at a time: the results of the others, which are kept here, are not counted
-        pairs_of = {name: 1 if name == "theirs" else arguments.pairs for name in FORMS}
+        pairs_of = {name: 1 if name == "theirs" else given.pairs for name in FORMS}
         peaks = {name: pool.apply(peak_mb, (name, n)) for name, n in pairs_of.items()}
-    model, pairs = case(arguments.pairs)
+    model, pairs = case(given.pairs)
     seconds, found = defaultdict(list), {}
-    for _ in range(arguments.rounds):
+    for _ in range(given.rounds):
         for name, form in FORMS.items():
-            begin = time.perf_counter()
-            found[name] = form(model, pairs)
-            seconds[name].append(time.perf_counter() - begin)
+            found[name], clock, _ = timed(lambda form=form: form(model, pairs))
+            seconds[name].append(clock)
     for name, taken in seconds.items():
         ratios = np.array(seconds["theirs"]) / taken
         print(

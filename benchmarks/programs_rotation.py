@@ -6,16 +6,13 @@ partners of held-out prompts are of the fit pairs. *own*: the partner has the pr
 set. *random*: k directions before learning; for codes, the change turned at random. Cost in forwards, backwards too.
 """
 
-import json
-import sys
-from pathlib import Path
-
 import numpy as np
 import torch
 
+from benchmarks.common import RESULTS, arguments
 from interp import load_model
 from interp.activations.metric import task_metric
-from interp.files import write_json
+from interp.files import read_json, write_json
 from interp.programs.codes import fit_few, ids
 from interp.programs.names import name_codes
 from interp.programs.program import FIT_PAIRS, JUDGE_PAIRS, SEED
@@ -26,7 +23,7 @@ from interp.prompts.variables import variables
 from interp.stats import wilson_bounds
 from interp.tasks import load_task
 
-OUT = Path(__file__).parent / "results" / "programs" / "rotation.json"
+OUT = RESULTS / "programs" / "rotation.json"
 SLOTS = A17, A19, A20 = Slot.of("a17.h4", "S2"), Slot.of("a19.h2", "END"), Slot.of("a20.h0", "END")
 CODES, TRAIN, BATCH, STEPS, RATE = 4, 128, 32, 60, 0.1
 CONFIGS = [(k, seed) for k in (1, 2, 4) for seed in range(3)]
@@ -118,9 +115,9 @@ def by_rotation(judge, train, z, order):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if "--show" not in sys.argv:
+    if not arguments(__doc__, show=False).show:
         write_json(OUT, [*everything()])
-    for one in json.loads(OUT.read_text()):
+    for one in read_json(OUT):
         seeds, n = one["flipped"], np.array([one["n"]])
         (low,), (high,) = wilson_bounds(np.mean(seeds) * n, n)  # as if the mean of seeds were one run's
         own, random = (f"{one[key]:.0%}" if key in one else "–" for key in ("own", "random"))

@@ -1,16 +1,13 @@
 """How ``role-overlap`` was chosen on the development tasks, and what it is worth beside ``overlap`` and others.
 
-::
-
-    python benchmarks/role_overlap.py --show      # the kept tables
-    python benchmarks/role_overlap.py             # again: half an hour on two cores
+    python -m benchmarks.role_overlap --show      # the kept tables
+    python -m benchmarks.role_overlap             # again: half an hour on two cores
 
 Three statistics of the codes at a role and six sizes of a book. The mean average precision of the three development
 tasks with 10 and 100 pairs, five seeds, decides among sizes that ten pairs allow. Only then are the held-out tasks run,
 with what was chosen. Pairs are those of ``interp bench``, so that the other methods' rows are cells kept from there.
 """
 
-import argparse
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -18,10 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
+from benchmarks.common import RESULTS, arguments, interval, kept, print_table
 from interp import DEFAULT_MODEL, load_model, load_task
 from interp.activations.means import HeadMeans, role_positions
 from interp.activations.stream import feed
@@ -39,8 +35,6 @@ PAIRS, SEEDS = (10, 25, 100), 10
 OTHERS = ("overlap", "mean-difference", "attribution", "random")
 NUMBERS = ("roc_auc", "average_precision")
 AGAINST = tuple(product(OTHERS[:2], NUMBERS))
-CONSOLE = Console(width=230)
-KEPT = Path(__file__).parent / "results"
 Ids = Int[np.ndarray, "side pair role layer head"]
 
 
@@ -64,18 +58,13 @@ CHOSEN = "information", RoleOverlapConfig.n_codes
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--show", action="store_true", help="print what is kept, run nothing")
-    parser.add_argument("--cache", type=Path, default=Path(".cache"))
-    parser.add_argument("--part", choices=TASKS, help="measure only this again")
-    args = parser.parse_args()
-    path = KEPT / "role_overlap.json"
-    if not args.show:
-        kept = read_json(path) if path.is_file() else {}
-        for part in [args.part] if args.part else TASKS:
-            kept[part] = [row for task in TASKS[part] for row in measured(task, args.cache, part)]
-            write_json(path, kept)
-    show(read_json(path))
+    args = arguments(__doc__, show=False, cache=Path(".cache"), part={"choices": TASKS})
+    path = RESULTS / "role_overlap.json"
+    found = kept(path, {})
+    for part in [args.part] if args.part else [] if args.show else TASKS:
+        found[part] = [row for task in TASKS[part] for row in measured(task, args.cache, part)]
+        write_json(path, found)
+    show(found)
 
 
 def measured(task: str, cache: Path, part: str) -> list[dict]:
@@ -113,41 +102,36 @@ def outputs(task: str, cache: Path) -> Float[Tensor, "side pair role layer head 
     return torch.load(path)
 
 
-def show(kept: dict[str, list]) -> None:
-    table = Table(title="development tasks, five seeds: ROC AUC (average precision)")
-    for name in ("statistic", "codes", "pairs", *DEVELOPMENT, "mean"):
-        table.add_column(name, justify="right")
+def show(known: dict[str, list]) -> None:
     cells: dict[tuple, list] = {}
-    for row in kept["choice"]:
+    for row in known["choice"]:
         key = row["statistic"], row["n_codes"], row["n"]
         cells.setdefault(key, []).append([np.mean(row[number]) for number in NUMBERS])
-    for key, found in cells.items():
-        table.add_row(*map(str, key), *(_text(row) for row in (*found, np.mean(found, 0))))
-    CONSOLE.print(table)
+    rows = [(*key, *(_text(row) for row in (*found, np.mean(found, 0)))) for key, found in cells.items()]
+    title = "development tasks, five seeds: ROC AUC (average precision)"
+    print_table(("statistic", "codes", "pairs", *DEVELOPMENT, "mean"), rows, title)
 
     values: dict[tuple, list] = {}
-    for row in kept["frozen"]:
+    for row in known["frozen"]:
         values[row["task"], row["n"], "role-overlap"] = list(zip(*(row[x] for x in NUMBERS), strict=True))
     for task in TASKS["frozen"]:
-        for cell in read_json(KEPT / "bench" / f"{task}.json")["cells"]:
+        for cell in read_json(RESULTS / "bench" / f"{task}.json")["cells"]:
             if cell["decides"] and cell["method"] in OTHERS:
                 key = task, cell["n"], cell["method"]
                 values.setdefault(key, []).append([cell[number] for number in NUMBERS])
-    title = "ten seeds: ROC AUC (average precision); role-overlap minus it [95 % over seeds]"
-    table = Table(title=title)
-    for name in ("task", "pairs", "role-overlap", *OTHERS, *(f"{x} minus {m}" for m, x in AGAINST)):
-        table.add_column(name, justify="right")
+    rows = []
     scopes = {"development": DEVELOPMENT, "held out": HELD_OUT} | {task: (task,) for task in TASKS["frozen"]}
     for (scope, tasks), n in product(scopes.items(), PAIRS):
         found = {m: np.array([values[task, n, m] for task in tasks]) for m in ("role-overlap", *OTHERS)}
-        less = [(found["role-overlap"] - found[m])[..., NUMBERS.index(x)] for m, x in AGAINST]
-        texts = [_text(value.mean((0, 1))) for value in found.values()]
-        table.add_row(scope, str(n), *texts, *(_difference(compare_subsets(those)) for those in less))
-    CONSOLE.print(table)
-
-
-def _difference(found: dict) -> str:
-    return f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
+        less = [
+            compare_subsets((found["role-overlap"] - found[m])[..., NUMBERS.index(x)]) for m, x in AGAINST
+        ]
+        texts = (_text(value.mean((0, 1))) for value in found.values())
+        differences = (interval(of["difference"], of["low"], of["high"], "+.3f") for of in less)
+        rows.append((scope, n, *texts, *differences))
+    title = "ten seeds: ROC AUC (average precision); role-overlap minus it [95 % over seeds]"
+    columns = ("task", "pairs", "role-overlap", *OTHERS, *(f"{x} minus {m}" for m, x in AGAINST))
+    print_table(columns, rows, title, width=230)
 
 
 def _text(cell: Float[np.ndarray, " number"]) -> str:

@@ -1,6 +1,6 @@
 """Do the codes that bring a topic about also tell of it? Of the seven topics' codes that come with the package.
 
-    python benchmarks/steering_codes.py
+    python -m benchmarks.steering_codes
 
 Nothing is run: verdicts are of the texts that did not choose (``interp/steering/find.py``). *By chance* is the share
 that the test itself would pass at p ≤ .05, given in how many texts each code fires; the test is discrete, so that it is
@@ -10,10 +10,9 @@ mostly far less. Where that number is not kept, as the code fires in no positive
 from collections.abc import Sequence
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from scipy.stats import hypergeom
 
+from benchmarks.common import print_table
 from interp.bottlenecks.store import Codebooks
 from interp.models import load_model
 from interp.steering import CodeSet, FoundCode, Verdict, load_topic, topic_names
@@ -26,9 +25,7 @@ LEVEL, FIRST = 0.05, 20
 def main() -> None:
     model = load_model()
     made_with = identity(model, Codebooks.from_pretrained("smollm2-135m-instruct-k1", model))
-    table = Table("topic", "codes", "lower the target", "", "net effect", "judged", box=None)
-    for name in (f"p ≤ {LEVEL}", "by chance, at most", f"q ≤ {LEVEL}", "their net effect", "fire in none"):
-        table.add_column(name)
+    table: list[tuple] = []
     groups: dict[str, list[tuple[CodeSet, FoundCode]]] = {f"first {FIRST}": [], "others": []}
     for name in topic_names():
         topic = load_topic(name)
@@ -41,10 +38,12 @@ def main() -> None:
             rows = [(found, code) for code in codes]
             groups[group] += rows
             share = sum(code.effect for code in codes) / total
-            table.add_row(name, str(len(found)), str(lower), group, f"{share:.0%}", *_cells(rows, total))
+            table.append((name, len(found), lower, group, f"{share:.0%}", *_cells(rows, total)))
     for group, rows in groups.items():
-        table.add_row("all", str(len(rows)), "", group, "", *_cells(rows, None))
-    Console(width=150).print(table)
+        table.append(("all", len(rows), None, group, None, *_cells(rows, None)))
+    columns = ("topic", "codes", "lower the target", "", "net effect", "judged", f"p ≤ {LEVEL}")
+    more = ("by chance, at most", f"q ≤ {LEVEL}", "their net effect", "fire in none")
+    print_table((*columns, *more), table)
 
 
 def _cells(rows: Sequence[tuple[CodeSet, FoundCode]], total: float | None) -> list[str]:

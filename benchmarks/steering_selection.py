@@ -8,15 +8,13 @@ target, and at random. All of them and each half are added, at doses, to texts t
 is by how many nats the probability of the topic's words rises at the same KL(steered ‖ plain), in the mean over tokens.
 """
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
+from benchmarks.common import arguments, interval, print_table
 from benchmarks.steering import output_scores
 from interp.activations.metric import kl_divergence
 from interp.bottlenecks.attach import attach
@@ -66,15 +64,11 @@ def rise_at(kl: np.ndarray, rise: np.ndarray, at: float, rows: np.ndarray) -> fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=12)
-    parser.add_argument("--topics", help="[default: all of development]")
-    given = parser.parse_args()
+    given = arguments(__doc__, tokens=12, topics=str)
     model = load_model()
     books = Codebooks.from_pretrained("smollm2-135m-instruct-k1", model)
     names = given.topics.split(",") if given.topics else topic_names("development")
-    console, rng = Console(width=150, highlight=False), np.random.default_rng(0)
-    texts = []
+    rng, texts = np.random.default_rng(0), []
     for ids in encode_prompts(model, load_topic(names[0]).prompts[::2]):
         new = generate(model, torch.tensor([ids]), given.tokens, temperature=0.7, seed=len(texts))
         texts.append((len(ids), new[0, :-1]))
@@ -86,24 +80,25 @@ def main() -> None:
                 curve(model, books, codes, texts, tokens_of(model, load_topic(name)))
             )
             rises = [rise_at(*curves[rule][-1], at, np.arange(len(texts))) for at in AT]
-            console.print(f"{name}: {rule}, {len(codes)} codes, {', '.join(f'{x:.2f}' for x in rises)}")
-    table = Table(
-        "codes", *(f"rise at KL {at:g}, nats" for at in AT), *(f"less all, at {at:g}" for at in AT), box=None
-    )
+            print(f"{name}: {rule}, {len(codes)} codes, {', '.join(f'{x:.2f}' for x in rises)}")
 
     def told(rise: Callable[[np.ndarray], float], sign: str = "") -> str:
         low, high = np.quantile([rise(rows) for rows in draws], [0.025, 0.975])
-        return f"{rise(np.arange(len(texts))):{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+        return interval(rise(np.arange(len(texts))), low, high, f"{sign}.2f")
 
-    for rule, own in curves.items():
+    def mean(rule: str, rows: np.ndarray, at: float) -> float:
+        return float(np.mean([rise_at(*each, at, rows) for each in curves[rule]]))
 
-        def mean(rows: np.ndarray, at: float, own: list = own) -> float:
-            return float(np.mean([rise_at(*one, at, rows) for one in own]))
-
-        cells = [told(lambda rows, at=at: mean(rows, at)) for at in AT]
-        cells += [told(lambda rows, at=at: mean(rows, at) - mean(rows, at, curves["all"]), "+") for at in AT]
-        table.add_row(rule, *cells)
-    console.print(table)
+    table = []
+    for rule in curves:
+        cells = [told(lambda rows, at=at, rule=rule: mean(rule, rows, at)) for at in AT]
+        cells += [
+            told(lambda rows, at=at, rule=rule: mean(rule, rows, at) - mean("all", rows, at), "+")
+            for at in AT
+        ]
+        table.append((rule, *cells))
+    columns = (*(f"rise at KL {at:g}, nats" for at in AT), *(f"less all, at {at:g}" for at in AT))
+    print_table(("codes", *columns), table)
 
 
 def chosen(

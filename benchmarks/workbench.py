@@ -8,7 +8,6 @@ taken in the page; a click needs no forward pass unless it says so. Forwards are
 this process, with as many threads.
 """
 
-import argparse
 import functools
 import statistics
 import time
@@ -18,14 +17,12 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
-from playwright.sync_api import Locator, Page, sync_playwright
-from rich.console import Console
-from rich.table import Table
+from playwright.sync_api import Locator, Page
 
+from benchmarks.common import arguments, print_table, timed, workbench
 from interp.models import load_model, parse_site
 from interp.runs.run import Run
-from tests.browser.workbench import Tab, serve
-from tests.chromium import FLAGS, chromium_path
+from tests.browser.workbench import Tab
 
 GOAL, FIRST_GOAL = 200, 5
 """Milliseconds of a click, plain forwards until the first steered token."""
@@ -173,71 +170,52 @@ def first_tokens(tab: Tab, rounds: int) -> list[Click]:
     return found[1:]
 
 
+@torch.no_grad()
 def forwards(threads: int, rounds: int) -> list[float]:
     torch.set_num_threads(threads)
     model = load_model()
     tokens = model.to_tokens(PROMPT)
-    found = []
-    with torch.no_grad():
-        for _ in range(rounds + 3):
-            begin = time.perf_counter()
-            model(tokens)
-            found.append(1000 * (time.perf_counter() - begin))
-    return found[3:]
+    return [1000 * timed(lambda: model(tokens)).clock for _ in range(rounds + 3)][3:]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
+    given = arguments(__doc__, {"runs": Path}, rounds=5, threads=2)
     plain = forwards(given.threads, 2 * given.rounds)
     starts: dict[str, float] = {}
     times: dict[str, list[Click]] = {}
+    begin = time.perf_counter()
     with (
         TemporaryDirectory() as log,
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS) as browser,
-        browser.new_context() as context,
+        workbench(given.runs.absolute(), Path(log) / "log", given.threads) as (address, context),
     ):
+        starts["server and browser are there"] = time.perf_counter() - begin
+        tab = Tab(context, address)
         begin = time.perf_counter()
-        with serve(given.runs.absolute(), Path(log) / "log", threads=given.threads) as address:
-            starts["server answers"] = time.perf_counter() - begin
-            tab = Tab(context, address)
-            begin = time.perf_counter()
-            tab.page.goto(address)
-            tab.page.locator("h1").wait_for()
-            starts["first page is there, nothing loaded or cached"] = time.perf_counter() - begin
-            tab.page.get_by_text("is ready").wait_for(timeout=300_000)
-            starts["model is ready"] = time.perf_counter() - begin
-            times |= switch_pages(tab.page, given.rounds)
-            times["choose a token"] = choose_tokens(tab, given.rounds)
-            times["choose a head"] = choose_heads(tab, given.rounds, given.runs)
-            times["open a code from a table"] = open_codes(tab, given.rounds)
-            times["next code"] = next_codes(tab, given.rounds)
-            times["first steered token (with forwards)"] = first_tokens(tab, given.rounds)
+        tab.page.goto(address)
+        tab.page.locator("h1").wait_for()
+        starts["first page is there, nothing loaded or cached"] = time.perf_counter() - begin
+        tab.page.get_by_text("is ready").wait_for(timeout=300_000)
+        starts["model is ready"] = time.perf_counter() - begin
+        times |= switch_pages(tab.page, given.rounds)
+        times["choose a token"] = choose_tokens(tab, given.rounds)
+        times["choose a head"] = choose_heads(tab, given.rounds, given.runs)
+        times["open a code from a table"] = open_codes(tab, given.rounds)
+        times["next code"] = next_codes(tab, given.rounds)
+        times["first steered token (with forwards)"] = first_tokens(tab, given.rounds)
     report(starts, times, statistics.median(plain))
 
 
 def report(starts: dict[str, float], times: dict[str, list[Click]], plain: float) -> None:
     for name, seconds in starts.items():
         print(f"{name}: {seconds:.1f} s")
-    table = Table(box=None, padding=(0, 1))
-    for name in ("ms", "answered, median", "largest", "goal", "whole page, median"):
-        table.add_column(name, justify="left" if name == "ms" else "right")
+    rows: list[tuple] = []
     for name, taken in times.items():
         answered, whole = ([getattr(click, part) for click in taken] for part in Click._fields)
-        goal = "" if len(taken) == 1 else f"{FIRST_GOAL * plain:.0f}" if "steered" in name else str(GOAL)
-        table.add_row(
-            name,
-            f"{statistics.median(answered):.0f}",
-            f"{max(answered):.0f}",
-            goal,
-            f"{statistics.median(whole):.0f}",
-        )
-    table.add_row("a plain forward of the prompt", f"{plain:.0f}")
-    Console(highlight=False).print(table)
+        goal = None if len(taken) == 1 else f"{FIRST_GOAL * plain:.0f}" if "steered" in name else GOAL
+        median, done = (f"{statistics.median(each):.0f}" for each in (answered, whole))
+        rows.append((name, median, f"{max(answered):.0f}", goal, done))
+    rows.append(("a plain forward of the prompt", f"{plain:.0f}"))
+    print_table(("ms", "answered, median", "largest", "goal", "whole page, median"), rows)
     steered = statistics.median(click.answered for click in times["first steered token (with forwards)"])
     print(f"\nfirst steered token: {steered / plain:.1f} plain forwards (goal {FIRST_GOAL})")
 
