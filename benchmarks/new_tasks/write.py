@@ -19,75 +19,20 @@ HERE = Path(__file__).parent
 ROWS = 320
 
 CLOSERS = {"(": ")", "[": "]", '"': '"', "{": "}"}
-CODE = [
-    "x = f",
-    "return g",
-    "value = data",
-    "print",
-    "y = table",
-    "result = call",
-    "total = sum",
-    "item = get",
-]
+CODE = "x = f, return g, value = data, print, y = table, result = call, total = sum, item = get"
 WORDS = ["name", "a", "count", "index", "left", "key", "i", "total", "start", "b", "size", "text"]
-NOUNS = [
-    "dog",
-    "cat",
-    "bird",
-    "book",
-    "car",
-    "house",
-    "tree",
-    "boat",
-    "chair",
-    "table",
-    "cup",
-    "apple",
-    "flower",
-    "door",
-    "window",
-    "bottle",
-    "river",
-    "star",
-    "stone",
-    "horse",
-    "friend",
-    "teacher",
-    "student",
-    "doctor",
-    "king",
-    "ship",
-    "train",
-    "hat",
-    "shirt",
-    "map",
-    "song",
-    "word",
-    "letter",
-    "picture",
-    "garden",
-    "bridge",
-    "village",
-]
+NOUNS = """
+dog cat bird book car house tree boat chair table cup apple flower door window bottle river star stone
+horse friend teacher student doctor king ship train hat shirt map song word letter picture garden bridge
+village
+"""
 PEOPLE = [("I", "I"), ("We", "we"), ("They", "they"), ("You", "you")]
-COUNTRIES = {
-    "France": "French",
-    "Germany": "German",
-    "Italy": "Italian",
-    "Spain": "Spanish",
-    "Russia": "Russian",
-    "China": "Chinese",
-    "Japan": "Japanese",
-    "Greece": "Greek",
-    "Poland": "Polish",
-    "Sweden": "Swedish",
-    "Portugal": "Portuguese",
-    "Turkey": "Turkish",
-    "Hungary": "Hungarian",
-    "Norway": "Norwegian",
-    "Finland": "Finnish",
-    "Denmark": "Danish",
-}
+LANGUAGES = """
+France:French Germany:German Italy:Italian Spain:Spanish Russia:Russian China:Chinese Japan:Japanese
+Greece:Greek Poland:Polish Sweden:Swedish Portugal:Portuguese Turkey:Turkish Hungary:Hungarian
+Norway:Norwegian Finland:Finnish Denmark:Danish
+"""
+COUNTRIES = dict(pair.split(":") for pair in LANGUAGES.split())
 ASKED = [
     "The official language of {} is",
     "In {} most people speak",
@@ -101,24 +46,22 @@ def row(clean: str, corrupt: str, answer: str, wrong: str, **variables: tuple) -
         side: {name: pair[k] for name, pair in variables.items()}
         for k, side in enumerate(("clean", "corrupt"))
     }
-    return {
-        "clean": clean,
-        "corrupt": corrupt,
-        "answers": [answer],
-        "wrong_answers": [wrong],
-        "variables": sides,
-    }
+    answers = {"answers": [answer], "wrong_answers": [wrong]}
+    return {"clean": clean, "corrupt": corrupt, **answers, "variables": sides}
 
 
 def closing(rng: random.Random) -> dict:
     opened, other = rng.sample(["(", "["], 2)
-    begin, inside = rng.choice(CODE), f"{rng.choice(WORDS)}, {rng.choice(WORDS)}, {rng.choice(WORDS)}"
+    begin, inside = (
+        rng.choice(CODE.split(", ")),
+        f"{rng.choice(WORDS)}, {rng.choice(WORDS)}, {rng.choice(WORDS)}",
+    )
     clean, corrupt = (f"{begin}{bracket}{inside}" for bracket in (opened, other))
     return row(clean, corrupt, CLOSERS[opened], CLOSERS[other], opened=(opened, other))
 
 
 def plural(rng: random.Random) -> dict:
-    noun, (who, again) = rng.choice(NOUNS), rng.choice(PEOPLE)
+    noun, (who, again) = rng.choice(NOUNS.split()), rng.choice(PEOPLE)
     several = rng.choice(["two", "three", "four", "five", "six"])
     one, many = (
         f"{who} saw {number} {{}}. Then {again} saw {last}"
@@ -126,11 +69,8 @@ def plural(rng: random.Random) -> dict:
     )
     texts = {" " + noun: one.format(noun + "s"), f" {noun}s": many.format(noun)}
     answer, wrong = rng.sample(sorted(texts), 2)
-    number = {
-        answer: "plural" if answer.endswith("s") else "singular",
-        wrong: "plural" if wrong.endswith("s") else "singular",
-    }
-    return row(texts[answer], texts[wrong], answer, wrong, number=(number[answer], number[wrong]))
+    numbers = tuple("plural" if noun.endswith("s") else "singular" for noun in (answer, wrong))
+    return row(texts[answer], texts[wrong], answer, wrong, number=numbers)
 
 
 def sums(rng: random.Random) -> dict:

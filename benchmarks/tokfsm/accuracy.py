@@ -6,26 +6,14 @@
 ``first_transition``     the same of each sequence's first pair only
 ``top10_overlap``        share of a state's ten successors among the ten next states that the model gives most
                          probability after BOS and that state alone, averaged over the 100 states
-=======================  ====================================================================================
-
-By chance: 0.1 each.
-
-The first of them is mostly about one thing: does the model know which digits begin a state? It sees no mark between
-states. A sampled digit that the machine does not allow is nearly always one that would be right a digit earlier or
-later; what follows the model reads in that other phase, and writes a walk that the machine allows. For the metric,
-which counts from BOS, it is wrong to the end of the text or the next slip. Two more numbers tell such slips from not
-knowing the machine:
-
-=======================  ====================================================================================
 ``forbidden``            probability of the digits that the machine does not allow, given a true text so far,
                          summed over the two digits of a state: how often a text leaves the phase
 ``one_digit_off``        share of consecutive states allowed in the sampled texts if they are read from their second
                          digit on; 0.1 where no text ever slips
 =======================  ====================================================================================
 
-With h slips a state, to and fro alike, a text is in phase after n states with probability (1 + (1 − 2h)ⁿ) / 2, so that
-a small h costs much: .004 takes a tenth of the transitions of 63 states, .025 a third. A model that comes back sooner
-than it leaves loses less.
+By chance the first three are 0.1 each. The last two tell slips of the phase, which the first pays for to the end of the
+text or the next slip, from not knowing the machine: see the page's *Where state accuracy is lost*.
 """
 
 from typing import NamedTuple

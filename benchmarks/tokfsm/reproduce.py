@@ -34,15 +34,17 @@ CHOOSE, JUDGE, RANDOM = 104, 105, 106
 """Purposes of draws."""
 
 
-def train(recipe: Recipe, folder: Path, *, device: str = "cpu", stage: Stage = silent) -> Training:
-    """Train to the end, or go on from the checkpoint in ``folder``.
+def train(
+    recipe: Recipe, folder: Path, *, until: int | None = None, device: str = "cpu", stage: Stage = silent
+) -> Training:
+    """Train to a step, or to the end, or go on from the checkpoint in ``folder``.
 
     Raises:
         InputError: a checkpoint of another recipe, or a damaged one.
     """
     path = folder / CHECKPOINT
     training = Training.load(path, recipe, device) if path.is_file() else Training(recipe, device)
-    training.run(path, every=CHECKPOINT_EVERY, stage=stage)
+    training.run(path, every=CHECKPOINT_EVERY, until=until, stage=stage)
     return training
 
 

@@ -129,16 +129,17 @@ class Training:
         tokens = self.step * self.recipe.per_step
         self.curve.append({"tokens": tokens, "coded": float(self.coded), **seen})
 
-    def run(self, checkpoint: Path, *, every: int, stage: Stage = silent) -> None:
-        """Train to the end, with a checkpoint after every so many steps.
+    def run(self, checkpoint: Path, *, every: int, until: int | None = None, stage: Stage = silent) -> None:
+        """Train to a step, or to the end, with a checkpoint after every so many.
 
         Raises:
             InputError: the loss is no longer finite.
         """
         looks = max(1, self.recipe.steps // LOOKS)
-        with stage("training, steps", self.recipe.steps) as done:
+        until = self.recipe.steps if until is None else until
+        with stage("training, steps", until) as done:
             done(self.step)
-            while self.step < self.recipe.steps:
+            while self.step < until:
                 if not math.isfinite(self.advance()):
                     raise InputError(f"the loss is not finite at step {self.step}: try another --seed")
                 last = self.step in (self.recipe.plain_steps, self.recipe.steps)
