@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import RESULTS, arguments, interval, print_table
+from benchmarks.common import RESULTS, arguments, interval, kept, print_table
 from interp.bench.plan import read_record, write_record
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
 from interp.bottlenecks.store import Codebooks
@@ -144,7 +144,11 @@ def _settings(given: Namespace, k: int, tokens: int) -> dict:
 
 
 def _read(given: Namespace, k: int, tokens: int) -> dict | None:
-    return read_record(_path(given, k, tokens), _settings(given, k, tokens), print)
+    """A row, if it was made in the same way; to show it, as it was made."""
+    path = _path(given, k, tokens)
+    if given.show:
+        return kept(path, {"result": None})["result"]
+    return read_record(path, _settings(given, k, tokens), print)
 
 
 def _costs(found: dict[tuple[int, int], dict]) -> Iterator[tuple]:
