@@ -25,7 +25,7 @@ from benchmarks.tokfsm.usage import alive, neuron_precision, purities, state_pre
 from interp.progress import Stage, silent
 
 FORMAT = 1
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_EVERY = 200
 """Steps: about a minute on one core."""
 EVALUATED, SAMPLES, CLASSIFIED = 2048, 1000, 64

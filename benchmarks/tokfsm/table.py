@@ -72,9 +72,9 @@ def rows(results: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
         values = [{"mean": float(np.mean(of["alive"][site]))} for of in codes]
         yield Row(f"alive, {site}", values, PUBLISHED_ALIVE[int(site[1:])])
     for kind, shares in PUBLISHED_PURITY.items():
-        for layer, share in enumerate(shares):
-            values = [{"mean": of["purity"][kind][f"m{layer}"][0]} for of in codes]
-            yield Row(f"purity of {kind}s, m{layer}", values, share)
+        for site in (site for site in codes[0]["alive"] if site[0] == "m"):
+            values = [{"mean": of["purity"][kind][site][0]} for of in codes]
+            yield Row(f"purity of {kind}s, {site}", values, shares[int(site[1:])])
     for site, part in ((site, part) for site in codes[0]["state"] for part in ("precision", "recall")):
         known = (PUBLISHED_PRECISION["codes"], "≥ 97.1 %") if (site, part) == ("best", "precision") else ()
         name = f"state {part}, {'best MLP' if site == 'best' else site}"

@@ -1,13 +1,10 @@
 """Training from scratch, in two parts, resumable at any moment with the same losses."""
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,13 +14,14 @@ from benchmarks.tokfsm.data import make_machine, sequences
 from benchmarks.tokfsm.neox import NeoX
 from benchmarks.tokfsm.recipe import Recipe
 from interp.errors import InputError
-from interp.files import atomic_path, read_tensors
+from interp.files import atomic_path
 from interp.progress import Stage, silent
 
 OBJECTIVE = 2
 """Raised whenever the same recipe trains on something else; since 2 the pull on a head is by its own spread."""
 TEXT, FIT = 1, 2
 """What a draw is for: part of the key of its generator."""
+PARTS = ("model", "books", "means")
 LOOKS = 24
 """Points of the curve."""
 
@@ -151,21 +149,11 @@ class Training:
 
     def save(self, path: Path) -> None:
         """Everything that the next step depends on, in one file, whole or not at all."""
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= {f"books.{name}": value for name, value in self.books.state_dict().items()}
-        for number, (optimizer, parameter) in enumerate(self._moved()):
-            for name, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{number}.{name}"] = value
-        tensors |= {f"means.{name}": value for name, value in self.means.state_dict().items()}
-        tensors |= {f"plain.{name}": value for name, value in (self.plain or {}).items()}
-        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        recipe = asdict(self.recipe) | {"objective": OBJECTIVE}
-        facts = {"recipe": json.dumps(recipe), "curve": json.dumps(self.curve)}
+        stored = {part: getattr(self, part).state_dict() for part in PARTS}
+        stored |= {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+        stored |= {"plain": self.plain, "losses": self.losses, "curve": self.curve}
         with atomic_path(path) as temporary:
-            # a copy of each: safetensors refuses tensors that share memory
-            save_file(
-                {n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, temporary, facts
-            )
+            torch.save({"recipe": _asked(self.recipe), **stored}, temporary)
 
     @classmethod
     def load(cls, path: Path, recipe: Recipe, device: str = "cpu") -> "Training":
@@ -176,31 +164,21 @@ class Training:
         """
         self = cls(recipe, device)
         try:
-            tensors, facts = read_tensors(path)
-            stored = {"objective": 1} | json.loads(facts.get("recipe", "{}"))
-        except (SafetensorError, OSError, TypeError, ValueError) as error:
+            stored = torch.load(path, map_location=device, weights_only=True)
+            made_by = stored["recipe"]
+        except Exception as error:  # whatever the bytes of a damaged file make of it
             raise InputError(f"cannot read the checkpoint {path}: {error}") from None
-        wanted = asdict(recipe) | {"objective": OBJECTIVE}
-        for key, value in wanted.items():
-            if stored.get(key) != value:
+        for key, value in _asked(recipe).items():
+            if made_by.get(key) != value:
                 raise InputError(
-                    f"{path} is of a run with {key} {stored.get(key)}, not {value}: name another --out"
+                    f"{path} is of a run with {key} {made_by.get(key)}, not {value}: name another --out"
                 )
-        parts = {
-            prefix: {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
-            for prefix in ("model.", "books.", "means.", "plain.")
-        }
-        self.model.load_state_dict(parts["model."])
-        self.books.load_state_dict(parts["books."])
-        self.means.load_state_dict(parts["means."])
-        self.plain = {n: v.to(device) for n, v in parts["plain."].items()} or None
-        for number, (optimizer, parameter) in enumerate(self._moved()):
-            prefix = f"optimizer.{number}."
-            state = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
-            if state:
-                optimizer.state[parameter] = {n: v.to(device) for n, v in state.items()}
-        self.losses = tensors["losses"].tolist()
-        self.step, self.curve = len(self.losses), json.loads(facts["curve"])
+        for part in PARTS:
+            getattr(self, part).load_state_dict(stored[part])
+        for optimizer, state in zip(self.optimizers, stored["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.plain, self.losses, self.curve = (stored[part] for part in ("plain", "losses", "curve"))
+        self.step = len(self.losses)
         return self
 
     def plain_model(self) -> NeoX:
@@ -209,6 +187,6 @@ class Training:
         model.load_state_dict(self.plain or self.model.state_dict())
         return model
 
-    def _moved(self) -> list[tuple[torch.optim.Optimizer, Tensor]]:
-        """Every parameter that an optimizer moves, in an order that does not change."""
-        return [(one, p) for one in self.optimizers for group in one.param_groups for p in group["params"]]
+
+def _asked(recipe: Recipe) -> dict:
+    return asdict(recipe) | {"objective": OBJECTIVE}

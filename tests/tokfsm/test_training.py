@@ -55,7 +55,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(tiny, tmp_path, stop):
     part = Training(tiny)
     for _ in range(stop):
         part.advance()
-    path = tmp_path / "c.safetensors"
+    path = tmp_path / "c.pt"
     part.save(path)
     rest = Training.load(path, tiny)
     while rest.step < tiny.steps:
