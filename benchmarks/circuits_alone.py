@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import arguments, interval, print_table
+from interp import load_model, load_task
 from interp.bench.plan import YARDSTICK, Plan, drawn, read_record, write_record
 from interp.bench.run import pool_of
 from interp.errors import InputError
@@ -26,11 +27,9 @@ from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import GRID, area_to_the_model
 from interp.evaluation.stability import best_heads
 from interp.files import write_json
-from interp.models import load_model
 from interp.progress import bar
 from interp.prompts.sampling import held_out_pairs
 from interp.scores.registry import load_method
-from interp.tasks import load_task
 
 N_BOOT = 2000
 

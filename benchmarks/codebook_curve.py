@@ -20,11 +20,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import RESULTS, arguments, interval, kept, print_table
+from interp import Codebooks, load_model
 from interp.bench.plan import read_record, write_record
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
-from interp.bottlenecks.store import Codebooks
 from interp.evaluation.codebook_quality import quality_of_folder
-from interp.models import load_model
 from interp.progress import bar
 from interp.text import load_text
 from interp.training import TrainConfig, train_codebooks

@@ -12,10 +12,9 @@ from pathlib import Path
 import interp.bottlenecks.codebook as codebook
 from benchmarks.codebook_curve import increase
 from benchmarks.common import arguments
-from interp import DEFAULT_MODEL
+from interp import DEFAULT_MODEL, load_model
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
 from interp.evaluation.codebook_quality import quality_of_folder
-from interp.models import load_model
 from interp.progress import bar
 from interp.text import load_text
 

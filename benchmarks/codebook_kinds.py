@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import RESULTS, arguments, kept, print_table
-from interp import load_model
-from interp.bottlenecks.store import Codebooks
+from interp import Codebooks, load_model
 from interp.evaluation.codebook_quality import evaluate_codebooks
 from interp.files import write_json
 from interp.progress import bar

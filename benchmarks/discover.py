@@ -20,11 +20,10 @@ import numpy as np
 import torch
 
 from benchmarks.common import RESULTS, arguments, bare, kept, print_table
-from interp import DEFAULT_MODEL, find_circuit, load_model
+from interp import DEFAULT_MODEL, find_circuit, load_model, load_task
 from interp.files import write_json
 from interp.models import Model
 from interp.prompts.pairs import PromptPairs
-from interp.tasks import load_task
 
 FLOOR_PAIRS = 100
 GROWTH = (25, 50, 100, 200, 400)

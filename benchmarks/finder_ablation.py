@@ -25,12 +25,11 @@ from safetensors.numpy import load_file, save_file
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks.common import arguments, interval, print_table
-from interp import DEFAULT_MODEL, THRESHOLD
+from interp import DEFAULT_MODEL, THRESHOLD, load_model, load_task
 from interp.activations.stream import FORWARD_AND_BACKWARD, HUNDREDTHS
 from interp.circuits.references import load_reference
 from interp.evaluation.stability import best_heads, mean_jaccard
 from interp.files import atomic_path
-from interp.models import load_model
 from interp.progress import bar
 from interp.scores.adaptive_patching import posterior as prior
 from interp.scores.adaptive_patching.method import (
@@ -54,7 +53,6 @@ from interp.scores.adaptive_patching.posterior import (
     moderated_variance,
 )
 from interp.scores.method import Context
-from interp.tasks import load_task
 
 CHOSEN = (PARTIAL_SHARE, QUARTER_RUNS, HALF_WEIGHT, QUARTER_WEIGHT)
 PARTIAL = {

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.common import arguments
-from interp import DEFAULT_MODEL
+from interp import DEFAULT_MODEL, load_model
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.edits import code_name
 from interp.bottlenecks.store import PRETRAINED, Codebooks, codebooks_fingerprint, describe_text
@@ -31,7 +31,6 @@ from interp.codesearch.index import IDS
 from interp.codesearch.labels import LABELS, LEAST, MIXED, RARE
 from interp.codesearch.layout import IdFile, Layout, names_of_groups
 from interp.files import read_json, write_json, write_text
-from interp.models import load_model
 from interp.models.embedded import packaged_folder
 from interp.progress import bar
 from interp.report import wording

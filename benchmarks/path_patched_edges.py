@@ -19,7 +19,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks.common import arguments, interval, print_table
-from interp import DEFAULT_MODEL
+from interp import DEFAULT_MODEL, load_task
 from interp.activations.stream import HUNDREDTHS, feed
 from interp.circuits.references import load_reference
 from interp.errors import InputError
@@ -35,7 +35,6 @@ from interp.scores.eap_ig import EAPIGConfig, eap_ig
 from interp.scores.method import Context, MethodConfig
 from interp.scores.patch_runner import PatchRunner
 from interp.scores.result import EdgeScore
-from interp.tasks import load_task
 
 HELD_OUT_SEED = 3000
 EVERY = 10**7

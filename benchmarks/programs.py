@@ -12,11 +12,10 @@ import json
 from pathlib import Path
 
 from benchmarks.common import RESULTS, arguments, bare, print_table
-from interp import find_circuit, load_model
+from interp import find_circuit, load_model, load_task
 from interp.files import write_json
 from interp.programs.program import Said
 from interp.progress import bar
-from interp.tasks import load_task
 
 OUT = RESULTS / "programs"
 TASKS = ("ioi", "greater-than", "docstring", "agreement", "pronoun", "successor", "capital", "antonym")

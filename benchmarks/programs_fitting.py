@@ -11,12 +11,11 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks.common import RESULTS, arguments, print_table
-from interp import load_model
+from interp import load_model, load_task
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
 from interp.files import read_json, write_json
 from interp.programs.codes import ENOUGH, METRICS, MOST_COST, Carried, fit_few, measure
 from interp.programs.slots import Slot, SlotRunner
-from interp.tasks import load_task
 
 OUT = RESULTS / "programs" / "fitting.json"
 FIT, JUDGE, SEED = 512, 64, 11

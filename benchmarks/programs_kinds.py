@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import RESULTS, arguments, kept, print_table
-from interp import load_model
+from interp import load_model, load_task
 from interp.bottlenecks.vq import MOST_FLAT_BITS
 from interp.errors import InputError
 from interp.evaluation.rates import BASELINES, KINDS, new_coder
@@ -28,7 +28,6 @@ from interp.programs.codes import ENOUGH, MOST_COST, Carried, kept_by
 from interp.programs.slots import Edit, Slot, SlotRunner
 from interp.progress import bar
 from interp.prompts.sampling import apart
-from interp.tasks import load_task
 
 OUT, PROGRAMS = RESULTS / "programs_kinds.json", RESULTS / "programs"
 TASKS = ("ioi", "greater-than", "agreement", "pronoun")

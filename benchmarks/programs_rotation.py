@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import RESULTS, arguments
-from interp import load_model
+from interp import load_model, load_task
 from interp.activations.metric import task_metric
 from interp.files import read_json, write_json
 from interp.programs.codes import fit_few, ids
@@ -21,7 +21,6 @@ from interp.programs.slots import Edit, Slot, SlotRunner
 from interp.prompts.sampling import held_out_pairs
 from interp.prompts.variables import variables
 from interp.stats import wilson_bounds
-from interp.tasks import load_task
 
 OUT = RESULTS / "programs" / "rotation.json"
 SLOTS = A17, A19, A20 = Slot.of("a17.h4", "S2"), Slot.of("a19.h2", "END"), Slot.of("a20.h0", "END")

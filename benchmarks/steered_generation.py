@@ -14,11 +14,8 @@ import numpy as np
 import torch
 
 from benchmarks.common import arguments, in_turn, print_table, ratio_cells, timed
-from interp.bottlenecks.attach import attach
+from interp import Codebooks, attach, generate, load_model
 from interp.bottlenecks.edits import code_edits
-from interp.bottlenecks.store import Codebooks
-from interp.models import load_model
-from interp.models.generate import generate
 from interp.steering import AddCode, SetCode, WeightedCode
 from interp.steering.continuations import continue_prompts
 from interp.steering.request import random_codes

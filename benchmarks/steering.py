@@ -28,13 +28,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.common import RESULTS, interval, parser_of, print_table
-from interp import DEFAULT_MODEL
+from interp import DEFAULT_MODEL, Codebooks, attach
 from interp.bench.plan import read_record, write_record
 from interp.bottlenecks import Codebook
-from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.edits import FIRING, WeightedCode, code_edits
-from interp.bottlenecks.store import Codebooks
 from interp.evaluation.steering import (
     BASE,
     OF_TOPIC,

@@ -13,8 +13,7 @@ import numpy as np
 from scipy.stats import hypergeom
 
 from benchmarks.common import print_table
-from interp.bottlenecks.store import Codebooks
-from interp.models import load_model
+from interp import Codebooks, load_model
 from interp.steering import CodeSet, FoundCode, Verdict, load_topic, topic_names
 from interp.steering.cache import identity, recall, request_key
 from interp.steering.find import RANKINGS

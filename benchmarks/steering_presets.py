@@ -18,11 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import arguments, print_table
-from interp.bottlenecks.attach import attach
+from interp import Codebooks, attach, load_model
 from interp.bottlenecks.edits import WeightedCode, code_edits, format_codes
-from interp.bottlenecks.store import Codebooks
 from interp.files import read_json, write_json, write_text
-from interp.models import load_model
 from interp.steering import find_codes, load_topic, topic_names
 from interp.steering.cache import SHIPPED, identity, recall, request_key
 from interp.steering.code_set import SCALE, CodeSet, FoundCode

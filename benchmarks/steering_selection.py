@@ -16,13 +16,11 @@ from torch import Tensor
 
 from benchmarks.common import arguments, interval, print_table
 from benchmarks.steering import output_scores
+from interp import Codebooks, attach, generate
 from interp.activations.metric import kl_divergence
-from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.edits import WeightedCode, code_edits
-from interp.bottlenecks.store import Codebooks
 from interp.models import Model, load_model
-from interp.models.generate import generate
 from interp.steering import Topic, load_topic, topic_names
 from interp.steering.cache import find_or_recall
 from interp.steering.continuations import encode_prompts

@@ -11,13 +11,11 @@ import torch
 
 from benchmarks.common import arguments, print_table
 from benchmarks.steering import gains_of_texts, helpful_heads
-from interp import DEFAULT_MODEL, load_model
-from interp.bottlenecks.store import Codebooks
+from interp import DEFAULT_MODEL, Codebooks, find_codes, load_model
 from interp.evaluation.steering_conditions import means_of_texts
 from interp.models import parse_site
 from interp.progress import bar
 from interp.steering import find, load_topic, topic_names
-from interp.steering.find import find_codes
 
 SHARES = (find.FRACTION, 2.0, 8.0)
 """Codes for every head that helps; the first is what is used."""
