@@ -16,7 +16,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.common import arguments, interval, print_table
 from interp import load_model, load_task
@@ -31,20 +30,11 @@ from interp.progress import bar
 from interp.prompts.sampling import held_out_pairs
 from interp.scores.registry import load_method
 
-N_BOOT = 2000
+N_BOOT, AGAINST = 2000, "adaptive-patching"
 
 
 def main() -> None:
-    args = arguments(
-        __doc__,
-        {"bench": Path},
-        pairs=int,
-        held_out=40,
-        methods=str,
-        against="adaptive-patching",
-        out=Path,
-        threads=torch.get_num_threads(),
-    )
+    args = arguments(__doc__, {"bench": Path}, pairs=int, held_out=40, methods=str, out=Path)
     kept = json.loads((args.bench / "bench.json").read_text(encoding="utf-8"))["plan"]
     del kept["against"]  # of the bench's own table
     dtype = kept.pop("dtype", "float32")
@@ -53,7 +43,7 @@ def main() -> None:
         raise InputError(f"{args.bench} is of {', '.join(target.name for target in targets)}: one at a time")
     task, model = load_task(targets[0].task), load_model(targets[0].model, dtype=dtype)
     n = args.pairs or min(plan.pairs)
-    methods = {*args.methods.split(","), args.against} if args.methods else set()
+    methods = {*args.methods.split(","), AGAINST} if args.methods else set()
     rankings = _rankings(args.bench, n, methods)
     pool = pool_of(task, model.tokenizer, plan)
     others = held_out_pairs(task, model.tokenizer, args.held_out, pool)
@@ -88,10 +78,10 @@ def main() -> None:
             values.setdefault(method, []).append(np.array(found["metric"]))
     for note in notes:
         print(note)
-    result = _compare({key: np.array(found) for key, found in values.items()}, args.against)
+    result = _compare({key: np.array(found) for key, found in values.items()})
     result |= {"task": task.name, "pairs": n, "held_out": len(others), "grid": GRID, "counts": counts}
     write_json(args.out or args.bench / "circuits-alone.json", result)
-    _print(result, args.against)
+    _print(result)
 
 
 def _rankings(bench: Path, n: int, methods: set[str]) -> dict[str, dict[int, dict]]:
@@ -119,9 +109,9 @@ def _cmd(values: np.ndarray) -> np.ndarray:
     return area_to_the_model(share).mean(-1)
 
 
-def _compare(values: dict[str, np.ndarray], against: str) -> dict:
+def _compare(values: dict[str, np.ndarray]) -> dict:
     rng = np.random.default_rng(0)
-    seeds, _, pairs = values[against].shape
+    seeds, _, pairs = values[AGAINST].shape
     boots: dict[str, list[float]] = {method: [] for method in values}
     for _ in range(N_BOOT):
         some, rows = rng.integers(seeds, size=seeds), rng.integers(pairs, size=pairs)
@@ -129,26 +119,25 @@ def _compare(values: dict[str, np.ndarray], against: str) -> dict:
             boots[method].append(float(_cmd(found[some][:, :, rows])))
     methods = {}
     for method, found in values.items():
-        difference = np.array(boots[against]) - np.array(boots[method])
-        by_seed = [float(_cmd(found[[seed]])) for seed in range(seeds)]
+        difference = np.array(boots[AGAINST]) - np.array(boots[method])
         methods[method] = {
             "cmd": float(_cmd(found)),
             "interval": np.percentile(boots[method], [2.5, 97.5]).tolist(),
-            "by_seed": by_seed,
-            "less": float(_cmd(values[against]) - _cmd(found)),
+            "by_seed": [float(_cmd(found[[seed]])) for seed in range(seeds)],
+            "less": float(_cmd(values[AGAINST]) - _cmd(found)),
             "less_interval": np.percentile(difference, [2.5, 97.5]).tolist(),
         }
-    return {"methods": methods, "against": against}
+    return {"methods": methods, "against": AGAINST}
 
 
-def _print(result: dict, against: str) -> None:
+def _print(result: dict) -> None:
     rows = []
     for method, found in sorted(result["methods"].items(), key=lambda item: item[1]["cmd"]):
         seeds = f"{min(found['by_seed']):.3f}–{max(found['by_seed']):.3f}"
-        less = None if method == against else interval(found["less"], *found["less_interval"], "+.3f")
+        less = None if method == AGAINST else interval(found["less"], *found["less_interval"], "+.3f")
         rows.append((method, interval(found["cmd"], *found["interval"], ".3f"), seeds, less))
     title = f"{result['task']}: found from {result['pairs']} pairs, run on {result['held_out']} others"
-    print_table(("order of heads", "CMD [95 %]", "seeds", f"{against} minus it [95 %]"), rows, title)
+    print_table(("order of heads", "CMD [95 %]", "seeds", f"{AGAINST} minus it [95 %]"), rows, title)
 
 
 if __name__ == "__main__":

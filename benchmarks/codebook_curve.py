@@ -2,7 +2,7 @@
 
     python -m benchmarks.codebook_curve --show                       # print what is there, run nothing
     python -m benchmarks.codebook_curve --k 1 8 --tokens 0 12800
-    python -m benchmarks.codebook_curve --k 1 --tokens 614400 998400 --centroid-refits 2 --threads 1
+    python -m benchmarks.codebook_curve --k 1 --tokens 614400 998400 --centroid-refits 2
     python -m benchmarks.codebook_curve --k 8 --codes 2048 --fit-tokens 44000 --tokens 12800
 
 Codebooks are fitted by k-means first (0 tokens), then trained with gradients, ``distilled``, with the defaults of
@@ -16,8 +16,6 @@ from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-
-import torch
 
 from benchmarks.common import RESULTS, arguments, interval, kept, print_table
 from interp import Codebooks, load_model
@@ -33,6 +31,9 @@ ONE_CODE = TrainConfig(batch_size=4, replace_every=100)
 """For k = 1: chosen on 12,800 tokens, by other blocks of the training split (benchmarks/REPORT.md)."""
 N_CODES, FIT_TOKENS = 512, 22_000
 """Of the rows whose names say neither."""
+TOKENS, EVAL_TOKENS = [0, 12_800, 51_200], 4096
+OUT, WORK = RESULTS / "codebook_curve", Path("runs/curve")
+"""Where rows and codebooks lie."""
 TEXT = 204_800
 """Tokens of text at most in a run from fitted books, since samples are dear and docstrings few; for more tokens it is
 seen several times."""
@@ -47,14 +48,10 @@ def main() -> None:
     given = arguments(
         __doc__,
         k=[1, 8, 32],
-        tokens=[0, 12_800, 51_200],
+        tokens=TOKENS,
         centroid_refits=0,
         codes=N_CODES,
         fit_tokens=FIT_TOKENS,
-        eval_tokens=4096,
-        threads=torch.get_num_threads(),
-        work=Path("runs/curve"),
-        out=RESULTS / "codebook_curve",
         show=False,
     )
     rows = [(k, tokens) for k in given.k for tokens in sorted({0, *given.tokens})]
@@ -72,7 +69,9 @@ def main() -> None:
 
 
 def _measured(given: Namespace, model, k: int, tokens: int) -> dict:
-    result = _quality(given, model, _books(given, model, k, tokens), controls=0 if tokens else 16)
+    books, controls = _books(given, model, k, tokens), 0 if tokens else 16
+    found = quality_of_folder(model, books, JUDGED, n_tokens=EVAL_TOKENS, control_blocks=controls, stage=bar)
+    result = {text["spec"]: {"rows": text["rows"], "usage": text["usage"]} for text in found["texts"]}
     write_record(_path(given, k, tokens), _settings(given, k, tokens), result)
     return result
 
@@ -80,12 +79,12 @@ def _measured(given: Namespace, model, k: int, tokens: int) -> dict:
 def _books(given: Namespace, model, k: int, tokens: int) -> Codebooks:
     if tokens == 0:
         text = load_text(DATA, model, n_tokens=given.fit_tokens, stage=bar)
-        folder = given.work / f"{_kind(given, k)}-fitted"
+        folder = WORK / f"{_kind(given, k)}-fitted"
         return fit_codebooks(model, ["heads"], text, folder, _fitted(given, k), stage=bar)
     before = _before(tokens)
     start, config = _books(given, model, k, before), _trained(given, k, tokens)
     text = load_text(DATA, model, n_tokens=(tokens - before) // config.epochs, stage=bar)
-    return train_codebooks(model, start, text, given.work / _name(given, k, tokens), config, stage=bar)
+    return train_codebooks(model, start, text, WORK / _name(given, k, tokens), config, stage=bar)
 
 
 def _before(tokens: int) -> int:
@@ -108,15 +107,8 @@ def _trained(given: Namespace, k: int, tokens: int) -> TrainConfig:
     return config
 
 
-def _quality(given: Namespace, model, books: Codebooks, controls: int) -> dict:
-    found = quality_of_folder(
-        model, books, JUDGED, n_tokens=given.eval_tokens, control_blocks=controls, stage=bar
-    )
-    return {text["spec"]: {"rows": text["rows"], "usage": text["usage"]} for text in found["texts"]}
-
-
 def _path(given: Namespace, k: int, tokens: int) -> Path:
-    return given.out / f"{_name(given, k, tokens)}.json"
+    return OUT / f"{_name(given, k, tokens)}.json"
 
 
 def _name(given: Namespace, k: int, tokens: int) -> str:
@@ -135,7 +127,7 @@ def _settings(given: Namespace, k: int, tokens: int) -> dict:
         "data": DATA,
         "tokens": tokens,
         "fit_tokens": given.fit_tokens,
-        "eval_tokens": given.eval_tokens,
+        "eval_tokens": EVAL_TOKENS,
         "fit": asdict(_fitted(given, k)),
         "train": asdict(_trained(given, k, tokens)),
         **({"start": _settings(given, k, before)} if (before := _before(tokens)) else {}),

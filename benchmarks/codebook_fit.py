@@ -7,10 +7,11 @@ Every row is a fit of its own in a folder that is kept, so a killed run goes on 
 default of ``interp codebook fit``. One seed; intervals are over held-out blocks, so they hold for these books.
 """
 
+import itertools
 from pathlib import Path
 
 import interp.bottlenecks.codebook as codebook
-from benchmarks.codebook_curve import increase
+from benchmarks.codebook_curve import EVAL_TOKENS, JUDGED, N_CODES, increase
 from benchmarks.common import arguments
 from interp import DEFAULT_MODEL, load_model
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
@@ -18,6 +19,7 @@ from interp.evaluation.codebook_quality import quality_of_folder
 from interp.progress import bar
 from interp.text import load_text
 
+TOKENS, FOLDER = 11_000, Path("runs/steps")
 STEPS = {
     "k-means on z, in the plain model": (0, {"by_output": False, "sequential": False}),
     "+ least squares": (codebook.REFITS, {"by_output": False, "sequential": False}),
@@ -28,41 +30,22 @@ STEPS = {
 
 
 def main() -> None:
-    options = arguments(
-        __doc__,
-        model=DEFAULT_MODEL,
-        data="self",
-        tokens=11_000,
-        eval_tokens=4096,
-        codes=512,
-        k=[1, 8],
-        selections=["matching_pursuit", "cosine"],
-        folder=Path("runs/steps"),
-    )
+    options = arguments(__doc__, model=DEFAULT_MODEL, k=[1, 8], selections=["matching_pursuit", "cosine"])
     model = load_model(options.model)
-    text = load_text(options.data, model, n_tokens=options.tokens, stage=bar)
-    print(
-        f"{options.model}, all heads, {options.codes} codes a head, {text.n_tokens} tokens of {text.spec}\n"
-    )
+    text = load_text("self", model, n_tokens=TOKENS, stage=bar)
+    print(f"{options.model}, all heads, {N_CODES} codes a head, {text.n_tokens} tokens of {text.spec}\n")
     print("| selection | k | step | CE increase, self [95 %] | stdlib [95 %] |\n|---|---|---|---|---|")
-    for selection in options.selections:
-        for k in options.k:
-            for number, (step, (refits, settings)) in enumerate(STEPS.items()):
-                if k == 1 and step == "+ least squares":
-                    continue  # of one code a vector it is k-means once more
-                cells = _increases(model, text, selection, k, number, refits, settings, options)
-                print(f"| {selection} | {k} | {step} | {' | '.join(cells)} |", flush=True)
-
-
-def _increases(model, text, selection, k, number, refits, settings, options) -> list[str]:
-    codebook.REFITS = refits
-    config = FitConfig(n_codes=options.codes, k=k, selection=selection, **settings)
-    folder = options.folder / f"{selection}-k{k}-{number}"
-    books = fit_codebooks(model, ["heads"], text, folder, config, stage=bar)
-    found = quality_of_folder(
-        model, books, ["self", "stdlib"], n_tokens=options.eval_tokens, control_blocks=0, stage=bar
-    )
-    return [increase(text["rows"][1]) for text in found["texts"]]
+    for selection, k in itertools.product(options.selections, options.k):
+        for number, (step, (refits, settings)) in enumerate(STEPS.items()):
+            if k == 1 and step == "+ least squares":
+                continue  # of one code a vector it is k-means once more
+            codebook.REFITS = refits
+            config = FitConfig(n_codes=N_CODES, k=k, selection=selection, **settings)
+            folder = FOLDER / f"{selection}-k{k}-{number}"
+            books = fit_codebooks(model, ["heads"], text, folder, config, stage=bar)
+            found = quality_of_folder(model, books, JUDGED, n_tokens=EVAL_TOKENS, control_blocks=0, stage=bar)
+            cells = " | ".join(increase(of["rows"][1]) for of in found["texts"])
+            print(f"| {selection} | {k} | {step} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,16 @@
 """A discovery against its floor: the bare forward passes of both prompts of 100 pairs.
 
-    python -m benchmarks.discover [--model smollm2-135m-instruct] [--task ioi] [--pairs 100] [--repeats 3] [--threads N]
+    python -m benchmarks.discover [--model smollm2-135m-instruct] [--task ioi] [--repeats 3] [--threads N]
     python -m benchmarks.discover --growth
 
 Stages are timed in turn, several rounds in one process, and compared within a round: on a shared machine only the
 ratio means something. ``members`` is all from the loaded model to checked members: sampling, scores, check and roles,
 without edges, program and report. ``--growth`` tells seconds and memory of that by pairs, models and length of prompts,
-one process each (``--point``), and draws them; it goes on where it stopped.
+one process each, and draws them; it goes on where it stopped.
 """
 
-import json
+import multiprocessing
 import resource
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -38,27 +36,17 @@ BEFORE_EDGES = ("sample", "score", "check", "roles", "codes")
 
 def main() -> None:
     given = arguments(
-        __doc__,
-        model=DEFAULT_MODEL,
-        task="ioi",
-        pairs=FLOOR_PAIRS,
-        repeats=3,
-        threads=torch.get_num_threads(),
-        growth=False,
-        point=False,
+        __doc__, model=DEFAULT_MODEL, task="ioi", repeats=3, threads=torch.get_num_threads(), growth=False
     )
     if given.growth:
         growth(given.threads)
-        return
-    if given.point:
-        print(json.dumps(point(given)))
         return
     model = load_model(given.model)
     floor_of = load_task(given.task).sample(model.tokenizer, FLOOR_PAIRS, 0)
     bare(model, floor_of)  # the first passes of a process are slower
     rounds = [_round(model, given, floor_of) for _ in range(given.repeats)]
     title = (
-        f"{given.task}, {given.model}, {given.pairs} pairs, {given.threads} threads, {given.repeats} rounds"
+        f"{given.task}, {given.model}, {FLOOR_PAIRS} pairs, {given.threads} threads, {given.repeats} rounds"
     )
     rows = []
     for name in rounds[0]:
@@ -72,7 +60,7 @@ def main() -> None:
 def _round(model: Model, given: Namespace, floor_of: PromptPairs) -> dict[str, float]:
     found = {"floor": bare(model, floor_of)}
     by = {
-        name: find_circuit(model, given.task, n=given.pairs, method=name)
+        name: find_circuit(model, given.task, n=FLOOR_PAIRS, method=name)
         for name in ("adaptive-patching", "attribution")
     }
     run = by["adaptive-patching"]
@@ -82,14 +70,16 @@ def _round(model: Model, given: Namespace, floor_of: PromptPairs) -> dict[str, f
     return found | {"edges": run.seconds["edges"]}
 
 
-def point(given: Namespace) -> dict[str, float | str]:
-    model = load_model(given.model)
-    run = find_circuit(model, given.task, n=given.pairs)
-    pairs = load_task(given.task).sample(model.tokenizer, given.pairs, 0)
+def point(model_spec: str, task: str, n: int, threads: int) -> dict[str, float | str]:
+    """For a fresh process: its peak of memory is that of a discovery."""
+    torch.set_num_threads(threads)
+    model = load_model(model_spec)
+    run = find_circuit(model, task, n=n)
+    pairs = load_task(task).sample(model.tokenizer, n, 0)
     return {
-        "model": given.model,
-        "task": given.task,
-        "pairs": given.pairs,
+        "model": model_spec,
+        "task": task,
+        "pairs": n,
         "tokens": float(np.mean([len(pair.clean_tokens) for pair in pairs])),
         "heads": model.cfg.n_layers * model.cfg.n_heads,
         "members": sum(run.seconds.get(name, 0.0) for name in BEFORE_EDGES),
@@ -101,18 +91,12 @@ def point(given: Namespace) -> dict[str, float | str]:
 def growth(threads: int) -> None:
     rows = kept(RESULT, [])
     known = {(row["model"], row["task"], row["pairs"]) for row in rows}
-    for model, task, n in POINTS:
-        if (model, task, n) not in known:
-            words = ["--model", model, "--task", task, "--pairs", str(n), "--threads", str(threads)]
-            said = subprocess.run(
-                [sys.executable, "-m", "benchmarks.discover", *words, "--point"],
-                check=True,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            rows.append(json.loads(said.stdout.splitlines()[-1]))
-            write_json(RESULT, rows)
-            print(rows[-1], flush=True)
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for wanted in POINTS:
+            if wanted not in known:
+                rows.append(pool.apply(point, (*wanted, threads)))
+                write_json(RESULT, rows)
+                print(rows[-1], flush=True)
     draw(rows)
 
 

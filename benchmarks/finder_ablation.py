@@ -1,9 +1,9 @@
 """What each step of the finder ``adaptive-patching`` buys: benchmarks/REPORT.md's table.
 
-    python -m benchmarks.finder_ablation [--tasks ioi greater-than docstring] [--seeds 20] [--cache .cache]
+    python -m benchmarks.finder_ablation [--tasks ioi greater-than docstring] [--seeds 20]
 
 The development split: the 200 pairs of each shipped reference, whose exact effects are known, so that a patch costs a
-look-up. Attribution and the gradients with all heads partly off run once on all of them (kept in ``--cache``); a seed
+look-up. Attribution and the gradients with all heads partly off run once on all of them (kept in ``.cache``); a seed
 draws n pairs, ranks the heads from those, and is judged by the exact effects of the others. What a finder spends is
 counted as if the patches were run: every row "adaptive-patching" has the same budget. A second table tells how far
 ``adaptive-patching`` is above each step, with intervals over seeds (whose pairs overlap: they lean narrow); a third
@@ -13,7 +13,6 @@ were patched do. With ``--threshold 0.05`` heads are members from 5 % of the gap
 """
 
 import itertools
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cache
@@ -54,6 +53,7 @@ from interp.scores.adaptive_patching.posterior import (
 )
 from interp.scores.method import Context
 
+TASKS, CACHE = ["ioi", "greater-than", "docstring"], Path(".cache")
 CHOSEN = (PARTIAL_SHARE, QUARTER_RUNS, HALF_WEIGHT, QUARTER_WEIGHT)
 PARTIAL = {
     "adaptive-patching": CHOSEN,
@@ -88,16 +88,8 @@ EXACT_PAIRS = (50, 100, 150, 200, 400)
 
 
 def main() -> None:
-    args = arguments(
-        __doc__,
-        tasks=["ioi", "greater-than", "docstring"],
-        pairs=[10, 25, 100],
-        seeds=20,
-        model=DEFAULT_MODEL,
-        cache=Path(".cache"),
-        threshold=THRESHOLD,
-    )
-    measured = {task: _Measured(task, args) for task in args.tasks}
+    args = arguments(__doc__, tasks=TASKS, pairs=[10, 25, 100], seeds=20, threshold=THRESHOLD)
+    measured = {task: _Measured(task, args.threshold) for task in args.tasks}
 
     def by_pairs(measure: Callable) -> list[dict]:
         """What is measured of every task, by the number of pairs."""
@@ -149,12 +141,12 @@ def _rate_cell(draws: np.ndarray) -> str:
 class _Measured:
     """A reference's exact effects, and what a finder would see of them, by pair."""
 
-    def __init__(self, task: str, args: Namespace) -> None:
-        reference = load_reference(f"{task}/{args.model}")
+    def __init__(self, task: str, threshold: float) -> None:
+        reference = load_reference(f"{task}/{DEFAULT_MODEL}")
         self.exact = reference.heads.reshape(reference.n_pairs, -1)
-        self.threshold = args.threshold
+        self.threshold = threshold
         self.gaps = reference.metric_clean - reference.metric_corrupt
-        self.values = _values(task, args, reference.n_pairs)
+        self.values = _values(task, reference.n_pairs)
         layers = np.repeat(np.arange(reference.n_layers), reference.n_heads)
         self.cost = self.values["share"] * (1 - layers / reference.n_layers)
 
@@ -323,11 +315,11 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
 _model = cache(load_model)
 
 
-def _values(task: str, args: Namespace, n: int) -> dict[str, np.ndarray]:
+def _values(task: str, n: int) -> dict[str, np.ndarray]:
     """Attribution, and the same with a half and a quarter of every head on [pair, head]; the share that runs run."""
-    path = args.cache / f"partial-{task}-{args.model}-{n}.safetensors"
+    path = CACHE / f"partial-{task}-{DEFAULT_MODEL}-{n}.safetensors"
     if not path.is_file():
-        model = _model(args.model)
+        model = _model(DEFAULT_MODEL)
         pairs = load_task(task).sample(model.tokenizer, n, 1000)
         with bar(f"attribution, {task}", HUNDREDTHS) as advance:
             base = AdaptivePatchingBase(Context(model, pairs, progress=advance), kept=range(n))

@@ -1,10 +1,10 @@
 """Edge scores against path patching: benchmarks/REPORT.md's table of edges on the embedded model.
 
-    python -m benchmarks.path_patched_edges [--task ioi] [--pairs 10] [--seeds 3] [--reference-pairs 16] [--heads 16]
+    python -m benchmarks.path_patched_edges [--task ioi] [--pairs 10] [--seeds 3] [--reference-pairs 16]
     python -m benchmarks.path_patched_edges --seeds 10 --reference-pairs 96 --out FILE    # the table
 
-The universe: every edge into q, k or v among the ``--heads`` heads of largest exact effect (the shipped reference),
-each path-patched alone on held-out pairs. True edges are those whose mean effect is at least ``--threshold`` of the
+The universe: every edge into q, k or v among the :data:`HEADS` heads of largest exact effect (the shipped reference),
+each path-patched alone on held-out pairs. True edges are those whose mean effect is at least :data:`THRESHOLD` of the
 clean–corrupt gap. A seed draws pairs of its own, none of them held out; every method scores *all* edges of the model
 from those and is judged on the universe. *codes, among these* scores the universe's edges alone, as ``interp discover``
 does those among the members that it found: they get all of its patches, and its prior is theirs. That these are the
@@ -36,6 +36,7 @@ from interp.scores.method import Context, MethodConfig
 from interp.scores.patch_runner import PatchRunner
 from interp.scores.result import EdgeScore
 
+HEADS, THRESHOLD = 16, 0.02
 HELD_OUT_SEED = 3000
 EVERY = 10**7
 RESAMPLES = 1000
@@ -44,39 +45,28 @@ MEASURES = ("roc_auc", "average_precision")
 
 
 def main() -> None:
-    args = arguments(
-        __doc__,
-        task="ioi",
-        model=DEFAULT_MODEL,
-        pairs=10,
-        seeds=3,
-        reference_pairs=16,
-        heads=16,
-        threshold=0.02,
-        out=Path,
-    )
-    model, task = load_model(args.model), load_task(args.task)
+    args = arguments(__doc__, task="ioi", pairs=10, seeds=3, reference_pairs=16, out=Path)
+    model, task = load_model(), load_task(args.task)
     held_out = task.sample(model.tokenizer, args.reference_pairs, HELD_OUT_SEED)
-    effects = load_reference(f"{args.task}/{args.model}").effects()
-    strongest = np.argsort(-np.abs(effects), axis=None)[: args.heads]
+    effects = load_reference(f"{args.task}/{DEFAULT_MODEL}").effects()
+    strongest = np.argsort(-np.abs(effects), axis=None)[:HEADS]
     heads = effects.shape[1]
     edges = EdgeList.among([Site("attn", int(k) // heads, int(k) % heads) for k in strongest])
     exact, gaps = _measure(model, held_out, edges)
     gap = gaps.mean()
     share = np.abs(exact.mean(0)) / abs(gap)
     counts = ", ".join(f"{(share >= limit).sum()} ≥ {limit:.1%}" for limit in (0.005, 0.01, 0.02, 0.05))
-    print(
-        f"{len(edges)} edges among {args.heads} heads, {len(held_out)} held-out pairs, gap {gap:.2f}: {counts}"
-    )
-    if not 0 < (true := int((share >= args.threshold).sum())) < len(edges):
-        raise InputError(f"{true} of {len(edges)} edges reach {args.threshold:.1%}: nothing to tell apart")
+    print(f"{len(edges)} edges among {HEADS} heads, {len(held_out)} held-out pairs, gap {gap:.2f}: {counts}")
+    if not 0 < (true := int((share >= THRESHOLD).sum())) < len(edges):
+        raise InputError(f"{true} of {len(edges)} edges reach {THRESHOLD:.1%}: nothing to tell apart")
     runs = []
     for seed in range(args.seeds):
         pairs = _fresh(task.sample(model.tokenizer, args.pairs + len(held_out), seed), held_out, args.pairs)
         runs.append(_scores(model, pairs, edges, seed))
-    rows = _compare(runs, exact, gaps, args.threshold)
+    rows = _compare(runs, exact, gaps, THRESHOLD)
     if args.out:
         asked = {name: value for name, value in vars(args).items() if name != "out"}
+        asked |= {"model": DEFAULT_MODEL, "heads": HEADS, "threshold": THRESHOLD}
         write_json(args.out, {**asked, "edges": len(edges), "true": true, "rows": rows})
     _print(rows)
 

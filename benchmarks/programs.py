@@ -1,6 +1,6 @@
 """What heads say: the program of every task's circuit, and how much of the circuit it explains.
 
-    python -m benchmarks.programs [TASK …] [--model smollm2-135m-instruct] [--n 100] [--seed 0] [--show] [--runs DIR]
+    python -m benchmarks.programs [TASK …] [--model smollm2-135m-instruct] [--n 100] [--seed 0] [--show]
 
 One file a task in ``results/programs``; those that are there are kept. A member counts as *explained* where its codes
 carry 90 % of its effect on held-out prompts at every role where it acts, where splicing its own codes costs at most
@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from benchmarks.common import RESULTS, arguments, bare, print_table
-from interp import find_circuit, load_model, load_task
+from interp import DEFAULT_MODEL, find_circuit, load_model, load_task
 from interp.files import write_json
 from interp.programs.program import Said
 from interp.progress import bar
@@ -23,17 +23,13 @@ MOST_BITS = 8
 
 
 def main() -> None:
-    given = arguments(
-        __doc__, {"tasks": TASKS}, model="smollm2-135m-instruct", n=100, seed=0, show=False, runs=Path
-    )
+    given = arguments(__doc__, {"tasks": TASKS}, model=DEFAULT_MODEL, n=100, seed=0, show=False)
     model = None
     for name in given.tasks:
         path = OUT / f"{Path(given.model).stem}--{name}--{given.seed}.json"
         if not path.exists() and not given.show:
             model = model or load_model(given.model)
             run = find_circuit(model, name, n=given.n, seed=given.seed, program=True, stage=bar)
-            if given.runs:
-                run.save(given.runs / path.stem, report=run.report(), overwrite=True)
             pairs = load_task(name).sample(model.tokenizer, run.n_pairs, given.seed)
             effects = {part.site: part.effect for part in run.members}
             seconds = {"program": run.seconds["program"], "bare": bare(model, pairs)}

@@ -1,6 +1,6 @@
 """Time per token of steered generation against plain generation.
 
-    python -m benchmarks.steered_generation [--codebooks DIR] [--rounds 5] [--tokens 40] [--threads N]
+    python -m benchmarks.steered_generation [--rounds 5] [--tokens 40] [--threads N]
 
 SmolLM2, one text, KV cache, k = 1. Plain and steered forms run in turn.
 
@@ -27,11 +27,9 @@ PROMPT = "Once upon a time, there was a little girl who"
 
 
 def main() -> None:
-    given = arguments(
-        __doc__, codebooks="smollm2-135m-instruct-k1", rounds=5, tokens=40, threads=torch.get_num_threads()
-    )
+    given = arguments(__doc__, rounds=5, tokens=40, threads=torch.get_num_threads())
     model = load_model()
-    books = Codebooks.from_pretrained(given.codebooks, model, k=1)
+    books = Codebooks.from_pretrained("smollm2-135m-instruct-k1", model, k=1)
     layers = [site for site in books if site.startswith("a") and "." not in site]
     heads = [f"{site}.h{head}" for site in layers for head in range(model.cfg.n_heads)]
     spread = heads[:: max(1, len(heads) // 40)][:40]
