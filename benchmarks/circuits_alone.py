@@ -1,15 +1,11 @@
-"""CMD of a finished bench's rankings on more held-out pairs, with intervals over those pairs, too.
+"""CMD of a finished bench's rankings on more held-out pairs, resampling these pairs and the seeds.
 
     interp bench --tasks ioi --methods adaptive-patching,nap-ig,eap-ig --pairs 10,25 --out bench-ioi
     python -m benchmarks.circuits_alone bench-ioi [--pairs 10] [--held-out 40] [--methods adaptive-patching,eap-ig]
 
-``--pairs``: that circuits were found from [default: the bench's fewest]; ``--methods`` [default: all that the bench has
-kept]; ``--out`` [default: BENCH/circuits-alone.json].
-``interp bench`` runs circuits of five seeds on ten held-out pairs and takes its intervals over seeds, the draws of the
-pairs that circuits were found from; which ten prompts they are run on counts for as much. Here the rankings of every
-seed that the bench has kept (and circuits grown from the same pairs, where a method grows them) are run on more, and
-both are resampled. What each seed's circuits do is kept in ``BENCH/circuits-alone``: a killed run goes on, and methods
-can be added.
+``interp bench`` runs circuits of five seeds on ten held-out pairs; which ten counts for as much as the seed.
+``--pairs``: that circuits were found from [default: the bench's fewest]; ``--methods`` [default: all that the bench
+has kept]; ``--out`` [default: BENCH/circuits-alone.json]. What each seed's circuits do is kept: a killed run goes on.
 """
 
 import json

@@ -2,12 +2,9 @@
 
     python -m benchmarks.code_index [--tokens 2000000] [--books 384] [--codes 10000] [--k 8] [--dir DIR]
 
-Synthetic ids, Zipf-distributed, as many as a model of 24 layers and 16 heads has: 384 books × 2 M tokens × 8
-codes are 12.3 GB. Each book holds the same draws, shifted and renamed. With --dir the index stays there and is used
-again. Processor time stands beside wall time: on a shared machine the first is what a query costs.
-
-Goals: at most 1.1 × 2 bytes per id with lists and all else; opens in 1 s; regex with 10 000 matches, precision and
-recall of every code, in 1 s warm; a code's page in 200 ms.
+Synthetic ids, Zipf-distributed, as many as a model of 24 layers and 16 heads has: 384 books × 2 M tokens × 8 codes are
+12.3 GB. Each book holds the same draws, shifted and renamed. With --dir the index stays there and is used again.
+Processor time stands beside wall time: on a shared machine the first is what a query costs.
 """
 
 import functools

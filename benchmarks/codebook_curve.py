@@ -5,11 +5,10 @@
     python -m benchmarks.codebook_curve --k 1 --tokens 614400 998400 --centroid-refits 2
     python -m benchmarks.codebook_curve --k 8 --codes 2048 --fit-tokens 44000 --tokens 12800
 
-Codebooks are fitted by k-means first (0 tokens), then trained with gradients, ``distilled``, with the defaults of
-``interp codebook train`` but for :data:`ONE_CODE`, from :data:`TEXT` on in bfloat16: each number of tokens is a run of
-its own with its whole schedule, but that beyond :data:`LONGEST` the books of that run go on. Judged on held-out text of
-both kinds; the controls are those of the fitted books. One file a row, so that a killed run goes on; fits and trainings
-resume too. One seed: intervals are over blocks of text, so they hold for these books.
+Codebooks are fitted by k-means (0 tokens), then trained with the defaults of ``interp codebook train`` but for
+:data:`ONE_CODE`. Each number of tokens is a run of its own, but that beyond :data:`LONGEST` the books of that run go
+on. The controls are those of the fitted books. Rows, fits and trainings resume. One seed: intervals are over blocks of
+text.
 """
 
 from argparse import Namespace

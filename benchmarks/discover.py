@@ -3,10 +3,9 @@
     python -m benchmarks.discover [--model smollm2-135m-instruct] [--task ioi] [--repeats 3] [--threads N]
     python -m benchmarks.discover --growth
 
-Stages are timed in turn, several rounds in one process, and compared within a round: on a shared machine only the
-ratio means something. ``members`` is all from the loaded model to checked members: sampling, scores, check and roles,
-without edges, program and report. ``--growth`` tells seconds and memory of that by pairs, models and length of prompts,
-one process each, and draws them; it goes on where it stopped.
+Stages are compared within a round: on a shared machine only the ratio means something. ``members`` is sampling,
+scores, check and roles, without edges, program and report. ``--growth`` tells seconds and memory of that by pairs,
+models and length of prompts, one process each, and draws them; it goes on where it stopped.
 """
 
 import multiprocessing

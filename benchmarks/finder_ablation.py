@@ -1,15 +1,11 @@
 """What each step of the finder ``adaptive-patching`` buys: benchmarks/REPORT.md's table.
 
-    python -m benchmarks.finder_ablation [--tasks ioi greater-than docstring] [--seeds 20]
+    python -m benchmarks.finder_ablation [--tasks ioi greater-than docstring] [--seeds 20] [--threshold 0.05]
 
-The development split: the 200 pairs of each shipped reference, whose exact effects are known, so that a patch costs a
-look-up. Attribution and the gradients with all heads partly off run once on all of them (kept in ``.cache``); a seed
-draws n pairs, ranks the heads from those, and is judged by the exact effects of the others. What a finder spends is
-counted as if the patches were run: every row "adaptive-patching" has the same budget. A second table tells how far
-``adaptive-patching`` is above each step, with intervals over seeds (whose pairs overlap: they lean narrow); a third
-how much the best heads, as many as there are members, depend on the prompts drawn: their overlap between bootstraps;
-a fourth whether circuits at a stated false-discovery rate hold it; a fifth whether 95 % intervals of the heads that
-were patched do. With ``--threshold 0.05`` heads are members from 5 % of the gap on, to the finders as to the judge.
+The 200 pairs of each shipped reference have known effects, so that a patch costs a look-up. A seed draws n pairs,
+ranks the heads from those, and is judged by the exact effects of the others. What a finder spends is counted as if the
+patches were run: every row "adaptive-patching" has the same budget. Intervals are over seeds, whose pairs overlap:
+they lean narrow. ``--threshold``: the share of the gap from which heads are members, to the finders as to the judge.
 """
 
 import itertools

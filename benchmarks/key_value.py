@@ -3,15 +3,10 @@
     python -m benchmarks.key_value           # measure; finished cells are kept
     python -m benchmarks.key_value --show    # print what is there, run nothing
 
-Twelve countries get the capital of another country, six and then six more, by gradient descent on three wordings. The
-edits are of what one MLP writes, in the form that leaves the rest of the model alone: x + Δ(codes of x), Δ summed over
-the keys that are hit. Judged are the new facts in these wordings and in two held-out ones, the first six after the
-second six were learnt, the capitals of 25 countries that nothing was said about, and the KL on held-out text.
-
-Arms: ``values``, of the keys that the countries hit; ``rows``, as many rows of the MLP's output matrix, those of the
-neurons that are most active at the countries; ``matrix``, all of its rows. Layer and learning rates were chosen on the
-facts of seed 100 (--seed 100), which are judged nowhere. ``--seeds`` are draws of facts, ``--rates`` factors of the
-learning rates.
+What one MLP writes is moved in the form that leaves the rest of the model alone: x + Δ(codes of x), Δ summed over the
+keys that are hit. Arms: ``values``, of the keys that the countries hit; ``rows``, as many rows of the MLP's output
+matrix, those of the neurons that are most active at the countries; ``matrix``, all of its rows. Layer and learning
+rates were chosen on the facts of seed 100, which are judged nowhere. docs/evidence.md has the rest.
 """
 
 from collections.abc import Callable

@@ -1,16 +1,15 @@
 """Labels of the codebooks that come with the package, made from two million tokens of everyday text, docs and code.
 
-    python -m benchmarks.labels encode [--minutes 60]     # goes on where it stopped
-    python -m benchmarks.labels label                     # writes interp/bottlenecks/data/*/labels.parquet
-    python -m benchmarks.labels show                      # prints the tables of docs/evidence.md
+    python -m benchmarks.labels encode     # goes on where it stopped
+    python -m benchmarks.labels label      # writes interp/bottlenecks/data/*/labels.parquet
+    python -m benchmarks.labels show       # prints the tables of docs/evidence.md; -n codes of each, drawn with --seed
 
-Both codebooks are read in one pass: bfloat16, fused attention, codes by products whose factors are rounded to bfloat16
-where the processor has such products. An index that ``interp index build`` makes in float32 has the same codes at 95 %
-of tokens; it takes three times as long, twice. ``show`` draws ``-n`` codes of each codebook with ``--seed``.
+Both codebooks are read in one pass: bfloat16, fused attention, codes by products whose factors are rounded to
+bfloat16. An index that ``interp index build`` makes in float32 has the same codes at 95 % of tokens, and takes six
+times as long.
 """
 
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +66,7 @@ def books() -> dict[str, Codebook]:
     return {site: book for name in NAMES for site, book in Codebooks.from_pretrained(name).items()}
 
 
-def encode(folder: Path, minutes: float) -> None:
+def encode(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "text.json").exists():
         text = load_text(TEXT, load_model(), n_tokens=TOKENS, context=CONTEXT, stage=bar)
@@ -95,10 +94,9 @@ def encode(folder: Path, minutes: float) -> None:
     for i, layer in enumerate(model.model.layers):
         layer.self_attn.o_proj.register_forward_pre_hook(lambda _, x, site=f"a{i}": look(site, x[0]))
         layer.mlp.register_forward_hook(lambda _, __, y, site=f"m{i}": look(site, y))
-    until = time.monotonic() + 60 * minutes
     with torch.no_grad(), bar("reading codes", len(tokens)) as progress:
         progress(done)
-        while done < len(tokens) and time.monotonic() < until:
+        while done < len(tokens):
             some = tokens[done : done + BLOCKS]
             model.model(some, use_cache=False)
             ids[done * CONTEXT : (done + len(some)) * CONTEXT] = found[: len(some) * CONTEXT]
@@ -134,14 +132,10 @@ def label(folder: Path) -> None:
             file.write(begin + i, 0, some[:, i : i + 1].astype(np.int64))
     file.flush()
     corpus = corpus_of(tokens[order], sources[order])
+    fingerprint = codebooks_fingerprint(every)
     request = {
         "model": {"spec": DEFAULT_MODEL, "dtype": "bfloat16"},
-        "books": {
-            "fingerprint": codebooks_fingerprint(every),
-            "folder": None,
-            "sites": list(every),
-            "configs": {},
-        },
+        "books": {"fingerprint": fingerprint, "folder": None, "sites": list(every), "configs": {}},
         "text": {**read_json(folder / "text.json"), "n_tokens": n * CONTEXT},
         "error_term": True,
     }
@@ -183,9 +177,9 @@ def show(seed: int, n: int) -> None:
 
 def main() -> None:
     step = {"choices": ("encode", "label", "show")}
-    args = arguments(__doc__, {"step": step}, folder=FOLDER, minutes=1e9, seed=0, n=10)
+    args = arguments(__doc__, {"step": step}, folder=FOLDER, seed=0, n=10)
     if args.step == "encode":
-        encode(args.folder, args.minutes)
+        encode(args.folder)
     elif args.step == "label":
         label(args.folder)
     else:

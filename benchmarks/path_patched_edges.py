@@ -3,13 +3,10 @@
     python -m benchmarks.path_patched_edges [--task ioi] [--pairs 10] [--seeds 3] [--reference-pairs 16]
     python -m benchmarks.path_patched_edges --seeds 10 --reference-pairs 96 --out FILE    # the table
 
-The universe: every edge into q, k or v among the :data:`HEADS` heads of largest exact effect (the shipped reference),
-each path-patched alone on held-out pairs. True edges are those whose mean effect is at least :data:`THRESHOLD` of the
-clean–corrupt gap. A seed draws pairs of its own, none of them held out; every method scores *all* edges of the model
-from those and is judged on the universe. *codes, among these* scores the universe's edges alone, as ``interp discover``
-does those among the members that it found: they get all of its patches, and its prior is theirs. That these are the
-heads of largest exact effect is more than ``interp discover`` knows. Intervals are 95 % bootstraps over the held-out
-pairs and over seeds, both drawn anew.
+The universe: every edge into q, k or v among the :data:`HEADS` heads of largest exact effect, each path-patched alone
+on held-out pairs. True edges are those of at least :data:`THRESHOLD` of the gap. Every method scores *all* edges of
+the model from other pairs; *among these* scores the universe's edges alone, as ``interp discover`` does those among
+the members that it found. Intervals are 95 % bootstraps over the held-out pairs and over seeds, both drawn anew.
 """
 
 from dataclasses import replace

@@ -3,8 +3,7 @@
     make test-tl4                                                        # makes the environment
     OMP_NUM_THREADS=1 .venv-tl4/bin/python -m benchmarks.peer_eap [--pairs 10] [--rounds 3]
 
-A random GPT-2 of the usual size (12 layers × 12 heads, 768 wide), 15 tokens: theirs refuses grouped queries, and so
-the models that need no hub. Both take turns in one process and are compared within a round, by wall time. Memory is
+A random GPT-2 of the usual size, 15 tokens: theirs refuses grouped queries. Both take turns in one process. Memory is
 the peak of a process of its own above that after loading (Linux). Theirs differentiates at the corrupt prompts: with
 the sides exchanged it is ours, negated; the control has them as they are. It scores one pair at a time and edges by
 position; ours are sums over positions.

@@ -6,13 +6,10 @@
 
 All kinds see the same vectors at the sites of ``interp bottlenecks bench``, and are fitted to the same blocks of text.
 
-* **Names.** Of every code the pattern that tells best where it is on, as ``interp index label`` finds it: chosen on one
-  half of the documents, F1 measured on the other. A code that is on at half of all tokens has a high F1 by chance, so
-  what counts is how far F1 comes from that of random codes of the same frequency to 1, among codes of like frequency.
-* **Probes.** Ten yes-or-no tables of ``sae-probes`` (arXiv 2502.16681). Of the codes of all sites those few are chosen
-  whose means differ most between the classes, in standard deviations, on training texts; a logistic regression of them
-  is judged by its AUC on others. A code's value in a text is whether it is on at the last token, or at which share of
-  its tokens.
+* **Names.** Of every code the pattern that tells best where it is on, chosen on one half of the documents. What counts
+  is how far its F1 on the other half comes from that of random codes of the same frequency to 1.
+* **Probes.** Ten yes-or-no tables of ``sae-probes`` (arXiv 2502.16681). Those few codes are chosen whose means differ
+  most between the classes, in standard deviations; a logistic regression of them is judged by its AUC on other texts.
 * **Seeds.** A code's best F1 with a code of another fit of the same kind to the same text, in the mean over tokens.
 * **Paraphrases.** Pairs of sentences that say the same (MRPC): at a word that both have once, how often the code is the
   same, beside the same word in another sentence.

@@ -10,14 +10,12 @@ with what was chosen. Pairs are those of ``interp bench``, so that the other met
 
 from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from benchmarks.common import RESULTS, arguments, interval, kept, print_table
+from benchmarks.common import RESULTS, arguments, interval, print_table
 from interp import DEFAULT_MODEL, load_model, load_task
 from interp.activations.means import HeadMeans, role_positions
 from interp.activations.stream import feed
@@ -58,18 +56,20 @@ CHOSEN = "information", RoleOverlapConfig.n_codes
 
 
 def main() -> None:
-    args = arguments(__doc__, show=False, cache=Path(".cache"), part={"choices": TASKS})
     path = RESULTS / "role_overlap.json"
-    found = kept(path, {})
-    for part in [args.part] if args.part else [] if args.show else TASKS:
-        found[part] = [row for task in TASKS[part] for row in measured(task, args.cache, part)]
+    if not arguments(__doc__, show=False).show:
+        found: dict[str, list] = {part: [] for part in TASKS}
+        for task in TASKS["frozen"]:
+            z = outputs(task)
+            for part in (part for part in TASKS if task in TASKS[part]):
+                found[part] += measured(task, z, part)
         write_json(path, found)
-    show(found)
+    show(read_json(path))
 
 
-def measured(task: str, cache: Path, part: str) -> list[dict]:
+def measured(task: str, z: Tensor, part: str) -> list[dict]:
     """ROC AUC and average precision of every seed, for all variants or for the chosen one."""
-    z, truth = outputs(task, cache), load_reference(f"{task}/{DEFAULT_MODEL}").members()
+    truth = load_reference(f"{task}/{DEFAULT_MODEL}").members()
     choice = part == "choice"
     rows: dict[tuple, list] = {}
     for n, seed in product(*((CHOICE_PAIRS, range(CHOICE_SEEDS)) if choice else (PAIRS, range(SEEDS)))):
@@ -89,17 +89,13 @@ def measured(task: str, cache: Path, part: str) -> list[dict]:
     ]
 
 
-def outputs(task: str, cache: Path) -> Float[Tensor, "side pair role layer head d_head"]:
-    """What every head writes at the roles of the pool of ``interp bench``, run once."""
-    path = cache / f"role-outputs-{task}.pt"
-    if not path.is_file():
-        model = load_model(DEFAULT_MODEL)
-        pairs = load_task(task).sample(model.tokenizer, POOL, POOL_SEED)
-        means = HeadMeans(pairs, role_positions(pairs))
-        feed(model, pairs, [means])
-        cache.mkdir(parents=True, exist_ok=True)
-        torch.save(means.z_, path)
-    return torch.load(path)
+def outputs(task: str) -> Float[Tensor, "side pair role layer head d_head"]:
+    """What every head writes at the roles of the pool of ``interp bench``."""
+    model = load_model(DEFAULT_MODEL)
+    pairs = load_task(task).sample(model.tokenizer, POOL, POOL_SEED)
+    means = HeadMeans(pairs, role_positions(pairs))
+    feed(model, pairs, [means])
+    return means.z_
 
 
 def show(known: dict[str, list]) -> None:

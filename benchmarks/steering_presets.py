@@ -2,11 +2,10 @@
 
     python -m benchmarks.steering_presets [--n 24] [--tokens 40] [--out interp/steering/data]
 
-Run it anew whenever the codebooks of the package change, or the way in which codes are found (``FINDER``): both files
-name the codebooks that they were made with, and are passed over with others. All presets are made by one rule: the
-codes found by difference, added 2.5 times at every new token, temperature 0.7. One is kept if half of the steered texts
-or more hold one of its words, and twice as many as of those without codes and of those with random codes of the same
-heads, at no more than four times the perplexity.
+Run it anew whenever the package's codebooks change, or how codes are found (``FINDER``). All presets are made by one
+rule: the codes found by difference, added 2.5 times at every new token, temperature 0.7. One is kept if half of the
+steered texts or more hold one of its words, and twice as many as of those without codes and of those with random codes
+of the same heads, at no more than four times the perplexity.
 """
 
 import dataclasses

@@ -1,11 +1,10 @@
-"""Which of the codes found should steer: by their effect on outputs, or as they are?
+"""Which of the codes found should steer: by their effect on outputs, or as they are? On the topics of development.
 
     python -m benchmarks.steering_selection [--tokens 12] [--topics horse,rain]
 
-On the topics of development. From the codes that ``find_codes`` gives, half are taken by each of three rules: those
-whose own tokens they bring up most when added alone (:func:`output_scores`), those of most first-order effect on the
-target, and at random. All of them and each half are added, at doses, to texts that the plain model wrote. What is told
-is by how many nats the probability of the topic's words rises at the same KL(steered ‖ plain), in the mean over tokens.
+Half of the codes are taken by output score (:func:`output_scores`), by first-order effect on the target, and at
+random. All and each half are added, at doses, to texts that the plain model wrote. What is told is by how many nats
+the probability of the topic's words rises at the same KL(steered ‖ plain), in the mean over tokens.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,10 +1,9 @@
-"""A training run killed at twenty random moments, beside the same run left alone.
+"""A training run killed at twenty random moments, beside the same run left alone. Four minutes of one core.
 
     python -m benchmarks.train_kills [--kills 20] [--seed 0]
 
-A planted model and small books, so that what is measured is going on, not training. Each kill is SIGKILL at a moment
-drawn evenly, counted from the first step of a process. Prints how many steps were done twice after each, and the
-largest difference between the losses of both runs. About four minutes of one core, most of it for starting Python.
+A planted model and small books. Each kill is SIGKILL at a moment drawn evenly, counted from the first step of a
+process. Prints how many steps were done twice after each, and the largest difference between the losses of both runs.
 """
 
 import contextlib

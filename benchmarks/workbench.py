@@ -2,10 +2,9 @@
 
     python -m benchmarks.workbench RUNS [--rounds 5] [--threads 2]
 
-RUNS is a folder with a run, a code index and whatever else the pages are to show (``python -m benchmarks.screenshots
-OUT`` makes one in ``OUT/runs``). Times are from the mouse button's release to the first frame that shows the answer,
-taken in the page; a click needs no forward pass unless it says so. Forwards are of the prompt, by the same model in
-this process, with as many threads.
+RUNS is a folder with what the pages are to show (``python -m benchmarks.screenshots OUT`` makes one in ``OUT/runs``).
+Times are from the mouse button's release to the first frame that shows the answer, taken in the page; a click needs no
+forward pass unless it says so.
 """
 
 import functools

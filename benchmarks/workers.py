@@ -2,11 +2,9 @@
 
     python -m benchmarks.workers --task planted-backup -n 1600 --rounds 3
     python -m benchmarks.workers --task ioi -n 16 --batch-size 2 --rounds 2
-    python -m benchmarks.workers --seconds 1 --jobs 20
+    python -m benchmarks.workers --seconds 1 --jobs 20    # jobs that only wait, in place of a reference
 
-Both sides measure one reference with one thread a process and pay for starting their processes; the cluster itself is
-there before. They take turns, so that what else the machine does falls on both. ``--seconds`` is of jobs that only
-wait, in place of a reference.
+Both sides measure one reference with one thread a process and pay for starting their processes, but not the cluster.
 """
 
 import json
