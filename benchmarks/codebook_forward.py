@@ -8,11 +8,10 @@ similarities alone are 0.6 GFLOP a layer beside 9 of the plain forward.
 
 import contextlib
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import arguments, in_turn, print_table, ratio_cells
+from benchmarks.common import arguments, compare
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
 from interp.models import Model, hooked, load_model
@@ -37,25 +36,13 @@ def main() -> None:
         forms[name] = attach(
             model, {site: with_options(book, options) for site, book in books.items()}, error_term=False
         )
-    one_by_one = {
-        f"{site}.h{head}": single(book, head)
-        for site, book in books.items()
-        for head in range(model.cfg.n_heads)
-    }
-    forms["cosine, k = 1, each head by itself"] = attach(model, one_by_one, error_term=False)
 
     def run(_round: int) -> int:
         model(tokens)
         return 1
 
-    taken = in_turn(forms, run, given.rounds)
-    columns = ("forward", "seconds", "× plain", "× processor time", "smallest, largest", "goal")
-    rows = [
-        (name, f"{np.median(seconds, 0)[0]:.2f}", *ratio_cells(seconds, taken["plain"]), GOALS.get(name))
-        for name, seconds in taken.items()
-    ]
     title = f"SmolLM2, {BATCH} × {LENGTH} tokens, 270 codebooks of {N_CODES}, {given.threads} threads"
-    print_table(columns, rows, title)
+    compare(forms, run, given.rounds, GOALS, title)
 
 
 def head_books(model: Model, tokens: Tensor) -> dict[str, Codebook]:
@@ -77,12 +64,6 @@ def head_books(model: Model, tokens: Tensor) -> dict[str, Codebook]:
 def with_options(book: Codebook, options: dict) -> Codebook:
     new = Codebook(CodebookConfig(book.config.d_in, N_CODES, groups=book.config.groups, **options))
     new.codes = book.codes
-    return new
-
-
-def single(book: Codebook, head: int) -> Codebook:
-    new = Codebook(CodebookConfig(book.config.d_in, N_CODES)).requires_grad_(False)
-    new.codes.copy_(book.codes[head : head + 1])
     return new
 
 

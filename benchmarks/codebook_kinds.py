@@ -76,12 +76,9 @@ def show() -> None:
             apart = [np.subtract(by_seed[s]["ce"], best[s][spec]["ce"]) for s in best if s in by_seed]
             cells.append(_shown([cell["ce"] for cell in by_seed.values()]))
             cells.append(_shown(apart) if apart and name != AGAINST[name] else None)
-            kl, explained, worst = (
-                np.mean([cell[key] for cell in by_seed.values()]) for key in ("kl", "explained", "worst")
-            )
-            cells += [f"{kl:.2f}", f"{explained:.2f} ({worst:.2f})"]
+            cells.append(f"{np.mean([cell['kl'] for cell in by_seed.values()]):.2f}")
         rows.append((name, ",".join(found[name]), *cells))
-    columns = (f"{spec}: {what}" for spec in TEXTS for what in ("nats", "minus best", "KL", "VE"))
+    columns = (f"{spec}: {what}" for spec in TEXTS for what in ("nats", "minus best", "KL"))
     print_table(("kind", "seeds", *columns), rows, width=190)
 
 

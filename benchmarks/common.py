@@ -115,8 +115,10 @@ def bare(model: Model, pairs: PromptPairs) -> float:
 
 
 @torch.no_grad()
-def in_turn(forms: Mapping[str, Any], work: Callable[[int], int], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of a unit within each form, [round, clock or processor], after a round that warms up.
+def compare(
+    forms: Mapping[str, Any], work: Callable[[int], int], rounds: int, goals: Mapping[str, str], title: str
+) -> None:
+    """Print the time of a unit within each form, of which the first is plain, after a round that warms up.
 
     On a shared machine only ratios within a round mean something, and best those of processor time.
 
@@ -130,14 +132,15 @@ def in_turn(forms: Mapping[str, Any], work: Callable[[int], int], rounds: int) -
             with form:
                 units, clock, processor = timed(lambda n=number: work(n))
             taken[name].append((clock / units, processor / units))
-    return {name: np.array(each[1:]) for name, each in taken.items()}
-
-
-def ratio_cells(taken: np.ndarray, plain: np.ndarray) -> list[str]:
-    """Of clock and processor the median, and the smallest and largest of processor time."""
-    ratios = taken / plain
-    clock, processor = np.median(ratios, axis=0)
-    return [f"{clock:.2f}", f"{processor:.2f}", f"{ratios[:, 1].min():.2f}, {ratios[:, 1].max():.2f}"]
+    rows, plain = [], np.array(next(iter(taken.values()))[1:])
+    for name, each in taken.items():
+        seconds = np.array(each[1:])
+        ratios = seconds / plain
+        cells = (f"{ratio:.2f}" for ratio in np.median(ratios, 0))
+        spread = f"{ratios[:, 1].min():.2f}, {ratios[:, 1].max():.2f}"
+        rows.append((name, f"{1000 * np.median(seconds, 0)[0]:.0f}", *cells, spread, goals.get(name)))
+    columns = ("", "ms", "× plain", "× processor time", "smallest, largest", "goal")
+    print_table(columns, rows, title)
 
 
 @contextlib.contextmanager

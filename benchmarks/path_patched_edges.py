@@ -109,9 +109,6 @@ def _scores(
     told = list(zip(ours.edges, ours.evidence, strict=True))
     by_codes = [replace(edge, score=why.codes) for edge, why in told]
     together = [replace(edge, score=why.co_occurrence) for edge, why in told]
-    for name, found in (("adaptive-patching", ours), ("adaptive-patching, among these", within)):
-        patched = [why.measured for why in found.evidence if why.measured]
-        print(f"seed {seed}, {name}: {sum(patched)} patches of {len(patched)} edges")
     return {
         "adaptive-patching": (_of(ours.edges, edges), ours.cost.forwards / n),
         "adaptive-patching, among these": (_of(within.edges, edges), within.cost.forwards / n),

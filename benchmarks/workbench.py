@@ -9,22 +9,19 @@ forward pass unless it says so.
 
 import functools
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
-import torch
 from playwright.sync_api import Locator, Page
 
-from benchmarks.common import arguments, print_table, timed, workbench
-from interp.models import load_model, parse_site
+from benchmarks.common import arguments, print_table, workbench
+from interp.models import parse_site
 from interp.runs.run import Run
 from tests.browser.workbench import Tab
 
-GOAL, FIRST_GOAL = 200, 5
-"""Milliseconds of a click, plain forwards until the first steered token."""
+GOAL = 200
+"""Milliseconds of a click; of the first steered token there is none."""
 PROMPT = "One day, Tim and his mom went to"
 PAGES = {
     "Live text": "h3",
@@ -41,14 +38,13 @@ _CELL = """([layer, head]) => {
 }"""
 _IDLE = "document.querySelector('[data-test-script-state=notRunning]')"
 _WATCH = f"""shown => {{
-  window.times = null;
+  window.answered = window.done = null;
   const holds = new Function(`return ${{shown}}`), idle = () => {_IDLE};
   addEventListener('pointerup', () => {{
     const released = performance.now();
-    let answered = 0;
     const look = () => {{
-      if (!answered && holds()) answered = performance.now() - released;
-      if (answered && idle()) window.times = [answered, performance.now() - released];
+      if (!window.answered && holds()) window.answered = performance.now() - released;
+      if (window.answered && idle()) window.done = true;
       else requestAnimationFrame(look);
     }};
     requestAnimationFrame(look);
@@ -56,20 +52,12 @@ _WATCH = f"""shown => {{
 }}"""
 
 
-class Click(NamedTuple):
-    """Milliseconds from the mouse button's release."""
-
-    answered: float
-    """The first frame that shows the answer."""
-    whole: float
-    """The first frame after that in which the page is done."""
-
-
-def until(page: Page, act: Callable[[], None], shown: str) -> Click:
-    """How long a click takes whose answer is there when ``shown``, an expression, holds."""
+def until(page: Page, act: Callable[[], None], shown: str) -> float:
+    """Milliseconds from the mouse button's release to the first frame in which ``shown``, an expression, holds."""
     page.evaluate(_WATCH, shown)
     act()
-    return Click(*page.wait_for_function("window.times", timeout=120_000).json_value())
+    page.wait_for_function("window.done", timeout=120_000)
+    return page.evaluate("window.answered")
 
 
 def press(
@@ -83,8 +71,8 @@ def press(
     return lambda: page.mouse.click(x, y)
 
 
-def switch_pages(page: Page, rounds: int) -> dict[str, list[Click]]:
-    found: dict[str, list[Click]] = {}
+def switch_pages(page: Page, rounds: int) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
     for n in range(rounds + 1):
         for name, content in PAGES.items():
             link = page.get_by_role("navigation").get_by_role("link", name=name, exact=True)
@@ -94,12 +82,12 @@ def switch_pages(page: Page, rounds: int) -> dict[str, list[Click]]:
                 f"&& document.querySelector('{content}')"
             )
             took = until(page, press(page, link), shown)
-            # the first visit reads what later ones have at hand
-            found.setdefault(f"page switch: {name}" if n else f"first visit: {name}", []).append(took)
+            if n:  # the first visit reads what later ones have at hand
+                found.setdefault(f"page: {name}", []).append(took)
     return found
 
 
-def choose_tokens(tab: Tab, rounds: int) -> list[Click]:
+def choose_tokens(tab: Tab, rounds: int) -> list[float]:
     page = tab.open("/live?site=a12")
     page.locator(".token").first.wait_for()
     found = []
@@ -109,7 +97,7 @@ def choose_tokens(tab: Tab, rounds: int) -> list[Click]:
     return found
 
 
-def choose_heads(tab: Tab, rounds: int, runs: Path) -> list[Click]:
+def choose_heads(tab: Tab, rounds: int, runs: Path) -> list[float]:
     """Members of a run, clicked in the grid: what the page shows of them is in the run."""
     folder = max(runs.glob("*/run.json"), key=lambda path: path.stat().st_mtime).parent
     sites = [head.site for head in Run.load(folder).circuit.heads]
@@ -125,7 +113,7 @@ def choose_heads(tab: Tab, rounds: int, runs: Path) -> list[Click]:
     return found[1:]
 
 
-def open_codes(tab: Tab, rounds: int) -> list[Click]:
+def open_codes(tab: Tab, rounds: int) -> list[float]:
     found = []
     page = tab.open("/codes?q=%5Cbreturn%5Cw*")
     for n in range(rounds):
@@ -139,7 +127,7 @@ def open_codes(tab: Tab, rounds: int) -> list[Click]:
     return found
 
 
-def next_codes(tab: Tab, rounds: int) -> list[Click]:
+def next_codes(tab: Tab, rounds: int) -> list[float]:
     found = []
     page = tab.open("/codes?code=a11.h6=127")
     for _ in range(rounds + 1):
@@ -151,7 +139,7 @@ def next_codes(tab: Tab, rounds: int) -> list[Click]:
     return found[1:]
 
 
-def first_tokens(tab: Tab, rounds: int) -> list[Click]:
+def first_tokens(tab: Tab, rounds: int) -> list[float]:
     """From the button to the first new token of both texts on the page; forwards included."""
     found = []
     address = (
@@ -169,54 +157,26 @@ def first_tokens(tab: Tab, rounds: int) -> list[Click]:
     return found[1:]
 
 
-@torch.no_grad()
-def forwards(threads: int, rounds: int) -> list[float]:
-    torch.set_num_threads(threads)
-    model = load_model()
-    tokens = model.to_tokens(PROMPT)
-    return [1000 * timed(lambda: model(tokens)).clock for _ in range(rounds + 3)][3:]
-
-
 def main() -> None:
     given = arguments(__doc__, {"runs": Path}, rounds=5, threads=2)
-    plain = forwards(given.threads, 2 * given.rounds)
-    starts: dict[str, float] = {}
-    times: dict[str, list[Click]] = {}
-    begin = time.perf_counter()
     with (
         TemporaryDirectory() as log,
         workbench(given.runs.absolute(), Path(log) / "log", given.threads) as (address, context),
     ):
-        starts["server and browser are there"] = time.perf_counter() - begin
         tab = Tab(context, address)
-        begin = time.perf_counter()
         tab.page.goto(address)
-        tab.page.locator("h1").wait_for()
-        starts["first page is there, nothing loaded or cached"] = time.perf_counter() - begin
         tab.page.get_by_text("is ready").wait_for(timeout=300_000)
-        starts["model is ready"] = time.perf_counter() - begin
-        times |= switch_pages(tab.page, given.rounds)
+        times = switch_pages(tab.page, given.rounds)
         times["choose a token"] = choose_tokens(tab, given.rounds)
         times["choose a head"] = choose_heads(tab, given.rounds, given.runs)
         times["open a code from a table"] = open_codes(tab, given.rounds)
         times["next code"] = next_codes(tab, given.rounds)
         times["first steered token (with forwards)"] = first_tokens(tab, given.rounds)
-    report(starts, times, statistics.median(plain))
-
-
-def report(starts: dict[str, float], times: dict[str, list[Click]], plain: float) -> None:
-    for name, seconds in starts.items():
-        print(f"{name}: {seconds:.1f} s")
-    rows: list[tuple] = []
+    rows = []
     for name, taken in times.items():
-        answered, whole = ([getattr(click, part) for click in taken] for part in Click._fields)
-        goal = None if len(taken) == 1 else f"{FIRST_GOAL * plain:.0f}" if "steered" in name else GOAL
-        median, done = (f"{statistics.median(each):.0f}" for each in (answered, whole))
-        rows.append((name, median, f"{max(answered):.0f}", goal, done))
-    rows.append(("a plain forward of the prompt", f"{plain:.0f}"))
-    print_table(("ms", "answered, median", "largest", "goal", "whole page, median"), rows)
-    steered = statistics.median(click.answered for click in times["first steered token (with forwards)"])
-    print(f"\nfirst steered token: {steered / plain:.1f} plain forwards (goal {FIRST_GOAL})")
+        goal = None if "steered" in name else GOAL
+        rows.append((name, f"{statistics.median(taken):.0f}", f"{max(taken):.0f}", goal))
+    print_table(("ms", "median", "largest", "goal"), rows)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@
     python -m benchmarks.tokfsm seeds benchmarks/results/tokfsm/adam-*.json         # 38 M by one earlier still
     python -m benchmarks.tokfsm seeds runs/tokfsm-*                                 # folders of runs of one scale
 
-The interval over seeds is Student's, 95 %: how far the mean over all seeds may be from this one. Those of a single run
-(``table.md``) are over its sequences. Of fewer than three seeds there is none.
+The interval over seeds is Student's, 95 %: how far the mean over all seeds may be from this one. That of a single run
+is over its sequences, and over states where values are of states. Of two seeds there is none.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import shlex
 from pathlib import Path
 
 from benchmarks.common import RESULTS
-from benchmarks.tokfsm.folder import PAGE, save
+from benchmarks.tokfsm.folder import save
 from benchmarks.tokfsm.recipe import SCALES, recipe
 from benchmarks.tokfsm.reproduce import measure, train
 from benchmarks.tokfsm.table import print_seeds, summary
@@ -54,8 +54,7 @@ def main(words: list[str] | None = None) -> None:
     command = ["python", "-m", "benchmarks.tokfsm", "run", "--scale", given.scale, "--seed", str(given.seed)]
     command += [] if given.tokens is None else ["--tokens", str(given.tokens)]
     command += [] if given.out is None else ["--out", str(given.out)]
-    save(training, measure(training, stage=bar), folder, shlex.join(command))
-    print((folder / PAGE).read_text(encoding="utf-8"))
+    print_seeds([save(training, measure(training, stage=bar), folder, shlex.join(command))])
     print(f"saved    {folder}")
 
 

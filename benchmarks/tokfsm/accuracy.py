@@ -22,8 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from benchmarks.tokfsm.coded import Books
-from benchmarks.tokfsm.data import BASE, BOS, N_EDGES, N_STATES, Machine, decode, generator_of, sequences
+from benchmarks.tokfsm.data import BASE, BOS, N_EDGES, N_STATES, Machine, decode, sequences
 from benchmarks.tokfsm.neox import At, NeoX
 
 HELD_OUT, SAMPLED = 101, 102
@@ -105,16 +104,3 @@ def top10_overlap(machine: Machine, model: NeoX, at: At | None = None) -> Float[
     """See the module's docstring, of every state."""
     best = next_states(model, at).topk(N_EDGES, dim=1).indices
     return machine.allowed.gather(1, best).float().mean(1)
-
-
-def quick_look(model: NeoX, machine: Machine, books: Books | None) -> dict[str, float]:
-    """Loss and accuracies on a hundred sequences: a point of the curve."""
-    at = None if books is None else books.run()
-    language = language_scores(model, machine, held_out(machine, 100), at)
-    sampled = transitions(machine, model.sample(100, generator_of(0, SAMPLED), bos=BOS, at=at))
-    return {
-        "loss": float(language.loss.mean()),
-        "token_accuracy": float(language.right.mean()),
-        "transition_accuracy": float(sampled.mean()),
-        "top10_overlap": float(top10_overlap(machine, model, at).mean()),
-    }

@@ -1,4 +1,4 @@
-"""What runs measured beside what was published: a page of one run, a table of several seeds and their mean."""
+"""What runs measured beside what was published: each seed and their mean."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -100,11 +100,16 @@ def print_seeds(results: Sequence[Mapping[str, Any]]) -> None:
     cells = []
     for row in rows(results):
         values = [format(value["mean"], row.form) for value in row.values]
-        over = interval(*_over_seeds(row.values), row.form) if len(results) > 2 else None
+        over = None
+        if len(results) > 2:
+            over = interval(*_over_seeds(row.values), row.form)
+        elif len(results) == 1 and "low" in row.values[0]:
+            over = interval(*(row.values[0][end] for end in ("mean", "low", "high")), row.form)
         published = None if row.published is None else format(row.published, row.form)
         cells.append((row.name, *values, over, published, row.aim))
     seeds = (f"seed {result['recipe']['seed']}" for result in results)
-    print_table(("", *seeds, "mean [95 % over seeds]", "published", "aim"), cells)
+    over = "mean [95 % over seeds]" if len(results) > 1 else "95 % over sequences or states"
+    print_table(("", *seeds, over, "published", "aim"), cells)
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -124,43 +129,3 @@ def _over_seeds(values: Sequence[Value]) -> tuple[float, float, float]:
     means, n = [value["mean"] for value in values], len(values)
     mean, half = np.mean(means), t.ppf(0.975, n - 1) * np.std(means, ddof=1) / np.sqrt(n)
     return float(mean), float(mean - half), float(mean + half)
-
-
-def page(result: Mapping[str, Any]) -> str:
-    """The result of a run as Markdown."""
-    recipe = result["recipe"]
-    lines = [
-        f"# TokFSM, scale {recipe['scale']}, seed {recipe['seed']}",
-        "",
-        f"Four layers, attention and MLP codebooks, k = 1, C = {recipe['n_codes']}; trained on "
-        f"{result['tokens'] / 1e6:.1f} M tokens ({result['plain_tokens'] / 1e6:.1f} M of them before there were "
-        "codebooks). Published: C = 10 000, 2 600 M tokens.",
-        "",
-        _row("", "mean [95 % over sequences or states]", "published"),
-        _row(*["---"] * 3),
-    ]
-    for row in rows([result]):
-        [value] = row.values
-        ends = value["mean"], *(value[end] for end in ("low", "high") if end in value)
-        cell = interval(*ends, row.form) if len(ends) == 3 else format(*ends, row.form)
-        lines.append(_row(row.name, cell, "" if row.published is None else format(row.published, row.form)))
-    lines += [
-        "",
-        "No codebooks and untrained k-means: the model as it was when the codebooks came in, on fewer tokens; random "
-        "codes: the trained model with every code drawn at random. Texts of all seeds are drawn from one stream of "
-        f"random numbers. Divergence: of Jensen and Shannon, from the target's prediction, mean over "
-        f"{result['n']['pairs']} pairs, divided by that without intervention. The MLP of layer 0 reads nothing but the "
-        "token: more than 11 codes cannot live there.",
-        "",
-        _row("tokens, M", "codebooks", "loss", "state accuracy", "top-10 overlap"),
-        _row(*["---"] * 5),
-    ]
-    for point in result["curve"]:
-        shares = (f"{point[key]:.1%}" for key in ("transition_accuracy", "top10_overlap"))
-        coded = "yes" if point["coded"] else "no"
-        lines.append(_row(f"{point['tokens'] / 1e6:.1f}", coded, f"{point['loss']:.3f}", *shares))
-    return "\n".join([*lines, "", f"Again: `{result['command']}`", ""])
-
-
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"

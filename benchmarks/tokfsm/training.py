@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.tokfsm.accuracy import quick_look
 from benchmarks.tokfsm.coded import Books, Running
 from benchmarks.tokfsm.data import make_machine, sequences
 from benchmarks.tokfsm.neox import NeoX
@@ -22,8 +21,6 @@ OBJECTIVE = 2
 TEXT, FIT = 1, 2
 """What a draw is for: part of the key of its generator."""
 PARTS = ("model", "books", "means")
-LOOKS = 24
-"""Points of the curve."""
 
 
 REST = 0.5
@@ -52,7 +49,6 @@ class Training:
     Attributes:
         step: done so far.
         losses: cross-entropy of every step.
-        curve: what :func:`~benchmarks.tokfsm.accuracy.quick_look` saw, against tokens.
         means: what the codes follow, by site.
         plain: the model as it was just before the codebooks, its state dict; None before.
     """
@@ -67,7 +63,6 @@ class Training:
         self._teacher: NeoX | None = None
         self.step = 0
         self.losses: list[float] = []
-        self.curve: list[dict[str, float]] = []
         self.plain: dict[str, Tensor] | None = None
 
     @property
@@ -121,19 +116,12 @@ class Training:
             self._teacher = self.plain_model()
         return self._teacher(tokens)[:, :-1].softmax(-1)
 
-    def look(self) -> None:
-        """Add a point to the curve."""
-        seen = quick_look(self.model, self.machine, self.books if self.coded else None)
-        tokens = self.step * self.recipe.per_step
-        self.curve.append({"tokens": tokens, "coded": float(self.coded), **seen})
-
     def run(self, checkpoint: Path, *, every: int, until: int | None = None, stage: Stage = silent) -> None:
         """Train to a step, or to the end, with a checkpoint after every so many.
 
         Raises:
             InputError: the loss is no longer finite.
         """
-        looks = max(1, self.recipe.steps // LOOKS)
         until = self.recipe.steps if until is None else until
         with stage("training, steps", until) as done:
             done(self.step)
@@ -141,8 +129,6 @@ class Training:
                 if not math.isfinite(self.advance()):
                     raise InputError(f"the loss is not finite at step {self.step}: try another --seed")
                 last = self.step in (self.recipe.plain_steps, self.recipe.steps)
-                if last or self.step % looks == 0:
-                    self.look()
                 if last or self.step % every == 0:
                     self.save(checkpoint)
                 done(1)
@@ -151,7 +137,7 @@ class Training:
         """Everything that the next step depends on, in one file, whole or not at all."""
         stored = {part: getattr(self, part).state_dict() for part in PARTS}
         stored |= {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
-        stored |= {"plain": self.plain, "losses": self.losses, "curve": self.curve}
+        stored |= {"plain": self.plain, "losses": self.losses}
         with atomic_path(path) as temporary:
             torch.save({"recipe": _asked(self.recipe), **stored}, temporary)
 
@@ -177,7 +163,7 @@ class Training:
             getattr(self, part).load_state_dict(stored[part])
         for optimizer, state in zip(self.optimizers, stored["optimizers"], strict=True):
             optimizer.load_state_dict(state)
-        self.plain, self.losses, self.curve = (stored[part] for part in ("plain", "losses", "curve"))
+        self.plain, self.losses = stored["plain"], stored["losses"]
         self.step = len(self.losses)
         return self
 
