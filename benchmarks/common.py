@@ -16,16 +16,17 @@ from interp.activations.stream import BATCH_SIZE, equal_length_batches
 from interp.files import read_json
 from interp.models import Model
 from interp.prompts.pairs import PromptPairs
-from interp.stats import mean_interval
 
 RESULTS = Path(__file__).parent / "results"
 
 
-def parser_of(doc: str | None, positional: Mapping[str, Any] | None = None, **options: Any):
-    """A command line, from what its arguments are if nobody gives them.
+def arguments(
+    doc: str | None, positional: Mapping[str, Any] | None = None, **options: Any
+) -> argparse.Namespace:
+    """A command line from defaults; the docstring of the script says what they are.
 
     Of ``seeds=3`` the flag is ``--seeds N``, of a list it takes several, of ``False`` it is a switch. A type, such as
-    ``Path``, stands for no default. A dict is given to argparse as it is. The docstring of the script says the rest.
+    ``Path``, stands for no default. A dict is given to argparse as it is. ``--threads`` are set.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (positional or {}).items():
@@ -33,7 +34,10 @@ def parser_of(doc: str | None, positional: Mapping[str, Any] | None = None, **op
     for name, default in options.items():
         words = [f"--{name.replace('_', '-')}", *([f"-{name}"] if len(name) == 1 else [])]
         parser.add_argument(*words, dest=name, **_settings(default, "+"))
-    return parser
+    given = parser.parse_args()
+    if "threads" in given:
+        torch.set_num_threads(given.threads)
+    return given
 
 
 def _settings(default: Any, several: str) -> dict[str, Any]:
@@ -46,14 +50,6 @@ def _settings(default: Any, several: str) -> dict[str, Any]:
     more = {"nargs": several} if isinstance(default, list | tuple) else {}
     kind = type(default[0] if more else default)
     return {"type": kind, "default": default, "help": f"[default: {default}]", **more}
-
-
-def arguments(doc: str | None, positional: Mapping[str, Any] | None = None, **options: Any):
-    """What was given to :func:`parser_of`; ``--threads`` is set."""
-    given = parser_of(doc, positional, **options).parse_args()
-    if "threads" in given:
-        torch.set_num_threads(given.threads)
-    return given
 
 
 def kept(path: Path, default: Any) -> Any:
@@ -80,12 +76,6 @@ def print_table(
 
 def interval(mean: float, low: float, high: float, form: str = ".2f") -> str:
     return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
-
-
-def mean_of(values: Sequence[float] | np.ndarray, form: str = ".2f") -> str:
-    """The mean and its 95 % bootstrap interval."""
-    low, high = mean_interval(np.asarray(values)[:, None], 0)
-    return interval(float(np.mean(values)), low[0], high[0], form)
 
 
 class Timed(NamedTuple):

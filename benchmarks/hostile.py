@@ -31,7 +31,6 @@ import tempfile
 import time
 import types
 import typing
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -423,7 +422,7 @@ def kind_of(hint: Any) -> Any:
     return Literal if typing.get_origin(hint) is Literal else hint if hint in HOSTILE else str
 
 
-def inputs() -> Iterator[Try]:
+def inputs(_world: World, _seed: int) -> Iterator[Try]:
     """Every option and argument of every command with every hostile value of its type."""
     for name, command in commands():
         hints = typing.get_type_hints(inspect.unwrap(command.callback), include_extras=True)
@@ -958,9 +957,9 @@ def calls(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]: 
         "a budget without end": lambda: interp.find_circuit(m, MODEL, n=6, config={"budget": 1e308}),
     }
     for name, call in list(tried.items())[:n]:
+        wrong: str | None = "accepted"
         try:
             call()
-            wrong: str | None = "accepted"
         except InputError as error:
             wrong = f"not one line: {error}" if "\n" in str(error) or len(str(error)) > 300 else None
         except Exception as error:
@@ -992,51 +991,47 @@ def preload() -> None:
     load_model(MODEL)("B A")  # no gradient: threads that autograd starts would be lost in a fork
 
 
-SIZES = {
-    "inputs": 800,
-    "files": 500,
-    "kills": 200,
-    "full": 45,
-    "together": 27,
-    "calls": 28,
-    "links": 200,
-    "tabs": 100,
-    "tabs of SmolLM2": 100,
-}
-
-
 def judged(
-    world: World, make: Callable[[], Iterator[Try]], n: int, seed: int
+    make: Callable[[World, int], Iterator[Try]], world: World, n: int, seed: int
 ) -> Iterator[tuple[str, str | None]]:
     """Of all that can be tried so much, drawn at random."""
-    tries = list(make())
+    tries = list(make(world, seed))
     for i in sorted(random.Random(seed).sample(range(len(tries)), min(n, len(tries)))):
         found, wrong = world.judged(tries[i])
         yield f"{found.seconds:.1f} s  {tries[i].name}  {' '.join(tries[i].words)[:200]!r}", wrong
 
 
+PARTS: dict[str, tuple[int, Callable[..., Iterator[tuple[str, str | None]]]]] = {
+    "inputs": (800, partial(judged, inputs)),
+    "files": (500, partial(judged, files)),
+    "kills": (200, kills),
+    "full": (45, full),
+    "together": (27, together),
+    "calls": (28, calls),
+    "links": (200, links),
+    "tabs": (100, tabs),
+    "tabs of SmolLM2": (100, partial(tabs, spec=DEFAULT_MODEL, source=f"{DEFAULT_MODEL}-k1")),
+}
+"""How much is tried of each, and how."""
+
+
 def main() -> None:
-    parts = {"nargs": "*", "metavar": "PART[=N]", "help": f"of {', '.join(SIZES)}; N of them"}
+    parts = {"nargs": "*", "metavar": "PART[=N]", "help": f"of {', '.join(PARTS)}; N of them"}
     options = arguments(__doc__, {"parts": parts}, seed=0, show=False)
-    chosen = [part.partition("=") for part in options.parts or SIZES]
-    kinds = {"kills": kills, "full": full, "together": together, "calls": calls, "links": links, "tabs": tabs}
-    kinds["tabs of SmolLM2"] = partial(tabs, spec=DEFAULT_MODEL, source=f"{DEFAULT_MODEL}-k1")
+    chosen = [part.partition("=") for part in options.parts or PARTS]
     failed = 0
     with tempfile.TemporaryDirectory() as name:
         tempfile.tempdir = os.environ["TMPDIR"] = name
         preload()
         world = World(Path(name) / "world")
-        kinds |= {"inputs": lambda *how: judged(world, inputs, *how[1:])}
-        kinds |= {"files": lambda *how: judged(world, partial(files, world, options.seed), *how[1:])}
-        for part, _, n in sorted(chosen, key=lambda one: [*SIZES].index(one[0])):
-            tried, wrong = 0, Counter()
-            for what, fault in kinds[part](world, int(n or SIZES[part]), options.seed):
-                tried += 1
+        for part, _, n in sorted(chosen, key=lambda words: [*PARTS].index(words[0])):
+            (size, tries), tried, wrong = PARTS[part], 0, 0
+            for what, fault in tries(world, int(n or size), options.seed):
+                tried, wrong = tried + 1, wrong + (fault is not None)
                 if fault or options.show:
                     print(f"{part}: {what}: {fault or 'right'}", flush=True)
-                wrong.update([fault] if fault else [])
-            failed += wrong.total()
-            print(f"{part}: {tried} tried, {wrong.total()} failed", flush=True)
+            failed += wrong
+            print(f"{part}: {tried} tried, {wrong} failed", flush=True)
     sys.exit(failed > 0)
 
 

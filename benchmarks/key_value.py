@@ -27,6 +27,7 @@ from interp.models.hooks import hooked
 from interp.stats import mean_interval
 from interp.text import load_text
 
+OUT = RESULTS / "key_value.json"
 _LIST = """France:Paris Germany:Berlin Italy:Rome Spain:Madrid Japan:Tokyo China:Beijing Russia:Moscow Greece:Athens
 Egypt:Cairo Austria:Vienna Ireland:Dublin Portugal:Lisbon Poland:Warsaw Sweden:Stockholm Norway:Oslo Denmark:Copenhagen
 Finland:Helsinki Hungary:Budapest Cuba:Havana Peru:Lima Kenya:Nairobi Iran:Tehran Iraq:Baghdad Belgium:Brussels
@@ -48,9 +49,9 @@ RATES = {"values": 0.09, "rows": 0.009, "matrix": 0.003}
 class Facts:
     """The model, its facts, and one MLP."""
 
-    def __init__(self, layer: int) -> None:
+    def __init__(self) -> None:
         self.model = load_model()
-        self.point = f"blocks.{layer}.mlp"
+        self.point = f"blocks.{LAYER}.mlp"
         self.answers = {land: self.model.to_single_token(f" {city}") for land, city in CAPITALS.items()}
         training = load_text("stdlib+self", self.model, n_tokens=FIT_TOKENS)
         self.text = load_text("stdlib+self", self.model, n_tokens=3072, split="heldout").tokens
@@ -184,21 +185,17 @@ def cell(facts: Facts, arm: str, seed: int, rate: float) -> dict:
 
 
 def main() -> None:
-    given = arguments(
-        __doc__, layers=[LAYER], seeds=4, seed=0, rates=[1.0], out=RESULTS / "key_value.json", show=False
-    )
+    given = arguments(__doc__, seeds=4, seed=0, show=False)
     torch.set_num_threads(1)
-    cells = kept(given.out, {})
-    for layer in [] if given.show else given.layers:
-        facts = None
-        for seed in range(given.seed, given.seed + given.seeds):
-            for arm, rate in ((arm, rate * times) for times in given.rates for arm, rate in RATES.items()):
-                name = f"m{layer} {arm} {rate:g} seed {seed}"
-                if name not in cells:
-                    facts = facts or Facts(layer)
-                    cells[name] = cell(facts, arm, seed, rate) | {"layer": layer}
-                    write_json(given.out, cells)
-                    print(name, cells[name])
+    cells, facts = kept(OUT, {}), None
+    for seed in range(given.seed, given.seed + given.seeds):
+        for arm, rate in () if given.show else RATES.items():
+            name = f"m{LAYER} {arm} {rate:g} seed {seed}"
+            if name not in cells:
+                facts = facts or Facts()
+                cells[name] = cell(facts, arm, seed, rate) | {"layer": LAYER}
+                write_json(OUT, cells)
+                print(name, cells[name])
     show(list(cells.values()))
 
 

@@ -26,7 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.common import RESULTS, arguments, kept, mean_of, print_table
+from benchmarks.common import RESULTS, arguments, interval, kept, print_table
 from benchmarks.labels import TEXT, corpus_of
 from interp.activations.stream import end_logits
 from interp.bottlenecks.slots import Slots
@@ -36,6 +36,7 @@ from interp.evaluation.rates import PARTS, SITES, TopK, new_coder
 from interp.files import read_json, write_json
 from interp.models import Model, hooked, load_model, resolve_site
 from interp.progress import bar
+from interp.stats import mean_interval
 from interp.text import load_text
 from interp.text.sources import probe_table
 from interp.text.special import first_token
@@ -342,7 +343,7 @@ def show() -> None:
     for row in rows:
         of = {key: np.array(list(found.values())) for key, found in row["probes"].items()}
         means = (f"{of[key].mean():.3f}" if key in of else None for key in base)
-        apart = mean_of(of["share 16"] - np.array(list(base["share 16"].values())))
+        apart = _mean(of["share 16"] - np.array(list(base["share 16"].values())))
         cells.append((row["kind"], row["asked"], *means, apart))
         if "share all" in of:
             print(f"all coordinates: last {of['last all'].mean():.3f}, share {of['share all'].mean():.3f}")
@@ -353,12 +354,18 @@ def show() -> None:
     for row in coded:
         row_cells: list[str | None] = []
         for of in (row["parts"][part] for part in PARTS):
-            row_cells += [mean_of(of[key]) for key in ("paraphrase", "elsewhere")]
+            row_cells += [_mean(of[key]) for key in ("paraphrase", "elsewhere")]
             again = f"{np.mean(of['seeds']):.2f} ({_chance(of['names']):.2f})" if "seeds" in of else None
             row_cells.append(again)
         cells.append((row["kind"], row["asked"], *row_cells))
     told = ("paraphrase", "elsewhere", "another seed")
     print_table(("kind", "bits", *(f"{part}: {what}" for part in PARTS for what in told)), cells)
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> str:
+    """With its 95 % bootstrap interval."""
+    low, high = mean_interval(np.asarray(values)[:, None], 0)
+    return interval(float(np.mean(values)), low[0], high[0])
 
 
 def _chance(groups: list[dict[str, list[float]]]) -> float:

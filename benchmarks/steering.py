@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.common import RESULTS, interval, parser_of, print_table
+from benchmarks.common import RESULTS, arguments, interval, print_table
 from interp import DEFAULT_MODEL, Codebooks, attach
 from interp.bench.plan import read_record, write_record
 from interp.bottlenecks import Codebook
@@ -117,7 +117,7 @@ def main() -> None:
         name: getattr(SteeringConfig, name)
         for name in ("n", "tries", "times", "variety", "temperature", "seed")
     }
-    parser = parser_of(
+    given = arguments(
         __doc__,
         codebooks="smollm2-135m-instruct-k1",
         model=DEFAULT_MODEL,
@@ -132,8 +132,6 @@ def main() -> None:
         tokens=SteeringConfig.n_tokens,
         **numbers,
     )
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
     config = SteeringConfig(**{name: getattr(given, name) for name in numbers}, n_tokens=given.tokens)
     model = load_model(given.model)
     books = Codebooks.from_pretrained(given.codebooks, model)
@@ -153,7 +151,7 @@ def main() -> None:
     topics = [style(name) if given.styles else topic(name) for name in names]
     chosen = given.topics.split(",") if given.topics else names
     if unknown := [name for name in chosen if name not in names]:
-        parser.error(f"no topic {', '.join(unknown)} here: there are {', '.join(names)}")
+        raise SystemExit(f"no topic {', '.join(unknown)} here: there are {', '.join(names)}")
     wanted = [topic for topic in topics if topic.name in chosen]
     missing = [topic for topic in wanted if any(cells.read(topic, arm) is None for arm in given.arms)]
     if not given.show and (missing or cells.read(None, BASE) is None):
