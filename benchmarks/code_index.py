@@ -84,12 +84,8 @@ def make_corpus(rng: np.random.Generator, n: int) -> Corpus:
     weight = np.cumsum(1 / np.arange(1, WORDS + 1))
     tokens = 3 + np.minimum(np.searchsorted(weight / weight[-1], rng.random(n)), WORDS - 1)
     tokens[::CONTEXT] = 0
-    at = (
-        rng.choice(
-            np.flatnonzero(np.arange(n // 4) % (CONTEXT // 4) > 0), min(MATCHES, n // 8), replace=False
-        )
-        * 4
-    )
+    places = np.flatnonzero(np.arange(n // 4) % (CONTEXT // 4) > 0)
+    at = rng.choice(places, min(MATCHES, n // 8), replace=False) * 4
     tokens[at], tokens[at + 1] = 1, 2
     return Corpus(
         tokens.astype(np.uint16),

@@ -59,12 +59,7 @@ PARTIAL = {
     "adaptive-patching, all half off, counting 1": (PARTIAL_SHARE, 0.0, 1.0, 0.0),
     "adaptive-patching, half off counts .1, a quarter on .03": (PARTIAL_SHARE, QUARTER_RUNS, 0.1, 0.03),
     "adaptive-patching, half off counts .3, a quarter on .1": (PARTIAL_SHARE, QUARTER_RUNS, 0.3, 0.1),
-    "adaptive-patching, half off counts .2, a quarter on .2": (
-        PARTIAL_SHARE,
-        QUARTER_RUNS,
-        HALF_WEIGHT,
-        HALF_WEIGHT,
-    ),
+    "adaptive-patching, half off counts .2, a quarter on .2": (PARTIAL_SHARE, QUARTER_RUNS, 0.2, 0.2),
 }
 """Share of the budget that pairs with all heads partly off may take, share of these that have a quarter on and not a
 half, and how their values count."""

@@ -30,14 +30,7 @@ from interp.scores.eap import WITHIN_LAYERS
 from interp.scores.registry import load_method, method_config
 from interp.scores.result import EdgeScore
 
-OTHERS = {
-    "eap-ig": {},
-    "eap-ig-activations": {},
-    "eap": {},
-    "acdc": {"level": "edges"},
-    "flow-routes": {},
-    "overlap": {},
-}
+OTHERS = ("eap-ig", "eap-ig-activations", "eap", "acdc", "flow-routes", "overlap")
 Found = tuple[tuple[EdgeScore, ...], float]
 
 
@@ -71,7 +64,8 @@ def _scored(model: Model, pairs: PromptPairs, seed: int) -> Iterator[tuple[str, 
     yield "adaptive-patching", (ours.edges, ours.cost.forwards)
     yield "code vectors alone", (_by(told, lambda why: why.codes), (BASE_COST + WITHIN_LAYERS) * len(pairs))
     yield "co-occurrence alone", (_by(told, lambda why: why.co_occurrence), BOTH_SIDES * len(pairs))
-    for name, options in OTHERS.items():
+    for name in OTHERS:
+        options = {"level": "edges"} if name == "acdc" else {}
         found = _run(name, model, pairs, seed, **options)
         yield name, (found.edges, found.cost.forwards)
 

@@ -86,8 +86,6 @@ def _print(name: str, found: dict) -> None:
         f"cost: {forwards:,.0f} forwards of one prompt, {seconds['program']:.0f} s, "
         f"{seconds['program'] / seconds['bare']:.1f} times the bare forwards ({seconds['bare']:.1f} s)\n"
     )
-    for note in found["program_details"]["notes"]:
-        print(f"  {note}")
 
 
 if __name__ == "__main__":

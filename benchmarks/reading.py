@@ -334,10 +334,9 @@ def show() -> None:
             for low, high in itertools.pairwise(FREQUENCIES):
                 some = (share > low) & (share <= high)
                 by_share.append(f"{f1[some].mean():.3f} ({some.sum()})" if some.sum() >= LEAST else None)
-            weighted = (share * f1).sum() / share.sum()
-            cells.append((row["kind"], f"{of['bits']:.0f}", *by_share, f"{weighted:.3f}"))
+            cells.append((row["kind"], f"{of['bits']:.0f}", *by_share))
         bounds = (f"to {high:.1%}" for high in FREQUENCIES[1:])
-        print_table(("kind", "bits", *bounds, "tokens' mean"), cells, part)
+        print_table(("kind", "bits", *bounds), cells, part)
     base = next(row for row in rows if row["kind"] == "vq")["probes"]
     cells = []
     for row in rows:

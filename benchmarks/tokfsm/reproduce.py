@@ -136,11 +136,11 @@ def _read(
     judged_on = sequences(machine, CLASSIFIED, recipe.seed, JUDGE)
     classified = state_precision(model, books, chosen_on, judged_on)
     living = alive(model, books, batches)
+    every = [rate for rates in living.values() for rate in rates]
     neurons = neuron_precision(model, books, chosen_on, judged_on, classified["best"]["recall"])
     return {
         "alive": living,
-        "alive_mean": _mean_of_books(living),
-        "alive_mlp": _mean_of_books({site: rates for site, rates in living.items() if site[0] == "m"}),
+        "alive_mean": sum(every) / len(every),
         "purity": purities(model, books, machine),
         "state": {
             site: {name: _interval(values) for name, values in parts.items()}
@@ -148,8 +148,3 @@ def _read(
         },
         "neuron_precision": _interval(neurons),
     }
-
-
-def _mean_of_books(rates: dict[str, list[float]]) -> float:
-    every = [rate for of_site in rates.values() for rate in of_site]
-    return sum(every) / len(every)
