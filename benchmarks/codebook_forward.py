@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import arguments, compare
+from interp import attach, load_model
 from interp.bottlenecks import Codebook, CodebookConfig
-from interp.bottlenecks.attach import attach
-from interp.models import Model, hooked, load_model
+from interp.models import Model, hooked
 
 BATCH, LENGTH, N_CODES = 16, 64, 512
 GOALS = {"cosine, k = 1": "≤ 1.3", "cosine, k = 8": "≤ 1.6"}
@@ -25,7 +25,6 @@ def main() -> None:
     model = load_model()
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.cfg.d_vocab, (BATCH, LENGTH), generator=generator)
-
     books = head_books(model, tokens)
     forms = {"plain": contextlib.nullcontext()}
     for name, options in {
