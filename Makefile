@@ -41,8 +41,7 @@ docs: $(VENV)-docs/.installed
 	$(VENV)-docs/bin/mkdocs build --strict
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/discover.py
-	$(BIN)/python benchmarks/edge_score.py
+	$(BIN)/python -m benchmarks.discover
 
 screenshots: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.screenshots screenshots

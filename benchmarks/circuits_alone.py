@@ -1,25 +1,20 @@
-"""CMD of a finished bench's rankings on more held-out pairs, with intervals over those pairs, too.
+"""CMD of a finished bench's rankings on more held-out pairs, resampling these pairs and the seeds.
 
     interp bench --tasks ioi --methods adaptive-patching,nap-ig,eap-ig --pairs 10,25 --out bench-ioi
-    python benchmarks/circuits_alone.py bench-ioi [--pairs 10] [--held-out 40] [--methods adaptive-patching,eap-ig]
-    [--out FILE]
+    python -m benchmarks.circuits_alone bench-ioi [--pairs 10] [--held-out 40] [--methods adaptive-patching,eap-ig]
 
-``interp bench`` runs circuits of five seeds on ten held-out pairs and takes its intervals over seeds, the draws of the
-pairs that circuits were found from; which ten prompts they are run on counts for as much. Here the rankings of every
-seed that the bench has kept (and circuits grown from the same pairs, where a method grows them) are run on more, and
-both are resampled. What each seed's circuits do is kept in ``BENCH/circuits-alone``: a killed run goes on, and methods
-can be added.
+``interp bench`` runs circuits of five seeds on ten held-out pairs; which ten counts for as much as the seed.
+``--pairs``: that circuits were found from [default: the bench's fewest]; ``--methods`` [default: all that the bench
+has kept]; ``--out`` [default: BENCH/circuits-alone.json]. What each seed's circuits do is kept: a killed run goes on.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
-import torch
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.common import arguments, interval, print_table
+from interp import load_model, load_task
 from interp.bench.plan import YARDSTICK, Plan, drawn, read_record, write_record
 from interp.bench.run import pool_of
 from interp.errors import InputError
@@ -27,28 +22,15 @@ from interp.evaluation.faithfulness import GRID, area_to_the_model
 from interp.evaluation.stability import best_heads
 from interp.files import write_json
 from interp.interventions.ablation import Ablator, all_or_none
-from interp.models import load_model
 from interp.progress import bar
 from interp.prompts.sampling import held_out_pairs
 from interp.scores.registry import load_method
-from interp.tasks import load_task
 
-N_BOOT = 2000
+N_BOOT, AGAINST = 2000, "adaptive-patching"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bench", type=Path, help="folder that interp bench wrote, of one task")
-    parser.add_argument(
-        "--pairs", type=int, help="that circuits were found from [default: the bench's fewest]"
-    )
-    parser.add_argument("--held-out", type=int, default=40)
-    parser.add_argument("--methods", help="separated by commas [default: all that the bench has kept]")
-    parser.add_argument("--against", default="adaptive-patching")
-    parser.add_argument("--out", type=Path, help="JSON file [default: BENCH/circuits-alone.json]")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = arguments(__doc__, {"bench": Path}, pairs=int, held_out=40, methods=str, out=Path)
     kept = json.loads((args.bench / "bench.json").read_text(encoding="utf-8"))["plan"]
     del kept["against"]  # of the bench's own table
     dtype = kept.pop("dtype", "float32")
@@ -57,7 +39,7 @@ def main() -> None:
         raise InputError(f"{args.bench} is of {', '.join(target.name for target in targets)}: one at a time")
     task, model = load_task(targets[0].task), load_model(targets[0].model, dtype=dtype)
     n = args.pairs or min(plan.pairs)
-    methods = {*args.methods.split(","), args.against} if args.methods else set()
+    methods = {*args.methods.split(","), AGAINST} if args.methods else set()
     rankings = _rankings(args.bench, n, methods)
     pool = pool_of(task, model.tokenizer, plan)
     others = held_out_pairs(task, model.tokenizer, args.held_out, pool)
@@ -92,10 +74,10 @@ def main() -> None:
             values.setdefault(method, []).append(np.array(found["metric"]))
     for note in notes:
         print(note)
-    result = _compare({key: np.array(found) for key, found in values.items()}, args.against)
+    result = _compare({key: np.array(found) for key, found in values.items()})
     result |= {"task": task.name, "pairs": n, "held_out": len(others), "grid": GRID, "counts": counts}
     write_json(args.out or args.bench / "circuits-alone.json", result)
-    _print(result, args.against)
+    _print(result)
 
 
 def _rankings(bench: Path, n: int, methods: set[str]) -> dict[str, dict[int, dict]]:
@@ -123,9 +105,9 @@ def _cmd(values: np.ndarray) -> np.ndarray:
     return area_to_the_model(share).mean(-1)
 
 
-def _compare(values: dict[str, np.ndarray], against: str) -> dict:
+def _compare(values: dict[str, np.ndarray]) -> dict:
     rng = np.random.default_rng(0)
-    seeds, _, pairs = values[against].shape
+    seeds, _, pairs = values[AGAINST].shape
     boots: dict[str, list[float]] = {method: [] for method in values}
     for _ in range(N_BOOT):
         some, rows = rng.integers(seeds, size=seeds), rng.integers(pairs, size=pairs)
@@ -133,32 +115,25 @@ def _compare(values: dict[str, np.ndarray], against: str) -> dict:
             boots[method].append(float(_cmd(found[some][:, :, rows])))
     methods = {}
     for method, found in values.items():
-        difference = np.array(boots[against]) - np.array(boots[method])
-        by_seed = [float(_cmd(found[[seed]])) for seed in range(seeds)]
+        difference = np.array(boots[AGAINST]) - np.array(boots[method])
         methods[method] = {
             "cmd": float(_cmd(found)),
             "interval": np.percentile(boots[method], [2.5, 97.5]).tolist(),
-            "by_seed": by_seed,
-            "less": float(_cmd(values[against]) - _cmd(found)),
+            "by_seed": [float(_cmd(found[[seed]])) for seed in range(seeds)],
+            "less": float(_cmd(values[AGAINST]) - _cmd(found)),
             "less_interval": np.percentile(difference, [2.5, 97.5]).tolist(),
         }
-    return {"methods": methods, "against": against}
+    return {"methods": methods, "against": AGAINST}
 
 
-def _print(result: dict, against: str) -> None:
-    table = Table("order of heads", "CMD", "95 %", "seeds", f"{against} minus it", "95 %", box=None)
+def _print(result: dict) -> None:
+    rows = []
     for method, found in sorted(result["methods"].items(), key=lambda item: item[1]["cmd"]):
-        table.add_row(
-            method,
-            f"{found['cmd']:.3f}",
-            "[{:.3f}, {:.3f}]".format(*found["interval"]),
-            f"{min(found['by_seed']):.3f}–{max(found['by_seed']):.3f}",
-            "" if method == against else f"{found['less']:+.3f}",
-            "" if method == against else "[{:+.3f}, {:+.3f}]".format(*found["less_interval"]),
-        )
-    console = Console(width=110, highlight=False)
-    console.print(f"{result['task']}: found from {result['pairs']} pairs, run on {result['held_out']} others")
-    console.print(table)
+        seeds = f"{min(found['by_seed']):.3f}–{max(found['by_seed']):.3f}"
+        less = None if method == AGAINST else interval(found["less"], *found["less_interval"], "+.3f")
+        rows.append((method, interval(found["cmd"], *found["interval"], ".3f"), seeds, less))
+    title = f"{result['task']}: found from {result['pairs']} pairs, run on {result['held_out']} others"
+    print_table(("order of heads", "CMD [95 %]", "seeds", f"{AGAINST} minus it [95 %]"), rows, title)
 
 
 if __name__ == "__main__":

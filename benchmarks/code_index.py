@@ -1,27 +1,22 @@
 """Size, opening, regex query and a code's page of a large code index.
 
-    python benchmarks/code_index.py [--tokens 2000000] [--books 384] [--codes 10000] [--k 8] [--dir DIR]
+    python -m benchmarks.code_index [--tokens 2000000] [--books 384] [--codes 10000] [--k 8] [--dir DIR]
 
-Synthetic ids, Zipf-distributed, as many as a model of 24 layers and 16 heads has: 384 books × 2 M tokens × 8
-codes are 12.3 GB. Each book holds the same draws, shifted and renamed. With --dir the index stays there and is used
-again. Processor time stands beside wall time: on a shared machine the first is what a query costs.
-
-Goals: at most 1.1 × 2 bytes per id with lists and all else; opens in 1 s; regex with 10 000 matches, precision and
-recall of every code, in 1 s warm; a code's page in 200 ms.
+Synthetic ids, Zipf-distributed, as many as a model of 24 layers and 16 heads has: 384 books × 2 M tokens × 8 codes are
+12.3 GB. Each book holds the same draws, shifted and renamed. With --dir the index stays there and is used again.
+Processor time stands beside wall time: on a shared machine the first is what a query costs.
 """
 
-import argparse
+import functools
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.common import arguments, print_table, timed
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.store import codebooks_fingerprint
 from interp.codesearch import Book, CodeIndex, code_page, search_regex, search_similar
@@ -37,21 +32,13 @@ WORDS = 5000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=2_000_000)
-    parser.add_argument("--books", type=int, default=384)
-    parser.add_argument("--codes", type=int, default=10_000)
-    parser.add_argument("--k", type=int, default=8)
-    parser.add_argument("--dir", type=Path, default=None)
-    arguments = parser.parse_args()
+    given = arguments(__doc__, tokens=2_000_000, books=384, codes=10_000, k=8, dir=Path)
     torch.set_num_threads(1)
-    book = Codebook(CodebookConfig(D_HEAD, arguments.codes, k=arguments.k, groups=HEADS)).requires_grad_(
-        False
-    )
+    book = Codebook(CodebookConfig(D_HEAD, given.codes, k=given.k, groups=HEADS)).requires_grad_(False)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.dir or Path(temporary)
+        folder = given.dir or Path(temporary)
         if not (folder / MANIFEST).exists():
-            make_index(folder, book, arguments.tokens, arguments.books, arguments.codes, arguments.k)
+            make_index(folder, book, given.tokens, given.books, given.codes, given.k)
         measure(folder, book)
 
 
@@ -97,12 +84,8 @@ def make_corpus(rng: np.random.Generator, n: int) -> Corpus:
     weight = np.cumsum(1 / np.arange(1, WORDS + 1))
     tokens = 3 + np.minimum(np.searchsorted(weight / weight[-1], rng.random(n)), WORDS - 1)
     tokens[::CONTEXT] = 0
-    at = (
-        rng.choice(
-            np.flatnonzero(np.arange(n // 4) % (CONTEXT // 4) > 0), min(MATCHES, n // 8), replace=False
-        )
-        * 4
-    )
+    places = np.flatnonzero(np.arange(n // 4) % (CONTEXT // 4) > 0)
+    at = rng.choice(places, min(MATCHES, n // 8), replace=False) * 4
     tokens[at], tokens[at + 1] = 1, 2
     return Corpus(
         tokens.astype(np.uint16),
@@ -116,48 +99,36 @@ def make_corpus(rng: np.random.Generator, n: int) -> Corpus:
 
 
 def measure(folder: Path, book: Codebook) -> None:
-    begin = time.perf_counter()
-    index = CodeIndex.open(folder)
-    opened = time.perf_counter() - begin
+    opened = timed(lambda: CodeIndex.open(folder)).clock
     index = CodeIndex.open(folder, {"a0": book})
-    frequent, rare = (int(i) for i in np.argsort(index.counts[: index.books[0].n_codes])[[-1, 0]])
-    usual = int(np.argsort(index.counts[: index.books[0].n_codes])[len(book.codes[0]) // 2])
     prompt = {b.name: index.ids.rows(i, np.array([4321]))[0].astype(int) for i, b in enumerate(index.books)}
     prompt = {n: np.where(c < book.config.n_codes, c, -1) for n, c in prompt.items()}
-    queries: dict[str, tuple[Callable[[], object], str]] = {
-        "regex 'New York', 10 000 × 2 tokens": (lambda: search_regex(index, "New York").best(20), "1000 ms"),
-        r"regex '\bYork\b', 10 000 × 1 token": (lambda: search_regex(index, r"\bYork\b").best(20), "1000 ms"),
-        f"page of the most frequent code ({index.counts[frequent]})": (
-            lambda: code_page(index, "a0.h0", frequent),
-            "200 ms",
-        ),
-        f"page of a usual code ({index.counts[usual]})": (lambda: code_page(index, "a0.h0", usual), "200 ms"),
-        f"page of the rarest code ({index.counts[rare]})": (
-            lambda: code_page(index, "a0.h0", rare),
-            "200 ms",
-        ),
-        "contexts like a prompt": (lambda: search_similar(index, prompt, 20), ""),
+    order = np.argsort(index.counts[: index.books[0].n_codes])
+    queries: dict[str, tuple[Callable[[], object], str | None]] = {
+        "regex 'New York', 10 000 × 2 tokens": (lambda: search_regex(index, "New York").best(20), "1000 ms")
     }
-    title = f"{len(index.books)} books × {index.n_tokens} tokens × {index.books[0].k} codes of {book.config.n_codes}"
-    table = Table("", "wall, median of 5", "fastest", "processor time", "goal", title=title, box=None)
+    for which, at in (("the most frequent", -1), ("a usual", len(order) // 2)):
+        code = int(order[at])
+        page = functools.partial(code_page, index, "a0.h0", code)
+        queries[f"page of {which} code ({index.counts[code]})"] = page, "200 ms"
+    queries["contexts like a prompt"] = lambda: search_similar(index, prompt, 20), None
     ratio = index.n_bytes / (index.layout.dtype.itemsize * index.layout.n_ids)
-    table.add_row("bytes / 2 bytes per id", f"{ratio:.3f}", "", f"{index.n_bytes / 1e9:.2f} GB", "1.1")
-    table.add_row("open", f"{opened * 1000:.0f} ms", "", "", "1000 ms")
+    rows: list[tuple] = [
+        ("bytes / 2 bytes per id", f"{ratio:.3f}", None, f"{index.n_bytes / 1e9:.2f} GB", "1.1"),
+        ("open", f"{opened * 1000:.0f} ms", None, None, "1000 ms"),
+    ]
     for name, (query, goal) in queries.items():
-        query(), query()  # into memory
-        wall, processor = [], []
-        for _ in range(ROUNDS):
-            clock, own = time.perf_counter(), time.process_time()
-            query()
-            wall.append(1000 * (time.perf_counter() - clock))
-            processor.append(1000 * (time.process_time() - own))
-        table.add_row(
-            name, f"{np.median(wall):.0f} ms", f"{min(wall):.0f} ms", f"{np.median(processor):.0f} ms", goal
-        )
-    Console(width=130).print(table)
-    sizes = sorted(index.manifest["bytes"].items(), key=lambda item: -item[1])
-    whole = sum(size for _, size in sizes)
-    print(", ".join(f"{name} {size / whole:.2%}" for name, size in sizes[:7]))
+        clock, processor = repeated(query)
+        cells = (f"{each:.0f} ms" for each in (np.median(clock), min(clock), np.median(processor)))
+        rows.append((name, *cells, goal))
+    title = f"{len(index.books)} books × {index.n_tokens} tokens × {index.books[0].k} codes of {book.config.n_codes}"
+    print_table(("", "wall, median of 5", "fastest", "processor time", "goal"), rows, title)
+
+
+def repeated(work: Callable[[], object]) -> np.ndarray:
+    """Milliseconds by clock and of processors, [2, round], with everything in memory."""
+    work(), work()
+    return 1000 * np.array([timed(work)[1:] for _ in range(ROUNDS)]).T
 
 
 if __name__ == "__main__":

@@ -1,43 +1,30 @@
-"""A forward pass with a codebook at every head against the plain one.
+"""A forward pass with a codebook at every head against the plain one (the table of docs/codebooks.md).
 
-    python benchmarks/codebook_forward.py [--rounds 5] [--threads N]
+    python -m benchmarks.codebook_forward [--rounds 5] [--threads N]
 
-SmolLM2, 16 texts of 64 tokens, 270 heads, 512 codes each (activations of the same heads). All forms run in turn,
-several rounds in one process, and are compared within a round: on a shared machine only the ratio means something, and
-best that of processor time. The similarities alone are 0.6 GFLOP a layer beside 9 of the plain forward.
-
-Measured (one thread, processor time): 1.16 × plain for k = 1, 1.23 for k = 8, 2.34 for residual k = 8, 1.27 for k = 1
-with every head attached by itself (``docs/codebooks.md``).
+SmolLM2, 16 texts of 64 tokens, 270 heads, 512 codes each (activations of the same heads). All forms run in turn. The
+similarities alone are 0.6 GFLOP a layer beside 9 of the plain forward.
 """
 
-import argparse
 import contextlib
-import time
 
-import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
+from benchmarks.common import arguments, compare
+from interp import attach, load_model
 from interp.bottlenecks import Codebook, CodebookConfig
-from interp.bottlenecks.attach import attach
-from interp.models import Model, hooked, load_model
+from interp.models import Model, hooked
 
 BATCH, LENGTH, N_CODES = 16, 64, 512
-GOALS = {"cosine, k = 1": 1.3, "cosine, k = 8": 1.6}
+GOALS = {"cosine, k = 1": "≤ 1.3", "cosine, k = 8": "≤ 1.6"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    given = arguments(__doc__, rounds=5, threads=torch.get_num_threads())
     model = load_model()
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.cfg.d_vocab, (BATCH, LENGTH), generator=generator)
-
     books = head_books(model, tokens)
     forms = {"plain": contextlib.nullcontext()}
     for name, options in {
@@ -48,50 +35,13 @@ def main() -> None:
         forms[name] = attach(
             model, {site: with_options(book, options) for site, book in books.items()}, error_term=False
         )
-    one_by_one = {
-        f"{site}.h{head}": single(book, head)
-        for site, book in books.items()
-        for head in range(model.cfg.n_heads)
-    }
-    forms["cosine, k = 1, each head by itself"] = attach(model, one_by_one, error_term=False)
 
-    taken = {name: [] for name in forms}
-    for number in range(arguments.rounds + 1):
-        for name, form in forms.items():
-            with form:
-                seconds = forward_seconds(model, tokens)
-            if number:  # the first round warms up
-                taken[name].append(seconds)
+    def run(_round: int) -> int:
+        model(tokens)
+        return 1
 
-    plain = np.array(taken["plain"])
-    title = f"SmolLM2, {BATCH} × {LENGTH} tokens, 270 codebooks of {N_CODES}, {arguments.threads} threads"
-    table = Table(
-        "forward",
-        "seconds",
-        "× plain",
-        "× processor time",
-        "smallest, largest",
-        "goal",
-        title=title,
-        box=None,
-    )
-    for name, values in taken.items():
-        ratios = np.array(values) / plain
-        wall, processor = np.median(ratios, axis=0)
-        goal = f"≤ {GOALS[name]}" if name in GOALS else ""
-        spread = f"{ratios[:, 1].min():.2f}, {ratios[:, 1].max():.2f}"
-        table.add_row(
-            name, f"{np.median(values, axis=0)[0]:.2f}", f"{wall:.2f}", f"{processor:.2f}", spread, goal
-        )
-    Console(width=120).print(table)
-
-
-@torch.no_grad()
-def forward_seconds(model: Model, tokens: Tensor) -> tuple[float, float]:
-    """By the clock, and of the processors: the second does not count what others on the machine do."""
-    clock, processor = time.perf_counter(), time.process_time()
-    model(tokens)
-    return time.perf_counter() - clock, time.process_time() - processor
+    title = f"SmolLM2, {BATCH} × {LENGTH} tokens, 270 codebooks of {N_CODES}, {given.threads} threads"
+    compare(forms, run, given.rounds, GOALS, title)
 
 
 def head_books(model: Model, tokens: Tensor) -> dict[str, Codebook]:
@@ -113,12 +63,6 @@ def head_books(model: Model, tokens: Tensor) -> dict[str, Codebook]:
 def with_options(book: Codebook, options: dict) -> Codebook:
     new = Codebook(CodebookConfig(book.config.d_in, N_CODES, groups=book.config.groups, **options))
     new.codes = book.codes
-    return new
-
-
-def single(book: Codebook, head: int) -> Codebook:
-    new = Codebook(CodebookConfig(book.config.d_in, N_CODES)).requires_grad_(False)
-    new.codes.copy_(book.codes[head : head + 1])
     return new
 
 

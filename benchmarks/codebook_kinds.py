@@ -6,7 +6,6 @@
 ``interp codebook fit`` fits them, each head behind the earlier ones. A seed is of the training text and of k-means.
 """
 
-import argparse
 import itertools
 import subprocess
 import sys
@@ -14,18 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from interp import load_model
-from interp.bottlenecks.store import Codebooks
+from benchmarks.common import RESULTS, arguments, kept, print_table
+from interp import Codebooks, load_model
 from interp.evaluation.codebook_quality import evaluate_codebooks
-from interp.files import read_json, write_json
+from interp.files import write_json
 from interp.progress import bar
 from interp.stats import mean_interval
 from interp.text import load_text
 
-RESULT = Path(__file__).parent / "results" / "codebook_kinds.json"
+RESULT = RESULTS / "codebook_kinds.json"
 KINDS = {
     "vq-9": "--kind vq --bits 9",
     "codebook-18": "--k 2",
@@ -43,7 +40,7 @@ TEXTS, TOKENS, HELD_OUT, CONTEXT = ("self", "stdlib"), 11_000, 2048, 64
 def measure(folder: Path, seeds: Sequence[int], kinds: Sequence[str]) -> None:
     model = load_model()
     for seed, name in itertools.product(seeds, kinds):
-        if str(seed) in _found().get(name, {}):
+        if str(seed) in kept(RESULT, {}).get(name, {}):
             continue
         out = folder / f"{name}-{seed}"
         words = f"codebook fit --sites heads {KINDS[name]} --tokens {TOKENS} --seed {seed} --out {out}"
@@ -64,34 +61,25 @@ def measure(folder: Path, seeds: Sequence[int], kinds: Sequence[str]) -> None:
                 "explained": got.usage[k]["variance_explained_mean"],
                 "worst": got.usage[k]["variance_explained_min"],
             }
-        found = _found()  # another process may have measured meanwhile
+        found = kept(RESULT, {})  # another process may have measured meanwhile
         found.setdefault(name, {})[str(seed)] = cell
         write_json(RESULT, found, indent=None)
 
 
-def _found() -> dict[str, dict[str, dict]]:
-    """Of each kind and seed what was measured on each text."""
-    return read_json(RESULT) if RESULT.is_file() else {}
-
-
 def show() -> None:
-    found = _found()
-    table = Table(
-        "kind", "seeds", *(f"{spec}: {what}" for spec in TEXTS for what in ("nats", "minus best", "KL", "VE"))
-    )
+    found, rows = kept(RESULT, {}), []
     for name in (name for name in KINDS if name in found):
-        cells = []
+        cells: list[str | None] = []
         for spec in TEXTS:
-            own = {seed: cell[spec] for seed, cell in found[name].items()}
-            best = {seed: cell[spec] for seed, cell in found.get(AGAINST[name], {}).items() if seed in own}
-            cells.append(_shown([cell["ce"] for cell in own.values()]))
-            apart = [np.subtract(own[seed]["ce"], cell["ce"]) for seed, cell in best.items()]
-            cells.append(_shown(apart) if apart and name != AGAINST[name] else "")
-            cells.append(f"{np.mean([cell['kl'] for cell in own.values()]):.2f}")
-            explained, worst = (np.mean([cell[of] for cell in own.values()]) for of in ("explained", "worst"))
-            cells.append(f"{explained:.2f} ({worst:.2f})")
-        table.add_row(name, ",".join(found[name]), *cells)
-    Console(width=190).print(table)
+            by_seed = {seed: cell[spec] for seed, cell in found[name].items()}
+            best = found.get(AGAINST[name], {})
+            apart = [np.subtract(by_seed[s]["ce"], best[s][spec]["ce"]) for s in best if s in by_seed]
+            cells.append(_shown([cell["ce"] for cell in by_seed.values()]))
+            cells.append(_shown(apart) if apart and name != AGAINST[name] else None)
+            cells.append(f"{np.mean([cell['kl'] for cell in by_seed.values()]):.2f}")
+        rows.append((name, ",".join(found[name]), *cells))
+    columns = (f"{spec}: {what}" for spec in TEXTS for what in ("nats", "minus best", "KL"))
+    print_table(("kind", "seeds", *columns), rows, width=190)
 
 
 def _shown(values: Sequence[Sequence[float] | np.ndarray]) -> str:
@@ -103,14 +91,8 @@ def _shown(values: Sequence[Sequence[float] | np.ndarray]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--folder", type=Path, default=Path("runs/kinds"), help="where codebooks are kept")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND")
-    parser.add_argument("--show", action="store_true")
-    given = parser.parse_args()
+    kinds = {"nargs": "+", "choices": KINDS, "default": list(KINDS), "metavar": "KIND"}
+    given = arguments(__doc__, folder=Path("runs/kinds"), seeds=[0, 1, 2], kinds=kinds, show=False)
     if not given.show:
         measure(given.folder, given.seeds, given.kinds)
     show()

@@ -1,33 +1,26 @@
 """A discovery against its floor: the bare forward passes of both prompts of 100 pairs.
 
-    python benchmarks/discover.py [--model smollm2-135m-instruct] [--task ioi] [--pairs 100] [--repeats 3] [--threads N]
+    python -m benchmarks.discover [--model smollm2-135m-instruct] [--task ioi] [--repeats 3] [--threads N]
     python -m benchmarks.discover --growth
 
-Stages are timed in turn, several rounds in one process, and compared within a round: on a shared machine only the
-ratio means something. ``members`` is all from the loaded model to checked members: sampling, scores, check and roles,
-without edges, program and report. ``--growth`` tells seconds and memory of that by pairs, models and length of prompts,
-one process each, and draws them; it goes on where it stopped.
+Stages are compared within a round: on a shared machine only the ratio means something. ``members`` is sampling,
+scores, check and roles, without edges, program and report. ``--growth`` tells seconds and memory of that by pairs,
+models and length of prompts, one process each, and draws them; it goes on where it stopped.
 """
 
-import argparse
-import json
+import multiprocessing
 import resource
-import subprocess
-import sys
-import time
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from interp import DEFAULT_MODEL, find_circuit, load_model
-from interp.activations.stream import BATCH_SIZE, equal_length_batches
-from interp.files import read_json, write_json
+from benchmarks.common import RESULTS, arguments, bare, kept, print_table
+from interp import DEFAULT_MODEL, find_circuit, load_model, load_task
+from interp.files import write_json
 from interp.models import Model
 from interp.prompts.pairs import PromptPairs
-from interp.tasks import load_task
 
 FLOOR_PAIRS = 100
 GROWTH = (25, 50, 100, 200, 400)
@@ -36,48 +29,37 @@ POINTS = (
     *(("gemma-3-270m", "ioi", n) for n in GROWTH[:3]),
     *((DEFAULT_MODEL, task, 100) for task in ("agreement", "docstring")),
 )
-HERE = Path(__file__).parent
-RESULT, PLOT = HERE / "results" / "growth.json", HERE.parent / "docs" / "images" / "growth.png"
+RESULT, PLOT = RESULTS / "growth.json", Path(__file__).parents[1] / "docs" / "images" / "growth.png"
 BEFORE_EDGES = ("sample", "score", "check", "roles", "codes")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--task", default="ioi")
-    parser.add_argument("--pairs", type=int, default=FLOOR_PAIRS)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--growth", action="store_true")
-    parser.add_argument("--point", action="store_true", help="one point of it, as JSON")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    given = arguments(
+        __doc__, model=DEFAULT_MODEL, task="ioi", repeats=3, threads=torch.get_num_threads(), growth=False
+    )
     if given.growth:
         growth(given.threads)
-        return
-    if given.point:
-        print(json.dumps(point(given)))
         return
     model = load_model(given.model)
     floor_of = load_task(given.task).sample(model.tokenizer, FLOOR_PAIRS, 0)
     bare(model, floor_of)  # the first passes of a process are slower
     rounds = [_round(model, given, floor_of) for _ in range(given.repeats)]
     title = (
-        f"{given.task}, {given.model}, {given.pairs} pairs, {given.threads} threads, {given.repeats} rounds"
+        f"{given.task}, {given.model}, {FLOOR_PAIRS} pairs, {given.threads} threads, {given.repeats} rounds"
     )
-    table = Table("stage", "seconds (median)", "× floor (median)", title=title, box=None)
+    rows = []
     for name in rounds[0]:
-        seconds = np.array([one[name] for one in rounds])
-        ratio = np.median(seconds / [one["floor"] for one in rounds])
-        table.add_row(name, f"{np.median(seconds):.1f}", f"{ratio:.2f}")
-    Console(width=100).print(table)
+        seconds = np.array([each[name] for each in rounds])
+        ratio = np.median(seconds / [each["floor"] for each in rounds])
+        rows.append((name, f"{np.median(seconds):.1f}", f"{ratio:.2f}"))
+    print_table(("stage", "seconds (median)", "× floor (median)"), rows, title)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 
-def _round(model: Model, given: argparse.Namespace, floor_of: PromptPairs) -> dict[str, float]:
+def _round(model: Model, given: Namespace, floor_of: PromptPairs) -> dict[str, float]:
     found = {"floor": bare(model, floor_of)}
     by = {
-        name: find_circuit(model, given.task, n=given.pairs, method=name)
+        name: find_circuit(model, given.task, n=FLOOR_PAIRS, method=name)
         for name in ("adaptive-patching", "attribution")
     }
     run = by["adaptive-patching"]
@@ -87,24 +69,16 @@ def _round(model: Model, given: argparse.Namespace, floor_of: PromptPairs) -> di
     return found | {"edges": run.seconds["edges"]}
 
 
-@torch.no_grad()
-def bare(model: Model, pairs: PromptPairs) -> float:
-    """Seconds of every prompt through the model, nothing hooked."""
-    begin = time.perf_counter()
-    for indices in equal_length_batches(pairs, BATCH_SIZE):
-        for side in ("corrupt_tokens", "clean_tokens"):
-            model(torch.tensor([getattr(pairs[i], side) for i in indices]))
-    return time.perf_counter() - begin
-
-
-def point(given: argparse.Namespace) -> dict[str, float | str]:
-    model = load_model(given.model)
-    run = find_circuit(model, given.task, n=given.pairs)
-    pairs = load_task(given.task).sample(model.tokenizer, given.pairs, 0)
+def point(model_spec: str, task: str, n: int, threads: int) -> dict[str, float | str]:
+    """For a fresh process: its peak of memory is that of a discovery."""
+    torch.set_num_threads(threads)
+    model = load_model(model_spec)
+    run = find_circuit(model, task, n=n)
+    pairs = load_task(task).sample(model.tokenizer, n, 0)
     return {
-        "model": given.model,
-        "task": given.task,
-        "pairs": given.pairs,
+        "model": model_spec,
+        "task": task,
+        "pairs": n,
         "tokens": float(np.mean([len(pair.clean_tokens) for pair in pairs])),
         "heads": model.cfg.n_layers * model.cfg.n_heads,
         "members": sum(run.seconds.get(name, 0.0) for name in BEFORE_EDGES),
@@ -114,17 +88,14 @@ def point(given: argparse.Namespace) -> dict[str, float | str]:
 
 
 def growth(threads: int) -> None:
-    rows = read_json(RESULT) if RESULT.is_file() else []
+    rows = kept(RESULT, [])
     known = {(row["model"], row["task"], row["pairs"]) for row in rows}
-    for model, task, n in POINTS:
-        if (model, task, n) not in known:
-            words = ["--model", model, "--task", task, "--pairs", str(n), "--threads", str(threads)]
-            said = subprocess.run(
-                [sys.executable, __file__, *words, "--point"], check=True, stdout=subprocess.PIPE, text=True
-            )
-            rows.append(json.loads(said.stdout.splitlines()[-1]))
-            write_json(RESULT, rows)
-            print(rows[-1], flush=True)
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for wanted in POINTS:
+            if wanted not in known:
+                rows.append(pool.apply(point, (*wanted, threads)))
+                write_json(RESULT, rows)
+                print(rows[-1], flush=True)
     draw(rows)
 
 

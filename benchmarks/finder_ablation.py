@@ -1,35 +1,30 @@
 """What each step of the finder ``adaptive-patching`` buys: benchmarks/REPORT.md's table.
 
-    python benchmarks/finder_ablation.py [--tasks ioi greater-than docstring] [--seeds 20] [--cache .cache]
+    python -m benchmarks.finder_ablation [--tasks ioi greater-than docstring] [--seeds 20] [--threshold 0.05]
 
-The development split: the 200 pairs of each shipped reference, whose exact effects are known, so that a patch costs a
-look-up. Attribution and the gradients with all heads partly off run once on all of them (kept in ``--cache``); a seed
-draws n pairs, ranks the heads from those, and is judged by the exact effects of the others. What a finder spends is
-counted as if the patches were run: every row "adaptive-patching" has the same budget. A second table tells how far
-``adaptive-patching`` is above each step, with intervals over seeds (whose pairs overlap: they lean narrow); a third
-how much the best heads, as many as there are members, depend on the prompts drawn: their overlap between bootstraps;
-a fourth whether circuits at a stated false-discovery rate hold it; a fifth whether 95 % intervals of the heads that
-were patched do. With ``--threshold 0.05`` heads are members from 5 % of the gap on, to the finders as to the judge.
+The 200 pairs of each shipped reference have known effects, so that a patch costs a look-up. A seed draws n pairs,
+ranks the heads from those, and is judged by the exact effects of the others. What a finder spends is counted as if the
+patches were run: every row "adaptive-patching" has the same budget. Intervals are over seeds, whose pairs overlap:
+they lean narrow. ``--threshold``: the share of the gap from which heads are members, to the finders as to the judge.
 """
 
-import argparse
 import itertools
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from interp import DEFAULT_MODEL, THRESHOLD
+from benchmarks.common import arguments, interval, print_table
+from interp import DEFAULT_MODEL, THRESHOLD, load_model, load_task
 from interp.activations.stream import FORWARD_AND_BACKWARD, HUNDREDTHS
 from interp.circuits.references import load_reference
 from interp.evaluation.stability import best_heads, mean_jaccard
 from interp.files import atomic_path
-from interp.models import load_model
 from interp.progress import bar
 from interp.scores.adaptive_patching import posterior as prior
 from interp.scores.adaptive_patching.method import (
@@ -53,8 +48,8 @@ from interp.scores.adaptive_patching.posterior import (
     moderated_variance,
 )
 from interp.scores.method import Context
-from interp.tasks import load_task
 
+TASKS, CACHE = ["ioi", "greater-than", "docstring"], Path(".cache")
 CHOSEN = (PARTIAL_SHARE, QUARTER_RUNS, HALF_WEIGHT, QUARTER_WEIGHT)
 PARTIAL = {
     "adaptive-patching": CHOSEN,
@@ -64,12 +59,7 @@ PARTIAL = {
     "adaptive-patching, all half off, counting 1": (PARTIAL_SHARE, 0.0, 1.0, 0.0),
     "adaptive-patching, half off counts .1, a quarter on .03": (PARTIAL_SHARE, QUARTER_RUNS, 0.1, 0.03),
     "adaptive-patching, half off counts .3, a quarter on .1": (PARTIAL_SHARE, QUARTER_RUNS, 0.3, 0.1),
-    "adaptive-patching, half off counts .2, a quarter on .2": (
-        PARTIAL_SHARE,
-        QUARTER_RUNS,
-        HALF_WEIGHT,
-        HALF_WEIGHT,
-    ),
+    "adaptive-patching, half off counts .2, a quarter on .2": (PARTIAL_SHARE, QUARTER_RUNS, 0.2, 0.2),
 }
 """Share of the budget that pairs with all heads partly off may take, share of these that have a quarter on and not a
 half, and how their values count."""
@@ -82,7 +72,6 @@ PRIORS = {
 RATES = (0.05, 0.1, 0.2)
 NORMAL_95 = 1.96
 N_BOOT = 2000
-CONSOLE = Console(width=140)
 RESAMPLED, DRAWS = 3, 12
 """Sets of pairs whose choice of heads is repeated on bootstraps, and bootstraps of each."""
 EXACT_PAIRS = (50, 100, 150, 200, 400)
@@ -90,73 +79,49 @@ EXACT_PAIRS = (50, 100, 150, 200, 400)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", nargs="+", default=["ioi", "greater-than", "docstring"])
-    parser.add_argument("--pairs", nargs="+", type=int, default=[10, 25, 100])
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--cache", type=Path, default=Path(".cache"))
-    parser.add_argument(
-        "--threshold", type=float, default=THRESHOLD, help="share of the gap that makes a member"
-    )
-    args = parser.parse_args()
-    table = Table(title="ROC AUC (average precision), mean over seeds")
-    for name in ("step", "pairs", *args.tasks):
-        table.add_column(name, justify="left" if name == "step" else "right")
-    measured = {task: _Measured(task, args) for task in args.tasks}
-    columns = {
-        task: {n: _recovered(measured[task], n, args.seeds) for n in args.pairs} for task in args.tasks
-    }
+    args = arguments(__doc__, tasks=TASKS, pairs=[10, 25, 100], seeds=20, threshold=THRESHOLD)
+    measured = {task: _Measured(task, args.threshold) for task in args.tasks}
+
+    def by_pairs(measure: Callable) -> list[dict]:
+        """What is measured of every task, by the number of pairs."""
+        return [{n: measure(measured[task], n, args.seeds) for n in args.pairs} for task in args.tasks]
+
+    recovered = by_pairs(_recovered)
+    steps = list(recovered[0][args.pairs[0]])
+    rows: list[tuple] = []
+    for n, step in itertools.product(args.pairs, steps):
+        means = (np.mean(of[n][step], axis=0) for of in recovered)
+        rows.append((step, n, *(f"{auc:.3f} ({ap:.3f})" for auc, ap in means)))
+    print_table(("step", "pairs", *args.tasks), rows, "ROC AUC (average precision), mean over seeds")
+    rows = [(step, *(_less([of[n] for of in recovered], step) for n in args.pairs)) for step in steps]
+    title = "adaptive-patching minus it, average precision, mean of the tasks [95 % over seeds]"
+    print_table(("step", *(f"{n} pairs" for n in args.pairs)), rows, title)
+    found = [_stability(measured[task], max(args.pairs)) for task in args.tasks]
+    rows = [(*step, *(f"{of[step]:.3f}" for of in found)) for step in found[0]]
+    title = f"Jaccard between bootstraps, mean of {RESAMPLED} sets of pairs"
+    print_table(("step", "pairs", *args.tasks), rows, title)
+    rates, rows = by_pairs(_rates), []
+    for n, (rate, by) in itertools.product(args.pairs, rates[0][args.pairs[0]]):
+        rows.append((f"{rate:.0%}", by, n, *(_rate_cell(np.array(of[n][rate, by])) for of in rates)))
+    title = "circuits at a stated rate: share that is no member, ± standard error (members in it)"
+    print_table(("rate", "by", "pairs", *args.tasks), rows, title)
+    off, rows = by_pairs(_off), []
     for n in args.pairs:
-        for step in columns[args.tasks[0]][n]:
-            cells = [np.mean(columns[task][n][step], axis=0) for task in args.tasks]
-            table.add_row(step, str(n), *(f"{auc:.3f} ({ap:.3f})" for auc, ap in cells))
-        table.add_section()
-    CONSOLE.print(table)
-    table = Table(title="codes minus it, average precision, mean of the tasks [95 % over seeds]")
-    for name in ("step", *(f"{n} pairs" for n in args.pairs)):
-        table.add_column(name, justify="left" if name == "step" else "right")
-    for step in columns[args.tasks[0]][args.pairs[0]]:
-        cells = [_less([columns[task][n] for task in args.tasks], step) for n in args.pairs]
-        table.add_row(step, *cells)
-    CONSOLE.print(table)
-    table = Table(title=f"Jaccard between bootstraps, mean of {RESAMPLED} sets of pairs")
-    for name in ("step", "pairs", *args.tasks):
-        table.add_column(name, justify="left" if name == "step" else "right")
-    found = {task: _stability(measured[task], max(args.pairs)) for task in args.tasks}
-    for step in found[args.tasks[0]]:
-        table.add_row(*step, *(f"{found[task][step]:.3f}" for task in args.tasks))
-    CONSOLE.print(table)
-    table = Table(
-        title="circuits at a stated rate: share that is no member, ± standard error (members in it)"
-    )
-    for name in ("rate", "by", "pairs", *args.tasks):
-        table.add_column(name, justify="right")
-    rates = {task: {n: _rates(measured[task], n, args.seeds) for n in args.pairs} for task in args.tasks}
-    for n in args.pairs:
-        for rate, by in rates[args.tasks[0]][n]:
-            cells = [_rate_cell(np.array(rates[task][n][rate, by])) for task in args.tasks]
-            table.add_row(f"{rate:.0%}", by, str(n), *cells)
-        table.add_section()
-    CONSOLE.print(table)
-    table = Table(title="95 % intervals that hold the mean effect of the other pairs (root mean square of z)")
-    for name in ("pairs", *args.tasks):
-        table.add_column(name, justify="right")
-    for n in args.pairs:
-        z = [_off(measured[task], n, args.seeds) for task in args.tasks]
-        cells = [f"{(np.abs(off) < NORMAL_95).mean():.3f} ({np.sqrt((off**2).mean()):.2f})" for off in z]
-        table.add_row(str(n), *cells)
-    CONSOLE.print(table)
+        held = ((np.abs(of[n]) < NORMAL_95).mean() for of in off)
+        sizes = (np.sqrt((of[n] ** 2).mean()) for of in off)
+        rows.append((n, *(f"{share:.3f} ({size:.2f})" for share, size in zip(held, sizes, strict=True))))
+    title = "95 % intervals that hold the mean effect of the other pairs (root mean square of z)"
+    print_table(("pairs", *args.tasks), rows, title)
 
 
 def _less(columns: list[dict[str, list]], step: str) -> str:
-    """How far codes is above a step in average precision; the same seeds of all tasks are resampled together."""
+    """How far ``adaptive-patching`` is above a step in AP; the same seeds of all tasks are resampled together."""
     above = np.mean(
         [np.array(rows["adaptive-patching"])[:, 1] - np.array(rows[step])[:, 1] for rows in columns], axis=0
     )
     drawn = np.random.default_rng(0).integers(len(above), size=(N_BOOT, len(above)))
     low, high = np.percentile(above[drawn].mean(1), [2.5, 97.5])
-    return f"{above.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+    return interval(above.mean(), low, high, "+.3f")
 
 
 def _rate_cell(draws: np.ndarray) -> str:
@@ -167,12 +132,12 @@ def _rate_cell(draws: np.ndarray) -> str:
 class _Measured:
     """A reference's exact effects, and what a finder would see of them, by pair."""
 
-    def __init__(self, task: str, args: argparse.Namespace) -> None:
-        reference = load_reference(f"{task}/{args.model}")
+    def __init__(self, task: str, threshold: float) -> None:
+        reference = load_reference(f"{task}/{DEFAULT_MODEL}")
         self.exact = reference.heads.reshape(reference.n_pairs, -1)
-        self.threshold = args.threshold
+        self.threshold = threshold
         self.gaps = reference.metric_clean - reference.metric_corrupt
-        self.values = _values(task, args, reference.n_pairs)
+        self.values = _values(task, reference.n_pairs)
         layers = np.repeat(np.arange(reference.n_layers), reference.n_heads)
         self.cost = self.values["share"] * (1 - layers / reference.n_layers)
 
@@ -201,13 +166,19 @@ class _Measured:
         return FORWARD_AND_BACKWARD * float(self.values["share"]) * runs
 
 
-def _recovered(measured: _Measured, n: int, seeds: int) -> dict[str, list]:
-    rows: dict[str, list] = {}
+def _draws(measured: _Measured, n: int, seeds: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Every seed's pairs, and all others."""
     everything = np.arange(len(measured.exact))
     for seed in range(seeds):
-        some = np.random.default_rng(seed).permutation(everything)[:n]
-        truth = measured.members(np.setdiff1d(everything, some))
-        for step, size in _steps(measured, some, seed).items():
+        drawn = np.random.default_rng(seed).permutation(everything)[:n]
+        yield seed, drawn, np.setdiff1d(everything, drawn)
+
+
+def _recovered(measured: _Measured, n: int, seeds: int) -> dict[str, list]:
+    rows: dict[str, list] = {}
+    for seed, drawn, others in _draws(measured, n, seeds):
+        truth = measured.members(others)
+        for step, size in _steps(measured, drawn, seed).items():
             pair = roc_auc_score(truth, size), average_precision_score(truth, size)
             rows.setdefault(step, []).append(pair)
     return rows
@@ -216,20 +187,16 @@ def _recovered(measured: _Measured, n: int, seeds: int) -> dict[str, list]:
 def _rates(measured: _Measured, n: int, seeds: int) -> dict[tuple[float, str], list]:
     """By codes, and by the same posterior of attribution alone, which does not know where it is wrong."""
     rows: dict[tuple[float, str], list] = {}
-    everything = np.arange(len(measured.exact))
-    for seed in range(seeds):
-        some = np.random.default_rng(seed).permutation(everything)[:n]
-        truth = measured.members(np.setdiff1d(everything, some))
-        budget = measured.patch_budget(n)
+    budget = measured.patch_budget(n)
+    for _, drawn, others in _draws(measured, n, seeds):
+        truth, attribution = measured.members(others), measured.values["attribution"][drawn]
         found = {
-            "adaptive-patching": measured.patched(some, budget).membership(),
-            "attribution": _posterior(
-                measured, measured.values["attribution"][some], measured.gaps[some].mean()
-            ),
+            "adaptive-patching": measured.patched(drawn, budget).membership(),
+            "attribution": _posterior(measured, attribution, measured.gaps[drawn].mean()),
         }
         for name in PRIORS:
             with _prior(name):
-                found[name] = measured.patched(some, budget).membership()
+                found[name] = measured.patched(drawn, budget).membership()
         for rate in RATES:
             for by, member in found.items():
                 chosen = at_false_discovery_rate(member.probability, rate)
@@ -240,11 +207,10 @@ def _rates(measured: _Measured, n: int, seeds: int) -> dict[tuple[float, str], l
 
 def _off(measured: _Measured, n: int, seeds: int) -> np.ndarray:
     """How far estimates of patched heads are from the others' mean, in standard errors of both, over seeds."""
-    everything, found = np.arange(len(measured.exact)), []
-    for seed in range(seeds):
-        some = np.random.default_rng(seed).permutation(everything)[:n]
-        others = measured.exact[np.setdiff1d(everything, some)]
-        estimates = measured.patched(some, measured.patch_budget(n))
+    found = []
+    for _, drawn, rest in _draws(measured, n, seeds):
+        others = measured.exact[rest]
+        estimates = measured.patched(drawn, measured.patch_budget(n))
         estimate, variance = estimates.estimate()
         error = np.sqrt(variance + others.var(axis=0, ddof=1) / len(others))
         found.append(((estimate - others.mean(axis=0)) / error)[estimates.patched > 0])
@@ -337,20 +303,14 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
     }
 
 
-_loaded: dict = {}
+_model = cache(load_model)
 
 
-def _model(spec: str):
-    if spec not in _loaded:
-        _loaded[spec] = load_model(spec)
-    return _loaded[spec]
-
-
-def _values(task: str, args: argparse.Namespace, n: int) -> dict[str, np.ndarray]:
+def _values(task: str, n: int) -> dict[str, np.ndarray]:
     """Attribution, and the same with a half and a quarter of every head on [pair, head]; the share that runs run."""
-    path = args.cache / f"partial-{task}-{args.model}-{n}.safetensors"
+    path = CACHE / f"partial-{task}-{DEFAULT_MODEL}-{n}.safetensors"
     if not path.is_file():
-        model = _model(args.model)
+        model = _model(DEFAULT_MODEL)
         pairs = load_task(task).sample(model.tokenizer, n, 1000)
         with bar(f"attribution, {task}", HUNDREDTHS) as advance:
             base = AdaptivePatchingBase(Context(model, pairs, progress=advance), kept=range(n))

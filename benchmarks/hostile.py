@@ -6,14 +6,14 @@ Bad inputs are made from the commands themselves: every option and argument gets
 that a new option is tried without anyone remembering, and a new command fails until :data:`BASE` says how it is
 called. Damaged files are made from good ones: each value of the JSON in turn replaced, each tensor file cut or noisy.
 Commands run on planted and tiny models, each in a process of its own that is forked from this one, as a user without
-privileges. One rule judges them, see :func:`fault`.
+privileges. One rule judges them, see :func:`fault`. ``--show`` tells what went well, too.
 """
 
-import argparse
 import ast
 import contextlib
 import ctypes
 import inspect
+import io
 import itertools
 import json
 import logging
@@ -31,13 +31,13 @@ import tempfile
 import time
 import types
 import typing
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.common import arguments
 from interp import DEFAULT_MODEL
 from interp.models.embedded import cache_folder
 
@@ -105,59 +105,14 @@ INSTEAD = {
     "index search": ("--token", "--regex", "--prompt", "--code"),
 }
 """Options of which one is given: a hostile one takes the place of the good one."""
-WORDS = [
-    *[
-        ",",
-        "-",
-        ".",
-        "..",
-        "/",
-        "nope",
-        "*",
-        "nan",
-        "-1",
-        "1e308",
-        "[bold]%s{0}",
-        "../../etc/passwd",
-        "a99.h99",
-        "a:b",
-        "x=1",
-        "é\u202e😀",
-        "caf�",
-    ],
-    "",
-]
-WORDS += [" ", "9" * 25, "x" * 300, "a\nb", "'; rm -rf /", "a0.h0=" + "9" * 25]
-PLACES = [
-    "/dev/zero",
-    "/dev/null",
-    "/proc/self/mem",
-    "/proc/none",
-    "pipe",
-    "pipe.json",
-    "zero.txt",
-    "zero.json",
-    "zero.gguf",
-    "secret.json",
-    "secret.txt",
-    "secret",
-    "sealed/new",
-    "sealed",
-    "noise.safetensors",
-    "noise.gguf",
-    "deep.json",
-    "empty.jsonl",
-    "empty.txt",
-    "empty",
-    "nul.json",
-    "books",
-    "index",
-    "run",
-    "text.txt",
-    "model",
-    "loop",
-    "own.json",
-]
+SIMPLE = ", - . .. / nope * nan -1 1e308 [bold]%s{0} ../../etc/passwd a99.h99 a:b x=1 é\u202e😀 caf�"
+WORDS = [*SIMPLE.split(), "", " ", "9" * 25, "x" * 300, "a\nb", "'; rm -rf /", "a0.h0=" + "9" * 25]
+OPENED = """
+/dev/zero /dev/null /proc/self/mem /proc/none pipe pipe.json zero.txt zero.json zero.gguf secret.json secret.txt secret
+sealed/new sealed noise.safetensors noise.gguf deep.json empty.jsonl empty.txt empty nul.json books index run text.txt
+model loop own.json
+"""
+PLACES = OPENED.split()
 HOSTILE: dict[Any, list[str]] = {
     int: ["", " ", "x", "1.5", "1e3", "nan", "-1", "0", "1000000000", str(2**63), "9" * 25, "0x10"],
     float: ["", " ", "x", "nan", "inf", "-inf", "-1", "1e308", "1e400", "9" * 400],
@@ -169,28 +124,12 @@ HOSTILE: dict[Any, list[str]] = {
 NEVER: dict[Any, set[str]] = {
     int: {"", " ", "x", "1.5", "1e3", "nan", "9" * 25, "0x10"},
     float: {"", " ", "x", "nan", "inf", "-inf", "1e400", "9" * 400},
-    str: {""},
-    Path: {""},
-    bool: {"=1"},
-    Literal: {"", " ", "nope", "FLOAT32", "1"},
+    **{str: {""}, Path: {""}},
+    **{kind: set(HOSTILE[kind]) for kind in (bool, Literal)},
 }
 """Values that no option of the type may take."""
-JSON_VALUES = [
-    None,
-    -1,
-    0,
-    10**7,
-    10**30,
-    1e308,
-    float("nan"),
-    "",
-    "x",
-    "../../etc/passwd",
-    [],
-    {},
-    True,
-    [[]],
-]
+JSON_VALUES: list[Any] = [None, -1, 0, 10**7, 10**30, 1e308, math.nan, "", "x", "../../etc/passwd"]
+JSON_VALUES += [[], {}, True, [[]]]
 
 
 @dataclass(frozen=True)
@@ -202,20 +141,21 @@ class Outcome:
     err: str
     seconds: float
 
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.err.splitlines() if line.startswith("error: ")]
+
 
 def run(
     words: Sequence[str],
     folder: Path,
     *,
     kill_after: float | None = None,
-    most_bytes: int | None = None,
-    processor: int = resource.RLIM_INFINITY,
     seconds: float = 10 * SECONDS,
+    **limits: int,
 ) -> Outcome:
     """A command in a process forked from this one."""
-    return finish(
-        *start(words, folder, most_bytes, processor=processor), folder, kill_after=kill_after, seconds=seconds
-    )
+    return finish(*start(words, folder, **limits), folder, kill_after=kill_after, seconds=seconds)
 
 
 def start(
@@ -346,7 +286,7 @@ def fault(found: Outcome, before: Tree, folder: Path, *, never: bool = False) ->
         if never:
             return "accepted"
         return next(filter(None, map(partial(_unsound, folder), sorted(set(after) - set(before)))), None)
-    lines = [line for line in found.err.splitlines() if line.startswith("error: ")]
+    lines = found.errors
     if found.code == 1 and "\nFAIL " in found.out and not found.err:
         lines = ["error: what the doctor says"]
     if found.code not in (1, 2) or len(lines) != 1 or len(lines[0]) > 1000:
@@ -436,7 +376,7 @@ def _bad_files(place: Path) -> None:
     noise = random.Random(0).randbytes(3000)
     for name in ("noise.safetensors", "noise.gguf"):
         (place / name).write_bytes(noise)
-    (place / "deep.json").write_text("[" * 50_000 + "]" * 50_000)
+    (place / "deep.json").write_text(DEEP)
     (place / "nul.json").write_bytes(b'{"prompts": [{"clean": "\x00"}]}\x00')
     for name in ("empty.jsonl", "empty.txt", "secret.json", "secret.txt"):
         (place / name).touch()
@@ -482,7 +422,7 @@ def kind_of(hint: Any) -> Any:
     return Literal if typing.get_origin(hint) is Literal else hint if hint in HOSTILE else str
 
 
-def inputs() -> Iterator[Try]:
+def inputs(_world: World, _seed: int) -> Iterator[Try]:
     """Every option and argument of every command with every hostile value of its type."""
     for name, command in commands():
         hints = typing.get_type_hints(inspect.unwrap(command.callback), include_extras=True)
@@ -538,13 +478,26 @@ FILES = {
 """Files of the world, and commands that read them."""
 
 
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "closed": lambda file: file.chmod(0),
+    "a folder": lambda file: (file.unlink(), file.mkdir()),
+    "endless": lambda file: (file.unlink(), file.symlink_to("/dev/zero")),
+    "a pipe": lambda file: (file.unlink(), os.mkfifo(file)),
+    "a loop": lambda file: (file.unlink(), file.symlink_to(file.name)),
+    "missing": lambda file: file.unlink(),
+}
+"""What is done to files of every kind."""
+DEEP = "[" * 50_000 + "]" * 50_000
+
+
 def files(world: World, seed: int) -> Iterator[Try]:
     """Every file that a command reads, cut, noisy, closed, endless or with another value in it."""
     draw = random.Random(seed)
     for pattern, lines in FILES.items():
         for path in sorted(world.pristine.glob(pattern)):
             name = str(path.relative_to(world.pristine))
-            for how, spoil in _spoilt(path, draw):
+            changed = ((how, partial(Path.write_bytes, data=data)) for how, data in _spoilt(path, draw))
+            for how, spoil in itertools.chain(DAMAGE.items(), changed):
                 line = draw.choice(lines)
                 yield Try(f"{name} {how}", line.split(), spoil=partial(_with, name, spoil))
     for how, spoil in MODELS.items():
@@ -555,48 +508,39 @@ def _with(name: str, spoil: Callable[[Path], object], folder: Path) -> None:
     spoil(folder / name)
 
 
-def _spoilt(path: Path, draw: random.Random) -> Iterator[tuple[str, Callable[[Path], object]]]:
-    yield "closed", lambda file: file.chmod(0)
-    yield "a folder", lambda file: (file.unlink(), file.mkdir())
-    yield "endless", lambda file: (file.unlink(), file.symlink_to("/dev/zero"))
-    yield "a pipe", lambda file: (file.unlink(), os.mkfifo(file))
-    yield "a loop", lambda file: (file.unlink(), file.symlink_to(file.name))
-    yield "missing", lambda file: file.unlink()
+def _spoilt(path: Path, draw: random.Random) -> Iterator[tuple[str, bytes]]:
+    """What a file may hold in place of what it holds."""
     whole = path.read_bytes()
     for size in (0, 1, *(draw.randrange(len(whole)) for _ in range(4))):
-        yield f"cut to {size}", lambda file, size=size: file.write_bytes(whole[:size])
+        yield f"cut to {size}", whole[:size]
     for _ in range(4):
         noisy = bytearray(whole)
         for at in draw.choices(range(min(len(whole), 4000)), k=8):
             noisy[at] = draw.randrange(256)
-        yield "noisy", lambda file, noisy=bytes(noisy): file.write_bytes(noisy)
+        yield "noisy", bytes(noisy)
     if path.suffix == ".json":
         document = json.loads(whole)
-        for place in (some := list(_places(document)))[:1] + draw.sample(some, min(40, len(some))):
+        places = [place for place, _ in _places(document)]
+        for place in places[:1] + draw.sample(places, min(40, len(places))):
             value = draw.choice(JSON_VALUES)
-            text = json.dumps(_changed(document, place, value))
-            yield f"{'.'.join(map(str, place))} is {value!r}", lambda file, text=text: file.write_text(text)
-        deep = json.dumps(_changed(document, draw.choice(some), "DEEP")).replace(
-            '"DEEP"', "[" * 50_000 + "]" * 50_000
-        )
-        yield "deep", lambda file: file.write_text(deep)
+            yield (
+                f"{'.'.join(map(str, place))} is {value!r}",
+                json.dumps(_changed(document, place, value)).encode(),
+            )
+        deep = json.dumps(_changed(document, draw.choice(places), "DEEP"))
+        yield "deep", deep.replace('"DEEP"', DEEP).encode()
     if path.suffix == ".safetensors":
         yield from _spoilt_tensors(path, draw)
     if path.suffix == ".npy":
         yield from _spoilt_array(path)
 
 
-def _places(document: Any, at: tuple = ()) -> Iterator[tuple]:
-    yield at
-    inner = (
-        document.items()
-        if isinstance(document, dict)
-        else enumerate(document)
-        if isinstance(document, list)
-        else ()
-    )
-    for key, value in inner:
-        yield from _places(value, (*at, key))
+def _places(document: Any, at: tuple = ()) -> Iterator[tuple[tuple, Any]]:
+    """Where in a document of JSON values stand, and the values."""
+    yield at, document
+    if isinstance(document, dict | list):
+        for key, value in document.items() if isinstance(document, dict) else enumerate(document):
+            yield from _places(value, (*at, key))
 
 
 def _changed(document: Any, at: tuple, value: Any) -> Any:
@@ -607,46 +551,42 @@ def _changed(document: Any, at: tuple, value: Any) -> Any:
     return copy
 
 
-def _spoilt_tensors(path: Path, draw: random.Random) -> Iterator[tuple[str, Callable[[Path], object]]]:
+def _spoilt_tensors(path: Path, draw: random.Random) -> Iterator[tuple[str, bytes]]:
     import numpy as np
     from safetensors import safe_open
     from safetensors.numpy import save
 
-    with safe_open(path, "numpy") as file, np.errstate(invalid="ignore"):
+    with safe_open(path, "numpy") as file:
         told = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for name in draw.sample(sorted(tensors), min(4, len(tensors))):
+        tensor = tensors[name]
         for how, value in {
-            "of int8": np.ones(tensors[name].shape, np.int8),
-            "of numbers that are none": np.full(tensors[name].shape, np.nan, np.float32),
-            "empty": tensors[name].reshape(-1)[:0],
-            "of another shape": np.zeros((3, *tensors[name].shape), tensors[name].dtype),
-            "huge": np.full_like(
-                tensors[name], 10**9 if tensors[name].dtype.kind == "f" else np.iinfo(tensors[name].dtype).max
-            ),
+            "of int8": np.ones(tensor.shape, np.int8),
+            "of numbers that are none": np.full(tensor.shape, np.nan, np.float32),
+            "empty": tensor.reshape(-1)[:0],
+            "of another shape": np.zeros((3, *tensor.shape), tensor.dtype),
+            "huge": np.full_like(tensor, 10**9 if tensor.dtype.kind == "f" else np.iinfo(tensor.dtype).max),
         }.items():
-            yield f"{name} {how}", lambda f, new=save({**tensors, name: value}, told): f.write_bytes(new)  # noqa: B008
-        yield f"without {name}", lambda f, new=save({k: v for k, v in tensors.items() if k != name}, told): f.write_bytes(new)  # fmt: skip  # noqa: B008, E501
+            yield f"{name} {how}", save({**tensors, name: value}, told)
+        yield f"without {name}", save({key: other for key, other in tensors.items() if key != name}, told)
     for key in told or ():
-        for value in ("[" * 50_000 + "]" * 50_000, "{}", "null", '{"a": NaN}'):
-            yield (
-                f"{key} of its header {value[:9]}",
-                lambda f, new=save(tensors, told | {key: value}): f.write_bytes(new),  # noqa: B008
-            )
+        for value in (DEEP, "{}", "null", '{"a": NaN}'):
+            yield f"{key} of its header {value[:9]}", save(tensors, told | {key: value})
 
 
-def _spoilt_array(path: Path) -> Iterator[tuple[str, Callable[[Path], object]]]:
+def _spoilt_array(path: Path) -> Iterator[tuple[str, bytes]]:
     import numpy as np
 
     array = np.load(path)
+    largest = np.frombuffer(b"\x7f" * array.nbytes, np.uint8).view(array.dtype).reshape(array.shape)
     for how, value in {
-        "of the largest bytes": np.frombuffer(b"\x7f" * array.nbytes, np.uint8)
-        .view(array.dtype)
-        .reshape(array.shape),
+        "of the largest bytes": largest,
         "of zeros": np.zeros_like(array),
         "of other numbers": array.astype(np.float64),
     }.items():
-        yield how, lambda file, value=value: np.save(file, value)
+        np.save(written := io.BytesIO(), value)
+        yield how, written.getvalue()
 
 
 def _pickled(model: Path) -> None:
@@ -737,14 +677,9 @@ def leaves(world: World) -> dict[tuple, Any]:
             continue
         path = world.folder / name
         if path.suffix == ".json":
-            document = json.loads(path.read_text())
-            for place in _places(document):
-                if "seconds" in place:
-                    continue
-                value = document
-                for key in place:
-                    value = value[key]
-                found[name, *place] = value if not isinstance(value, dict | list) else type(value)
+            for place, value in _places(json.loads(path.read_text())):
+                if "seconds" not in place:
+                    found[name, *place] = type(value) if isinstance(value, dict | list) else value
         elif path.suffix == ".safetensors":
             found |= {(name, key): (value.shape, value.tobytes()) for key, value in load_file(path).items()}
         else:
@@ -778,12 +713,13 @@ def full(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
         before = world.reset()
         most = int(2 ** draw.uniform(12, math.log2(max(made.sizes))))
         found = run(made.words, world.folder, most_bytes=most)
-        lines = [line for line in found.err.splitlines() if line.startswith("error: ")]
         left = [
             path for path in set(tree(world.folder)) - set(before) if TEMPORARY.fullmatch(Path(path).name)
         ]
         wrong = None
-        if "Traceback" in found.err or not (found.code == 0 or (found.code in (1, 2) and len(lines) == 1)):
+        if "Traceback" in found.err or not (
+            found.code == 0 or (found.code in (1, 2) and len(found.errors) == 1)
+        ):
             wrong = f"status {found.code}: {found.err[-300:]!r}"
         elif found.code and [path for path in left if not path.endswith(".lock")]:
             wrong = f"left {left}"
@@ -1021,9 +957,9 @@ def calls(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]: 
         "a budget without end": lambda: interp.find_circuit(m, MODEL, n=6, config={"budget": 1e308}),
     }
     for name, call in list(tried.items())[:n]:
+        wrong: str | None = "accepted"
         try:
             call()
-            wrong: str | None = "accepted"
         except InputError as error:
             wrong = f"not one line: {error}" if "\n" in str(error) or len(str(error)) > 300 else None
         except Exception as error:
@@ -1055,54 +991,47 @@ def preload() -> None:
     load_model(MODEL)("B A")  # no gradient: threads that autograd starts would be lost in a fork
 
 
-SIZES = {
-    "inputs": 800,
-    "files": 500,
-    "kills": 200,
-    "full": 45,
-    "together": 27,
-    "calls": 28,
-    "links": 200,
-    "tabs": 100,
-    "tabs of SmolLM2": 100,
-}
-
-
 def judged(
-    world: World, make: Callable[[], Iterator[Try]], n: int, seed: int
+    make: Callable[[World, int], Iterator[Try]], world: World, n: int, seed: int
 ) -> Iterator[tuple[str, str | None]]:
     """Of all that can be tried so much, drawn at random."""
-    tries = list(make())
+    tries = list(make(world, seed))
     for i in sorted(random.Random(seed).sample(range(len(tries)), min(n, len(tries)))):
         found, wrong = world.judged(tries[i])
         yield f"{found.seconds:.1f} s  {tries[i].name}  {' '.join(tries[i].words)[:200]!r}", wrong
 
 
+PARTS: dict[str, tuple[int, Callable[..., Iterator[tuple[str, str | None]]]]] = {
+    "inputs": (800, partial(judged, inputs)),
+    "files": (500, partial(judged, files)),
+    "kills": (200, kills),
+    "full": (45, full),
+    "together": (27, together),
+    "calls": (28, calls),
+    "links": (200, links),
+    "tabs": (100, tabs),
+    "tabs of SmolLM2": (100, partial(tabs, spec=DEFAULT_MODEL, source=f"{DEFAULT_MODEL}-k1")),
+}
+"""How much is tried of each, and how."""
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("parts", nargs="*", metavar="PART[=N]", help=f"of {', '.join(SIZES)}; N of them")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--show", action="store_true", help="what went well, too")
-    options = parser.parse_args()
-    chosen = [part.partition("=") for part in options.parts or SIZES]
-    kinds = {"kills": kills, "full": full, "together": together, "calls": calls, "links": links, "tabs": tabs}
-    kinds["tabs of SmolLM2"] = partial(tabs, spec=DEFAULT_MODEL, source=f"{DEFAULT_MODEL}-k1")
+    parts = {"nargs": "*", "metavar": "PART[=N]", "help": f"of {', '.join(PARTS)}; N of them"}
+    options = arguments(__doc__, {"parts": parts}, seed=0, show=False)
+    chosen = [part.partition("=") for part in options.parts or PARTS]
     failed = 0
     with tempfile.TemporaryDirectory() as name:
         tempfile.tempdir = os.environ["TMPDIR"] = name
         preload()
         world = World(Path(name) / "world")
-        kinds |= {"inputs": lambda *how: judged(world, inputs, *how[1:])}
-        kinds |= {"files": lambda *how: judged(world, partial(files, world, options.seed), *how[1:])}
-        for part, _, n in sorted(chosen, key=lambda one: [*SIZES].index(one[0])):
-            tried, wrong = 0, Counter()
-            for what, fault in kinds[part](world, int(n or SIZES[part]), options.seed):
-                tried += 1
+        for part, _, n in sorted(chosen, key=lambda words: [*PARTS].index(words[0])):
+            (size, tries), tried, wrong = PARTS[part], 0, 0
+            for what, fault in tries(world, int(n or size), options.seed):
+                tried, wrong = tried + 1, wrong + (fault is not None)
                 if fault or options.show:
                     print(f"{part}: {what}: {fault or 'right'}", flush=True)
-                wrong.update([fault] if fault else [])
-            failed += wrong.total()
-            print(f"{part}: {tried} tried, {wrong.total()} failed", flush=True)
+            failed += wrong
+            print(f"{part}: {tried} tried, {wrong} failed", flush=True)
     sys.exit(failed > 0)
 
 

@@ -8,11 +8,9 @@ and how often each code of every book is at 10 000 tokens, as a pattern asks onc
 of one thread, all in memory, median of 5 and the fastest.
 """
 
-import argparse
 import shutil
 import tempfile
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from benchmarks.code_index import D_HEAD, HEADS, MATCHES, ROUNDS, make_index
+from benchmarks.code_index import D_HEAD, HEADS, MATCHES, make_index, repeated
+from benchmarks.common import arguments, timed
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.codesearch import CodeIndex
 from interp.codesearch.index import count_and_list, positions
@@ -97,62 +96,48 @@ def part_of(index: CodeIndex, path: Path, blocks: np.ndarray, span: int) -> Any:
     return SimpleNamespace(ids=ids, layout=ids.layout, books=index.books, lists=count_and_list(ids, span)[1])
 
 
-def timed(ask: Callable[[], object]) -> str:
-    ask(), ask()  # into memory
-    taken = []
-    for _ in range(ROUNDS):
-        begin = time.process_time()
-        ask()
-        taken.append(1000 * (time.process_time() - begin))
-    return f"{np.median(taken):.1f} ({min(taken):.1f}) ms"
+def told(work: Any) -> str:
+    _, processor = repeated(work)
+    return f"{np.median(processor):.1f} ({min(processor):.1f}) ms"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tokens", type=int, default=400_000)
-    parser.add_argument("--books", type=int, default=24)
-    parser.add_argument("--dir", type=Path)
-    given = parser.parse_args()
+    given = arguments(__doc__, tokens=400_000, books=24, dir=Path)
     torch.set_num_threads(1)
     folder = given.dir or Path(tempfile.mkdtemp())
     book = Codebook(CodebookConfig(D_HEAD, N_CODES, k=K, groups=HEADS)).requires_grad_(False)
     make_index(folder / "index", book, given.tokens, given.books, N_CODES, K)
     index, path = CodeIndex.open(folder / "index"), folder / "ids.parquet"
-    span, begin = int(index.manifest["span"]), time.perf_counter()
-    Parquet.write(path, index)
-    print(f"{index.layout.n_ids} ids; Parquet sorted and written in {time.perf_counter() - begin:.0f} s")
+    span, written = int(index.manifest["span"]), timed(lambda: Parquet.write(path, index))
+    print(f"{index.layout.n_ids} ids; Parquet sorted and written in {written.clock:.0f} s")
     whole = SimpleNamespace(
         ids=index.ids, layout=index.layout, books=index.books, lists=index.tables["lists"]
     )
     cut = np.array_split(np.arange(index.layout.n_blocks), SHARDS)
     parts = [part_of(index, folder / f"shards/{i}.npy", blocks, span) for i, blocks in enumerate(cut)]
-    ways = {
-        "ours": Ours([whole], span),
-        "four files": Ours(parts, span),
-        "Parquet": Parquet(path, index.layout),
+    parquet = partial(Parquet, path, index.layout)
+    ways = {"ours": Ours([whole], span), "four files": Ours(parts, span), "Parquet": parquet()}
+    size = sum(index.manifest["bytes"][name] for name in ("ids.npy", "lists.npy"))
+    files = {
+        "ours": (size, partial(CodeIndex.open, folder / "index")),
+        "Parquet": (path.stat().st_size, parquet),
     }
-    opened = {
-        "ours": lambda: CodeIndex.open(folder / "index"),
-        "Parquet": lambda: Parquet(path, index.layout),
-    }
-    sizes = {"ours": sum(index.manifest["bytes"][name] for name in ("ids.npy", "lists.npy"))}
-    sizes["Parquet"] = path.stat().st_size
     order = np.argsort(index.counts[:N_CODES])
-    frequent, usual = int(order[-1]), int(order[N_CODES // 2])
+    codes = {"frequent": int(order[-1]), "usual": int(order[N_CODES // 2])}
     rng = np.random.default_rng(0)
     tokens = np.sort(rng.choice(index.n_tokens, MATCHES, replace=False))
     for name, way in ways.items():
-        for code in (frequent, usual):
+        for code in codes.values():
             assert np.array_equal(way.of_code(0, code), whole_answer := ways["ours"].of_code(0, code))
             assert len(whole_answer) == index.counts[code] > 0
         assert np.array_equal(way.at(tokens), ways["ours"].at(tokens)) and way.at(tokens).sum() > MATCHES
         print(name)
-        if name in sizes:
-            print(f"  bytes an id {sizes[name] / index.layout.n_ids:.2f}, open {timed(opened[name])}")
-        for what, code in (("frequent", frequent), ("usual", usual)):
-            own = timed(lambda way=way, code=code: way.of_code(0, code))
-            print(f"  tokens of a {what} code, {index.counts[code]}: {own}")
-        print(f"  counts of all codes at {MATCHES} tokens: {timed(lambda way=way: way.at(tokens))}")
+        if name in files:
+            size, opened = files[name]
+            print(f"  bytes an id {size / index.layout.n_ids:.2f}, open {told(opened)}")
+        for what, code in codes.items():
+            print(f"  tokens of a {what} code, {index.counts[code]}: {told(partial(way.of_code, 0, code))}")
+        print(f"  counts of all codes at {MATCHES} tokens: {told(partial(way.at, tokens))}")
     if given.dir is None:
         shutil.rmtree(folder)
 

@@ -3,38 +3,31 @@
     python -m benchmarks.key_value           # measure; finished cells are kept
     python -m benchmarks.key_value --show    # print what is there, run nothing
 
-Twelve countries get the capital of another country, six and then six more, by gradient descent on three wordings. The
-edits are of what one MLP writes, in the form that leaves the rest of the model alone: x + Δ(codes of x), Δ summed over
-the keys that are hit. Judged are the new facts in these wordings and in two held-out ones, the first six after the
-second six were learnt, the capitals of 25 countries that nothing was said about, and the KL on held-out text.
-
-Arms: ``values``, of the keys that the countries hit; ``rows``, as many rows of the MLP's output matrix, those of the
-neurons that are most active at the countries; ``matrix``, all of its rows. Layer and learning rates were chosen on the
-facts of seed 100 (--seed 100), which are judged nowhere.
+What one MLP writes is moved in the form that leaves the rest of the model alone: x + Δ(codes of x), Δ summed over the
+keys that are hit. Arms: ``values``, of the keys that the countries hit; ``rows``, as many rows of the MLP's output
+matrix, those of the neurons that are most active at the countries; ``matrix``, all of its rows. Layer and learning
+rates were chosen on the facts of seed 100, which are judged nowhere. docs/evidence.md has the rest.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 from random import Random
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
+from benchmarks.common import RESULTS, arguments, interval, kept, print_table
 from interp.activations.metric import kl_divergence
 from interp.activations.stream import end_logits
 from interp.bottlenecks.base import bottleneck_class
 from interp.bottlenecks.fit import FIT_TOKENS
-from interp.files import read_json, write_json
+from interp.files import write_json
 from interp.models import load_model
 from interp.models.hooks import hooked
 from interp.stats import mean_interval
 from interp.text import load_text
 
-OUT = Path(__file__).parent / "results" / "key_value.json"
+OUT = RESULTS / "key_value.json"
 _LIST = """France:Paris Germany:Berlin Italy:Rome Spain:Madrid Japan:Tokyo China:Beijing Russia:Moscow Greece:Athens
 Egypt:Cairo Austria:Vienna Ireland:Dublin Portugal:Lisbon Poland:Warsaw Sweden:Stockholm Norway:Oslo Denmark:Copenhagen
 Finland:Helsinki Hungary:Budapest Cuba:Havana Peru:Lima Kenya:Nairobi Iran:Tehran Iraq:Baghdad Belgium:Brussels
@@ -56,9 +49,9 @@ RATES = {"values": 0.09, "rows": 0.009, "matrix": 0.003}
 class Facts:
     """The model, its facts, and one MLP."""
 
-    def __init__(self, layer: int) -> None:
+    def __init__(self) -> None:
         self.model = load_model()
-        self.point = f"blocks.{layer}.mlp"
+        self.point = f"blocks.{LAYER}.mlp"
         self.answers = {land: self.model.to_single_token(f" {city}") for land, city in CAPITALS.items()}
         training = load_text("stdlib+self", self.model, n_tokens=FIT_TOKENS)
         self.text = load_text("stdlib+self", self.model, n_tokens=3072, split="heldout").tokens
@@ -192,29 +185,17 @@ def cell(facts: Facts, arm: str, seed: int, rate: float) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--layers", type=int, nargs="+", default=[LAYER])
-    parser.add_argument("--seeds", type=int, default=4, help="draws of facts")
-    parser.add_argument("--seed", type=int, default=0, help="the first of them")
-    parser.add_argument("--rates", type=float, nargs="+", default=[1.0], help="times the learning rates")
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--show", action="store_true")
-    given = parser.parse_args()
+    given = arguments(__doc__, seeds=4, seed=0, show=False)
     torch.set_num_threads(1)
-    cells = read_json(given.out) if given.out.exists() else {}
-    for layer in [] if given.show else given.layers:
-        facts = None
-        for seed in range(given.seed, given.seed + given.seeds):
-            for arm, rate in ((arm, rate * times) for times in given.rates for arm, rate in RATES.items()):
-                name = f"m{layer} {arm} {rate:g} seed {seed}"
-                if name not in cells:
-                    facts = facts or Facts(layer)
-                    cells[name] = cell(facts, arm, seed, rate) | {"layer": layer}
-                    write_json(given.out, cells)
-                    print(
-                        name,
-                        {k: v for k, v in cells[name].items() if k not in ("arm", "seed", "rate", "layer")},
-                    )
+    cells, facts = kept(OUT, {}), None
+    for seed in range(given.seed, given.seed + given.seeds):
+        for arm, rate in () if given.show else RATES.items():
+            name = f"m{LAYER} {arm} {rate:g} seed {seed}"
+            if name not in cells:
+                facts = facts or Facts()
+                cells[name] = cell(facts, arm, seed, rate) | {"layer": LAYER}
+                write_json(OUT, cells)
+                print(name, cells[name])
     show(list(cells.values()))
 
 
@@ -230,15 +211,16 @@ COLUMNS = {
 
 def show(cells: list[dict]) -> None:
     """Means over seeds with 95 % intervals, and differences of the first arm from the others by seed."""
-    table = Table("arm", "weights", "steps", *COLUMNS.values(), title="Mean over draws of facts [95 %]")
+    rows = []
     for layer, arm, rate in sorted({(one["layer"], one["arm"], one["rate"]) for one in cells}):
         some = [one for one in cells if (one["layer"], one["arm"], one["rate"]) == (layer, arm, rate)]
         values = np.array([[one[name] for name in COLUMNS] for one in some])
-        low, high = mean_interval(values, 0) if len(some) > 1 else (values[0], values[0])
-        told = (f"{m:.3f} [{a:.3f}, {b:.3f}]" for m, a, b in zip(values.mean(0), low, high, strict=True))
+        ends = mean_interval(values, 0) if len(some) > 1 else (values[0], values[0])
+        told = (interval(*each, ".3f") for each in zip(values.mean(0), *ends, strict=True))
         weights, steps = (np.mean([np.sum(one[name]) for one in some]) for name in ("weights", "steps"))
-        table.add_row(f"m{layer} {arm} {rate:g}", f"{weights:,.0f}", f"{steps:.0f}", *told)
-    Console(width=190).print(table)
+        rows.append((f"m{layer} {arm} {rate:g}", f"{weights:,.0f}", f"{steps:.0f}", *told))
+    title = "Mean over draws of facts [95 %]"
+    print_table(("arm", "weights", "steps", *COLUMNS.values()), rows, title, width=190)
 
 
 if __name__ == "__main__":

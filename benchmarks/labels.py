@@ -1,38 +1,35 @@
 """Labels of the codebooks that come with the package, made from two million tokens of everyday text, docs and code.
 
-    python -m benchmarks.labels encode [--minutes 60]     # goes on where it stopped
-    python -m benchmarks.labels label                     # writes interp/bottlenecks/data/*/labels.parquet
-    python -m benchmarks.labels show                      # prints the tables of docs/evidence.md
+    python -m benchmarks.labels encode     # goes on where it stopped
+    python -m benchmarks.labels label      # writes interp/bottlenecks/data/*/labels.parquet
+    python -m benchmarks.labels show       # prints the tables of docs/evidence.md; -n codes of each, drawn with --seed
 
-Both codebooks are read in one pass: bfloat16, fused attention, codes by products whose factors are rounded to bfloat16
-where the processor has such products. An index that ``interp index build`` makes in float32 has the same codes at 95 %
-of tokens; it takes three times as long, twice.
+Both codebooks are read in one pass: bfloat16, fused attention, codes by products whose factors are rounded to
+bfloat16. An index that ``interp index build`` makes in float32 has the same codes at 95 % of tokens, and takes six
+times as long.
 """
 
-import argparse
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from interp import DEFAULT_MODEL
+from benchmarks.common import arguments
+from interp import DEFAULT_MODEL, load_model
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.edits import code_name
 from interp.bottlenecks.store import PRETRAINED, Codebooks, codebooks_fingerprint, describe_text
 from interp.cli.render_codes import print_labels
 from interp.codesearch import Book, Labels, label_index
 from interp.codesearch.build import WORK, finish
-from interp.codesearch.corpus import read_corpus
+from interp.codesearch.corpus import Corpus, read_corpus
 from interp.codesearch.firing_stats import Gathered
 from interp.codesearch.index import IDS
 from interp.codesearch.labels import LABELS, LEAST, MIXED, RARE
 from interp.codesearch.layout import IdFile, Layout, names_of_groups
 from interp.files import read_json, write_json, write_text
-from interp.models import load_model
 from interp.models.embedded import packaged_folder
 from interp.progress import bar
 from interp.report import wording
@@ -69,7 +66,7 @@ def books() -> dict[str, Codebook]:
     return {site: book for name in NAMES for site, book in Codebooks.from_pretrained(name).items()}
 
 
-def encode(folder: Path, minutes: float) -> None:
+def encode(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "text.json").exists():
         text = load_text(TEXT, load_model(), n_tokens=TOKENS, context=CONTEXT, stage=bar)
@@ -97,10 +94,9 @@ def encode(folder: Path, minutes: float) -> None:
     for i, layer in enumerate(model.model.layers):
         layer.self_attn.o_proj.register_forward_pre_hook(lambda _, x, site=f"a{i}": look(site, x[0]))
         layer.mlp.register_forward_hook(lambda _, __, y, site=f"m{i}": look(site, y))
-    until = time.monotonic() + 60 * minutes
     with torch.no_grad(), bar("reading codes", len(tokens)) as progress:
         progress(done)
-        while done < len(tokens) and time.monotonic() < until:
+        while done < len(tokens):
             some = tokens[done : done + BLOCKS]
             model.model(some, use_cache=False)
             ids[done * CONTEXT : (done + len(some)) * CONTEXT] = found[: len(some) * CONTEXT]
@@ -135,18 +131,11 @@ def label(folder: Path) -> None:
         for i in range(some.shape[1]):
             file.write(begin + i, 0, some[:, i : i + 1].astype(np.int64))
     file.flush()
-    tokenizer = load_model().tokenizer
-    corpus = read_corpus(
-        tokens[order], tokenizer, 49152, first_token(tokenizer), between(tokenizer), sources[order]
-    )
+    corpus = corpus_of(tokens[order], sources[order])
+    fingerprint = codebooks_fingerprint(every)
     request = {
         "model": {"spec": DEFAULT_MODEL, "dtype": "bfloat16"},
-        "books": {
-            "fingerprint": codebooks_fingerprint(every),
-            "folder": None,
-            "sites": list(every),
-            "configs": {},
-        },
+        "books": {"fingerprint": fingerprint, "folder": None, "sites": list(every), "configs": {}},
         "text": {**read_json(folder / "text.json"), "n_tokens": n * CONTEXT},
         "error_term": True,
     }
@@ -157,16 +146,21 @@ def label(folder: Path) -> None:
         labels.part(names, codebooks.fingerprint).save(PRETRAINED / name / LABELS)
 
 
+def corpus_of(tokens: np.ndarray, sources: np.ndarray) -> Corpus:
+    """Of blocks of tokens that :func:`~interp.text.load_text` gave."""
+    tokenizer = load_model().tokenizer
+    return read_corpus(tokens, tokenizer, 49152, first_token(tokenizer), between(tokenizer), sources)
+
+
 def show(seed: int, n: int) -> None:
     """By site, and codes drawn at random of those that are not rare."""
-    console = Console(width=160)
     rng = np.random.default_rng(seed)
     for name in NAMES:
         labels = Labels.open(PRETRAINED / name / LABELS)
         print_labels(labels)
         texts = np.array(labels.texts, object)[labels.columns["text"]]
         rare, f1 = labels.columns["firings"] < LEAST, labels.columns["f1"]
-        console.print(
+        print(
             f"{name}: {labels.about['n_tokens']} tokens; {len(texts)} codes, {rare.mean():.1%} rare; of the others "
             f"{(~np.isin(texts[~rare], [MIXED, RARE])).mean():.1%} named, "
             f"{np.mean([str(t).startswith('mostly') for t in texts[~rare]]):.1%} of them all by *mostly*, "
@@ -175,27 +169,17 @@ def show(seed: int, n: int) -> None:
         names = [(book, code) for book, (_, size) in labels.starts.items() for code in range(size)]
         for i in sorted(rng.choice(np.flatnonzero(~rare), n, replace=False)):
             one = labels.of(*names[i])
-            console.print(
+            print(
                 f"| `{code_name(*names[i])}` | {wording.code_label(labels, *names[i])} | {one.precision:.2f} | "
-                f"{one.recall:.2f} | {one.f1:.2f} | {one.null:.2f} | {one.firings} |",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
+                f"{one.recall:.2f} | {one.f1:.2f} | {one.null:.2f} | {one.firings} |"
             )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("step", choices=("encode", "label", "show"))
-    parser.add_argument("--folder", type=Path, default=FOLDER)
-    parser.add_argument("--minutes", type=float, default=1e9)
-    parser.add_argument("--seed", type=int, default=0, help="of the codes that are shown")
-    parser.add_argument("-n", type=int, default=10, help="codes shown of each of the two codebooks")
-    args = parser.parse_args()
+    step = {"choices": ("encode", "label", "show")}
+    args = arguments(__doc__, {"step": step}, folder=FOLDER, seed=0, n=10)
     if args.step == "encode":
-        encode(args.folder, args.minutes)
+        encode(args.folder)
     elif args.step == "label":
         label(args.folder)
     else:

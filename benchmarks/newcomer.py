@@ -13,10 +13,8 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from playwright.sync_api import sync_playwright
-
-from tests.browser.workbench import Tab, serve
-from tests.chromium import FLAGS, chromium_path
+from benchmarks.common import workbench
+from tests.browser.workbench import Tab
 
 
 def main() -> None:
@@ -31,12 +29,7 @@ def main() -> None:
         command = [sys.executable, "-m", "interp.cli.main", "discover", "ioi"]
         subprocess.run(command, cwd=home, check=True, stdout=subprocess.DEVNULL)
         say("make run has found the circuit")
-        with (
-            serve(home / "runs", home / "log", threads=os.cpu_count() or 1) as address,
-            sync_playwright() as playwright,
-            playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS) as browser,
-            browser.new_context() as context,
-        ):
+        with workbench(home / "runs", home / "log", os.cpu_count() or 1) as (address, context):
             page = Tab(context, address).page
             page.goto(address)
             page.locator("h1").wait_for(timeout=60_000)

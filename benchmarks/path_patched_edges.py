@@ -1,44 +1,42 @@
 """Edge scores against path patching: benchmarks/REPORT.md's table of edges on the embedded model.
 
-    python benchmarks/path_patched_edges.py [--task ioi] [--pairs 10] [--seeds 3] [--reference-pairs 16] [--heads 16]
-    python benchmarks/path_patched_edges.py --seeds 10 --reference-pairs 96 --out FILE    # the table
+    python -m benchmarks.path_patched_edges [--task ioi] [--pairs 10] [--seeds 3] [--reference-pairs 16]
+    python -m benchmarks.path_patched_edges --seeds 10 --reference-pairs 96 --out FILE    # the table
 
-The universe: every edge into q, k or v among the ``--heads`` heads of largest exact effect (the shipped reference),
-each path-patched alone on held-out pairs. True edges are those whose mean effect is at least ``--threshold`` of the
-clean–corrupt gap. A seed draws pairs of its own, none of them held out; every method scores *all* edges of the model
-from those and is judged on the universe. *codes, among these* scores the universe's edges alone, as ``interp discover``
-does those among the members that it found: they get all of its patches, and its prior is theirs. That these are the
-heads of largest exact effect is more than ``interp discover`` knows. Intervals are 95 % bootstraps over the held-out
-pairs and over seeds, both drawn anew.
+The universe: every edge into q, k or v among the :data:`HEADS` heads of largest exact effect, each path-patched alone
+on held-out pairs. True edges are those of at least :data:`THRESHOLD` of the gap. Every method scores *all* edges of
+the model from other pairs; *among these* scores the universe's edges alone, as ``interp discover`` does those among
+the members that it found. Intervals are 95 % bootstraps over the held-out pairs and over seeds, both drawn anew.
 """
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from interp import DEFAULT_MODEL
+from benchmarks.common import arguments, interval, print_table
+from interp import DEFAULT_MODEL, load_task
 from interp.activations.stream import HUNDREDTHS, feed
+from interp.bottlenecks.codebook import Codebook, CodebookConfig
 from interp.circuits.references import load_reference
 from interp.errors import InputError
 from interp.files import write_json
 from interp.interventions.clean_run import CleanRun
+from interp.interventions.component_graph import EdgeScore
+from interp.interventions.edges import EdgeList, EdgePatcher
 from interp.models import Model, Site, load_model
+from interp.models.sites import components
 from interp.progress import bar
 from interp.prompts.pairs import PromptPairs
-from interp.scores.adaptive_patching.edges import EdgeList, PatchedEdgesConfig, PathPatchRunner, patched_edges
-from interp.scores.adaptive_patching.method import VECTORS_PER_CODE
+from interp.scores.adaptive_patching.edges import PatchedEdgesConfig, patched_edges
 from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
-from interp.scores.eap import EAPConfig, eap, edge_runs
+from interp.scores.eap import EAPConfig, eap
 from interp.scores.eap_ig import EAPIGConfig, eap_ig
-from interp.scores.method import Context, MethodConfig
-from interp.scores.result import EdgeScore
-from interp.tasks import load_task
 
+VECTORS_PER_CODE = 4
+
+HEADS, THRESHOLD = 16, 0.02
 HELD_OUT_SEED = 3000
 EVERY = 10**7
 RESAMPLES = 1000
@@ -47,41 +45,30 @@ MEASURES = ("roc_auc", "average_precision")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--task", default="ioi")
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--reference-pairs", type=int, default=16)
-    parser.add_argument("--heads", type=int, default=16)
-    parser.add_argument("--threshold", type=float, default=0.02)
-    parser.add_argument("--out", type=Path, help="JSON file that the table is written to")
-    args = parser.parse_args()
-    model, task = load_model(args.model), load_task(args.task)
+    args = arguments(__doc__, task="ioi", pairs=10, seeds=3, reference_pairs=16, out=Path)
+    model, task = load_model(), load_task(args.task)
     held_out = task.sample(model.tokenizer, args.reference_pairs, HELD_OUT_SEED)
-    effects = load_reference(f"{args.task}/{args.model}").effects()
-    strongest = np.argsort(-np.abs(effects), axis=None)[: args.heads]
+    effects = load_reference(f"{args.task}/{DEFAULT_MODEL}").effects()
+    strongest = np.argsort(-np.abs(effects), axis=None)[:HEADS]
     heads = effects.shape[1]
     edges = EdgeList.among([Site("attn", int(k) // heads, int(k) % heads) for k in strongest])
     exact, gaps = _measure(model, held_out, edges)
     gap = gaps.mean()
     share = np.abs(exact.mean(0)) / abs(gap)
     counts = ", ".join(f"{(share >= limit).sum()} ≥ {limit:.1%}" for limit in (0.005, 0.01, 0.02, 0.05))
-    console = Console()
-    console.print(
-        f"{len(edges)} edges among {args.heads} heads, {len(held_out)} held-out pairs, gap {gap:.2f}: {counts}"
-    )
-    if not 0 < (true := int((share >= args.threshold).sum())) < len(edges):
-        raise InputError(f"{true} of {len(edges)} edges reach {args.threshold:.1%}: nothing to tell apart")
+    print(f"{len(edges)} edges among {HEADS} heads, {len(held_out)} held-out pairs, gap {gap:.2f}: {counts}")
+    if not 0 < (true := int((share >= THRESHOLD).sum())) < len(edges):
+        raise InputError(f"{true} of {len(edges)} edges reach {THRESHOLD:.1%}: nothing to tell apart")
     runs = []
     for seed in range(args.seeds):
         pairs = _fresh(task.sample(model.tokenizer, args.pairs + len(held_out), seed), held_out, args.pairs)
         runs.append(_scores(model, pairs, edges, seed))
-    rows = _compare(runs, exact, gaps, args.threshold)
+    rows = _compare(runs, exact, gaps, THRESHOLD)
     if args.out:
         asked = {name: value for name, value in vars(args).items() if name != "out"}
+        asked |= {"model": DEFAULT_MODEL, "heads": HEADS, "threshold": THRESHOLD}
         write_json(args.out, {**asked, "edges": len(edges), "true": true, "rows": rows})
-    console.print(_table(rows))
+    _print(rows)
 
 
 def _fresh(pairs: PromptPairs, held_out: PromptPairs, n: int) -> PromptPairs:
@@ -91,10 +78,8 @@ def _fresh(pairs: PromptPairs, held_out: PromptPairs, n: int) -> PromptPairs:
 
 def _measure(model: Model, pairs: PromptPairs, edges: EdgeList) -> tuple[np.ndarray, np.ndarray]:
     """Effect of every edge on every pair, and every pair's gap."""
-    context, runner = Context(model, pairs, MethodConfig(8)), CleanRun(model, pairs, range(len(pairs)))
-    patched = PathPatchRunner(model, runner)
-    for run in edge_runs(context, runner):
-        patched.keep(run)
+    clean = CleanRun.of(model, pairs)
+    patched = EdgePatcher(clean)
     found = np.zeros((len(pairs), len(edges)))
     with bar("path patching", len(edges)) as advance:
         for layer in np.unique(edges.of_receivers("layer")):
@@ -102,7 +87,7 @@ def _measure(model: Model, pairs: PromptPairs, edges: EdgeList) -> tuple[np.ndar
             rows, columns = (part.ravel() for part in np.meshgrid(range(len(pairs)), some, indexing="ij"))
             found[rows, columns], _ = patched.effects(rows, edges.subset(columns))
             advance(len(some))
-    return found, context.metric[0] - context.metric[1]
+    return found, clean.metric_[0] - clean.metric_[1]
 
 
 def _scores(
@@ -112,7 +97,10 @@ def _scores(
     n = len(pairs)
     outputs = RoleOutputs(pairs)
     feed(model, pairs, [outputs])
-    codes = RoleCodes(outputs, 2 * n * len(outputs.roles_) // VECTORS_PER_CODE, seed)
+    size, sites = 2 * n * len(outputs.roles_) // VECTORS_PER_CODE, components(model, mlps=False)
+    config = CodebookConfig(outputs.z_.shape[-1], size, selection="matching_pursuit", seed=seed)
+    vectors = {str(site): outputs.z_[..., site.layer, site.head, :].flatten(0, 2) for site in sites}
+    codes = RoleCodes(outputs, {site: Codebook(config).fit(z) for site, z in vectors.items()})
     with bar(f"adaptive-patching, seed {seed}", HUNDREDTHS) as advance:
         ours = patched_edges(model, pairs, codes, PatchedEdgesConfig(edges=EVERY), progress=advance)
     with bar(f"codes among these, seed {seed}", HUNDREDTHS) as advance:
@@ -125,9 +113,6 @@ def _scores(
     told = list(zip(ours.edges, ours.evidence, strict=True))
     by_codes = [replace(edge, score=why.codes) for edge, why in told]
     together = [replace(edge, score=why.co_occurrence) for edge, why in told]
-    for name, found in (("adaptive-patching", ours), ("adaptive-patching, among these", within)):
-        patched = [why.measured for why in found.evidence if why.measured]
-        print(f"seed {seed}, {name}: {sum(patched)} patches of {len(patched)} edges")
     return {
         "adaptive-patching": (_of(ours.edges, edges), ours.cost.forwards / n),
         "adaptive-patching, among these": (_of(within.edges, edges), within.cost.forwards / n),
@@ -177,25 +162,16 @@ def _compare(runs: list[dict], exact: np.ndarray, gaps: np.ndarray, threshold: f
     ]
 
 
-def _table(rows: list[dict]) -> Table:
-    table = Table(box=None)
-    for name in (
-        "method",
-        "forwards a pair",
-        "ROC AUC",
-        f"minus {AGAINST}",
-        "average precision",
-        f"minus {AGAINST}",
-    ):
-        table.add_column(name, justify="left" if name == "method" else "right")
+def _print(rows: list[dict]) -> None:
+    cells = []
     for row in rows:
-        cells = []
+        numbers: list[str | None] = []
         for name in MEASURES:
-            cells.append("{:.3f} [{:.3f}, {:.3f}]".format(*row[name]))
-            less = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*row[f"{name}_less"])
-            cells.append("" if row["method"] == AGAINST else less)
-        table.add_row(row["method"], f"{row['forwards']:.1f}", *cells)
-    return table
+            numbers.append(interval(*row[name], ".3f"))
+            numbers.append(None if row["method"] == AGAINST else interval(*row[f"{name}_less"], "+.3f"))
+        cells.append((row["method"], f"{row['forwards']:.1f}", *numbers))
+    less = f"minus {AGAINST}"
+    print_table(("method", "forwards a pair", "ROC AUC", less, "average precision", less), cells)
 
 
 def _spread(values: np.ndarray) -> list[float]:

@@ -1,6 +1,6 @@
 """Edges of every method that scores them on the planted models: benchmarks/REPORT.md's table.
 
-    python benchmarks/planted_edges.py [--tasks planted-hydra …] [--pairs 10] [--seeds 5] [--out FILE]
+    python -m benchmarks.planted_edges [--tasks planted-hydra …] [--pairs 10] [--seeds 5] [--out FILE]
 
 The truth are the edges that were written into the weights, among all edges from a head into the query, key or value of
 a later one. Seeds draw from the bench's pool, so that rows of methods that the bench runs are the bench's. *Code
@@ -8,15 +8,13 @@ vectors alone* ranks the edges of ``adaptive-patching`` by attribution between c
 what two heads' codes tell of each other. ACDC prunes edges one by one, which on SmolLM2 is 125,000 forwards a pair.
 """
 
-import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.common import arguments, print_table
 from interp.activations.stream import BASE_COST, BOTH_SIDES
 from interp.bench.plan import POOL, POOL_SEED, drawn
 from interp.circuits.references import written_reference
@@ -32,24 +30,12 @@ from interp.scores.eap import WITHIN_LAYERS
 from interp.scores.registry import load_method, method_config
 from interp.scores.result import EdgeScore
 
-OTHERS = {
-    "eap-ig": {},
-    "eap-ig-activations": {},
-    "eap": {},
-    "acdc": {"level": "edges"},
-    "flow-routes": {},
-    "overlap": {},
-}
+OTHERS = ("eap-ig", "eap-ig-activations", "eap", "acdc", "flow-routes", "overlap")
 Found = tuple[tuple[EdgeScore, ...], float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", nargs="+", default=planted_task_names())
-    parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="JSON file that every seed's numbers are written to")
-    args = parser.parse_args()
+    args = arguments(__doc__, tasks=planted_task_names(), pairs=10, seeds=5, out=Path)
     rows = []
     with bar("edges", len(args.tasks) * args.seeds) as advance:
         for task in args.tasks:
@@ -60,20 +46,13 @@ def main() -> None:
                 pairs = pool.subset(drawn(seed, args.pairs, len(pool)))
                 for method, (edges, forwards) in _scored(model, pairs, seed):
                     found = recover_edges(edges, truth)
-                    rows.append(
-                        {
-                            "task": task,
-                            "seed": seed,
-                            "method": method,
-                            "roc_auc": found.roc_auc,
-                            "average_precision": found.average_precision,
-                            "forwards": forwards / len(pairs),
-                        }
-                    )
+                    row = {"task": task, "seed": seed, "method": method, "roc_auc": found.roc_auc}
+                    row |= {"average_precision": found.average_precision, "forwards": forwards / len(pairs)}
+                    rows.append(row)
                 advance(1)
     if args.out:
         write_json(args.out, {"pairs": args.pairs, "seeds": args.seeds, "rows": rows})
-    Console(width=200).print(_table(rows, args.tasks))
+    _print(rows, args.tasks)
 
 
 def _scored(model: Model, pairs: PromptPairs, seed: int) -> Iterator[tuple[str, Found]]:
@@ -85,7 +64,8 @@ def _scored(model: Model, pairs: PromptPairs, seed: int) -> Iterator[tuple[str, 
     yield "adaptive-patching", (ours.edges, ours.cost.forwards)
     yield "code vectors alone", (_by(told, lambda why: why.codes), (BASE_COST + WITHIN_LAYERS) * len(pairs))
     yield "co-occurrence alone", (_by(told, lambda why: why.co_occurrence), BOTH_SIDES * len(pairs))
-    for name, options in OTHERS.items():
+    for name in OTHERS:
+        options = {"level": "edges"} if name == "acdc" else {}
         found = _run(name, model, pairs, seed, **options)
         yield name, (found.edges, found.cost.forwards)
 
@@ -99,12 +79,9 @@ def _run(method: str, model: Model, pairs: PromptPairs, seed: int, **options: st
     return load_method(method)(model, pairs, config)
 
 
-def _table(rows: list[dict], tasks: list[str]) -> Table:
+def _print(rows: list[dict], tasks: list[str]) -> None:
     """A row a method: ROC AUC (average precision), mean over seeds, and the mean of the tasks."""
-    table = Table(title="edges among heads: ROC AUC (average precision)")
-    names = [task.removeprefix("planted-") for task in tasks]
-    for name in ("method", *names, "mean", "forwards a pair"):
-        table.add_column(name, justify="left" if name == "method" else "right")
+    table = []
     for method in dict.fromkeys(row["method"] for row in rows):
         cells, costs = [], []
         for task in tasks:
@@ -112,8 +89,9 @@ def _table(rows: list[dict], tasks: list[str]) -> Table:
             cells.append([np.mean([row[key] for row in own]) for key in ("roc_auc", "average_precision")])
             costs += [row["forwards"] for row in own]
         cells.append(np.mean(cells, axis=0))
-        table.add_row(method, *(f"{auc:.3f} ({ap:.3f})" for auc, ap in cells), f"{np.mean(costs):.0f}")
-    return table
+        table.append((method, *(f"{auc:.3f} ({ap:.3f})" for auc, ap in cells), f"{np.mean(costs):.0f}"))
+    columns = ("method", *(task.removeprefix("planted-") for task in tasks), "mean", "forwards a pair")
+    print_table(columns, table, "edges among heads: ROC AUC (average precision)", width=200)
 
 
 if __name__ == "__main__":

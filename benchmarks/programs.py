@@ -1,6 +1,6 @@
 """What heads say: the program of every task's circuit, and how much of the circuit it explains.
 
-    python benchmarks/programs.py [TASK …] [--model smollm2-135m-instruct] [--n 100] [--seed 0] [--show] [--runs DIR]
+    python -m benchmarks.programs [TASK …] [--model smollm2-135m-instruct] [--n 100] [--seed 0] [--show]
 
 One file a task in ``results/programs``; those that are there are kept. A member counts as *explained* where its codes
 carry 90 % of its effect on held-out prompts at every role where it acts, where splicing its own codes costs at most
@@ -8,50 +8,31 @@ carry 90 % of its effect on held-out prompts at every role where it acts, where 
 pairs, both prompts, timed in the same process.
 """
 
-import argparse
 import json
-import time
 from pathlib import Path
 
-import torch
-from rich.console import Console
-from rich.table import Table
-
-from interp import find_circuit, load_model
-from interp.activations.stream import BATCH_SIZE, equal_length_batches
+from benchmarks.common import RESULTS, arguments, bare, print_table
+from interp import DEFAULT_MODEL, find_circuit, load_model, load_task
 from interp.files import write_json
-from interp.models import Model
 from interp.programs.schema import SlotCodes
 from interp.progress import bar
-from interp.prompts.pairs import PromptPairs
-from interp.tasks import load_task
 
-OUT = Path(__file__).parent / "results" / "programs"
+OUT = RESULTS / "programs"
 TASKS = ("ioi", "greater-than", "docstring", "agreement", "pronoun", "successor", "capital", "antonym")
 MOST_BITS = 8
-console = Console(width=170, highlight=False)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tasks", nargs="*", default=TASKS)
-    parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--n", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
-    parser.add_argument("--runs", type=Path, help="folder to keep whole runs in, too")
-    given = parser.parse_args()
+    given = arguments(__doc__, {"tasks": TASKS}, model=DEFAULT_MODEL, n=100, seed=0, show=False)
     model = None
     for name in given.tasks:
         path = OUT / f"{Path(given.model).stem}--{name}--{given.seed}.json"
         if not path.exists() and not given.show:
             model = model or load_model(given.model)
             run = find_circuit(model, name, n=given.n, seed=given.seed, program=True, stage=bar)
-            if given.runs:
-                run.save(given.runs / path.stem, report=run.report(), overwrite=True)
             pairs = load_task(name).sample(model.tokenizer, run.n_pairs, given.seed)
             effects = {part.site: part.effect for part in run.members}
-            seconds = {"program": run.seconds["program"], "bare": _bare(model, pairs)}
+            seconds = {"program": run.seconds["program"], "bare": bare(model, pairs)}
             kept = run.model_dump()
             found = {key: kept[key] for key in ("program", "transitions", "interchange", "program_details")}
             for said in found["program"]:
@@ -60,16 +41,6 @@ def main() -> None:
             write_json(path, {"members": effects, "gap": run.metric.gap, "seconds": seconds, **found})
         if path.exists():
             _print(name, json.loads(path.read_text()))
-
-
-@torch.no_grad()
-def _bare(model: Model, pairs: PromptPairs) -> float:
-    """Seconds of both prompts of all pairs, in batches of one length."""
-    begin = time.perf_counter()
-    for indices in equal_length_batches(pairs, BATCH_SIZE):
-        for side in ("clean_tokens", "corrupt_tokens"):
-            model(torch.tensor([getattr(pairs[i], side) for i in indices]))
-    return time.perf_counter() - begin
 
 
 def _print(name: str, found: dict) -> None:
@@ -85,52 +56,36 @@ def _print(name: str, found: dict) -> None:
     whole = sum(map(abs, effects.values()))
     share = sum(abs(effects[site]) for site in explained) / whole
     seconds = found["seconds"]
-    table = Table(
-        title=f"{name}: {len(explained)} of {len(effects)} members, {share:.0%} of the summed |effect|"
-    )
-    for column in (
-        "head",
-        "role",
-        "effect",
-        "codes",
-        "bits",
-        "carried",
-        "own cost",
-        "says",
-        "AMI",
-        "null",
-        "right",
-    ):
-        table.add_column(column, justify="left" if column in ("head", "role", "says") else "right")
+    rows = []
     for site in sorted(by_site, key=lambda site: -abs(effects[site])):
-        for one in by_site[site]:
-            shares = ["" if value is None else f"{value:.2f}" for value in (one.carried, one.own_cost)]
-            named = ["" if v is None else f"{v:.2f}" for v in (one.ami, one.ami_null, one.accuracy)]
-            row = [site, one.role, f"{one.effect:+.2f}", str(one.codes), f"{one.bits:.1f}", *shares]
-            table.add_row(*row, one.variable or "", *named)
-    console.print(table)
+        for said in by_site[site]:
+            shares = [None if v is None else f"{v:.2f}" for v in (said.carried, said.own_cost)]
+            named = [None if v is None else f"{v:.2f}" for v in (said.ami, said.ami_null, said.accuracy)]
+            row = [site, said.role, said.variable, f"{said.effect:+.2f}", said.codes, f"{said.bits:.1f}"]
+            rows.append((*row, *shares, *named))
+    columns = ("effect", "codes", "bits", "carried", "own cost", "AMI", "null", "right")
+    title = f"{name}: {len(explained)} of {len(effects)} members, {share:.0%} of the summed |effect|"
+    print_table(("head", "role", "says", *columns), rows, title, left=3)
     for one in found["interchange"]:
         hows = ("own", "random", "heads", "codes", "means")
         # no other head is free where all of a layer tell the variable
         known = [(how, one[f"flipped_{how}"]) for how in hows if one[f"flipped_{how}"] is not None]
         controls = ", ".join(f"{how} {value:.0%}" for how, value in known)
-        console.print(
+        print(
             f"{one['variable']} at {len(one['sites'])} slots: metric {one['metric_clean']:.2f} → "
             f"{one['metric_set']:.2f} (own {one['metric_own']:.2f}), answers "
             f"changed {one['flipped']:.0%} ({controls}), n = {one['n']}"
         )
         if "off_target" in one:  # some programs are older
-            console.print(
+            print(
                 f"    off-target KL {one['off_target']:.3f} "
                 f"(means {one['off_target_means']:.3f}, codes {one['off_target_codes']:.3f})"
             )
     forwards = found["program_details"]["forwards"]
-    console.print(
+    print(
         f"cost: {forwards:,.0f} forwards of one prompt, {seconds['program']:.0f} s, "
         f"{seconds['program'] / seconds['bare']:.1f} times the bare forwards ({seconds['bare']:.1f} s)\n"
     )
-    for note in found["program_details"]["notes"]:
-        console.print(f"  {note}")
 
 
 if __name__ == "__main__":

@@ -1,67 +1,42 @@
 """How many codes a head needs by how its codebook is fitted: 14 slots of IOI.
 
-    python benchmarks/programs_fitting.py [--show]
+    python -m benchmarks.programs_fitting [--show]
 
 The smallest size that carries 90 % of the slot's effect at an own cost of at most 10 %, on 64 pairs that no codebook
 was fitted to: 32 where the slot is not at END. 512 pairs fit. The last column is what two codes of 32 each carry in
 place of one. Chosen by these numbers: how ``interp discover`` fits codes. Some eight minutes of a core.
 """
 
-import argparse
-import json
-from pathlib import Path
-
 import numpy as np
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-from interp import load_model
+from benchmarks.common import RESULTS, arguments, print_table
+from interp import load_model, load_task
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
-from interp.files import write_json
+from interp.files import read_json, write_json
 from interp.programs.codes import ENOUGH, METRICS, MOST_COST, Carried, fit_few, measure
-from interp.programs.slots import Slot, SlotRunner
-from interp.tasks import load_task
+from interp.programs.slots import HeadAtRole, SlotRunner, read_slots
 
-OUT = Path(__file__).parent / "results" / "programs" / "fitting.json"
+OUT = RESULTS / "programs" / "fitting.json"
 FIT, JUDGE, SEED = 512, 64, 11
 SIZES = (2, 3, 4, 6, 8, 12, 16, 32, 64, 128)
-SLOTS = (
-    *(
-        "a8.h0 @ S2",
-        "a15.h7 @ S2",
-        "a16.h0 @ S1+1",
-        "a17.h0 @ S2",
-        "a17.h4 @ S2",
-        "a17.h5 @ S2",
-        "a18.h0 @ S2",
-    ),
-    *(
-        "a18.h2 @ END",
-        "a19.h2 @ END",
-        "a20.h0 @ END",
-        "a23.h3 @ END",
-        "a24.h4 @ END",
-        "a24.h5 @ END",
-        "a24.h7 @ END",
-    ),
-)
+AT_S2 = ("a8.h0", "a15.h7", "a17.h0", "a17.h4", "a17.h5", "a18.h0")
+AT_END = ("a18.h2", "a19.h2", "a20.h0", "a23.h3", "a24.h4", "a24.h5", "a24.h7")
+SLOTS = [("a16.h0", "S1+1"), *((head, "S2") for head in AT_S2), *((head, "END") for head in AT_END)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
-    if not parser.parse_args().show:
+    if not arguments(__doc__, show=False).show:
         run()
-    show(json.loads(OUT.read_text()))
+    show(read_json(OUT))
 
 
 def run() -> None:
     model = load_model()
     pairs = load_task("ioi").sample(model.tokenizer, FIT + JUDGE, SEED)
-    slots = [Slot.of(*name.split(" @ ")) for name in SLOTS]
-    fitted = SlotRunner(model, pairs.subset(range(FIT)), slots, keep=False).z
-    judge = SlotRunner(model, pairs.subset(range(FIT, FIT + JUDGE)), slots)
+    slots = [HeadAtRole.of(*name) for name in SLOTS]
+    fitted, _ = read_slots(model, pairs.subset(range(FIT)), slots)
+    judge = SlotRunner.of(model, pairs.subset(range(FIT, FIT + JUDGE)))
     found = {}
     for slot in track(slots, "slots"):
         z, judging = fitted[slot], np.arange(JUDGE if slot.role == "END" else JUDGE // 2)
@@ -80,7 +55,7 @@ def run() -> None:
 
 
 def show(found: dict) -> None:
-    table = Table("slot", "effect", *METRICS, "two codes of 32", box=None, padding=(0, 1))
+    rows = []
     bits: dict[str, list[float]] = {metric: [] for metric in (*METRICS, "fewest")}
     for slot, of in found.items():
         fewest = {
@@ -90,14 +65,14 @@ def show(found: dict) -> None:
             )
             for metric in METRICS
         }
-        cells = [str(fewest[metric] or "none") for metric in METRICS]
-        table.add_row(slot, f"{of['effect']:+.2f}", *cells, f"{of['two']:.2f}")
+        cells = (fewest[metric] or "none" for metric in METRICS)
+        rows.append((slot, f"{of['effect']:+.2f}", *cells, f"{of['two']:.2f}"))
         some = [7.0 if n is None else float(np.log2(n)) for n in fewest.values()]
         for metric, one in zip(bits, [*some, min(some)], strict=True):
             bits[metric].append(one)
-    Console(width=120).print(table)
+    print_table(("slot", "effect", *METRICS, "two codes of 32"), rows)
     for metric, each in bits.items():
-        Console().print(f"{metric}: {np.mean(each):.1f} bits in the mean, 7 where no size does")
+        print(f"{metric}: {np.mean(each):.1f} bits in the mean, 7 where no size does")
 
 
 if __name__ == "__main__":

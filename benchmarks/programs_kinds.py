@@ -9,32 +9,27 @@ is fitted to what stands there on 1,024 pairs, both prompts, and judged on 64 ot
 the variable say what they say on the pair's other prompt.
 """
 
-import argparse
 import contextlib
 import itertools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from interp import load_model
+from benchmarks.common import RESULTS, arguments, kept, print_table
+from interp import load_model, load_task
 from interp.bottlenecks.vq import MOST_FLAT_BITS
 from interp.errors import InputError
 from interp.evaluation.rates import BASELINES, KINDS, new_coder
 from interp.files import read_json, write_json
 from interp.models import Model
 from interp.programs.codes import ENOUGH, MOST_COST, Carried, kept_by
-from interp.programs.slots import Edit, Slot, SlotRunner
+from interp.programs.slots import Edit, HeadAtRole, SlotRunner, read_slots
 from interp.progress import bar
 from interp.prompts.sampling import apart
-from interp.tasks import load_task
 
-OUT = Path(__file__).parent / "results" / "programs_kinds.json"
-PROGRAMS = Path(__file__).parent / "results" / "programs"
+OUT, PROGRAMS = RESULTS / "programs_kinds.json", RESULTS / "programs"
 TASKS = ("ioi", "greater-than", "agreement", "pronoun")
 BITS = (2, 4, 6, 9, 18, 36)
 FIT, JUDGE, SEED, MOST_SLOTS = 1024, 64, 21, 6
@@ -43,13 +38,13 @@ WHOLE = "vectors"
 Cell = tuple[str, int]
 
 
-def slots_of(task: str) -> tuple[list[Slot], list[Slot]]:
+def slots_of(task: str) -> tuple[list[HeadAtRole], list[HeadAtRole]]:
     """Of a kept program: those of largest effect, and those of the variables that change most answers."""
     program = read_json(PROGRAMS / f"smollm2-135m-instruct--{task}--0.json")
     largest = sorted(program["program"], key=lambda one: -abs(one["effect"]))[:MOST_SLOTS]
     told = max(program["interchange"], key=lambda one: one["flipped"])["sites"]
-    return [Slot.of(one["site"], one["role"]) for one in largest], [
-        Slot.of(*name.split(" @ ")) for name in told
+    return [HeadAtRole.of(one["site"], one["role"]) for one in largest], [
+        HeadAtRole.of(*name.split(" @ ")) for name in told
     ]
 
 
@@ -74,34 +69,34 @@ def measure(model: Model, task: str) -> dict[str, Any]:
     with bar(f"{task}: reading", FIT + JUDGE) as done:
         judging = pairs.subset(range(FIT, FIT + JUDGE))
         fitting = pairs.subset(apart(pairs, judging))
-        fitted = SlotRunner(model, fitting, every, keep=False, progress=done).z
-        judge = SlotRunner(model, judging, every, progress=done)
-    found = coded(*(torch.stack([z[slot] for slot in every], -2) for z in (judge.z, fitted)))
+        fitted, _ = read_slots(model, fitting, every, done)
+        judge = SlotRunner.of(model, judging, progress=done)
+    found = coded(*(torch.stack([z(slot) for slot in every], -2) for z in (judge.z, fitted.get)))
     decoded = {slot: {cell: z[..., i, :] for cell, z in found.items()} for i, slot in enumerate(every)}
     cells = list(found)
     rows = np.arange(JUDGE)
-    kept: dict[str, dict[Cell, Carried]] = {}
+    carried: dict[str, dict[Cell, Carried]] = {}
     with bar(f"{task}: judging", len(largest) + len(cells)) as done:
         for slot in largest:
             its = kept_by(judge, slot, list(decoded[slot].values()), rows)
-            kept[str(slot)] = dict(zip(cells, its, strict=True))
+            carried[str(slot)] = dict(zip(cells, its, strict=True))
             done(1)
         changed = {}
         for cell in cells:
             edits = [
-                Edit(slot, judge.z[slot][0] + c[1] - c[0]) for slot in told for c in [decoded[slot][cell]]
+                Edit(slot, judge.z(slot)[0] + c[1] - c[0]) for slot in told for c in [decoded[slot][cell]]
             ]
             changed[cell] = judge.run(rows, edits).preferred != judge.preferred
             done(1)
     return {
-        "slots": {name: float(by[WHOLE, 0].effect.mean()) for name, by in kept.items()},
+        "slots": {name: float(by[WHOLE, 0].effect.mean()) for name, by in carried.items()},
         "told": [str(slot) for slot in told],
         "cells": [
             {
                 "kind": cell[0],
                 "bits": cell[1],
-                "carried": [by[cell].carried for by in kept.values()],
-                "own_cost": [by[cell].own_cost for by in kept.values()],
+                "carried": [by[cell].carried for by in carried.values()],
+                "own_cost": [by[cell].own_cost for by in carried.values()],
                 "changed": changed[cell].astype(int).tolist(),
             }
             for cell in cells
@@ -125,25 +120,27 @@ def show() -> None:
         cell: (float(np.mean([share for share, _ in its])), np.stack([changed for _, changed in its], 1))
         for cell, its in zip(cells, each, strict=True)
     }
+    kinds = list(dict.fromkeys(kind for kind, _ in cells if kind != WHOLE))
+    columns = ("kind", *(f"{bits} bits" for bits in BITS))
     for title, of in (tables | {f"all {len(tables)} tasks": mean}).items():
-        table = Table("kind", *(f"{bits} bits" for bits in BITS))
-        table.title = f"{title}: explained, answers changed; vectors {_share(of[WHOLE, 0][1])}"
-        for kind in dict.fromkeys(kind for kind, _ in cells if kind != WHOLE):
-            its = [of.get((kind, bits)) for bits in BITS]
-            table.add_row(kind, *("" if one is None else f"{one[0]:.2f}, {_share(one[1])}" for one in its))
-        Console(width=190).print(table)
-    table = Table("kind", *(f"{bits} bits" for bits in BITS))
-    table.title = (
-        "all tasks, answers changed, minus k-means of as many bits; its own, and from 18 on, minus vectors"
-    )
-    for kind in dict.fromkeys(kind for kind, _ in cells if kind != WHOLE):
-        row = []
+        rows = []
+        for kind in kinds:
+            its = (of.get((kind, bits)) for bits in BITS)
+            rows.append((kind, *(each and f"{each[0]:.2f}, {_share(each[1])}" for each in its)))
+        whole = _share(of[WHOLE, 0][1])
+        print_table(columns, rows, f"{title}: explained, answers changed; vectors {whole}", width=190)
+    rows = []
+    for kind in kinds:
+        row: list[str | None] = [kind]
         for bits in BITS:
             against = ("vq", bits) if kind != "vq" and bits <= MOST_FLAT_BITS else (WHOLE, 0)
             known = (kind, bits) in mean
-            row.append(_share(mean[kind, bits][1] - mean[against][1], "+") if known else "")
-        table.add_row(kind, *row)
-    Console(width=190).print(table)
+            row.append(_share(mean[kind, bits][1] - mean[against][1], "+") if known else None)
+        rows.append(row)
+    title = (
+        "all tasks, answers changed, minus k-means of as many bits; its own, and from 18 on, minus vectors"
+    )
+    print_table(columns, rows, title, width=190)
 
 
 def _share(changed: np.ndarray, sign: str = "") -> str:
@@ -157,15 +154,10 @@ def _share(changed: np.ndarray, sign: str = "") -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("tasks", nargs="*", default=TASKS)
-    parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
-    given = parser.parse_args()
+    given = arguments(__doc__, {"tasks": TASKS}, show=False)
     model = None
     for task in given.tasks:
-        found = read_json(OUT) if OUT.is_file() else {}
+        found = kept(OUT, {})
         if task not in found and not given.show:
             model = model or load_model()
             write_json(OUT, found | {task: measure(model, task)}, indent=None)

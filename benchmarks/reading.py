@@ -6,35 +6,30 @@
 
 All kinds see the same vectors at the sites of ``interp bottlenecks bench``, and are fitted to the same blocks of text.
 
-* **Names.** Of every code the pattern that tells best where it is on, as ``interp index label`` finds it: chosen on one
-  half of the documents, F1 measured on the other. A code that is on at half of all tokens has a high F1 by chance, so
-  what counts is how far F1 comes from that of random codes of the same frequency to 1, among codes of like frequency.
-* **Probes.** Ten yes-or-no tables of ``sae-probes`` (arXiv 2502.16681). Of the codes of all sites those few are chosen
-  whose means differ most between the classes, in standard deviations, on training texts; a logistic regression of them
-  is judged by its AUC on others. A code's value in a text is whether it is on at the last token, or at which share of
-  its tokens.
+* **Names.** Of every code the pattern that tells best where it is on, chosen on one half of the documents. What counts
+  is how far its F1 on the other half comes from that of random codes of the same frequency to 1.
+* **Probes.** Ten yes-or-no tables of ``sae-probes`` (arXiv 2502.16681). Those few codes are chosen whose means differ
+  most between the classes, in standard deviations; a logistic regression of them is judged by its AUC on other texts.
 * **Seeds.** A code's best F1 with a code of another fit of the same kind to the same text, in the mean over tokens.
 * **Paraphrases.** Pairs of sentences that say the same (MRPC): at a word that both have once, how often the code is the
   same, beside the same word in another sentence.
 """
 
-import argparse
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.labels import TEXT
+from benchmarks.common import RESULTS, arguments, interval, kept, print_table
+from benchmarks.labels import TEXT, corpus_of
 from interp.activations.stream import end_logits
 from interp.bottlenecks.product_codebook import ProductCodebook
-from interp.codesearch.corpus import read_corpus
 from interp.codesearch.labels import LEAST, NullF1, best_patterns, beyond_chance
 from interp.codesearch.patterns import Patterns
 from interp.evaluation.rates import PARTS, SITES, TopK, new_coder
@@ -44,7 +39,7 @@ from interp.progress import bar
 from interp.stats import mean_interval
 from interp.text import load_text
 from interp.text.sources import probe_table
-from interp.text.special import between, first_token
+from interp.text.special import first_token
 
 CONTEXT, FIT_BLOCKS, BLOCKS = 64, 350, 2150
 TABLES = (
@@ -62,7 +57,7 @@ FREQUENCIES = (0.0, 0.01, 0.1, 1.0)
 """Bounds of the share of tokens at which a code is on: kinds are compared within them."""
 CHOSEN = (1, 16)
 FOLDER = Path("runs/reading")
-RESULT = Path("benchmarks/results/reading.json")
+RESULT = RESULTS / "reading.json"
 
 
 def probe_texts() -> Iterator[tuple[str, str, int]]:
@@ -281,29 +276,20 @@ def agreement(ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def judge(folder: Path, kinds: Sequence[tuple[str, int, int]]) -> None:
-    tokenizer = load_model().tokenizer
     fit, named, texts, pairs = (Vectors(folder, name) for name in ("fit", "named", "probes", "pairs"))
-    corpus = read_corpus(
-        named.tokens.reshape(-1, CONTEXT).astype(np.int32),
-        tokenizer,
-        49152,
-        first_token(tokenizer),
-        between(tokenizer),
-        np.load(folder / "named-sources.npy"),
+    corpus = corpus_of(
+        named.tokens.reshape(-1, CONTEXT).astype(np.int32), np.load(folder / "named-sources.npy")
     )
     patterns, rows, words = Patterns(corpus), read_json(folder / "probes.json"), aligned(pairs)
-    result = read_json(RESULT) if RESULT.is_file() else {"rows": []}
+    result = kept(RESULT, {"rows": []})
     known = {(row["kind"], row["asked"], row["seed"]) for row in result["rows"]}
     if ("vectors", 0, 0) not in known:
         flat = [texts.rows(part).flatten(1).numpy() for part in PARTS]
         every = np.concatenate(flat, 1)
-        last = every[texts.ends - 1]
-        share = np.stack(
-            [every[end - n + 1 : end].mean(0) for end, n in zip(texts.ends, texts.lengths, strict=True)]
-        )
-        result["rows"].append(
-            {"kind": "vectors", "asked": 0, "seed": 0, "probes": probes(last, share, rows, (*CHOSEN, None))}
-        )
+        begins = texts.ends - texts.lengths + 1
+        share = np.stack([every[a:b].mean(0) for a, b in zip(begins, texts.ends, strict=True)])
+        told = probes(every[texts.ends - 1], share, rows, (*CHOSEN, None))
+        result["rows"].append({"kind": "vectors", "asked": 0, "seed": 0, "probes": told})
         write_json(RESULT, result, indent=None)
     with bar("judging kinds", len(kinds)) as done:
         for kind, bits, seed in kinds:
@@ -333,58 +319,52 @@ def judge(folder: Path, kinds: Sequence[tuple[str, int, int]]) -> None:
             done(1)
 
 
-def _shown(values: np.ndarray) -> str:
-    low, high = mean_interval(np.asarray(values)[:, None], 0)
-    return f"{np.mean(values):.2f} [{low[0]:.2f}, {high[0]:.2f}]"
-
-
 def show() -> None:
-    console, rows = Console(width=170), read_json(RESULT)["rows"]
-    console.print(
+    rows = read_json(RESULT)["rows"]
+    coded = [row for row in rows if row["kind"] != "vectors"]
+    print(
         "How far F1 comes from chance to 1, by the share of tokens at which codes are on; codes in brackets"
     )
     for part in PARTS:
-        shown = Table(
-            "kind", "bits", *(f"to {high:.1%}" for high in FREQUENCIES[1:]), "tokens' mean", title=part
-        )
-        for row in rows:
-            if row["kind"] == "vectors":
-                continue
-            own = row["parts"][part]
-            share, f1 = (np.concatenate([group[key] for group in own["names"]]) for key in ("share", "f1"))
-            cells = []
-            for low, high in zip(FREQUENCIES[:-1], FREQUENCIES[1:], strict=True):
+        cells = []
+        for row in coded:
+            of = row["parts"][part]
+            share, f1 = (np.concatenate([group[key] for group in of["names"]]) for key in ("share", "f1"))
+            by_share = []
+            for low, high in itertools.pairwise(FREQUENCIES):
                 some = (share > low) & (share <= high)
-                cells.append(f"{f1[some].mean():.3f} ({some.sum()})" if some.sum() >= LEAST else "")
-            weighted = (share * f1).sum() / share.sum()
-            shown.add_row(row["kind"], f"{own['bits']:.0f}", *cells, f"{weighted:.3f}")
-        console.print(shown)
-    base = next(row for row in rows if row["kind"] == "vq")
-    settings = list(base["probes"])
-    shown = Table("kind", "bits", *settings, "minus vq, share 16", title="AUC of probes, mean of the tables")
+                by_share.append(f"{f1[some].mean():.3f} ({some.sum()})" if some.sum() >= LEAST else None)
+            cells.append((row["kind"], f"{of['bits']:.0f}", *by_share))
+        bounds = (f"to {high:.1%}" for high in FREQUENCIES[1:])
+        print_table(("kind", "bits", *bounds), cells, part)
+    base = next(row for row in rows if row["kind"] == "vq")["probes"]
+    cells = []
     for row in rows:
-        own = {key: np.array(list(found.values())) for key, found in row["probes"].items()}
-        cells = [f"{own[key].mean():.3f}" if key in own else "" for key in settings]
-        apart = own["share 16"] - np.array(list(base["probes"]["share 16"].values()))
-        shown.add_row(row["kind"], str(row["asked"]), *cells, _shown(apart))
-        if "share all" in own:
-            console.print(
-                f"all coordinates: last {own['last all'].mean():.3f}, share {own['share all'].mean():.3f}"
-            )
-    console.print(shown)
-    console.print("In brackets: by chance, of codes that are on as often")
+        of = {key: np.array(list(found.values())) for key, found in row["probes"].items()}
+        means = (f"{of[key].mean():.3f}" if key in of else None for key in base)
+        apart = _mean(of["share 16"] - np.array(list(base["share 16"].values())))
+        cells.append((row["kind"], row["asked"], *means, apart))
+        if "share all" in of:
+            print(f"all coordinates: last {of['last all'].mean():.3f}, share {of['share all'].mean():.3f}")
+    title = "AUC of probes, mean of the tables"
+    print_table(("kind", "bits", *base, "minus vq, share 16"), cells, title)
+    print("In brackets: by chance, of codes that are on as often")
+    cells = []
+    for row in coded:
+        row_cells: list[str | None] = []
+        for of in (row["parts"][part] for part in PARTS):
+            row_cells += [_mean(of[key]) for key in ("paraphrase", "elsewhere")]
+            again = f"{np.mean(of['seeds']):.2f} ({_chance(of['names']):.2f})" if "seeds" in of else None
+            row_cells.append(again)
+        cells.append((row["kind"], row["asked"], *row_cells))
     told = ("paraphrase", "elsewhere", "another seed")
-    shown = Table("kind", "bits", *(f"{part}: {what}" for part in PARTS for what in told))
-    for row in rows:
-        if row["kind"] != "vectors":
-            cells = []
-            for own in (row["parts"][part] for part in PARTS):
-                cells += [_shown(np.array(own[key])) for key in told[:2]]
-                cells += [
-                    f"{np.mean(own['seeds']):.2f} ({_chance(own['names']):.2f})" if "seeds" in own else ""
-                ]
-            shown.add_row(row["kind"], str(row["asked"]), *cells)
-    console.print(shown)
+    print_table(("kind", "bits", *(f"{part}: {what}" for part in PARTS for what in told)), cells)
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> str:
+    """With its 95 % bootstrap interval."""
+    low, high = mean_interval(np.asarray(values)[:, None], 0)
+    return interval(float(np.mean(values)), low[0], high[0])
 
 
 def _chance(groups: list[dict[str, list[float]]]) -> float:
@@ -397,12 +377,7 @@ def _chance(groups: list[dict[str, list[float]]]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("step", choices=("read", "judge", "show"))
-    parser.add_argument("--folder", type=Path, default=FOLDER)
-    args = parser.parse_args()
+    args = arguments(__doc__, {"step": {"choices": ("read", "judge", "show")}}, folder=FOLDER)
     if args.step == "read":
         read(args.folder)
     elif args.step == "judge":

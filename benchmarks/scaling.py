@@ -1,20 +1,19 @@
 """How what grows with the text grows: processor seconds at 10⁴ to 10⁷ synthetic tokens, and the slope between them.
 
-    python benchmarks/scaling.py [--fit 10000000]
+    python -m benchmarks.scaling [--fit 10000000]
 
-One thread. Slopes are of log seconds over log tokens; 1 is linear. A queue of 10⁶ prompts is timed too.
+One thread. ``--fit``: tokens to fit on and to read, at most. Slopes are of log seconds over log tokens; 1 is linear. A
+queue of 10⁶ prompts is timed too.
 """
 
-import argparse
 import tempfile
-import time
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.common import arguments, timed
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.codesearch.index import count_and_list, positions, span_of
 from interp.codesearch.layout import Book, IdFile, Layout
@@ -24,12 +23,6 @@ SIZES = (10**4, 10**5, 10**6, 10**7)
 SHARD, D_HEAD, N_CODES = 10_000, 64, 512
 HEADS, K = 4, 4
 CALLS = 1000
-
-
-def timed(do: Callable[[], object]) -> float:
-    begin = time.process_time()
-    do()
-    return time.process_time() - begin
 
 
 def vectors(shard: int) -> torch.Tensor:
@@ -45,7 +38,7 @@ def fit(n: int) -> float:
     book, taken = Codebook(CodebookConfig(D_HEAD, N_CODES)).requires_grad_(False), 0.0
     for shard in range(n // SHARD):
         x = vectors(shard)
-        taken += timed(lambda x=x: book.partial_fit(x))
+        taken += timed(lambda x=x: book.partial_fit(x)).processor
     return taken
 
 
@@ -53,7 +46,7 @@ def read(n: int) -> float:
     """One head's codes chosen."""
     book, x = Codebook(CodebookConfig(D_HEAD, N_CODES)).requires_grad_(False), vectors(0)
     book.fit(x[: 4 * N_CODES])
-    return timed(lambda: [book.encode(x) for _ in range(n // SHARD)])
+    return timed(lambda: [book.encode(x) for _ in range(n // SHARD)]).processor
 
 
 def index(n: int) -> tuple[float, float, float]:
@@ -64,10 +57,9 @@ def index(n: int) -> tuple[float, float, float]:
         ids = IdFile.create(Path(folder) / "ids.npy", layout)
         for block in ids.array:
             block[:] = rng.integers(N_CODES, size=block.shape, dtype=np.uint16)
-        begin, span = time.process_time(), span_of(layout)
-        _, lists = count_and_list(ids, span)
-        finished = time.process_time() - begin
-        asked = min(timed(lambda: positions(ids, 1, 7, lists[N_CODES + 7], span)) for _ in range(3))
+        span = span_of(layout)
+        (_, lists), _, finished = timed(lambda: count_and_list(ids, span))
+        asked = min(timed(lambda: positions(ids, 1, 7, lists[N_CODES + 7], span)).processor for _ in range(3))
         return finished, asked, (ids.array.nbytes + lists.nbytes) / n / HEADS
 
 
@@ -75,13 +67,11 @@ def queue(n_prompts: int) -> float:
     """Taking a job from the queue of a reference, 16 prompts a job."""
     jobs = deque(Job(f"pairs {i}", print, (), ("model",)) for i in range(n_prompts // 16))
     calls = min(CALLS, len(jobs))
-    return timed(lambda: [_next(jobs, ("model",)) for _ in range(calls)]) / calls
+    return timed(lambda: [_next(jobs, ("model",)) for _ in range(calls)]).processor / calls
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--fit", type=int, default=10**7, help="tokens to fit on and to read, at most")
-    most = parser.parse_args().fit
+    most = arguments(__doc__, fit=10**7).fit
     torch.set_num_threads(1)
     rows: dict[str, list[float]] = {name: [] for name in ("fit", "read", "finish", "ask", "bytes")}
     for n in SIZES:

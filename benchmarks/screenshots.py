@@ -1,20 +1,19 @@
 """Pictures of every page at two widths and in both themes: ``python -m benchmarks.screenshots OUT``.
 
 The real server on the default model. What the pages show is made first, in ``OUT/runs`` (some ten minutes, once): two
-runs, a code index and a bench.
+runs, a code index and a bench. ``--only``: pictures whose names begin so.
 """
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
-from tests.browser.workbench import HEIGHT, Tab, serve
-from tests.chromium import FLAGS, chromium_path
+from benchmarks.common import arguments, workbench
+from tests.browser.workbench import HEIGHT, Tab
 
 WIDTHS, SCHEMES = (1280, 800), ("light", "dark")
 TALLEST = 4000
@@ -84,12 +83,7 @@ def make(runs: Path) -> None:
 def take(out: Path, wanted: str) -> list[str]:
     """Every picture whose name begins with ``wanted``; what went wrong meanwhile."""
     trouble = []
-    with (
-        serve(out / "runs", out / "server.log", threads=2) as address,
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS) as browser,
-        browser.new_context() as context,
-    ):
+    with workbench(out / "runs", out / "server.log", 2) as (address, context):
         for scheme in SCHEMES:
             for picture in (p for p in PICTURES if p.name.startswith(wanted)):
                 tab = Tab(context, address, scheme=scheme)
@@ -113,13 +107,10 @@ def _shoot(tab: Tab, width: int, path: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path, help="folder for the pictures")
-    parser.add_argument("--only", default="", help="pictures whose names begin so")
-    arguments = parser.parse_args()
-    out = arguments.out.absolute()
+    given = arguments(__doc__, {"out": Path}, only="")
+    out = given.out.absolute()
     make(out / "runs")
-    trouble = take(out, arguments.only)
+    trouble = take(out, given.only)
     for line in trouble:
         print(line, file=sys.stderr)
     return bool(trouble)

@@ -1,19 +1,20 @@
 """Steering towards seven topics, or three styles, by codes, against controls and prompting, at equal fluency.
 
-    python benchmarks/steering.py [--show] [--topics fire,baby] [--n 200] [--tokens 60] [--out results]
-    python benchmarks/steering.py --development --n 96 --arms codes "mean difference, heads"
-    python benchmarks/steering.py --styles --n 48 --tokens 40 --tries 3 --workers ray --threads 1
+    python -m benchmarks.steering [--show] [--topics fire,baby] [--n 200] [--tokens 60] [--out results]
+    python -m benchmarks.steering --development --n 96 --arms codes "mean difference, heads"
+    python -m benchmarks.steering --styles --n 48 --tokens 40 --tries 3 --workers ray --threads 1
 
 Every cell is one arm of one topic (``interp/evaluation/steering.py``), kept in a file of its own: a killed run goes on,
 topics can be run side by side, and the table is of what is there. Codes are found from the topic's texts; prompts hold
 no topic. ``--development``: the topics by which it was chosen how codes are found. ``--styles``: those of
-``steering_styles.json``. ``--times`` and ``--variety``: how far a dose may go (cells of other bounds belong in a folder
-of their own). ``--workers ray`` spreads cells over a cluster, with ``--threads`` each (docs/cluster.md). A cell is up
-to 18,000 tokens, its dose included: four to five minutes of one core.
+``steering_styles.json``. ``--topics``: to run [default: all]; words of all are counted. ``--times`` and ``--variety``:
+how far a dose may go (cells of other bounds belong in a folder of their own). ``--workers ray`` spreads cells over a
+cluster, with ``--threads`` each (docs/cluster.md). A cell is up to 18,000 tokens, its dose included: four to five
+minutes of one core.
 """
 
-import argparse
 import re
+from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -24,17 +25,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from interp import DEFAULT_MODEL
+from benchmarks.common import RESULTS, arguments, interval, print_table
+from interp import DEFAULT_MODEL, Codebooks, attach
 from interp.bench.plan import read_record, write_record
 from interp.bottlenecks import Codebook
-from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.edits import FIRING, WeightedCode, code_edits
-from interp.bottlenecks.store import Codebooks
 from interp.evaluation.steering import (
     BASE,
     OF_TOPIC,
@@ -68,7 +66,6 @@ from interp.steering.request import random_codes
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import read_texts, tokenize
 
-OUT, DEVELOPMENT = (Path(__file__).parent / "results" / name for name in ("steering", "steering-development"))
 STYLES = Path(__file__).parent / "steering_styles.json"
 TOPIC_GATE = (
     "token:^ ?(?i:an?|the|his|her|its|their|my|our|your|this|that|some|of|with|by|to|in|on|at|for|from|and|very|big|"
@@ -116,81 +113,87 @@ def style(name: str) -> Concept:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--codebooks", default="smollm2-135m-instruct-k1", help="name or folder [default: %(default)s]"
-    )
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--development", action="store_true", help="the topics of development")
-    parser.add_argument("--styles", action="store_true", help="three styles in place of topics")
-    parser.add_argument("--topics", help="to run [default: all]; words of all are counted")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, metavar="ARM", help="to run")
-    parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
-    parser.add_argument("--out", type=Path, help="folder of the results")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each worker")
-    parser.add_argument("--workers", default="serial", help="serial, ray or ray://HOST:PORT")
     numbers = {
-        "n": int,
-        "n_tokens": int,
-        "tries": int,
-        "times": float,
-        "variety": float,
-        "temperature": float,
-        "seed": int,
+        name: getattr(SteeringConfig, name)
+        for name in ("n", "tries", "times", "variety", "temperature", "seed")
     }
-    for name, kind in numbers.items():
-        flag = "tokens" if name == "n_tokens" else name.replace("_", "-")
-        parser.add_argument(f"--{flag}", dest=name, type=kind, default=getattr(SteeringConfig, name))
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    config = SteeringConfig(**{name: getattr(given, name) for name in numbers})
+    given = arguments(
+        __doc__,
+        codebooks="smollm2-135m-instruct-k1",
+        model=DEFAULT_MODEL,
+        development=False,
+        styles=False,
+        topics=str,
+        arms={"nargs": "+", "choices": ARMS, "default": ARMS, "metavar": "ARM"},
+        show=False,
+        out=Path,
+        threads=torch.get_num_threads(),
+        workers="serial",
+        tokens=SteeringConfig.n_tokens,
+        **numbers,
+    )
+    config = SteeringConfig(**{name: getattr(given, name) for name in numbers}, n_tokens=given.tokens)
     model = load_model(given.model)
     books = Codebooks.from_pretrained(given.codebooks, model)
+    if given.styles:
+        folder, names = "steering-styles", [name for name in read_json(STYLES) if name != "about"]
+    elif given.development:
+        folder, names = "steering-development", topic_names("development")
+    else:
+        folder, names = "steering", topic_names("topics")
     settings = {
         "model": identity(model, {}),
         "books": identity(model, books),
         "finder": FINDER,
         "config": config,
     }
-    if given.styles:
-        names = [name for name in read_json(STYLES) if name != "about"]
-        given.out = given.out or OUT.with_name("steering-styles")
-    else:
-        names = topic_names("development" if given.development else "topics")
-        given.out = given.out or (DEVELOPMENT if given.development else OUT)
+    cells = Cells(given.out or RESULTS / folder, settings)
     topics = [style(name) if given.styles else topic(name) for name in names]
     chosen = given.topics.split(",") if given.topics else names
     if unknown := [name for name in chosen if name not in names]:
-        parser.error(f"no topic {', '.join(unknown)} here: there are {', '.join(names)}")
+        raise SystemExit(f"no topic {', '.join(unknown)} here: there are {', '.join(names)}")
     wanted = [topic for topic in topics if topic.name in chosen]
-    missing = [t for t in wanted if any(_read(given.out, settings, t, arm) is None for arm in given.arms)]
-    if not given.show and (missing or _read(given.out, settings, None, BASE) is None):
-        _run(
-            missing,
-            Desk(given.model, given.codebooks, topics, config, settings, given.out, (model, books), {}),
-            given,
-        )
-    _print(topics, config, settings, given.out)
+    missing = [topic for topic in wanted if any(cells.read(topic, arm) is None for arm in given.arms)]
+    if not given.show and (missing or cells.read(None, BASE) is None):
+        _run(missing, Desk(given.model, given.codebooks, topics, config, cells, (model, books), {}), given)
+    _print(topics, config, cells)
 
 
-def _run(missing: list[Concept], desk: "Desk", given: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class Cells:
+    """The cells in a folder that were made with these settings, a file each."""
+
+    folder: Path
+    settings: dict
+
+    def read(self, topic: Concept | None, arm: str) -> Cell | None:
+        kept = read_record(*self._place(topic, arm), print)
+        return None if kept is None else Cell(**kept)
+
+    def write(self, topic: Concept | None, arm: str, cell: Cell) -> None:
+        write_record(*self._place(topic, arm), cell.to_json())
+
+    def _place(self, topic: Concept | None, arm: str) -> tuple[Path, dict]:
+        """The file, and what its cell is made of."""
+        name = f"{topic.name if topic else 'all'}--{arm.replace(', ', '-')}".replace(" ", "-")
+        more = OF_TOPIC.get(arm)
+        of_topic = {} if more is None else {more: getattr(topic, more)}
+        return self.folder / f"{name}.json", made_of(arm, **self.settings) | of_topic
+
+
+def _run(missing: list[Concept], desk: "Desk", given: Namespace) -> None:
     # arm by arm: a run that is cut short has whole arms to compare
     cells = [
         Job(f"{topic.name}, {arm}", Desk.cell, (topic, arm), (topic.name,))
         for arm in given.arms
         for topic in missing
-        if _read(given.out, desk.settings, topic, arm) is None
+        if desk.cells.read(topic, arm) is None
     ]
-    base = [Job(BASE, Desk.base)] if _read(given.out, desk.settings, None, BASE) is None else []
+    base = [Job(BASE, Desk.base)] if desk.cells.read(None, BASE) is None else []
     jobs = deque(base or cells)
     with bar("cells", len(base) + len(cells)) as progress:
-        for job, _ in run(
-            desk,
-            jobs,
-            workers=Workers(given.workers, given.threads),
-            advance=progress,
-            log=given.out / "log.jsonl",
-        ):
+        workers, log = Workers(given.workers, given.threads), desk.cells.folder / "log.jsonl"
+        for job, _ in run(desk, jobs, workers=workers, advance=progress, log=log):
             if job.name == BASE:  # with which the others are compared
                 jobs.extend(cells)
 
@@ -203,8 +206,7 @@ class Desk:
     codebooks: str
     topics: list[Concept]
     config: SteeringConfig
-    settings: dict
-    out: Path
+    cells: Cells
     loaded: tuple[Model, Codebooks] | None
     planned: dict[str, dict[str, SteeringCondition]]
 
@@ -219,16 +221,15 @@ class Desk:
 
     def base(self, _told: Told) -> None:
         model, _ = self.load()
-        _write(self.out, self.settings, None, BASE, measure(model, self.topics, self.config))
+        self.cells.write(None, BASE, measure(model, self.topics, self.config))
 
     def cell(self, topic: Concept, arm: str, _told: Told) -> None:
         model, _ = self.load()
         if topic.name not in self.planned:
             self.planned[topic.name] = self.plan(topic)
-        base = _read(self.out, self.settings, None, BASE)
-        planned = self.planned[topic.name][arm]
+        base, planned = self.cells.read(None, BASE), self.planned[topic.name][arm]
         cell = measure(model, self.topics, self.config, arm=planned, topic=topic.name, base=base)
-        _write(self.out, self.settings, topic, arm, cell)
+        self.cells.write(topic, arm, cell)
 
     def plan(self, topic: Concept) -> dict[str, SteeringCondition]:
         model, books = self.load()
@@ -382,91 +383,41 @@ def gains_of_texts(model: Model, books: Mapping[str, Bottleneck], topic: Topic) 
     return target_gradients(model, books, find_target(positive, negative, expected), negative)
 
 
-def _path(out: Path, topic: Topic | None, arm: str) -> Path:
-    return (
-        out
-        / f"{topic.name.replace(' ', '-') if topic else 'all'}--{arm.replace(', ', '-').replace(' ', '-')}.json"
-    )
-
-
-def _made_of(settings: dict, topic: Concept | None, arm: str) -> dict:
-    more = OF_TOPIC.get(arm)
-    return made_of(arm, **settings) | ({} if more is None else {more: getattr(topic, more)})
-
-
-def _read(out: Path, settings: dict, topic: Concept | None, arm: str) -> Cell | None:
-    kept = read_record(_path(out, topic, arm), _made_of(settings, topic, arm), print)
-    return None if kept is None else Cell(**kept)
-
-
-def _write(out: Path, settings: dict, topic: Concept | None, arm: str, cell: Cell) -> None:
-    write_record(_path(out, topic, arm), _made_of(settings, topic, arm), cell.to_json())
-
-
-def _print(topics: list[Concept], config: SteeringConfig, settings: dict, out: Path) -> None:
-    console = Console(width=170, highlight=False)
-    cells = {(t.name, arm): _read(out, settings, t, arm) for t in topics for arm in ARMS}
-    base = _read(out, settings, None, BASE)
+def _print(topics: list[Concept], config: SteeringConfig, kept: Cells) -> None:
+    cells = {(topic.name, arm): kept.read(topic, arm) for topic in topics for arm in ARMS}
+    base, n_prompts = kept.read(None, BASE), len(topics[0].prompts)
     if base is None:
-        raise SystemExit(f"{out} holds no cells with these settings: run it without --show")
-    found = steering_table(
-        [topic.name for topic in topics],
-        base,
-        {key: cell for key, cell in cells.items() if cell},
-        len(topics[0].prompts),
-    )
-    every = Table(
-        "topic", "arm", "dose", "rate", "95 %", "perplexity", "distinct-2", "codes minus it", box=None
-    )
+        raise SystemExit(f"{kept.folder} holds no cells with these settings: run it without --show")
+    measured = {key: cell for key, cell in cells.items() if cell}
+    found = steering_table([topic.name for topic in topics], base, measured, n_prompts)
+    rows: list[tuple] = []
     for row in found.by_topic:
-        every.add_row(
-            row.topic,
-            row.arm,
-            f"{row.cell.dose:.2f}",
-            f"{row.rate:.0%}",
-            f"{row.low:.0%}–{row.high:.0%}",
-            f"{row.cell.perplexity:.1f}",
-            f"{row.cell.distinct_2:.2f}",
-            _text(row.less, "+"),
-        )
-    console.print(every)
-    table = Table(
-        "arm",
-        "topics",
-        "rate",
-        "codes, the same topics",
-        "codes minus it",
-        "± over topics",
-        "perplexity",
-        "distinct-2",
-        box=None,
-    )
-    table.title = (
+        rate, ends = f"{row.rate:.0%}", f"{row.low:.0%}–{row.high:.0%}"
+        fluency = f"{row.cell.perplexity:.1f}", f"{row.cell.distinct_2:.2f}"
+        rows.append((row.topic, row.arm, f"{row.cell.dose:.2f}", rate, ends, *fluency, _text(row.less, "+")))
+    columns = ("dose", "rate", "95 %", "perplexity", "distinct-2", "codes minus it")
+    print_table(("topic", "arm", *columns), rows, left=2)
+    rows = []
+    for row in found.by_arm:
+        rates = _text(row.rate), _text(row.codes), _text(row.less, "+")
+        error = None if row.error is None else f"{row.error:.1%}"
+        fluency = f"{row.perplexity:.1f}", f"{row.distinct_2:.2f}"
+        rows.append((row.arm, len(row.topics), *rates, error, *fluency))
+    if not found.by_arm:  # without codes there is nothing to compare with
+        for arm in (arm for arm in ARMS if all(cells[topic.name, arm] for topic in topics)):
+            rate = mean_rate([(cells[topic.name, arm], topic.name) for topic in topics], n_prompts)
+            rows.append((arm, len(topics), _text(rate)))
+    title = (
         "mean over topics (±: its standard error, topics as draws); doses by perplexity up to "
         f"{config.times:g} × the base's {base.tried[0][1]:.1f} and distinct-2 down to {config.variety:g} × its "
         f"{base.tried[0][2]:.2f}, on other texts; 95 % over prompts"
     )
-    for row in found.by_arm:
-        error = "" if row.error is None else f"{row.error:.1%}"
-        table.add_row(
-            row.arm,
-            str(len(row.topics)),
-            _text(row.rate),
-            _text(row.codes),
-            _text(row.less, "+"),
-            error,
-            f"{row.perplexity:.1f}",
-            f"{row.distinct_2:.2f}",
-        )
-    if not found.by_arm:  # without codes there is nothing to compare with
-        for arm in (one for one in ARMS if all(cells[t.name, one] for t in topics)):
-            rate = mean_rate([(cells[t.name, arm], t.name) for t in topics], len(topics[0].prompts))
-            table.add_row(arm, str(len(topics)), _text(rate))
-    console.print(table)
+    columns = ("codes, the same topics", "codes minus it", "± over topics", "perplexity", "distinct-2")
+    print_table(("arm", "topics", "rate", *columns), rows, title)
 
 
-def _text(rate: MeanRate | None, sign: str = "") -> str:
-    return "" if rate is None else f"{rate.rate:{sign}.1%} [{rate.low:{sign}.1%}, {rate.high:{sign}.1%}]"
+def _text(rate: MeanRate | None, sign: str = "") -> str | None:
+    return None if rate is None else interval(rate.rate, rate.low, rate.high, f"{sign}.1%")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,18 @@
 """Do the codes that bring a topic about also tell of it? Of the seven topics' codes that come with the package.
 
-    python benchmarks/steering_codes.py
+    python -m benchmarks.steering_codes
 
 Nothing is run: verdicts are of the texts that did not choose (``interp/steering/find.py``). *By chance* is the share
 that the test itself would pass at p ≤ .05, given in how many texts each code fires; the test is discrete, so that it is
 mostly far less. Where that number is not kept, as the code fires in no positive text, .05 is taken: a bound from above.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from scipy.stats import hypergeom
 
-from interp.bottlenecks.store import Codebooks
-from interp.models import load_model
-from interp.steering import CodeSet, FoundCode, Verdict, load_topic, topic_names
+from benchmarks.common import print_table
+from interp import Codebooks, load_model
+from interp.steering import CodeSet, Verdict, load_topic, topic_names
 from interp.steering.cache import identity, recall, request_key
 from interp.steering.find import RANKINGS
 
@@ -26,40 +22,18 @@ LEVEL, FIRST = 0.05, 20
 def main() -> None:
     model = load_model()
     made_with = identity(model, Codebooks.from_pretrained("smollm2-135m-instruct-k1", model))
-    table = Table("topic", "codes", "lower the target", "", "net effect", "judged", box=None)
-    for name in (f"p ≤ {LEVEL}", "by chance, at most", f"q ≤ {LEVEL}", "their net effect", "fire in none"):
-        table.add_column(name)
-    groups: dict[str, list[tuple[CodeSet, FoundCode]]] = {f"first {FIRST}": [], "others": []}
+    rows: list[tuple] = []
     for name in topic_names():
         topic = load_topic(name)
         found = recall(None, request_key(made_with, topic.positive, topic.negative, RANKINGS[0], 0))
         if found is None:
             raise SystemExit(f"no codes of {name} come with the package: run benchmarks/steering_presets.py")
-        total = sum(code.effect for code in found.codes)
-        lower = sum(code.effect < 0 for code in found.codes)
-        for group, codes in zip(groups, (found.codes[:FIRST], found.codes[FIRST:]), strict=True):
-            rows = [(found, code) for code in codes]
-            groups[group] += rows
-            share = sum(code.effect for code in codes) / total
-            table.add_row(name, str(len(found)), str(lower), group, f"{share:.0%}", *_cells(rows, total))
-    for group, rows in groups.items():
-        table.add_row("all", str(len(rows)), "", group, "", *_cells(rows, None))
-    Console(width=150).print(table)
-
-
-def _cells(rows: Sequence[tuple[CodeSet, FoundCode]], total: float | None) -> list[str]:
-    judged = [(found, code) for found, code in rows if code.verdict is not None]
-    sure = [code for _, code in judged if code.verdict.q_value <= LEVEL]
-    passed = sum(code.verdict.p_value <= LEVEL for _, code in judged)
-    chance = sum(_chance(found, code.verdict) for found, code in judged)
-    return [
-        str(len(judged)),
-        f"{passed} ({passed / len(judged):.1%})",
-        f"{chance / len(judged):.1%}",
-        str(len(sure)),
-        "" if total is None else f"{sum(code.effect for code in sure) / total:.0%}",
-        str(sum(code.verdict.precision is None for _, code in judged)),
-    ]
+        judged = [code.verdict for code in found.codes[:FIRST] if code.verdict is not None]
+        passed = sum(verdict.p_value <= LEVEL for verdict in judged)
+        rows.append((name, FIRST, len(judged), passed, sum(_chance(found, verdict) for verdict in judged)))
+    rows.append(("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
+    cells = [(*row[:-1], f"{row[-1] / row[2]:.1%}") for row in rows]
+    print_table(("topic", "codes", "judged", f"p ≤ {LEVEL}", "by chance, at most"), cells)
 
 
 def _chance(found: CodeSet, verdict: Verdict) -> float:

@@ -1,15 +1,13 @@
 """Make the workbench's presets and the topics' codes that come with the package, and measure the presets.
 
-    python benchmarks/steering_presets.py [--n 24] [--tokens 40] [--out interp/steering/data]
+    python -m benchmarks.steering_presets [--n 24] [--tokens 40] [--out interp/steering/data]
 
-Run it anew whenever the codebooks of the package change, or the way in which codes are found (``FINDER``): both files
-name the codebooks that they were made with, and are passed over with others. All presets are made by one rule: the
-codes found by difference, added 2.5 times at every new token, temperature 0.7. One is kept if half of the steered texts
-or more hold one of its words, and twice as many as of those without codes and of those with random codes of the same
-heads, at no more than four times the perplexity.
+Run it anew whenever the package's codebooks change, or how codes are found (``FINDER``). All presets are made by one
+rule: the codes found by difference, added 2.5 times at every new token, temperature 0.7. One is kept if half of the
+steered texts or more hold one of its words, and twice as many as of those without codes and of those with random codes
+of the same heads, at no more than four times the perplexity.
 """
 
-import argparse
 import dataclasses
 import json
 import math
@@ -17,14 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from interp.bottlenecks.attach import attach
+from benchmarks.common import arguments, print_table
+from interp import Codebooks, attach, load_model
 from interp.bottlenecks.edits import WeightedCode, code_edits, format_codes
-from interp.bottlenecks.store import Codebooks
-from interp.files import write_json, write_text
-from interp.models import load_model
+from interp.files import read_json, write_json, write_text
 from interp.steering import find_codes, load_topic, topic_names
 from interp.steering.cache import SHIPPED, identity, recall, request_key
 from interp.steering.code_set import SCALE, CodeSet, FoundCode
@@ -36,80 +31,12 @@ from interp.steering.topics import FILE, FORMAT, holds_word, neutral_texts
 TEMPERATURE = 0.7
 SEED = 1  # texts were looked at with seed 0 while the rule was chosen
 STORY = "One day, Tim and his mom went to"
-BEHAVIOURS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "in French": (
-        ("le", "la", "les", "des", "est", "une", "et", "dans", "du", "je", "il", "elle", "pour", "que"),
-        (
-            "Le chat dort sur la chaise près de la fenêtre.",
-            "Nous avons mangé du pain et du fromage à midi.",
-            "La petite fille joue dans le jardin avec son frère.",
-            "Il fait très beau aujourd'hui et les oiseaux chantent.",
-            "Je ne sais pas où sont les clés de la voiture.",
-            "Elle achète des pommes et des poires au marché.",
-            "Les enfants vont à l'école tous les matins.",
-            "Mon père travaille dans une grande usine de la ville.",
-            "Est-ce que vous voulez un café ou un thé ?",
-            "Le train pour Paris part dans une heure.",
-            "On a regardé un film très drôle hier soir.",
-            "Cette maison est plus vieille que toutes les autres.",
-            "Il a perdu son chapeau dans le vent.",
-            "Ma sœur écrit une longue lettre à son amie.",
-            "Le boulanger ouvre sa boutique à six heures.",
-            "Nous irons à la mer pendant les vacances.",
-        ),
-    ),
-    "a question": (
-        ("?",),
-        (
-            "Where did you put the keys to the house?",
-            "What time does the next train leave?",
-            "Why is the sky blue in the morning?",
-            "Have you ever been to the sea?",
-            "How many people live in this village?",
-            "Who left the door open last night?",
-            "Could you tell me where the station is?",
-            "Do you know what happened to her?",
-            "Which of these books have you read?",
-            "When will the rain stop?",
-            "Is there any bread left in the kitchen?",
-            "Would you like to come with us?",
-            "Are they really going to sell the farm?",
-            "Whose coat is hanging on the chair?",
-            "Did he say when he would be back?",
-            "Can anybody hear me down there?",
-        ),
-    ),
-    "feeling sad": (
-        ("sad", "cry", "cried", "crying", "tears", "sadly", "sorry", "sadness", "lonely", "wept"),
-        (
-            "She was so sad that she could not stop crying.",
-            "Tears ran down his cheeks as he read the letter.",
-            "The boy sat alone in his room and wept.",
-            "Nobody came to the party, and she felt lonely.",
-            "He missed his old friend and was sad all day.",
-            "The loss of her dog broke the girl's heart.",
-            "They stood by the grave in silence and cried.",
-            "With a heavy heart he said goodbye to his home.",
-            "The sad song made everyone in the room cry.",
-            "She hid her face so that no one would see her tears.",
-            "He had never felt so miserable in his life.",
-            "The old man was lonely after his wife had died.",
-            "I am so sorry, she sobbed, I have lost everything.",
-            "All hope was gone, and there was only grief.",
-            "The child cried because his toy was broken.",
-            "It was the saddest day that they could remember.",
-        ),
-    ),
-}
-"""Words that count and texts with it, beside the seven topics."""
+BEHAVIOURS = Path(__file__).with_suffix(".json")
+"""Presets beside the seven topics."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n", type=int, default=24)
-    parser.add_argument("--tokens", type=int, default=40)
-    parser.add_argument("--out", type=Path, default=FILE.parent)
-    given = parser.parse_args()
+    given = arguments(__doc__, n=24, tokens=40, out=FILE.parent)
     model = load_model()
     books = Codebooks.from_pretrained("smollm2-135m-instruct-k1", model)
     made_with = identity(model, books)
@@ -140,13 +67,16 @@ def main() -> None:
                 )
                 wanted[name] = topic.words, found, about
     write_shipped(given.out / SHIPPED.name, known)
-    for name, (words, positive) in BEHAVIOURS.items():
+    behaviours = read_json(BEHAVIOURS)
+    del behaviours["about"]
+    for name, told in behaviours.items():
+        words, positive = tuple(told["words"]), tuple(told["texts"])
         found = find_codes(model, books, positive, neutral_texts())
         about = f"Found from {len(positive)} sentences like it and {len(neutral_texts())} others."
         wanted[name] = words, found, about
 
     base = texts(())
-    table = Table("preset", "codes", "base", "steered", "random", "perplexities", "kept", box=None)
+    rows = []
     presets = []
     for name, (words, found, about) in wanted.items():
         codes = found.named(len(found), "added")
@@ -156,15 +86,15 @@ def main() -> None:
         kept = (
             hits[1] >= max(given.n / 2, 2 * hits[0], 2 * hits[2]) and perplexities[1] <= 4 * perplexities[0]
         )
-        table.add_row(name, str(len(codes)), *map(str, hits), str(perplexities), "yes" if kept else "no")
-        Console(width=140).print(name, hits, perplexities, repr(arms[1][0][0][:100]))
+        rows.append((name, len(codes), *hits, perplexities, "yes" if kept else "no"))
+        print(name, hits, perplexities, repr(arms[1][0][0][:100]))
         if kept:
             measured = {"n": given.n, "words": list(words), "hits": hits, "perplexities": perplexities}
             settings = {"prompt": STORY, "codes": format_codes(codes), "how": "added", "scale": SCALE}
             settings |= {"temperature": TEMPERATURE, "n_tokens": given.tokens, "found": about}
             presets.append({"name": name, **settings, "measured": measured})
     write_json(given.out / FILE.name, {"format": FORMAT, "made_with": made_with, "presets": presets})
-    Console(width=140).print(table)
+    print_table(("preset", "codes", "base", "steered", "random", "perplexities", "kept"), rows)
 
 
 def write_shipped(file: Path, known: Mapping[str, CodeSet]) -> None:

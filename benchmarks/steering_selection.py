@@ -1,30 +1,25 @@
-"""Which of the codes found should steer: by their effect on outputs, or as they are?
+"""Which of the codes found should steer: by their effect on outputs, or as they are? On the topics of development.
 
     python -m benchmarks.steering_selection [--tokens 12] [--topics horse,rain]
 
-On the topics of development. From the codes that ``find_codes`` gives, half are taken by each of three rules: those
-whose own tokens they bring up most when added alone (:func:`output_scores`), those of most first-order effect on the
-target, and at random. All of them and each half are added, at doses, to texts that the plain model wrote. What is told
-is by how many nats the probability of the topic's words rises at the same KL(steered ‖ plain), in the mean over tokens.
+Half of the codes are taken by output score (:func:`output_scores`), by first-order effect on the target, and at
+random. All and each half are added, at doses, to texts that the plain model wrote. What is told is by how many nats
+the probability of the topic's words rises at the same KL(steered ‖ plain), in the mean over tokens.
 """
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
+from benchmarks.common import arguments, interval, print_table
 from benchmarks.steering import output_scores
+from interp import Codebooks, attach, generate
 from interp.activations.metric import kl_divergence
-from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.edits import WeightedCode, code_edits
-from interp.bottlenecks.store import Codebooks
 from interp.models import Model, load_model
-from interp.models.generate import generate
 from interp.steering import Topic, load_topic, topic_names
 from interp.steering.cache import find_or_recall
 from interp.steering.continuations import encode_prompts
@@ -66,15 +61,11 @@ def rise_at(kl: np.ndarray, rise: np.ndarray, at: float, rows: np.ndarray) -> fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=12)
-    parser.add_argument("--topics", help="[default: all of development]")
-    given = parser.parse_args()
+    given = arguments(__doc__, tokens=12, topics=str)
     model = load_model()
     books = Codebooks.from_pretrained("smollm2-135m-instruct-k1", model)
     names = given.topics.split(",") if given.topics else topic_names("development")
-    console, rng = Console(width=150, highlight=False), np.random.default_rng(0)
-    texts = []
+    rng, texts = np.random.default_rng(0), []
     for ids in encode_prompts(model, load_topic(names[0]).prompts[::2]):
         new = generate(model, torch.tensor([ids]), given.tokens, temperature=0.7, seed=len(texts))
         texts.append((len(ids), new[0, :-1]))
@@ -86,24 +77,25 @@ def main() -> None:
                 curve(model, books, codes, texts, tokens_of(model, load_topic(name)))
             )
             rises = [rise_at(*curves[rule][-1], at, np.arange(len(texts))) for at in AT]
-            console.print(f"{name}: {rule}, {len(codes)} codes, {', '.join(f'{x:.2f}' for x in rises)}")
-    table = Table(
-        "codes", *(f"rise at KL {at:g}, nats" for at in AT), *(f"less all, at {at:g}" for at in AT), box=None
-    )
+            print(f"{name}: {rule}, {len(codes)} codes, {', '.join(f'{x:.2f}' for x in rises)}")
 
     def told(rise: Callable[[np.ndarray], float], sign: str = "") -> str:
         low, high = np.quantile([rise(rows) for rows in draws], [0.025, 0.975])
-        return f"{rise(np.arange(len(texts))):{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+        return interval(rise(np.arange(len(texts))), low, high, f"{sign}.2f")
 
-    for rule, own in curves.items():
+    def mean(rule: str, rows: np.ndarray, at: float) -> float:
+        return float(np.mean([rise_at(*each, at, rows) for each in curves[rule]]))
 
-        def mean(rows: np.ndarray, at: float, own: list = own) -> float:
-            return float(np.mean([rise_at(*one, at, rows) for one in own]))
-
-        cells = [told(lambda rows, at=at: mean(rows, at)) for at in AT]
-        cells += [told(lambda rows, at=at: mean(rows, at) - mean(rows, at, curves["all"]), "+") for at in AT]
-        table.add_row(rule, *cells)
-    console.print(table)
+    table = []
+    for rule in curves:
+        cells = [told(lambda rows, at=at, rule=rule: mean(rule, rows, at)) for at in AT]
+        cells += [
+            told(lambda rows, at=at, rule=rule: mean(rule, rows, at) - mean("all", rows, at), "+")
+            for at in AT
+        ]
+        table.append((rule, *cells))
+    columns = (*(f"rise at KL {at:g}, nats" for at in AT), *(f"less all, at {at:g}" for at in AT))
+    print_table(("codes", *columns), table)
 
 
 def chosen(

@@ -7,36 +7,25 @@ Of each topic: the heads at which the difference of means raises the target, by 
 a token, and by how much codes do, as many as ``find_codes`` takes and more.
 """
 
-import argparse
-
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.common import arguments, print_table
 from benchmarks.steering import gains_of_texts, helpful_heads
-from interp import DEFAULT_MODEL, load_model
-from interp.bottlenecks.store import Codebooks
+from interp import DEFAULT_MODEL, Codebooks, find_codes, load_model
 from interp.evaluation.steering_conditions import means_of_texts
 from interp.models import parse_site
 from interp.progress import bar
 from interp.steering import find, load_topic, topic_names
-from interp.steering.find import find_codes
 
 SHARES = (find.FRACTION, 2.0, 8.0)
 """Codes for every head that helps; the first is what is used."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--codebooks", default="smollm2-135m-instruct-k1")
-    parser.add_argument("--topics", help="[default: all seven]")
-    given = parser.parse_args()
+    given = arguments(__doc__, model=DEFAULT_MODEL, codebooks="smollm2-135m-instruct-k1", topics=str)
     model = load_model(given.model)
     books = Codebooks.from_pretrained(given.codebooks, model)
-    table = Table("topic", "heads", "means", *(f"codes, {share:g} a head" for share in SHARES))
+    rows = []
     names = given.topics.split(",") if given.topics else topic_names()
     with bar("topics", len(names)) as done:
         for name in names:
@@ -51,9 +40,10 @@ def main() -> None:
                 codes = find_codes(model, books, topic.positive, topic.negative).codes
                 effect = sum(code.effect for code in codes)
                 row.append(f"{len(codes)}: {effect:.2f}, {effect / raised:.0%}")
-            table.add_row(name, str(len(helpful)), f"{raised:.2f}", *row)
+            rows.append((name, len(helpful), f"{raised:.2f}", *row))
             done(1)
-    Console(width=120).print(table)
+    columns = (f"codes, {share:g} a head" for share in SHARES)
+    print_table(("topic", "heads", "means", *columns), rows)
 
 
 def _at(gains: dict[str, torch.Tensor], site: str) -> torch.Tensor:

@@ -1,13 +1,12 @@
-"""A training run killed at twenty random moments, beside the same run left alone.
+"""A training run killed at twenty random moments, beside the same run left alone. Four minutes of one core.
 
-``python benchmarks/train_kills.py [--kills 20] [--seed 0]``
+    python -m benchmarks.train_kills [--kills 20] [--seed 0]
 
-A planted model and small books, so that what is measured is going on, not training. Each kill is SIGKILL at a moment
-drawn evenly, counted from the first step of a process. Prints how many steps were done twice after each, and the
-largest difference between the losses of both runs. About four minutes of one core, most of it for starting Python.
+A planted model and small books. Each kill is SIGKILL at a moment drawn evenly, counted from the first step of a
+process. Prints how many steps were done twice after each, and the largest difference between the losses of both runs.
 """
 
-import argparse
+import contextlib
 import json
 import os
 import random
@@ -17,6 +16,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from benchmarks.common import arguments
 
 EVERY, STEPS, BATCH = 5, 400, 4
 MODEL = "planted-induction"
@@ -41,8 +42,6 @@ def parts(folder: Path):
 
 def child(folder: Path, name: str) -> None:
     """Train, and note in a file when training begins and each step."""
-    import contextlib
-
     from interp.training import TrainConfig, train_codebooks
 
     with (folder / f"{name}.log").open("a", buffering=1) as log:
@@ -59,21 +58,16 @@ def child(folder: Path, name: str) -> None:
 def begin(folder: Path, name: str) -> tuple[subprocess.Popen, int]:
     """A process that has begun to train, or is done; and how many lines its log had before."""
     log = folder / f"{name}.log"
-    before = len(log.read_text().splitlines()) if log.exists() else 0
-    process = subprocess.Popen([sys.executable, __file__, "--child", str(folder), name])
-    while process.poll() is None and (
-        not log.exists() or not any("begin" in line for line in log.read_text().splitlines()[before:])
-    ):
+    log.touch()
+    before = len(log.read_text().splitlines())
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.train_kills", "--child", str(folder), name])
+    while process.poll() is None and "begin" not in "".join(log.read_text().splitlines()[before:]):
         time.sleep(0.01)
     return process, before
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--child", nargs=2)
-    options = parser.parse_args()
+    options = arguments(__doc__, kills=20, seed=0, child={"nargs": 2})
     if options.child:
         child(Path(options.child[0]), options.child[1])
         return

@@ -2,33 +2,26 @@
 
     python -m benchmarks.workbench RUNS [--rounds 5] [--threads 2]
 
-RUNS is a folder with a run, a code index and whatever else the pages are to show (``python -m benchmarks.screenshots
-OUT`` makes one in ``OUT/runs``). Times are from the mouse button's release to the first frame that shows the answer,
-taken in the page; a click needs no forward pass unless it says so. Forwards are of the prompt, by the same model in
-this process, with as many threads.
+RUNS is a folder with what the pages are to show (``python -m benchmarks.screenshots OUT`` makes one in ``OUT/runs``).
+Times are from the mouse button's release to the first frame that shows the answer, taken in the page; a click needs no
+forward pass unless it says so.
 """
 
-import argparse
 import functools
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
-import torch
-from playwright.sync_api import Locator, Page, sync_playwright
-from rich.console import Console
-from rich.table import Table
+from playwright.sync_api import Locator, Page
 
-from interp.models import load_model, parse_site
+from benchmarks.common import arguments, print_table, workbench
+from interp.models import parse_site
 from interp.runs.run import Run
-from tests.browser.workbench import Tab, serve
-from tests.chromium import FLAGS, chromium_path
+from tests.browser.workbench import Tab
 
-GOAL, FIRST_GOAL = 200, 5
-"""Milliseconds of a click, plain forwards until the first steered token."""
+GOAL = 200
+"""Milliseconds of a click; of the first steered token there is none."""
 PROMPT = "One day, Tim and his mom went to"
 PAGES = {
     "Live text": "h3",
@@ -45,14 +38,13 @@ _CELL = """([layer, head]) => {
 }"""
 _IDLE = "document.querySelector('[data-test-script-state=notRunning]')"
 _WATCH = f"""shown => {{
-  window.times = null;
+  window.answered = window.done = null;
   const holds = new Function(`return ${{shown}}`), idle = () => {_IDLE};
   addEventListener('pointerup', () => {{
     const released = performance.now();
-    let answered = 0;
     const look = () => {{
-      if (!answered && holds()) answered = performance.now() - released;
-      if (answered && idle()) window.times = [answered, performance.now() - released];
+      if (!window.answered && holds()) window.answered = performance.now() - released;
+      if (window.answered && idle()) window.done = true;
       else requestAnimationFrame(look);
     }};
     requestAnimationFrame(look);
@@ -60,20 +52,12 @@ _WATCH = f"""shown => {{
 }}"""
 
 
-class Click(NamedTuple):
-    """Milliseconds from the mouse button's release."""
-
-    answered: float
-    """The first frame that shows the answer."""
-    whole: float
-    """The first frame after that in which the page is done."""
-
-
-def until(page: Page, act: Callable[[], None], shown: str) -> Click:
-    """How long a click takes whose answer is there when ``shown``, an expression, holds."""
+def until(page: Page, act: Callable[[], None], shown: str) -> float:
+    """Milliseconds from the mouse button's release to the first frame in which ``shown``, an expression, holds."""
     page.evaluate(_WATCH, shown)
     act()
-    return Click(*page.wait_for_function("window.times", timeout=120_000).json_value())
+    page.wait_for_function("window.done", timeout=120_000)
+    return page.evaluate("window.answered")
 
 
 def press(
@@ -87,8 +71,8 @@ def press(
     return lambda: page.mouse.click(x, y)
 
 
-def switch_pages(page: Page, rounds: int) -> dict[str, list[Click]]:
-    found: dict[str, list[Click]] = {}
+def switch_pages(page: Page, rounds: int) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
     for n in range(rounds + 1):
         for name, content in PAGES.items():
             link = page.get_by_role("navigation").get_by_role("link", name=name, exact=True)
@@ -98,12 +82,12 @@ def switch_pages(page: Page, rounds: int) -> dict[str, list[Click]]:
                 f"&& document.querySelector('{content}')"
             )
             took = until(page, press(page, link), shown)
-            # the first visit reads what later ones have at hand
-            found.setdefault(f"page switch: {name}" if n else f"first visit: {name}", []).append(took)
+            if n:  # the first visit reads what later ones have at hand
+                found.setdefault(f"page: {name}", []).append(took)
     return found
 
 
-def choose_tokens(tab: Tab, rounds: int) -> list[Click]:
+def choose_tokens(tab: Tab, rounds: int) -> list[float]:
     page = tab.open("/live?site=a12")
     page.locator(".token").first.wait_for()
     found = []
@@ -113,7 +97,7 @@ def choose_tokens(tab: Tab, rounds: int) -> list[Click]:
     return found
 
 
-def choose_heads(tab: Tab, rounds: int, runs: Path) -> list[Click]:
+def choose_heads(tab: Tab, rounds: int, runs: Path) -> list[float]:
     """Members of a run, clicked in the grid: what the page shows of them is in the run."""
     folder = max(runs.glob("*/run.json"), key=lambda path: path.stat().st_mtime).parent
     sites = [head.site for head in Run.load(folder).circuit.heads]
@@ -129,7 +113,7 @@ def choose_heads(tab: Tab, rounds: int, runs: Path) -> list[Click]:
     return found[1:]
 
 
-def open_codes(tab: Tab, rounds: int) -> list[Click]:
+def open_codes(tab: Tab, rounds: int) -> list[float]:
     found = []
     page = tab.open("/codes?q=%5Cbreturn%5Cw*")
     for n in range(rounds):
@@ -143,7 +127,7 @@ def open_codes(tab: Tab, rounds: int) -> list[Click]:
     return found
 
 
-def next_codes(tab: Tab, rounds: int) -> list[Click]:
+def next_codes(tab: Tab, rounds: int) -> list[float]:
     found = []
     page = tab.open("/codes?code=a11.h6=127")
     for _ in range(rounds + 1):
@@ -155,7 +139,7 @@ def next_codes(tab: Tab, rounds: int) -> list[Click]:
     return found[1:]
 
 
-def first_tokens(tab: Tab, rounds: int) -> list[Click]:
+def first_tokens(tab: Tab, rounds: int) -> list[float]:
     """From the button to the first new token of both texts on the page; forwards included."""
     found = []
     address = (
@@ -173,73 +157,26 @@ def first_tokens(tab: Tab, rounds: int) -> list[Click]:
     return found[1:]
 
 
-def forwards(threads: int, rounds: int) -> list[float]:
-    torch.set_num_threads(threads)
-    model = load_model()
-    tokens = model.to_tokens(PROMPT)
-    found = []
-    with torch.no_grad():
-        for _ in range(rounds + 3):
-            begin = time.perf_counter()
-            model(tokens)
-            found.append(1000 * (time.perf_counter() - begin))
-    return found[3:]
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
-    plain = forwards(given.threads, 2 * given.rounds)
-    starts: dict[str, float] = {}
-    times: dict[str, list[Click]] = {}
+    given = arguments(__doc__, {"runs": Path}, rounds=5, threads=2)
     with (
         TemporaryDirectory() as log,
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS) as browser,
-        browser.new_context() as context,
+        workbench(given.runs.absolute(), Path(log) / "log", given.threads) as (address, context),
     ):
-        begin = time.perf_counter()
-        with serve(given.runs.absolute(), Path(log) / "log", threads=given.threads) as address:
-            starts["server answers"] = time.perf_counter() - begin
-            tab = Tab(context, address)
-            begin = time.perf_counter()
-            tab.page.goto(address)
-            tab.page.locator("h1").wait_for()
-            starts["first page is there, nothing loaded or cached"] = time.perf_counter() - begin
-            tab.page.get_by_text("is ready").wait_for(timeout=300_000)
-            starts["model is ready"] = time.perf_counter() - begin
-            times |= switch_pages(tab.page, given.rounds)
-            times["choose a token"] = choose_tokens(tab, given.rounds)
-            times["choose a head"] = choose_heads(tab, given.rounds, given.runs)
-            times["open a code from a table"] = open_codes(tab, given.rounds)
-            times["next code"] = next_codes(tab, given.rounds)
-            times["first steered token (with forwards)"] = first_tokens(tab, given.rounds)
-    report(starts, times, statistics.median(plain))
-
-
-def report(starts: dict[str, float], times: dict[str, list[Click]], plain: float) -> None:
-    for name, seconds in starts.items():
-        print(f"{name}: {seconds:.1f} s")
-    table = Table(box=None, padding=(0, 1))
-    for name in ("ms", "answered, median", "largest", "goal", "whole page, median"):
-        table.add_column(name, justify="left" if name == "ms" else "right")
+        tab = Tab(context, address)
+        tab.page.goto(address)
+        tab.page.get_by_text("is ready").wait_for(timeout=300_000)
+        times = switch_pages(tab.page, given.rounds)
+        times["choose a token"] = choose_tokens(tab, given.rounds)
+        times["choose a head"] = choose_heads(tab, given.rounds, given.runs)
+        times["open a code from a table"] = open_codes(tab, given.rounds)
+        times["next code"] = next_codes(tab, given.rounds)
+        times["first steered token (with forwards)"] = first_tokens(tab, given.rounds)
+    rows = []
     for name, taken in times.items():
-        answered, whole = ([getattr(click, part) for click in taken] for part in Click._fields)
-        goal = "" if len(taken) == 1 else f"{FIRST_GOAL * plain:.0f}" if "steered" in name else str(GOAL)
-        table.add_row(
-            name,
-            f"{statistics.median(answered):.0f}",
-            f"{max(answered):.0f}",
-            goal,
-            f"{statistics.median(whole):.0f}",
-        )
-    table.add_row("a plain forward of the prompt", f"{plain:.0f}")
-    Console(highlight=False).print(table)
-    steered = statistics.median(click.answered for click in times["first steered token (with forwards)"])
-    print(f"\nfirst steered token: {steered / plain:.1f} plain forwards (goal {FIRST_GOAL})")
+        goal = None if "steered" in name else GOAL
+        rows.append((name, f"{statistics.median(taken):.0f}", f"{max(taken):.0f}", goal))
+    print_table(("ms", "median", "largest", "goal"), rows)
 
 
 if __name__ == "__main__":

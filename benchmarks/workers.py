@@ -1,14 +1,12 @@
 """What workers cost: two of Ray beside two plain processes that share the same jobs, and the overhead of a job.
 
-    python benchmarks/workers.py --task planted-backup -n 1600 --rounds 3
-    python benchmarks/workers.py --task ioi -n 16 --batch-size 2 --rounds 2
-    python benchmarks/workers.py --seconds 1 --jobs 20
+    python -m benchmarks.workers --task planted-backup -n 1600 --rounds 3
+    python -m benchmarks.workers --task ioi -n 16 --batch-size 2 --rounds 2
+    python -m benchmarks.workers --seconds 1 --jobs 20    # jobs that only wait, in place of a reference
 
-Both sides measure one reference with one thread a process and pay for starting their processes; the cluster itself is
-there before. They take turns, so that what else the machine does falls on both.
+Both sides measure one reference with one thread a process and pay for starting their processes, but not the cluster.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -16,8 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections import deque
 from pathlib import Path
+
+from benchmarks.common import arguments, timed
 
 PLAIN = """
 import sys
@@ -35,14 +36,7 @@ def nap(_desk: None, seconds: float, _told: object) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--task", default="planted-backup")
-    parser.add_argument("-n", type=int, default=1600, help="pairs")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, help="of jobs that only wait, in place of a reference")
-    parser.add_argument("--jobs", type=int, default=20)
-    args = parser.parse_args()
+    args = arguments(__doc__, task="planted-backup", n=1600, batch_size=16, rounds=3, seconds=float, jobs=20)
     os.environ["OMP_NUM_THREADS"] = "1"
     import ray
 
@@ -65,7 +59,7 @@ def waiting(n: int, seconds: float) -> dict:
     return {"jobs": n, "overhead a job": round((ends[-1] - started) * 2 / (n * seconds) - 1, 4)}
 
 
-def reference(args: argparse.Namespace) -> dict:
+def reference(args: Namespace) -> dict:
     from interp.executor import Workers
     from interp.runs.discover import default_model
     from interp.runs.measure import measure_reference
@@ -76,15 +70,15 @@ def reference(args: argparse.Namespace) -> dict:
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder:
             words = [args.task, model, str(args.n), str(args.batch_size), f"{folder}/plain"]
-            begin = time.perf_counter()
-            both = [subprocess.Popen([sys.executable, "-c", PLAIN, *words, f"{i}/2"]) for i in (1, 2)]
-            assert [process.wait() for process in both] == [0, 0]
-            taken["plain"].append(time.perf_counter() - begin)
-            begin, options = time.perf_counter(), {"n": args.n, "batch_size": args.batch_size}
-            measure_reference(
-                args.task, model, **options, checkpoint=Path(folder) / "ray", workers=Workers("ray")
-            )
-            taken["ray"].append(time.perf_counter() - begin)
+            options = {"n": args.n, "batch_size": args.batch_size, "checkpoint": Path(folder) / "ray"}
+
+            def plain(words: list[str] = words) -> None:
+                both = [subprocess.Popen([sys.executable, "-c", PLAIN, *words, f"{i}/2"]) for i in (1, 2)]
+                assert [process.wait() for process in both] == [0, 0]
+
+            taken["plain"].append(timed(plain).clock)
+            ours = timed(lambda: measure_reference(args.task, model, **options, workers=Workers("ray")))  # noqa: B023
+            taken["ray"].append(ours.clock)
         print(taken, file=sys.stderr)
     ratios = [plain / ours for plain, ours in zip(taken["plain"], taken["ray"], strict=True)]
     return {"task": args.task, "pairs": args.n, "seconds": taken, "ray's share": statistics.median(ratios)}

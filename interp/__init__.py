@@ -22,7 +22,7 @@ MIN_PAIRS, MOST_PAIRS = 5, 100_000
 MOST_SEED = 2**32 - 1
 
 # Read once, when torch loads. Threads that spin while they wait are up to 6 times slower on two cores that others use,
-# and faster on idle ones: set OMP_WAIT_POLICY=active there, or GOMP_SPINCOUNT. benchmarks/threads.py measures both.
+# and faster on idle ones: set OMP_WAIT_POLICY=active there, or GOMP_SPINCOUNT.
 if "torch" not in sys.modules and "GOMP_SPINCOUNT" not in os.environ:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

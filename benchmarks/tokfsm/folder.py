@@ -1,4 +1,4 @@
-"""What a reproduction leaves: result, page, and the model with its books in the forms that other tools read."""
+"""What a reproduction leaves: the result, and the model with its books in the forms that other tools read."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,12 +6,11 @@ from typing import Any
 
 from benchmarks.tokfsm.data import BASE
 from benchmarks.tokfsm.reproduce import FORMAT
-from benchmarks.tokfsm.table import page
 from benchmarks.tokfsm.training import Training
-from interp.files import write_json, write_text
+from interp.files import write_json
 from interp.models.provenance import versions
 
-RESULT, PAGE = "result.json", "table.md"
+RESULT = "result.json"
 
 
 def save(training: Training, measured: dict[str, Any], folder: Path, command: str) -> dict[str, Any]:
@@ -24,13 +23,11 @@ def save(training: Training, measured: dict[str, Any], folder: Path, command: st
         "plain_tokens": recipe.plain_steps * recipe.per_step,
         "command": command,
         "versions": versions(),
-        "curve": training.curve,
         **measured,
     }
     training.model.save(folder / "model", digit_tokenizer())
     for site, book in training.books.items():
         book._save_pretrained(folder / "codebooks" / site)
-    write_text(folder / PAGE, page(result))
     write_json(folder / RESULT, result)
     return result
 

@@ -1,10 +1,8 @@
 """Setting codes so that the model goes on from another state: normalised Jensen–Shannon divergence.
 
-A sequence ends in state A; at its last token the codes of some sites are replaced by those that another sequence has
-there, which ends in state B (both after random walks of the same length, of several that are dealt out). The divergence
-between what the model then predicts and what it predicts for the other sequence, averaged over pairs, is divided by
-that without any replacement: 1 is no effect, 0 complete success. B's codes come from one other sequence, without
-any search.
+A sequence ends in state A; at its last token the codes of some sites are replaced by those of another sequence of the
+same length, which ends in state B. The divergence from what the model predicts for that sequence, averaged over pairs,
+is divided by that without any replacement: 1 is no effect, 0 complete success.
 """
 
 import torch

@@ -4,31 +4,30 @@
     python -m benchmarks.tokfsm.kinds --show       # the table of docs/evidence.md
 
 Kinds are fitted at the heads of every layer and at every MLP, each site behind the sites before it, as the reproduction
-begins, and all are in place at once. The first part of the recipe ``quick`` trains the model.
+begins, and all are in place at once. The first part of the recipe ``quick`` trains the model. ``--out``: folder of the
+checkpoint (default: runs/tokfsm-plain-seedN).
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
+from benchmarks.common import RESULTS, arguments, kept, print_table
 from benchmarks.tokfsm.accuracy import SAMPLED, held_out, language_scores, top10_overlap, transitions
 from benchmarks.tokfsm.data import BOS, generator_of, sequences
 from benchmarks.tokfsm.neox import At, NeoX
-from benchmarks.tokfsm.recipe import Recipe, recipe
-from benchmarks.tokfsm.reproduce import CHECKPOINT, CHECKPOINT_EVERY
+from benchmarks.tokfsm.recipe import recipe
+from benchmarks.tokfsm.reproduce import train
 from benchmarks.tokfsm.training import FIT, Training
 from interp.errors import InputError
 from interp.evaluation.rates import Coder, new_coder
 from interp.files import read_json, write_json
 from interp.progress import bar
 
-RESULTS = Path(__file__).parents[1] / "results" / "tokfsm-kinds"
+KEPT = RESULTS / "tokfsm-kinds"
 KINDS = (
     *("vq", "residual_vq", "grouped_vq", "codebook", "gumbel", "fsq", "latent_quantization", "lfq", "bsq"),
     *("binary", "key_value", "prototypes", "ternary", "random", "pca4"),
@@ -55,20 +54,6 @@ class Fitted:
         return self.coders[site].coded(rows)[1].reshape(x.shape)
 
 
-def trained(wanted: Recipe, folder: Path) -> Training:
-    """Up to where codebooks would come in."""
-    path = folder / CHECKPOINT
-    training = Training.load(path, wanted) if path.is_file() else Training(wanted)
-    with bar("training, steps", wanted.plain_steps) as done:
-        done(training.step)
-        while training.step < wanted.plain_steps:
-            training.advance()
-            if training.step % CHECKPOINT_EVERY == 0 or training.step == wanted.plain_steps:
-                training.save(path)
-            done(1)
-    return training
-
-
 def scores(training: Training, model: NeoX, at: At | None) -> dict[str, list[float]]:
     machine, seed = training.machine, training.recipe.seed
     loss = language_scores(model, machine, held_out(machine, EVALUATED, seed), at).loss
@@ -86,7 +71,7 @@ def scores(training: Training, model: NeoX, at: At | None) -> dict[str, list[flo
 def measure(training: Training, path: Path) -> None:
     model, wanted = training.model.eval(), training.recipe
     text = sequences(training.machine, wanted.fit_sequences, wanted.seed, FIT)
-    rows = read_json(path)["rows"] if path.is_file() else []
+    rows = kept(path, {"rows": []})["rows"]
     known = {(row["kind"], row["asked"]) for row in rows}
     work = [(PLAIN, 0), *((kind, bits) for bits in BITS for kind in KINDS)]
     with bar("measuring kinds", len(work)) as done:
@@ -107,42 +92,32 @@ def measure(training: Training, path: Path) -> None:
 
 def show() -> None:
     """Of several seeds the mean, and the 95 % interval of the mean over models where there are some."""
-    results = [read_json(path) for path in sorted(RESULTS.glob("*.json"))]
-    table = Table("kind", *(f"{bits} bits: allowed, loss" for bits in BITS), title=f"{len(results)} models")
+    results = [read_json(path) for path in sorted(KEPT.glob("*.json"))]
 
-    def cell(kind: str, bits: int) -> str:
-        own = [row for one in results for row in one["rows"] if (row["kind"], row["asked"]) == (kind, bits)]
-        if not own or any("refused" in row for row in own):
-            return ""
-        shares = [100 * row["transitions"][0] for row in own]
-        half = (
-            100 * own[0]["transitions"][1]
-            if len(own) == 1
-            else 1.96 * np.std(shares, ddof=1) / len(own) ** 0.5
-        )
-        return f"{np.mean(shares):.1f} ± {half:.1f}, {np.mean([row['loss'][0] for row in own]):.2f}"
+    def cell(kind: str, bits: int) -> str | None:
+        models = [row for of in results for row in of["rows"] if (row["kind"], row["asked"]) == (kind, bits)]
+        if not models or any("refused" in row for row in models):
+            return None
+        shares = [100 * row["transitions"][0] for row in models]
+        half = 100 * models[0]["transitions"][1]
+        if len(models) > 1:
+            half = 1.96 * np.std(shares, ddof=1) / len(models) ** 0.5
+        return f"{np.mean(shares):.1f} ± {half:.1f}, {np.mean([row['loss'][0] for row in models]):.2f}"
 
-    table.add_row(PLAIN, cell(PLAIN, 0), "", "")
-    for kind in KINDS:
-        table.add_row(kind, *(cell(kind, bits) for bits in BITS))
-    Console(width=120).print(table)
+    rows = [(PLAIN, cell(PLAIN, 0)), *((kind, *(cell(kind, bits) for bits in BITS)) for kind in KINDS)]
+    columns = (f"{bits} bits: allowed, loss" for bits in BITS)
+    print_table(("kind", *columns), rows, f"{len(results)} models")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the model, its text and the fits")
-    parser.add_argument(
-        "--out", type=Path, help="folder of the checkpoint (default: runs/tokfsm-plain-seedN)"
-    )
-    parser.add_argument("--show", action="store_true")
-    given = parser.parse_args()
+    given = arguments(__doc__, seed=0, out=Path, show=False)
     if not given.show:
-        folder = given.out or Path("runs") / f"tokfsm-plain-seed{given.seed}"
-        folder.mkdir(parents=True, exist_ok=True)
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        measure(trained(recipe("quick", seed=given.seed), folder), RESULTS / f"seed{given.seed}.json")
+        folder, wanted = (
+            given.out or Path("runs") / f"tokfsm-plain-seed{given.seed}",
+            recipe("quick", seed=given.seed),
+        )
+        training = train(wanted, folder, until=wanted.plain_steps, stage=bar)
+        measure(training, KEPT / f"seed{given.seed}.json")
     show()
 
 

@@ -17,19 +17,15 @@ class Recipe:
     Attributes:
         scale: its name.
         tokens: trained on in all, those before there are codebooks included.
-        plain_share: of the tokens, before the codebooks come in: first the model learns the machine, then its
-            activations are clustered, layer by layer, and model and codes are trained on together.
+        plain_share: of the tokens, before the codebooks come in.
         n_codes: per MLP, and per head.
         batch: sequences of 128 tokens a step.
         lr: of the layers' matrices, by Muon, at the height of the first part; all else has half of it, by Adam.
-        lr_coded: the same of the second, where it falls to 0 in a line from the first step on. Warming up, it never
-            gets quite there.
-        memory: share that a step at this rate keeps of the running means that codes follow. What it forgets falls with
-            the rate: codes that follow a model that hardly moves need not be new.
+        lr_coded: the same of the second, where it falls to 0 in a line from the first step on.
+        memory: share that a step at this rate keeps of the running means that codes follow.
         warmup: steps at the beginning of each part in which the rate rises.
         decay_share: of the first part, at its end, in which the rate falls to a tenth.
-        commitment: weight of the share of the activations' spread that codes leave unexplained, which holds
-            activations near them; not in the publication.
+        commitment: weight of the share of the activations' spread that codes leave unexplained; not published.
         fit_sequences: that k-means sees.
         seed: of weights, text and k-means; the machine has its own.
         machine_seed: 42 gives the published machine.

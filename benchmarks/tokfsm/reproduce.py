@@ -25,7 +25,7 @@ from benchmarks.tokfsm.usage import alive, neuron_precision, purities, state_pre
 from interp.progress import Stage, silent
 
 FORMAT = 1
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_EVERY = 200
 """Steps: about a minute on one core."""
 EVALUATED, SAMPLES, CLASSIFIED = 2048, 1000, 64
@@ -34,15 +34,17 @@ CHOOSE, JUDGE, RANDOM = 104, 105, 106
 """Purposes of draws."""
 
 
-def train(recipe: Recipe, folder: Path, *, device: str = "cpu", stage: Stage = silent) -> Training:
-    """Train to the end, or go on from the checkpoint in ``folder``.
+def train(
+    recipe: Recipe, folder: Path, *, until: int | None = None, device: str = "cpu", stage: Stage = silent
+) -> Training:
+    """Train to a step, or to the end, or go on from the checkpoint in ``folder``.
 
     Raises:
         InputError: a checkpoint of another recipe, or a damaged one.
     """
     path = folder / CHECKPOINT
     training = Training.load(path, recipe, device) if path.is_file() else Training(recipe, device)
-    training.run(path, every=CHECKPOINT_EVERY, stage=stage)
+    training.run(path, every=CHECKPOINT_EVERY, until=until, stage=stage)
     return training
 
 
@@ -134,11 +136,11 @@ def _read(
     judged_on = sequences(machine, CLASSIFIED, recipe.seed, JUDGE)
     classified = state_precision(model, books, chosen_on, judged_on)
     living = alive(model, books, batches)
+    every = [rate for rates in living.values() for rate in rates]
     neurons = neuron_precision(model, books, chosen_on, judged_on, classified["best"]["recall"])
     return {
         "alive": living,
-        "alive_mean": _mean_of_books(living),
-        "alive_mlp": _mean_of_books({site: rates for site, rates in living.items() if site[0] == "m"}),
+        "alive_mean": sum(every) / len(every),
         "purity": purities(model, books, machine),
         "state": {
             site: {name: _interval(values) for name, values in parts.items()}
@@ -146,8 +148,3 @@ def _read(
         },
         "neuron_precision": _interval(neurons),
     }
-
-
-def _mean_of_books(rates: dict[str, list[float]]) -> float:
-    every = [rate for of_site in rates.values() for rate in of_site]
-    return sum(every) / len(every)

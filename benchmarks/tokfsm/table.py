@@ -1,18 +1,24 @@
-"""One page: what a run measured beside what was published."""
+"""What runs measured beside what was published: each seed and their mean."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import t
+
+from benchmarks.common import interval, print_table
 
 PUBLISHED = {
-    "loss": 1.269,
-    "token_accuracy": 0.4527,
-    "transition_accuracy": 0.6365,
-    "first_transition": 0.88,
-    "top10_overlap": 0.975,
+    "codebooks": {
+        "loss": 1.269,
+        "token_accuracy": 0.4527,
+        "transition_accuracy": 0.6365,
+        "first_transition": 0.88,
+        "top10_overlap": 0.975,
+    },
+    "no codebooks": {"loss": 1.179, "token_accuracy": 0.4636, "transition_accuracy": 0.9677},
 }
-"""Attention and MLP, k = 1, C = 10 000: the paper's Table 1, the model card, the tutorial."""
-PUBLISHED_PLAIN = {"loss": 1.179, "token_accuracy": 0.4636, "transition_accuracy": 0.9677}
-"""Without codebooks: the paper's Table 1."""
+"""Attention and MLP, k = 1, C = 10 000: the paper's Table 1, the model card, the tutorial; without codes: Table 1."""
 PUBLISHED_ALIVE = (0.0031, 0.0465, 0.0651, 0.0181)
 """By layer, of the model card."""
 PUBLISHED_PURITY = {"bigram": (0.0, 0.99, 0.96, 0.84), "trigram": (0.0, 0.91, 0.81, 0.66)}
@@ -27,121 +33,99 @@ NAMES = {
     "first_transition": "state accuracy: first transition",
     "top10_overlap": "state accuracy: top-10 overlap",
 }
-
 PHASE = {
     "forbidden": "probability of forbidden digits a state, on true texts",
     "one_digit_off": "transitions sampled, read from the second digit on",
 }
 """What state accuracy is short by: see ``accuracy``. Not published."""
+FORMS = {"loss": ".3f", "forbidden": ".4f"}
+AIMS = {"loss": "≤ 1.20", "transition_accuracy": "≥ 90 %"}
+ANOTHER = "another pair's codes"
+Value = Mapping[str, float]
+"""A mean, perhaps with the ends of its interval over a run's sequences or states."""
 
 
-def page(result: Mapping[str, Any]) -> str:
-    """The result as Markdown."""
-    recipe, scores, codes = result["recipe"], result["scores"], result["codes"]
-    lines = [
-        f"# TokFSM, scale {recipe['scale']}, seed {recipe['seed']}",
-        "",
-        f"Four layers, attention and MLP codebooks, k = 1, C = {recipe['n_codes']}; trained on "
-        f"{result['tokens'] / 1e6:.1f} M tokens ({result['plain_tokens'] / 1e6:.1f} M of them before there were "
-        "codebooks). Published: C = 10 000, 2 600 M tokens.",
-        "",
-        _row("", "codebooks", "published", "no codebooks", "published", "untrained k-means", "random codes"),
-        _row(*["---"] * 7),
-    ]
+class Row(NamedTuple):
+    """One number of every run, and what it is beside."""
+
+    name: str
+    values: Sequence[Value]
+    published: float | None = None
+    aim: str = ""
+    form: str = ".1%"
+
+
+def rows(results: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
+    """Every number, from one result a seed."""
     for key, name in (NAMES | PHASE).items():
-        cells = [_score(scores[arm][key], key) for arm in ("codebooks", "no codebooks")]
-        others = [_score(scores[arm][key], key) for arm in ("untrained k-means", "random codes")]
-        lines.append(
-            _row(name, cells[0], _given(PUBLISHED, key), cells[1], _given(PUBLISHED_PLAIN, key), *others)
-        )
-    lines += [
-        "",
-        "Mean and 95 % interval over sequences (top-10 overlap, state precision and recall: over states, the sequences "
-        "held fixed). Texts of all seeds are drawn from one stream of random numbers. No codebooks and untrained "
-        "k-means: the model as it was when the codebooks came in, on fewer tokens; random codes: the trained model "
-        "with every code drawn at random. Forbidden digits are nearly always right a digit earlier or later: there the "
-        "text leaves the phase, and what follows is allowed only if it is read one digit off.",
-        "",
-        _row("codes", *(f"layer {layer}" for layer in range(4)), "published"),
-        _row(*["---"] * 6),
-    ]
-    ours = codes["codebooks"]
-    published = " / ".join(f"{share:.1%}" for share in PUBLISHED_ALIVE)
-    for kind, name in (("a", "alive, heads (mean)"), ("m", "alive, MLP")):
-        sites = [site for site in ours["alive"] if site[0] == kind]
-        lines.append(_row(name, *(_percent(_mean(ours["alive"][site])) for site in sites), published))
-    for kind, given in PUBLISHED_PURITY.items():
-        values = ours["purity"][kind]
-        mlps = (_percent(values[site][0]) for site in values if site[0] == "m")
-        lines.append(_row(f"purity, MLP, {kind}s", *mlps, " / ".join(map(_percent, given))))
-    for name in ("precision", "recall"):
-        mlps = (_percent(ours["state"][site][name]["mean"]) for site in ours["state"] if site != "best")
-        lines.append(_row(f"state {name}, MLP", *mlps, ""))
-    best = ours["state"]["best"]
-    kmeans = codes["untrained k-means"]["state"]["best"]
-    lines += [
-        "",
-        f"Alive on average over books: {ours['alive_mean']:.1%} (MLPs {ours['alive_mlp']:.1%}). The MLP of layer 0 "
-        "reads nothing but the token: more than 11 codes cannot live there.",
-        "",
-        f"State precision, each state's best MLP code: {_score(best['precision'], 'precision')} at recall "
-        f"{_percent(best['recall']['mean'])} (published {_percent(PUBLISHED_PRECISION['codes'])}); best neuron of "
-        f"this model at the same recall: {_score(ours['neuron_precision'], 'precision')} (published "
-        f"{_percent(PUBLISHED_PRECISION['neuron'])}); untrained k-means: {_score(kmeans['precision'], 'precision')}.",
-        "",
-        _row(
-            "divergence after setting codes", "ours", "published", "untrained k-means", "another pair's codes"
-        ),
-        _row(*["---"] * 5),
-    ]
-    arms = [result["intervention"][arm] for arm in ("untrained k-means", "another pair's codes")]
-    for name, value in result["intervention"]["codebooks"].items():
-        given = f"{PUBLISHED_JSD[name]:.2f}" if name in PUBLISHED_JSD else ""
-        lines.append(_row(name, f"{value:.2f}", given, *(f"{arm[name]:.2f}" for arm in arms)))
-    lines += [
-        "",
-        f"Jensen–Shannon divergence from the target's prediction, mean over {result['n']['pairs']} pairs, divided by "
-        "that without intervention.",
-        "",
-        _row("tokens, M", "codebooks", "loss", "state accuracy", "top-10 overlap"),
-        _row(*["---"] * 5),
-    ]
-    for point in result["curve"]:
-        cells = (
-            f"{point['loss']:.3f}",
-            _percent(point["transition_accuracy"]),
-            _percent(point["top10_overlap"]),
-        )
-        lines.append(_row(f"{point['tokens'] / 1e6:.1f}", "yes" if point["coded"] else "no", *cells))
-    lines += ["", f"Again: `{result['command']}`"]
-    return "\n".join(lines) + "\n"
+        for arm in results[0]["scores"]:
+            if all(key in result["scores"][arm] for result in results):  # runs made before have no phase
+                values = [result["scores"][arm][key] for result in results]
+                aim = AIMS.get(key, "") if arm == "codebooks" else ""
+                published = PUBLISHED.get(arm, {}).get(key)
+                yield Row(_beside(name, arm), values, published, aim, FORMS.get(key, ".1%"))
+    codes, untrained = (
+        [result["codes"][arm] for result in results] for arm in ("codebooks", "untrained k-means")
+    )
+    yield Row("alive, mean of books", [{"mean": of["alive_mean"]} for of in codes], None, "≥ 50 %")
+    for site in sorted(codes[0]["alive"]):
+        values = [{"mean": float(np.mean(of["alive"][site]))} for of in codes]
+        yield Row(f"alive, {site}", values, PUBLISHED_ALIVE[int(site[1:])])
+    for kind, shares in PUBLISHED_PURITY.items():
+        for site in (site for site in codes[0]["alive"] if site[0] == "m"):
+            values = [{"mean": of["purity"][kind][site][0]} for of in codes]
+            yield Row(f"purity of {kind}s, {site}", values, shares[int(site[1:])])
+    for site, part in ((site, part) for site in codes[0]["state"] for part in ("precision", "recall")):
+        known = (PUBLISHED_PRECISION["codes"], "≥ 97.1 %") if (site, part) == ("best", "precision") else ()
+        name = f"state {part}, {'best MLP' if site == 'best' else site}"
+        yield Row(name, [of["state"][site][part] for of in codes], *known)
+    kmeans = [of["state"]["best"]["precision"] for of in untrained]
+    yield Row("state precision, best MLP, untrained k-means", kmeans)
+    neurons = [of["neuron_precision"] for of in codes]
+    yield Row("state precision, best neuron at that recall", neurons, PUBLISHED_PRECISION["neuron"])
+    for site in results[0]["intervention"]["codebooks"]:
+        for arm in ("codebooks", "untrained k-means", ANOTHER):
+            values = [{"mean": result["intervention"][arm][site]} for result in results]
+            known = PUBLISHED_JSD.get(site), "≤ 0.26" if site == "all MLP" else ""
+            name = _beside(f"divergence left, codes set: {site}", arm)
+            yield Row(name, values, *(known if arm == "codebooks" else (None, "")), ".2f")
 
 
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _beside(name: str, arm: str) -> str:
+    return name if arm == "codebooks" else f"{name}, {arm}"
 
 
-def form_of(key: str) -> str:
-    """How a number of this name is written."""
-    return {"loss": ".3f", "forbidden": ".4f"}.get(key, ".1%")
+def print_seeds(results: Sequence[Mapping[str, Any]]) -> None:
+    """Each seed, their mean with its interval, and what it is beside."""
+    cells = []
+    for row in rows(results):
+        values = [format(value["mean"], row.form) for value in row.values]
+        over = None
+        if len(results) > 2:
+            over = interval(*_over_seeds(row.values), row.form)
+        elif len(results) == 1 and "low" in row.values[0]:
+            over = interval(*(row.values[0][end] for end in ("mean", "low", "high")), row.form)
+        published = None if row.published is None else format(row.published, row.form)
+        cells.append((row.name, *values, over, published, row.aim))
+    seeds = (f"seed {result['recipe']['seed']}" for result in results)
+    over = "mean [95 % over seeds]" if len(results) > 1 else "95 % over sequences or states"
+    print_table(("", *seeds, over, "published", "aim"), cells)
 
 
-def _score(value: Mapping[str, float], key: str) -> str:
-    if form_of(key) != ".1%":
-        mean, low, high = (format(value[part], form_of(key)) for part in ("mean", "low", "high"))
-        return f"{mean} [{low}, {high}]"
-    return f"{value['mean']:.1%} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+def summary(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Shares right by arm, over at least three seeds."""
+    found = []
+    for key, name in NAMES.items():
+        for arm in results[0]["scores"] if key != "loss" else ():
+            row = {"measure": name.replace("state accuracy: ", "states: "), "arm": arm}
+            ends = _over_seeds([result["scores"][arm][key] for result in results])
+            row |= dict(zip(("mean", "low", "high"), ends, strict=True))
+            found.append(row | {"published": PUBLISHED.get(arm, {}).get(key)})
+    return found
 
 
-def _given(published: Mapping[str, float], key: str) -> str:
-    if key not in published:
-        return ""
-    return format(published[key], form_of(key))
-
-
-def _percent(value: float) -> str:
-    return f"{value:.1%}"
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+def _over_seeds(values: Sequence[Value]) -> tuple[float, float, float]:
+    """Their mean and Student's interval."""
+    means, n = [value["mean"] for value in values], len(values)
+    mean, half = np.mean(means), t.ppf(0.975, n - 1) * np.std(means, ddof=1) / np.sqrt(n)
+    return float(mean), float(mean - half), float(mean + half)

@@ -1,31 +1,26 @@
 """Training from scratch, in two parts, resumable at any moment with the same losses."""
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.tokfsm.accuracy import quick_look
 from benchmarks.tokfsm.coded import Books, Running
 from benchmarks.tokfsm.data import make_machine, sequences
 from benchmarks.tokfsm.neox import NeoX
 from benchmarks.tokfsm.recipe import Recipe
 from interp.errors import InputError
-from interp.files import atomic_path, read_tensors
+from interp.files import atomic_path
 from interp.progress import Stage, silent
 
 OBJECTIVE = 2
 """Raised whenever the same recipe trains on something else; since 2 the pull on a head is by its own spread."""
 TEXT, FIT = 1, 2
 """What a draw is for: part of the key of its generator."""
-LOOKS = 24
-"""Points of the curve."""
+PARTS = ("model", "books", "means")
 
 
 REST = 0.5
@@ -54,7 +49,6 @@ class Training:
     Attributes:
         step: done so far.
         losses: cross-entropy of every step.
-        curve: what :func:`~benchmarks.tokfsm.accuracy.quick_look` saw, against tokens.
         means: what the codes follow, by site.
         plain: the model as it was just before the codebooks, its state dict; None before.
     """
@@ -69,7 +63,6 @@ class Training:
         self._teacher: NeoX | None = None
         self.step = 0
         self.losses: list[float] = []
-        self.curve: list[dict[str, float]] = []
         self.plain: dict[str, Tensor] | None = None
 
     @property
@@ -123,48 +116,30 @@ class Training:
             self._teacher = self.plain_model()
         return self._teacher(tokens)[:, :-1].softmax(-1)
 
-    def look(self) -> None:
-        """Add a point to the curve."""
-        seen = quick_look(self.model, self.machine, self.books if self.coded else None)
-        tokens = self.step * self.recipe.per_step
-        self.curve.append({"tokens": tokens, "coded": float(self.coded), **seen})
-
-    def run(self, checkpoint: Path, *, every: int, stage: Stage = silent) -> None:
-        """Train to the end, with a checkpoint after every so many steps.
+    def run(self, checkpoint: Path, *, every: int, until: int | None = None, stage: Stage = silent) -> None:
+        """Train to a step, or to the end, with a checkpoint after every so many.
 
         Raises:
             InputError: the loss is no longer finite.
         """
-        looks = max(1, self.recipe.steps // LOOKS)
-        with stage("training, steps", self.recipe.steps) as done:
+        until = self.recipe.steps if until is None else until
+        with stage("training, steps", until) as done:
             done(self.step)
-            while self.step < self.recipe.steps:
+            while self.step < until:
                 if not math.isfinite(self.advance()):
                     raise InputError(f"the loss is not finite at step {self.step}: try another --seed")
                 last = self.step in (self.recipe.plain_steps, self.recipe.steps)
-                if last or self.step % looks == 0:
-                    self.look()
                 if last or self.step % every == 0:
                     self.save(checkpoint)
                 done(1)
 
     def save(self, path: Path) -> None:
         """Everything that the next step depends on, in one file, whole or not at all."""
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= {f"books.{name}": value for name, value in self.books.state_dict().items()}
-        for number, (optimizer, parameter) in enumerate(self._moved()):
-            for name, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{number}.{name}"] = value
-        tensors |= {f"means.{name}": value for name, value in self.means.state_dict().items()}
-        tensors |= {f"plain.{name}": value for name, value in (self.plain or {}).items()}
-        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        recipe = asdict(self.recipe) | {"objective": OBJECTIVE}
-        facts = {"recipe": json.dumps(recipe), "curve": json.dumps(self.curve)}
+        stored = {part: getattr(self, part).state_dict() for part in PARTS}
+        stored |= {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+        stored |= {"plain": self.plain, "losses": self.losses}
         with atomic_path(path) as temporary:
-            # a copy of each: safetensors refuses tensors that share memory
-            save_file(
-                {n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, temporary, facts
-            )
+            torch.save({"recipe": _asked(self.recipe), **stored}, temporary)
 
     @classmethod
     def load(cls, path: Path, recipe: Recipe, device: str = "cpu") -> "Training":
@@ -175,31 +150,21 @@ class Training:
         """
         self = cls(recipe, device)
         try:
-            tensors, facts = read_tensors(path)
-            stored = {"objective": 1} | json.loads(facts.get("recipe", "{}"))
-        except (SafetensorError, OSError, TypeError, ValueError) as error:
+            stored = torch.load(path, map_location=device, weights_only=True)
+            made_by = stored["recipe"]
+        except Exception as error:  # whatever the bytes of a damaged file make of it
             raise InputError(f"cannot read the checkpoint {path}: {error}") from None
-        wanted = asdict(recipe) | {"objective": OBJECTIVE}
-        for key, value in wanted.items():
-            if stored.get(key) != value:
+        for key, value in _asked(recipe).items():
+            if made_by.get(key) != value:
                 raise InputError(
-                    f"{path} is of a run with {key} {stored.get(key)}, not {value}: name another --out"
+                    f"{path} is of a run with {key} {made_by.get(key)}, not {value}: name another --out"
                 )
-        parts = {
-            prefix: {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
-            for prefix in ("model.", "books.", "means.", "plain.")
-        }
-        self.model.load_state_dict(parts["model."])
-        self.books.load_state_dict(parts["books."])
-        self.means.load_state_dict(parts["means."])
-        self.plain = {n: v.to(device) for n, v in parts["plain."].items()} or None
-        for number, (optimizer, parameter) in enumerate(self._moved()):
-            prefix = f"optimizer.{number}."
-            state = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
-            if state:
-                optimizer.state[parameter] = {n: v.to(device) for n, v in state.items()}
-        self.losses = tensors["losses"].tolist()
-        self.step, self.curve = len(self.losses), json.loads(facts["curve"])
+        for part in PARTS:
+            getattr(self, part).load_state_dict(stored[part])
+        for optimizer, state in zip(self.optimizers, stored["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.plain, self.losses = stored["plain"], stored["losses"]
+        self.step = len(self.losses)
         return self
 
     def plain_model(self) -> NeoX:
@@ -208,6 +173,6 @@ class Training:
         model.load_state_dict(self.plain or self.model.state_dict())
         return model
 
-    def _moved(self) -> list[tuple[torch.optim.Optimizer, Tensor]]:
-        """Every parameter that an optimizer moves, in an order that does not change."""
-        return [(one, p) for one in self.optimizers for group in one.param_groups for p in group["params"]]
+
+def _asked(recipe: Recipe) -> dict:
+    return asdict(recipe) | {"objective": OBJECTIVE}

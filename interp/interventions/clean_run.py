@@ -358,8 +358,35 @@ class CleanRun(MetricConsumer):
         if every_token:
             clean = self._unpatched(pairs.tolist())
             outcome.top[:] = [int(clean[pair].argmax()) for pair in pairs.tolist()]
-        changed = np.stack([np.ones(n, dtype=bool) if p.rows is None else p.rows for p in patches])
-        starts = np.array([np.zeros(n, dtype=int) if p.positions is None else p.positions for p in patches])
+        prompts = [self.pairs[pair] for pair in pairs.tolist()]
+        for rows, logits in self.patched(pairs, patches, read, outcome.read, every_token=every_token):
+            named = [prompts[row] for row in rows.tolist()]
+            outcome.metric[rows] = task_metric(logits, named, self.pairs.metric).cpu().numpy()
+            outcome.preferred[rows] = preferred_answers(logits, named).cpu().numpy()
+            if every_token:
+                outcome.top[rows] = logits.argmax(-1).cpu().numpy()
+                before = torch.stack([clean[pair] for pair in pairs[rows].tolist()])
+                for values, masked in ((outcome.kl, False), (outcome.off_target, True)):
+                    log_p, log_q = (_log_p(side, named, masked) for side in (before, logits))
+                    values[rows] = kl_divergence(log_p, log_q).cpu().numpy()
+        return outcome
+
+    def patched(
+        self,
+        pairs: Int[np.ndarray, " row"],
+        patches: Sequence[Patch],
+        read: Sequence[tuple[Site, Int[np.ndarray, " row"]]] = (),
+        kept: Sequence[Float[Tensor, "row ..."]] = (),
+        *,
+        every_token: bool = False,
+    ) -> Iterator[tuple[Int[np.ndarray, " part"], Float[Tensor, "part d_vocab"]]]:
+        """Forward by forward, rows that a patch changes and their logits; with gradients where they are enabled.
+
+        Args:
+            kept: where what is read goes.
+        """
+        changed = np.stack([np.ones(len(pairs), dtype=bool) if p.rows is None else p.rows for p in patches])
+        starts = np.array([np.zeros_like(pairs) if p.positions is None else p.positions for p in patches])
         starts = np.where(changed, starts, np.iinfo(int).max).min(0) * takes_prefix(self.model)
         layers = np.where(changed, [[p.site.layer] for p in patches], self.n_layers).min(0)
         edited = np.flatnonzero(changed.any(0))
@@ -372,32 +399,18 @@ class CleanRun(MetricConsumer):
                 if mask.any():
                     write = patch.write(np.flatnonzero(mask), rows[mask], begin, end)
                     writes.setdefault(patch.site.hook, []).append(write)
-            later = [
-                (kept, site, positions[rows])
-                for kept, (site, positions) in zip(outcome.read, read, strict=True)
-                if site.layer >= first
-            ]
-
             readers: dict[str, list[Reader]] = {}
-            for kept, site, positions in later:
-                reader = partial(_read, site, positions - begin, rows, kept)
-                readers.setdefault(site.hook, []).append(reader)
-            resid = self.resid[first][self._place[pairs[rows]], begin:end]
-            named = pairs[rows].tolist()
-            hooks = patch_hooks(writes, readers)
-            logits = self.logits(named, first, resid, hooks, begin, every_token=every_token)
-            prompts = [self.pairs[pair] for pair in named]
-            outcome.metric[rows] = task_metric(logits, prompts, self.pairs.metric).cpu().numpy()
-            outcome.preferred[rows] = preferred_answers(logits, prompts).cpu().numpy()
-            if every_token:
-                outcome.top[rows] = logits.argmax(-1).cpu().numpy()
-                before = torch.stack([clean[pair] for pair in named])
-                for values, masked in ((outcome.kl, False), (outcome.off_target, True)):
-                    log_p, log_q = (_log_p(side, prompts, masked) for side in (before, logits))
-                    values[rows] = kl_divergence(log_p, log_q).cpu().numpy()
+            for values, (site, positions) in zip(kept, read, strict=True):
+                if site.layer >= first:
+                    reader = partial(_read, site, positions[rows] - begin, rows, values)
+                    readers.setdefault(site.hook, []).append(reader)
+            resid, hooks = (
+                self.resid[first][self._place[pairs[rows]], begin:end],
+                patch_hooks(writes, readers),
+            )
+            yield rows, self.logits(pairs[rows].tolist(), first, resid, hooks, begin, every_token=every_token)
             shares = (self._length[pairs[rows]] - begin) / self._length[pairs[rows]]
             self.forwards += float(shares.sum()) * (1 - first / self.n_layers)
-        return outcome
 
     def _unpatched(self, pairs: Iterable[int]) -> dict[int, Float[Tensor, " d_vocab"]]:
         """Logits of the clean prompts, from the last layer on: what lies before is kept."""
