@@ -26,7 +26,8 @@ import torch
 from benchmarks.code_index import D_HEAD, HEADS, MATCHES, ROUNDS, make_index
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.codesearch import CodeIndex
-from interp.codesearch.index import count_and_list, positions
+from interp.codesearch.build import count_and_list
+from interp.codesearch.index import positions
 from interp.codesearch.layout import IdFile, Layout
 from interp.codesearch.search import count_at
 

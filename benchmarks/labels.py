@@ -24,7 +24,7 @@ from interp.bottlenecks import Codebook
 from interp.bottlenecks.edits import code_name
 from interp.bottlenecks.store import PRETRAINED, Codebooks, codebooks_fingerprint, describe_text
 from interp.cli.render_codes import print_labels
-from interp.codesearch import Book, Labels, label_index
+from interp.codesearch import Book, CodeIndex, Labels, label_index
 from interp.codesearch.build import WORK, finish
 from interp.codesearch.corpus import read_corpus
 from interp.codesearch.firing_stats import Gathered
@@ -150,7 +150,8 @@ def label(folder: Path) -> None:
         "text": {**read_json(folder / "text.json"), "n_tokens": n * CONTEXT},
         "error_term": True,
     }
-    labels = label_index(finish(place, file, corpus, Gathered(layout.n_codes), request), stage=bar)
+    finish(place, file, corpus, Gathered(layout.n_codes), request)
+    labels = label_index(CodeIndex.open(place), stage=bar)
     for name in NAMES:
         codebooks = Codebooks.from_pretrained(name)
         names = [part.name for part in parts if part.site in codebooks.sites]

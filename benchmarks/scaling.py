@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from interp.bottlenecks import Codebook, CodebookConfig
-from interp.codesearch.index import count_and_list, positions, span_of
+from interp.codesearch.build import count_and_list
+from interp.codesearch.index import positions, span_of
 from interp.codesearch.layout import Book, IdFile, Layout
 from interp.executor import Job, _next
 

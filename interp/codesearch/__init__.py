@@ -1,9 +1,9 @@
 """The codes of a corpus on disk, and what can be asked of them. See ``docs/code_index.md``."""
 
-from interp.codesearch.build import build_index, build_parts
+from interp.codesearch.build import build_parts
 from interp.codesearch.contexts import Context, code_contexts, context_at
 from interp.codesearch.explain import Endpoint, Explanation, explain_codes, explanations_of
-from interp.codesearch.index import CodeIndex, Similarities, Top
+from interp.codesearch.index import CodeIndex, Similarities, Top, build_index
 from interp.codesearch.labels import Label, Labels, label_index, labels_of
 from interp.codesearch.layout import Book
 from interp.codesearch.page import (

@@ -1,7 +1,19 @@
-"""The codes of a corpus in one memory-mapped file: ids by block of tokens, within it by book, token and slot.
+"""An index on disk, and in it the codes of a corpus in one memory-mapped file.
 
-A block of :data:`BLOCK` tokens of one book is contiguous, so that both ways of reading are quick: all codes of one
-book (chunks of 16 KiB at eight codes a token), and all books' codes at a few tokens (which then lie near each other).
+::
+
+    manifest.json     format, model, codebooks, text, layout, sizes; written last
+    ids.npy           uint16, block by block of 1024 tokens, in it [book, token, k]
+    counts.npy        tokens that carry each code;   lists.npy   the spans of tokens that hold it, one bit each
+    top_*.npy         best contexts of each code;    histogram.npy   its similarities, fired and not
+    tokens.npy  documents.npy  text.npy  vocabulary*.npy  special.npy     the text
+
+A block of one book is contiguous, so that both ways of reading are quick: all codes of one book (chunks of 16 KiB at
+eight codes a token), and all books' codes at a few tokens (which then lie near each other).
+
+Exact inverted lists would cost as much again as the ids, even gap-coded (``docs/code_index.md``); all of one book's
+ids are compared with a code in milliseconds. So a list names the spans of tokens that hold the code, one bit each, and
+only those are read. The span is the shortest for which all lists take at most :data:`SHARE` of the ids.
 """
 
 import errno
@@ -18,7 +30,11 @@ from numpy.lib.format import open_memmap
 from interp.bottlenecks.edits import parse_code
 from interp.errors import InputError
 
+FORMAT = 2
+MANIFEST, IDS = "manifest.json", "ids.npy"
+CORPUS = ("tokens", "documents", "vocabulary", "vocabulary_ends", "special", "text")
 BLOCK = 1024
+SHARE = 0.03
 
 
 @dataclass(frozen=True)
@@ -87,11 +103,7 @@ class Layout:
         return self.n_blocks, BLOCK * self.n_slots
 
     def number(self, name: str) -> int:
-        """Place of a book in the order.
-
-        Raises:
-            InputError: no book of this name.
-        """
+        """Place of a book in the order; :class:`InputError` if there is none of this name."""
         if name not in self.numbers:
             names = [book.name for book in self.books]
             some = ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:3])} … {names[-1]}"
@@ -99,11 +111,7 @@ class Layout:
         return self.numbers[name]
 
     def code(self, name: str, code: int) -> int:
-        """Place of a code among all codes.
-
-        Raises:
-            InputError: no such book, or no such code in it.
-        """
+        """Place of a code among all codes; :class:`InputError` if there is no such book or code."""
         number = self.number(name)
         if not 0 <= code < self.books[number].n_codes:
             raise InputError(f"code {code} of {name}: there are 0 to {self.books[number].n_codes - 1}")
@@ -113,11 +121,7 @@ class Layout:
         return name in self.numbers and 0 <= code < self.books[self.numbers[name]].n_codes
 
     def named(self, name: str) -> tuple[str, int]:
-        """Book and id of a code's name, ``a12.h3=97``.
-
-        Raises:
-            InputError: no such name, book or code.
-        """
+        """Book and id of a code's name, ``a12.h3=97``; :class:`InputError` as :meth:`code`."""
         book, code = parse_code(name)
         self.code(book, code)
         return book, code
@@ -131,9 +135,9 @@ class Layout:
 class IdFile:
     """The ids on disk. A slot without a code, or with one that an earlier slot of the token has, holds ``n_codes``."""
 
-    def __init__(self, layout: Layout, array: np.ndarray) -> None:
-        self.layout, self.array = layout, np.asarray(array)  # without the memmap's slow indexing
-        self._mapped = array
+    def __init__(self, layout: Layout, array: np.memmap) -> None:
+        self.layout, self._mapped = layout, array
+        self.array = np.asarray(array)  # without the memmap's slow indexing
 
     @classmethod
     def create(cls, path: Path, layout: Layout) -> "IdFile":
@@ -157,11 +161,7 @@ class IdFile:
 
     @classmethod
     def open(cls, path: Path, layout: Layout, *, write: bool = False) -> "IdFile":
-        """Map an existing file.
-
-        Raises:
-            InputError: missing, damaged, or of another layout.
-        """
+        """Map an existing file; :class:`InputError` if it is missing, damaged, or of another layout."""
         try:
             array = open_memmap(path, "r+" if write else "r")
         except Exception as error:  # NumPy reads its header as Python: a damaged one may end in anything
@@ -172,28 +172,17 @@ class IdFile:
 
     def book(self, number: int) -> UInt[np.ndarray, "block token k"]:
         """A view of one book."""
-        k = self.layout.books[number].k
-        begin = BLOCK * int(self.layout.slots[number])
-        part, size = self.array[:, begin : begin + BLOCK * k], self.array.itemsize
-        strides = (part.strides[0], k * size, size)
-        shape = (len(part), BLOCK, k)
-        return np.lib.stride_tricks.as_strided(part, shape, strides, writeable=part.flags.writeable)
+        begin, end = BLOCK * self.layout.slots[number : number + 2]
+        return self.array[:, begin:end].reshape(len(self.array), BLOCK, -1)
 
     def flush(self) -> None:
         """To the disk."""
-        if isinstance(self._mapped, np.memmap):
-            self._mapped.flush()
+        self._mapped.flush()
 
     def write(self, number: int, start: int, ids: Int[np.ndarray, "token k"]) -> None:
         """Set the ids of tokens from ``start`` on; negative ids mean no code."""
-        view, n_codes = self.book(number), self.layout.books[number].n_codes
-        ids = without_repeats(ids, n_codes).astype(self.array.dtype)
-        done = 0
-        while done < len(ids):
-            block, token = divmod(start + done, BLOCK)
-            n = min(BLOCK - token, len(ids) - done)
-            view[block, token : token + n] = ids[done : done + n]
-            done += n
+        block, token = np.divmod(np.arange(start, start + len(ids)), BLOCK)
+        self.book(number)[block, token] = without_repeats(ids, self.layout.books[number].n_codes)
 
     def rows(self, number: int, tokens: Int[np.ndarray, " n"]) -> UInt[np.ndarray, "n k"]:
         """One book's ids at some tokens."""
@@ -215,6 +204,15 @@ def without_repeats(ids: Int[np.ndarray, "token k"], none: int) -> Int[np.ndarra
         repeated = (ids[:, :slot] == ids[:, slot : slot + 1]).any(1)
         ids[repeated, slot] = none
     return ids
+
+
+def span_of(layout: Layout) -> int:
+    """Blocks per span."""
+    blocks = 1
+    budget = SHARE * layout.n_ids * layout.dtype.itemsize
+    while blocks < layout.n_blocks and layout.n_codes * -(-layout.n_blocks // blocks) / 8 > budget:
+        blocks *= 2
+    return blocks
 
 
 def names_of_groups(site: str, n_groups: int | None) -> Sequence[str]:
