@@ -47,34 +47,32 @@ def code_contexts(
     start: int = 0,
     before: int = 16,
     after: int = 8,
-    tokens: Int[np.ndarray, " token"] | None = None,
 ) -> list[Context]:
-    """Where a code is on.
+    """Where a code is on; :class:`InputError` if there is no such book, code or order.
 
     Args:
         order: of :data:`ORDERS`.
         n: how many; all if None.
         start: how many are left out in front, in the corpus' order.
         before, after: tokens around each.
-        tokens: all with the code, if they are known.
-
-    Raises:
-        InputError: no such book, code or order.
     """
     if order not in ORDERS:
         raise InputError(f"order {order!r}: choose {', '.join(ORDERS)}")
-    around = {"before": before, "after": after}
     if order in RANKS:
         top = index.top(book, code, order)
-        ranked = list(zip(top.tokens.tolist(), top.similarity.tolist(), top.margin.tolist(), strict=True))[:n]
+        ranked = zip(*(part[:n].tolist() for part in (top.tokens, top.similarity, top.margin)), strict=True)
         return [
-            context_at(index, token, book, code, **around, similarity=similarity, margin=margin)
+            replace(
+                context_at(index, token, book, code, before=before, after=after),
+                similarity=similarity,
+                margin=margin,
+            )
             for token, similarity, margin in ranked
         ]
-    every = index.positions(book, code) if tokens is None else tokens
+    every = index.positions(book, code)
     end = None if n is None else start + n
-    some = every[start:end] if order == "corpus" or n is None else spaced(every, n)
-    return [context_at(index, token, book, code, **around) for token in some.tolist()]
+    tokens = every[start:end] if order == "corpus" or n is None else spaced(every, n)
+    return [context_at(index, token, book, code, before=before, after=after) for token in tokens.tolist()]
 
 
 def match_contexts(
@@ -99,13 +97,10 @@ def context_at(
     *,
     before: int = 16,
     after: int = 8,
-    similarity: float | None = None,
-    margin: float | None = None,
 ) -> Context:
     """One token of the corpus with its neighbours; with a code, where else that is on.
 
-    Raises:
-        InputError: no such token, book or code.
+    :class:`InputError` if there is no such token, book or code.
     """
     if not 0 <= token < index.n_tokens:
         raise InputError(f"token {token}: the corpus has 0 to {index.n_tokens - 1}")
@@ -123,8 +118,6 @@ def context_at(
         corpus.pieces(corpus.tokens[first:end]),
         token - first,
         active.tolist(),
-        similarity,
-        margin,
     )
 
 

@@ -1,6 +1,4 @@
-r"""Every code of every book against matches in the text.
-
-Where a regular expression matches in a corpus, and which tokens each match overlaps.
+r"""Every code of every book against matches in the text, and which tokens each match overlaps.
 
 The engine is Rust's ``regex`` (through Polars): linear in the text whatever the pattern, and aware of Unicode in
 ``\w``, ``\b`` and case; it has no backreferences and no look-around. It replaces each match by the match between two
@@ -9,6 +7,7 @@ marks, in all documents at once, and the places of the marks are the places of t
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt
@@ -46,10 +45,9 @@ class Matches:
 def find_regex(corpus: Corpus, pattern: str) -> Matches:
     """All matches that do not overlap, from the left, in every document by itself; empty ones are left out.
 
-    Raises:
-        InputError: a pattern that the engine does not know.
+    :class:`InputError` for a pattern that the engine does not know.
     """
-    starts, ends = match_bytes(corpus, pattern)
+    starts, ends = _match_bytes(corpus, pattern)
     first = np.searchsorted(corpus.ends, starts, side="right")
     last = np.searchsorted(corpus.starts, ends, side="left") - 1
     lengths = last - first + 1
@@ -61,7 +59,7 @@ def find_regex(corpus: Corpus, pattern: str) -> Matches:
     return Matches(tokens[seen], match[seen], len(starts))
 
 
-def match_bytes(corpus: Corpus, pattern: str) -> tuple[Int[np.ndarray, " match"], Int[np.ndarray, " match"]]:
+def _match_bytes(corpus: Corpus, pattern: str) -> tuple[Int[np.ndarray, " match"], Int[np.ndarray, " match"]]:
     """Where matches begin and end, in bytes of the text of the corpus."""
     import polars as pl
     import pyarrow as pa
@@ -84,8 +82,8 @@ def match_bytes(corpus: Corpus, pattern: str) -> tuple[Int[np.ndarray, " match"]
     grown = 2 * _MARK_BYTES * np.arange(len(output) // _MARK_BYTES + 1)
     starts, ends = (_places(output, mark) for mark in (opening, closing))
     starts, ends = starts - grown[: len(starts)], ends - grown[: len(ends)] - _MARK_BYTES
-    some = ends > starts
-    return starts[some], ends[some]
+    filled = ends > starts
+    return starts[filled], ends[filled]
 
 
 def _places(text: np.ndarray, mark: str) -> Int[np.ndarray, " n"]:
@@ -161,26 +159,9 @@ class CodeScores:
     def f1(self) -> Float[np.ndarray, " code"]:
         return 2 * self.precision * self.recall / np.maximum(self.precision + self.recall, 1e-12)
 
-    def best(
-        self,
-        n: int = 20,
-        *,
-        sort: str = "f1",
-        min_precision: float = 0.0,
-        min_recall: float = 0.0,
-        min_hits: int = 1,
-        per_book: int | None = None,
-    ) -> list[CodeHit]:
-        """The best codes, see :meth:`places`."""
-        found = self.places(
-            sort=sort,
-            min_precision=min_precision,
-            min_recall=min_recall,
-            min_hits=min_hits,
-            per_book=per_book,
-            most=n,
-        )
-        return self.hits_at(found)
+    def best(self, n: int = 20, **options: Any) -> list[CodeHit]:
+        """The best codes; options are those of :meth:`places`."""
+        return self.hits_at(self.places(most=n, **options))
 
     def places(
         self,
@@ -199,9 +180,6 @@ class CodeScores:
             min_hits: tokens in matches that a code must have: one of one is no evidence.
             per_book: at most so many of each book.
             most: at most so many; all if None.
-
-        Raises:
-            InputError: another sort.
         """
         if sort not in SORTS:
             raise InputError(f"sort {sort!r}: choose {', '.join(SORTS)}")
@@ -219,34 +197,22 @@ class CodeScores:
         counts, hits, found = (
             part[places].astype(np.int64) for part in (self.index.counts, self.hits, self.found)
         )
-        precision, recall = (
-            zip(*(part.tolist() for part in wilson_bounds(*of)), strict=True)
-            for of in ((hits, counts), (found, np.full_like(found, self.matches.n)))
-        )
-        shares = (part[places].tolist() for part in (self.precision, self.recall, self.f1))
+        shares = (part[places] for part in (self.precision, self.recall, self.f1))
+        precision = np.stack(wilson_bounds(hits, counts), 1)
+        recall = np.stack(wilson_bounds(found, np.full_like(found, self.matches.n)), 1)
+        rows = zip(*(part.tolist() for part in (counts, hits, found, *shares)), strict=True)
+        bounds = zip(map(tuple, precision.tolist()), map(tuple, recall.tolist()), strict=True)
         names = ((book.name, code) for book, code in map(self.index.layout.of_code, places.tolist()))
-        numbers = (part.tolist() for part in (counts, hits, found))
-        return [
-            CodeHit(*name, *rest)
-            for name, *rest in zip(names, *numbers, *shares, precision, recall, strict=True)
-        ]
+        return [CodeHit(*name, *row, *both) for name, row, both in zip(names, rows, bounds, strict=True)]
 
 
 def search_regex(index: CodeIndex, pattern: str) -> CodeScores:
-    """Scores of every code against a regular expression (Rust's syntax; ``(?i)`` ignores case).
-
-    Raises:
-        InputError: a pattern that the engine does not know.
-    """
+    """Scores of every code against a regular expression (Rust's syntax; ``(?i)`` ignores case)."""
     return score_codes(index, find_regex(index.corpus, pattern))
 
 
 def search_token(index: CodeIndex, token: str | int) -> CodeScores:
-    """Scores of every code against one token, by its id, or by its text with and without a space in front.
-
-    Raises:
-        InputError: no such token.
-    """
+    """Scores of every code against one token, by its id, or by its text with and without a space in front."""
     corpus = index.corpus
     if isinstance(token, int):
         if not 0 <= token < len(corpus.special):
@@ -272,20 +238,18 @@ def score_codes(index: CodeIndex, matches: Matches) -> CodeScores:
         matches.tokens[first[lengths == length][:, None] + np.arange(length)]
         for length in np.unique(lengths[lengths > 0])
     ]
-    layout = index.layout
-    found = np.zeros(layout.n_codes, np.int64)
-    hits = np.zeros(layout.n_codes, np.int64) if not shared else count_at(index, tokens)
-    for i in range(len(layout.books)):
-        own = slice(layout.codes[i], layout.codes[i + 1])
-        for some in groups:
-            ids = index.ids.rows(i, some.ravel())
+    hits, found = np.zeros((2, index.layout.n_codes), np.int64)
+    for i, book in enumerate(index.books):
+        own = slice(*index.layout.codes[i : i + 2])
+        for group in groups:
+            ids = index.ids.rows(i, group.ravel())
             inside = _counted(index, i, ids)
             if not shared:
                 hits[own] += inside
-            if some.shape[1] > 1:
-                inside = _counted(index, i, _once_a_row(ids.reshape(len(some), -1), index.books[i].n_codes))
+            if group.shape[1] > 1:
+                inside = _counted(index, i, _once_a_row(ids.reshape(len(group), -1), book.n_codes))
             found[own] += inside
-    return CodeScores(index, matches, len(tokens), hits, found)
+    return CodeScores(index, matches, len(tokens), count_at(index, tokens) if shared else hits, found)
 
 
 def count_at(index: CodeIndex, tokens: Int[np.ndarray, " n"]) -> Int[np.ndarray, " code"]:
@@ -318,8 +282,8 @@ def largest(
     Sorting millions of codes would take longer than counting them.
     """
     keys = keys.astype(np.float64)
-    some = np.arange(len(keys))
+    best = np.arange(len(keys))
     if n < len(keys):
-        some = np.flatnonzero(keys >= np.partition(keys, len(keys) - n)[len(keys) - n])
-    order = np.lexsort((-keys[some],) if ties is None else (-ties[some].astype(np.float64), -keys[some]))
-    return some[order][:n]
+        best = np.flatnonzero(keys >= np.partition(keys, len(keys) - n)[len(keys) - n])
+    ties = np.zeros(len(keys)) if ties is None else ties.astype(np.float64)
+    return best[np.lexsort((-ties[best], -keys[best]))][:n]
