@@ -206,7 +206,7 @@ def code_page(
         code=code,
         count=len(tokens),
         n_tokens=index.n_tokens,
-        n_documents=np.count_nonzero(in_document),
+        n_documents=int((in_document > 0).sum()),
         contexts=code_contexts(index, book, code, "margin", n, before=before, after=after),
         similarities=index.similarities(book, code),
         tokens=token_shares(index, tokens, n),

@@ -133,6 +133,7 @@ class Patterns:
         self.variables.append(self._recent(tokens, corpus.context, words))
         self.booleans = [self._boolean(text, where) for text, where in _classes(tokens, before, after, words)]
         self.booleans += [self._boolean(text, where) for text, where in places]
+        self.all: list[Variable | Boolean] = [*self.variables, *self.booleans]
 
     def _boolean(self, text: str, where: Bool[np.ndarray, " token"]) -> Boolean:
         tokens = np.flatnonzero(where)
