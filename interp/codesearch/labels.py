@@ -119,7 +119,6 @@ def best_patterns(
 
     every, fired = np.arange(n_codes), counted(slice(None))
     best, mostly = _Best.of_none(fired[:, 1]), _Best.of_none(fired[:, 1])
-    # of two patterns that are as good the first stays: one token before a class that it makes up
     for kind, pattern in enumerate(patterns.all):
         if isinstance(pattern, Variable):
             _try_values(pattern, slots, fired, best, mostly, patterns.sizes[0], kind)
