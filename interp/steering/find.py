@@ -27,8 +27,10 @@ nearest that so few could come. Where a norm stands behind W_O (Gemma), heads of
 it.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import SupportsIndex
 
 import numpy as np
@@ -39,7 +41,7 @@ from scipy.stats import false_discovery_control, hypergeom
 from torch import Tensor
 
 from interp.bottlenecks.attach import groups_at
-from interp.bottlenecks.base import NO_CODE, Bottleneck, Codes, distinct
+from interp.bottlenecks.base import NO_CODE, Bottleneck, Codes, count_codes, distinct
 from interp.bottlenecks.dictionary import Dictionary
 from interp.bottlenecks.metric_codebook import output_map
 from interp.errors import InputError, whole_number
@@ -128,19 +130,20 @@ class _PursuitPlace:
         self._lengths = np.maximum(np.linalg.norm(self.codes, axis=1), 1e-12)
         self.taken: list[int] = []
         self.weights = np.zeros(0)
-        self._look(self.vector)
+        self._look()
 
     def take(self) -> None:
         self.taken.append(self.next)
         self.weights, _ = nnls(self.codes[self.taken].T, self.vector)
-        self._look(self.vector - self.weights @ self.codes[self.taken])
+        self._look()
 
-    def _look(self, left: Float[np.ndarray, " d_in"]) -> None:
+    def _look(self) -> None:
+        left = self.vector - self.weights @ self.codes[self.taken]
         along = self.codes @ left / self._lengths
         along[self.taken] = 0
         self.next = int(along.argmax())
-        told = np.linalg.norm(left) <= EXACT * np.linalg.norm(self.vector)
-        self.gain = 0.0 if told else max(0.0, float(along[self.next]))
+        exact = np.linalg.norm(left) <= EXACT * np.linalg.norm(self.vector)
+        self.gain = 0.0 if exact else max(0.0, float(along[self.next]))
 
 
 RANKINGS = ("difference", "detection")
@@ -199,27 +202,21 @@ def find_codes(
     ]
     if by == "detection":
         chosen = choice = _by_detection(places, read, is_positive, heldout)
+        why = "no code tells the positive texts from the negative ones (p ≤ .05): give more texts"
     else:
-        arguments = (model, codebooks, texts, read, places, is_positive)
-        chosen = _by_difference(*arguments, np.ones_like(heldout), stage)
-        try:
-            choice = _by_difference(*arguments, ~heldout, stage)
-        except InputError:  # half of them are too few
-            choice = []
+        choose = partial(_by_difference, model, codebooks, texts, read, places, is_positive, stage)
+        chosen, choice = choose(np.ones_like(heldout)), []
+        with contextlib.suppress(InputError):  # half of them are too few
+            choice = choose(~heldout)
+        why = "at no site does the difference between the texts raise the positive ones' tokens: give more texts, or "
+        why += "rank by detection"
     if not chosen:
-        raise InputError(
-            "no code tells the positive texts from the negative ones (p ≤ .05): give more texts"
-            if by == "detection"
-            else "at no site does the difference between the texts raise the positive ones' tokens: give more texts, "
-            "or rank by detection"
-        )
+        raise InputError(why)
     verdicts = _judge(choice, texts.counted.sum(1).numpy(), is_positive, heldout)
-    found = (
-        FoundCode(
-            place.site, code, weight, effect, float(place.detection[code]), verdicts.get((place.site, code))
-        )
-        for place, code, weight, effect in chosen
-    )
+    found = []
+    for place, code, weight, effect in chosen:
+        verdict = verdicts.get((place.site, code))
+        found.append(FoundCode(place.site, code, weight, effect, float(place.detection[code]), verdict))
     return CodeSet(tuple(found), by, seed, len(positive), len(negative))
 
 
@@ -262,18 +259,11 @@ def _places(
     detection = -_log10_p(tokens > 0, is_positive, ~heldout)
     site, groups = resolve_site(model, name), ids.shape[2]
     heads = site.kind == "attn" and site.head is None and groups > 1
+    names = [f"{name}.h{g}" for g in range(groups)] if heads else [name]
     vectors = _from_mean(book).numpy()
-    return [
-        _Place(
-            f"{name}.h{g}" if heads else name,
-            name,
-            g,
-            vectors[g if len(vectors) > 1 else 0],  # heads may share one group of codes
-            tokens[:, g],
-            detection[g],
-        )
-        for g in range(groups)
-    ]
+    vectors = np.broadcast_to(vectors, (groups, *vectors.shape[1:]))  # heads may share one group of codes
+    parts = zip(names, vectors, tokens.swapaxes(0, 1), detection, strict=True)
+    return [_Place(at, name, g, *part) for g, (at, *part) in enumerate(parts)]
 
 
 def _by_detection(
@@ -303,8 +293,8 @@ def _by_difference(
     read: Readings,
     places: Sequence[_Place],
     is_positive: Bool[np.ndarray, " text"],
-    choosing: Bool[np.ndarray, " text"],
     stage: Stage,
+    choosing: Bool[np.ndarray, " text"],
 ) -> list[_Chosen]:
     """Codes that add up to the difference of means, those of most effect first."""
     kinds = _ALL if choosing.all() else _CHOOSING
@@ -319,10 +309,9 @@ def _by_difference(
             helpful.append((place, gain))
             codes.append(_compared(place.vectors, gain, write))
             differences.append(_compared(difference, gain, write))
+    n = max(AT_LEAST, int(FRACTION * len(helpful)))
     found: list[tuple[_Place, int, float, float]] = []
-    for number, code, weight in matching_pursuit(
-        codes, differences, max(AT_LEAST, int(FRACTION * len(helpful)))
-    ):
+    for number, code, weight in matching_pursuit(codes, differences, n):
         place, gain = helpful[number]
         found.append((place, code, _short(weight), float(weight * place.vectors[code] @ gain)))
     return [*sorted(found, key=lambda chosen: -chosen[3])]
@@ -379,24 +368,18 @@ def _split(is_positive: Bool[np.ndarray, " text"], seed: int) -> Bool[np.ndarray
     """Which texts are held out: half of each kind."""
     generator = np.random.default_rng(seed)
     heldout = np.zeros(len(is_positive), dtype=bool)
-    for kind in (True, False):
-        mine = generator.permutation(np.flatnonzero(is_positive == kind))
-        heldout[mine[: len(mine) // 2]] = True
+    for kind in (is_positive, ~is_positive):
+        texts = generator.permutation(np.flatnonzero(kind))
+        heldout[texts[: len(texts) // 2]] = True
     return heldout
 
 
 def _counts(
     ids: Int[Tensor, "text pos group k"], texts: TokenizedTexts, n_codes: int
 ) -> Int[np.ndarray, "text group code"]:
-    """At how many tokens of each text each code fires."""
-    n_texts, _, groups, _ = ids.shape
-    # a code that takes two slots of a token counts once
-    once = distinct(ids.long())
-    wanted = (once != NO_CODE) & texts.counted[..., None, None]
-    text, group = torch.arange(n_texts)[:, None, None, None], torch.arange(groups)[:, None]
-    index = (text * groups + group) * n_codes + once
-    flat = torch.bincount(index[wanted], minlength=n_texts * groups * n_codes)
-    return flat.reshape(n_texts, groups, n_codes).numpy()
+    """At how many tokens of each text each code fires; one that takes two slots of a token counts once."""
+    rows = zip(distinct(ids.long()), texts.counted, strict=True)
+    return torch.stack([count_codes(row[counted], n_codes, ids.shape[2]) for row, counted in rows]).numpy()
 
 
 def _log10_p(
@@ -443,10 +426,15 @@ def _judge(
     heldout: Bool[np.ndarray, " text"],
 ) -> dict[tuple[str, int], Verdict]:
     """The verdicts of held-out texts, by site and code."""
+    if not choice:
+        return {}
     positive = heldout & is_positive
+    counts = [place.tokens[:, code] for place, code, *_ in choice]
+    p_values = [min(1.0, 10 ** float(_log10_p(tokens > 0, is_positive, heldout))) for tokens in counts]
     found = {}
-    for place, code, *_ in choice:
-        tokens = place.tokens[:, code]
+    for (place, code, *_), tokens, p, q in zip(
+        choice, counts, p_values, false_discovery_control(p_values), strict=True
+    ):
         fires = tokens > 0
         in_texts, at_tokens = int(fires[heldout].sum()), int(tokens[heldout].sum())
         found[place.site, code] = Verdict(
@@ -454,16 +442,10 @@ def _judge(
             recall=float(fires[positive].mean()),
             token_precision=float(tokens[positive].sum() / at_tokens) if at_tokens else None,
             token_recall=float(tokens[positive].sum() / n_tokens[positive].sum()),
-            p_value=min(1.0, 10 ** float(_log10_p(fires, is_positive, heldout))),
-            q_value=1.0,
+            p_value=p,
+            q_value=float(q),
         )
-    if not found:
-        return found
-    adjusted = false_discovery_control([verdict.p_value for verdict in found.values()])
-    return {
-        key: replace(verdict, q_value=float(q))
-        for (key, verdict), q in zip(found.items(), adjusted, strict=True)
-    }
+    return found
 
 
 def _short(weight: float) -> float:
