@@ -12,6 +12,7 @@ of tokens; it takes three times as long, twice.
 import argparse
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from interp.codesearch.build import WORK, finish
 from interp.codesearch.corpus import read_corpus
 from interp.codesearch.firing_stats import Gathered
 from interp.codesearch.index import IDS
-from interp.codesearch.labels import LABELS, LEAST, MIXED, RARE
+from interp.codesearch.labels import LABELS, LEAST, MIXED, RARE, starts_of
 from interp.codesearch.layout import IdFile, Layout, names_of_groups
 from interp.files import read_json, write_json, write_text
 from interp.models import load_model
@@ -155,7 +156,22 @@ def label(folder: Path) -> None:
     for name in NAMES:
         codebooks = Codebooks.from_pretrained(name)
         names = [part.name for part in parts if part.site in codebooks.sites]
-        labels.part(names, codebooks.fingerprint).save(PRETRAINED / name / LABELS)
+        part_of(labels, names, codebooks.fingerprint).save(PRETRAINED / name / LABELS)
+
+
+def part_of(labels: Labels, names: Sequence[str], fingerprint: str) -> Labels:
+    """Those of some of the books, which are codebooks of their own."""
+    kept = np.concatenate([np.arange(b, b + n) for b, n in (labels.starts[name] for name in names)])
+    used, numbers = np.unique(labels.columns["text"][kept], return_inverse=True)
+    columns = {name: column[kept] for name, column in labels.columns.items()} | {"text": numbers}
+    sites = {name.partition(".")[0] for name in names}
+    about = {
+        **labels.about,
+        "books": fingerprint,
+        "random": {site: random for site, random in labels.about["random"].items() if site in sites},
+        "texts": [labels.texts[i] for i in used.tolist()],
+    }
+    return Labels(about, starts_of(names, [labels.starts[name][1] for name in names]), columns)
 
 
 def show(seed: int, n: int) -> None:

@@ -121,6 +121,7 @@ class NoIndexError(InputError):
     """A folder that holds something else, or nothing."""
 
 
+@dataclass(eq=False, repr=False)
 class CodeIndex:
     """Open one with :meth:`open`; everything is mapped, nothing is read before it is asked for.
 
@@ -133,19 +134,13 @@ class CodeIndex:
         layout: the books, see :class:`~interp.codesearch.layout.Layout`.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        manifest: Mapping[str, Any],
-        layout: Layout,
-        ids: IdFile,
-        tables: Mapping[str, np.ndarray],
-        books: Mapping[str, Dictionary] | None = None,
-        books_within: Sequence[Path] | None = None,
-    ) -> None:
-        self.folder, self.manifest, self.layout, self.ids = folder, manifest, layout, ids
-        self.tables = tables
-        self._books, self._books_within = books, books_within
+    folder: Path
+    manifest: Mapping[str, Any]
+    layout: Layout
+    ids: IdFile
+    tables: Mapping[str, np.ndarray]
+    _books: Mapping[str, Dictionary] | None = None
+    _books_within: Sequence[Path] | None = None
 
     @classmethod
     def open(
@@ -180,10 +175,10 @@ class CodeIndex:
         except Exception as error:  # NumPy reads a header as Python: a damaged one may end in anything
             why = f"no {error} there" if isinstance(error, KeyError) else error
             raise InputError(f"the index {folder} is damaged: {why}; build it again") from None
-        found = cls(folder, manifest, layout, ids, tables, books, books_within)
+        index = cls(folder, manifest, layout, ids, tables, books, books_within)
         if books is not None:
-            found.check_books(books)
-        return found
+            index.check_books(books)
+        return index
 
     @classmethod
     def build(
@@ -269,12 +264,12 @@ class CodeIndex:
         :class:`InputError` if they are not there any more, or are others.
         """
         if self._books is None:
-            where = self.manifest["books"].get("folder")
+            where = self.manifest["books"]["folder"]
             if where is None:
                 raise InputError("this index does not say where its codebooks are: open it with them")
             if self._books_within is not None:
                 _check_within(Path(where), self._books_within)
-            books, k = Codebooks.from_pretrained(Path(where)), {book.site: book.k for book in self.books}
+            books, k = Codebooks.from_pretrained(where), {book.site: book.k for book in self.books}
             # with as many codes a vector as were indexed
             kept = {site: book.with_k(k[site]) for site, book in books.items() if site in k}
             self.check_books(kept)
@@ -319,14 +314,12 @@ def _check_within(where: Path, folders: Sequence[Path]) -> None:
     inside = () if where.resolve().is_relative_to(PRETRAINED.resolve()) else where.rglob("*")
     try:
         # one after the other: where the folder itself is outside nothing in it is looked at
-        paths = itertools.chain([where], inside)
-        outside = next((p for p in paths if not any(map(p.resolve().is_relative_to, allowed))), None)
+        for path in itertools.chain([where], inside):
+            if not any(map(path.resolve().is_relative_to, allowed)):
+                why = f"are at {path}, which is not among the folders that are read"
+                raise InputError(f"the codebooks of this index {why}")
     except (OSError, RuntimeError) as error:  # a link to itself
         raise InputError(f"the codebooks of this index at {where} cannot be read ({error})") from None
-    if outside is not None:
-        raise InputError(
-            f"the codebooks of this index are at {outside}, which is not among the folders that are read"
-        )
 
 
 def _damaged(path: Path, why: object) -> InputError:

@@ -328,26 +328,12 @@ class Labels:
             columns = {name: table[name].to_numpy() / 100 for name in ("precision", "recall", "f1", "null")}
             columns |= {"text": text.indices.to_numpy(), "firings": table["firings"].to_numpy()}
             names = map(str, book.dictionary.to_pylist())
-            return cls({**about, "texts": text.dictionary.to_pylist()}, _starts(names, sizes), columns)
+            return cls({**about, "texts": text.dictionary.to_pylist()}, starts_of(names, sizes), columns)
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError) as error:
             raise InputError(f"cannot read the labels {path}: {error}") from None
 
-    def part(self, names: Sequence[str], fingerprint: str) -> "Labels":
-        """Those of some of the books, which are codebooks of their own."""
-        kept = np.concatenate([np.arange(b, b + n) for b, n in (self.starts[name] for name in names)])
-        used, numbers = np.unique(self.columns["text"][kept], return_inverse=True)
-        columns = {name: column[kept] for name, column in self.columns.items()} | {"text": numbers}
-        sites = {name.partition(".")[0] for name in names}
-        about = {
-            **self.about,
-            "books": fingerprint,
-            "random": {site: random for site, random in self.about["random"].items() if site in sites},
-            "texts": [self.texts[i] for i in used.tolist()],
-        }
-        return Labels(about, _starts(names, [self.starts[name][1] for name in names]), columns)
 
-
-def _starts(names: Iterable[str], sizes: Sequence[int] | np.ndarray) -> dict[str, tuple[int, int]]:
+def starts_of(names: Iterable[str], sizes: Sequence[int] | np.ndarray) -> dict[str, tuple[int, int]]:
     """Where each book's codes begin, and how many they are."""
     begins = (np.cumsum(sizes) - sizes).tolist()
     return dict(zip(names, zip(begins, np.asarray(sizes).tolist(), strict=True), strict=True))
@@ -436,7 +422,7 @@ def label_index(index: CodeIndex, *, seed: int = 0, stage: Stage = silent) -> La
         "texts": list(texts),
     }
     names, sizes = zip(*((book.name, book.n_codes) for book in index.books), strict=True)
-    return Labels(about, _starts(names, sizes), columns)
+    return Labels(about, starts_of(names, sizes), columns)
 
 
 class NullF1:

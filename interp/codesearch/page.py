@@ -55,9 +55,6 @@ def logit_lens(index: CodeIndex, model: Model, book: str, code: int, n: int = 10
 
     What the blocks between make of it is left out: early layers' codes often say little here. A code of nothing, which
     training puts into books of several codes, writes no token.
-
-    Raises:
-        InputError: the codebooks are not there, or it is another model.
     """
     index.check_model(model)
     vector = written_vector(index, model, book, code)

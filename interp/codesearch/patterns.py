@@ -97,11 +97,7 @@ class Variable:
 
 
 def halves(corpus: Corpus, seed: int) -> Int[np.ndarray, " token"]:
-    """0 or 1 of every token, by document.
-
-    Raises:
-        InputError: a corpus of one document.
-    """
+    """0 or 1 of every token, by document."""
     if len(corpus.documents) < 2:
         raise InputError(f"a corpus of {len(corpus.documents)} document: names need two halves of several")
     of_document = np.random.default_rng(seed).permutation(len(corpus.documents)) % 2

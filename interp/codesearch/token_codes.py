@@ -39,9 +39,6 @@ def read_codes(
     Args:
         tokens: with BOS, where the model has one.
         error_term: codes of the plain model; without it those of the model with all codebooks in place.
-
-    Raises:
-        InputError: no tokens, or more than the model's context.
     """
     if not 1 <= len(tokens) <= model.cfg.n_ctx:
         raise InputError(f"a text of {len(tokens)} tokens: the model reads 1 to {model.cfg.n_ctx}")

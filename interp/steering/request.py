@@ -184,9 +184,6 @@ def gate_of(
 ) -> str | None:
     """A gate as :meth:`~interp.bottlenecks.attach.Attached.edit` reads it. ``label:TEXT`` stands for the code that
     this label of the codebooks tells best, of those that can be read before any of the codes acts.
-
-    Raises:
-        InputError: codebooks without labels, or without such a code.
     """
     if when is None or not when.startswith(LABEL):
         return when

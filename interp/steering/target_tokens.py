@@ -48,9 +48,6 @@ def find_target(
 
     Args:
         expected: how often the model would write each token at the negative texts' places, as a share of them.
-
-    Raises:
-        InputError: there are none.
     """
     n_texts = len(positive.tokens)
     texts_with = _texts_with(positive, len(expected))
@@ -78,7 +75,5 @@ def find_target(
 
 def _texts_with(texts: TokenizedTexts, n_vocab: int) -> Int[np.ndarray, " vocab"]:
     """In how many texts each token stands."""
-    found = np.zeros(n_vocab, dtype=np.int64)
-    for row, counted in zip(texts.tokens, texts.counted, strict=True):
-        found[row[counted].unique().numpy()] += 1
-    return found
+    rows = zip(texts.tokens, texts.counted, strict=True)
+    return torch.cat([row[counted].unique() for row, counted in rows]).bincount(minlength=n_vocab).numpy()

@@ -55,14 +55,7 @@ class Preset:
 
 
 def load_presets(made_with: str) -> list[Preset]:
-    """Those of a model with its codebooks; none for others.
-
-    Args:
-        made_with: see :func:`~interp.steering.cache.identity`.
-
-    Raises:
-        InputError: the file is damaged.
-    """
+    """Those of a model with its codebooks, see :func:`~interp.steering.cache.identity`; none for others."""
     try:
         stored = read_json(FILE)
         if stored["format"] != FORMAT:
@@ -102,11 +95,7 @@ def topic_names(of: Literal["topics", "development"] = "topics") -> list[str]:
 
 
 def load_topic(name: str) -> Topic:
-    """The topic of a name.
-
-    Raises:
-        InputError: there is none of that name.
-    """
+    """The topic of a name."""
     stored = _stored()
     kind = "development" if name in stored["development"] else "topics"
     if name not in stored[kind]:
@@ -130,11 +119,7 @@ def neutral_texts() -> tuple[str, ...]:
 
 
 def read_lines(path: Path) -> tuple[str, ...]:
-    """Texts of a file, one a line.
-
-    Raises:
-        InputError: it cannot be read, or holds none.
-    """
+    """Texts of a file, one a line, each once."""
     try:
         lines = readable(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -161,7 +146,4 @@ def _whole(word: str) -> str:
 
 @cache
 def _stored() -> dict:
-    try:
-        return read_json(_FILE)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {_FILE}: {error}; install the package again") from None
+    return read_json(_FILE)
