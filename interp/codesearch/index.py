@@ -132,6 +132,7 @@ class CodeIndex:
     Attributes:
         manifest: ``model``, ``books``, ``text``, ``error_term``, ``context``, ``versions`` …
         layout: the books, see :class:`~interp.codesearch.layout.Layout`.
+        counts: how many tokens carry each code, of all books behind each other.
     """
 
     folder: Path
@@ -141,6 +142,10 @@ class CodeIndex:
     tables: Mapping[str, np.ndarray]
     _books: Mapping[str, Dictionary] | None = None
     _books_within: Sequence[Path] | None = None
+
+    def __post_init__(self) -> None:
+        self.books, self.n_tokens = self.layout.books, self.layout.n_tokens
+        self.counts: UInt32[np.ndarray, " code"] = self.tables["counts"]
 
     @classmethod
     def open(
@@ -206,19 +211,6 @@ class CodeIndex:
             text, model, n_tokens=n_tokens, context=context, split=split, seed=seed, stage=stage
         )
         return build_index(model, codebooks, blocks, Path(folder), stage=stage, **options)
-
-    @property
-    def books(self) -> tuple[Book, ...]:
-        return self.layout.books
-
-    @property
-    def n_tokens(self) -> int:
-        return self.layout.n_tokens
-
-    @property
-    def counts(self) -> UInt32[np.ndarray, " code"]:
-        """How many tokens carry each code, of all books behind each other."""
-        return self.tables["counts"]
 
     @property
     def n_bytes(self) -> int:

@@ -20,7 +20,6 @@ import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -56,51 +55,29 @@ class Book:
     k: int
 
 
-@dataclass(frozen=True)
 class Layout:
-    """Where which book's codes lie. All arrays over "every code" concatenate the books in this order."""
+    """Where which book's codes lie. All arrays over "every code" concatenate the books in this order.
 
-    books: tuple[Book, ...]
-    n_tokens: int
+    Attributes:
+        slots: where each book's slots begin in the ids of a token; the last entry is their number.
+        codes: where each book's codes begin among all codes; the last entry is their number.
+        dtype, shape: of the file of ids.
+    """
 
-    @cached_property
-    def slots(self) -> Int[np.ndarray, " bound"]:
-        """Where each book's slots begin in the ids of a token; the last entry is their number."""
-        return np.cumsum([0, *(book.k for book in self.books)])
-
-    @cached_property
-    def codes(self) -> Int[np.ndarray, " bound"]:
-        """Where each book's codes begin among all codes; the last entry is their number."""
-        return np.cumsum([0, *(book.n_codes for book in self.books)])
-
-    @cached_property
-    def numbers(self) -> dict[str, int]:
-        return {book.name: i for i, book in enumerate(self.books)}
-
-    @property
-    def n_blocks(self) -> int:
-        return -(-self.n_tokens // BLOCK)
-
-    @property
-    def n_slots(self) -> int:
-        return int(self.slots[-1])
-
-    @property
-    def n_codes(self) -> int:
-        return int(self.codes[-1])
-
-    @property
-    def n_ids(self) -> int:
-        return self.n_tokens * self.n_slots
-
-    @property
-    def dtype(self) -> np.dtype:
+    def __init__(self, books: tuple[Book, ...], n_tokens: int) -> None:
+        self.books, self.n_tokens = books, n_tokens
+        self.slots = np.cumsum([0, *(book.k for book in books)])
+        self.codes = np.cumsum([0, *(book.n_codes for book in books)])
+        self.numbers = {book.name: i for i, book in enumerate(books)}
+        self.n_blocks, self.n_slots, self.n_codes = (
+            -(-n_tokens // BLOCK),
+            int(self.slots[-1]),
+            int(self.codes[-1]),
+        )
+        self.n_ids = n_tokens * self.n_slots
         # one id is kept for "no code"
-        return np.dtype(np.uint16 if max(book.n_codes for book in self.books) < 2**16 else np.uint32)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.n_blocks, BLOCK * self.n_slots
+        self.dtype = np.dtype(np.uint16 if max(book.n_codes for book in books) < 2**16 else np.uint32)
+        self.shape = self.n_blocks, BLOCK * self.n_slots
 
     def number(self, name: str) -> int:
         """Place of a book in the order; :class:`InputError` if there is none of this name."""

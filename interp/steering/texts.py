@@ -84,7 +84,7 @@ class Readings:
         return self.sums[name][[*kinds]].sum(0) / self.n_tokens[[*kinds]].sum()
 
     def expectation(self, kinds: Sequence[int]) -> Float[Tensor, " vocab"]:
-        """The probabilities that the model gives to what comes next, in the mean over the tokens of some kinds."""
+        """Mean probabilities of what comes next over the tokens of some kinds of texts."""
         return self.expected[[*kinds]].sum(0) / self.n_tokens[[*kinds]].sum()
 
 
