@@ -201,7 +201,7 @@ def find_codes(
         for place in _places(model, name, book, read, texts, is_positive, heldout)
     ]
     if by == "detection":
-        chosen = choice = _by_detection(places, read, is_positive, heldout)
+        chosen = choice = _by_detection(places, is_positive, heldout)
         why = "no code tells the positive texts from the negative ones (p ≤ .05): give more texts"
     else:
         choose = partial(_by_difference, model, codebooks, texts, read, places, is_positive, stage)
@@ -229,6 +229,7 @@ class _Place:
         vectors: how each code differs from its codebook's mean; of other bottlenecks, the codes' own.
         tokens: of each text, those at which the code fires.
         detection: −log10 p on the choosing half.
+        differences: of the means over positive and negative texts: of all, and of the choosing half.
     """
 
     site: str
@@ -237,12 +238,13 @@ class _Place:
     vectors: Float[np.ndarray, "code d_in"]
     tokens: Int[np.ndarray, "text code"]
     detection: Float[np.ndarray, " code"]
+    differences: Float[np.ndarray, "texts d_in"]
 
 
 _Chosen = tuple[_Place, int, float, float | None]
 """A code, its weight and its effect."""
-_CHOOSING, _ALL = ((1,), (0,)), ((1, 3), (0, 2))
-"""Kinds of texts as they are read, positive and negative."""
+_KINDS = (((1, 3), (0, 2)), ((1,), (0,)))
+"""Kinds of texts as they are read, positive and negative: of all, and of the choosing half."""
 
 
 def _places(
@@ -262,15 +264,14 @@ def _places(
     names = [f"{name}.h{g}" for g in range(groups)] if heads else [name]
     vectors = _from_mean(book).numpy()
     vectors = np.broadcast_to(vectors, (groups, *vectors.shape[1:]))  # heads may share one group of codes
-    parts = zip(names, vectors, tokens.swapaxes(0, 1), detection, strict=True)
+    means = [[read.mean(name, kinds) for kinds in both] for both in _KINDS]
+    differences = np.stack([(positive - negative).numpy() for positive, negative in means], 1)
+    parts = zip(names, vectors, tokens.swapaxes(0, 1), detection, differences, strict=True)
     return [_Place(at, name, g, *part) for g, (at, *part) in enumerate(parts)]
 
 
 def _by_detection(
-    places: Sequence[_Place],
-    read: Readings,
-    is_positive: Bool[np.ndarray, " text"],
-    heldout: Bool[np.ndarray, " text"],
+    places: Sequence[_Place], is_positive: Bool[np.ndarray, " text"], heldout: Bool[np.ndarray, " text"]
 ) -> list[_Chosen]:
     """The surest code of each place, surest first."""
     found = []
@@ -280,8 +281,8 @@ def _by_detection(
         code = int((place.detection + 1e-6 * share).argmax())
         if place.detection[code] >= DETECTED - 1e-9:
             # how many times the code is in the difference of means by itself
-            vector, difference = place.vectors[code], _difference(place, read, _ALL)
-            along = float(vector @ difference / max(float(vector @ vector), 1e-12))
+            vector = place.vectors[code]
+            along = float(vector @ place.differences[0] / max(float(vector @ vector), 1e-12))
             found.append((place, code, _short(max(0.0, along)), None))
     return sorted(found, key=lambda chosen: -chosen[0].detection[chosen[1]])
 
@@ -297,13 +298,13 @@ def _by_difference(
     choosing: Bool[np.ndarray, " text"],
 ) -> list[_Chosen]:
     """Codes that add up to the difference of means, those of most effect first."""
-    kinds = _ALL if choosing.all() else _CHOOSING
+    of = int(not choosing.all())
     positive, negative = (texts.at(kind & choosing) for kind in (is_positive, ~is_positive))
-    target = find_target(positive, negative, read.expectation(kinds[1]))
+    target = find_target(positive, negative, read.expectation(_KINDS[of][1]))
     gains = target_gradients(model, codebooks, target, negative, stage=stage)
     helpful, codes, differences = [], [], []
     for place in places:
-        difference, gain = _difference(place, read, kinds), gains[place.name][place.group].numpy()
+        difference, gain = place.differences[of], gains[place.name][place.group].numpy()
         if difference @ gain > 0:
             write = _write_map(model, place)
             helpful.append((place, gain))
@@ -315,14 +316,6 @@ def _by_difference(
         place, gain = helpful[number]
         found.append((place, code, _short(weight), float(weight * place.vectors[code] @ gain)))
     return [*sorted(found, key=lambda chosen: -chosen[3])]
-
-
-def _difference(
-    place: _Place, read: Readings, kinds: tuple[Sequence[int], Sequence[int]]
-) -> Float[np.ndarray, " d_in"]:
-    """Of the means over positive and negative texts."""
-    positive, negative = (read.mean(place.name, some)[place.group] for some in kinds)
-    return (positive - negative).numpy()
 
 
 def _without_copies(texts: Sequence[str]) -> list[str]:
@@ -351,15 +344,12 @@ def _check(
             )
         site = resolve_site(model, name)
         if site.kind != "attn" and groups_at(model, site, book) is not None:
-            raise InputError(
-                f"the codebook at {name} has {book.config.groups} groups that share out its vector: codes are found in "
-                "books of one group, or of one a head"
-            )
+            shared = f"the codebook at {name} has {book.config.groups} groups that share out its vector"
+            raise InputError(f"{shared}: codes are found in books of one group, or of one a head")
     for kind, texts in (("positive", positive), ("negative", negative)):
         if len(texts) < LEAST:
-            raise InputError(
-                f"{len(texts)} {kind} texts: at least {LEAST} different ones are needed, half of them to judge by"
-            )
+            needed = f"at least {LEAST} different ones are needed, half of them to judge by"
+            raise InputError(f"{len(texts)} {kind} texts: {needed}")
     for text in {text.strip() for text in positive} & {text.strip() for text in negative}:
         raise InputError(f"text {text!r} is among the positive and the negative texts")
 
@@ -456,11 +446,11 @@ def _short(weight: float) -> float:
 @torch.no_grad()
 def _from_mean(book: Bottleneck) -> Float[Tensor, "group code d_in"]:
     """How every code differs from its codebook's mean; of other bottlenecks, what the code adds."""
+    if isinstance(book, Dictionary):
+        return (book.codes.detach().float() - book.means()).cpu()
     config = book.config
     ids = torch.arange(config.n_codes, device=book.device)[:, None, None].expand(-1, config.groups, 1)
     ids = ids if config.groups > 1 else ids[:, 0]
     strength = torch.ones(ids.shape, device=book.device)
-    nothing = Codes(torch.full_like(ids, NO_CODE), strength)
-    vectors = book.difference(Codes(ids, strength), nothing).float().cpu()
-    vectors = vectors.reshape(config.n_codes, config.groups, -1).transpose(0, 1)
-    return vectors - book.means().cpu() if isinstance(book, Dictionary) else vectors
+    vectors = book.difference(Codes(ids, strength), Codes(torch.full_like(ids, NO_CODE), strength))
+    return vectors.float().cpu().reshape(config.n_codes, config.groups, -1).transpose(0, 1)
