@@ -38,7 +38,6 @@ from interp.models.embedded import packaged_folder
 from interp.progress import bar
 from interp.report import wording
 from interp.text import load_text
-from interp.text.special import between, first_token
 
 NAMES = ("smollm2-135m-instruct-k1", "smollm2-135m-instruct-mlps-k1")
 KINDS = ("news", "articles", "reviews", "answers", "stories", "medicine", "wiki", "c", "python", "html")
@@ -137,9 +136,7 @@ def label(folder: Path) -> None:
             file.write(begin + i, 0, some[:, i : i + 1].astype(np.int64))
     file.flush()
     tokenizer = load_model().tokenizer
-    corpus = read_corpus(
-        tokens[order], tokenizer, 49152, first_token(tokenizer), between(tokenizer), sources[order]
-    )
+    corpus = read_corpus(tokens[order], tokenizer, 49152, sources[order])
     request = {
         "model": {"spec": DEFAULT_MODEL, "dtype": "bfloat16"},
         "books": {

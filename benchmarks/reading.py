@@ -44,7 +44,7 @@ from interp.progress import bar
 from interp.stats import mean_interval
 from interp.text import load_text
 from interp.text.sources import probe_table
-from interp.text.special import between, first_token
+from interp.text.special import first_token
 
 CONTEXT, FIT_BLOCKS, BLOCKS = 64, 350, 2150
 TABLES = (
@@ -287,8 +287,6 @@ def judge(folder: Path, kinds: Sequence[tuple[str, int, int]]) -> None:
         named.tokens.reshape(-1, CONTEXT).astype(np.int32),
         tokenizer,
         49152,
-        first_token(tokenizer),
-        between(tokenizer),
         np.load(folder / "named-sources.npy"),
     )
     patterns, rows, words = Patterns(corpus), read_json(folder / "probes.json"), aligned(pairs)

@@ -57,7 +57,6 @@ from interp.files import atomic_path, read_json, write_json
 from interp.models import Model, OneModel, hooked, model_device, resolve_site
 from interp.progress import Stage, counted, silent
 from interp.text import TextBlocks
-from interp.text.special import between, first_token
 
 BATCH_SIZE = 32
 SAVE_SECONDS = 30.0
@@ -113,14 +112,8 @@ def write_index(
                 (folder / IDS).replace(work / IDS)  # killed after the ids were put in place
             options = (request["error_term"], batch_size, save_seconds, turn, stage)
             gathered = _run(model, books, text.tokens, layout, work, *options)
-        corpus = read_corpus(
-            text.tokens.cpu().numpy(),
-            model.tokenizer,
-            model.cfg.d_vocab,
-            first_token(model.tokenizer),
-            between(model.tokenizer),
-            None if text.sources is None else text.sources.numpy(),
-        )
+        sources = None if text.sources is None else text.sources.numpy()
+        corpus = read_corpus(text.tokens.cpu().numpy(), model.tokenizer, model.cfg.d_vocab, sources)
         made = {**request, "books": {**request["books"], "folder": folder_of(books)}}
         finish(folder, IdFile.open(work / IDS, layout), corpus, gathered, made, stage)
 

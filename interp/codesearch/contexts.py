@@ -58,34 +58,31 @@ def code_contexts(
     """
     if order not in ORDERS:
         raise InputError(f"order {order!r}: choose {', '.join(ORDERS)}")
-    if order in RANKS:
-        top = index.top(book, code, order)
-        ranked = zip(*(part[:n].tolist() for part in (top.tokens, top.similarity, top.margin)), strict=True)
-        return [
-            replace(
-                context_at(index, token, book, code, before=before, after=after),
-                similarity=similarity,
-                margin=margin,
-            )
-            for token, similarity, margin in ranked
-        ]
-    every = index.positions(book, code)
-    end = None if n is None else start + n
-    tokens = every[start:end] if order == "corpus" or n is None else spaced(every, n)
-    return [context_at(index, token, book, code, before=before, after=after) for token in tokens.tolist()]
+    top = index.top(book, code, order) if order in RANKS else None
+    if top is not None:
+        tokens = top.tokens[:n]
+    elif order == "spread" and n is not None:
+        tokens = spaced(index.positions(book, code), n)
+    else:
+        tokens = index.positions(book, code)[start:][:n]
+    found = [context_at(index, token, book, code, before=before, after=after) for token in tokens.tolist()]
+    if top is None:
+        return found
+    strengths = zip(found, top.similarity[:n].tolist(), top.margin[:n].tolist(), strict=True)
+    return [replace(context, similarity=similar, margin=margin) for context, similar, margin in strengths]
 
 
 def match_contexts(
     index: CodeIndex, matches: Matches, n: int = 10, *, before: int = 16, after: int = 16
 ) -> list[Context]:
     """Matches of a search, evenly spaced, in the contexts of their first tokens; active is what lies in a match."""
-    inside = np.unique(matches.tokens)
+    inside = set(matches.tokens.tolist())
     firsts = matches.tokens[np.flatnonzero(np.diff(matches.match, prepend=-1))]
     found = []
     for token in spaced(firsts, n).tolist():
         context = context_at(index, token, before=before, after=after)
-        here = token - context.focus + np.arange(len(context.pieces))
-        found.append(replace(context, active=np.isin(here, inside).tolist()))
+        active = [token - context.focus + i in inside for i in range(len(context.pieces))]
+        found.append(replace(context, active=active))
     return found
 
 

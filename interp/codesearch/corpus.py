@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from interp.errors import InputError
-from interp.text.special import check_unicode
+from interp.text.special import between, check_unicode, first_token
 
 INVALID = "\x1a"
 """Stands for each byte that is no part of a character; one byte, so that offsets stay."""
@@ -120,17 +120,14 @@ def read_corpus(
     tokens: Int[np.ndarray, "block pos"],
     tokenizer: PreTrainedTokenizerBase,
     d_vocab: int,
-    begin: int | None,
-    join: int | None,
     sources: Int[np.ndarray, " block"] | None = None,
 ) -> Corpus:
-    """A corpus from blocks of text.
+    """A corpus from blocks of text. Where no token stands between documents every block is one.
 
     Args:
-        begin: token in front of every block, if any.
-        join: token behind every document, if any; without one every block is a document.
         sources: which source each block is from: where another begins, a document does.
     """
+    begin, join = first_token(tokenizer), between(tokenizer)
     table, special = vocabulary(tokenizer, d_vocab)
     last = np.full(tokens.shape, False) if join is None else tokens == join
     if join is None:

@@ -68,7 +68,6 @@ class Label:
         return self.text not in (RARE, MIXED)
 
 
-@dataclass
 class _Best:
     """The best pattern so far of each code of a book.
 
@@ -79,17 +78,10 @@ class _Best:
         values: of a variable, by code.
     """
 
-    score: Float[np.ndarray, " code"]
-    hits: Int[np.ndarray, " code"]
-    tokens: Int[np.ndarray, " code"]
-    kind: Int[np.ndarray, " code"]
-    values: dict[int, list[int]]
-    fired: Int[np.ndarray, " code"]
-
-    @classmethod
-    def of_none(cls, fired: Int[np.ndarray, " code"]) -> "_Best":
-        score, hits, tokens, kind = np.zeros(len(fired)), *np.zeros((3, len(fired)), np.int64)
-        return cls(score, hits, tokens, kind - 1, {}, fired)
+    def __init__(self, fired: Int[np.ndarray, " code"]) -> None:
+        self.fired, self.score = fired, np.zeros(len(fired))
+        self.hits, self.tokens = np.zeros((2, len(fired)), np.int64)
+        self.kind, self.values = np.full(len(fired), -1), dict[int, list[int]]()
 
     @property
     def f1(self) -> Float[np.ndarray, " code"]:
@@ -118,7 +110,7 @@ def best_patterns(
         return sum(np.bincount(slot[tokens], minlength=width) for slot in slots).reshape(-1, 2)[:n_codes]
 
     every, fired = np.arange(n_codes), counted(slice(None))
-    best, mostly = _Best.of_none(fired[:, 1]), _Best.of_none(fired[:, 1])
+    best, mostly = _Best(fired[:, 1]), _Best(fired[:, 1])
     for kind, pattern in enumerate(patterns.all):
         if isinstance(pattern, Variable):
             _try_values(pattern, slots, fired, best, mostly, patterns.sizes[0], kind)
@@ -295,13 +287,9 @@ class Labels:
         import pyarrow.parquet as pq
 
         books = np.repeat(np.arange(len(self.starts)), [n for _, n in self.starts.values()])
-        columns = {
-            name: pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int32()), words)
-            for name, numbers, words in (
-                ("book", books, list(self.starts)),
-                ("text", self.columns["text"], self.texts),
-            )
-        }
+        columns = {"book": pa.DictionaryArray.from_arrays(pa.array(books, pa.int32()), list(self.starts))}
+        texts = pa.array(self.columns["text"], pa.int32())
+        columns["text"] = pa.DictionaryArray.from_arrays(texts, self.texts)
         for name in ("precision", "recall", "f1", "null"):
             columns[name] = pa.array(np.rint(100 * self.columns[name]), pa.uint8())
         columns["firings"] = pa.array(self.columns["firings"], pa.uint32())
@@ -347,7 +335,7 @@ def labels_of(source: CodeIndex | Codebooks) -> Labels | None:
     if isinstance(source, CodeIndex):
         made = source.manifest["books"]
         own = _read(source.folder, made["fingerprint"])
-        if own is not None or made.get("folder") is None:
+        if own is not None or made["folder"] is None:
             return own
         try:
             source.codebooks()
@@ -363,7 +351,7 @@ def keep(index: CodeIndex, labels: Labels) -> list[Path]:
     """Write labels beside their index, and to its codebooks, where these are there, not the package's, and indexed as
     they were fitted."""
     paths, made = [index.folder / LABELS], index.manifest["books"]
-    where = made.get("folder")
+    where = made["folder"]
     if where is not None and not Path(where).resolve().is_relative_to(PRETRAINED.resolve()):
         with contextlib.suppress(InputError):  # they are away, or others
             index.codebooks()

@@ -69,12 +69,8 @@ class Layout:
         self.slots = np.cumsum([0, *(book.k for book in books)])
         self.codes = np.cumsum([0, *(book.n_codes for book in books)])
         self.numbers = {book.name: i for i, book in enumerate(books)}
-        self.n_blocks, self.n_slots, self.n_codes = (
-            -(-n_tokens // BLOCK),
-            int(self.slots[-1]),
-            int(self.codes[-1]),
-        )
-        self.n_ids = n_tokens * self.n_slots
+        self.n_slots, self.n_codes = int(self.slots[-1]), int(self.codes[-1])
+        self.n_blocks, self.n_ids = -(-n_tokens // BLOCK), n_tokens * self.n_slots
         # one id is kept for "no code"
         self.dtype = np.dtype(np.uint16 if max(book.n_codes for book in books) < 2**16 else np.uint32)
         self.shape = self.n_blocks, BLOCK * self.n_slots

@@ -119,9 +119,8 @@ def read_texts(
                 found = (found if rows.shape[2] > 1 else found[:, :, None]).cpu()
                 ids[name].append(torch.nn.functional.pad(found, (0, 0, 0, 0, 0, width - counted.shape[1])))
                 values = rows.float().cpu()[counted]
-                if name not in sums:
-                    sums[name] = torch.zeros(n_kinds, *values.shape[1:])
-                sums[name].index_add_(0, of_token, values)
+                before = sums.get(name, values.new_zeros(n_kinds, *values.shape[1:]))
+                sums[name] = before.index_add_(0, of_token, values)
             done(len(tokens))
     n_tokens = torch.bincount(torch.from_numpy(kinds), texts.counted.sum(1), n_kinds).long()
     return Readings({name: torch.cat(some) for name, some in ids.items()}, sums, expected, n_tokens)
@@ -138,11 +137,7 @@ def batches(texts: TokenizedTexts) -> Iterator[tuple[Tensor, Tensor]]:
 def watched(
     model: Model, places: Mapping[str, Site], begin: Mapping[str, Callable] | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """What passes each place, by its hook.
-
-    Args:
-        begin: hooks that act before it is seen.
-    """
+    """What passes each place, by its hook; ``begin`` are hooks that act before it is seen."""
     seen: dict[str, Tensor] = {}
 
     def keep(hook: str, x: Tensor) -> Tensor:
