@@ -76,13 +76,14 @@ def match_contexts(
     index: CodeIndex, matches: Matches, n: int = 10, *, before: int = 16, after: int = 16
 ) -> list[Context]:
     """Matches of a search, evenly spaced, in the contexts of their first tokens; active is what lies in a match."""
-    inside = set(matches.tokens.tolist())
+    inside = np.zeros(index.n_tokens, bool)
+    inside[matches.tokens] = True
     firsts = matches.tokens[np.flatnonzero(np.diff(matches.match, prepend=-1))]
     found = []
     for token in spaced(firsts, n).tolist():
         context = context_at(index, token, before=before, after=after)
-        active = [token - context.focus + i in inside for i in range(len(context.pieces))]
-        found.append(replace(context, active=active))
+        first = token - context.focus
+        found.append(replace(context, active=inside[first : first + len(context.pieces)].tolist()))
     return found
 
 

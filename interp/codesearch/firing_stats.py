@@ -12,8 +12,6 @@ Codes are just on or off, so contexts need another rank:
 Histograms are of the cosine with the whole vector, fired or not, so that both are of one quantity.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -56,19 +54,32 @@ class FiringStatsWrapper(CodebookWrapper):
 
 @torch.no_grad()
 def _strengths(book: Dictionary, x: Tensor, codes: Codes) -> tuple[Tensor, ...]:
-    config = book.config
+    config, sizes = book.config, list(code_sets(book.config))
     rows = book.comparable(book.rows(x))  # [dictionary, row, d]
     ids, values = (
         part.reshape(-1, config.groups, config.k).transpose(0, 1) for part in (codes.ids.long(), codes.values)
     )
     compared = book.search_cache().codes
     unit = torch.nn.functional.normalize(compared, dim=-1)
+    which = torch.arange(len(compared), device=ids.device)[:, None]
+
+    def measured(rows: Tensor, ids: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+        """Similarity, margin, and cosine with the whole vector."""
+        whole, margin = _similarity(rows, ids, unit, sizes)
+        if not book.successive or config.k == 1:
+            return whole, margin, whole
+        rest, found = rows.clone(), []
+        for slot in range(config.k):
+            taken = ids[..., slot]
+            similarity, margin = _similarity(rest, taken[..., None], unit, sizes)
+            found.append((similarity, margin[..., slot % len(sizes), None]))
+            rest -= values[..., slot, None] * compared[which, taken]
+        return *(torch.cat(part, -1) for part in zip(*found, strict=True)), whole
+
     step = max(1, similarities_at_once(rows) // (config.groups * config.n_codes))
-    sizes = code_sets(config)
-    measure = _one_by_one if book.successive else _at_once
-    split = zip(*(part.split(step, dim=1) for part in (rows, ids, values)), strict=True)
-    parts = [measure(*part, compared, unit, sizes) for part in split]
-    similarity, margin, whole = (torch.cat(part, 1).transpose(0, 1) for part in zip(*parts, strict=True))
+    parts = zip(*(part.split(step, dim=1) for part in (rows, ids, values)), strict=True)
+    strengths = zip(*(measured(*part) for part in parts), strict=True)
+    similarity, margin, whole = (torch.cat(part, 1).transpose(0, 1) for part in strengths)
     # where heads share a dictionary they lie among the rows: a token is sampled with all of its heads
     heads = x.shape[2] if x.ndim == 4 and config.groups == 1 else 1
     sampled = rows.unflatten(1, (-1, heads))[:, ::EVERY].flatten(1, 2)
@@ -77,31 +88,14 @@ def _strengths(book: Dictionary, x: Tensor, codes: Codes) -> tuple[Tensor, ...]:
     return ids, similarity, margin, whole, sampled.transpose(0, 1)
 
 
-def _at_once(
-    rows: Tensor, ids: Tensor, _values: Tensor, _codes: Tensor, unit: Tensor, sizes: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _similarity(rows: Tensor, ids: Tensor, unit: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
+    """Of the codes that were chosen, and by how much it is above the best one that was passed over, of each set."""
     similar = torch.nn.functional.normalize(rows, dim=-1) @ unit.mT
     similarity = similar.gather(-1, ids)
     if ids.shape[-1] == unit.shape[-2]:
-        return similarity, similarity, similarity
-    left = similar.scatter_(-1, ids, -torch.inf).split(list(sizes), -1)
-    best = torch.stack([part.amax(-1) for part in left], -1)  # that was passed over, of each set
-    return similarity, similarity - best, similarity
-
-
-def _one_by_one(
-    rows: Tensor, ids: Tensor, values: Tensor, codes: Tensor, unit: Tensor, sizes: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    whole = (torch.nn.functional.normalize(rows, dim=-1) @ unit.mT).gather(-1, ids)
-    rest, found = rows.clone(), []
-    which = torch.arange(len(codes), device=ids.device)[:, None]
-    for slot in range(ids.shape[-1]):
-        taken = ids[..., slot]
-        similarity, margin, _ = _at_once(rest, taken[..., None], values, codes, unit, sizes)
-        found.append((similarity, margin[..., slot % len(sizes), None]))
-        rest -= values[..., slot, None] * codes[which, taken]
-    similarity, margin = (torch.cat(part, -1) for part in zip(*found, strict=True))
-    return similarity, margin, whole
+        return similarity, similarity
+    left = similar.scatter_(-1, ids, -torch.inf).split(sizes, -1)
+    return similarity, similarity - torch.stack([part.amax(-1) for part in left], -1)
 
 
 class Gathered:

@@ -166,8 +166,8 @@ class CodeIndex:
         """
         folder = Path(folder)
         manifest = _read_manifest(folder)
-        layout = Layout(tuple(Book(*entry) for entry in manifest["layout"]), manifest["n_tokens"])
         try:
+            layout = Layout(tuple(Book(*entry) for entry in manifest["layout"]), manifest["n_tokens"])
             for name in (IDS, *(f"{table}.npy" for table in (*CORPUS, *_TABLES))):
                 size, wanted = (folder / name).stat().st_size, manifest["bytes"][name]
                 if size != wanted:
