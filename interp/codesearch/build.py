@@ -240,20 +240,25 @@ def _parts(work: Path, text: TextBlocks, batch_size: int) -> dict[Path, range]:
     return {work / f"part-{part.start}-{part.stop}": part for part in parts}
 
 
+_Source = tuple[str, str, int | None]
+"""Codebooks' folder and fingerprint, and k."""
+
+
 class _Desk:
     """A model and its codebooks."""
 
     def __init__(self, models: OneModel) -> None:
-        self.models, self._known = models, ("", "")
-        self._books: Mapping[str, Dictionary] = {}
+        self.models = models
+        self._books: dict[_Source, Codebooks] = {}
 
-    def books(self, spec: str, folder: str, fingerprint: str, k: int | None) -> Mapping[str, Dictionary]:
-        if self._known != (folder, fingerprint):
+    def books(self, spec: str, source: _Source) -> Codebooks:
+        if source not in self._books:
+            folder, fingerprint, k = source
             books = Codebooks.from_pretrained(folder, self.models(spec), k=k)
             if codebooks_fingerprint(books) != fingerprint:
                 raise InputError(f"{folder}: the codebooks there are not those of the index")
-            self._known, self._books = (folder, fingerprint), books
-        return self._books
+            self._books = {source: books}
+        return self._books[source]
 
 
 def _run(
@@ -330,12 +335,12 @@ def build_parts(
     _note(work, request)
     text = _by_source(text)
     ks = {book.config.k for book in books.values()}
-    wanted = (where, fingerprint, ks.pop() if len(ks) == 1 else None)
+    source = (where, fingerprint, ks.pop() if len(ks) == 1 else None)
     layout, jobs = _books(model, books), deque[Job]()
     for i, (place, part) in enumerate(_parts(work, text, batch_size).items()):
         if shard is None or shard.takes(i):
             tokens = text.tokens[part.start : part.stop].clone()  # a view would be sent with all behind it
-            args = (spec, *wanted, layout, error_term, tokens, place, batch_size)
+            args = (spec, source, layout, error_term, tokens, place, batch_size)
             jobs.append(Job(f"blocks {part.start} to {part.stop}", build_part, args, (spec,), len(part)))
     log = folder / ("log.jsonl" if shard is None else f"log-{shard.number}-of-{shard.of}.jsonl")
     desk = _Desk(OneModel(model, dtype=str(model.cfg.dtype).removeprefix("torch.")))
@@ -348,9 +353,7 @@ def build_parts(
 def build_part(
     desk: _Desk,
     spec: str,
-    where: str,
-    fingerprint: str,
-    k: int | None,
+    source: _Source,
     books: tuple[Book, ...],
     error_term: bool,
     tokens: Int[Tensor, "block pos"],
@@ -364,9 +367,9 @@ def build_part(
     def stage(_name: str, total: int) -> Iterator[Callable[..., None]]:
         yield counted(told.share, total)
 
-    model, dictionaries = desk.models(spec), desk.books(spec, where, fingerprint, k)
+    layout = Layout(books, tokens.numel())
     options = (error_term, batch_size, SAVE_SECONDS, contextlib.nullcontext, stage)
-    _run(model, dictionaries, tokens, Layout(books, tokens.numel()), folder, *options)
+    _run(desk.models(spec), desk.books(spec, source), tokens, layout, folder, *options)
 
 
 def _joined(work: Path, text: TextBlocks, layout: Layout, batch_size: int) -> Gathered | None:

@@ -94,13 +94,13 @@ class Explanation:
 def explanations_of(index: CodeIndex) -> dict[str, Explanation]:
     """Those kept with an index, by code (``a12.h3=97``); none where they are of other codebooks."""
     path = index.folder / FILE
-    if not path.is_file():
-        return {}
     try:
         kept = read_json(path)
         if kept["books"] != index.manifest["books"]["fingerprint"]:
             return {}
         return TypeAdapter(dict[str, Explanation]).validate_python(kept["explanations"])
+    except FileNotFoundError:
+        return {}
     except (LookupError, TypeError, ValueError):
         raise InputError(f"{path} is damaged: delete it and ask again") from None
 

@@ -123,10 +123,13 @@ class IdFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         array = open_memmap(path, "w+", layout.dtype, layout.shape)
         try:
-            _reserve(path)
-        except OSError:
-            path.unlink()
-            raise
+            with path.open("r+b") as file:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # of file systems that cannot
+                path.unlink()
+                raise
         found = cls(layout, array)
         for i, book in enumerate(layout.books):
             found.book(i)[-1] = book.n_codes  # behind the last token
@@ -199,14 +202,3 @@ def names_of_groups(site: str, n_groups: int | None) -> Sequence[str]:
 def can_be_edited(name: str) -> bool:
     """Whether an edit can name a book: a part of a vector that is shared out, such as ``m0.g1``, it cannot."""
     return ".g" not in name
-
-
-def _reserve(path: Path) -> None:
-    if not hasattr(os, "posix_fallocate"):
-        return
-    with path.open("r+b") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # of file systems that cannot
-                raise

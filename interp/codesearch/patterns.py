@@ -145,8 +145,7 @@ class Patterns:
 
     def _recent(self, tokens: np.ndarray, context: int, words: "Vocabulary") -> Variable:
         """Words that say something, each once a token, from two to :data:`RECENT` tokens before it."""
-        closed = words.closed()
-        tells = words.where(lambda text: text.strip().isalpha() and len(text.strip()) > 2) & ~closed
+        tells = words.where(lambda text: text.strip().isalpha() and len(text.strip()) > 2) & ~words.closed()
         word = np.where(tells, words.word, -1)
         keys = [np.empty(0, dtype=np.int64)]
         for lag in range(2, min(RECENT, context - 1) + 1):

@@ -36,11 +36,6 @@ class Matches:
     match: Int[np.ndarray, " n"]
     n: int
 
-    @classmethod
-    def of_tokens(cls, tokens: Shaped[np.ndarray, " n"]) -> "Matches":
-        """Every token a match of its own."""
-        return cls(tokens.astype(np.int64), np.arange(len(tokens)), len(tokens))
-
 
 def find_regex(corpus: Corpus, pattern: str) -> Matches:
     """All matches that do not overlap, from the left, in every document by itself; empty ones are left out.
@@ -211,20 +206,15 @@ def search_regex(index: CodeIndex, pattern: str) -> CodeScores:
     return score_codes(index, find_regex(index.corpus, pattern))
 
 
-def search_token(index: CodeIndex, token: str | int) -> CodeScores:
-    """Scores of every code against one token, by its id, or by its text with and without a space in front."""
-    corpus = index.corpus
-    if isinstance(token, int):
-        if not 0 <= token < len(corpus.special):
-            raise InputError(f"token {token}: there are 0 to {len(corpus.special) - 1}")
-        ids = np.array([token])
-    elif not token:
+def search_token(index: CodeIndex, token: str) -> CodeScores:
+    """Scores of every code against one token, by its text with and without a space in front."""
+    if not token:
         raise InputError("the token is empty: give its text, a space for one in front")
-    else:
-        ids = corpus.find_tokens(token)
-        if not len(ids):
-            raise InputError(f"{token!r} is no single token: search it as a regular expression")
-    return score_codes(index, Matches.of_tokens(np.flatnonzero(np.isin(corpus.tokens, ids))))
+    ids = index.corpus.find_tokens(token)
+    if not len(ids):
+        raise InputError(f"{token!r} is no single token: search it as a regular expression")
+    tokens = np.flatnonzero(np.isin(index.corpus.tokens, ids))
+    return score_codes(index, Matches(tokens, np.arange(len(tokens)), len(tokens)))
 
 
 def score_codes(index: CodeIndex, matches: Matches) -> CodeScores:

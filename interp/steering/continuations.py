@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from interp.activations.metric import kl_divergence
 from interp.bottlenecks.attach import attach
@@ -102,19 +101,19 @@ def encode_prompts(model: Model, prompts: Sequence[str], *, chat: bool = False) 
         raise InputError("this model has no tokenizer: it cannot read text")
     if chat and not tokenizer.chat_template:
         raise InputError("this model's tokenizer has no chat template: continue the prompt as plain text")
-    rows = [_of_user(tokenizer, prompt) if chat else opened(tokenizer, prompt) for prompt in prompts]
+
+    def of_user(prompt: str) -> list[int]:
+        """The template brings what stands in front."""
+        check_unicode(prompt)
+        message = [{"role": "user", "content": prompt}]
+        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+    rows = [of_user(prompt) if chat else opened(tokenizer, prompt) for prompt in prompts]
     if [] in rows:
         raise InputError(f"prompt {prompts[rows.index([])]!r} is empty")
     check_texts(model, prompts, rows)
     return rows
-
-
-def _of_user(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """A user's message; the template brings what stands in front."""
-    check_unicode(prompt)
-    message = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def continue_prompts(
