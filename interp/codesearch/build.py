@@ -318,14 +318,7 @@ def build_parts(
     stage: Stage = silent,
 ) -> None:
     """Build the parts of an index, of a shard its own; :func:`~interp.codesearch.index.build_index` of the same joins
-    them.
-
-    Args:
-        model: loaded by its spec, as workers load it anew; ``books`` from their folder.
-
-    Raises:
-        InputError: as of ``build_index``; a model or books in memory alone.
-    """
+    them. Workers load the model anew by its spec, and the books from their folder."""
     request, work = request_of(model, books, text, error_term), folder / WORK
     spec, fingerprint = request["model"]["spec"], request["books"]["fingerprint"]
     if spec is None or (where := folder_of(books)) is None:

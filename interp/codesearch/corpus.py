@@ -122,11 +122,8 @@ def read_corpus(
     d_vocab: int,
     sources: Int[np.ndarray, " block"] | None = None,
 ) -> Corpus:
-    """A corpus from blocks of text. Where no token stands between documents every block is one.
-
-    Args:
-        sources: which source each block is from: where another begins, a document does.
-    """
+    """A corpus from blocks of text. Where no token stands between documents every block is one. Where a block is from
+    another source than the one before, a document begins."""
     begin, join = first_token(tokenizer), between(tokenizer)
     table, special = vocabulary(tokenizer, d_vocab)
     last = np.full(tokens.shape, False) if join is None else tokens == join

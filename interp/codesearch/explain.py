@@ -116,11 +116,8 @@ def explain_codes(
 ) -> dict[str, Explanation]:
     """Explain codes and measure it; each answer is kept with the index, and not asked for again.
 
-    :class:`InputError` for a code that is on or off too rarely, or a corpus of one document.
-
-    Args:
-        ask: given a question, the answer; an :class:`Endpoint`.
-        model: whose answers they are.
+    :class:`InputError` for a code that is on or off too rarely, or a corpus of one document. ``ask`` answers a
+    question, as an :class:`Endpoint` does, and ``model`` is whose answers they are.
     """
     half = halves(index.corpus, seed)
     on = {code_name(*code): index.positions(*code) for code in codes}

@@ -165,12 +165,7 @@ class Gathered:
             getattr(self, name)[at] = np.take_along_axis(part, best, 1)
 
     def add_silent(self, begin: int, similarity: Float[np.ndarray, "row code"], fired: np.ndarray) -> None:
-        """Similarities of all codes of one book at sampled tokens.
-
-        Args:
-            begin: where the book's codes begin.
-            fired: the ids of those rows, [row, k].
-        """
+        """Similarities of all codes of the book that begins at ``begin``; ``fired`` are the rows' ids, [row, k]."""
         n_codes, n_bins = similarity.shape[1], len(BINS) - 1
         flat = np.arange(n_codes) * n_bins + _bin(similarity)
         silent = np.ones(similarity.shape, bool)

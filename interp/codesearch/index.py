@@ -43,12 +43,7 @@ _AT_ONCE = 256
 def positions(
     ids: IdFile, number: int, code: int, spans: UInt8[np.ndarray, " byte"], span: int
 ) -> Int[np.ndarray, " n"]:
-    """The tokens that carry a code, in order.
-
-    Args:
-        spans: the code's packed list.
-        span: blocks per span.
-    """
+    """The tokens that carry a code, in order; ``spans`` is its packed list, of ``span`` blocks each."""
     layout, view = ids.layout, ids.book(number)
     n_spans = -(-layout.n_blocks // span)
     listed = np.flatnonzero(np.unpackbits(spans)[:n_spans])
@@ -232,11 +227,7 @@ class CodeIndex:
         return positions(self.ids, self.layout.number(book), code, spans, int(self.manifest["span"]))
 
     def top(self, book: str, code: int, by: str = "margin") -> Top:
-        """At most :data:`~interp.codesearch.firing_stats.N_TOP` contexts.
-
-        Args:
-            by: of :data:`~interp.codesearch.firing_stats.RANKS`.
-        """
+        """At most ``N_TOP`` contexts, by one of ``RANKS``, see :mod:`~interp.codesearch.firing_stats`."""
         own = self.layout.code(book, code), RANKS.index(by)
         token, similarity, margin = (
             self.tables[f"top_{name}"][own] for name in ("token", "similarity", "margin")
@@ -251,10 +242,8 @@ class CodeIndex:
         return Similarities(BINS, fired, silent)
 
     def codebooks(self) -> Mapping[str, Dictionary]:
-        """The codebooks by site: those given to :meth:`open`, or from the folder that the manifest names.
-
-        :class:`InputError` if they are not there any more, or are others.
-        """
+        """The codebooks by site: those given to :meth:`open`, or of the folder that the manifest names, if these are
+        there and the same."""
         if self._books is None:
             where = self.manifest["books"]["folder"]
             if where is None:
@@ -410,12 +399,8 @@ def build_index(
 
 
 def ready_index(folder: Path, books_within: Sequence[Path]) -> CodeIndex:
-    """Open an index for many questions: what the first would wait for, text and codebooks, is read at once.
-
-    Raises:
-        InputError: as :meth:`CodeIndex.open`; a text that is not that of its tokens; a file that is a link to another
-            place.
-    """
+    """Open an index for many questions: what the first would wait for, text and codebooks, is read at once. No file of
+    it may be a link to another place."""
     import polars  # noqa: F401 - the engine of regular expressions
 
     for path in folder.iterdir():

@@ -184,12 +184,7 @@ def code_page(
     before: int = 16,
     after: int = 8,
 ) -> CodePage:
-    """All of it; ``n`` of every list.
-
-    Args:
-        model: for the logit lens; the index's own.
-        before, after: tokens around each context.
-    """
+    """All of it; ``n`` of every list, the logit lens by the index's own model, so many tokens around each context."""
     tokens = index.positions(book, code)
     # tokens are in order: a document's are those between its bounds
     in_document = np.diff(np.searchsorted(tokens, np.append(index.corpus.documents, index.n_tokens)))
@@ -235,11 +230,8 @@ def token_shares(index: CodeIndex, tokens: Int[np.ndarray, " token"], n: int = 1
 def related_codes(
     index: CodeIndex, book: str, code: int, n: int = 10, tokens: Int[np.ndarray, " token"] | None = None
 ) -> tuple[list[Related], int]:
-    """Codes of all books that are on at the same tokens more often than elsewhere, and on how many tokens counted.
-
-    Args:
-        tokens: all with the code, if they are known.
-    """
+    """Codes of all books that are on at the same tokens more often than elsewhere, and on how many tokens counted;
+    ``tokens`` are all with the code, if they are known."""
     own = index.layout.code(book, code)
     sample = spaced(index.positions(book, code) if tokens is None else tokens, RELATED_SAMPLE)
     if not len(sample):

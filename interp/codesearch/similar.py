@@ -35,12 +35,7 @@ class Similar:
 def prompt_codes(
     index: CodeIndex, model: Model, prompt: str | Sequence[int], *, position: int = -1
 ) -> dict[str, Int[np.ndarray, " k"]]:
-    """The codes of one token of a prompt, by book, read as the index was.
-
-    Args:
-        prompt: text, or token ids without BOS.
-        position: which token, counted without BOS; −1 the last.
-    """
+    """The codes of one token of a prompt, by book, read as the index was; ids and positions are without BOS."""
     ids = token_ids(model.tokenizer, prompt) if isinstance(prompt, str) else list(prompt)
     if not -len(ids) <= position < len(ids):
         raise InputError(f"position {position}: the prompt has {len(ids)} tokens")
@@ -72,10 +67,7 @@ def search_similar(
     """The tokens of the corpus that share most with some codes, each weighted by log(tokens / tokens with the code).
 
     Candidates are all tokens with one of the :data:`RAREST` rarest codes; these are compared by all codes. A token
-    that shares only frequent codes is not found.
-
-    Args:
-        codes: by book, see :func:`prompt_codes`; negative ids are none.
+    that shares only frequent codes is not found. ``codes`` are as of :func:`prompt_codes`; negative ids are none.
     """
     wanted = [(book, int(c)) for book, ids in codes.items() for c in dict.fromkeys(ids.tolist()) if c >= 0]
     counts = np.array([index.count(book, code) for book, code in wanted])

@@ -61,11 +61,7 @@ def request_key(made_with: str, positive: Sequence[str], negative: Sequence[str]
 
 
 def recall(folder: Path | None, key: str) -> CodeSet | None:
-    """What was found for a request, if it is known; a damaged file counts as none.
-
-    Args:
-        folder: None looks only among what comes with the package.
-    """
+    """What was found for a request, if it is known: in a folder, or with the package. A damaged file counts as none."""
     try:
         stored = _shipped().get(key)
         if stored is None and folder is not None:

@@ -61,11 +61,11 @@ class PairCodes:
 
     def shares(self, site: str, role: str | None, side: Side) -> dict[int, float]:
         """Share of a side's prompts with each code at the role, or of all their tokens, most used first."""
-        codes = self.strongest(site, role, side) if role is not None else []
         if role is None:
-            for pair in range(len(self.pairs)):
-                codes += self.of_head(site, side, pair)[:, 0].tolist()
-        counts = Counter(codes)
+            every = [self.of_head(site, side, pair)[:, 0] for pair in range(len(self.pairs))]
+            counts = Counter(np.concatenate(every).tolist())
+        else:
+            counts = Counter(self.strongest(site, role, side))
         return {code: count / counts.total() for code, count in counts.most_common()}
 
 
@@ -125,11 +125,7 @@ def read_pairs(
     batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
 ) -> PairCodes:
-    """The metric and the heads' codes on all prompts of some pairs, each run once.
-
-    Args:
-        progress: told of forwards, two a pair.
-    """
+    """The metric and the heads' codes on all prompts of some pairs, each run once; progress counts two a pair."""
     books = {site: book for site, book in codebooks.items() if site[0] == "a"}
     if not books:
         raise InputError("no codebook at a head: nothing to read here")

@@ -129,10 +129,8 @@ def continue_prompts(
 ) -> list[Continuation]:
     """Sample one continuation a prompt, all in one batch, inside a context such as ``attach(…)``.
 
-    The context is left before the texts are judged; nothing else may be attached to the model.
-
-    Args:
-        watch: as of :func:`~interp.models.generate.generate`; prompts are padded on the left.
+    The context is left before the texts are judged; nothing else may be attached to the model. ``watch`` is as of
+    :func:`~interp.models.generate.generate`; prompts are padded on the left.
     """
     if isinstance(prompts, str):
         raise InputError(f"prompts {prompts[:40]!r}: give a list of texts, [prompt] for one")

@@ -100,50 +100,34 @@ def matching_pursuit(
         n: codes of all places together, at most: fewer if no other code points along what is left, or a weight comes
             out as 0.
     """
-    places = [_PursuitPlace(some, vector) for some, vector in zip(codes, vectors, strict=True)]
-    gains = np.array([place.gain for place in places])
-    for _ in range(min(n, sum(len(place.codes) for place in places))):
-        best = int(gains.argmax())
-        if gains[best] <= 0:
+    codes, vectors = [some.astype(np.float64) for some in codes], [v.astype(np.float64) for v in vectors]
+    lengths = [np.maximum(np.linalg.norm(some, axis=1), 1e-12) for some in codes]
+    taken: list[list[int]] = [[] for _ in codes]
+    weights = [np.zeros(0) for _ in codes]
+
+    def look(place: int) -> tuple[float, int]:
+        """By how much the length of what is left would fall along the code to take next, and that code."""
+        left = vectors[place] - weights[place] @ codes[place][taken[place]]
+        if np.linalg.norm(left) <= EXACT * np.linalg.norm(vectors[place]):
+            return 0.0, 0
+        along = codes[place] @ left / lengths[place]
+        along[taken[place]] = 0
+        return float(along.max()), int(along.argmax())
+
+    gains = [look(place) for place in range(len(codes))]
+    for _ in range(min(n, sum(map(len, codes)))):
+        best = int(np.argmax([gain for gain, _ in gains]))
+        if gains[best][0] <= 0:
             break
-        places[best].take()
-        gains[best] = places[best].gain
+        taken[best].append(gains[best][1])
+        weights[best], _ = nnls(codes[best][taken[best]].T, vectors[best])
+        gains[best] = look(best)
     return [
-        (number, code, float(weight))
-        for number, place in enumerate(places)
-        for code, weight in zip(place.taken, place.weights, strict=True)
+        (place, code, float(weight))
+        for place in range(len(codes))
+        for code, weight in zip(taken[place], weights[place], strict=True)
         if weight > 0
     ]
-
-
-class _PursuitPlace:
-    """The pursuit of one vector.
-
-    Attributes:
-        taken, weights: codes so far.
-        next: the code to take next.
-        gain: by how much the length of what is left, along it, would fall; 0 if no code points along what is left.
-    """
-
-    def __init__(self, codes: Float[np.ndarray, "code d_in"], vector: Float[np.ndarray, " d_in"]) -> None:
-        self.codes, self.vector = codes.astype(np.float64), vector.astype(np.float64)
-        self._lengths = np.maximum(np.linalg.norm(self.codes, axis=1), 1e-12)
-        self.taken: list[int] = []
-        self.weights = np.zeros(0)
-        self._look()
-
-    def take(self) -> None:
-        self.taken.append(self.next)
-        self.weights, _ = nnls(self.codes[self.taken].T, self.vector)
-        self._look()
-
-    def _look(self) -> None:
-        left = self.vector - self.weights @ self.codes[self.taken]
-        along = self.codes @ left / self._lengths
-        along[self.taken] = 0
-        self.next = int(along.argmax())
-        exact = np.linalg.norm(left) <= EXACT * np.linalg.norm(self.vector)
-        self.gain = 0.0 if exact else max(0.0, float(along[self.next]))
 
 
 RANKINGS = ("difference", "detection")

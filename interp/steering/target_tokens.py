@@ -44,10 +44,8 @@ def find_target(
     A longer text holds more words: of a positive text that is as long as two of the negative ones are in the mean, the
     chance is that of either of two to hold a token. A shorter one is given no smaller chance: what stands once in every
     text, such as the full stop, stands in short ones too. A token of no negative text has the chance that the model
-    gives it; one of all of them never passes.
-
-    Args:
-        expected: how often the model would write each token at the negative texts' places, as a share of them.
+    gives it: ``expected`` is how often it would write each token at the negative texts' places, as a share of them. One
+    of all of them never passes.
     """
     n_texts = len(positive.tokens)
     texts_with = _texts_with(positive, len(expected))

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from interp.errors import InputError, one_line
+from interp.errors import InputError
 from interp.files import read_json, readable
 
 FILE = Path(__file__).parent / "data" / "presets.json"
@@ -22,11 +22,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Measured:
-    """Of so many texts, how many hold one of the words: without codes, with them, and with random codes.
-
-    Attributes:
-        perplexities: in the same order, under the model without steering.
-    """
+    """Of so many texts, how many hold one of the words: without codes, with them, and with random codes; and their
+    perplexities under the model without steering."""
 
     n: int
     words: tuple[str, ...]
@@ -56,14 +53,9 @@ class Preset:
 
 def load_presets(made_with: str) -> list[Preset]:
     """Those of a model with its codebooks, see :func:`~interp.steering.cache.identity`; none for others."""
-    try:
-        stored = read_json(FILE)
-        if stored["format"] != FORMAT:
-            raise InputError(f"{FILE} is not of format {FORMAT}")
-        presets = stored["presets"] if stored["made_with"] == made_with else []
-        return TypeAdapter(list[Preset]).validate_python(presets)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"cannot read {FILE}: {one_line(error)}; install the package again") from None
+    stored = read_json(FILE)
+    presets = stored["presets"] if stored["made_with"] == made_with else []
+    return TypeAdapter(list[Preset]).validate_python(presets)
 
 
 _FILE = Path(__file__).parent / "data" / "topics.json"
