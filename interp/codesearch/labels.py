@@ -107,7 +107,8 @@ def best_patterns(
     slots = [(slot.astype(np.int64) * 2 + patterns.half).astype(small) for slot in ids.T]
 
     def counted(tokens: Any) -> Int[np.ndarray, "code half"]:
-        return sum(np.bincount(slot[tokens], minlength=width) for slot in slots).reshape(-1, 2)[:n_codes]
+        found = np.sum([np.bincount(slot[tokens], minlength=width) for slot in slots], 0)
+        return found.reshape(-1, 2)[:n_codes]
 
     every, fired = np.arange(n_codes), counted(slice(None))
     best, mostly = _Best(fired[:, 1]), _Best(fired[:, 1])
@@ -272,7 +273,7 @@ class Labels:
 
     def clearest(self, n: int, *, per_site: int = 2) -> list[tuple[str, int]]:
         """Codes with a name by falling F1: of each name the best, and of each site the best few."""
-        seen, sites, found = {RARE, MIXED}, Counter[str](), []
+        seen, sites, found = {RARE, MIXED}, Counter[str](), list[tuple[str, int]]()
         for book, code, text in self._by_f1:
             site = book.partition(".")[0]
             if text not in seen and sites[site] < per_site and len(found) < n:

@@ -193,12 +193,14 @@ class CodeScores:
             part[places].astype(np.int64) for part in (self.index.counts, self.hits, self.found)
         )
         shares = (part[places] for part in (self.precision, self.recall, self.f1))
-        precision = np.stack(wilson_bounds(hits, counts), 1)
-        recall = np.stack(wilson_bounds(found, np.full_like(found, self.matches.n)), 1)
-        rows = zip(*(part.tolist() for part in (counts, hits, found, *shares)), strict=True)
-        bounds = zip(map(tuple, precision.tolist()), map(tuple, recall.tolist()), strict=True)
+        columns = (part.tolist() for part in (counts, hits, found, *shares))
+        precision, recall = (
+            zip(*(part.tolist() for part in wilson_bounds(*of)), strict=True)
+            for of in ((hits, counts), (found, np.full_like(found, self.matches.n)))
+        )
         names = ((book.name, code) for book, code in map(self.index.layout.of_code, places.tolist()))
-        return [CodeHit(*name, *row, *both) for name, row, both in zip(names, rows, bounds, strict=True)]
+        rows = zip(names, *columns, precision, recall, strict=True)
+        return [CodeHit(*name, *row) for name, *row in rows]
 
 
 def search_regex(index: CodeIndex, pattern: str) -> CodeScores:

@@ -45,7 +45,7 @@ def read_codes(
     wrappers = {site: FiringStatsWrapper(book) for site, book in codebooks.items()}
     with attach(model, wrappers, error_term=error_term):
         model(tokens[None].to(model_device(model)))
-    found = {}
+    found: dict[str, TokenCodes] = {}
     for site, book in wrappers.items():
         # heads that share a book lie among the rows
         parts = [part.reshape(len(tokens), -1, book.config.k).cpu().numpy() for part in book.seen[:3]]

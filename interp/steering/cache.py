@@ -48,7 +48,7 @@ def _beside_codes(book: Dictionary) -> int | list:
     if not isinstance(book, Codebook):
         others = [tensor for name, tensor in book.tensors().items() if name != "codes"]
         return [config.k, book.kind, *map(hashed, others)]
-    how = [book.kind, config.selection, config.magnitude]
+    how = [book.kind, book.config.selection, book.config.magnitude]
     if config.groups > 1 and how == ["metric_codebook", "matching_pursuit", "unit"]:
         return config.k
     usual = how == ["codebook", "matching_pursuit", "unit"]

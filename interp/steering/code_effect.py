@@ -192,7 +192,9 @@ def set_code(
 def _batches(pairs: PromptPairs, role: str | None) -> Iterator[tuple[list[int], int | Literal["all"]]]:
     """Pairs of one length whose role stands at one column, and that column."""
     for indices in equal_length_batches(pairs, BATCH_SIZE):
-        columns = ["all" if role is None else position(pairs[i], role) for i in indices]
+        columns: list[int | Literal["all"]] = [
+            "all" if role is None else position(pairs[i], role) for i in indices
+        ]
         for column in dict.fromkeys(columns):
             yield [i for i, at in zip(indices, columns, strict=True) if at == column], column
 

@@ -175,5 +175,5 @@ def surprise(
 def _padded(model: Model, rows: Sequence[Sequence[int]]) -> Int[Tensor, "row pos"]:
     """Padded on the right, which is seen by no earlier position."""
     longest = max(map(len, rows))
-    padded = [[*row, *row[-1:] * (longest - len(row))] for row in rows]
+    padded = [[*row, *[row[-1]] * (longest - len(row))] for row in rows]
     return torch.tensor(padded, device=model_device(model))

@@ -110,12 +110,17 @@ class SteeringRequest:
                 rows = [range(i * size, (i + 1) * size) for i in range(len(conditions))]
                 edits = [self.edits(*part) for part in zip(conditions.values(), rows, strict=True)]
                 attached = attach(model, codebooks, error_term=self.error_term, read=False)
-                where = {"positions": self.positions, "fraction": self.fraction, "when": self.when}
                 written = continue_prompts(
                     model,
                     batch * len(conditions),
                     self.n_tokens,
-                    within=attached.edit(*itertools.chain(*edits), seed=seed, **where),
+                    within=attached.edit(
+                        *itertools.chain(*edits),
+                        positions=self.positions,
+                        fraction=self.fraction,
+                        seed=seed,
+                        when=self.when,
+                    ),
                     temperature=self.temperature,
                     seed=seed,
                     chat=self.chat,
