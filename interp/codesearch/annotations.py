@@ -56,12 +56,7 @@ class Annotations:
     ) -> Annotation:
         """Change what is given and leave the rest; a note without star and text is removed.
 
-        Args:
-            was: the text that ``text`` is to replace, if only that one.
-
-        Raises:
-            InputError: a note that is too long or no Unicode text, or that was changed meanwhile; a damaged file, or
-                one that cannot be written.
+        :class:`InputError` where the text is no more ``was``, what it is to replace, or cannot be kept.
         """
         if text is not None:
             check_unicode(text)

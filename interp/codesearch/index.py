@@ -199,7 +199,7 @@ class CodeIndex:
 
         Args:
             text: blocks, or a spec of :mod:`interp.text.sources`: ``n_tokens`` in blocks of ``context``.
-            options: of :func:`build_index`.
+            options: as of :func:`build_index`.
         """
         context = min(context, model.cfg.n_ctx)
         blocks = load_text(

@@ -158,7 +158,6 @@ def set_code(
     """Set a head's strongest code on the prompts of one side, then a random one of its codebook, once each.
 
     Args:
-        read: of the pairs, by the same model.
         codes: one for all pairs, or one for each.
         role: at which token; ``None`` for all tokens, BOS included.
         seed: of the random codes, one a pair, each another than the code set there.

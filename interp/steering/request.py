@@ -4,7 +4,6 @@ The same prompts are continued under several conditions, in the same batches: wi
 random ones at the same sites. What is compared differs in its codes alone.
 """
 
-import itertools
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -108,19 +107,16 @@ class SteeringRequest:
             for number, batch in enumerate(batches):
                 seed, size = self.seed + STRIDE * number, len(batch)
                 rows = [range(i * size, (i + 1) * size) for i in range(len(conditions))]
-                edits = [self.edits(*part) for part in zip(conditions.values(), rows, strict=True)]
-                attached = attach(model, codebooks, error_term=self.error_term, read=False)
+                parts = zip(conditions.values(), rows, strict=True)
+                edits = [edit for part in parts for edit in self.edits(*part)]
+                within = attach(model, codebooks, error_term=self.error_term, read=False).edit(
+                    *edits, positions=self.positions, fraction=self.fraction, seed=seed, when=self.when
+                )
                 written = continue_prompts(
                     model,
                     batch * len(conditions),
                     self.n_tokens,
-                    within=attached.edit(
-                        *itertools.chain(*edits),
-                        positions=self.positions,
-                        fraction=self.fraction,
-                        seed=seed,
-                        when=self.when,
-                    ),
+                    within=within,
                     temperature=self.temperature,
                     seed=seed,
                     chat=self.chat,
