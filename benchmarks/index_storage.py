@@ -25,7 +25,8 @@ from benchmarks.code_index import D_HEAD, HEADS, MATCHES, make_index, repeated
 from benchmarks.common import arguments, timed
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.codesearch import CodeIndex
-from interp.codesearch.index import count_and_list, positions
+from interp.codesearch.build import count_and_list
+from interp.codesearch.index import positions
 from interp.codesearch.layout import IdFile, Layout
 from interp.codesearch.search import count_at
 

@@ -10,6 +10,7 @@ times as long.
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +23,18 @@ from interp.bottlenecks import Codebook
 from interp.bottlenecks.edits import code_name
 from interp.bottlenecks.store import PRETRAINED, Codebooks, codebooks_fingerprint, describe_text
 from interp.cli.render_codes import print_labels
-from interp.codesearch import Book, Labels, label_index
+from interp.codesearch import Book, CodeIndex, Labels, label_index
 from interp.codesearch.build import WORK, finish
 from interp.codesearch.corpus import Corpus, read_corpus
 from interp.codesearch.firing_stats import Gathered
 from interp.codesearch.index import IDS
-from interp.codesearch.labels import LABELS, LEAST, MIXED, RARE
+from interp.codesearch.labels import LABELS, LEAST, MIXED, RARE, starts_of
 from interp.codesearch.layout import IdFile, Layout, names_of_groups
 from interp.files import read_json, write_json, write_text
 from interp.models.embedded import packaged_folder
 from interp.progress import bar
 from interp.report import wording
 from interp.text import load_text
-from interp.text.special import between, first_token
 
 NAMES = ("smollm2-135m-instruct-k1", "smollm2-135m-instruct-mlps-k1")
 KINDS = ("news", "articles", "reviews", "answers", "stories", "medicine", "wiki", "c", "python", "html")
@@ -139,17 +139,33 @@ def label(folder: Path) -> None:
         "text": {**read_json(folder / "text.json"), "n_tokens": n * CONTEXT},
         "error_term": True,
     }
-    labels = label_index(finish(place, file, corpus, Gathered(layout.n_codes), request), stage=bar)
+    finish(place, file, corpus, Gathered(layout.n_codes), request)
+    labels = label_index(CodeIndex.open(place), stage=bar)
     for name in NAMES:
         codebooks = Codebooks.from_pretrained(name)
         names = [part.name for part in parts if part.site in codebooks.sites]
-        labels.part(names, codebooks.fingerprint).save(PRETRAINED / name / LABELS)
+        part_of(labels, names, codebooks.fingerprint).save(PRETRAINED / name / LABELS)
+
+
+def part_of(labels: Labels, names: Sequence[str], fingerprint: str) -> Labels:
+    """Those of some of the books, which are codebooks of their own."""
+    kept = np.concatenate([np.arange(b, b + n) for b, n in (labels.starts[name] for name in names)])
+    used, numbers = np.unique(labels.columns["text"][kept], return_inverse=True)
+    columns = {name: column[kept] for name, column in labels.columns.items()} | {"text": numbers}
+    sites = {name.partition(".")[0] for name in names}
+    about = {
+        **labels.about,
+        "books": fingerprint,
+        "random": {site: random for site, random in labels.about["random"].items() if site in sites},
+        "texts": [labels.texts[i] for i in used.tolist()],
+    }
+    return Labels(about, starts_of(names, [labels.starts[name][1] for name in names]), columns)
 
 
 def corpus_of(tokens: np.ndarray, sources: np.ndarray) -> Corpus:
     """Of blocks of tokens that :func:`~interp.text.load_text` gave."""
     tokenizer = load_model().tokenizer
-    return read_corpus(tokens, tokenizer, 49152, first_token(tokenizer), between(tokenizer), sources)
+    return read_corpus(tokens, tokenizer, 49152, sources)
 
 
 def show(seed: int, n: int) -> None:

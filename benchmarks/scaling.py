@@ -15,7 +15,8 @@ import torch
 
 from benchmarks.common import arguments, timed
 from interp.bottlenecks import Codebook, CodebookConfig
-from interp.codesearch.index import count_and_list, positions, span_of
+from interp.codesearch.build import count_and_list
+from interp.codesearch.index import positions, span_of
 from interp.codesearch.layout import Book, IdFile, Layout
 from interp.executor import Job, _next
 

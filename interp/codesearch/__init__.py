@@ -1,30 +1,13 @@
 """The codes of a corpus on disk, and what can be asked of them. See ``docs/code_index.md``."""
 
-from interp.codesearch.build import build_index, build_parts
+from interp.codesearch.build import build_parts
 from interp.codesearch.contexts import Context, code_contexts, context_at
 from interp.codesearch.explain import Endpoint, Explanation, explain_codes, explanations_of
-from interp.codesearch.index import CodeIndex, Similarities, Top
-from interp.codesearch.labels import Label, Labels, label_index, labels_of
+from interp.codesearch.index import CodeIndex, Similarities, build_index
+from interp.codesearch.labels import Labels, label_index, labels_of
 from interp.codesearch.layout import Book
-from interp.codesearch.page import (
-    CodePage,
-    LogitLens,
-    Neighbour,
-    code_page,
-    logit_lens,
-    nearest_codes,
-    related_codes,
-    token_shares,
-)
-from interp.codesearch.search import (
-    CodeHit,
-    CodeScores,
-    Matches,
-    find_regex,
-    score_codes,
-    search_regex,
-    search_token,
-)
+from interp.codesearch.page import CodePage, LogitLens, code_page, logit_lens, nearest_codes, related_codes
+from interp.codesearch.search import CodeHit, CodeScores, find_regex, search_regex, search_token
 from interp.codesearch.similar import Similar, all_prompt_codes, prompt_codes, search_similar
 
 __all__ = [
@@ -36,14 +19,10 @@ __all__ = [
     "Context",
     "Endpoint",
     "Explanation",
-    "Label",
     "Labels",
     "LogitLens",
-    "Matches",
-    "Neighbour",
     "Similar",
     "Similarities",
-    "Top",
     "all_prompt_codes",
     "build_index",
     "build_parts",
@@ -59,9 +38,7 @@ __all__ = [
     "nearest_codes",
     "prompt_codes",
     "related_codes",
-    "score_codes",
     "search_regex",
     "search_similar",
     "search_token",
-    "token_shares",
 ]

@@ -42,18 +42,8 @@ class Annotations:
         self.path, self.books = Path(path), books
 
     def all(self) -> dict[tuple[str, int], Annotation]:
-        """Every code that has a star or a note, by book and id.
-
-        Raises:
-            InputError: a damaged file.
-        """
-        found = self._read().get(self.books, {})
-        try:
-            return {
-                parse_code(name): Annotation(bool(n["star"]), str(n["text"])) for name, n in found.items()
-            }
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise self._damaged() from None
+        """Every code that has a star or a note, by book and id; :class:`InputError` for a damaged file."""
+        return self._read()[1]
 
     def write(
         self,
@@ -66,12 +56,7 @@ class Annotations:
     ) -> Annotation:
         """Change what is given and leave the rest; a note without star and text is removed.
 
-        Args:
-            was: the text that ``text`` is to replace, if only that one.
-
-        Raises:
-            InputError: a note that is too long or no Unicode text, or that was changed meanwhile; a damaged file, or
-                one that cannot be written.
+        :class:`InputError` where the text is no more ``was``, what it is to replace, or cannot be kept.
         """
         if text is not None:
             check_unicode(text)
@@ -80,7 +65,8 @@ class Annotations:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=PATIENCE):
-                note = self.all().get((book, code), Annotation())
+                stored, notes = self._read()
+                note = notes.get((book, code), Annotation())
                 if star is not None:
                     note = replace(note, star=star)
                 if text is not None:
@@ -89,31 +75,28 @@ class Annotations:
                             f"this note was changed meanwhile, to {note.text!r}, so yours was not kept; it was: {text}"
                         )
                     note = replace(note, text=text.strip())
-                annotations = self._read()
-                own = dict(annotations.get(self.books, {}))
-                own.pop(code_name(book, code), None)
-                if note != Annotation():
-                    own[code_name(book, code)] = asdict(note)
-                write_json(self.path, {"format": FORMAT, "annotations": {**annotations, self.books: own}})
+                notes[book, code] = note
+                kept = {code_name(*key): asdict(n) for key, n in notes.items() if n != Annotation()}
+                write_json(self.path, {"format": FORMAT, "annotations": {**stored, self.books: kept}})
         except Timeout:
             raise InputError(f"{self.path} is locked by another process: try again") from None
         except OSError as error:
             raise InputError(f"cannot write {self.path}: {error.strerror}") from None
         return note
 
-    def _read(self) -> dict[str, Any]:
-        """Notes by codebooks."""
+    def _read(self) -> tuple[dict[str, Any], dict[tuple[str, int], Annotation]]:
+        """What is stored, by codebooks, and the notes on these."""
         try:
-            found = read_json(self.path)
+            file = read_json(self.path)
+            if isinstance(file, dict) and file.get("format") == FORMAT:
+                stored = file["annotations"]
+                notes = {
+                    parse_code(name): Annotation(bool(note["star"]), str(note["text"]))
+                    for name, note in stored.get(self.books, {}).items()
+                }
+                return stored, notes
         except FileNotFoundError:
-            return {}
-        except (OSError, ValueError):
-            raise self._damaged() from None
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            raise InputError(f"{self.path} is not of format {FORMAT}, which this version reads")
-        if not isinstance(found.get("annotations"), dict):
-            raise self._damaged()
-        return found["annotations"]
-
-    def _damaged(self) -> InputError:
-        return InputError(f"{self.path} is damaged: mend it, or move it away to begin anew")
+            return {}, {}
+        except (OSError, AttributeError, KeyError, TypeError, ValueError):
+            raise InputError(f"{self.path} is damaged: mend it, or move it away to begin anew") from None
+        raise InputError(f"{self.path} is not of format {FORMAT}, which this version reads")

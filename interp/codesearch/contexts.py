@@ -47,47 +47,43 @@ def code_contexts(
     start: int = 0,
     before: int = 16,
     after: int = 8,
-    tokens: Int[np.ndarray, " token"] | None = None,
 ) -> list[Context]:
-    """Where a code is on.
+    """Where a code is on; :class:`InputError` if there is no such book, code or order.
 
     Args:
         order: of :data:`ORDERS`.
         n: how many; all if None.
         start: how many are left out in front, in the corpus' order.
         before, after: tokens around each.
-        tokens: all with the code, if they are known.
-
-    Raises:
-        InputError: no such book, code or order.
     """
     if order not in ORDERS:
         raise InputError(f"order {order!r}: choose {', '.join(ORDERS)}")
-    around = {"before": before, "after": after}
-    if order in RANKS:
-        top = index.top(book, code, order)
-        ranked = list(zip(top.tokens.tolist(), top.similarity.tolist(), top.margin.tolist(), strict=True))[:n]
-        return [
-            context_at(index, token, book, code, **around, similarity=similarity, margin=margin)
-            for token, similarity, margin in ranked
-        ]
-    every = index.positions(book, code) if tokens is None else tokens
-    end = None if n is None else start + n
-    some = every[start:end] if order == "corpus" or n is None else spaced(every, n)
-    return [context_at(index, token, book, code, **around) for token in some.tolist()]
+    top = index.top(book, code, order) if order in RANKS else None
+    if top is not None:
+        tokens = top.tokens[:n]
+    elif order == "spread" and n is not None:
+        tokens = spaced(index.positions(book, code), n)
+    else:
+        tokens = index.positions(book, code)[start:][:n]
+    found = [context_at(index, token, book, code, before=before, after=after) for token in tokens.tolist()]
+    if top is None:
+        return found
+    strengths = zip(found, top.similarity[:n].tolist(), top.margin[:n].tolist(), strict=True)
+    return [replace(context, similarity=similar, margin=margin) for context, similar, margin in strengths]
 
 
 def match_contexts(
     index: CodeIndex, matches: Matches, n: int = 10, *, before: int = 16, after: int = 16
 ) -> list[Context]:
     """Matches of a search, evenly spaced, in the contexts of their first tokens; active is what lies in a match."""
-    inside = np.unique(matches.tokens)
+    inside = np.zeros(index.n_tokens, bool)
+    inside[matches.tokens] = True
     firsts = matches.tokens[np.flatnonzero(np.diff(matches.match, prepend=-1))]
     found = []
     for token in spaced(firsts, n).tolist():
         context = context_at(index, token, before=before, after=after)
-        here = token - context.focus + np.arange(len(context.pieces))
-        found.append(replace(context, active=np.isin(here, inside).tolist()))
+        first = token - context.focus
+        found.append(replace(context, active=inside[first : first + len(context.pieces)].tolist()))
     return found
 
 
@@ -99,13 +95,10 @@ def context_at(
     *,
     before: int = 16,
     after: int = 8,
-    similarity: float | None = None,
-    margin: float | None = None,
 ) -> Context:
     """One token of the corpus with its neighbours; with a code, where else that is on.
 
-    Raises:
-        InputError: no such token, book or code.
+    :class:`InputError` if there is no such token, book or code.
     """
     if not 0 <= token < index.n_tokens:
         raise InputError(f"token {token}: the corpus has 0 to {index.n_tokens - 1}")
@@ -123,8 +116,6 @@ def context_at(
         corpus.pieces(corpus.tokens[first:end]),
         token - first,
         active.tolist(),
-        similarity,
-        margin,
     )
 
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from interp.errors import InputError
-from interp.text.special import check_unicode
+from interp.text.special import between, check_unicode, first_token
 
 INVALID = "\x1a"
 """Stands for each byte that is no part of a character; one byte, so that offsets stay."""
@@ -49,11 +49,7 @@ class Corpus:
 
     @cached_property
     def ends(self) -> Int[np.ndarray, " token"]:
-        """Where each token ends in :attr:`text`; a special token ends where it begins.
-
-        Raises:
-            InputError: tokens that the vocabulary lacks, or another length than the text's.
-        """
+        """Where each token ends in :attr:`text`; a special token ends where it begins."""
         lengths = np.diff(self.vocabulary_ends, prepend=0) * ~self.special
         self._check(self.tokens)
         ends = np.cumsum(lengths[self.tokens])
@@ -111,14 +107,10 @@ class Corpus:
         return found
 
     def find_tokens(self, text: str) -> Int[np.ndarray, " n"]:
-        """Ids of the vocabulary that are this text, with or without a space in front; of spaces alone, just these.
-
-        Raises:
-            InputError: it is no Unicode text.
-        """
+        """Ids of the vocabulary that are this text, with or without a space in front; of spaces alone, just these."""
         check_unicode(text)
-        bare = text.removeprefix(" ") if text.strip(" ") else text
-        wanted = {bare.encode()} | ({f" {bare}".encode()} if bare.strip(" ") else set())
+        bare = text.removeprefix(" ").encode()
+        wanted = {bare, b" " + bare} if text.strip(" ") else {text.encode()}
         lengths = np.diff(self.vocabulary_ends, prepend=0)
         likely = np.flatnonzero(np.isin(lengths, [len(w) for w in wanted]))
         return np.array([i for i in likely if self.token_bytes(int(i)) in wanted], np.int64)
@@ -128,41 +120,30 @@ def read_corpus(
     tokens: Int[np.ndarray, "block pos"],
     tokenizer: PreTrainedTokenizerBase,
     d_vocab: int,
-    begin: int | None,
-    join: int | None,
     sources: Int[np.ndarray, " block"] | None = None,
 ) -> Corpus:
-    """A corpus from blocks of text.
-
-    Args:
-        begin: token in front of every block, if any.
-        join: token behind every document, if any; without one every block is a document.
-        sources: which source each block is from: where another begins, a document does.
-    """
-    n_blocks, context = tokens.shape
+    """A corpus from blocks of text. Where no token stands between documents every block is one. Where a block is from
+    another source than the one before, a document begins."""
+    begin, join = first_token(tokenizer), between(tokenizer)
     table, special = vocabulary(tokenizer, d_vocab)
-    last = np.zeros(tokens.shape, bool)
+    last = np.full(tokens.shape, False) if join is None else tokens == join
     if join is None:
         last[:, -1] = True
-    else:
-        last = tokens == join
-        if begin is not None:
-            last[:, 0] = False
-        if sources is not None:
-            last[:-1, -1] |= sources[1:] != sources[:-1]
+    elif begin is not None:
+        last[:, 0] = False
+    if sources is not None:
+        last[:-1, -1] |= sources[1:] != sources[:-1]
     flat = tokens.reshape(-1)
-    documents = np.concatenate([[0], np.flatnonzero(last.reshape(-1)) + 1])
-    documents = documents[documents < len(flat)].astype(np.int64)
+    documents = np.append(0, np.flatnonzero(last.reshape(-1)[:-1]) + 1)
     plain = [b"" if is_special else part for part, is_special in zip(table, special, strict=True)]
-    bounds = [*documents.tolist(), len(flat)]
     parts = []
-    for first, end in zip(bounds[:-1], bounds[1:], strict=True):
-        raw = b"".join([plain[t] for t in flat[first:end].tolist()])
+    for document in np.split(flat, documents[1:]):
+        raw = b"".join([plain[t] for t in document.tolist()])
         parts.append(raw.decode("utf-8", "interp-same-length").encode())
     small = flat.astype(np.uint16 if d_vocab <= 2**16 else np.uint32)
     return Corpus(
         small,
-        context,
+        tokens.shape[1],
         documents,
         np.frombuffer(b"".join(table), np.uint8),
         np.cumsum([len(part) for part in table], dtype=np.int64),
@@ -185,19 +166,14 @@ def vocabulary(
     table: list[bytes] = []
     special = np.ones(d_vocab, bool)
     for i, name in enumerate(names):
-        if name is None:
-            table.append(b"")
-            continue
-        if i in added:
+        special[i] = name is None or (added[i].special if i in added else i in tokenizer.all_special_ids)
+        if i in added and name is not None:
             table.append(added[i].content.encode())
-            special[i] = added[i].special
-            continue
-        special[i] = i in tokenizer.all_special_ids
-        if byte_level and all(letter in alphabet for letter in name):
+        elif name and byte_level and all(letter in alphabet for letter in name):
             table.append(bytes(alphabet[letter] for letter in name))
-        elif match := _BYTE_TOKEN.fullmatch(name):
+        elif name and (match := _BYTE_TOKEN.fullmatch(name)):
             table.append(bytes([int(match[1], 16)]))
         else:
-            table.append(name.replace("\u2581", " ").encode())
+            table.append((name or "").replace("\u2581", " ").encode())
     table += [b""] * (d_vocab - len(table))
     return table, special

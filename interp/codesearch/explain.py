@@ -56,9 +56,9 @@ class Endpoint:
     def __call__(self, question: str) -> str:
         """The model's answer; an :class:`InputError` if the server is not there, refuses, or says something else."""
         body = {"model": self.model, "messages": [{"role": "user", "content": question}], "temperature": 0}
-        headers = {"Content-Type": "application/json"} | (
-            {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        )
+        headers = {"Content-Type": "application/json"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
         address = f"{self.url.rstrip('/')}/chat/completions"
         try:
             request = urllib.request.Request(address, json.dumps(body).encode(), headers)
@@ -92,19 +92,15 @@ class Explanation:
 
 
 def explanations_of(index: CodeIndex) -> dict[str, Explanation]:
-    """Those kept with an index, by code (``a12.h3=97``); none where they are of other codebooks.
-
-    Raises:
-        InputError: a damaged file.
-    """
+    """Those kept with an index, by code (``a12.h3=97``); none where they are of other codebooks."""
     path = index.folder / FILE
-    if not path.is_file():
-        return {}
     try:
         kept = read_json(path)
         if kept["books"] != index.manifest["books"]["fingerprint"]:
             return {}
         return TypeAdapter(dict[str, Explanation]).validate_python(kept["explanations"])
+    except FileNotFoundError:
+        return {}
     except (LookupError, TypeError, ValueError):
         raise InputError(f"{path} is damaged: delete it and ask again") from None
 
@@ -120,55 +116,52 @@ def explain_codes(
 ) -> dict[str, Explanation]:
     """Explain codes and measure it; each answer is kept with the index, and not asked for again.
 
-    Args:
-        ask: given a question, the answer; an :class:`Endpoint`.
-        model: whose answers they are.
-
-    Raises:
-        InputError: no such code, one that is on or off too rarely, a corpus of one document, or what ``ask`` raises.
+    :class:`InputError` for a code that is on or off too rarely, or a corpus of one document. ``ask`` answers a
+    question, as an :class:`Endpoint` does, and ``model`` is whose answers they are.
     """
     half = halves(index.corpus, seed)
     on = {code_name(*code): index.positions(*code) for code in codes}
     for name, tokens in on.items():
         first, second = np.bincount(half[tokens], minlength=2)
         if min(first, second) < 2 or half.sum() - second < ASKED:
-            told = f"{first} tokens of one half of the documents and {second} of the other"
             raise InputError(
-                f"code {name}: it is on at {told}; two of each are needed, and {ASKED} without it"
+                f"code {name}: it is on at {first} tokens of one half of the documents and {second} of the other; "
+                f"two of each are needed, and {ASKED} without it"
             )
-    known, made_with = explanations_of(index), index.manifest["books"]["fingerprint"]
-    found = {
-        name: known[name]
-        for name in on
-        if name in known and (known[name].model, known[name].seed) == (model, seed)
-    }
+    kept = explanations_of(index)
+    known = {name: kept[name] for name in on if name in kept}
+    known = {name: one for name, one in known.items() if (one.model, one.seed) == (model, seed)}
 
-    def keep(name: str, one: Explanation) -> None:
-        found[name] = one
+    def keep(name: str, explanation: Explanation) -> None:
+        known[name] = explanation
         with FileLock(index.folder / f".{FILE}.lock"):  # another process may ask another model
-            kept = {code: asdict(its) for code, its in (explanations_of(index) | {name: one}).items()}
-            write_json(index.folder / FILE, {"books": made_with, "explanations": kept})
+            every = {
+                code: asdict(its) for code, its in (explanations_of(index) | {name: explanation}).items()
+            }
+            made_with = index.manifest["books"]["fingerprint"]
+            write_json(index.folder / FILE, {"books": made_with, "explanations": every})
 
     with stage("asking", 2 * len(on)) as done:
         for name, tokens in on.items():
-            if name not in found:
+            if name not in known:
                 shown = spaced(tokens[half[tokens] == 0], SHOWN)
                 keep(name, Explanation(_line(ask(EXPLAIN.format(_texts(index, shown)))), model, seed))
             done(1)
         names = list(on)
         for number, (name, tokens) in enumerate(on.items()):
-            if found[name].f1 is None:
+            if known[name].f1 is None:
                 rng = np.random.default_rng([seed, number])
-                some = spaced(tokens[half[tokens] == 1], ASKED)
+                with_it = spaced(tokens[half[tokens] == 1], ASKED)
                 others = np.setdiff1d(np.flatnonzero(half == 1), tokens)
-                mixed = rng.permutation(np.concatenate([some, rng.choice(others, len(some), replace=False)]))
-                true, texts = np.isin(mixed, some), _texts(index, mixed)
-                said = [found[one].text for one in [name, *names[number + 1 :], *names[:number]][:2]]
-                own, *null = (_score(ask(DETECT.format(text, texts)), true) for text in said)
+                without = rng.choice(others, len(with_it), replace=False)
+                mixed = rng.permutation(np.concatenate([with_it, without]))
+                true, texts = np.isin(mixed, with_it), _texts(index, mixed)
+                asked = [known[other].text for other in [name, *names[number + 1 :], *names[:number]][:2]]
+                own, *null = (_score(ask(DETECT.format(text, texts)), true) for text in asked)
                 by_other = null[0][2] if null else None
-                keep(name, Explanation(found[name].text, model, seed, *own, by_other, len(mixed)))
+                keep(name, Explanation(known[name].text, model, seed, *own, by_other, len(mixed)))
             done(1)
-    return {name: found[name] for name in on}
+    return {name: known[name] for name in on}
 
 
 def _texts(index: CodeIndex, tokens: Any) -> str:

@@ -12,8 +12,6 @@ Codes are just on or off, so contexts need another rank:
 Histograms are of the cosine with the whole vector, fired or not, so that both are of one quantity.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -33,7 +31,7 @@ BINS = np.linspace(-1, 1, 25)
 EVERY = 16
 """One token in so many counts for the similarities of codes that did not fire."""
 _PER_OCTAVE = 8
-_TENSORS = ("token", "similarity", "margin", "histogram")
+_CONTEXT = ("token", "similarity", "margin")
 
 
 class FiringStatsWrapper(CodebookWrapper):
@@ -56,20 +54,32 @@ class FiringStatsWrapper(CodebookWrapper):
 
 @torch.no_grad()
 def _strengths(book: Dictionary, x: Tensor, codes: Codes) -> tuple[Tensor, ...]:
-    config = book.config
+    config, sizes = book.config, list(code_sets(book.config))
     rows = book.comparable(book.rows(x))  # [dictionary, row, d]
     ids, values = (
         part.reshape(-1, config.groups, config.k).transpose(0, 1) for part in (codes.ids.long(), codes.values)
     )
     compared = book.search_cache().codes
     unit = torch.nn.functional.normalize(compared, dim=-1)
+    which = torch.arange(len(compared), device=ids.device)[:, None]
+
+    def measured(rows: Tensor, ids: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+        """Similarity, margin, and cosine with the whole vector."""
+        whole, margin = _similarity(rows, ids, unit, sizes)
+        if not book.successive or config.k == 1:
+            return whole, margin, whole
+        rest, found = rows.clone(), []
+        for slot in range(config.k):
+            taken = ids[..., slot]
+            similarity, margin = _similarity(rest, taken[..., None], unit, sizes)
+            found.append((similarity, margin[..., slot % len(sizes), None]))
+            rest -= values[..., slot, None] * compared[which, taken]
+        return *(torch.cat(part, -1) for part in zip(*found, strict=True)), whole
+
     step = max(1, similarities_at_once(rows) // (config.groups * config.n_codes))
-    sizes = code_sets(config)
-    parts = []
-    for some, taken, value in zip(*(part.split(step, dim=1) for part in (rows, ids, values)), strict=True):
-        found = (_one_by_one if book.successive else _at_once)(some, taken, value, compared, unit, sizes)
-        parts.append(found)
-    similarity, margin, whole = (torch.cat(part, 1).transpose(0, 1) for part in zip(*parts, strict=True))
+    parts = zip(*(part.split(step, dim=1) for part in (rows, ids, values)), strict=True)
+    strengths = zip(*(measured(*part) for part in parts), strict=True)
+    similarity, margin, whole = (torch.cat(part, 1).transpose(0, 1) for part in strengths)
     # where heads share a dictionary they lie among the rows: a token is sampled with all of its heads
     heads = x.shape[2] if x.ndim == 4 and config.groups == 1 else 1
     sampled = rows.unflatten(1, (-1, heads))[:, ::EVERY].flatten(1, 2)
@@ -78,31 +88,14 @@ def _strengths(book: Dictionary, x: Tensor, codes: Codes) -> tuple[Tensor, ...]:
     return ids, similarity, margin, whole, sampled.transpose(0, 1)
 
 
-def _at_once(
-    rows: Tensor, ids: Tensor, _values: Tensor, _codes: Tensor, unit: Tensor, sizes: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _similarity(rows: Tensor, ids: Tensor, unit: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
+    """Of the codes that were chosen, and by how much it is above the best one that was passed over, of each set."""
     similar = torch.nn.functional.normalize(rows, dim=-1) @ unit.mT
     similarity = similar.gather(-1, ids)
     if ids.shape[-1] == unit.shape[-2]:
-        return similarity, similarity, similarity
-    left = similar.scatter_(-1, ids, -torch.inf).split(list(sizes), -1)
-    best = torch.stack([part.amax(-1) for part in left], -1)  # that was passed over, of each set
-    return similarity, similarity - best, similarity
-
-
-def _one_by_one(
-    rows: Tensor, ids: Tensor, values: Tensor, codes: Tensor, unit: Tensor, sizes: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    whole = (torch.nn.functional.normalize(rows, dim=-1) @ unit.mT).gather(-1, ids)
-    rest, found = rows.clone(), []
-    which = torch.arange(len(codes), device=ids.device)[:, None]
-    for slot in range(ids.shape[-1]):
-        taken = ids[..., slot]
-        similarity, margin, _ = _at_once(rest, taken[..., None], values, codes, unit, sizes)
-        found.append((similarity, margin[..., slot % len(sizes), None]))
-        rest -= values[..., slot, None] * codes[which, taken]
-    similarity, margin = (torch.cat(part, -1) for part in zip(*found, strict=True))
-    return similarity, margin, whole
+        return similarity, similarity
+    left = similar.scatter_(-1, ids, -torch.inf).split(sizes, -1)
+    return similarity, similarity - torch.stack([part.amax(-1) for part in left], -1)
 
 
 class Gathered:
@@ -122,25 +115,19 @@ class Gathered:
         self.histogram = np.zeros((n_codes, 2, len(BINS) - 1), np.uint32)
 
     def state(self) -> dict[str, np.ndarray]:
-        return {name: getattr(self, name) for name in _TENSORS}
+        return dict(vars(self))
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        for name in _TENSORS:
-            getattr(self, name)[...] = state[name]
+        for name, tensor in vars(self).items():
+            tensor[...] = state[name]
 
     def merge(self, later: "Gathered", start: int) -> None:
         """What was gathered of tokens behind all of these, whose first is token ``start`` here: as if added one by
         one."""
         self.histogram += later.histogram
-        joined = {
-            "token": np.concatenate([self.token, later.token + np.uint32(start)], 2),
-            "similarity": np.concatenate([self.similarity, later.similarity], 2),
-            "margin": np.concatenate([self.margin, later.margin], 2),
-        }
-        for own, rank in enumerate(RANKS):
-            best = np.argsort(-joined[rank][:, own], axis=1, kind="stable")[:, :N_TOP]
-            for name, both in joined.items():
-                getattr(self, name)[:, own] = np.take_along_axis(both[:, own], best, 1)
+        moved = {**later.state(), "token": later.token + np.uint32(start)}
+        for number, rank in enumerate(RANKS):
+            self._take(rank, np.arange(len(self.token)), {name: moved[name][:, number] for name in _CONTEXT})
         self.token[self.margin == -np.inf] = 0
 
     def add(
@@ -156,37 +143,29 @@ class Gathered:
         for rank in RANKS:
             self._keep(rank, code, {"token": token, "similarity": similarity, "margin": margin})
 
-    def _keep(self, rank: str, code: Int[np.ndarray, " n"], found: dict[str, np.ndarray]) -> None:
+    def _keep(self, rank: str, code: Int[np.ndarray, " n"], firings: dict[str, np.ndarray]) -> None:
         """Put what is better than the worst that is kept in its place."""
-        own = RANKS.index(rank)
-        better = found[rank] > getattr(self, rank)[code, own, -1]
-        if not better.any():
-            return
-        code, found = code[better], {name: part[better] for name, part in found.items()}
-        order = np.lexsort((found["token"], -found[rank], code))
-        code = code[order]
-        first = np.flatnonzero(np.diff(code, prepend=-1))
-        place = np.arange(len(code)) - np.repeat(first, np.diff(first, append=len(code)))
+        better = np.flatnonzero(firings[rank] > getattr(self, rank)[code, RANKS.index(rank), -1])
+        order = better[np.lexsort((firings["token"][better], -firings[rank][better], code[better]))]
+        touched, first, row = np.unique(code[order], return_index=True, return_inverse=True)
+        place = np.arange(len(order)) - first[row]
         kept = place < N_TOP
-        order, place = order[kept], place[kept]
-        touched, row = np.unique(code[kept], return_inverse=True)
-        joined = {}
-        for name, part in found.items():
-            table = getattr(self, name)
-            new = np.full((len(touched), N_TOP), 0 if name == "token" else -np.inf, table.dtype)
-            new[row, place] = part[order]
-            joined[name] = np.concatenate([table[touched, own], new], 1)
-        best = np.argsort(-joined[rank], axis=1, kind="stable")[:, :N_TOP]
-        for name, both in joined.items():
-            getattr(self, name)[touched, own] = np.take_along_axis(both, best, 1)
+        new = {}
+        for name, part in firings.items():
+            new[name] = np.full((len(touched), N_TOP), 0 if name == "token" else -np.inf, part.dtype)
+            new[name][row[kept], place[kept]] = part[order[kept]]
+        self._take(rank, touched, new)
+
+    def _take(self, rank: str, codes: Int[np.ndarray, " code"], new: dict[str, np.ndarray]) -> None:
+        """The best of the contexts that these codes have and of later ones, [code, context]."""
+        at = codes, RANKS.index(rank)
+        both = {name: np.concatenate([getattr(self, name)[at], part], 1) for name, part in new.items()}
+        best = np.argsort(-both[rank], axis=1, kind="stable")[:, :N_TOP]
+        for name, part in both.items():
+            getattr(self, name)[at] = np.take_along_axis(part, best, 1)
 
     def add_silent(self, begin: int, similarity: Float[np.ndarray, "row code"], fired: np.ndarray) -> None:
-        """Similarities of all codes of one book at sampled tokens.
-
-        Args:
-            begin: where the book's codes begin.
-            fired: the ids of those rows, [row, k].
-        """
+        """Similarities of all codes of the book that begins at ``begin``; ``fired`` are the rows' ids, [row, k]."""
         n_codes, n_bins = similarity.shape[1], len(BINS) - 1
         flat = np.arange(n_codes) * n_bins + _bin(similarity)
         silent = np.ones(similarity.shape, bool)

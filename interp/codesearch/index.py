@@ -1,33 +1,17 @@
-"""An index on disk, and what it answers without a model.
-
-::
-
-    manifest.json     format, model, codebooks, text, layout, sizes; written last
-    ids.npy           uint16, block by block of 1024 tokens, in it [book, token, k]
-    counts.npy        tokens that carry each code;   lists.npy   the spans of tokens that hold it, one bit each
-    top_*.npy         best contexts of each code;    histogram.npy   its similarities, fired and not
-    tokens.npy  documents.npy  text.npy  vocabulary*.npy  special.npy     the text
-
-Which tokens carry a code: inverted lists at the resolution of a span of tokens, exact within it by comparison.
-
-Exact lists would cost as much again as the ids, even gap-coded (``docs/code_index.md``); all of one book's ids are
-compared with a code in milliseconds. So a list names the spans of tokens that hold the code, one bit each, and only
-those are read. The span is the shortest for which all lists take at most :data:`SHARE` of the ids.
-
-An index opened for many questions: what the first of them would wait for is read at once.
-"""
+"""What an index answers without a model; and how one is opened, or made."""
 
 import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped, UInt8, UInt32
-from pydantic import PositiveInt
+from jaxtyping import Float, Int, UInt8, UInt32
+from pydantic import PositiveInt, Strict
 
 from interp.bottlenecks import Dictionary
 from interp.bottlenecks.store import (
@@ -41,93 +25,43 @@ from interp.bottlenecks.store import (
     difference,
     manifest_fault,
 )
+from interp.codesearch.build import BATCH_SIZE, SAVE_SECONDS, WORK, folder_of, request_of, write_index
 from interp.codesearch.corpus import Corpus
 from interp.codesearch.firing_stats import BINS, N_TOP, RANKS, unpack_counts
-from interp.codesearch.layout import BLOCK, Book, IdFile, Layout
+from interp.codesearch.layout import BLOCK, CORPUS, FORMAT, IDS, MANIFEST, Book, IdFile, Layout, span_of
 from interp.errors import InputError
-from interp.files import atomic_path, read_json
+from interp.files import read_json, write_json
 from interp.models import Model
 from interp.progress import Stage, silent
 from interp.text import TextBlocks, load_text
 from interp.text.blocks import Split
 
-SHARE = 0.03
 _AT_ONCE = 256
 """Blocks compared at once: 4 MiB at eight codes a token, which the cache holds."""
-
-
-def span_of(layout: Layout) -> int:
-    """Blocks per span."""
-    blocks = 1
-    budget = SHARE * layout.n_ids * layout.dtype.itemsize
-    while blocks < layout.n_blocks and layout.n_codes * -(-layout.n_blocks // blocks) / 8 > budget:
-        blocks *= 2
-    return blocks
-
-
-def list_bytes(layout: Layout, span: int) -> int:
-    """Width of a code's packed list."""
-    n_spans = -(-layout.n_blocks // span)
-    return -(-n_spans // 8)
-
-
-def count_and_list(
-    ids: IdFile, span: int, stage: Stage = silent
-) -> tuple[UInt32[np.ndarray, " code"], UInt8[np.ndarray, "code byte"]]:
-    """How many tokens carry each code, and the packed list of each code's spans."""
-    layout = ids.layout
-    n_spans = -(-layout.n_blocks // span)
-    counts = np.zeros(layout.n_codes, np.uint32)
-    lists = np.zeros((layout.n_codes, list_bytes(layout, span)), np.uint8)
-    with stage("listing codes", len(layout.books)) as done:
-        for i, book in enumerate(layout.books):
-            view, n = ids.book(i), book.n_codes
-            begin = int(layout.codes[i])
-            present = np.zeros((n_spans, n), bool)
-            for s in range(n_spans):
-                found = np.bincount(view[s * span : (s + 1) * span].ravel(), minlength=n + 1)[:n]
-                counts[begin : begin + n] += found.astype(np.uint32)
-                present[s] = found > 0
-            lists[begin : begin + n] = np.packbits(present.T, axis=1)
-            done(1)
-    return counts, lists
 
 
 def positions(
     ids: IdFile, number: int, code: int, spans: UInt8[np.ndarray, " byte"], span: int
 ) -> Int[np.ndarray, " n"]:
-    """The tokens that carry a code, in order.
-
-    Args:
-        spans: the code's packed list.
-        span: blocks per span.
-    """
+    """The tokens that carry a code, in order; ``spans`` is its packed list, of ``span`` blocks each."""
     layout, view = ids.layout, ids.book(number)
     n_spans = -(-layout.n_blocks // span)
     listed = np.flatnonzero(np.unpackbits(spans)[:n_spans])
     blocks = (listed[:, None] * span + np.arange(span)).ravel()
     blocks = blocks[blocks < layout.n_blocks]
     found = [np.zeros(0, np.int64)]
-    for some in np.split(blocks, range(_AT_ONCE, len(blocks), _AT_ONCE)):
+    for begin in range(0, len(blocks), _AT_ONCE):
+        some = blocks[begin : begin + _AT_ONCE]
         # neighbouring blocks are compared where they lie
-        whole = len(some) and some[-1] - some[0] == len(some) - 1
+        whole = some[-1] - some[0] == len(some) - 1
         part = view[some[0] : some[-1] + 1] if whole else view[some]
         hit = np.flatnonzero(np.equal(part, code, order="C").reshape(-1)) // part.shape[-1]
         found.append(some[hit // BLOCK] * BLOCK + hit % BLOCK)
     return np.concatenate(found)
 
 
-def check_counts(found: Shaped[np.ndarray, " id"], n_codes: int, name: str) -> None:
-    """Raise :class:`InputError` if ids were counted that the book does not have."""
-    if len(found) > n_codes + 1:
-        raise InputError(f"the index is damaged: {name} has ids above {n_codes}; build it again")
-
-
-FORMAT = 2
-MANIFEST, IDS = "manifest.json", "ids.npy"
 MADE_WITH = ("architecture", "n_layers", "n_heads", "d_model", "d_vocab", "weights")
 """What must agree between the model that was indexed and the one that a prompt is read by."""
-CORPUS = ("tokens", "documents", "vocabulary", "vocabulary_ends", "special", "text")
 _TABLES = ("counts", "lists", "top_token", "top_similarity", "top_margin", "histogram")
 
 
@@ -151,7 +85,7 @@ class _Manifest(ManifestPart):
     context: PositiveInt
     n_tokens: PositiveInt
     span: PositiveInt
-    layout: list
+    layout: list[Annotated[tuple[str, str, int, int, int, int], Strict(False)]]
     bytes: dict
 
 
@@ -182,6 +116,7 @@ class NoIndexError(InputError):
     """A folder that holds something else, or nothing."""
 
 
+@dataclass(eq=False, repr=False)
 class CodeIndex:
     """Open one with :meth:`open`; everything is mapped, nothing is read before it is asked for.
 
@@ -192,21 +127,20 @@ class CodeIndex:
     Attributes:
         manifest: ``model``, ``books``, ``text``, ``error_term``, ``context``, ``versions`` …
         layout: the books, see :class:`~interp.codesearch.layout.Layout`.
+        counts: how many tokens carry each code, of all books behind each other.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        manifest: Mapping[str, Any],
-        layout: Layout,
-        ids: IdFile,
-        tables: Mapping[str, np.ndarray],
-        books: Mapping[str, Dictionary] | None = None,
-        books_within: Sequence[Path] | None = None,
-    ) -> None:
-        self.folder, self.manifest, self.layout, self.ids = folder, manifest, layout, ids
-        self.tables = tables
-        self._books, self._books_within = books, books_within
+    folder: Path
+    manifest: Mapping[str, Any]
+    layout: Layout
+    ids: IdFile
+    tables: Mapping[str, np.ndarray]
+    _books: Mapping[str, Dictionary] | None = None
+    _books_within: Sequence[Path] | None = None
+
+    def __post_init__(self) -> None:
+        self.books, self.n_tokens = self.layout.books, self.layout.n_tokens
+        self.counts: UInt32[np.ndarray, " code"] = self.tables["counts"]
 
     @classmethod
     def open(
@@ -228,20 +162,23 @@ class CodeIndex:
         folder = Path(folder)
         manifest = _read_manifest(folder)
         try:
-            layout = Layout(tuple(map(_book, manifest["layout"])), int(manifest["n_tokens"]))
-            _check_sizes(folder, manifest["bytes"])
+            layout = Layout(tuple(Book(*entry) for entry in manifest["layout"]), manifest["n_tokens"])
+            for name in (IDS, *(f"{table}.npy" for table in (*CORPUS, *_TABLES))):
+                size, wanted = (folder / name).stat().st_size, manifest["bytes"][name]
+                if size != wanted:
+                    raise _damaged(folder / name, f"{size} bytes, not {wanted}")
             tables = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in (*CORPUS, *_TABLES)}
-            _check_shapes(folder, layout, tables, manifest)
+            _check(folder, layout, tables, manifest)
             ids = IdFile.open(folder / IDS, layout)
         except InputError:
             raise
         except Exception as error:  # NumPy reads a header as Python: a damaged one may end in anything
             why = f"no {error} there" if isinstance(error, KeyError) else error
             raise InputError(f"the index {folder} is damaged: {why}; build it again") from None
-        found = cls(folder, manifest, layout, ids, tables, books, books_within)
+        index = cls(folder, manifest, layout, ids, tables, books, books_within)
         if books is not None:
-            found.check_books(books)
-        return found
+            index.check_books(books)
+        return index
 
     @classmethod
     def build(
@@ -258,36 +195,17 @@ class CodeIndex:
         stage: Stage = silent,
         **options: Any,
     ) -> "CodeIndex":
-        """Index the codes of a text; at once done where the folder holds this very index.
+        """:func:`build_index` of a text by its name.
 
         Args:
-            codebooks: by site. Of :class:`~interp.bottlenecks.store.Codebooks` the index notes the folder.
             text: blocks, or a spec of :mod:`interp.text.sources`: ``n_tokens`` in blocks of ``context``.
-            options: of :func:`~interp.codesearch.build.build_index`.
-
-        Raises:
-            InputError: no codebooks, or a folder that holds another index, or that another process is filling.
+            options: as of :func:`build_index`.
         """
-        from interp.codesearch.build import build_index  # which opens what it has made
-
         context = min(context, model.cfg.n_ctx)
         blocks = load_text(
             text, model, n_tokens=n_tokens, context=context, split=split, seed=seed, stage=stage
         )
         return build_index(model, codebooks, blocks, Path(folder), stage=stage, **options)
-
-    @property
-    def books(self) -> tuple[Book, ...]:
-        return self.layout.books
-
-    @property
-    def n_tokens(self) -> int:
-        return self.layout.n_tokens
-
-    @property
-    def counts(self) -> UInt32[np.ndarray, " code"]:
-        """How many tokens carry each code, of all books behind each other."""
-        return self.tables["counts"]
 
     @property
     def n_bytes(self) -> int:
@@ -309,34 +227,30 @@ class CodeIndex:
         return positions(self.ids, self.layout.number(book), code, spans, int(self.manifest["span"]))
 
     def top(self, book: str, code: int, by: str = "margin") -> Top:
-        """At most :data:`~interp.codesearch.firing_stats.N_TOP` contexts.
-
-        Args:
-            by: of :data:`~interp.codesearch.firing_stats.RANKS`.
-        """
+        """At most ``N_TOP`` contexts, by one of ``RANKS``, see :mod:`~interp.codesearch.firing_stats`."""
         own = self.layout.code(book, code), RANKS.index(by)
-        margin = self.tables["top_margin"][own].astype(np.float32)
-        n = int((margin > -np.inf).sum())
-        token = self.tables["top_token"][own][:n].astype(np.int64)
-        return Top(token, self.tables["top_similarity"][own][:n].astype(np.float32), margin[:n])
+        token, similarity, margin = (
+            self.tables[f"top_{name}"][own] for name in ("token", "similarity", "margin")
+        )
+        there = margin > -np.inf
+        return Top(
+            token[there].astype(np.int64), *(part[there].astype(np.float32) for part in (similarity, margin))
+        )
 
     def similarities(self, book: str, code: int) -> Similarities:
         fired, silent = unpack_counts(self.tables["histogram"][self.layout.code(book, code)])
         return Similarities(BINS, fired, silent)
 
     def codebooks(self) -> Mapping[str, Dictionary]:
-        """The codebooks by site: those given to :meth:`open`, or from the folder that the manifest names.
-
-        Raises:
-            InputError: they are not there any more, or are others.
-        """
+        """The codebooks by site: those given to :meth:`open`, or of the folder that the manifest names, if these are
+        there and the same."""
         if self._books is None:
-            where = self.manifest["books"].get("folder")
+            where = self.manifest["books"]["folder"]
             if where is None:
                 raise InputError("this index does not say where its codebooks are: open it with them")
             if self._books_within is not None:
                 _check_within(Path(where), self._books_within)
-            books, k = Codebooks.from_pretrained(Path(where)), {book.site: book.k for book in self.books}
+            books, k = Codebooks.from_pretrained(where), {book.site: book.k for book in self.books}
             # with as many codes a vector as were indexed
             kept = {site: book.with_k(k[site]) for site, book in books.items() if site in k}
             self.check_books(kept)
@@ -348,16 +262,13 @@ class CodeIndex:
         made = self.manifest["books"]
         own = {site: books[site] for site in made["sites"] if site in books}
         theirs, ours = made["fingerprint"], codebooks_fingerprint(own)
-        if theirs != ours:
-            raise InputError(
-                f"{self.folder} was made with other codebooks ({theirs}, not {ours}): build it again"
-            )
-        for site, config in made["configs"].items():
+        others = [] if theirs == ours else [f"other codebooks ({theirs}, not {ours})"]
+        for site, config in made["configs"].items() if not others else ():
             now = {key: value for key, value in asdict(own[site].config).items() if key in config}
             if now != config:
-                raise InputError(
-                    f"{self.folder} was made with another {difference(site, config, now)}: build it again"
-                )
+                others.append(f"another {difference(site, config, now)}")
+        if others:
+            raise InputError(f"{self.folder} was made with {others[0]}: build it again")
 
     def check_comparable(self, other: "CodeIndex") -> None:
         """Raise :class:`InputError` unless both have the codes of one model by the same codebooks."""
@@ -384,19 +295,12 @@ def _check_within(where: Path, folders: Sequence[Path]) -> None:
     inside = () if where.resolve().is_relative_to(PRETRAINED.resolve()) else where.rglob("*")
     try:
         # one after the other: where the folder itself is outside nothing in it is looked at
-        paths = itertools.chain([where], inside)
-        outside = next((p for p in paths if not any(map(p.resolve().is_relative_to, allowed))), None)
+        for path in itertools.chain([where], inside):
+            if not any(map(path.resolve().is_relative_to, allowed)):
+                why = f"are at {path}, which is not among the folders that are read"
+                raise InputError(f"the codebooks of this index {why}")
     except (OSError, RuntimeError) as error:  # a link to itself
         raise InputError(f"the codebooks of this index at {where} cannot be read ({error})") from None
-    if outside is not None:
-        raise InputError(
-            f"the codebooks of this index are at {outside}, which is not among the folders that are read"
-        )
-
-
-def save_array(path: Path, array: np.ndarray) -> None:
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
 
 
 def _damaged(path: Path, why: object) -> InputError:
@@ -406,7 +310,7 @@ def _damaged(path: Path, why: object) -> InputError:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
-        unfinished = (folder / ".work").is_dir()
+        unfinished = (folder / WORK).is_dir()
         why = "it is not finished; the same build command goes on" if unfinished else f"no {MANIFEST} there"
         raise NoIndexError(f"{folder} is no code index: {why}")
     try:
@@ -424,53 +328,79 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _book(entry: Sequence) -> Book:
-    book = Book(*entry)
-    if not (isinstance(book.name, str) and isinstance(book.site, str)):
-        raise TypeError(f"{entry!r} is no book")
-    return book
-
-
-def _check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
-    for name in (IDS, *(f"{table}.npy" for table in (*CORPUS, *_TABLES))):
-        found = (folder / name).stat().st_size
-        if found != sizes[name]:
-            raise _damaged(folder / name, f"{found} bytes, not {sizes[name]}")
-
-
-def _check_shapes(
+def _check(
     folder: Path, layout: Layout, tables: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
 ) -> None:
-    n = layout.n_codes
-    best = n, len(RANKS), N_TOP
-    wanted = {
+    """Raise :class:`InputError` for files that are cut or changed, or a manifest that does not fit them."""
+    n, span, begins = layout.n_codes, span_of(layout), tables["documents"]
+    top = n, len(RANKS), N_TOP
+    shapes = {
         "tokens": (layout.n_tokens,),
         "counts": (n,),
-        "lists": (n, list_bytes(layout, manifest["span"])),
-        **dict.fromkeys(("top_token", "top_similarity", "top_margin"), best),
+        "lists": (n, -(-layout.n_blocks // (8 * span))),
+        **dict.fromkeys(("top_token", "top_similarity", "top_margin"), top),
         "histogram": (n, 2, len(BINS) - 1),
         "vocabulary_ends": tables["special"].shape,
     }
-    for name, shape in wanted.items():
-        if tables[name].shape != shape:
-            raise _damaged(folder / f"{name}.npy", f"{tables[name].shape}, not {shape}")
-    if manifest["span"] != span_of(layout):
-        raise _damaged(folder / MANIFEST, f"a span of {manifest['span']}, not {span_of(layout)}")
+    for name, table in tables.items():
+        if table.shape != (shape := shapes.get(name, table.shape)):
+            raise _damaged(folder / f"{name}.npy", f"{table.shape}, not {shape}")
+    if manifest["span"] != span:
+        raise _damaged(folder / MANIFEST, f"a span of {manifest['span']}, not {span}")
     if layout.n_tokens % manifest["context"]:
         why = f"{layout.n_tokens} tokens are no whole blocks of {manifest['context']}"
         raise _damaged(folder / MANIFEST, why)
-    begins = tables["documents"]
     if not (len(begins) and begins[0] == 0 and (np.diff(begins) > 0).all() and begins[-1] < layout.n_tokens):
         raise _damaged(folder / "documents.npy", "it does not rise from 0")
 
 
-def ready_index(folder: Path, books_within: Sequence[Path]) -> CodeIndex:
-    """Open an index and read its text and its codebooks, where these may be read and are there.
+def build_index(
+    model: Model,
+    books: Mapping[str, Dictionary],
+    text: TextBlocks,
+    folder: Path,
+    *,
+    error_term: bool = True,
+    batch_size: int = BATCH_SIZE,
+    save_seconds: float = SAVE_SECONDS,
+    turn: Callable[[], AbstractContextManager] = contextlib.nullcontext,
+    stage: Stage = silent,
+) -> CodeIndex:
+    """Index the codes of a text; at once done where the folder holds this very index.
+
+    Args:
+        books: by site. Of :class:`~interp.bottlenecks.store.Codebooks` the index notes the folder, so that it can show
+            their vectors by itself.
+        error_term: codes of the plain model's activations, as steering reads them; without it every book is spliced in
+            and later ones see what the earlier ones leave.
+        batch_size: blocks of text per forward pass.
+        save_seconds: work that a killed build loses at most.
+        turn: held during each forward pass; a lock, where others use the model meanwhile.
 
     Raises:
-        InputError: as :meth:`CodeIndex.open`; a text that is not that of its tokens; a file that is a link to another
-            place.
+        InputError: no books, or a folder that holds another index or another one's beginnings, or that another
+            process is building in.
     """
+    folder, request = Path(folder), request_of(model, books, text, error_term)
+    if not (folder / MANIFEST).exists():
+        write_index(model, books, text, folder, request, batch_size, save_seconds, turn, stage)
+    try:
+        done = CodeIndex.open(folder)
+    except NoIndexError as error:
+        raise InputError(f"{error}: choose another folder") from None
+    except InputError as error:
+        raise InputError(f"{error} (delete the folder {folder} to build it anew)") from None
+    done.check_request(request)
+    made, where = done.manifest["books"], folder_of(books)
+    if where is not None and made["folder"] != where:  # they were moved
+        write_json(folder / MANIFEST, {**done.manifest, "books": {**made, "folder": where}})
+        done = CodeIndex.open(folder)
+    return done
+
+
+def ready_index(folder: Path, books_within: Sequence[Path]) -> CodeIndex:
+    """Open an index for many questions: what the first would wait for, text and codebooks, is read at once. No file of
+    it may be a link to another place."""
     import polars  # noqa: F401 - the engine of regular expressions
 
     for path in folder.iterdir():

@@ -16,9 +16,10 @@ Random codes are those of one book a site, each with its firings at other tokens
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from jaxtyping import Float, Int, Shaped
 
 from interp.bottlenecks.store import PRETRAINED, Codebooks
 from interp.codesearch.index import CodeIndex
-from interp.codesearch.patterns import MOST_VALUES, SIMPLER, Patterns, Variable
+from interp.codesearch.patterns import MOST_VALUES, SIMPLER, Boolean, Patterns, Variable
 from interp.errors import InputError
 from interp.files import atomic_path, parse_json
 from interp.progress import Stage, silent
@@ -67,23 +68,20 @@ class Label:
         return self.text not in (RARE, MIXED)
 
 
-@dataclass
 class _Best:
     """The best pattern so far of each code of a book.
 
     Attributes:
         score: on the first half, what is chosen by: F1 less the pattern's margin, or what :func:`_bits` gives.
         hits, tokens, fired: of the second half, with code and pattern, with the pattern, and with the code.
-        kind: number among booleans, then variables; −1 for none.
+        kind: number among the patterns; −1 for none.
         values: of a variable, by code.
     """
 
-    score: Float[np.ndarray, " code"]
-    hits: Int[np.ndarray, " code"]
-    tokens: Int[np.ndarray, " code"]
-    kind: Int[np.ndarray, " code"]
-    values: dict[int, list[int]]
-    fired: Int[np.ndarray, " code"]
+    def __init__(self, fired: Int[np.ndarray, " code"]) -> None:
+        self.fired, self.score = fired, np.zeros(len(fired))
+        self.hits, self.tokens = np.zeros((2, len(fired)), np.int64)
+        self.kind, self.values = np.full(len(fired), -1), dict[int, list[int]]()
 
     @property
     def f1(self) -> Float[np.ndarray, " code"]:
@@ -107,20 +105,18 @@ def best_patterns(
     width = 2 * (n_codes + 1)
     small = np.uint16 if width < 2**16 else np.int32  # numbers of 16 bits are sorted by radix
     slots = [(slot.astype(np.int64) * 2 + patterns.half).astype(small) for slot in ids.T]
-    fired = np.sum([np.bincount(slot, minlength=width) for slot in slots], 0).reshape(-1, 2)[:n_codes]
 
-    def nothing() -> _Best:
-        hits, tokens = np.zeros((2, n_codes), np.int64)
-        return _Best(np.zeros(n_codes), hits, tokens, np.full(n_codes, -1), {}, fired[:, 1])
+    def counted(tokens: Any) -> Int[np.ndarray, "code half"]:
+        found = np.sum([np.bincount(slot[tokens], minlength=width) for slot in slots], 0)
+        return found.reshape(-1, 2)[:n_codes]
 
-    best, mostly = nothing(), nothing()
-    every = np.arange(n_codes)
-    # of two patterns that are as good the first stays: one token before a class that it makes up
-    for kind, variable in enumerate(patterns.variables, len(patterns.booleans)):
-        _try_values(variable, slots, fired, best, mostly, patterns.sizes[0], kind)
-    for kind, pattern in enumerate(patterns.booleans):
-        hits = np.sum([np.bincount(slot[pattern.tokens], minlength=width) for slot in slots], 0)
-        hits = hits.reshape(-1, 2)[:n_codes]
+    every, fired = np.arange(n_codes), counted(slice(None))
+    best, mostly = _Best(fired[:, 1]), _Best(fired[:, 1])
+    for kind, pattern in enumerate(patterns.all):
+        if isinstance(pattern, Variable):
+            _try_values(pattern, slots, fired, best, mostly, patterns.sizes[0], kind)
+            continue
+        hits = counted(pattern.tokens)
         score = 2 * hits[:, 0] / np.maximum(fired[:, 0] + pattern.count[0], 1)
         best.take(every, score, hits[:, 1], pattern.count[1], kind)
         score = _bits(hits[:, 0] / np.maximum(fired[:, 0], 1), pattern.count[0] / max(patterns.sizes[0], 1))
@@ -137,6 +133,11 @@ def _bits(share: np.ndarray, of_all: np.ndarray | float) -> Float[np.ndarray, " 
     """share · log2 lift, where share and lift are large enough for *mostly*, else 0."""
     enough = (share >= MOSTLY) & (share >= LIFT * of_all)
     return np.where(enough, share * np.log2(np.where(enough, share / np.maximum(of_all, 1e-9), 1)), 0)
+
+
+def _runs(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " run"]:
+    """Where each run of equal values begins."""
+    return np.flatnonzero(np.diff(values, prepend=-1))
 
 
 def _try_values(
@@ -157,7 +158,7 @@ def _try_values(
     # by code, within it half and value
     order = np.argsort(row, kind="stable") if len(slots) == 1 else np.lexsort((values, row))
     key = row[order].astype(np.int64) * n_values + values[order]
-    starts = np.flatnonzero(np.diff(key, prepend=-1))
+    starts = _runs(key)
     key, hits = key[starts], np.diff(starts, append=len(key))
     row, value = np.divmod(key, n_values)
     first = np.flatnonzero((row % 2 == 0) & (hits > 1))  # once may be chance, and is most of them
@@ -171,7 +172,7 @@ def _try_values(
         at = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
         return np.where(key[at] == wanted, hits[at], 0)
 
-    begins = np.flatnonzero(np.diff(code, prepend=-1))
+    begins = _runs(code)
     sizes = np.diff(begins, append=len(code))
     alone = 2 * hit / (total + size)
     for found, score, margin in (
@@ -179,7 +180,7 @@ def _try_values(
         (mostly, _bits(hit / total, size / n_first), 0.0),
     ):
         top = np.flatnonzero(score == np.repeat(np.maximum.reduceat(score, begins), sizes))
-        top = top[np.flatnonzero(np.diff(code[top], prepend=-1))]
+        top = top[_runs(code[top])]
         held, marked = second(code[top], value[top]), variable.counts[1][value[top]]
         taken = found.take(code[top], score[top] - margin, held, marked, kind)
         ones = ([v] for v in value[top][taken].tolist())
@@ -194,7 +195,7 @@ def _try_values(
         gain = 2 * hit - reached[code] * size
         some = np.flatnonzero(gain > 0)
         some = some[np.lexsort((-gain[some], code[some]))]
-        begins = np.flatnonzero(np.diff(code[some], prepend=-1))
+        begins = _runs(code[some])
         rank = np.arange(len(some)) - np.repeat(begins, np.diff(begins, append=len(some)))
         some = some[rank < MOST_VALUES]
         together = np.bincount(code[some], hit[some], n_codes)
@@ -207,11 +208,9 @@ def _try_values(
     marked = np.bincount(code[some], variable.counts[1][value[some]], n_codes).astype(np.int64)
     sets = np.flatnonzero(several)
     score = reached[sets] - variable.margin - SIMPLER
-    taken = sets[best.take(sets, score, held[sets], marked[sets], kind)]
-    bounds = np.searchsorted(code[some], [taken, taken + 1])
-    for one, low, high in zip(taken.tolist(), *bounds.tolist(), strict=True):
-        own = some[low:high]
-        best.values[one] = value[own[np.argsort(-hit[own], kind="stable")]].tolist()
+    for taken in sets[best.take(sets, score, held[sets], marked[sets], kind)].tolist():
+        own = some[code[some] == taken]
+        best.values[taken] = value[own[np.argsort(-hit[own], kind="stable")]].tolist()
 
 
 @dataclass(frozen=True)
@@ -244,47 +243,43 @@ class Labels:
     def texts(self) -> list[str]:
         return self.about["texts"]
 
+    @cached_property
+    def _by_f1(self) -> list[tuple[str, int, str]]:
+        """Book, id and label of every code, by falling F1."""
+        names = [(name, code) for name, (_, n) in self.starts.items() for code in range(n)]
+        texts = self.columns["text"].tolist()
+        rows = np.argsort(-self.columns["f1"], kind="stable").tolist()
+        return [(*names[row], self.texts[texts[row]]) for row in rows]
+
     def codes(self, text: str) -> list[tuple[str, int]]:
         """Books and codes that have a label, by falling F1."""
-        wanted = self.texts.index(text) if text in self.texts else -1
-        rows = np.flatnonzero(self.columns["text"] == wanted)
-        rows = rows[np.argsort(-self.columns["f1"][rows], kind="stable")].tolist()
-        names, begins = list(self.starts), [begin for begin, _ in self.starts.values()]
-        at = np.searchsorted(begins, rows, side="right") - 1
-        return [(names[book], row - begins[book]) for book, row in zip(at.tolist(), rows, strict=True)]
+        return [(book, code) for book, code, own in self._by_f1 if own == text]
 
     def shares(self) -> dict[str, tuple[int, float, float, float, float, float]]:
         """By site: codes that are not rare; of them the shares with a name, with F1 of at least each of
         :data:`SHARES`, and the same of random codes.
         """
         measured = self.columns["firings"] >= LEAST
-        named = np.array([text not in (RARE, MIXED) for text in self.texts])
+        named = np.array([text not in (RARE, MIXED) for text in self.texts])[self.columns["text"]]
+        sizes = [n for _, n in self.starts.values()]
         found = {}
         for site, random in self.about["random"].items():
-            own = {
-                name: begins for name, begins in self.starts.items() if site in (name, name.partition(".")[0])
-            }
-            parts = [np.arange(begin, begin + n) for begin, n in own.values()]
-            some = np.concatenate(parts)
-            some = some[measured[some]]
-            f1, words = self.columns["f1"][some], named[self.columns["text"][some]]
-            n = max(len(some), 1)
-            shares = (at.sum() / n for at in (words, *(f1 >= bound for bound in SHARES)))
-            found[site] = (len(some), *shares, *random)
+            of_site = [site in (name, name.partition(".")[0]) for name in self.starts]
+            own = measured & np.repeat(of_site, sizes)
+            n, f1 = int(own.sum()), self.columns["f1"][own]
+            shares = (part.sum() / max(n, 1) for part in (named[own], *(f1 >= bound for bound in SHARES)))
+            found[site] = (n, *shares, *random)
         return found
 
     def clearest(self, n: int, *, per_site: int = 2) -> list[tuple[str, int]]:
         """Codes with a name by falling F1: of each name the best, and of each site the best few."""
-        text, seen, sites, found = self.columns["text"], {RARE, MIXED}, dict[str, int](), []
-        names = [(name, code) for name, (_, size) in self.starts.items() for code in range(size)]
-        for i in np.argsort(-self.columns["f1"], kind="stable").tolist():
-            site = names[i][0].partition(".")[0]
-            if self.texts[text[i]] not in seen and sites.get(site, 0) < per_site:
-                seen.add(self.texts[text[i]])
-                sites[site] = sites.get(site, 0) + 1
-                found.append(names[i])
-                if len(found) == n:
-                    break
+        seen, sites, found = {RARE, MIXED}, Counter[str](), list[tuple[str, int]]()
+        for book, code, text in self._by_f1:
+            site = book.partition(".")[0]
+            if text not in seen and sites[site] < per_site and len(found) < n:
+                seen.add(text)
+                sites[site] += 1
+                found.append((book, code))
         return found
 
     def save(self, path: Path) -> None:
@@ -306,11 +301,7 @@ class Labels:
 
     @classmethod
     def open(cls, path: Path) -> "Labels":
-        """What :meth:`save` wrote.
-
-        Raises:
-            InputError: a file that is missing, damaged or of another format.
-        """
+        """What :meth:`save` wrote; :class:`InputError` for a file that is missing, damaged or of another format."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -323,44 +314,29 @@ class Labels:
             sizes = np.bincount(book.indices.to_numpy())
             if (np.diff(book.indices.to_numpy()) < 0).any():
                 raise ValueError("its books are not one after the other")
-            starts = np.cumsum(sizes) - sizes
             columns = {name: table[name].to_numpy() / 100 for name in ("precision", "recall", "f1", "null")}
             columns |= {"text": text.indices.to_numpy(), "firings": table["firings"].to_numpy()}
             names = map(str, book.dictionary.to_pylist())
-            where = dict(zip(names, zip(starts.tolist(), sizes.tolist(), strict=True), strict=True))
-            return cls({**about, "texts": text.dictionary.to_pylist()}, where, columns)
+            return cls({**about, "texts": text.dictionary.to_pylist()}, starts_of(names, sizes), columns)
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError) as error:
             raise InputError(f"cannot read the labels {path}: {error}") from None
 
-    def part(self, names: Sequence[str], fingerprint: str) -> "Labels":
-        """Those of some of the books, which are codebooks of their own."""
-        kept = np.concatenate([np.arange(b, b + n) for b, n in (self.starts[name] for name in names)])
-        sizes = [self.starts[name][1] for name in names]
-        used, numbers = np.unique(self.columns["text"][kept], return_inverse=True)
-        columns = {name: column[kept] for name, column in self.columns.items()} | {"text": numbers}
-        starts = (np.cumsum(sizes) - sizes).tolist()
-        sites = {name.partition(".")[0] for name in names}
-        about = {
-            **self.about,
-            "books": fingerprint,
-            "random": {site: random for site, random in self.about["random"].items() if site in sites},
-            "texts": [self.texts[i] for i in used.tolist()],
-        }
-        return Labels(about, dict(zip(names, zip(starts, sizes, strict=True), strict=True)), columns)
+
+def starts_of(names: Iterable[str], sizes: Sequence[int] | np.ndarray) -> dict[str, tuple[int, int]]:
+    """Where each book's codes begin, and how many they are."""
+    begins = (np.cumsum(sizes) - sizes).tolist()
+    return dict(zip(names, zip(begins, np.asarray(sizes).tolist(), strict=True), strict=True))
 
 
 def labels_of(source: CodeIndex | Codebooks) -> Labels | None:
     """The labels that lie with an index, else with its codebooks; of codebooks, those that lie with them.
 
     None where there are none, or where they are of other codebooks. Read once a process.
-
-    Raises:
-        InputError: a damaged file.
     """
     if isinstance(source, CodeIndex):
         made = source.manifest["books"]
         own = _read(source.folder, made["fingerprint"])
-        if own is not None or made.get("folder") is None:
+        if own is not None or made["folder"] is None:
             return own
         try:
             source.codebooks()
@@ -376,7 +352,7 @@ def keep(index: CodeIndex, labels: Labels) -> list[Path]:
     """Write labels beside their index, and to its codebooks, where these are there, not the package's, and indexed as
     they were fitted."""
     paths, made = [index.folder / LABELS], index.manifest["books"]
-    where = made.get("folder")
+    where = made["folder"]
     if where is not None and not Path(where).resolve().is_relative_to(PRETRAINED.resolve()):
         with contextlib.suppress(InputError):  # they are away, or others
             index.codebooks()
@@ -404,11 +380,7 @@ def _opened(path: Path, changed: int) -> Labels:  # noqa: ARG001 - a key of the 
 
 
 def label_index(index: CodeIndex, *, seed: int = 0, stage: Stage = silent) -> Labels:
-    """Label every code of an index.
-
-    Raises:
-        InputError: a corpus of one document.
-    """
+    """Label every code of an index; :class:`InputError` for a corpus of one document."""
     patterns = Patterns(index.corpus, seed=seed)
     rng = np.random.default_rng(seed)
     firsts = {book.site: i for i, book in reversed(list(enumerate(index.books)))}
@@ -425,28 +397,21 @@ def label_index(index: CodeIndex, *, seed: int = 0, stage: Stage = silent) -> La
     texts: dict[str, int] = {}
     parts = [_columns(patterns, best, mostly, null, texts) for best, mostly in found]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    begins = index.layout.codes.tolist()
     about = {
         "books": index.manifest["books"]["fingerprint"],
         "text": index.manifest["text"],
         "n_tokens": index.n_tokens,
         "seed": seed,
-        "rules": {
-            "least": LEAST,
-            "fits": FITS,
-            "mostly": MOSTLY,
-            "lift": LIFT,
-            "simpler": SIMPLER,
-            "most_values": MOST_VALUES,
-        },
+        "rules": {"least": LEAST, "fits": FITS, "mostly": MOSTLY, "lift": LIFT}
+        | {"simpler": SIMPLER, "most_values": MOST_VALUES},
         "random": {
-            site: [round(float((one.f1[one.fired >= LEAST] >= bound).mean()), 4) for bound in SHARES]
-            for site, one in random.items()
+            site: [round(float((best.f1[best.fired >= LEAST] >= bound).mean()), 4) for bound in SHARES]
+            for site, best in random.items()
         },
         "texts": list(texts),
     }
-    starts = {book.name: (begins[i], book.n_codes) for i, book in enumerate(index.books)}
-    return Labels(about, starts, columns)
+    names, sizes = zip(*((book.name, book.n_codes) for book in index.books), strict=True)
+    return Labels(about, starts_of(names, sizes), columns)
 
 
 class NullF1:
@@ -471,22 +436,20 @@ def _columns(
     fits = np.where(by_share, held > 0, beyond_chance(best.f1, random) >= FITS)
     chosen = by_share & fits
     hits, tokens = (np.where(chosen, getattr(mostly, n), getattr(best, n)) for n in ("hits", "tokens"))
-    words = []
-    for code in range(len(fired)):
-        one = mostly if chosen[code] else best
-        kind = int(one.kind[code])
+
+    def words(code: int) -> str:
+        source = mostly if chosen[code] else best
+        kind = int(source.kind[code])
         if fired[code] < LEAST or kind < 0:
-            words.append(RARE)
-        elif not fits[code]:
-            words.append(MIXED)
-        elif kind < len(patterns.booleans):
-            words.append(patterns.booleans[kind].text)
-        else:
-            words.append(patterns.variables[kind - len(patterns.booleans)].show(one.values[code]))
-        if chosen[code] and words[-1] != RARE:
-            words[-1] = f"mostly {words[-1]}"
+            return RARE
+        if not fits[code]:
+            return MIXED
+        pattern = patterns.all[kind]
+        text = pattern.text if isinstance(pattern, Boolean) else pattern.show(source.values[code])
+        return f"mostly {text}" if chosen[code] else text
+
     return {
-        "text": np.array([texts.setdefault(word, len(texts)) for word in words]),
+        "text": np.array([texts.setdefault(words(code), len(texts)) for code in range(len(fired))]),
         "precision": hits / np.maximum(fired, 1),
         "recall": hits / np.maximum(tokens, 1),
         "f1": 2 * hits / np.maximum(tokens + fired, 1),

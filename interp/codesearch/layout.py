@@ -1,14 +1,25 @@
-"""The codes of a corpus in one memory-mapped file: ids by block of tokens, within it by book, token and slot.
+"""An index on disk, and in it the codes of a corpus in one memory-mapped file.
 
-A block of :data:`BLOCK` tokens of one book is contiguous, so that both ways of reading are quick: all codes of one
-book (chunks of 16 KiB at eight codes a token), and all books' codes at a few tokens (which then lie near each other).
+::
+
+    manifest.json     format, model, codebooks, text, layout, sizes; written last
+    ids.npy           uint16, block by block of 1024 tokens, in it [book, token, k]
+    counts.npy        tokens that carry each code;   lists.npy   the spans of tokens that hold it, one bit each
+    top_*.npy         best contexts of each code;    histogram.npy   its similarities, fired and not
+    tokens.npy  documents.npy  text.npy  vocabulary*.npy  special.npy     the text
+
+A block of one book is contiguous, so that both ways of reading are quick: all codes of one book (chunks of 16 KiB at
+eight codes a token), and all books' codes at a few tokens (which then lie near each other).
+
+Exact inverted lists would cost as much again as the ids, even gap-coded (``docs/code_index.md``); all of one book's
+ids are compared with a code in milliseconds. So a list names the spans of tokens that hold the code, one bit each, and
+only those are read. The span is the shortest for which all lists take at most :data:`SHARE` of the ids.
 """
 
 import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +29,11 @@ from numpy.lib.format import open_memmap
 from interp.bottlenecks.edits import parse_code
 from interp.errors import InputError
 
+FORMAT = 2
+MANIFEST, IDS = "manifest.json", "ids.npy"
+CORPUS = ("tokens", "documents", "vocabulary", "vocabulary_ends", "special", "text")
 BLOCK = 1024
+SHARE = 0.03
 
 
 @dataclass(frozen=True)
@@ -40,58 +55,28 @@ class Book:
     k: int
 
 
-@dataclass(frozen=True)
 class Layout:
-    """Where which book's codes lie. All arrays over "every code" concatenate the books in this order."""
+    """Where which book's codes lie. All arrays over "every code" concatenate the books in this order.
 
-    books: tuple[Book, ...]
-    n_tokens: int
+    Attributes:
+        slots: where each book's slots begin in the ids of a token; the last entry is their number.
+        codes: where each book's codes begin among all codes; the last entry is their number.
+        dtype, shape: of the file of ids.
+    """
 
-    @cached_property
-    def slots(self) -> Int[np.ndarray, " bound"]:
-        """Where each book's slots begin in the ids of a token; the last entry is their number."""
-        return np.cumsum([0, *(book.k for book in self.books)])
-
-    @cached_property
-    def codes(self) -> Int[np.ndarray, " bound"]:
-        """Where each book's codes begin among all codes; the last entry is their number."""
-        return np.cumsum([0, *(book.n_codes for book in self.books)])
-
-    @cached_property
-    def numbers(self) -> dict[str, int]:
-        return {book.name: i for i, book in enumerate(self.books)}
-
-    @property
-    def n_blocks(self) -> int:
-        return -(-self.n_tokens // BLOCK)
-
-    @property
-    def n_slots(self) -> int:
-        return int(self.slots[-1])
-
-    @property
-    def n_codes(self) -> int:
-        return int(self.codes[-1])
-
-    @property
-    def n_ids(self) -> int:
-        return self.n_tokens * self.n_slots
-
-    @property
-    def dtype(self) -> np.dtype:
+    def __init__(self, books: tuple[Book, ...], n_tokens: int) -> None:
+        self.books, self.n_tokens = books, n_tokens
+        self.slots = np.cumsum([0, *(book.k for book in books)])
+        self.codes = np.cumsum([0, *(book.n_codes for book in books)])
+        self.numbers = {book.name: i for i, book in enumerate(books)}
+        self.n_slots, self.n_codes = int(self.slots[-1]), int(self.codes[-1])
+        self.n_blocks, self.n_ids = -(-n_tokens // BLOCK), n_tokens * self.n_slots
         # one id is kept for "no code"
-        return np.dtype(np.uint16 if max(book.n_codes for book in self.books) < 2**16 else np.uint32)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.n_blocks, BLOCK * self.n_slots
+        self.dtype = np.dtype(np.uint16 if max(book.n_codes for book in books) < 2**16 else np.uint32)
+        self.shape = self.n_blocks, BLOCK * self.n_slots
 
     def number(self, name: str) -> int:
-        """Place of a book in the order.
-
-        Raises:
-            InputError: no book of this name.
-        """
+        """Place of a book in the order; :class:`InputError` if there is none of this name."""
         if name not in self.numbers:
             names = [book.name for book in self.books]
             some = ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:3])} … {names[-1]}"
@@ -99,11 +84,7 @@ class Layout:
         return self.numbers[name]
 
     def code(self, name: str, code: int) -> int:
-        """Place of a code among all codes.
-
-        Raises:
-            InputError: no such book, or no such code in it.
-        """
+        """Place of a code among all codes; :class:`InputError` if there is no such book or code."""
         number = self.number(name)
         if not 0 <= code < self.books[number].n_codes:
             raise InputError(f"code {code} of {name}: there are 0 to {self.books[number].n_codes - 1}")
@@ -113,11 +94,7 @@ class Layout:
         return name in self.numbers and 0 <= code < self.books[self.numbers[name]].n_codes
 
     def named(self, name: str) -> tuple[str, int]:
-        """Book and id of a code's name, ``a12.h3=97``.
-
-        Raises:
-            InputError: no such name, book or code.
-        """
+        """Book and id of a code's name, ``a12.h3=97``; :class:`InputError` as :meth:`code`."""
         book, code = parse_code(name)
         self.code(book, code)
         return book, code
@@ -131,9 +108,9 @@ class Layout:
 class IdFile:
     """The ids on disk. A slot without a code, or with one that an earlier slot of the token has, holds ``n_codes``."""
 
-    def __init__(self, layout: Layout, array: np.ndarray) -> None:
-        self.layout, self.array = layout, np.asarray(array)  # without the memmap's slow indexing
-        self._mapped = array
+    def __init__(self, layout: Layout, array: np.memmap) -> None:
+        self.layout, self._mapped = layout, array
+        self.array = np.asarray(array)  # without the memmap's slow indexing
 
     @classmethod
     def create(cls, path: Path, layout: Layout) -> "IdFile":
@@ -146,10 +123,13 @@ class IdFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         array = open_memmap(path, "w+", layout.dtype, layout.shape)
         try:
-            _reserve(path)
-        except OSError:
-            path.unlink()
-            raise
+            with path.open("r+b") as file:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # of file systems that cannot
+                path.unlink()
+                raise
         found = cls(layout, array)
         for i, book in enumerate(layout.books):
             found.book(i)[-1] = book.n_codes  # behind the last token
@@ -157,11 +137,7 @@ class IdFile:
 
     @classmethod
     def open(cls, path: Path, layout: Layout, *, write: bool = False) -> "IdFile":
-        """Map an existing file.
-
-        Raises:
-            InputError: missing, damaged, or of another layout.
-        """
+        """Map an existing file; :class:`InputError` if it is missing, damaged, or of another layout."""
         try:
             array = open_memmap(path, "r+" if write else "r")
         except Exception as error:  # NumPy reads its header as Python: a damaged one may end in anything
@@ -172,28 +148,17 @@ class IdFile:
 
     def book(self, number: int) -> UInt[np.ndarray, "block token k"]:
         """A view of one book."""
-        k = self.layout.books[number].k
-        begin = BLOCK * int(self.layout.slots[number])
-        part, size = self.array[:, begin : begin + BLOCK * k], self.array.itemsize
-        strides = (part.strides[0], k * size, size)
-        shape = (len(part), BLOCK, k)
-        return np.lib.stride_tricks.as_strided(part, shape, strides, writeable=part.flags.writeable)
+        begin, end = BLOCK * self.layout.slots[number : number + 2]
+        return self.array[:, begin:end].reshape(len(self.array), BLOCK, -1)
 
     def flush(self) -> None:
         """To the disk."""
-        if isinstance(self._mapped, np.memmap):
-            self._mapped.flush()
+        self._mapped.flush()
 
     def write(self, number: int, start: int, ids: Int[np.ndarray, "token k"]) -> None:
         """Set the ids of tokens from ``start`` on; negative ids mean no code."""
-        view, n_codes = self.book(number), self.layout.books[number].n_codes
-        ids = without_repeats(ids, n_codes).astype(self.array.dtype)
-        done = 0
-        while done < len(ids):
-            block, token = divmod(start + done, BLOCK)
-            n = min(BLOCK - token, len(ids) - done)
-            view[block, token : token + n] = ids[done : done + n]
-            done += n
+        block, token = np.divmod(np.arange(start, start + len(ids)), BLOCK)
+        self.book(number)[block, token] = without_repeats(ids, self.layout.books[number].n_codes)
 
     def rows(self, number: int, tokens: Int[np.ndarray, " n"]) -> UInt[np.ndarray, "n k"]:
         """One book's ids at some tokens."""
@@ -217,6 +182,15 @@ def without_repeats(ids: Int[np.ndarray, "token k"], none: int) -> Int[np.ndarra
     return ids
 
 
+def span_of(layout: Layout) -> int:
+    """Blocks per span."""
+    blocks = 1
+    budget = SHARE * layout.n_ids * layout.dtype.itemsize
+    while blocks < layout.n_blocks and layout.n_codes * -(-layout.n_blocks // blocks) / 8 > budget:
+        blocks *= 2
+    return blocks
+
+
 def names_of_groups(site: str, n_groups: int | None) -> Sequence[str]:
     """Names of the books at a site whose codes have so many groups."""
     if n_groups is None:
@@ -228,14 +202,3 @@ def names_of_groups(site: str, n_groups: int | None) -> Sequence[str]:
 def can_be_edited(name: str) -> bool:
     """Whether an edit can name a book: a part of a vector that is shared out, such as ``m0.g1``, it cannot."""
     return ".g" not in name
-
-
-def _reserve(path: Path) -> None:
-    if not hasattr(os, "posix_fallocate"):
-        return
-    with path.open("r+b") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # of file systems that cannot
-                raise

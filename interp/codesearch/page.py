@@ -36,13 +36,11 @@ class LogitLens:
 
 
 def nearest_codes(index: CodeIndex, book: str, code: int, n: int = 10) -> list[Neighbour]:
-    """Codes of the same book by cosine.
-
-    Raises:
-        InputError: no such book or code, or the index's codebooks are not there.
-    """
+    """Codes of the same book by cosine; :class:`InputError` if the index's codebooks are not there."""
     begin = index.layout.code(book, code) - code
-    vectors = _vectors(index, book)
+    place = index.books[index.layout.number(book)]
+    dictionary = index.codebooks()[place.site]
+    vectors = dictionary.comparable(dictionary.codes.detach().float())[place.vectors].cpu()
     cosine = torch.nn.functional.cosine_similarity(vectors, vectors[code], dim=-1).numpy()
     cosine[code] = -np.inf
     return [
@@ -57,9 +55,6 @@ def logit_lens(index: CodeIndex, model: Model, book: str, code: int, n: int = 10
 
     What the blocks between make of it is left out: early layers' codes often say little here. A code of nothing, which
     training puts into books of several codes, writes no token.
-
-    Raises:
-        InputError: the codebooks are not there, or it is another model.
     """
     index.check_model(model)
     vector = written_vector(index, model, book, code)
@@ -69,13 +64,11 @@ def logit_lens(index: CodeIndex, model: Model, book: str, code: int, n: int = 10
     # the norm itself gives the scale: beside little that is written its epsilon counts
     normed = model.ln_final(vector[None, None].to(model.cfg.dtype))[0, 0].float()
     logits = (final.norm.direction(vector) * final.norm.factor(vector, normed) @ final.unembedding).cpu()
-    text = index.corpus.token_text
-    n = min(n, len(logits))
-    up, down = logits.topk(n), (-logits).topk(n)
-    return LogitLens(
-        [(text(i), v) for v, i in zip(up.values.tolist(), up.indices.tolist(), strict=True)],
-        [(text(i), -v) for v, i in zip(down.values.tolist(), down.indices.tolist(), strict=True)],
+    up, down = (
+        logits.topk(min(n, len(logits)), largest=largest).indices.tolist() for largest in (True, False)
     )
+    text = index.corpus.token_text
+    return LogitLens(*([(text(i), float(logits[i])) for i in furthest] for furthest in (up, down)))
 
 
 @torch.no_grad()
@@ -83,10 +76,9 @@ def written_vector(index: CodeIndex, model: Model, book: str, code: int) -> Floa
     """What the code stands for in the residual stream."""
     found = index.books[index.layout.number(book)]
     index.layout.code(book, code)
-    config = index.codebooks()[found.site].config
-    vector = index.codebooks()[found.site].codes[found.vectors, code].detach().float()
-    site, width = parse_site(found.site), model.cfg.d_model
-    vector = vector.to(model_device(model))
+    dictionary = index.codebooks()[found.site]
+    config, site, width = dictionary.config, parse_site(found.site), model.cfg.d_model
+    vector = dictionary.codes[found.vectors, code].detach().float().to(model_device(model))
     if site.kind == "attn":
         weights = model.blocks[site.layer].attn.W_O.detach().float()  # [head, d_head, d_model]
         head = found.group if site.head is None else site.head
@@ -99,12 +91,6 @@ def written_vector(index: CodeIndex, model: Model, book: str, code: int) -> Floa
     whole = vector.new_zeros(width)
     whole[found.group * config.d_in : (found.group + 1) * config.d_in] = vector
     return whole
-
-
-def _vectors(index: CodeIndex, book: str) -> Float[torch.Tensor, "code d_in"]:
-    found = index.books[index.layout.number(book)]
-    dictionary = index.codebooks()[found.site]
-    return dictionary.comparable(dictionary.codes.detach().float())[found.vectors].cpu()
 
 
 RELATED_SAMPLE = 1000
@@ -198,21 +184,10 @@ def code_page(
     before: int = 16,
     after: int = 8,
 ) -> CodePage:
-    """All of it; ``n`` of every list.
-
-    Args:
-        model: for the logit lens; the index's own.
-        before, after: tokens around each context.
-
-    Raises:
-        InputError: no such book or code.
-    """
+    """All of it; ``n`` of every list, the logit lens by the index's own model, so many tokens around each context."""
     tokens = index.positions(book, code)
-    contexts = code_contexts(index, book, code, "margin", n, before=before, after=after, tokens=tokens)
     # tokens are in order: a document's are those between its bounds
-    bounds = np.searchsorted(tokens, np.append(index.corpus.documents, index.n_tokens))
-    documents = np.flatnonzero(np.diff(bounds))
-    counts = np.diff(bounds)[documents]
+    in_document = np.diff(np.searchsorted(tokens, np.append(index.corpus.documents, index.n_tokens)))
     try:
         neighbours = nearest_codes(index, book, code, n)
     except InputError:
@@ -223,11 +198,11 @@ def code_page(
         code=code,
         count=len(tokens),
         n_tokens=index.n_tokens,
-        n_documents=len(documents),
-        contexts=contexts,
+        n_documents=int((in_document > 0).sum()),
+        contexts=code_contexts(index, book, code, "margin", n, before=before, after=after),
         similarities=index.similarities(book, code),
         tokens=token_shares(index, tokens, n),
-        coverage=_coverage(index, documents, counts, n),
+        coverage=_coverage(in_document, index.corpus.document_lengths(), n),
         related=related,
         related_sample=sample,
         neighbours=neighbours,
@@ -238,58 +213,48 @@ def code_page(
 def token_shares(index: CodeIndex, tokens: Int[np.ndarray, " token"], n: int = 10) -> list[TokenShare]:
     """The vocabulary's tokens among some tokens of the corpus, the most frequent first."""
     corpus = index.corpus
-    every = corpus.token_counts
-    counts = np.bincount(corpus.tokens[tokens], minlength=len(every))
-    found = np.flatnonzero(counts)
-    counts = counts[found]
-    best = np.lexsort((found, -counts))[:n]
+    counts = np.bincount(corpus.tokens[tokens], minlength=len(corpus.special))
+    found = [i for i in largest(counts, n).tolist() if counts[i]]
     return [
         TokenShare(
-            int(found[i]),
-            corpus.token_text(int(found[i])),
+            i,
+            corpus.token_text(i),
             int(counts[i]),
             float(counts[i] / len(tokens)),
-            float(counts[i] / every[found[i]]),
+            float(counts[i] / corpus.token_counts[i]),
         )
-        for i in best
+        for i in found
     ]
 
 
 def related_codes(
-    index: CodeIndex,
-    book: str,
-    code: int,
-    n: int = 10,
-    *,
-    tokens: Int[np.ndarray, " token"] | None = None,
-    sample: int = RELATED_SAMPLE,
+    index: CodeIndex, book: str, code: int, n: int = 10, tokens: Int[np.ndarray, " token"] | None = None
 ) -> tuple[list[Related], int]:
-    """Codes of all books that are on at the same tokens more often than elsewhere, and on how many tokens counted."""
+    """Codes of all books that are on at the same tokens more often than elsewhere, and on how many tokens counted;
+    ``tokens`` are all with the code, if they are known."""
     own = index.layout.code(book, code)
-    some = spaced(index.positions(book, code) if tokens is None else tokens, sample)
-    if not len(some):
+    sample = spaced(index.positions(book, code) if tokens is None else tokens, RELATED_SAMPLE)
+    if not len(sample):
         return [], 0
-    together = count_at(index, some)
+    together = count_at(index, sample)
     others = np.flatnonzero(together)
     others = others[others != own]
-    share = together[others] / len(some)
+    share = together[others] / len(sample)
     lift = share / (index.counts[others] / index.n_tokens)
     weight = share * np.log2(lift)
     found = []
     for i in largest(weight, n).tolist():
         if weight[i] > 0:
-            other, its = index.layout.of_code(int(others[i]))
-            interval = wilson(int(together[others[i]]), len(some))
-            found.append(
-                Related(other.name, its, float(share[i]), interval, float(lift[i]), float(weight[i]))
-            )
-    return found, len(some)
+            other, number = index.layout.of_code(int(others[i]))
+            interval = wilson(int(together[others[i]]), len(sample))
+            numbers = float(share[i]), interval, float(lift[i]), float(weight[i])
+            found.append(Related(other.name, number, *numbers))
+    return found, len(sample)
 
 
 def _coverage(
-    index: CodeIndex, documents: Int[np.ndarray, " document"], counts: Int[np.ndarray, " document"], n: int
+    counts: Int[np.ndarray, " document"], lengths: Int[np.ndarray, " document"], n: int
 ) -> list[Coverage]:
     """Documents by the share of their tokens with the code; of equal shares the longer first."""
-    lengths = index.corpus.document_lengths()[documents]
-    best = np.lexsort((-lengths, -counts / lengths))[:n]
-    return [Coverage(int(documents[i]), int(counts[i]), int(lengths[i])) for i in best]
+    best = np.lexsort((-lengths, -counts / lengths))[:n].tolist()
+    return [Coverage(i, int(counts[i]), int(lengths[i])) for i in best if counts[i]]

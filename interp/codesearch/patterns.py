@@ -97,11 +97,7 @@ class Variable:
 
 
 def halves(corpus: Corpus, seed: int) -> Int[np.ndarray, " token"]:
-    """0 or 1 of every token, by document.
-
-    Raises:
-        InputError: a corpus of one document.
-    """
+    """0 or 1 of every token, by document."""
     if len(corpus.documents) < 2:
         raise InputError(f"a corpus of {len(corpus.documents)} document: names need two halves of several")
     of_document = np.random.default_rng(seed).permutation(len(corpus.documents)) % 2
@@ -113,6 +109,7 @@ class Patterns:
 
     Attributes:
         half: 0 or 1 of every token, by document; ``sizes`` are their numbers of tokens.
+        all: of two that are as good the first is better: one token before a class that it makes up.
     """
 
     def __init__(self, corpus: Corpus, *, seed: int = 0) -> None:
@@ -122,17 +119,13 @@ class Patterns:
         words = Vocabulary(corpus)
         before, after = _shifted(tokens, corpus.context, 1), _shifted(tokens, corpus.context, -1)
         places = list(_places(corpus, tokens, before, words))
-        kind = np.zeros(len(tokens), np.int64)
-        for i, name in enumerate((CODE, PROSE), 1):
-            kind[dict(places)[name]] = i
+        kind = np.select([dict(places)[CODE], dict(places)[PROSE]], [1, 2])
         every = np.arange(len(tokens))
-        self.variables = [
-            self._variable(every, values, margin, show)
-            for values, margin, show in _variables(tokens, before, after, kind, words)
+        self.all: list[Variable | Boolean] = [
+            *(self._variable(every, *rest) for rest in _variables(tokens, before, after, kind, words)),
+            self._recent(tokens, corpus.context, words),
+            *(self._boolean(*named) for named in (*_classes(tokens, before, after, words), *places)),
         ]
-        self.variables.append(self._recent(tokens, corpus.context, words))
-        self.booleans = [self._boolean(text, where) for text, where in _classes(tokens, before, after, words)]
-        self.booleans += [self._boolean(text, where) for text, where in places]
 
     def _boolean(self, text: str, where: Bool[np.ndarray, " token"]) -> Boolean:
         tokens = np.flatnonzero(where)
@@ -140,13 +133,7 @@ class Patterns:
         return Boolean(text, tokens, (len(tokens) - second, second))
 
     def _variable(
-        self,
-        tokens: Int[np.ndarray, " n"],
-        values: Int[np.ndarray, " n"],
-        margin: float,
-        show: Callable,
-        *,
-        several: bool = True,
+        self, tokens: np.ndarray, values: np.ndarray, margin: float, show: Callable, *, several: bool = True
     ) -> Variable:
         """Values at tokens in one row; those that are rare, or −1, are left out."""
         n = int(values.max(initial=0)) + 1
@@ -158,8 +145,7 @@ class Patterns:
 
     def _recent(self, tokens: np.ndarray, context: int, words: "Vocabulary") -> Variable:
         """Words that say something, each once a token, from two to :data:`RECENT` tokens before it."""
-        closed = words.closed()
-        tells = words.where(lambda text: text.strip().isalpha() and len(text.strip()) > 2) & ~closed
+        tells = words.where(lambda text: text.strip().isalpha() and len(text.strip()) > 2) & ~words.closed()
         word = np.where(tells, words.word, -1)
         keys = [np.empty(0, dtype=np.int64)]
         for lag in range(2, min(RECENT, context - 1) + 1):
@@ -180,11 +166,11 @@ class Vocabulary:
     def __init__(self, corpus: Corpus) -> None:
         self.special = np.asarray(corpus.special)
         self.texts = [corpus.token_text(i) for i in range(len(self.special))]
-        self.bare = [text.strip() for text in self.texts]
-        self.blank = np.array([not text for text in self.bare])
-        lower: dict[str, int] = {}
-        self.word = np.array([lower.setdefault(text.lower(), len(lower)) for text in self.bare])
-        self.words = list(lower)
+        lower = [text.strip().lower() for text in self.texts]
+        self.words = list(dict.fromkeys(lower))
+        number = {word: i for i, word in enumerate(self.words)}
+        self.word = np.array([number[word] for word in lower])
+        self.blank = np.array([not word for word in lower])
 
     def where(self, rule: Callable[[str], object]) -> Bool[np.ndarray, " d_vocab"]:
         """Tokens whose text, as it stands, is as a rule says; special ones are none."""
@@ -198,20 +184,17 @@ class Vocabulary:
     def listed(self, words: Iterable[str]) -> Bool[np.ndarray, " d_vocab"]:
         """Tokens that are one of some words, whatever their case."""
         wanted = frozenset(words)
-        return self.where(lambda text: text.strip().lower() in wanted)
+        return np.array([word in wanted for word in self.words])[self.word] & ~self.special
 
     def closed(self) -> Bool[np.ndarray, " d_vocab"]:
         """Words of any of the lists."""
-        return self.listed(word for words in _CLOSED.values() for word in words.split())
+        return self.listed(" ".join(_CLOSED.values()).split())
 
     def partition(self) -> tuple[Int[np.ndarray, " d_vocab"], list[str]]:
         """One class of every token, the first that it is in; the last one is of the rest."""
-        known = dict(self.classes())
-        names = [*_CLOSED, *_APART]
-        found = np.full(len(self.texts), len(names))
-        for i in range(len(names) - 1, -1, -1):
-            found[known[names[i]]] = i
-        return found, [*names, "other tokens"]
+        known, names = dict(self.classes()), [*_CLOSED, *_APART]
+        number = np.select([known[name] for name in names], list(range(len(names))), len(names))
+        return number, [*names, "other tokens"]
 
     def classes(self) -> Iterator[tuple[str, Bool[np.ndarray, " d_vocab"]]]:
         """Word classes by simple rules."""
@@ -339,18 +322,19 @@ def _places(
     yield "inside brackets", inside_any
     plain, curly = words.count('"')[tokens], (words.count("“") - words.count("”"))[tokens]
     yield "inside quotes", ((within(plain) - plain) % 2 == 1) | (within(curly) > 0)
-    tag = np.array([_last(text, "<", ">") for text in words.texts])[tokens]
+    # 1 where the last of the two is the opening one, −1 where it is the closing one
+    tag = np.array([np.sign(text.rfind("<") - text.rfind(">")) for text in words.texts])[tokens]
     marked = np.maximum.accumulate(np.where(tag != 0, np.arange(n), -1))
     yield "inside a tag", (marked >= first[segment]) & (tag[marked] > 0)
-    letters = words.where(lambda text: text.isalpha())
+    letters = words.where(str.isalpha)
     ends = words.where(lambda text: text[-1:].isalpha())
     yield "later piece of a word", (before >= 0) & letters[tokens] & ends[before]
-    repeated = _seen(segment, tokens, n)
+    repeated = _seen(segment, tokens)
     yield "token said before", repeated
     yield "token not said before", ~repeated
     yield "after a token said before", (before >= 0) & np.roll(repeated, 1) & (since > 0)
     pair = before * (tokens.max() + 1) + tokens
-    yield "said before after the same token", (before >= 0) & _seen(segment, pair, n)
+    yield "said before after the same token", (before >= 0) & _seen(segment, pair)
     capital = words.where(lambda text: text.strip().istitle())[tokens]
     yield "capitalised word said before", repeated & capital
     yield "capitalised word not said before", ~repeated & capital
@@ -364,15 +348,10 @@ def _ends_in(ending: str, text: str) -> bool:
     return text.strip().endswith(ending) and len(text.strip()) > len(ending) + 1
 
 
-def _last(text: str, opening: str, closing: str) -> int:
-    """1 where the last of two characters is the opening one, −1 where it is the closing one, 0 without either."""
-    return int(np.sign(text.rfind(opening) - text.rfind(closing)))
-
-
-def _seen(segment: np.ndarray, values: np.ndarray, n: int) -> Bool[np.ndarray, " token"]:
+def _seen(segment: np.ndarray, values: np.ndarray) -> Bool[np.ndarray, " token"]:
     """Where the segment had the same value before."""
     order = np.lexsort((values, segment))
-    again = np.zeros(n, bool)
+    again = np.zeros(len(values), bool)
     same = (np.diff(values[order]) == 0) & (np.diff(segment[order]) == 0)
     again[order[1:][same]] = True
     return again
@@ -380,10 +359,9 @@ def _seen(segment: np.ndarray, values: np.ndarray, n: int) -> Bool[np.ndarray, "
 
 def _shifted(tokens: np.ndarray, context: int, by: int) -> Int[np.ndarray, " token"]:
     """The token so many places before, −1 where the block has none."""
-    rows = tokens.reshape(-1, context)
-    found = np.full_like(rows, -1)
+    moved = np.roll(tokens.reshape(-1, context), by, 1)
     if by > 0:
-        found[:, by:] = rows[:, :-by]
+        moved[:, :by] = -1
     else:
-        found[:, :by] = rows[:, -by:]
-    return found.reshape(-1)
+        moved[:, by:] = -1
+    return moved.reshape(-1)

@@ -1,6 +1,4 @@
-r"""Every code of every book against matches in the text.
-
-Where a regular expression matches in a corpus, and which tokens each match overlaps.
+r"""Every code of every book against matches in the text, and which tokens each match overlaps.
 
 The engine is Rust's ``regex`` (through Polars): linear in the text whatever the pattern, and aware of Unicode in
 ``\w``, ``\b`` and case; it has no backreferences and no look-around. It replaces each match by the match between two
@@ -9,13 +7,14 @@ marks, in all documents at once, and the places of the marks are the places of t
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt
 
 from interp.bottlenecks.gates import complaint
 from interp.codesearch.corpus import Corpus
-from interp.codesearch.index import CodeIndex, check_counts
+from interp.codesearch.index import CodeIndex
 from interp.errors import InputError
 from interp.stats import wilson_bounds
 
@@ -37,19 +36,13 @@ class Matches:
     match: Int[np.ndarray, " n"]
     n: int
 
-    @classmethod
-    def of_tokens(cls, tokens: Shaped[np.ndarray, " n"]) -> "Matches":
-        """Every token a match of its own."""
-        return cls(tokens.astype(np.int64), np.arange(len(tokens)), len(tokens))
-
 
 def find_regex(corpus: Corpus, pattern: str) -> Matches:
     """All matches that do not overlap, from the left, in every document by itself; empty ones are left out.
 
-    Raises:
-        InputError: a pattern that the engine does not know.
+    :class:`InputError` for a pattern that the engine does not know.
     """
-    starts, ends = match_bytes(corpus, pattern)
+    starts, ends = _match_bytes(corpus, pattern)
     first = np.searchsorted(corpus.ends, starts, side="right")
     last = np.searchsorted(corpus.starts, ends, side="left") - 1
     lengths = last - first + 1
@@ -61,7 +54,7 @@ def find_regex(corpus: Corpus, pattern: str) -> Matches:
     return Matches(tokens[seen], match[seen], len(starts))
 
 
-def match_bytes(corpus: Corpus, pattern: str) -> tuple[Int[np.ndarray, " match"], Int[np.ndarray, " match"]]:
+def _match_bytes(corpus: Corpus, pattern: str) -> tuple[Int[np.ndarray, " match"], Int[np.ndarray, " match"]]:
     """Where matches begin and end, in bytes of the text of the corpus."""
     import polars as pl
     import pyarrow as pa
@@ -84,8 +77,8 @@ def match_bytes(corpus: Corpus, pattern: str) -> tuple[Int[np.ndarray, " match"]
     grown = 2 * _MARK_BYTES * np.arange(len(output) // _MARK_BYTES + 1)
     starts, ends = (_places(output, mark) for mark in (opening, closing))
     starts, ends = starts - grown[: len(starts)], ends - grown[: len(ends)] - _MARK_BYTES
-    some = ends > starts
-    return starts[some], ends[some]
+    filled = ends > starts
+    return starts[filled], ends[filled]
 
 
 def _places(text: np.ndarray, mark: str) -> Int[np.ndarray, " n"]:
@@ -161,26 +154,9 @@ class CodeScores:
     def f1(self) -> Float[np.ndarray, " code"]:
         return 2 * self.precision * self.recall / np.maximum(self.precision + self.recall, 1e-12)
 
-    def best(
-        self,
-        n: int = 20,
-        *,
-        sort: str = "f1",
-        min_precision: float = 0.0,
-        min_recall: float = 0.0,
-        min_hits: int = 1,
-        per_book: int | None = None,
-    ) -> list[CodeHit]:
-        """The best codes, see :meth:`places`."""
-        found = self.places(
-            sort=sort,
-            min_precision=min_precision,
-            min_recall=min_recall,
-            min_hits=min_hits,
-            per_book=per_book,
-            most=n,
-        )
-        return self.hits_at(found)
+    def best(self, n: int = 20, **options: Any) -> list[CodeHit]:
+        """The best codes; options are those of :meth:`places`."""
+        return self.hits_at(self.places(most=n, **options))
 
     def places(
         self,
@@ -199,9 +175,6 @@ class CodeScores:
             min_hits: tokens in matches that a code must have: one of one is no evidence.
             per_book: at most so many of each book.
             most: at most so many; all if None.
-
-        Raises:
-            InputError: another sort.
         """
         if sort not in SORTS:
             raise InputError(f"sort {sort!r}: choose {', '.join(SORTS)}")
@@ -219,46 +192,31 @@ class CodeScores:
         counts, hits, found = (
             part[places].astype(np.int64) for part in (self.index.counts, self.hits, self.found)
         )
+        shares = (part[places] for part in (self.precision, self.recall, self.f1))
+        columns = (part.tolist() for part in (counts, hits, found, *shares))
         precision, recall = (
             zip(*(part.tolist() for part in wilson_bounds(*of)), strict=True)
             for of in ((hits, counts), (found, np.full_like(found, self.matches.n)))
         )
-        shares = (part[places].tolist() for part in (self.precision, self.recall, self.f1))
         names = ((book.name, code) for book, code in map(self.index.layout.of_code, places.tolist()))
-        numbers = (part.tolist() for part in (counts, hits, found))
-        return [
-            CodeHit(*name, *rest)
-            for name, *rest in zip(names, *numbers, *shares, precision, recall, strict=True)
-        ]
+        rows = zip(names, *columns, precision, recall, strict=True)
+        return [CodeHit(*name, *row) for name, *row in rows]
 
 
 def search_regex(index: CodeIndex, pattern: str) -> CodeScores:
-    """Scores of every code against a regular expression (Rust's syntax; ``(?i)`` ignores case).
-
-    Raises:
-        InputError: a pattern that the engine does not know.
-    """
+    """Scores of every code against a regular expression (Rust's syntax; ``(?i)`` ignores case)."""
     return score_codes(index, find_regex(index.corpus, pattern))
 
 
-def search_token(index: CodeIndex, token: str | int) -> CodeScores:
-    """Scores of every code against one token, by its id, or by its text with and without a space in front.
-
-    Raises:
-        InputError: no such token.
-    """
-    corpus = index.corpus
-    if isinstance(token, int):
-        if not 0 <= token < len(corpus.special):
-            raise InputError(f"token {token}: there are 0 to {len(corpus.special) - 1}")
-        ids = np.array([token])
-    elif not token:
+def search_token(index: CodeIndex, token: str) -> CodeScores:
+    """Scores of every code against one token, by its text with and without a space in front."""
+    if not token:
         raise InputError("the token is empty: give its text, a space for one in front")
-    else:
-        ids = corpus.find_tokens(token)
-        if not len(ids):
-            raise InputError(f"{token!r} is no single token: search it as a regular expression")
-    return score_codes(index, Matches.of_tokens(np.flatnonzero(np.isin(corpus.tokens, ids))))
+    ids = index.corpus.find_tokens(token)
+    if not len(ids):
+        raise InputError(f"{token!r} is no single token: search it as a regular expression")
+    tokens = np.flatnonzero(np.isin(index.corpus.tokens, ids))
+    return score_codes(index, Matches(tokens, np.arange(len(tokens)), len(tokens)))
 
 
 def score_codes(index: CodeIndex, matches: Matches) -> CodeScores:
@@ -272,20 +230,18 @@ def score_codes(index: CodeIndex, matches: Matches) -> CodeScores:
         matches.tokens[first[lengths == length][:, None] + np.arange(length)]
         for length in np.unique(lengths[lengths > 0])
     ]
-    layout = index.layout
-    found = np.zeros(layout.n_codes, np.int64)
-    hits = np.zeros(layout.n_codes, np.int64) if not shared else count_at(index, tokens)
-    for i in range(len(layout.books)):
-        own = slice(layout.codes[i], layout.codes[i + 1])
-        for some in groups:
-            ids = index.ids.rows(i, some.ravel())
+    hits, found = np.zeros((2, index.layout.n_codes), np.int64)
+    for i, book in enumerate(index.books):
+        own = slice(*index.layout.codes[i : i + 2])
+        for group in groups:
+            ids = index.ids.rows(i, group.ravel())
             inside = _counted(index, i, ids)
             if not shared:
                 hits[own] += inside
-            if some.shape[1] > 1:
-                inside = _counted(index, i, _once_a_row(ids.reshape(len(some), -1), index.books[i].n_codes))
+            if group.shape[1] > 1:
+                inside = _counted(index, i, _once_a_row(ids.reshape(len(group), -1), book.n_codes))
             found[own] += inside
-    return CodeScores(index, matches, len(tokens), hits, found)
+    return CodeScores(index, matches, len(tokens), count_at(index, tokens) if shared else hits, found)
 
 
 def count_at(index: CodeIndex, tokens: Int[np.ndarray, " n"]) -> Int[np.ndarray, " code"]:
@@ -298,8 +254,9 @@ def _counted(index: CodeIndex, number: int, ids: UInt[np.ndarray, "n k"]) -> Int
     """How often each code of a book is among some ids."""
     book = index.books[number]
     found = np.bincount(ids.ravel(), minlength=book.n_codes + 1)
-    check_counts(found, book.n_codes, book.name)
-    return found[: book.n_codes]
+    if len(found) > book.n_codes + 1:
+        raise InputError(f"the index is damaged: {book.name} has ids above {book.n_codes}; build it again")
+    return found[:-1]
 
 
 def _once_a_row(ids: UInt[np.ndarray, "match slot"], none: int) -> UInt[np.ndarray, "match slot"]:
@@ -317,8 +274,8 @@ def largest(
     Sorting millions of codes would take longer than counting them.
     """
     keys = keys.astype(np.float64)
-    some = np.arange(len(keys))
+    best = np.arange(len(keys))
     if n < len(keys):
-        some = np.flatnonzero(keys >= np.partition(keys, len(keys) - n)[len(keys) - n])
-    order = np.lexsort((-keys[some],) if ties is None else (-ties[some].astype(np.float64), -keys[some]))
-    return some[order][:n]
+        best = np.flatnonzero(keys >= np.partition(keys, len(keys) - n)[len(keys) - n])
+    ties = np.zeros(len(keys)) if ties is None else ties.astype(np.float64)
+    return best[np.lexsort((-ties[best], -keys[best]))][:n]

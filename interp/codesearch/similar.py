@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 
-from interp.bottlenecks.attach import attach
 from interp.codesearch.index import CodeIndex
-from interp.codesearch.layout import names_of_groups
+from interp.codesearch.token_codes import read_codes
 from interp.errors import InputError
 from interp.models import Model, model_device
 from interp.models.vocabulary import check_tokens
@@ -36,48 +35,30 @@ class Similar:
 def prompt_codes(
     index: CodeIndex, model: Model, prompt: str | Sequence[int], *, position: int = -1
 ) -> dict[str, Int[np.ndarray, " k"]]:
-    """The codes of one token of a prompt, by book, read as the index was.
-
-    Args:
-        prompt: text, or token ids without BOS.
-        position: which token, counted without BOS; −1 the last.
-
-    Raises:
-        InputError: another model than the index's, or no such position.
-    """
+    """The codes of one token of a prompt, by book, read as the index was; ids and positions are without BOS."""
     ids = token_ids(model.tokenizer, prompt) if isinstance(prompt, str) else list(prompt)
     if not -len(ids) <= position < len(ids):
         raise InputError(f"position {position}: the prompt has {len(ids)} tokens")
     return {name: codes[position] for name, codes in all_prompt_codes(index, model, ids).items()}
 
 
-@torch.no_grad()
 def all_prompt_codes(
     index: CodeIndex, model: Model, ids: Sequence[int]
 ) -> dict[str, Int[np.ndarray, "pos k"]]:
     """As :func:`prompt_codes`, of every token of a prompt, which is given as token ids without BOS.
 
-    Raises:
-        InputError: another model than the index's, more tokens than it reads, or one that is none of its own.
+    :class:`InputError` for another model than the index's, more tokens than it reads, or one that is none of its own.
     """
     index.check_model(model)
     device = model_device(model)
     books = {site: book.to(device) for site, book in index.codebooks().items()}
     begin = first_token(model.tokenizer)
-    tokens = torch.tensor([[*([] if begin is None else [begin]), *ids]], device=device)
-    if tokens.shape[1] > model.cfg.n_ctx:
-        raise InputError(f"a prompt of {tokens.shape[1]} tokens: the model reads at most {model.cfg.n_ctx}")
-    check_tokens(model, tokens[0].tolist(), "the prompt")
-    with attach(model, books, error_term=bool(index.manifest["error_term"])) as attached:
-        model(tokens)
-    found: dict[str, np.ndarray] = {}
-    for site, codes in attached.codes.items():
-        own = codes.ids.masked_fill(codes.values == 0, -1)[0, begin is not None :].cpu().numpy()
-        # heads that share a book lie between the positions and their codes
-        groups = [own] if own.ndim == 2 else list(own.swapaxes(0, 1))
-        names = names_of_groups(site, None if own.ndim == 2 else len(groups))
-        found |= dict(zip(names, (group.astype(np.int64) for group in groups), strict=True))
-    return found
+    tokens = [*([] if begin is None else [begin]), *ids]
+    if len(tokens) > model.cfg.n_ctx:
+        raise InputError(f"a prompt of {len(tokens)} tokens: the model reads at most {model.cfg.n_ctx}")
+    check_tokens(model, tokens, "the prompt")
+    read = read_codes(model, books, torch.tensor(tokens), error_term=bool(index.manifest["error_term"]))
+    return {name: codes.ids[begin is not None :] for name, codes in read.items()}
 
 
 def search_similar(
@@ -86,13 +67,7 @@ def search_similar(
     """The tokens of the corpus that share most with some codes, each weighted by log(tokens / tokens with the code).
 
     Candidates are all tokens with one of the :data:`RAREST` rarest codes; these are compared by all codes. A token
-    that shares only frequent codes is not found.
-
-    Args:
-        codes: by book, see :func:`prompt_codes`; negative ids are none.
-
-    Raises:
-        InputError: a book or a code that the index does not have.
+    that shares only frequent codes is not found. ``codes`` are as of :func:`prompt_codes`; negative ids are none.
     """
     wanted = [(book, int(c)) for book, ids in codes.items() for c in dict.fromkeys(ids.tolist()) if c >= 0]
     counts = np.array([index.count(book, code) for book, code in wanted])
@@ -108,14 +83,13 @@ def search_similar(
     total, shared = np.zeros(len(candidates)), np.zeros(len(candidates), np.int64)
     for book in dict.fromkeys(book for book, _ in wanted):
         number = index.layout.number(book)
-        weight = np.zeros(index.books[number].n_codes + 1)
-        carried = np.zeros(len(weight), np.int64)
-        for (other, code), value in zip(wanted, idf, strict=True):
-            if other == book:
-                weight[code], carried[code] = value, 1
-        ids = index.ids.rows(number, candidates)
-        total += weight[ids].sum(1)
-        shared += carried[ids].sum(1)
+        weight = np.full(index.books[number].n_codes + 1, np.nan)
+        weight[[code for other, code in wanted if other == book]] = idf[
+            [other == book for other, _ in wanted]
+        ]
+        of_slot = weight[index.ids.rows(number, candidates)]
+        total += np.nansum(of_slot, 1)
+        shared += (~np.isnan(of_slot)).sum(1)
     order = np.lexsort((candidates, -total))[:n]
     whole = max(float(idf.sum()), 1e-12)
     return [Similar(int(candidates[i]), float(total[i]) / whole, int(shared[i])) for i in order]

@@ -1,56 +1,47 @@
 """Search results and contexts as CSV, every number in full."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from interp.codesearch.contexts import Context
 from interp.codesearch.search import CodeHit
 
-HIT_COLUMNS = (
-    "book",
-    "code",
-    "tokens",
-    "tokens_in_matches",
-    "matches_found",
-    "precision",
-    "precision_low",
-    "precision_high",
-    "recall",
-    "recall_low",
-    "recall_high",
-    "f1",
-)
-CONTEXT_COLUMNS = ("token", "document", "before", "text", "after", "similarity", "margin")
 
-
-def hits_csv(hits: Iterable[CodeHit]) -> str:
+def hits_csv(hits: Sequence[CodeHit]) -> str:
     """One line a code; intervals are Wilson's at 95 %."""
-    rows = (
-        (hit.book, hit.code, hit.count, hit.hits, hit.found, hit.precision, *hit.precision_interval)
-        + (hit.recall, *hit.recall_interval, hit.f1)
-        for hit in hits
+    return _csv(
+        {
+            "book": [hit.book for hit in hits],
+            "code": [hit.code for hit in hits],
+            "tokens": [hit.count for hit in hits],
+            "tokens_in_matches": [hit.hits for hit in hits],
+            "matches_found": [hit.found for hit in hits],
+            "precision": [hit.precision for hit in hits],
+            "precision_low": [hit.precision_interval[0] for hit in hits],
+            "precision_high": [hit.precision_interval[1] for hit in hits],
+            "recall": [hit.recall for hit in hits],
+            "recall_low": [hit.recall_interval[0] for hit in hits],
+            "recall_high": [hit.recall_interval[1] for hit in hits],
+            "f1": [hit.f1 for hit in hits],
+        }
     )
-    return _csv(HIT_COLUMNS, rows)
 
 
-def contexts_csv(contexts: Iterable[Context]) -> str:
+def contexts_csv(contexts: Sequence[Context]) -> str:
     """One line a context, the token's own text apart from what stands around it."""
-    rows = (
-        (
-            context.token,
-            context.document,
-            "".join(context.pieces[: context.focus]),
-            context.pieces[context.focus],
-            "".join(context.pieces[context.focus + 1 :]),
-            context.similarity,
-            context.margin,
-        )
-        for context in contexts
+    return _csv(
+        {
+            "token": [context.token for context in contexts],
+            "document": [context.document for context in contexts],
+            "before": ["".join(context.pieces[: context.focus]) for context in contexts],
+            "text": [context.pieces[context.focus] for context in contexts],
+            "after": ["".join(context.pieces[context.focus + 1 :]) for context in contexts],
+            "similarity": [context.similarity for context in contexts],
+            "margin": [context.margin for context in contexts],
+        }
     )
-    return _csv(CONTEXT_COLUMNS, rows)
 
 
-def _csv(columns: Sequence[str], rows: Iterable[Sequence]) -> str:
+def _csv(columns: Mapping[str, Iterable]) -> str:
     import polars
 
-    table = polars.DataFrame(list(rows), schema=list(columns), orient="row", infer_schema_length=None)
-    return table.write_csv(quote_style="non_numeric")
+    return polars.DataFrame(columns).write_csv(quote_style="non_numeric")

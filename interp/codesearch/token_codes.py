@@ -32,30 +32,23 @@ class TokenCodes:
 
 @torch.no_grad()
 def read_codes(
-    model: Model, codebooks: Mapping[str, Dictionary], tokens: Int[Tensor, " pos"]
+    model: Model, codebooks: Mapping[str, Dictionary], tokens: Int[Tensor, " pos"], *, error_term: bool = True
 ) -> dict[str, TokenCodes]:
-    """Codes by site, heads apart (``a5.h3``), in one forward pass of the plain model.
+    """Codes by site, heads apart (``a5.h3``), in one forward pass.
 
     Args:
         tokens: with BOS, where the model has one.
-
-    Raises:
-        InputError: no tokens, or more than the model's context.
+        error_term: codes of the plain model; without it those of the model with all codebooks in place.
     """
     if not 1 <= len(tokens) <= model.cfg.n_ctx:
         raise InputError(f"a text of {len(tokens)} tokens: the model reads 1 to {model.cfg.n_ctx}")
     wrappers = {site: FiringStatsWrapper(book) for site, book in codebooks.items()}
-    with attach(model, wrappers, error_term=True):
+    with attach(model, wrappers, error_term=error_term):
         model(tokens[None].to(model_device(model)))
-    found = {}
+    found: dict[str, TokenCodes] = {}
     for site, book in wrappers.items():
-        if not book.seen:
-            raise RuntimeError(f"the forward did not reach {site}")
         # heads that share a book lie among the rows
-        ids, similarity, margin = (
-            part.reshape(len(tokens), -1, book.config.k).cpu().numpy() for part in book.seen[:3]
-        )
-        groups = groups_at(model, resolve_site(model, site), book)
-        for i, name in enumerate(names_of_groups(site, groups)):
-            found[name] = TokenCodes(ids[:, i], similarity[:, i], margin[:, i])
+        parts = [part.reshape(len(tokens), -1, book.config.k).cpu().numpy() for part in book.seen[:3]]
+        names = names_of_groups(site, groups_at(model, resolve_site(model, site), book))
+        found |= {name: TokenCodes(*(part[:, i] for part in parts)) for i, name in enumerate(names)}
     return found

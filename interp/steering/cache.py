@@ -9,6 +9,9 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from interp.bottlenecks.codebook import Codebook
 from interp.bottlenecks.dictionary import Dictionary
@@ -28,45 +31,41 @@ _CODE, _VERDICT = ([field.name for field in dataclasses.fields(kind)] for kind i
 
 def identity(model: Model, codebooks: Mapping[str, Dictionary]) -> str:
     """Tells apart models with codebooks, wherever they lie."""
-    slots = {site: _told(book) for site, book in codebooks.items()}
+    slots = {site: _beside_codes(book) for site, book in codebooks.items()}
     return _digest([weights_digest(model), codebooks_fingerprint(codebooks), slots])
 
 
-def _told(book: Dictionary) -> int | list:
+def _beside_codes(book: Dictionary) -> int | list:
     """What else than codes matters of a book: k, how it chooses, and the counts, by which the mean is taken.
 
     Books of the kind that is fitted at heads have been kept under k alone; there the mean is small.
     """
     config = book.config
+
+    def hashed(tensor: Tensor) -> str:
+        return hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest()[:16]
+
     if not isinstance(book, Codebook):
-        others = [t.detach().cpu().numpy().tobytes() for name, t in book.tensors().items() if name != "codes"]
-        return [config.k, book.kind, *(hashlib.sha256(part).hexdigest()[:16] for part in others)]
+        others = [tensor for name, tensor in book.tensors().items() if name != "codes"]
+        return [config.k, book.kind, *map(hashed, others)]
     how = [book.kind, book.config.selection, book.config.magnitude]
     if config.groups > 1 and how == ["metric_codebook", "matching_pursuit", "unit"]:
         return config.k
-    counts = hashlib.sha256(book.counts.cpu().numpy().tobytes()).hexdigest()[:16]
-    return [config.k, counts] if how == ["codebook", "matching_pursuit", "unit"] else [config.k, counts, *how]
+    usual = how == ["codebook", "matching_pursuit", "unit"]
+    return [config.k, hashed(book.counts), *([] if usual else how)]
 
 
 def request_key(made_with: str, positive: Sequence[str], negative: Sequence[str], by: str, seed: int) -> str:
-    """A name for what :func:`~interp.steering.find` would find.
-
-    Args:
-        made_with: the :func:`identity` of model and codebooks.
-    """
+    """A name for what :func:`~interp.steering.find` would find by a model with codebooks of this :func:`identity`."""
     return _digest([FINDER, made_with, list(positive), list(negative), by, seed])
 
 
 def recall(folder: Path | None, key: str) -> CodeSet | None:
-    """What was found for a request, if it is known; a damaged file counts as none.
-
-    Args:
-        folder: None looks only among what comes with the package.
-    """
-    stored = _shipped().get(key)
+    """What was found for a request, if it is known: in a folder, or with the package. A damaged file counts as none."""
     try:
+        stored = _shipped().get(key)
         if stored is None and folder is not None:
-            stored = read_json(_file(folder, key))
+            stored = read_json(folder / f"{key}.json")
         return None if stored is None else CodeSet.from_json(stored)
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -90,28 +89,20 @@ def find_or_recall(
 
 
 def keep(folder: Path, key: str, found: CodeSet) -> None:
-    write_json(_file(folder, key), found.to_json())
+    write_json(folder / f"{key}.json", found.to_json())
 
 
 def _digest(value: list) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:24]
 
 
-def _file(folder: Path, key: str) -> Path:
-    return folder / f"{key}.json"
-
-
 @cache
 def _shipped() -> dict[str, dict]:
-    if not SHIPPED.is_file():
-        return {}
-    stored = read_json(SHIPPED)
-    known = stored["found"].items()
-    return {key: found | {"codes": [_from_row(row) for row in found["codes"]]} for key, found in known}
+    known = read_json(SHIPPED)["found"].items()
+    return {key: found | {"codes": [_from_row(*row) for row in found["codes"]]} for key, found in known}
 
 
-def _from_row(row: list) -> dict:
-    *values, verdict = row
-    if verdict is not None:
-        verdict = dict(zip(_VERDICT, verdict, strict=True))
-    return dict(zip(_CODE, (*values, verdict), strict=True))
+def _from_row(*row: Any) -> dict:
+    code = dict(zip(_CODE, row, strict=True))
+    verdict = code["verdict"]
+    return code | {"verdict": verdict and dict(zip(_VERDICT, verdict, strict=True))}

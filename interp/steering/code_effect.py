@@ -8,6 +8,7 @@ moves the metric towards the corrupt one, and a random code of the same codebook
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -42,11 +43,7 @@ class PairCodes:
     codes: tuple[Mapping[str, np.ndarray], ...]
 
     def of_head(self, site: str, side: Side, pair: int) -> Int[np.ndarray, "pos k"]:
-        """A head's codes at every token of a prompt, strongest first.
-
-        Raises:
-            InputError: no codebook for it, by itself or as one of its layer's heads.
-        """
+        """A head's codes at every token of a prompt, strongest first."""
         row, found = SIDES.index(side), self.codes[pair]
         if site in found:
             return found[site][row]
@@ -65,8 +62,8 @@ class PairCodes:
     def shares(self, site: str, role: str | None, side: Side) -> dict[int, float]:
         """Share of a side's prompts with each code at the role, or of all their tokens, most used first."""
         if role is None:
-            found = [self.of_head(site, side, i)[:, 0].tolist() for i in range(len(self.pairs))]
-            counts = Counter(code for codes in found for code in codes)
+            every = [self.of_head(site, side, pair)[:, 0] for pair in range(len(self.pairs))]
+            counts = Counter(np.concatenate(every).tolist())
         else:
             counts = Counter(self.strongest(site, role, side))
         return {code: count / counts.total() for code, count in counts.most_common()}
@@ -128,11 +125,7 @@ def read_pairs(
     batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
 ) -> PairCodes:
-    """The metric and the heads' codes on all prompts of some pairs, each run once.
-
-    Args:
-        progress: told of forwards, two a pair.
-    """
+    """The metric and the heads' codes on all prompts of some pairs, each run once; progress counts two a pair."""
     books = {site: book for site, book in codebooks.items() if site[0] == "a"}
     if not books:
         raise InputError("no codebook at a head: nothing to read here")
@@ -140,14 +133,12 @@ def read_pairs(
     codes: list[Mapping[str, np.ndarray]] = [{}] * len(pairs)
     with attach(model, books) as attached:
         for indices in equal_length_batches(pairs, batch_size):
-            seen: list[dict[str, np.ndarray]] = []
+            seen = []
             for row, side in enumerate(SIDES):
-                metric[row, list(indices)] = _metric(model, pairs, indices, side)
+                metric[row, list(indices)] = _metric(model, pairs, indices, side, progress)
                 seen.append({site: ids.cpu().numpy().astype(np.int32) for site, ids in attached.ids.items()})
-                if progress is not None:
-                    progress(len(indices))
             for row, index in enumerate(indices):
-                codes[index] = {site: np.stack([found[site][row] for found in seen]) for site in books}
+                codes[index] = {site: np.stack([ids[site][row] for ids in seen]) for site in books}
     return PairCodes(pairs, metric, tuple(codes))
 
 
@@ -167,14 +158,10 @@ def set_code(
     """Set a head's strongest code on the prompts of one side, then a random one of its codebook, once each.
 
     Args:
-        read: of the pairs, by the same model.
         codes: one for all pairs, or one for each.
         role: at which token; ``None`` for all tokens, BOS included.
         seed: of the random codes, one a pair, each another than the code set there.
         progress: told of forwards, two a pair.
-
-    Raises:
-        InputError: a site without a codebook, a code that it does not have, or a role that not all pairs have.
     """
     pairs = read.pairs
     if role is not None and role not in roles_of(pairs):
@@ -190,35 +177,34 @@ def set_code(
         there = alternatives(book.config, given)
         other = there[int(rng.integers(len(there) - 1))]
         drawn.append(other + (other >= given))
-    found = {}
-    for name, chosen in (("set", codes), ("random", drawn)):
-        values = np.zeros(len(pairs))
+    values = np.zeros((2, len(pairs)))
+    for number, chosen in enumerate((codes, drawn)):
         for indices, column in _batches(pairs, role):
             edits = [SetCode(site, chosen[i], rows=[row]) for row, i in enumerate(indices)]
-            where = "all" if column is None else column
             attached.clear()
-            with attached.edit(*edits, positions=where):
-                values[indices] = _metric(model, pairs, indices, side)
-            if progress is not None:
-                progress(len(indices))
-        found[name] = values
+            with attached.edit(*edits, positions=column):
+                values[number, indices] = _metric(model, pairs, indices, side, progress)
     before = read.metric[SIDES.index(side)]
-    return CodeEffect(site, side, role, tuple(codes), tuple(drawn), before, found["set"], found["random"])
+    return CodeEffect(site, side, role, tuple(codes), tuple(drawn), before, *values)
 
 
-def _batches(pairs: PromptPairs, role: str | None) -> Iterator[tuple[list[int], int | None]]:
+def _batches(pairs: PromptPairs, role: str | None) -> Iterator[tuple[list[int], int | Literal["all"]]]:
     """Pairs of one length whose role stands at one column, and that column."""
     for indices in equal_length_batches(pairs, BATCH_SIZE):
-        columns = [None if role is None else position(pairs[i], role) for i in indices]
+        columns: list[int | Literal["all"]] = [
+            "all" if role is None else position(pairs[i], role) for i in indices
+        ]
         for column in dict.fromkeys(columns):
             yield [i for i, at in zip(indices, columns, strict=True) if at == column], column
 
 
 def _metric(
-    model: Model, pairs: PromptPairs, indices: Sequence[int], side: Side
+    model: Model, pairs: PromptPairs, indices: Sequence[int], side: Side, progress: Progress | None
 ) -> Float[np.ndarray, " batch"]:
     """The metric on one side of pairs of one length."""
     rows = [pairs[i] for i in indices]
     tokens = [row.clean_tokens if side == "clean" else row.corrupt_tokens for row in rows]
     logits = end_logits(model, torch.tensor(tokens, device=model_device(model)))
+    if progress is not None:
+        progress(len(rows))
     return task_metric(logits, rows, pairs.metric).cpu().double().numpy()

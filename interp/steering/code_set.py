@@ -85,21 +85,18 @@ class CodeSet:
     def named(self, n: int | None, how: str) -> list[WeightedCode]:
         """The first n, or all: to be ``added``, with their weights, without those of weight 0; ``set``, of each site
         only the best; or ``forbidden``.
-
-        Raises:
-            InputError: fewer codes than n, or something else is to be done to them.
         """
         if how not in HOW:
             raise InputError(f"codes to be {how!r}: choose {', '.join(HOW)}")
+        if n is not None and not 1 <= n <= len(self.codes):
+            raise InputError(f"{n} codes: choose 1 to {len(self.codes)}")
+        first = self.codes[:n]
         if how == "added":
-            return [WeightedCode(code.site, code.code, code.weight) for code in self._first(n) if code.weight]
-        codes = [WeightedCode(code.site, code.code) for code in self._first(n)]
-        if how == "forbidden":
-            return codes
-        best: dict[str, WeightedCode] = {}
-        for code in codes:
-            best.setdefault(code.site, code)
-        return list(best.values())
+            return [WeightedCode(code.site, code.code, code.weight) for code in first if code.weight]
+        if how == "set":
+            sites = [code.site for code in first]
+            first = tuple(code for i, code in enumerate(first) if code.site not in sites[:i])
+        return [WeightedCode(code.site, code.code) for code in first]
 
     def listed(self, used: Sequence[WeightedCode]) -> list[FoundCode]:
         """Those that are used, best first."""
@@ -123,16 +120,5 @@ class CodeSet:
 
     @classmethod
     def from_json(cls, stored: Mapping) -> "CodeSet":
-        """What :meth:`to_json` gave.
-
-        Raises:
-            ValueError: something else.
-        """
+        """What :meth:`to_json` gave; a :class:`ValueError` for something else."""
         return TypeAdapter(cls).validate_python(stored)
-
-    def _first(self, n: int | None) -> tuple[FoundCode, ...]:
-        if n is None:
-            return self.codes
-        if not 1 <= n <= len(self.codes):
-            raise InputError(f"{n} codes: choose 1 to {len(self.codes)}")
-        return self.codes[:n]

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from interp.activations.metric import kl_divergence
 from interp.bottlenecks.attach import attach
@@ -24,6 +23,13 @@ from interp.models.generate import generate, pad_left
 from interp.models.hooks import as_it_is
 from interp.models.vocabulary import check_texts
 from interp.text.special import check_unicode, ends, opened, until_end
+
+BATCH_SIZE = 32
+"""Texts per forward pass when they are judged."""
+LOGITS = 2**27
+"""At most so many logits are made at a time, 0.5 GiB of them in float32."""
+WITHIN = "leave that context before, or give it as within"
+"""What to do about a context that is open already."""
 
 
 @torch.no_grad()
@@ -50,32 +56,20 @@ def step_divergences(
         prompt: token ids that every text begins with.
         new: of each text, the token ids that were added.
     """
-    longest = max(map(len, new))
-    if longest == 0:
+    if not any(new):
         return [np.zeros(0) for _ in new]
-    # padding on the right is seen by no earlier position; the last token makes no new one
-    rows = [[*prompt, *row, *[prompt[-1]] * (longest - len(row))][:-1] for row in new]
-    tokens = torch.tensor(rows, device=model_device(model))
+    tokens = _padded(model, [[*prompt, *row] for row in new])[:, :-1]  # the last makes no new one
     columns = Where(positions).columns(len(prompt))
     begin = len(prompt) - 1
     attached = attach(model, codebooks, error_term=error_term, read=False)
     with attached.edit(*edits, positions=columns, fraction=fraction, seed=seed, when=when):
         steered = model(tokens)[:, begin:]
+    found = []
     # a text at a time: vocabularies are large
-    texts = zip(steered, model(tokens)[:, begin:], new, strict=True)
-    found = [
-        (kl_divergence(*(logits.float().log_softmax(-1) for logits in both)), len(row))
-        for *both, row in texts
-    ]
-    return [kl[:length].cpu().numpy().astype(np.float64) for kl, length in found]
-
-
-BATCH_SIZE = 32
-"""Texts per forward pass when they are judged."""
-LOGITS = 2**27
-"""At most so many logits are made at a time, 0.5 GiB of them in float32."""
-WITHIN = "leave that context before, or give it as within"
-"""What to do about a context that is open already."""
+    for *both, row in zip(steered, model(tokens)[:, begin:], new, strict=True):
+        kl = kl_divergence(*(logits.float().log_softmax(-1) for logits in both))
+        found.append(kl[: len(row)].cpu().numpy().astype(np.float64))
+    return found
 
 
 @dataclass(frozen=True)
@@ -99,12 +93,7 @@ class Continuation:
 
 
 def encode_prompts(model: Model, prompts: Sequence[str], *, chat: bool = False) -> list[list[int]]:
-    """Token ids, BOS included; with ``chat`` as a user's message in the model's chat template.
-
-    Raises:
-        InputError: no prompts, a token that is none of the model's, a model without a tokenizer or without a chat
-            template.
-    """
+    """Token ids, BOS included; with ``chat`` as a user's message in the model's chat template."""
     if not prompts:
         raise InputError("no prompts")
     tokenizer = model.tokenizer
@@ -112,20 +101,19 @@ def encode_prompts(model: Model, prompts: Sequence[str], *, chat: bool = False) 
         raise InputError("this model has no tokenizer: it cannot read text")
     if chat and not tokenizer.chat_template:
         raise InputError("this model's tokenizer has no chat template: continue the prompt as plain text")
-    found = [_said(tokenizer, prompt) if chat else opened(tokenizer, prompt) for prompt in prompts]
-    for prompt, ids in zip(prompts, found, strict=True):
-        if not ids:
-            raise InputError(f"prompt {prompt!r} is empty")
-    check_texts(model, prompts, found)
-    return found
 
+    def of_user(prompt: str) -> list[int]:
+        """The template brings what stands in front."""
+        check_unicode(prompt)
+        message = [{"role": "user", "content": prompt}]
+        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
 
-def _said(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """A user's message; the template brings what stands in front."""
-    check_unicode(prompt)
-    message = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
+    rows = [of_user(prompt) if chat else opened(tokenizer, prompt) for prompt in prompts]
+    if [] in rows:
+        raise InputError(f"prompt {prompts[rows.index([])]!r} is empty")
+    check_texts(model, prompts, rows)
+    return rows
 
 
 def continue_prompts(
@@ -141,14 +129,8 @@ def continue_prompts(
 ) -> list[Continuation]:
     """Sample one continuation a prompt, all in one batch, inside a context such as ``attach(…)``.
 
-    The context is left before the texts are judged.
-
-    Args:
-        watch: as of :func:`~interp.models.generate.generate`; prompts are padded on the left.
-
-    Raises:
-        InputError: as :func:`encode_prompts`, prompts and new tokens longer than the model's context, or something
-            attached to the model already.
+    The context is left before the texts are judged; nothing else may be attached to the model. ``watch`` is as of
+    :func:`~interp.models.generate.generate`; prompts are padded on the left.
     """
     if isinstance(prompts, str):
         raise InputError(f"prompts {prompts[:40]!r}: give a list of texts, [prompt] for one")
@@ -165,39 +147,33 @@ def continue_prompts(
         out = generate(
             model, tokens, n_tokens, attention_mask=mask, seed=seed, temperature=temperature, watch=watch
         )
-    stops = ends(model)
-    new = [until_end(row[longest:].tolist(), stops) for row in out]
-    surprises = surprise(model, ids, new)
-    return [
-        Continuation(prompt, model.tokenizer.decode(row, skip_special_tokens=True), tuple(row), found)
-        for prompt, row, found in zip(prompts, new, surprises, strict=True)
-    ]
+    new = [until_end(row[longest:].tolist(), ends(model)) for row in out]
+    texts = model.tokenizer.batch_decode(new, skip_special_tokens=True)
+    rows = zip(prompts, texts, map(tuple, new), surprise(model, ids, new), strict=True)
+    return [Continuation(*row) for row in rows]
 
 
 @torch.no_grad()
 def surprise(
     model: Model, prompts: Sequence[Sequence[int]], new: Sequence[Sequence[int]]
 ) -> list[np.ndarray]:
-    """−log p of each new token after its prompt, in nats.
-
-    Raises:
-        InputError: something is attached to the model, which is to judge as it is.
-    """
-    device = model_device(model)
+    """−log p of each new token after its prompt, in nats, by the model as it is: nothing may be attached to it."""
     rows = [[*prompt, *added] for prompt, added in zip(prompts, new, strict=True)]
     found: list[np.ndarray] = []
     at_once = min(BATCH_SIZE, max(1, LOGITS // (max(map(len, rows)) * model.cfg.d_vocab)))
     for begin in range(0, len(rows), at_once):
-        some = rows[begin : begin + at_once]
-        longest = max(map(len, some))
-        # padding on the right is seen by no earlier position
-        tokens = torch.tensor([row + row[-1:] * (longest - len(row)) for row in some], device=device)
+        tokens = _padded(model, rows[begin : begin + at_once])
         with as_it_is(model, "perplexity", WITHIN):
             logits = model(tokens)[:, :-1]
         chosen = logits.gather(-1, tokens[:, 1:, None])[..., 0].float()
-        nll = (logits.float().logsumexp(-1) - chosen).cpu().numpy()
-        found += [
-            nll[i, len(prompts[begin + i]) - 1 : len(row) - 1].astype(np.float64)
-            for i, row in enumerate(some)
-        ]
-    return found
+        found.extend((logits.float().logsumexp(-1) - chosen).cpu().double().numpy())
+    return [
+        nll[len(prompt) - 1 : len(row) - 1] for nll, prompt, row in zip(found, prompts, rows, strict=True)
+    ]
+
+
+def _padded(model: Model, rows: Sequence[Sequence[int]]) -> Int[Tensor, "row pos"]:
+    """Padded on the right, which is seen by no earlier position."""
+    longest = max(map(len, rows))
+    padded = [[*row, *[row[-1]] * (longest - len(row))] for row in rows]
+    return torch.tensor(padded, device=model_device(model))

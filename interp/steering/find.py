@@ -27,8 +27,10 @@ nearest that so few could come. Where a norm stands behind W_O (Gemma), heads of
 it.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import SupportsIndex
 
 import numpy as np
@@ -39,7 +41,7 @@ from scipy.stats import false_discovery_control, hypergeom
 from torch import Tensor
 
 from interp.bottlenecks.attach import groups_at
-from interp.bottlenecks.base import NO_CODE, Bottleneck, Codes, distinct
+from interp.bottlenecks.base import NO_CODE, Bottleneck, Codes, count_codes, distinct
 from interp.bottlenecks.dictionary import Dictionary
 from interp.bottlenecks.metric_codebook import output_map
 from interp.errors import InputError, whole_number
@@ -98,49 +100,34 @@ def matching_pursuit(
         n: codes of all places together, at most: fewer if no other code points along what is left, or a weight comes
             out as 0.
     """
-    places = [_PursuitPlace(some, vector) for some, vector in zip(codes, vectors, strict=True)]
-    gains = np.array([place.gain for place in places])
-    for _ in range(min(n, sum(len(place.codes) for place in places))):
-        best = int(gains.argmax())
-        if gains[best] <= 0:
+    codes, vectors = [some.astype(np.float64) for some in codes], [v.astype(np.float64) for v in vectors]
+    lengths = [np.maximum(np.linalg.norm(some, axis=1), 1e-12) for some in codes]
+    taken: list[list[int]] = [[] for _ in codes]
+    weights = [np.zeros(0) for _ in codes]
+
+    def look(place: int) -> tuple[float, int]:
+        """By how much the length of what is left would fall along the code to take next, and that code."""
+        left = vectors[place] - weights[place] @ codes[place][taken[place]]
+        if np.linalg.norm(left) <= EXACT * np.linalg.norm(vectors[place]):
+            return 0.0, 0
+        along = codes[place] @ left / lengths[place]
+        along[taken[place]] = 0
+        return float(along.max()), int(along.argmax())
+
+    gains = [look(place) for place in range(len(codes))]
+    for _ in range(min(n, sum(map(len, codes)))):
+        best = int(np.argmax([gain for gain, _ in gains]))
+        if gains[best][0] <= 0:
             break
-        places[best].take()
-        gains[best] = places[best].gain
+        taken[best].append(gains[best][1])
+        weights[best], _ = nnls(codes[best][taken[best]].T, vectors[best])
+        gains[best] = look(best)
     return [
-        (number, code, float(weight))
-        for number, place in enumerate(places)
-        for code, weight in zip(place.taken, place.weights, strict=True)
+        (place, code, float(weight))
+        for place in range(len(codes))
+        for code, weight in zip(taken[place], weights[place], strict=True)
         if weight > 0
     ]
-
-
-class _PursuitPlace:
-    """The pursuit of one vector.
-
-    Attributes:
-        taken, weights: codes so far.
-        next: the code to take next.
-        gain: by how much the length of what is left, along it, would fall; 0 if no code points along what is left.
-    """
-
-    def __init__(self, codes: Float[np.ndarray, "code d_in"], vector: Float[np.ndarray, " d_in"]) -> None:
-        self.codes, self.vector = codes.astype(np.float64), vector.astype(np.float64)
-        self._lengths = np.maximum(np.linalg.norm(self.codes, axis=1), 1e-12)
-        self.taken: list[int] = []
-        self.weights = np.zeros(0)
-        self._look(self.vector)
-
-    def take(self) -> None:
-        self.taken.append(self.next)
-        self.weights, _ = nnls(self.codes[self.taken].T, self.vector)
-        self._look(self.vector - self.weights @ self.codes[self.taken])
-
-    def _look(self, left: Float[np.ndarray, " d_in"]) -> None:
-        along = self.codes @ left / self._lengths
-        along[self.taken] = 0
-        self.next = int(along.argmax())
-        told = np.linalg.norm(left) <= EXACT * np.linalg.norm(self.vector)
-        self.gain = 0.0 if told else max(0.0, float(along[self.next]))
 
 
 RANKINGS = ("difference", "detection")
@@ -198,28 +185,22 @@ def find_codes(
         for place in _places(model, name, book, read, texts, is_positive, heldout)
     ]
     if by == "detection":
-        chosen = choice = _by_detection(places, read, is_positive, heldout)
+        chosen = choice = _by_detection(places, is_positive, heldout)
+        why = "no code tells the positive texts from the negative ones (p ≤ .05): give more texts"
     else:
-        arguments = (model, codebooks, texts, read, places, is_positive)
-        chosen = _by_difference(*arguments, np.ones_like(heldout), stage)
-        try:
-            choice = _by_difference(*arguments, ~heldout, stage)
-        except InputError:  # half of them are too few
-            choice = []
+        choose = partial(_by_difference, model, codebooks, texts, read, places, is_positive, stage)
+        chosen, choice = choose(np.ones_like(heldout)), []
+        with contextlib.suppress(InputError):  # half of them are too few
+            choice = choose(~heldout)
+        why = "at no site does the difference between the texts raise the positive ones' tokens: give more texts, or "
+        why += "rank by detection"
     if not chosen:
-        raise InputError(
-            "no code tells the positive texts from the negative ones (p ≤ .05): give more texts"
-            if by == "detection"
-            else "at no site does the difference between the texts raise the positive ones' tokens: give more texts, "
-            "or rank by detection"
-        )
+        raise InputError(why)
     verdicts = _judge(choice, texts.counted.sum(1).numpy(), is_positive, heldout)
-    found = (
-        FoundCode(
-            place.site, code, weight, effect, float(place.detection[code]), verdicts.get((place.site, code))
-        )
-        for place, code, weight, effect in chosen
-    )
+    found = []
+    for place, code, weight, effect in chosen:
+        verdict = verdicts.get((place.site, code))
+        found.append(FoundCode(place.site, code, weight, effect, float(place.detection[code]), verdict))
     return CodeSet(tuple(found), by, seed, len(positive), len(negative))
 
 
@@ -232,6 +213,7 @@ class _Place:
         vectors: how each code differs from its codebook's mean; of other bottlenecks, the codes' own.
         tokens: of each text, those at which the code fires.
         detection: −log10 p on the choosing half.
+        differences: of the means over positive and negative texts: of all, and of the choosing half.
     """
 
     site: str
@@ -240,12 +222,13 @@ class _Place:
     vectors: Float[np.ndarray, "code d_in"]
     tokens: Int[np.ndarray, "text code"]
     detection: Float[np.ndarray, " code"]
+    differences: Float[np.ndarray, "texts d_in"]
 
 
 _Chosen = tuple[_Place, int, float, float | None]
 """A code, its weight and its effect."""
-_CHOOSING, _ALL = ((1,), (0,)), ((1, 3), (0, 2))
-"""Kinds of texts as they are read, positive and negative."""
+_KINDS = (((1, 3), (0, 2)), ((1,), (0,)))
+"""Kinds of texts as they are read, positive and negative: of all, and of the choosing half."""
 
 
 def _places(
@@ -262,25 +245,17 @@ def _places(
     detection = -_log10_p(tokens > 0, is_positive, ~heldout)
     site, groups = resolve_site(model, name), ids.shape[2]
     heads = site.kind == "attn" and site.head is None and groups > 1
+    names = [f"{name}.h{g}" for g in range(groups)] if heads else [name]
     vectors = _from_mean(book).numpy()
-    return [
-        _Place(
-            f"{name}.h{g}" if heads else name,
-            name,
-            g,
-            vectors[g if len(vectors) > 1 else 0],  # heads may share one group of codes
-            tokens[:, g],
-            detection[g],
-        )
-        for g in range(groups)
-    ]
+    vectors = np.broadcast_to(vectors, (groups, *vectors.shape[1:]))  # heads may share one group of codes
+    means = [[read.mean(name, kinds) for kinds in both] for both in _KINDS]
+    differences = np.stack([(positive - negative).numpy() for positive, negative in means], 1)
+    parts = zip(names, vectors, tokens.swapaxes(0, 1), detection, differences, strict=True)
+    return [_Place(at, name, g, *part) for g, (at, *part) in enumerate(parts)]
 
 
 def _by_detection(
-    places: Sequence[_Place],
-    read: Readings,
-    is_positive: Bool[np.ndarray, " text"],
-    heldout: Bool[np.ndarray, " text"],
+    places: Sequence[_Place], is_positive: Bool[np.ndarray, " text"], heldout: Bool[np.ndarray, " text"]
 ) -> list[_Chosen]:
     """The surest code of each place, surest first."""
     found = []
@@ -290,8 +265,8 @@ def _by_detection(
         code = int((place.detection + 1e-6 * share).argmax())
         if place.detection[code] >= DETECTED - 1e-9:
             # how many times the code is in the difference of means by itself
-            vector, difference = place.vectors[code], _difference(place, read, _ALL)
-            along = float(vector @ difference / max(float(vector @ vector), 1e-12))
+            vector = place.vectors[code]
+            along = float(vector @ place.differences[0] / max(float(vector @ vector), 1e-12))
             found.append((place, code, _short(max(0.0, along)), None))
     return sorted(found, key=lambda chosen: -chosen[0].detection[chosen[1]])
 
@@ -303,37 +278,28 @@ def _by_difference(
     read: Readings,
     places: Sequence[_Place],
     is_positive: Bool[np.ndarray, " text"],
-    choosing: Bool[np.ndarray, " text"],
     stage: Stage,
+    choosing: Bool[np.ndarray, " text"],
 ) -> list[_Chosen]:
     """Codes that add up to the difference of means, those of most effect first."""
-    kinds = _ALL if choosing.all() else _CHOOSING
+    of = int(not choosing.all())
     positive, negative = (texts.at(kind & choosing) for kind in (is_positive, ~is_positive))
-    target = find_target(positive, negative, read.expectation(kinds[1]))
+    target = find_target(positive, negative, read.expectation(_KINDS[of][1]))
     gains = target_gradients(model, codebooks, target, negative, stage=stage)
     helpful, codes, differences = [], [], []
     for place in places:
-        difference, gain = _difference(place, read, kinds), gains[place.name][place.group].numpy()
+        difference, gain = place.differences[of], gains[place.name][place.group].numpy()
         if difference @ gain > 0:
             write = _write_map(model, place)
             helpful.append((place, gain))
             codes.append(_compared(place.vectors, gain, write))
             differences.append(_compared(difference, gain, write))
+    n = max(AT_LEAST, int(FRACTION * len(helpful)))
     found: list[tuple[_Place, int, float, float]] = []
-    for number, code, weight in matching_pursuit(
-        codes, differences, max(AT_LEAST, int(FRACTION * len(helpful)))
-    ):
+    for number, code, weight in matching_pursuit(codes, differences, n):
         place, gain = helpful[number]
         found.append((place, code, _short(weight), float(weight * place.vectors[code] @ gain)))
     return [*sorted(found, key=lambda chosen: -chosen[3])]
-
-
-def _difference(
-    place: _Place, read: Readings, kinds: tuple[Sequence[int], Sequence[int]]
-) -> Float[np.ndarray, " d_in"]:
-    """Of the means over positive and negative texts."""
-    positive, negative = (read.mean(place.name, some)[place.group] for some in kinds)
-    return (positive - negative).numpy()
 
 
 def _without_copies(texts: Sequence[str]) -> list[str]:
@@ -362,15 +328,12 @@ def _check(
             )
         site = resolve_site(model, name)
         if site.kind != "attn" and groups_at(model, site, book) is not None:
-            raise InputError(
-                f"the codebook at {name} has {book.config.groups} groups that share out its vector: codes are found in "
-                "books of one group, or of one a head"
-            )
+            shared = f"the codebook at {name} has {book.config.groups} groups that share out its vector"
+            raise InputError(f"{shared}: codes are found in books of one group, or of one a head")
     for kind, texts in (("positive", positive), ("negative", negative)):
         if len(texts) < LEAST:
-            raise InputError(
-                f"{len(texts)} {kind} texts: at least {LEAST} different ones are needed, half of them to judge by"
-            )
+            needed = f"at least {LEAST} different ones are needed, half of them to judge by"
+            raise InputError(f"{len(texts)} {kind} texts: {needed}")
     for text in {text.strip() for text in positive} & {text.strip() for text in negative}:
         raise InputError(f"text {text!r} is among the positive and the negative texts")
 
@@ -379,24 +342,18 @@ def _split(is_positive: Bool[np.ndarray, " text"], seed: int) -> Bool[np.ndarray
     """Which texts are held out: half of each kind."""
     generator = np.random.default_rng(seed)
     heldout = np.zeros(len(is_positive), dtype=bool)
-    for kind in (True, False):
-        mine = generator.permutation(np.flatnonzero(is_positive == kind))
-        heldout[mine[: len(mine) // 2]] = True
+    for kind in (is_positive, ~is_positive):
+        texts = generator.permutation(np.flatnonzero(kind))
+        heldout[texts[: len(texts) // 2]] = True
     return heldout
 
 
 def _counts(
     ids: Int[Tensor, "text pos group k"], texts: TokenizedTexts, n_codes: int
 ) -> Int[np.ndarray, "text group code"]:
-    """At how many tokens of each text each code fires."""
-    n_texts, _, groups, _ = ids.shape
-    # a code that takes two slots of a token counts once
-    once = distinct(ids.long())
-    wanted = (once != NO_CODE) & texts.counted[..., None, None]
-    text, group = torch.arange(n_texts)[:, None, None, None], torch.arange(groups)[:, None]
-    index = (text * groups + group) * n_codes + once
-    flat = torch.bincount(index[wanted], minlength=n_texts * groups * n_codes)
-    return flat.reshape(n_texts, groups, n_codes).numpy()
+    """At how many tokens of each text each code fires; one that takes two slots of a token counts once."""
+    rows = zip(distinct(ids.long()), texts.counted, strict=True)
+    return torch.stack([count_codes(row[counted], n_codes, ids.shape[2]) for row, counted in rows]).numpy()
 
 
 def _log10_p(
@@ -443,10 +400,15 @@ def _judge(
     heldout: Bool[np.ndarray, " text"],
 ) -> dict[tuple[str, int], Verdict]:
     """The verdicts of held-out texts, by site and code."""
+    if not choice:
+        return {}
     positive = heldout & is_positive
+    counts = [place.tokens[:, code] for place, code, *_ in choice]
+    p_values = [min(1.0, 10 ** float(_log10_p(tokens > 0, is_positive, heldout))) for tokens in counts]
     found = {}
-    for place, code, *_ in choice:
-        tokens = place.tokens[:, code]
+    for (place, code, *_), tokens, p, q in zip(
+        choice, counts, p_values, false_discovery_control(p_values), strict=True
+    ):
         fires = tokens > 0
         in_texts, at_tokens = int(fires[heldout].sum()), int(tokens[heldout].sum())
         found[place.site, code] = Verdict(
@@ -454,16 +416,10 @@ def _judge(
             recall=float(fires[positive].mean()),
             token_precision=float(tokens[positive].sum() / at_tokens) if at_tokens else None,
             token_recall=float(tokens[positive].sum() / n_tokens[positive].sum()),
-            p_value=min(1.0, 10 ** float(_log10_p(fires, is_positive, heldout))),
-            q_value=1.0,
+            p_value=p,
+            q_value=float(q),
         )
-    if not found:
-        return found
-    adjusted = false_discovery_control([verdict.p_value for verdict in found.values()])
-    return {
-        key: replace(verdict, q_value=float(q))
-        for (key, verdict), q in zip(found.items(), adjusted, strict=True)
-    }
+    return found
 
 
 def _short(weight: float) -> float:
@@ -474,11 +430,11 @@ def _short(weight: float) -> float:
 @torch.no_grad()
 def _from_mean(book: Bottleneck) -> Float[Tensor, "group code d_in"]:
     """How every code differs from its codebook's mean; of other bottlenecks, what the code adds."""
+    if isinstance(book, Dictionary):
+        return (book.codes.detach().float() - book.means()).cpu()
     config = book.config
     ids = torch.arange(config.n_codes, device=book.device)[:, None, None].expand(-1, config.groups, 1)
     ids = ids if config.groups > 1 else ids[:, 0]
     strength = torch.ones(ids.shape, device=book.device)
-    nothing = Codes(torch.full_like(ids, NO_CODE), strength)
-    vectors = book.difference(Codes(ids, strength), nothing).float().cpu()
-    vectors = vectors.reshape(config.n_codes, config.groups, -1).transpose(0, 1)
-    return vectors - book.means().cpu() if isinstance(book, Dictionary) else vectors
+    vectors = book.difference(Codes(ids, strength), Codes(torch.full_like(ids, NO_CODE), strength))
+    return vectors.float().cpu().reshape(config.n_codes, config.groups, -1).transpose(0, 1)

@@ -80,11 +80,7 @@ class SteeringRequest:
     def conditions(
         self, model: Model, codebooks: Mapping[str, Bottleneck]
     ) -> dict[str, Sequence[WeightedCode]]:
-        """The codes of each condition, none for texts without an edit.
-
-        Raises:
-            InputError: no codes, or as :func:`random_codes`.
-        """
+        """The codes of each condition, none for texts without an edit."""
         if not self.codes:
             raise InputError("no codes: name some, such as a12.h3=417")
         # spliced, all rows are written by the model on codes, those without an edit as well
@@ -100,10 +96,6 @@ class SteeringRequest:
         """The texts of each condition in the order of the prompts, all of them once, then once more for each sample.
 
         All conditions draw from one stream of random numbers, but not the same ones: texts are not paired.
-
-        Raises:
-            InputError: no prompts or codes, or as :meth:`~interp.bottlenecks.attach.Attached.edit` and
-                :func:`~interp.steering.continuations.continue_prompts`.
         """
         if not self.prompts:
             raise InputError("no prompts: give at least one")
@@ -112,27 +104,26 @@ class SteeringRequest:
         prompts, at_once = self.prompts * self.samples, max(1, ROWS // len(conditions))
         batches = [prompts[begin : begin + at_once] for begin in range(0, len(prompts), at_once)]
         with stage("writing", self.n_tokens * len(batches)) as tell:
-            for number, some in enumerate(batches):
-                edits = [
-                    edit
-                    for i, codes in enumerate(conditions.values())
-                    for edit in self.edits(codes, range(i * len(some), (i + 1) * len(some)))
-                ]
-                seed = self.seed + STRIDE * number
+            for number, batch in enumerate(batches):
+                seed, size = self.seed + STRIDE * number, len(batch)
+                rows = [range(i * size, (i + 1) * size) for i in range(len(conditions))]
+                parts = zip(conditions.values(), rows, strict=True)
+                edits = [edit for part in parts for edit in self.edits(*part)]
+                within = attach(model, codebooks, error_term=self.error_term, read=False).edit(
+                    *edits, positions=self.positions, fraction=self.fraction, seed=seed, when=self.when
+                )
                 written = continue_prompts(
                     model,
-                    some * len(conditions),
+                    batch * len(conditions),
                     self.n_tokens,
-                    within=attach(model, codebooks, error_term=self.error_term, read=False).edit(
-                        *edits, positions=self.positions, fraction=self.fraction, seed=seed, when=self.when
-                    ),
+                    within=within,
                     temperature=self.temperature,
                     seed=seed,
                     chat=self.chat,
                     watch=lambda _tokens: tell(1),
                 )
-                for i, own in enumerate(texts.values()):
-                    own += written[i * len(some) : (i + 1) * len(some)]
+                for own, part in zip(texts.values(), rows, strict=True):
+                    own += written[part.start : part.stop]
         return texts
 
     def program(self) -> str:
@@ -160,30 +151,28 @@ for name, texts in request.run(model, codebooks).items():
 
     def command(self) -> str:
         """The ``interp steer`` that makes the same texts."""
-        words = ["interp", "steer", "--codes", format_codes(self.codes)]
-        for prompt in self.prompts:
-            words += ["--prompt", prompt]
-        words += ["--tokens", str(self.n_tokens)]
-        if self.how == "forbidden":
-            words.append("--forbid")
-        elif self.how == "added":
-            words.append(f"--add={self.scale}")
-        elif self.slots != 1:
-            words += ["--slots", str(self.slots)]
-        words += ["--samples", str(self.samples)] if self.samples != 1 else []
-        words += ["--positions", self.positions]
-        words += ["--token-fraction", str(self.fraction)] if self.fraction != 1 else []
-        words += [f"--when={self.when}"] if self.when is not None else []
-        words += ["--temperature", str(self.temperature), "--seed", str(self.seed)]
-        words += ["--chat"] if self.chat else []
-        words += ["--random-baseline"] if self.random_baseline else []
-        words += [] if self.error_term else ["--splice"]
-        words += ["--k", str(self.k)] if self.k is not None else []
-        words += ["--codebooks", self.codebooks] if self.codebooks != DEFAULT_CODEBOOKS else []
-        words += ["--model", self.model] if self.model != EMBEDDED else []
-        for key, value in self._loaded_as().items():
-            words += [f"--{key}", value]
-        return shlex.join(words)
+        options: list[tuple[bool, tuple]] = [
+            (True, ("--codes", format_codes(self.codes))),
+            *((True, ("--prompt", prompt)) for prompt in self.prompts),
+            (True, ("--tokens", self.n_tokens)),
+            (self.how == "forbidden", ("--forbid",)),
+            (self.how == "added", (f"--add={self.scale}",)),
+            (self.how == "set" and self.slots != 1, ("--slots", self.slots)),
+            (self.samples != 1, ("--samples", self.samples)),
+            (True, ("--positions", self.positions)),
+            (self.fraction != 1, ("--token-fraction", self.fraction)),
+            (self.when is not None, (f"--when={self.when}",)),
+            (True, ("--temperature", self.temperature, "--seed", self.seed)),
+            (self.chat, ("--chat",)),
+            (self.random_baseline, ("--random-baseline",)),
+            (not self.error_term, ("--splice",)),
+            (self.k is not None, ("--k", self.k)),
+            (self.codebooks != DEFAULT_CODEBOOKS, ("--codebooks", self.codebooks)),
+            (self.model != EMBEDDED, ("--model", self.model)),
+            *((True, (f"--{key}", value)) for key, value in self._loaded_as().items()),
+        ]
+        words = [str(word) for wanted, option in options if wanted for word in option]
+        return shlex.join(["interp", "steer", *words])
 
     def _loaded_as(self) -> dict[str, str]:
         """Dtype and device of the model where they are not the usual ones."""
@@ -196,9 +185,6 @@ def gate_of(
 ) -> str | None:
     """A gate as :meth:`~interp.bottlenecks.attach.Attached.edit` reads it. ``label:TEXT`` stands for the code that
     this label of the codebooks tells best, of those that can be read before any of the codes acts.
-
-    Raises:
-        InputError: codebooks without labels, or without such a code.
     """
     if when is None or not when.startswith(LABEL):
         return when
@@ -207,12 +193,11 @@ def gate_of(
         raise InputError(
             f"gate {when!r}: these codebooks have no labels, name a code (interp index label makes some)"
         )
-    first = min(parse_site(code.site).order for code in codes) if codes else (0, 0)
-    told = (code for code in labels.codes(when.removeprefix(LABEL)) if can_be_edited(code[0]))
-    known = (code for code in told if parse_site(code[0]).order <= first)
-    if (found := next(known, None)) is None:
-        raise InputError(f"gate {when!r}: no code of that label is read at or before the first that acts")
-    return code_name(*found)
+    first = min((parse_site(code.site).order for code in codes), default=(0, 0))
+    for site, code in labels.codes(when.removeprefix(LABEL)):
+        if can_be_edited(site) and parse_site(site).order <= first:
+            return code_name(site, code)
+    raise InputError(f"gate {when!r}: no code of that label is read at or before the first that acts")
 
 
 def random_codes(
@@ -220,21 +205,17 @@ def random_codes(
 ) -> list[WeightedCode]:
     """As many codes at the same sites with the same weights, drawn at random from those that are not named; none twice
     at a site. What a steered text is to be compared with.
-
-    Raises:
-        InputError: a site without a codebook, or one of which no other codes are left.
     """
-    generator, found = torch.Generator().manual_seed(seed), []
-    left: dict[str, list[int]] = {}
+    generator, orders = torch.Generator().manual_seed(seed), dict[str, list[int]]()
+    taken, found = {(site, code) for site, code, _ in codes}, []
     for site, code, weight in codes:
         config = codebooks[home_of(model, codebooks, site)[0]].config
-        if site not in left:
-            named = [one.code for one in codes if one.site == site]
-            order = torch.randperm(config.n_codes, generator=generator).tolist()
-            left[site] = [other for other in reversed(order) if other not in named]
-        drawn = next((other for other in left[site] if other in alternatives(config, code)), None)
+        if site not in orders:
+            orders[site] = torch.randperm(config.n_codes, generator=generator).tolist()[::-1]
+        possible = alternatives(config, code)
+        drawn = next((c for c in orders[site] if c in possible and (site, c) not in taken), None)
         if drawn is None:
             raise InputError(f"the codes at {site}: too few of its {config.n_codes} are left for a baseline")
-        left[site].remove(drawn)
+        taken.add((site, drawn))
         found.append(WeightedCode(site, drawn, weight))
     return found

@@ -35,9 +35,6 @@ def steer(
             of the texts.
         error_term: as of :func:`~interp.bottlenecks.attach.attach`.
         temperature: 0 takes the likeliest token.
-
-    Raises:
-        InputError: as :meth:`~interp.bottlenecks.attach.Attached.edit` and :func:`~interp.models.generate.generate`.
     """
     attached = attach(model, codebooks, error_term=error_term, read=False)
     attached.edit(*edits, positions=positions, fraction=fraction, seed=seed, when=when)

@@ -44,13 +44,8 @@ def find_target(
     A longer text holds more words: of a positive text that is as long as two of the negative ones are in the mean, the
     chance is that of either of two to hold a token. A shorter one is given no smaller chance: what stands once in every
     text, such as the full stop, stands in short ones too. A token of no negative text has the chance that the model
-    gives it; one of all of them never passes.
-
-    Args:
-        expected: how often the model would write each token at the negative texts' places, as a share of them.
-
-    Raises:
-        InputError: there are none.
+    gives it: ``expected`` is how often it would write each token at the negative texts' places, as a share of them. One
+    of all of them never passes.
     """
     n_texts = len(positive.tokens)
     texts_with = _texts_with(positive, len(expected))
@@ -78,7 +73,5 @@ def find_target(
 
 def _texts_with(texts: TokenizedTexts, n_vocab: int) -> Int[np.ndarray, " vocab"]:
     """In how many texts each token stands."""
-    found = np.zeros(n_vocab, dtype=np.int64)
-    for row, counted in zip(texts.tokens, texts.counted, strict=True):
-        found[row[counted].unique().numpy()] += 1
-    return found
+    rows = zip(texts.tokens, texts.counted, strict=True)
+    return torch.cat([row[counted].unique() for row, counted in rows]).bincount(minlength=n_vocab).numpy()

@@ -42,9 +42,7 @@ class TokenizedTexts:
 def tokenize(model: Model, texts: Sequence[str]) -> TokenizedTexts:
     """Texts as one padded tensor.
 
-    Raises:
-        InputError: a text that is empty or longer than the model's context, or has a token that is none of the
-            model's, a model without a tokenizer, or texts so long that a batch of them does not fit into memory.
+    :class:`InputError` for a text that is empty, longer than the model's context, or too long for the memory.
     """
     if model.tokenizer is None:
         raise InputError("this model has no tokenizer: it cannot read text")
@@ -59,14 +57,11 @@ def tokenize(model: Model, texts: Sequence[str]) -> TokenizedTexts:
             )
     check_texts(model, texts, rows)
     longest = max(map(len, rows))
-    check_fits(
-        estimate_memory(model, min(BATCH_SIZE, len(rows)), longest), model_device(model), "shorter texts"
-    )
-    padding = begin if begin is not None else 0
-    tokens = torch.tensor([row + [padding] * (longest - len(row)) for row in rows])
-    lengths = torch.tensor([len(row) for row in rows])[:, None]
-    place = torch.arange(longest)
-    return TokenizedTexts(tokens, (place >= (begin is not None)) & (place < lengths))
+    memory = estimate_memory(model, min(BATCH_SIZE, len(rows)), longest)
+    check_fits(memory, model_device(model), "shorter texts")
+    tokens = torch.tensor([row + [begin or 0] * (longest - len(row)) for row in rows])
+    place, lengths = torch.arange(longest), torch.tensor([len(row) for row in rows])
+    return TokenizedTexts(tokens, (place >= (begin is not None)) & (place < lengths[:, None]))
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,7 @@ class Readings:
         return self.sums[name][[*kinds]].sum(0) / self.n_tokens[[*kinds]].sum()
 
     def expectation(self, kinds: Sequence[int]) -> Float[Tensor, " vocab"]:
-        """The probabilities that the model gives to what comes next, in the mean over the tokens of some kinds."""
+        """Mean probabilities of what comes next over the tokens of some kinds of texts."""
         return self.expected[[*kinds]].sum(0) / self.n_tokens[[*kinds]].sum()
 
 
@@ -102,11 +97,7 @@ def read_texts(
     *,
     stage: Stage = silent,
 ) -> Readings:
-    """Everything that is read of texts, in one forward pass.
-
-    Args:
-        kinds: of each text a number from 0 on.
-    """
+    """Everything that is read of texts, in one forward pass; ``kinds`` are numbers from 0 on."""
     places = {name: resolve_site(model, name) for name in codebooks}
     device, width, n_kinds = model_device(model), texts.tokens.shape[1], int(kinds.max()) + 1
     ids: dict[str, list[Tensor]] = {name: [] for name in codebooks}
@@ -128,9 +119,8 @@ def read_texts(
                 found = (found if rows.shape[2] > 1 else found[:, :, None]).cpu()
                 ids[name].append(torch.nn.functional.pad(found, (0, 0, 0, 0, 0, width - counted.shape[1])))
                 values = rows.float().cpu()[counted]
-                if name not in sums:
-                    sums[name] = torch.zeros(n_kinds, *values.shape[1:])
-                sums[name].index_add_(0, of_token, values)
+                before = sums.get(name, values.new_zeros(n_kinds, *values.shape[1:]))
+                sums[name] = before.index_add_(0, of_token, values)
             done(len(tokens))
     n_tokens = torch.bincount(torch.from_numpy(kinds), texts.counted.sum(1), n_kinds).long()
     return Readings({name: torch.cat(some) for name, some in ids.items()}, sums, expected, n_tokens)
@@ -147,11 +137,7 @@ def batches(texts: TokenizedTexts) -> Iterator[tuple[Tensor, Tensor]]:
 def watched(
     model: Model, places: Mapping[str, Site], begin: Mapping[str, Callable] | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """What passes each place, by its hook.
-
-    Args:
-        begin: hooks that act before it is seen.
-    """
+    """What passes each place, by its hook; ``begin`` are hooks that act before it is seen."""
     seen: dict[str, Tensor] = {}
 
     def keep(hook: str, x: Tensor) -> Tensor:

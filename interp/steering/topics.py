@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from interp.errors import InputError, one_line
+from interp.errors import InputError
 from interp.files import read_json, readable
 
 FILE = Path(__file__).parent / "data" / "presets.json"
@@ -22,11 +22,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Measured:
-    """Of so many texts, how many hold one of the words: without codes, with them, and with random codes.
-
-    Attributes:
-        perplexities: in the same order, under the model without steering.
-    """
+    """Of so many texts, how many hold one of the words: without codes, with them, and with random codes; and their
+    perplexities under the model without steering."""
 
     n: int
     words: tuple[str, ...]
@@ -55,22 +52,10 @@ class Preset:
 
 
 def load_presets(made_with: str) -> list[Preset]:
-    """Those of a model with its codebooks; none for others.
-
-    Args:
-        made_with: see :func:`~interp.steering.cache.identity`.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    try:
-        stored = read_json(FILE)
-        if stored["format"] != FORMAT:
-            raise InputError(f"{FILE} is not of format {FORMAT}")
-        presets = stored["presets"] if stored["made_with"] == made_with else []
-        return TypeAdapter(list[Preset]).validate_python(presets)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"cannot read {FILE}: {one_line(error)}; install the package again") from None
+    """Those of a model with its codebooks, see :func:`~interp.steering.cache.identity`; none for others."""
+    stored = read_json(FILE)
+    presets = stored["presets"] if stored["made_with"] == made_with else []
+    return TypeAdapter(list[Preset]).validate_python(presets)
 
 
 _FILE = Path(__file__).parent / "data" / "topics.json"
@@ -102,11 +87,7 @@ def topic_names(of: Literal["topics", "development"] = "topics") -> list[str]:
 
 
 def load_topic(name: str) -> Topic:
-    """The topic of a name.
-
-    Raises:
-        InputError: there is none of that name.
-    """
+    """The topic of a name."""
     stored = _stored()
     kind = "development" if name in stored["development"] else "topics"
     if name not in stored[kind]:
@@ -130,11 +111,7 @@ def neutral_texts() -> tuple[str, ...]:
 
 
 def read_lines(path: Path) -> tuple[str, ...]:
-    """Texts of a file, one a line.
-
-    Raises:
-        InputError: it cannot be read, or holds none.
-    """
+    """Texts of a file, one a line, each once."""
     try:
         lines = readable(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -161,7 +138,4 @@ def _whole(word: str) -> str:
 
 @cache
 def _stored() -> dict:
-    try:
-        return read_json(_FILE)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {_FILE}: {error}; install the package again") from None
+    return read_json(_FILE)

@@ -123,4 +123,5 @@ def synthetic_index(folder: Path, corpus: Corpus, ids: Sequence[np.ndarray], n_c
     for i, part in enumerate(ids):
         file.write(i, 0, part)
     file.flush()
-    return finish(folder, file, corpus, Gathered(layout.n_codes), REQUEST)
+    finish(folder, file, corpus, Gathered(layout.n_codes), REQUEST)
+    return CodeIndex.open(folder)

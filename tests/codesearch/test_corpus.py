@@ -8,14 +8,12 @@ from transformers import PreTrainedTokenizerFast
 from interp.codesearch import find_regex
 from interp.codesearch.corpus import INVALID, read_corpus, vocabulary
 from interp.errors import InputError
-from interp.text.special import between, first_token
 from tests.codesearch.conftest import DOCUMENTS
 from tests.tiny_models import make_tokenizer
 
 
 def _corpus(rows, tokenizer):
-    ends = first_token(tokenizer), between(tokenizer)
-    return read_corpus(np.array(rows), tokenizer, len(tokenizer) + 3, *ends)
+    return read_corpus(np.array(rows), tokenizer, len(tokenizer) + 3)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks.labels import part_of
 from interp.bottlenecks.store import Codebooks, pretrained_names
 from interp.codesearch import CodeIndex, build_index
 from interp.codesearch.labels import LEAST, MIXED, RARE, Labels, keep, label_index, labels_of
@@ -169,7 +170,7 @@ def test_a_file_gives_back_what_was_saved_to_a_percent(tmp_path, labels):
 
 
 def test_a_part_is_some_books_alone(labels):
-    part = labels.part(["a1.h0", "a7.h0"], "abc")
+    part = part_of(labels, ["a1.h0", "a7.h0"], "abc")
     assert part.about["books"] == "abc" and list(part.starts) == ["a1.h0", "a7.h0"]
     assert part.text("a7.h0", 0) == labels.text("a7.h0", 0) == "digits"
     assert set(part.shares()) == {"a1", "a7"} and part.shares()["a7"] == labels.shares()["a7"]
@@ -177,7 +178,7 @@ def test_a_part_is_some_books_alone(labels):
 
 
 def test_codebooks_of_single_heads_are_told_by_head(labels):
-    part = labels.part(["a1.h0", "a7.h0"], "abc")
+    part = part_of(labels, ["a1.h0", "a7.h0"], "abc")
     of_layers = part.shares()
     part.about["random"] = {f"{layer}.h0": shares for layer, shares in part.about["random"].items()}
     assert part.shares() == {f"{layer}.h0": shares for layer, shares in of_layers.items()}
