@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.coders import BASELINES, KINDS, new_coder
 from interp import load_model
 from interp.bottlenecks.vq import MOST_FLAT_BITS
 from interp.errors import InputError
-from interp.evaluation.rates import BASELINES, KINDS, new_coder
 from interp.files import read_json, write_json
 from interp.models import Model
 from interp.programs.codes import ENOUGH, MOST_COST, Carried, kept_by

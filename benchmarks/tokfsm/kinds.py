@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.coders import Coder, new_coder
 from benchmarks.tokfsm.accuracy import SAMPLED, held_out, language_scores, top10_overlap, transitions
 from benchmarks.tokfsm.data import BOS, generator_of, sequences
 from benchmarks.tokfsm.neox import At, NeoX
@@ -24,7 +25,6 @@ from benchmarks.tokfsm.recipe import Recipe, recipe
 from benchmarks.tokfsm.reproduce import CHECKPOINT, CHECKPOINT_EVERY
 from benchmarks.tokfsm.training import FIT, Training
 from interp.errors import InputError
-from interp.evaluation.rates import Coder, new_coder
 from interp.files import read_json, write_json
 from interp.progress import bar
 
