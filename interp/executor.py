@@ -1,4 +1,4 @@
-"""Independent jobs: one after the other in this process, or on the workers of a Ray cluster.
+"""Jobs, one after the other in this process or on the workers of a Ray cluster, and what follows from their results.
 
 Work that splits is a queue of named jobs. A job is pure: what it leaves, files written whole under names that tell
 their content, depends on its arguments alone. So the files are the same wherever and however often jobs run, and work
@@ -7,8 +7,8 @@ that was killed goes on by running the same jobs again: each looks first whether
 What is dear to load, a model, lies in one object, the *desk*, of which each worker has its own: it is sent without what
 it holds, and keeps what a job loads for the next one. Workers work in the caller's folder, on storage that all share.
 
-Jobs that depend on what others found are put into the queue while results are read. There is no scheduler here: Ray
-places the workers, restarts nothing, and is asked for each job once more where it failed.
+Jobs that depend on what others found are put into the queue while results are read: :class:`Work` says which. There is
+no scheduler here: Ray places the workers, restarts nothing, and is asked for each job once more where it failed.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import socket
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,13 @@ class Shard:
         """Whether the job at this place in the list of all belongs to it."""
         return place % self.of == self.number - 1
 
+    def share(self, jobs: Iterable[Job]) -> list[Job]:
+        return [job for place, job in enumerate(jobs) if self.takes(place)]
+
+    def log(self, folder: Path) -> Path:
+        """Where its jobs are logged, of results in this folder."""
+        return folder / ("log.jsonl" if self.of == 1 else f"log-{self.number}-of-{self.of}.jsonl")
+
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
 
@@ -157,6 +164,111 @@ def run(
                 file.write(json.dumps({"job": job.name, **done.log()}) + "\n")
         if done.failure is None:
             yield job, done.value
+
+
+Steps = Generator[Iterable["Job | Work"], list[Any], Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Jobs that follow from each other.
+
+    Attributes:
+        does: yields jobs, and parts of the work, that do not depend on each other; is sent what these gave, in their
+            order, and goes on; returns what it all came to. What raised :class:`InputError` gave that error.
+        steps: of the progress bar, those of its jobs and parts included; what these do not take is told at its end.
+    """
+
+    does: Steps
+    steps: int
+
+    @classmethod
+    def all(cls, parts: "Sequence[Work]") -> "Work":
+        """All of these, which gives what each gave."""
+
+        def does() -> Steps:
+            return (yield parts)
+
+        return cls(does(), sum(part.steps for part in parts))
+
+
+def checked(results: list) -> list:
+    """The results, none of which is an error: the first that is one is raised."""
+    for result in results:
+        if isinstance(result, InputError):
+            raise result
+    return results
+
+
+def run_work(
+    desk: Any,
+    work: Work,
+    stage: contextlib.AbstractContextManager[Callable[[int], None]],
+    *,
+    workers: Workers = SERIAL,
+    say: Callable[[str], None] = lambda _line: None,
+    log: Path | None = None,
+) -> Any:
+    """Do all jobs of the work (:func:`run`), and return what it returns; what follows from a job comes before others.
+
+    Args:
+        stage: of the work's steps (:mod:`interp.progress`).
+    """
+    with stage as advance:
+        begun = _Begun(work, advance)
+        for job, value in run(desk, begun.jobs, workers=workers, advance=advance, say=say, log=log):
+            begun.take(job, value)
+    return begun.result
+
+
+@dataclass
+class _Part:
+    """A work that has begun, and its place among what another waits for; ``left`` are steps that no job tells."""
+
+    work: Work
+    waits: "_Part | None"
+    place: int
+    left: int
+    results: list = field(default_factory=list)
+    missing: int = 0
+
+
+class _Begun:
+    def __init__(self, work: Work, advance: Callable[[int], None]) -> None:
+        self.advance, self.result = advance, None
+        self.places: dict[int, tuple[_Part, int]] = {}
+        """Of jobs by their ``id``: who waits for them."""
+        self.jobs = deque(self._go_on(_Part(work, None, 0, work.steps), None))
+
+    def take(self, job: Job, value: Any) -> None:
+        self.jobs.extendleft(reversed(self._give(*self.places.pop(id(job)), value)))
+
+    def _give(self, part: _Part, place: int, value: Any) -> list[Job]:
+        part.results[place] = value
+        part.missing -= 1
+        return [] if part.missing else self._go_on(part, part.results)
+
+    def _go_on(self, part: _Part, results: list | None) -> list[Job]:
+        """The jobs that it comes to next, those of its parts among them."""
+        try:
+            wanted = list(part.work.does.send(results))  # type: ignore[arg-type]
+        except (StopIteration, InputError) as end:
+            if part.waits is None and isinstance(end, InputError):
+                raise
+            self.advance(max(0, part.left))
+            self.result = end.value if isinstance(end, StopIteration) else end
+            return [] if part.waits is None else self._give(part.waits, part.place, self.result)
+        if not wanted:
+            return self._go_on(part, [])
+        part.results, part.missing, jobs = [None] * len(wanted), len(wanted), []
+        for place, its in enumerate(wanted):
+            part.left -= its.steps
+            if isinstance(its, Job):
+                self.places[id(its)] = part, place
+                jobs.append(its)
+            else:
+                jobs += self._go_on(_Part(its, part, place, its.steps), None)
+        return jobs
 
 
 @dataclass

@@ -14,6 +14,7 @@ Deleting a method's folder makes the next run do it again.
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -110,6 +111,11 @@ class Target:
     task: str
     model: str
 
+    @classmethod
+    def of(cls, task: str, model: str) -> "Target":
+        """A planted task runs on its own planted model."""
+        return cls(task, task if task in planted_task_names() else model)
+
     @property
     def planted(self) -> bool:
         return self.task in planted_task_names()
@@ -200,11 +206,7 @@ class Plan:
 
     def targets(self) -> tuple[Target, ...]:
         """Every task on every model it runs on."""
-        found: dict[Target, None] = {}
-        for task in self.tasks:
-            for model in (task,) if task in planted_task_names() else self.models:
-                found[Target(task, model)] = None
-        return tuple(found)
+        return tuple(dict.fromkeys(Target.of(*pair) for pair in itertools.product(self.tasks, self.models)))
 
     def cells(self, method: str, n_heads: int) -> tuple[tuple[int, int], ...]:
         """(pairs, seed) of every cell of a method on a model with so many heads in all; fewest pairs first."""
