@@ -1,8 +1,8 @@
 """Steering towards seven topics, or three styles, by codes, against controls and prompting, at equal fluency.
 
-    python benchmarks/steering.py [--show] [--topics fire,baby] [--n 200] [--tokens 60] [--out results]
-    python benchmarks/steering.py --development --n 96 --arms codes "mean difference, heads"
-    python benchmarks/steering.py --styles --n 48 --tokens 40 --tries 3 --workers ray --threads 1
+    python -m benchmarks.steering [--show] [--topics fire,baby] [--n 200] [--tokens 60] [--out results]
+    python -m benchmarks.steering --development --n 96 --arms codes "mean difference, heads"
+    python -m benchmarks.steering --styles --n 48 --tokens 40 --tries 3 --workers ray --threads 1
 
 Every cell is one arm of one topic (``interp/evaluation/steering.py``), kept in a file of its own: a killed run goes on,
 topics can be run side by side, and the table is of what is there. Codes are found from the topic's texts; prompts hold
@@ -10,6 +10,27 @@ no topic. ``--development``: the topics by which it was chosen how codes are fou
 ``steering_styles.json``. ``--times`` and ``--variety``: how far a dose may go (cells of other bounds belong in a folder
 of their own). ``--workers ray`` spreads cells over a cluster, with ``--threads`` each (docs/cluster.md). A cell is up
 to 18,000 tokens, its dose included: four to five minutes of one core.
+
+==================================  =============================================================================
+arm                                 what is done
+==================================  =============================================================================
+base                                nothing
+codes                               the codes found from the topic's texts are added, with their weights
+half of the codes                   those half of ``codes`` that raise most what they say (their output score)
+gated codes                         ``codes``, only where a gate is open (:mod:`interp.bottlenecks.gates`)
+following codes                     the same, as far as they are there already (``when="firing"``)
+wrong topic                         the cell ``codes`` of the next topic, counted for this one's words
+mean difference, residual           difference of the means over positive and negative texts, after one layer
+mean difference, heads              the same at all heads at which it raises the target's log p to first order
+mean difference, same heads         the same at the heads of ``codes``
+random codes                        other codes of the same heads with the same weights
+random vectors                      vectors of random direction at the same heads, each as long as what ``codes`` adds
+prompt                              nothing is edited: the prompt says what is wanted
+prompt and codes                    the prompt says it, and ``codes`` are added
+==================================  =============================================================================
+
+The dose is a factor of all that is added. All arms act at the same positions with the same seeds. Means and codes are
+of the same texts. A prompt has no dose, and its texts are judged as if they went on from the prompt alone.
 """
 
 import argparse
@@ -17,7 +38,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -28,6 +49,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.steering_doses import AtDose, SteeringCondition, measure
 from interp import DEFAULT_MODEL
 from interp.bench.plan import read_record, write_record
 from interp.bottlenecks import Codebook
@@ -36,6 +58,7 @@ from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.edits import FIRING, WeightedCode, code_edits
 from interp.bottlenecks.store import Codebooks
 from interp.evaluation.steering import (
+    ARMS,
     BASE,
     OF_TOPIC,
     Cell,
@@ -43,17 +66,9 @@ from interp.evaluation.steering import (
     SteeringConfig,
     made_of,
     mean_rate,
-    measure,
     steering_table,
 )
-from interp.evaluation.steering_conditions import (
-    ARMS,
-    AtDose,
-    SiteMeans,
-    SteeringCondition,
-    means_of_texts,
-    vector_books,
-)
+from interp.evaluation.steering_conditions import SiteMeans, means_of_texts, vector_books
 from interp.executor import Job, Told, Workers, run
 from interp.files import read_json
 from interp.models import Model, load_model, parse_site
@@ -400,7 +415,7 @@ def _read(out: Path, settings: dict, topic: Concept | None, arm: str) -> Cell | 
 
 
 def _write(out: Path, settings: dict, topic: Concept | None, arm: str, cell: Cell) -> None:
-    write_record(_path(out, topic, arm), _made_of(settings, topic, arm), cell.to_json())
+    write_record(_path(out, topic, arm), _made_of(settings, topic, arm), asdict(cell))
 
 
 def _print(topics: list[Concept], config: SteeringConfig, settings: dict, out: Path) -> None:
