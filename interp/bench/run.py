@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,6 @@ class TargetBench:
     court: Court
     batch_size: int
     say: Say
-    _ablator: Ablator | None = None
 
     @classmethod
     def prepare(
@@ -97,10 +97,9 @@ class TargetBench:
 
     def run(self, method: str, cells: Sequence[tuple[int, int]], tell: Tell) -> "Found":
         """Every cell of a method that shares something with the others; of one whose cells do not, the first."""
-        runner = self._runner(method)
-        todo = list(cells)
+        runner, todo = self._runner(method), list(cells)
         if runner is not None:
-            runner.prepare(cells, lambda share: tell(share / 2))
+            runner.prepare(cells, part(tell, 0, 0.5))
             if runner.cell_by_cell:
                 todo = [runner.looked_at(cells) or cells[0]]
         found = self._cells(method, runner, todo, part(tell, 0.5, 0.5))
@@ -114,9 +113,7 @@ class TargetBench:
 
     def stability(self, method: str, cells: Sequence[tuple[int, int]], _tell: Tell) -> "Found":
         """How stable the choice of heads is, of a method whose cells share nothing and are known."""
-        return Found(
-            {}, {}, self.court.judges[0].size, self._stabilities(method, self._runner(method), cells)
-        )
+        return Found(stable=self._stabilities(method, self._runner(method), cells))
 
     def _cells(
         self, method: str, runner: Runner | None, cells: Sequence[tuple[int, int]], tell: Tell
@@ -162,12 +159,10 @@ class TargetBench:
     def _n_heads(self) -> int:
         return self.model.cfg.n_layers * self.model.cfg.n_heads
 
-    @property
+    @cached_property
     def ablator(self) -> Ablator:
         """Of the held-out pairs, which are run once for all cells."""
-        if self._ablator is None:
-            self._ablator = Ablator(self.model, self.held_out, batch_size=self.batch_size)
-        return self._ablator
+        return Ablator(self.model, self.held_out, batch_size=self.batch_size)
 
     def _runner(self, method: str) -> Runner | None:
         """``None`` for the baseline, whose effects are measured already."""
@@ -209,12 +204,12 @@ class TargetBench:
             scores, judges = given
             outcome = Outcome(scores, n * self.court.yardstick_forwards())
         else:
-            outcome = runner.outcome(n, seed, lambda share: tell(share / 2))
+            outcome = runner.outcome(n, seed, part(tell, 0, 0.5))
         faithful, alone_forwards = None, 0.0
         if self.plan.runs_alone(n, seed):
             order = outcome.heads
             if runner is not None:
-                order, alone_forwards = runner.alone(n, seed, outcome, lambda share: tell((1 + share) / 2))
+                order, alone_forwards = runner.alone(n, seed, outcome, part(tell, 0.5, 0.5))
             faithful = faithfulness_curves(self.ablator, order, seed=seed).to_dict()
         return {
             "heads": outcome.heads.tolist(),
@@ -240,18 +235,16 @@ class TargetBench:
 
     def _stability(self, runner: Runner | None, n: int) -> dict:
         size = self.court.judges[0].size
-        if runner is None:
-            measured = self.court.measured
-            value = bootstrap_stability(measured.heads[drawn(0, n, measured.n_pairs)], size)
-            return {"bootstrap_jaccard": value, "size": size}
-        indices = drawn(0, n, len(self.pool))
-        if runner.per_pair is not None:
-            return {"bootstrap_jaccard": bootstrap_stability(runner.per_pair[indices], size), "size": size}
-        circuits = []
-        for draw in range(RERUNS):
-            again = np.random.default_rng(draw).choice(indices, n).tolist()
-            circuits.append(best_heads(runner.heads(again, draw), size, seed=draw))
-        return {"bootstrap_jaccard": mean_jaccard(circuits), "size": size}
+        per_pair = self.court.measured.heads if runner is None else runner.per_pair
+        if per_pair is not None:
+            value = bootstrap_stability(per_pair[drawn(0, n, len(per_pair))], size)
+        elif runner is not None:
+            indices, circuits = drawn(0, n, len(self.pool)), []
+            for draw in range(RERUNS):
+                again = np.random.default_rng(draw).choice(indices, n).tolist()
+                circuits.append(best_heads(runner.heads(again, draw), size, seed=draw))
+            value = mean_jaccard(circuits)
+        return {"bootstrap_jaccard": value, "size": size}
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,13 @@ from itertools import product
 
 import numpy as np
 
-from interp.bench.judges import AGREEMENT
+from interp.bench.judges import AGREEMENT, EDGE_AGREEMENT
 from interp.bench.plan import YARDSTICK, Plan, Target
 from interp.evaluation.faithfulness import SIZES
 from interp.evaluation.stability import best_heads, mean_jaccard
 from interp.models.provenance import versions
 
 FORMAT = 1
-EDGE_AGREEMENT = ("edge_roc_auc", "edge_average_precision", "edge_within_roc_auc")
 FAITHFUL = ("cpr", "cmd", *(f"f_{size}" for size in SIZES))
 METRICS = (*AGREEMENT, *EDGE_AGREEMENT, *FAITHFUL, "forwards")
 COMPARED = ("roc_auc", "average_precision", "edge_roc_auc", "cpr", "cmd")
