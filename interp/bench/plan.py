@@ -188,6 +188,11 @@ class Plan:
         """Every task on every model it runs on."""
         return tuple(dict.fromkeys(Target.of(*pair) for pair in itertools.product(self.tasks, self.models)))
 
+    def groups(self) -> dict[str, list[Target]]:
+        """Targets by their group."""
+        targets = self.targets()
+        return {t.group: [other for other in targets if other.group == t.group] for t in targets}
+
     def cells(self, method: str, n_heads: int) -> tuple[tuple[int, int], ...]:
         """(pairs, seed) of every cell of a method on a model with so many heads in all; fewest pairs first."""
         most_pairs, most_seeds = self.pool, self.seeds
