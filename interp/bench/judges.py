@@ -24,12 +24,7 @@ EDGE_AGREEMENT = ("edge_roc_auc", "edge_average_precision", "edge_within_roc_auc
 
 @dataclass(frozen=True)
 class Judge:
-    """One reference circuit.
-
-    Attributes:
-        effects: mean exact effects, for the rank correlation.
-        edges: the reference with its edges, where they are compared: those written into planted models.
-    """
+    """One reference circuit, with mean exact effects for the rank correlation, and the edges written into planted models."""
 
     name: str
     truth: Bool[np.ndarray, "layer head"]

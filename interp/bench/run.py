@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,11 +57,7 @@ def pool_of(task: Task, tokenizer: Any, plan: Plan) -> PromptPairs:
 
 @dataclass
 class TargetBench:
-    """All that the cells of one target share.
-
-    Attributes:
-        weights: the model's :func:`~interp.models.weights_checksum`.
-    """
+    """All that the cells of one target share."""
 
     target: Target
     plan: Plan
@@ -118,9 +114,11 @@ class TargetBench:
     def _cells(
         self, method: str, runner: Runner | None, cells: Sequence[tuple[int, int]], tell: Tell
     ) -> "Found":
-        common = self._settings(method, runner)
-        kept: dict[tuple[int, int], dict] = {}
-        refused: dict[int, str] = {}
+        common, kept, refused = (
+            self._settings(method, runner),
+            dict[tuple[int, int], dict](),
+            dict[int, str](),
+        )
         for done, (n, seed) in enumerate(cells):
             path = self._folder(method) / f"n{n}-seed{seed}.json"
             held_out = self.held_out.digest() if self.plan.runs_alone(n, seed) else None
@@ -380,8 +378,7 @@ def run_bench(
     return table
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     """A method on a target: its cells, and why some are left out."""
 
     target: Target
@@ -449,19 +446,13 @@ class _Bench:
             if found.kept:
                 [later] = yield [job("stability", "stability", sorted(found.kept), each)]
                 found |= later
-        row = _Row(
-            target,
-            method,
-            tuple(
-                Cell(target, method, n, seed, result, found.size, found.stable.get(n))
-                for (n, seed), result in sorted(found.kept.items())
-            ),
-            found.reasons,
+        rows = tuple(
+            Cell(target, method, n, seed, result, found.size, found.stable.get(n))
+            for (n, seed), result in sorted(found.kept.items())
         )
-        line = [one_line(row.cells)] if row.cells else []
-        line += [f"left out: {why}" for why in row.reasons]
+        line = [*([one_line(rows)] if rows else []), *(f"left out: {why}" for why in found.reasons)]
         self.say(f"{target.name}, {method}: {'; '.join(line)}{self._count(1)}")
-        return row
+        return _Row(target, method, rows, found.reasons)
 
     def _count(self, rows: int) -> str:
         self.done += rows

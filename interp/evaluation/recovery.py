@@ -85,11 +85,9 @@ def recover(
     n_random: int = N_RANDOM,
     seed: int = 0,
 ) -> Recovery:
-    """Score a ranking of heads against a reference.
+    """Score a ranking of heads by |score| against the members of a reference. MLPs can join as one more column.
 
     Args:
-        scores: signed or not; ranked by absolute value. MLPs can join as one more column.
-        truth: the members of the reference.
         effects: exact effects, for the rank correlation.
         per_pair: the scores before the mean over pairs; without them there is no interval.
 

@@ -9,7 +9,7 @@ and keeps their cells; here is what is read from these.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -160,10 +160,10 @@ def made_of(arm: str, *, model: str, books: str, finder: int, config: SteeringCo
 
 @dataclass(frozen=True)
 class TopicRow:
-    """
+    """An arm of a topic, with Wilson's 95 % interval over texts.
+
     Attributes:
         cell: of ``wrong topic`` the next topic's codes.
-        low, high: Wilson's 95 % interval over texts.
         less: how much more the topic's codes have, text by text; None for them, and where they were not run.
     """
 
@@ -218,12 +218,12 @@ def steering_table(
         known[topic, BASE] = base
         if wrong := cells.get((topics[(number + 1) % len(topics)], CODES)):
             known[topic, WRONG] = wrong
-    by_topic = [
-        _topic_row(topic, arm, known[topic, arm], cells.get((topic, CODES)), n_prompts)
-        for topic in topics
-        for arm in ORDER
-        if (topic, arm) in known
-    ]
+    by_topic = []
+    for topic, arm in product(topics, ORDER):
+        if cell := known.get((topic, arm)):
+            codes = None if arm == CODES else known.get((topic, CODES))
+            less = codes and mean_rate([(codes, topic)], n_prompts, [(cell, topic)])
+            by_topic.append(TopicRow(topic, arm, cell, cell.rate(topic), *cell.interval(topic), less))
     by_arm = [
         _arm_row(arm, both, known, n_prompts)
         for arm in ORDER
@@ -232,23 +232,13 @@ def steering_table(
     return SteeringTable(tuple(by_topic), tuple(by_arm))
 
 
-def _topic_row(topic: str, arm: str, cell: Cell, codes: Cell | None, n_prompts: int) -> TopicRow:
-    apart = None if arm == CODES else codes
-    less = None if apart is None else mean_rate([(apart, topic)], n_prompts, [(cell, topic)])
-    return TopicRow(topic, arm, cell, cell.rate(topic), *cell.interval(topic), less)
-
-
 def _arm_row(
     arm: str, topics: Sequence[str], cells: Mapping[tuple[str, str], Cell], n_prompts: int
 ) -> ConditionRow:
     its, codes = ([(cells[topic, of], topic) for topic in topics] for of in (arm, CODES))
-    rate, of_codes = (mean_rate(some, n_prompts) for some in (its, codes))
-    perplexity, distinct = (
-        float(np.mean([getattr(cell, name) for cell, _ in its])) for name in ("perplexity", "distinct_2")
-    )
-    if arm == CODES:
-        return ConditionRow(arm, tuple(topics), rate, of_codes, None, None, perplexity, distinct)
+    rate, of_codes = (mean_rate(both, n_prompts) for both in (its, codes))
     each = [a.rate(topic) - b.rate(topic) for (a, topic), (b, _) in zip(codes, its, strict=True)]
-    error = float(sem(each)) if len(each) > 1 else None
-    less = mean_rate(codes, n_prompts, its)
-    return ConditionRow(arm, tuple(topics), rate, of_codes, less, error, perplexity, distinct)
+    less = None if arm == CODES else mean_rate(codes, n_prompts, its)
+    error = float(sem(each)) if less and len(each) > 1 else None
+    fluency = (float(np.mean([getattr(cell, of) for cell, _ in its])) for of in ("perplexity", "distinct_2"))
+    return ConditionRow(arm, tuple(topics), rate, of_codes, less, error, *fluency)

@@ -74,10 +74,9 @@ class MethodRow:
 
     Attributes:
         over: how many seeds, or for a mean over tasks how many of them.
-        seeds: how many seeds there were at most; none of a mean over tasks.
+        values, differences: by metric; from the method that the bench compares with.
         complete: whether a mean over tasks is over all that were run.
-        values: by metric, those that were measured.
-        differences: by metric, from the method that the bench compares with.
+        seeds: how many there were at most; none of a mean over tasks.
     """
 
     method: str
@@ -97,13 +96,8 @@ class MethodRow:
 
 @dataclass(frozen=True)
 class BenchRows:
-    """
-    Attributes:
-        scopes: rows by what they are measured on, means over tasks first.
-        against: the method that differences are from.
-        skipped: methods left out, with where and why.
-        command: what makes it again.
-    """
+    """Rows by what they are measured on, means over tasks first; the method that differences are from; methods left
+    out, with where and why; and the command that makes it again."""
 
     scopes: Mapping[str, Sequence[MethodRow]]
     against: str
@@ -386,7 +380,7 @@ def _summary(plan: Mapping[str, Any], groups: Mapping[str, Sequence[MethodRow]])
 
 
 def _figure(group: str, rows: Sequence[MethodRow]) -> Markup | None:
-    drawn = [row for row in rows if BEST in row.values and "forwards" in row.values and row.complete]
+    drawn = [row for row in rows if {BEST, "forwards"} <= row.values.keys() and row.complete]
     return embed(bench_plot(drawn, BEST), f"Quality against cost on {group}", least=700) if drawn else None
 
 
@@ -398,20 +392,13 @@ def _table(rows: Sequence[MethodRow]) -> dict:
         values = [row.values[BEST].mean for row in entry[1] if BEST in row.values]
         return (entry[0] != wording.EXACT, -sum(values) / len(values) if values else 0.0)
 
-    lines = [
-        {
-            "method": method,
-            "rows": [
-                {
-                    "n": row.n,
-                    "over": row.over,
-                    "values": [spread_text(name, row.values.get(name), row.seeds) for name in columns],
-                }
-                for row in its
-            ],
-        }
-        for method, its in sorted(_by([(row.method, row) for row in rows]).items(), key=order)
-    ]
+    lines = []
+    for method, its in sorted(_by([(row.method, row) for row in rows]).items(), key=order):
+        shown = [[spread_text(name, row.values.get(name), row.seeds) for name in columns] for row in its]
+        cells = [
+            {"n": row.n, "over": row.over, "values": texts} for row, texts in zip(its, shown, strict=True)
+        ]
+        lines.append({"method": method, "rows": cells})
     return {"columns": [TITLES[name] for name in columns], "lines": lines}
 
 
