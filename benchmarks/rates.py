@@ -67,15 +67,8 @@ NOISE = 0.1
 
 @dataclass(frozen=True)
 class RateConfig:
-    """
-    Attributes:
-        kinds: of bottlenecks, and of :data:`BASELINES`.
-        bits: of a vector, about.
-        text: training and held-out text; of several sources each is judged apart.
-        n_tokens, n_heldout: of training text together, and of held-out text of each source.
-        tasks: whose effects codes of heads should carry.
-        seed: of text, prompts and fits.
-    """
+    """What is measured: text of several sources is judged apart, ``n_heldout`` tokens of each; tasks are those whose
+    effects codes of heads should carry."""
 
     sites: Sequence[str] = SITES
     kinds: Sequence[str] = (*KINDS, *BASELINES)
@@ -362,15 +355,12 @@ def _with_interval(by_batch: list[Tensor]) -> list[float]:
     return [float(values.mean()), float(low[0]), float(high[0])]
 
 
-def measure_rates(
-    model: Model, folder: Path, config: RateConfig | None = None, *, stage: Stage = silent
-) -> dict[str, Any]:
+def measure_rates(model: Model, folder: Path, config: RateConfig, *, stage: Stage = silent) -> dict[str, Any]:
     """Every kind at every rate, written to ``rates.json`` one by one; goes on where a killed run stopped.
 
     Raises:
         InputError: no such kind or site, or a folder with results of another model, text or sites.
     """
-    config = config or RateConfig()
     bench = RateBench(model, config, stage)
     path = folder / "rates.json"
     folder.mkdir(parents=True, exist_ok=True)
@@ -418,32 +408,28 @@ def show(result: dict) -> None:
 
 def plot(result: dict, part: str) -> go.Figure:
     """KL against bits, a line a kind; those that are beaten at every rate are grey."""
-    curves: dict[str, list[tuple[float, np.ndarray, float]]] = {}
-    for row in result["rows"]:
-        if cell := row["parts"].get(part):
-            curves.setdefault(row["kind"], []).append((cell["bits"], _kl(cell), cell["explained"]))
-    every = [point for points in curves.values() for point in points]
+    points = [(row["kind"], row["parts"][part]) for row in result["rows"] if part in row["parts"]]
+    points.sort(key=lambda point: point[1]["bits"])
     best = {
         kind
-        for kind, points in curves.items()
-        if any(kl[0] == min(other[0] for at, other, _ in every if at <= bits) for bits, kl, _ in points)
+        for kind, cell in points
+        if _kl(cell)[0] == min(_kl(other)[0] for _, other in points if other["bits"] <= cell["bits"])
     }
     palette = iter((BLUE, GREEN, ORANGE, "#b0529c", "#7a6ad0", "#4aa3a3"))
     figure = go.Figure()
-    for kind in sorted(curves, key=lambda kind: (kind not in best, kind)):
-        bits, kl, explained = zip(*sorted(curves[kind], key=lambda point: point[0]), strict=True)
+    for kind in sorted(dict(points), key=lambda kind: (kind not in best, kind)):
+        cells = [cell for name, cell in points if name == kind]
+        ends = [_kl(cell).tolist() for cell in cells]
         figure.add_scatter(
-            x=bits,
-            y=[mean for mean, _, _ in kl],
-            error_y=whiskers([tuple(map(float, ends)) for ends in kl], thickness=1, width=2)
-            if kind in best
-            else None,
+            x=[cell["bits"] for cell in cells],
+            y=[mean for mean, *_ in ends],
+            error_y=whiskers(ends, thickness=1, width=2) if kind in best else None,
             mode="lines+markers",
             name=kind.replace("_", "-"),
             marker={"color": next(palette, GREY) if kind in best else GREY, "size": 7},
             line={"width": 2.5 if kind in best else 1},
             opacity=1 if kind in best else 0.55,
-            customdata=explained,
+            customdata=[cell["explained"] for cell in cells],
             hovertemplate="%{fullData.name}, %{x:.0f} bits: %{y:.3f}, explains %{customdata:.2f}<extra></extra>",
         )
     figure.update_xaxes(title="bits of a vector, as stored", type="log", tickvals=[4, 9, 18, 36, 72])
@@ -472,13 +458,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of text, prompts and fits")
     parser.add_argument("--device")
     given = parser.parse_args()
-    kinds = [
-        kind if ":" in kind else kind.replace("-", "_")
-        for kind in (given.kinds.split(",") if given.kinds else default.kinds)
-    ]
+    kinds = given.kinds.split(",") if given.kinds else default.kinds
     config = RateConfig(
         sites=given.sites.split(",") if given.sites else SITES,
-        kinds=kinds,
+        kinds=[kind if ":" in kind else kind.replace("-", "_") for kind in kinds],
         bits=[int(bits) for bits in given.bits.split(",")],
         text=given.data,
         n_tokens=given.tokens,
@@ -487,7 +470,7 @@ def main() -> None:
     )
     try:
         open_sources(given.data)
-        for kind in kinds:
+        for kind in config.kinds:
             if kind not in BASELINES:
                 bottleneck_class(kind)
         if given.overwrite:

@@ -212,8 +212,13 @@ def run_work(
     """
     results: list[Any] = []
     follow: dict[int, Callable[[Any], list[Job]]] = {}
+
+    def end(result: Any) -> list[Job]:
+        results.append(result)
+        return []
+
     with stage as advance:
-        jobs = deque(_begin(work, lambda result: results.append(result) or [], follow, advance))
+        jobs = deque(_begin(work, end, follow, advance))
         for job, value in run(desk, jobs, workers=workers, advance=advance, say=say, log=log):
             jobs.extendleft(reversed(follow.pop(id(job))(value)))
     return checked(results)[0]

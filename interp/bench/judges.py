@@ -24,7 +24,7 @@ EDGE_AGREEMENT = ("edge_roc_auc", "edge_average_precision", "edge_within_roc_auc
 
 @dataclass(frozen=True)
 class Judge:
-    """One reference circuit, with mean exact effects for the rank correlation, and the edges written into planted models."""
+    """One reference circuit, its exact effects for the rank correlation, and the edges of a planted model."""
 
     name: str
     truth: Bool[np.ndarray, "layer head"]
