@@ -250,8 +250,7 @@ class Found:
     """What a job found of a method on a target.
 
     Attributes:
-        kept: results of cells, by pairs and seed.
-        refused: why there is none, by pairs.
+        kept: results of cells, by pairs and seed; ``refused`` says why there is none, by pairs.
         size: members of the first reference.
         stable: stability of the choice of heads, by pairs, where it was measured.
         left: cells that are jobs of their own.
@@ -337,17 +336,15 @@ def run_bench(
     stage: Stage = silent,
     say: Say = lambda _line: None,
 ) -> dict | None:
-    """Run what is not in ``out`` already, and return the table (:func:`interp.bench.table.tabulate`).
+    """Run what is not in ``out`` already (:mod:`interp.bench.plan`), and return the table
+    (:func:`~interp.bench.table.tabulate`).
 
     A method that refuses a target (:class:`InputError`) is left out there, a target that refuses everything as a whole,
     and the table says why.
 
     Args:
-        out: folder that holds every cell; see :mod:`interp.bench.plan`.
-        workers: where jobs run; of a method whose cells share nothing each cell is a job.
         shard: of the parts of references and of the rows of the table, for the tasks of a job array; then there is no
             table. Rows of a target wait until its reference is whole.
-        say: told one line a method, and about files that had to be made again.
 
     Raises:
         InputError: a model that cannot be loaded; or no target at all can be run, with the last one's reason.

@@ -178,13 +178,12 @@ class TopicRow:
 
 @dataclass(frozen=True)
 class ConditionRow:
-    """
+    """Means over the topics of which there are cells of this arm and of codes.
+
     Attributes:
-        topics: of which there are cells of this arm and of codes; the means are theirs.
         codes: of the same topics.
         less: codes less this arm, text by text; None for codes.
         error: standard error of that difference with topics as draws; None for codes, and of a single topic.
-        perplexity, distinct_2: means over the topics.
     """
 
     arm: str
