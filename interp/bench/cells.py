@@ -145,8 +145,9 @@ class Runner:
         if self.per_pair is not None:
             forwards, count = self._cost
             return Outcome(self.per_pair[indices].mean(0), forwards * n / count)
-        first = self._first is not None and self._first[0] == (n, seed)
-        scores = self._first[1] if first else self.run(indices, seed, tell)
+        cell, scores = self._first or (None, None)
+        if scores is None or cell != (n, seed):
+            scores = self.run(indices, seed, tell)
         score_edges = self.method.edges if self.scores_edges_apart else None
         if score_edges is None:
             return Outcome(scores.heads, scores.cost.forwards, scores.edges)

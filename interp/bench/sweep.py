@@ -93,9 +93,12 @@ class Sweep:
 
     def cells(self) -> list[Cell]:
         """Every discovery, all of one model together, checked."""
-        grid = itertools.product(self.models, self.tasks, self.methods, self.seeds)
-        keys = dict.fromkeys((Target.of(task, model), *others) for model, task, *others in grid)
-        cells = [Cell(target.task, target.model, *others, self.options) for target, *others in keys]
+        pairs = itertools.product(self.models, self.tasks)
+        targets = dict.fromkeys(Target.of(task, model) for model, task in pairs)
+        cells = [
+            Cell(target.task, target.model, method, seed, self.options)
+            for target, method, seed in itertools.product(targets, self.methods, self.seeds)
+        ]
         for cell in cells:
             cell.search()
         return cells

@@ -162,8 +162,8 @@ def _comparisons(plan: Plan, rows: list[dict]) -> list[dict]:
         """On the same subsets, one a seed that both methods have."""
         found = []
         for seed in range(plan.seeds):
-            rows = [row_of.get((target.task, target.model, name, n, seed)) for name in (method, plan.against)]
-            a, b = (row and row[metric] for row in rows)
+            keys = [(target.task, target.model, name, n, seed) for name in (method, plan.against)]
+            a, b = (row_of[key][metric] if key in row_of else None for key in keys)
             if a is not None and b is not None:
                 found.append(a - b)
         return found

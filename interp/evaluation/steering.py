@@ -221,7 +221,7 @@ def steering_table(
     for topic, arm in product(topics, ORDER):
         if cell := known.get((topic, arm)):
             codes = None if arm == CODES else known.get((topic, CODES))
-            less = codes and mean_rate([(codes, topic)], n_prompts, [(cell, topic)])
+            less = mean_rate([(codes, topic)], n_prompts, [(cell, topic)]) if codes else None
             by_topic.append(TopicRow(topic, arm, cell, cell.rate(topic), *cell.interval(topic), less))
     by_arm = [
         _arm_row(arm, both, known, n_prompts)
