@@ -95,7 +95,7 @@ class TargetBench:
         """Every cell of a method that shares something with the others; of one whose cells do not, the first."""
         runner, todo = self._runner(method), list(cells)
         if runner is not None:
-            runner.prepare(cells, part(tell, 0, 0.5))
+            runner.prepare(cells, part(tell, 0.0, 0.5))
             if runner.cell_by_cell:
                 todo = [runner.looked_at(cells) or cells[0]]
         found = self._cells(method, runner, todo, part(tell, 0.5, 0.5))
@@ -202,7 +202,7 @@ class TargetBench:
             scores, judges = given
             outcome = Outcome(scores, n * self.court.yardstick_forwards())
         else:
-            outcome = runner.outcome(n, seed, part(tell, 0, 0.5))
+            outcome = runner.outcome(n, seed, part(tell, 0.0, 0.5))
         faithful, alone_forwards = None, 0.0
         if self.plan.runs_alone(n, seed):
             order = outcome.heads
