@@ -75,7 +75,7 @@ BASE = {
     "index label": "index",
     "index search": "index --token B",
     "bench": f"--tasks {MODEL} --methods random,attribution --pairs 5 --seeds 1 --out new",
-    "bottlenecks bench": f"--model {MODEL} --kinds vq --bits 2 --sites a0.h0 {TEXT} --heldout 64 --out new",
+    "bottlenecks": "",
     "sweep": "sweep.json --out new",
     "app": "--port 8999",
     "methods": "attribution",

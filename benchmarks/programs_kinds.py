@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.coders import BASELINES, KINDS, new_coder
 from benchmarks.common import RESULTS, arguments, kept, print_table
 from interp import load_model, load_task
 from interp.bottlenecks.vq import MOST_FLAT_BITS
 from interp.errors import InputError
-from interp.evaluation.rates import BASELINES, KINDS, new_coder
 from interp.files import read_json, write_json
 from interp.models import Model
 from interp.programs.codes import ENOUGH, MOST_COST, Carried, kept_by

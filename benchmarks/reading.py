@@ -4,7 +4,7 @@
     python -m benchmarks.reading judge         # kind after kind; goes on where it stopped
     python -m benchmarks.reading show          # prints the tables of docs/evidence.md
 
-All kinds see the same vectors at the sites of ``interp bottlenecks bench``, and are fitted to the same blocks of text.
+All kinds see the same vectors at the sites of ``benchmarks/rates.py``, and are fitted to the same blocks of text.
 
 * **Names.** Of every code the pattern that tells best where it is on, chosen on one half of the documents. What counts
   is how far its F1 on the other half comes from that of random codes of the same frequency to 1.
@@ -26,13 +26,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.coders import TopK, new_coder
 from benchmarks.common import RESULTS, arguments, interval, kept, print_table
 from benchmarks.labels import TEXT, corpus_of
+from benchmarks.rates import PARTS, SITES
 from interp.activations.stream import end_logits
 from interp.bottlenecks.product_codebook import ProductCodebook
 from interp.codesearch.labels import LEAST, NullF1, best_patterns, beyond_chance
 from interp.codesearch.patterns import Patterns
-from interp.evaluation.rates import PARTS, SITES, TopK, new_coder
 from interp.files import read_json, write_json
 from interp.models import Model, hooked, load_model, resolve_site
 from interp.progress import bar

@@ -66,7 +66,6 @@ PICTURES = (
     Picture("steering", f"/steering?{ARMS}", _steer),
     Picture("evaluation", "/evaluation?bench=bench"),
     Picture("evaluation-codebooks", "/evaluation?show=Codebooks"),
-    Picture("evaluation-bits", "/evaluation?show=Bits"),
     Picture("evaluation-machine", "/evaluation?show=Finite-state+machine"),
 )
 

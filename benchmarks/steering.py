@@ -28,12 +28,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.common import RESULTS, arguments, interval, print_table
+from benchmarks.steering_doses import AtDose, SteeringCondition, measure
 from interp import DEFAULT_MODEL, Codebooks, attach
 from interp.bench.plan import read_record, write_record
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.edits import FIRING, WeightedCode, code_edits
 from interp.evaluation.steering import (
+    ARMS,
     BASE,
     OF_TOPIC,
     Cell,
@@ -41,17 +43,9 @@ from interp.evaluation.steering import (
     SteeringConfig,
     made_of,
     mean_rate,
-    measure,
     steering_table,
 )
-from interp.evaluation.steering_conditions import (
-    ARMS,
-    AtDose,
-    SiteMeans,
-    SteeringCondition,
-    means_of_texts,
-    vector_books,
-)
+from interp.evaluation.steering_conditions import SiteMeans, means_of_texts, vector_books
 from interp.executor import Job, Told, Workers, run
 from interp.files import read_json
 from interp.models import Model, load_model, parse_site

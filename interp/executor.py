@@ -1,14 +1,12 @@
-"""Independent jobs: one after the other in this process, or on the workers of a Ray cluster.
+"""Jobs, one after the other in this process or on the workers of a Ray cluster, and what follows from their results.
 
-Work that splits is a queue of named jobs. A job is pure: what it leaves, files written whole under names that tell
-their content, depends on its arguments alone. So the files are the same wherever and however often jobs run, and work
-that was killed goes on by running the same jobs again: each looks first whether its file is there.
+A job is pure: what it leaves, files written whole under names that tell their content, depends on its arguments alone.
+So the files are the same wherever and however often jobs run, and work that was killed goes on by running the same jobs
+again: each looks first whether its file is there. :class:`Work` says which jobs follow from what others found.
 
 What is dear to load, a model, lies in one object, the *desk*, of which each worker has its own: it is sent without what
 it holds, and keeps what a job loads for the next one. Workers work in the caller's folder, on storage that all share.
-
-Jobs that depend on what others found are put into the queue while results are read. There is no scheduler here: Ray
-places the workers, restarts nothing, and is asked for each job once more where it failed.
+There is no scheduler here: Ray places the workers, restarts nothing, and is asked once more for a job that failed.
 """
 
 import contextlib
@@ -18,12 +16,14 @@ import json
 import os
 import pickle
 import platform
+import re
 import socket
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +83,7 @@ class Workers:
     gpus: float = 0.0
 
     def __post_init__(self) -> None:
-        host, _, port = self.address.removeprefix("ray://").rpartition(":")
-        if self.address not in ("serial", "ray") and not (
-            self.address.startswith("ray://") and host and port.isdecimal()
-        ):
+        if not re.fullmatch(r"serial|ray|ray://.+:\d+", self.address):
             raise InputError(f"--workers {self.address}: use serial, ray or ray://HOST:PORT")
 
     @property
@@ -111,14 +108,22 @@ class Shard:
         Raises:
             InputError: anything else.
         """
-        number, slash, of = text.partition("/")
-        if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        number, of = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= number <= of:
             raise InputError(f"--shard {text}: write I/N, such as 2/8, with I from 1 to N")
-        return cls(int(number), int(of))
+        return cls(number, of)
 
     def takes(self, place: int) -> bool:
         """Whether the job at this place in the list of all belongs to it."""
         return place % self.of == self.number - 1
+
+    def share(self, jobs: Iterable[Job]) -> list[Job]:
+        return [job for place, job in enumerate(jobs) if self.takes(place)]
+
+    def log(self, folder: Path) -> Path:
+        """Where its jobs are logged, of results in this folder."""
+        return folder / ("log.jsonl" if self.of == 1 else f"log-{self.number}-of-{self.of}.jsonl")
 
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
@@ -133,16 +138,14 @@ def run(
     say: Callable[[str], None] = lambda _line: None,
     log: Path | None = None,
 ) -> Iterator[tuple[Job, Any]]:
-    """Do the jobs in the queue, and those that are put into it meanwhile; yields each with what it gave.
+    """Do the jobs in the queue, and those that are put before them meanwhile; yields each with what it gave.
 
     A job that raised :class:`InputError` gave that error. Here any other error ends the work at once. On workers the
     job is begun anew, on another worker where there is one; what fails :data:`TRIES` times is named when all else is
     done.
 
     Args:
-        jobs: taken from the front, where jobs that follow from a result belong.
-        advance: told steps of a bar.
-        say: told what jobs say.
+        advance, say: told steps of a bar, and what jobs say.
         log: one line of JSON is added to it for each job that was not refused: where it ran, when, how long, and how
             it failed.
 
@@ -157,6 +160,108 @@ def run(
                 file.write(json.dumps({"job": job.name, **done.log()}) + "\n")
         if done.failure is None:
             yield job, done.value
+
+
+Steps = Generator[Iterable["Job | Work"], list[Any], Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Jobs that follow from each other.
+
+    Attributes:
+        does: yields jobs, and parts of the work, that do not depend on each other; is sent what these gave, in their
+            order, and goes on; returns what it all came to. What raised :class:`InputError` gave that error.
+        steps: of the progress bar, those of its jobs and parts included; what these do not take is told at its end.
+    """
+
+    does: Steps
+    steps: int
+
+    @classmethod
+    def all(cls, parts: "Sequence[Work]") -> "Work":
+        """All of these, which gives what each gave."""
+
+        def does() -> Steps:
+            return (yield parts)
+
+        return cls(does(), sum(part.steps for part in parts))
+
+
+def checked(results: list) -> list:
+    """The results, none of which is an error: the first that is one is raised."""
+    for result in results:
+        if isinstance(result, InputError):
+            raise result
+    return results
+
+
+def run_work(
+    desk: Any,
+    work: Work,
+    stage: contextlib.AbstractContextManager[Callable[[int], None]],
+    *,
+    workers: Workers = SERIAL,
+    say: Callable[[str], None] = lambda _line: None,
+    log: Path | None = None,
+) -> Any:
+    """Do all jobs of the work (:func:`run`), and return what it returns; what follows from a job comes before others.
+
+    Args:
+        stage: of the work's steps (:mod:`interp.progress`).
+    """
+    results: list[Any] = []
+    follow: dict[int, Callable[[Any], list[Job]]] = {}
+
+    def end(result: Any) -> list[Job]:
+        results.append(result)
+        return []
+
+    with stage as advance:
+        jobs = deque(_begin(work, end, follow, advance))
+        for job, value in run(desk, jobs, workers=workers, advance=advance, say=say, log=log):
+            jobs.extendleft(reversed(follow.pop(id(job))(value)))
+    return checked(results)[0]
+
+
+def _begin(
+    work: Work, give: Callable[[Any], list[Job]], follow: dict[int, Callable], advance: Callable[[int], None]
+) -> list[Job]:
+    """The jobs with which a work begins.
+
+    Args:
+        give: takes what the work returns, and gives the jobs that follow from that.
+        follow: by the ``id`` of a job, what takes its result and gives the jobs that follow.
+    """
+    left = work.steps
+
+    def go_on(results: Any) -> list[Job]:
+        nonlocal left
+        try:
+            wanted = list(work.does.send(results))
+        except (StopIteration, InputError) as end:
+            advance(max(0, left))
+            return give(end.value if isinstance(end, StopIteration) else end)
+        results = [None] * len(wanted)
+        missing = len(wanted)
+
+        def take(place: int, value: Any) -> list[Job]:
+            nonlocal missing
+            results[place] = value
+            missing -= 1
+            return [] if missing else go_on(results)
+
+        jobs: list[Job] = []
+        for place, part in enumerate(wanted):
+            left -= part.steps
+            if isinstance(part, Job):
+                follow[id(part)] = partial(take, place)
+                jobs.append(part)
+            else:
+                jobs += _begin(part, partial(take, place), follow, advance)
+        return jobs if wanted else go_on([])
+
+    return go_on(None)
 
 
 @dataclass
@@ -317,15 +422,8 @@ def _dismiss(ray: Any, worker: Any) -> None:
 
 def _next(jobs: deque[Job], place: tuple[str, ...]) -> Job:
     """Take the first of those jobs for which most is loaded already."""
-
-    best, most = 0, -1
-    for at, job in enumerate(jobs):
-        pairs = zip(job.place, place, strict=False)
-        loaded = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(job.place), len(place)))
-        if loaded > most:  # the first of equals
-            best, most = at, loaded
-        if loaded == len(place):
-            break
+    loaded = [len(os.path.commonprefix([job.place, place])) for job in jobs]
+    best = loaded.index(max(loaded))
     job = jobs[best]
     del jobs[best]
     return job

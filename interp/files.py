@@ -115,7 +115,6 @@ _KINDS = {
     "codebooks": ("manifest.json", "sites"),
     "a code index": ("manifest.json", "layout"),
     "a bench": ("bench.json", "format"),
-    "rates": ("rates.json", "rows"),
 }
 """By which file, with which key in it, the folder of each kind of result is known."""
 _PACKAGE = Path(__file__).resolve().parent

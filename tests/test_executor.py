@@ -1,5 +1,6 @@
 """Jobs on the workers of a cluster leave what they leave here; what fails is tried again, then named."""
 
+import contextlib
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from interp.errors import InputError, JobsFailedError
-from interp.executor import SERIAL, Job, Shard, Workers, run
+from interp.executor import SERIAL, Job, Shard, Steps, Work, Workers, checked, run, run_work
 from interp.files import write_json
 
 RAY = Workers("ray")
@@ -90,6 +91,39 @@ def test_errors_of_users_are_results_and_others_end_the_work_here(tmp_path):
     with pytest.raises(OSError, match="No space left"):
         list(run(Desk(), jobs))
     assert not contents(tmp_path)
+
+
+def test_work_goes_on_from_what_its_jobs_and_parts_gave_and_tells_all_its_steps(tmp_path):
+    begun: list[str] = []
+
+    def job(n: int) -> Job:
+        return Job(f"square {n}", Desk.square, (n, tmp_path), (), 10)
+
+    def part(n: int) -> Steps:
+        begun.append(f"part {n}")
+        [first] = checked((yield [job(n)]))
+        others = yield [job(first["n"] + 10), job(first["n"] + 20)]
+        return [n, *(other["n"] for other in others)]
+
+    def nothing() -> Steps:
+        assert (yield []) == []
+        return "nothing"
+
+    def whole() -> Steps:
+        results = yield [Work(part(1), 40), Work(nothing(), 5), Work(part(-1), 40), Work(part(2), 40), job(3)]
+        return [str(result) if isinstance(result, InputError) else result for result in results]
+
+    steps, log = [], tmp_path / "log.jsonl"
+    result = run_work(Desk(), Work(whole(), 150), contextlib.nullcontext(steps.append), log=log)
+    assert result[:2] == [[1, 11, 21], "nothing"] and result[3] == [2, 12, 22] and result[4]["n"] == 3
+    assert "must not be negative" in result[2], "what a part refuses is its result"
+    assert sum(steps) == 150 and begun == ["part 1", "part -1", "part 2"]
+    order = [json.loads(line)["job"] for line in log.read_text().splitlines()]
+    assert order == [f"square {n}" for n in (1, 11, 21, 2, 12, 22, 3)], "what follows comes first"
+    with pytest.raises(InputError, match="negative"):
+        run_work(Desk(), Work(part(-2), 40), contextlib.nullcontext(steps.append))
+    both = Work.all([Work(part(n), 30) for n in (1, 2)])
+    assert run_work(Desk(), both, contextlib.nullcontext(steps.append)) == [[1, 11, 21], [2, 12, 22]]
 
 
 def test_shards_share_the_jobs():

@@ -21,6 +21,7 @@ from interp.report.bench import (
     bench_plot,
     best_first,
     difference_text,
+    measured,
     read_bench,
     spread_text,
 )
@@ -45,7 +46,7 @@ def show() -> None:
     found = sources.read(read_bench, files[name])
     scope = right.selectbox("Measured on", list(found.scopes), key="scope", bind=IN_URL)
     rows = found.scopes[scope]
-    metrics = found.metrics(scope)
+    metrics = measured(rows)
     left, middle, right = st.columns(3)
     metric = left.selectbox(
         "Metric",

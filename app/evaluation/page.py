@@ -5,7 +5,6 @@ import streamlit as st
 from interp.app import engine
 from interp.app.evaluation import codebooks as evaluation_codebooks
 from interp.app.evaluation import methods as evaluation_methods
-from interp.app.evaluation import rates as evaluation_rates
 from interp.app.evaluation import sources
 from interp.app.evaluation import steering as evaluation_steering
 from interp.app.widgets.url_state import IN_URL
@@ -30,7 +29,6 @@ def machine() -> None:
 PARTS = {
     "Methods": evaluation_methods.show,
     "Codebooks": evaluation_codebooks.show,
-    "Bits": evaluation_rates.show,
     "Steering": evaluation_steering.show,
     **({"Finite-state machine": machine} if sources.MACHINE.is_file() else {}),
 }

@@ -50,13 +50,6 @@ def unmeasured() -> list[str]:
     ]
 
 
-def rates() -> dict[str, Path]:
-    """Files by their folders, those of the runs folder first."""
-    found = {name: engine.runs() / name / run_store.RATES for name in run_store.folders("rates")}
-    kept = sorted((RESULTS / "rates").glob("*/rates.json"))
-    return found | {path.parent.name: path for path in kept}
-
-
 def steerings() -> dict[str, Path]:
     """Folders by the bounds of fluency that were asked for."""
     return {name: folder for name, folder in STEERINGS.items() if (folder / BASE_FILE).is_file()}

@@ -11,13 +11,12 @@ from interp.app import engine
 from interp.errors import InputError
 from interp.files import read_json
 
-BENCH, QUALITY, RATES = "bench.json", "quality.json", "rates.json"
+BENCH, QUALITY = "bench.json", "quality.json"
 _KINDS: dict[str, Callable[[Path], bool]] = {
     "runs": lambda folder: (folder / "run.json").is_file(),
     "indexes": lambda folder: _holds_index(folder),
     "codebooks": lambda folder: (folder / "manifest.json").is_file() and not _holds_index(folder),
     "benches": lambda folder: (folder / BENCH).is_file(),
-    "rates": lambda folder: (folder / RATES).is_file(),
 }
 
 

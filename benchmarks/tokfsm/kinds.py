@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.coders import Coder, new_coder
 from benchmarks.common import RESULTS, arguments, kept, print_table
 from benchmarks.tokfsm.accuracy import SAMPLED, held_out, language_scores, top10_overlap, transitions
 from benchmarks.tokfsm.data import BOS, generator_of, sequences
@@ -23,7 +24,6 @@ from benchmarks.tokfsm.recipe import recipe
 from benchmarks.tokfsm.reproduce import train
 from benchmarks.tokfsm.training import FIT, Training
 from interp.errors import InputError
-from interp.evaluation.rates import Coder, new_coder
 from interp.files import read_json, write_json
 from interp.progress import bar
 

@@ -44,6 +44,9 @@ def part(tell: Tell, begin: float, width: float) -> Tell:
     return lambda share: tell(begin + share * width)
 
 
+def _nobody(_share: float) -> None: ...
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a cell's scores were and cost."""
@@ -71,8 +74,12 @@ class Runner:
         say: Say,
     ) -> None:
         self.method, self.model, self.pool, self.folder = load_method(method), model, pool, folder
-        self.weights = weights
-        self.edges_compared, self.batch_size, self.say = edges_compared, batch_size, say
+        self.weights, self.edges_compared, self.batch_size, self.say = (
+            weights,
+            edges_compared,
+            batch_size,
+            say,
+        )
         self.per_pair: Float[np.ndarray, "pair layer head"] | None = None
         """Scores of the pool's pairs, NaN where none was asked for; ``None`` for methods run cell by cell."""
         self._cost = (0.0, 0)
@@ -97,13 +104,11 @@ class Runner:
 
     def run(self, indices: Sequence[int], seed: int, tell: Tell) -> Scores:
         """The method on some pairs of the pool, which may be drawn more than once."""
-        return self.method(self.model, self.pool.subset(indices), self.config(seed), progress=_told(tell))
+        return self.method(self.model, self.pool.subset(indices), self.config(seed), progress=_progress(tell))
 
     def heads(self, indices: list[int], seed: int) -> Float[np.ndarray, "layer head"]:
         """Scores from some pairs of the pool, drawn with replacement, of a method that is run cell by cell."""
-        if self._ranks_subsets:
-            return self._ranked(indices, seed, lambda _share: None).heads
-        return self.run(indices, seed, lambda _share: None).heads
+        return (self._ranked if self._ranks_subsets else self.run)(indices, seed, _nobody).heads
 
     def prepare(self, cells: Sequence[tuple[int, int]], tell: Tell) -> None:
         """Find out how the method is run and, if on the pool, score all pairs that these cells need."""
@@ -127,8 +132,10 @@ class Runner:
                 self._forget_the_pool()
             write_record(record, looked_at, known)
         if known["on_pool"]:
-            wanted = sorted({i for n, seed in cells for i in drawn(seed, n, len(self.pool))})
-            self._fill(wanted, settings, tell)
+            self._fill(self._drawn_by(cells), settings, tell)
+
+    def _drawn_by(self, cells: Sequence[tuple[int, int]]) -> list[int]:
+        return sorted({i for n, seed in cells for i in drawn(seed, n, len(self.pool))})
 
     def outcome(self, n: int, seed: int, tell: Tell) -> Outcome:
         """The scores of one cell."""
@@ -138,17 +145,14 @@ class Runner:
         if self.per_pair is not None:
             forwards, count = self._cost
             return Outcome(self.per_pair[indices].mean(0), forwards * n / count)
-        if self._first is not None and self._first[0] == (n, seed):
-            scores = self._first[1]
-        else:
+        cell, scores = self._first or (None, None)
+        if scores is None or cell != (n, seed):
             scores = self.run(indices, seed, tell)
-        edges, edge_forwards = scores.edges, 0.0
-        if self.scores_edges_apart and self.method.edges is not None:
-            found = self.method.edges(
-                self.model, self.pool.subset(indices), scores, batch_size=self.batch_size
-            )
-            edges, edge_forwards = found.edges, found.cost.forwards
-        return Outcome(scores.heads, scores.cost.forwards, edges, edge_forwards)
+        score_edges = self.method.edges if self.scores_edges_apart else None
+        if score_edges is None:
+            return Outcome(scores.heads, scores.cost.forwards, scores.edges)
+        edges = score_edges(self.model, self.pool.subset(indices), scores, batch_size=self.batch_size)
+        return Outcome(scores.heads, scores.cost.forwards, edges.edges, edges.cost.forwards)
 
     def alone(
         self, n: int, seed: int, outcome: Outcome, tell: Tell
@@ -158,7 +162,7 @@ class Runner:
             return outcome.heads, 0.0
         pairs = self.pool.subset(drawn(seed, n, len(self.pool)))
         config = self.method.nested_config(batch_size=self.batch_size)
-        nested = self.method.nested(self.model, pairs, config, progress=_told(tell))
+        nested = self.method.nested(self.model, pairs, config, progress=_progress(tell))
         return nested.heads, nested.cost.forwards
 
     @property
@@ -183,10 +187,10 @@ class Runner:
     def _ranked(self, indices: list[int], seed: int, tell: Tell) -> Outcome:
         """A cell of a method that ranks subsets of a pool; its base runs are made when the first is asked for."""
         if self._subsets is None:
-            wanted = sorted({i for n, seed in self._cells for i in drawn(seed, n, len(self.pool))})
+            wanted = self._drawn_by(self._cells)
             self._row = {index: row for row, index in enumerate(wanted)}
             pool = self.pool.subset(wanted)
-            self._subsets = self.method.pool(self.model, pool, self.config(0), progress=_told(tell))
+            self._subsets = self.method.pool(self.model, pool, self.config(0), progress=_progress(tell))
         ranking = self._subsets.rank([self._row[i] for i in indices], self.config(seed))
         return Outcome(ranking.heads, self._subsets.forwards * len(indices) + ranking.forwards)
 
@@ -204,13 +208,13 @@ class Runner:
             return "it draws at random, anew for every seed"
         n, seed = self.looked_at(cells) or (2, 0)
         indices = drawn(seed, n, len(self.pool))
-        scores = self.run(indices, seed, lambda _share: None)
+        scores = self.run(indices, seed, _nobody)
         self._first = ((n, seed), scores)
         if scores.heads_per_pair is None:
             return "it scores the pairs as a whole"
         if not _alike(scores.heads_per_pair.mean(0), scores.heads):
             return "its scores are not the mean of its scores per pair"
-        half = self.run(indices[: (n + 1) // 2], seed, lambda _share: None).heads_per_pair
+        half = self.run(indices[: (n + 1) // 2], seed, _nobody).heads_per_pair
         if half is None or not _alike(half, scores.heads_per_pair[: (n + 1) // 2]):
             return "its score of a pair depends on the other pairs"
         return "its edges have no scores per pair" if self.edges_compared and scores.edges else ""
@@ -251,8 +255,8 @@ class Runner:
         return heads.copy(), cost
 
 
-def _told(tell: Tell) -> Progress:
-    """A method's progress, which counts hundredths, as the share of the work that is done."""
+def _progress(tell: Tell) -> Progress:
+    """A method's, which counts hundredths, as the share of the work that is done."""
     return counted(tell, HUNDREDTHS)
 
 

@@ -19,16 +19,12 @@ from interp.prompts.sampling import held_out_pairs
 from interp.scores.result import EdgeScore
 
 AGREEMENT = ("roc_auc", "average_precision", "precision_at_n", "spearman")
+EDGE_AGREEMENT = ("edge_roc_auc", "edge_average_precision", "edge_within_roc_auc")
 
 
 @dataclass(frozen=True)
 class Judge:
-    """One reference circuit.
-
-    Attributes:
-        effects: mean exact effects, for the rank correlation.
-        edges: the reference with its edges, where they are compared: those written into planted models.
-    """
+    """One reference circuit, its exact effects for the rank correlation, and the edges of a planted model."""
 
     name: str
     truth: Bool[np.ndarray, "layer head"]
@@ -38,23 +34,16 @@ class Judge:
     def agreement(self, scores: Float[np.ndarray, "layer head"]) -> dict[str, float | None]:
         """ROC AUC, average precision, precision at the number of members, Spearman with |effect|."""
         found = recover(scores, self.truth, self.effects, n_random=1)
-        return {
-            "roc_auc": found.roc_auc,
-            "average_precision": found.average_precision,
-            "precision_at_n": precision_at(scores, self.truth),
-            "spearman": found.spearman,
-        }
+        values = found.roc_auc, found.average_precision, precision_at(scores, self.truth), found.spearman
+        return dict(zip(AGREEMENT, values, strict=True))
 
     def edge_agreement(self, edges: tuple[EdgeScore, ...]) -> dict[str, float | None]:
         """Of a method's own edges with the written ones; empty where either has none."""
         if self.edges is None or not edges:
             return {}
         found = recover_edges(edges, self.edges)
-        return {
-            "edge_roc_auc": found.roc_auc,
-            "edge_average_precision": found.average_precision,
-            "edge_within_roc_auc": found.within_roc_auc,
-        }
+        values = found.roc_auc, found.average_precision, found.within_roc_auc
+        return dict(zip(EDGE_AGREEMENT, values, strict=True))
 
     @property
     def size(self) -> int:
@@ -92,10 +81,8 @@ class Court:
         return self.measured.heads[own].mean(0), judges
 
     def yardstick_forwards(self) -> float:
-        """What activation patching of every head costs a pair: two forwards, and one from each head's layer on.
-
-        Nothing is skipped of them; without what the prompts begin with in common it is less.
-        """
+        """What activation patching of every head costs a pair at most: two forwards, and one from each head's layer
+        on."""
         return 2 + self.measured.n_heads * (self.measured.n_layers + 1) / 2
 
 

@@ -14,11 +14,11 @@ Deleting a method's folder makes the next run do it again.
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -35,9 +35,8 @@ Say = Callable[[str], None]
 
 def write_record(path: Path, settings: dict, result: dict) -> None:
     """Keep ``result`` with the settings it depends on, and a checksum of both."""
-    write_json(
-        path, {"format": FORMAT, "sha256": _digest(settings, result), "settings": settings, "result": result}
-    )
+    digest = _digest(settings, result)
+    write_json(path, {"format": FORMAT, "sha256": digest, "settings": settings, "result": result})
 
 
 def read_record(path: Path, settings: dict, say: Say) -> dict | None:
@@ -49,8 +48,10 @@ def read_record(path: Path, settings: dict, say: Say) -> dict | None:
     except InputError:
         say(f"{path} is damaged: done again")
         return None
-    if kept != _as_json(settings):
-        say(f"{path} was made with other settings ({_difference(kept, settings)}): done again")
+    wanted = json.loads(json.dumps(settings))  # tuples are lists in a file
+    if kept != wanted:
+        names = sorted(key for key in {*kept, *wanted} if kept.get(key) != wanted.get(key))
+        say(f"{path} was made with other settings ({', '.join(names)}): done again")
         return None
     return result
 
@@ -71,20 +72,9 @@ def whole_record(path: Path) -> tuple[dict, dict]:
     return kept["settings"], kept["result"]
 
 
-def _as_json(value: Any) -> Any:
-    """As it comes back from a file: tuples are lists there."""
-    return json.loads(json.dumps(value))
-
-
 def _digest(settings: dict, result: dict) -> str:
     text = json.dumps([settings, result], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _difference(kept: dict, wanted: dict) -> str:
-    wanted = _as_json(wanted)
-    names = sorted(key for key in {*kept, *wanted} if kept.get(key) != wanted.get(key))
-    return ", ".join(names)
 
 
 BASELINE = "attribution"
@@ -96,8 +86,6 @@ HELD_OUT = 10
 FAITHFUL_SEEDS = 5
 """Seeds whose circuits from the fewest pairs are run alone (CPR, CMD, f): each costs some twenty forwards of every
 held-out pair."""
-
-
 SMALL = 64
 """Heads of a model on which every method gets all pairs and seeds; so do those that are named. On larger ones, when all
 are run, a method gets no more than its ``most_pairs`` and ``most_seeds``."""
@@ -109,6 +97,11 @@ class Target:
 
     task: str
     model: str
+
+    @classmethod
+    def of(cls, task: str, model: str) -> "Target":
+        """A planted task runs on its own planted model."""
+        return cls(task, task if task in planted_task_names() else model)
 
     @property
     def planted(self) -> bool:
@@ -136,12 +129,9 @@ class Plan:
         tasks: shipped names, prompt files or classes; planted tasks run on their own planted models.
         models: specs that the other tasks run on.
         methods: registered names, or one's own, as ``interp discover`` takes them; all that are registered if empty,
-            but the one that references are measured by, whose row is the baseline. Dear ones get fewer pairs and seeds
-            where all are run, and what is asked for where they are named.
-        pairs: numbers of pairs.
+            but the one that references are measured by, whose row is the baseline.
         seeds: subsets of the pool that are drawn, seeds 0, 1, ….
-        against: the method among them that all others are compared with; if not given attribution, or the first where
-            that is not among them.
+        against: the method among them that all others are compared with; attribution, or else the first.
         pool, held_out: pairs in the pool, and pairs that circuits are run on.
         reference: pairs that exact effects are measured on where none are shipped.
 
@@ -190,34 +180,28 @@ class Plan:
         if self.seeds < 1:
             raise InputError(f"{self.seeds} seeds: at least 1 is needed")
 
-    @property
-    def _runs_all(self) -> bool:
-        return set(METHODS) - {REFERENCE_METHOD} <= set(self.methods)
-
     def runs_alone(self, n: int, seed: int) -> bool:
         """Whether the circuits of a cell are run alone."""
         return n == min(self.pairs) and seed < FAITHFUL_SEEDS
 
     def targets(self) -> tuple[Target, ...]:
         """Every task on every model it runs on."""
-        found: dict[Target, None] = {}
-        for task in self.tasks:
-            for model in (task,) if task in planted_task_names() else self.models:
-                found[Target(task, model)] = None
-        return tuple(found)
+        return tuple(dict.fromkeys(Target.of(*pair) for pair in itertools.product(self.tasks, self.models)))
+
+    def groups(self) -> dict[str, list[Target]]:
+        """Targets by their group."""
+        targets = self.targets()
+        return {t.group: [other for other in targets if other.group == t.group] for t in targets}
 
     def cells(self, method: str, n_heads: int) -> tuple[tuple[int, int], ...]:
         """(pairs, seed) of every cell of a method on a model with so many heads in all; fewest pairs first."""
         most_pairs, most_seeds = self.pool, self.seeds
-        if method != YARDSTICK and n_heads > SMALL and self._runs_all:
+        runs_all = set(METHODS) - {REFERENCE_METHOD} <= set(self.methods)
+        if method != YARDSTICK and n_heads > SMALL and runs_all:
             most_pairs = load_method(method).most_pairs or most_pairs
-            most_seeds = load_method(method).most_seeds or most_seeds
-        return tuple(
-            (n, seed)
-            for n in sorted(self.pairs)
-            if n <= most_pairs
-            for seed in range(min(self.seeds, most_seeds))
-        )
+            most_seeds = min(most_seeds, load_method(method).most_seeds or most_seeds)
+        sizes = [n for n in sorted(self.pairs) if n <= most_pairs]
+        return tuple(itertools.product(sizes, range(most_seeds)))
 
 
 def drawn(seed: int, n: int, size: int) -> list[int]:

@@ -2,12 +2,11 @@
 
 import hashlib
 import shutil
-import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from interp.bench.table import Cell, one_line, tabulate
 from interp.errors import InputError
 from interp.evaluation.faithfulness import faithfulness_curves
 from interp.evaluation.stability import best_heads, bootstrap_stability, mean_jaccard
-from interp.executor import SERIAL, Job, Shard, Told, Workers, run
+from interp.executor import SERIAL, Job, Shard, Steps, Told, Work, Workers, checked, run_work
 from interp.interventions.ablation import Ablator
 from interp.models import Model, OneModel, describe_model, load_tokenizer, weights_checksum
 from interp.progress import Stage, silent
@@ -58,11 +57,7 @@ def pool_of(task: Task, tokenizer: Any, plan: Plan) -> PromptPairs:
 
 @dataclass
 class TargetBench:
-    """All that the cells of one target share.
-
-    Attributes:
-        weights: the model's :func:`~interp.models.weights_checksum`.
-    """
+    """All that the cells of one target share."""
 
     target: Target
     plan: Plan
@@ -74,7 +69,6 @@ class TargetBench:
     court: Court
     batch_size: int
     say: Say
-    _ablator: Ablator | None = None
 
     @classmethod
     def prepare(
@@ -99,10 +93,9 @@ class TargetBench:
 
     def run(self, method: str, cells: Sequence[tuple[int, int]], tell: Tell) -> "Found":
         """Every cell of a method that shares something with the others; of one whose cells do not, the first."""
-        runner = self._runner(method)
-        todo = list(cells)
+        runner, todo = self._runner(method), list(cells)
         if runner is not None:
-            runner.prepare(cells, lambda share: tell(share / 2))
+            runner.prepare(cells, part(tell, 0.0, 0.5))
             if runner.cell_by_cell:
                 todo = [runner.looked_at(cells) or cells[0]]
         found = self._cells(method, runner, todo, part(tell, 0.5, 0.5))
@@ -116,16 +109,16 @@ class TargetBench:
 
     def stability(self, method: str, cells: Sequence[tuple[int, int]], _tell: Tell) -> "Found":
         """How stable the choice of heads is, of a method whose cells share nothing and are known."""
-        return Found(
-            {}, {}, self.court.judges[0].size, self._stabilities(method, self._runner(method), cells)
-        )
+        return Found(stable=self._stabilities(method, self._runner(method), cells))
 
     def _cells(
         self, method: str, runner: Runner | None, cells: Sequence[tuple[int, int]], tell: Tell
     ) -> "Found":
-        common = self._settings(method, runner)
-        kept: dict[tuple[int, int], dict] = {}
-        refused: dict[int, str] = {}
+        common, kept, refused = (
+            self._settings(method, runner),
+            dict[tuple[int, int], dict](),
+            dict[int, str](),
+        )
         for done, (n, seed) in enumerate(cells):
             path = self._folder(method) / f"n{n}-seed{seed}.json"
             held_out = self.held_out.digest() if self.plan.runs_alone(n, seed) else None
@@ -164,12 +157,10 @@ class TargetBench:
     def _n_heads(self) -> int:
         return self.model.cfg.n_layers * self.model.cfg.n_heads
 
-    @property
+    @cached_property
     def ablator(self) -> Ablator:
         """Of the held-out pairs, which are run once for all cells."""
-        if self._ablator is None:
-            self._ablator = Ablator(self.model, self.held_out, batch_size=self.batch_size)
-        return self._ablator
+        return Ablator(self.model, self.held_out, batch_size=self.batch_size)
 
     def _runner(self, method: str) -> Runner | None:
         """``None`` for the baseline, whose effects are measured already."""
@@ -211,12 +202,12 @@ class TargetBench:
             scores, judges = given
             outcome = Outcome(scores, n * self.court.yardstick_forwards())
         else:
-            outcome = runner.outcome(n, seed, lambda share: tell(share / 2))
+            outcome = runner.outcome(n, seed, part(tell, 0.0, 0.5))
         faithful, alone_forwards = None, 0.0
         if self.plan.runs_alone(n, seed):
             order = outcome.heads
             if runner is not None:
-                order, alone_forwards = runner.alone(n, seed, outcome, lambda share: tell((1 + share) / 2))
+                order, alone_forwards = runner.alone(n, seed, outcome, part(tell, 0.5, 0.5))
             faithful = faithfulness_curves(self.ablator, order, seed=seed).to_dict()
         return {
             "heads": outcome.heads.tolist(),
@@ -242,18 +233,16 @@ class TargetBench:
 
     def _stability(self, runner: Runner | None, n: int) -> dict:
         size = self.court.judges[0].size
-        if runner is None:
-            measured = self.court.measured
-            value = bootstrap_stability(measured.heads[drawn(0, n, measured.n_pairs)], size)
-            return {"bootstrap_jaccard": value, "size": size}
-        indices = drawn(0, n, len(self.pool))
-        if runner.per_pair is not None:
-            return {"bootstrap_jaccard": bootstrap_stability(runner.per_pair[indices], size), "size": size}
-        circuits = []
-        for draw in range(RERUNS):
-            again = np.random.default_rng(draw).choice(indices, n).tolist()
-            circuits.append(best_heads(runner.heads(again, draw), size, seed=draw))
-        return {"bootstrap_jaccard": mean_jaccard(circuits), "size": size}
+        per_pair = self.court.measured.heads if runner is None else runner.per_pair
+        if per_pair is not None:
+            value = bootstrap_stability(per_pair[drawn(0, n, len(per_pair))], size)
+        elif runner is not None:
+            indices, circuits = drawn(0, n, len(self.pool)), []
+            for draw in range(RERUNS):
+                again = np.random.default_rng(draw).choice(indices, n).tolist()
+                circuits.append(best_heads(runner.heads(again, draw), size, seed=draw))
+            value = mean_jaccard(circuits)
+        return {"bootstrap_jaccard": value, "size": size}
 
 
 @dataclass(frozen=True)
@@ -261,18 +250,37 @@ class Found:
     """What a job found of a method on a target.
 
     Attributes:
-        kept: results of cells, by pairs and seed.
-        refused: why there is none, by pairs.
+        kept: results of cells, by pairs and seed; ``refused`` says why there is none, by pairs.
         size: members of the first reference.
         stable: stability of the choice of heads, by pairs, where it was measured.
         left: cells that are jobs of their own.
     """
 
-    kept: dict[tuple[int, int], dict]
-    refused: dict[int, str]
-    size: int
+    kept: dict[tuple[int, int], dict] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+    size: int = 0
     stable: dict[int, float | None] = field(default_factory=dict)
     left: tuple[tuple[int, int], ...] = ()
+
+    def __or__(self, later: "Found | InputError") -> "Found":
+        """With what a later job found, or why it was refused."""
+        if isinstance(later, InputError):
+            return replace(self, refused={0: str(later)} | self.refused)
+        return replace(
+            self,
+            kept=self.kept | later.kept,
+            refused=later.refused | self.refused,
+            size=max(self.size, later.size),
+            stable=later.stable,
+            left=self.left or later.left,
+        )
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why cells are missing."""
+        if self.refused and not self.kept:
+            return (next(iter(self.refused.values())),)
+        return tuple(f"with {n} pairs: {why}" for n, why in sorted(self.refused.items()))
 
 
 class Desk:
@@ -314,8 +322,6 @@ class Desk:
 
 _STEPS = 100
 """Steps of the progress bar a method on a target, and for the reference of a target."""
-_READ = 1.0
-"""A row that took fewer seconds was read, or cost nothing."""
 
 
 def run_bench(
@@ -330,17 +336,15 @@ def run_bench(
     stage: Stage = silent,
     say: Say = lambda _line: None,
 ) -> dict | None:
-    """Run what is not in ``out`` already, and return the table (:func:`interp.bench.table.tabulate`).
+    """Run what is not in ``out`` already (:mod:`interp.bench.plan`), and return the table
+    (:func:`~interp.bench.table.tabulate`).
 
     A method that refuses a target (:class:`InputError`) is left out there, a target that refuses everything as a whole,
     and the table says why.
 
     Args:
-        out: folder that holds every cell; see :mod:`interp.bench.plan`.
-        workers: where jobs run; of a method whose cells share nothing each cell is a job.
         shard: of the parts of references and of the rows of the table, for the tasks of a job array; then there is no
             table. Rows of a target wait until its reference is whole.
-        say: told one line a method, and about files that had to be made again.
 
     Raises:
         InputError: a model that cannot be loaded; or no target at all can be run, with the last one's reason.
@@ -351,197 +355,108 @@ def run_bench(
         load_tokenizer(spec)  # a misspelt model shows now and not after hours
     bench = _Bench(plan, shard or Shard(), say)
     desk = Desk(plan, out, OneModel(device=device, dtype=dtype), batch_size)
-    log = out / ("log.jsonl" if shard is None else f"log-{shard.number}-of-{shard.of}.jsonl")
-    with stage("bench", bench.steps) as bench.advance:
-        for job, found in run(desk, bench.jobs, workers=workers, advance=bench.advance, say=say, log=log):
-            bench.take(job, found)
+    work, log = bench.work(), bench.shard.log(out)
+    by_target = run_work(desk, work, stage("bench", work.steps), workers=workers, say=say, log=log)
     if shard is not None:
         return None
     for target in plan.targets():
         shutil.rmtree(parts_of_reference(out / target.folder, plan.reference), ignore_errors=True)
-    cells = [cell for key in bench.keys for cell in bench.cells.get(key, ())]
+    rows: list[_Row] = [row for its in by_target for row in its]
+    cells = [cell for row in rows for cell in row.cells]
     if bench.error is not None and not cells:
         raise bench.error
-    table = tabulate(plan, cells, bench.skipped)
+    skipped = [
+        {"task": row.target.task, "model": row.target.model, "method": row.method, "why": why}
+        for row in rows
+        for why in row.reasons
+    ]
+    table = tabulate(plan, cells, skipped)
     table["plan"]["dtype"] = dtype
     return table
 
 
-class _Bench:
-    """The jobs of a bench: which follow from what was found, and what it all comes to.
+class _Row(NamedTuple):
+    """A method on a target: its cells, and why some are left out."""
 
-    A target is looked at; if there is no reference its parts are measured, and it is looked at again. Then each of its
-    methods is run; then the cells that are left, and how stable the choice of heads is.
-    """
+    target: Target
+    method: str
+    cells: tuple[Cell, ...]
+    reasons: tuple[str, ...]
+
+
+class _Bench:
+    """Which jobs follow from what was found: of a target the reference, its parts first where there is none; of each of
+    its methods those cells that share something, the others, and how stable the choice of heads is."""
 
     def __init__(self, plan: Plan, shard: Shard, say: Say) -> None:
         self.plan, self.shard, self.say = plan, shard, say
         self.methods = (YARDSTICK, *plan.methods)
         self.keys = [(target, method) for target in plan.targets() for method in self.methods]
-        self.steps = _STEPS * (len(plan.targets()) + len(self.keys))
-        self.advance: Callable[[int], None] = lambda _steps: None
-        self.jobs = deque(self._look(target) for target in plan.targets())
-        self.cells: dict[tuple[Target, str], list[Cell]] = {}
+        self.done = 0
         self.error: InputError | None = None
         """Why a target was left out: the last one's reason."""
-        self._reasons: dict[tuple[Target, str], list[str]] = {}
-        self._parts: dict[Target, tuple[Unmeasured, int]] = {}
-        """Of targets whose reference is being measured, and how many parts are still to come."""
-        self._begun: dict[tuple[Target, str], tuple[Found, int]] = {}
-        """Of methods whose cells are jobs of their own, and how many are still to come."""
-        self._estimate = _Estimate(len(self.keys))
 
-    @property
-    def skipped(self) -> list[dict]:
-        return [
-            {"task": target.task, "model": target.model, "method": method, "why": why}
-            for target, method in self.keys
-            for why in self._reasons.get((target, method), ())
-        ]
+    def work(self) -> Work:
+        steps = _STEPS * (1 + len(self.methods))
+        return Work.all([Work(self._target(target), steps) for target in self.plan.targets()])
 
-    def take(self, job: Job, found: Any) -> None:
-        """What a job gave; puts those that follow before all others."""
-        if job.do is Desk.find:
-            target, how, method, cells = job.args
-            if isinstance(found, InputError):
-                found = Found({}, {0: str(found)}, 0)
-            self._ran(target, method, how, found)
-            return
-        target = job.args[0] if job.do is Desk.begin else self._measured_by(job)
-        if isinstance(found, InputError):
-            self._leave_out(target, found)
-        elif isinstance(found, Unmeasured):
-            self._measure(found)
-        elif job.do is Desk.begin:
-            self._run(target, found)
-        else:
-            self._part_is_there(target)
+    def _target(self, target: Target) -> Steps:
+        [wanted] = yield [Work(self._reference(target), _STEPS)]
+        if isinstance(wanted, InputError):
+            self.error = wanted
+            self.say(f"{target.name}: left out: {wanted}{self._count(len(self.methods))}")
+            return [_Row(target, method, (), (str(wanted),)) for method in self.methods]
+        return (
+            yield [
+                Work(self._method(target, method, cells), _STEPS)
+                for method, cells in wanted.items()
+                if self.shard.takes(self.keys.index((target, method)))
+            ]
+        )
 
-    def _look(self, target: Target) -> Job:
-        return Job(f"{target.name}: reference", Desk.begin, (target,), self._place(target), _STEPS // 10)
+    def _reference(self, target: Target) -> Steps:
+        """The cells of every method; nothing while other shards measure."""
+        name, place, looking = target.name, (target.model, target.task), _STEPS // 10
+        look = Job(f"{name}: reference", Desk.begin, (target,), place, looking)
+        [found] = checked((yield [look]))
+        while isinstance(found, Unmeasured):
+            checked((yield self.shard.share(found.measurement.jobs(name, place, _STEPS - 2 * looking))))
+            if not found.keep():
+                self.say(f"{name}: waits for the parts of its reference that other shards measure")
+                return {}
+            [found] = checked((yield [look]))
+        return found
 
-    @staticmethod
-    def _place(target: Target) -> tuple[str, ...]:
-        return target.model, target.task
+    def _method(self, target: Target, method: str, cells: Sequence[tuple[int, int]]) -> Steps:
+        def job(how: str, told: str, wanted: Any, steps: int) -> Job:
+            args, place = (target, how, method, wanted), (target.model, target.task)
+            return Job(f"{target.name}, {method}: {told}", Desk.find, args, place, steps)
 
-    def _measured_by(self, job: Job) -> Target:
-        return next(target for target in self.plan.targets() if self._place(target) == job.place)
-
-    def _leave_out(self, target: Target, error: InputError) -> None:
-        """All of its methods, unless another part of its reference said so before."""
-        if (target, YARDSTICK) not in self._reasons:
-            self.error = error
-            self._reasons |= {(target, method): [str(error)] for method in self.methods}
-            self.advance(_STEPS * len(self.methods))
-            self.say(f"{target.name}: left out: {error}{self._estimate.after(len(self.methods))}")
-
-    def _measure(self, unmeasured: Unmeasured) -> None:
-        target, steps = unmeasured.target, _STEPS - 2 * (_STEPS // 10)
-        every = unmeasured.measurement.jobs(target.name, self._place(target), steps)
-        mine = [job for i, job in enumerate(every) if self.shard.takes(i)]
-        self._parts[target] = unmeasured, len(mine) + 1
-        self.jobs.extendleft(reversed(mine))
-        self._part_is_there(target)  # of a shard there may be none to do
-
-    def _part_is_there(self, target: Target) -> None:
-        unmeasured, left = self._parts[target]
-        self._parts[target] = unmeasured, left - 1
-        if left > 1:
-            return
-        if unmeasured.keep():
-            self.jobs.appendleft(self._look(target))
-        else:
-            self.say(f"{target.name}: waits for the parts of its reference that other shards measure")
-
-    def _run(self, target: Target, wanted: dict[str, tuple[tuple[int, int], ...]]) -> None:
-        if target not in self._parts:
-            self.advance(_STEPS - _STEPS // 10)
-        jobs = []
-        for method, cells in wanted.items():
-            if not self.shard.takes(self.keys.index((target, method))):
-                continue
-            if cells:
-                jobs.append(self._find(target, method, "run", cells, _STEPS // 2))
-            else:
-                self.advance(_STEPS)
-                self._done(target, method, Found({}, {}, 0), [_why_none(method, self.plan)])
-        self.jobs.extendleft(reversed(jobs))
-
-    def _find(self, target: Target, method: str, how: str, cells: Any, steps: int) -> Job:
-        told = "".join(f" n{n}-seed{seed}" for n, seed in [cells]) if how == "one" else f" {how}"
-        args = (target, how, method, cells)
-        return Job(f"{target.name}, {method}:{told}", Desk.find, args, self._place(target), steps)
-
-    def _ran(self, target: Target, method: str, how: str, found: Found) -> None:
-        """One of three kinds of job is done: what shares something, one cell, and the stability of all."""
-        steps = _STEPS - _STEPS // 2
-        if how == "run":
-            self._begun[target, method] = found, len(found.left)
-            each = steps // (len(found.left) + 1)
-            self.jobs.extendleft(
-                self._find(target, method, "one", cell, each) for cell in reversed(found.left)
-            )
-            if not found.left:
-                self.advance(steps)
-        known, waiting = self._begun[target, method]
-        if how != "run":
-            known = replace(
-                known,
-                kept=known.kept | found.kept,
-                refused=found.refused | known.refused,
-                size=max(known.size, found.size),
-                stable=found.stable,
-            )
-            waiting -= 1
-            self._begun[target, method] = known, waiting
-        if waiting > 0:
-            return
-        if how == "one" and known.kept:
-            cells = sorted(known.kept)
-            each = steps - steps // (len(known.left) + 1) * len(known.left)
-            self.jobs.appendleft(self._find(target, method, "stability", cells, each))
-            return
-        if known.refused and not known.kept:
-            reasons = [next(iter(known.refused.values()))]
-        else:
-            reasons = [f"with {n} pairs: {why}" for n, why in sorted(known.refused.items())]
-        self._done(target, method, known, reasons)
-
-    def _done(self, target: Target, method: str, found: Found, reasons: list[str]) -> None:
-        self._reasons[target, method] = reasons
-        cells = [
+        found = Found(refused={} if cells else {0: _why_none(method, self.plan)})
+        if cells:
+            [first] = yield [job("run", "run", cells, _STEPS // 2)]
+            found |= first
+        if found.left:
+            each = _STEPS // 2 // (len(found.left) + 1)
+            for later in (yield [job("one", f"n{n}-seed{seed}", (n, seed), each) for n, seed in found.left]):
+                found |= later
+            if found.kept:
+                [later] = yield [job("stability", "stability", sorted(found.kept), each)]
+                found |= later
+        rows = tuple(
             Cell(target, method, n, seed, result, found.size, found.stable.get(n))
             for (n, seed), result in sorted(found.kept.items())
-        ]
-        self.cells[target, method] = cells
-        line = "; ".join(([one_line(cells)] if cells else []) + [f"left out: {why}" for why in reasons])
-        self.say(f"{target.name}, {method}: {line}{self._estimate.after(1)}")
+        )
+        line = [*([one_line(rows)] if rows else []), *(f"left out: {why}" for why in found.reasons)]
+        self.say(f"{target.name}, {method}: {'; '.join(line)}{self._count(1)}")
+        return _Row(target, method, rows, found.reasons)
+
+    def _count(self, rows: int) -> str:
+        self.done += rows
+        return "" if self.done == len(self.keys) else f"  ({self.done} of {len(self.keys)})"
 
 
 def _why_none(method: str, plan: Plan) -> str:
     if method == YARDSTICK:
         return f"the reference has too few pairs for {min(plan.pairs)} and others to judge by"
     return f"too dear at {min(plan.pairs)} pairs; --methods {method} runs it"
-
-
-class _Estimate:
-    """How long the rest may take, if each row takes what those took that were run; rough, since methods differ.
-
-    Rows that were read from earlier runs, or cost nothing, say nothing about the others.
-    """
-
-    def __init__(self, rows: int) -> None:
-        self.rows, self.done, self.told = rows, 0, time.perf_counter()
-        self.run_rows, self.run_seconds = 0, 0.0
-
-    def after(self, rows: int) -> str:
-        now = time.perf_counter()
-        seconds, self.told = now - self.told, now
-        self.done += rows
-        if seconds > _READ * rows:
-            self.run_rows, self.run_seconds = self.run_rows + rows, self.run_seconds + seconds
-        if self.done == self.rows:
-            return ""
-        left = self.run_seconds / max(1, self.run_rows) * (self.rows - self.done)
-        guess = f", about {left / 60:.0f} min left" if self.run_rows else ""
-        return f"  ({self.done} of {self.rows}{guess})"

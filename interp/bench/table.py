@@ -10,14 +10,13 @@ from itertools import product
 
 import numpy as np
 
-from interp.bench.judges import AGREEMENT
+from interp.bench.judges import AGREEMENT, EDGE_AGREEMENT
 from interp.bench.plan import YARDSTICK, Plan, Target
 from interp.evaluation.faithfulness import SIZES
 from interp.evaluation.stability import best_heads, mean_jaccard
 from interp.models.provenance import versions
 
 FORMAT = 1
-EDGE_AGREEMENT = ("edge_roc_auc", "edge_average_precision", "edge_within_roc_auc")
 FAITHFUL = ("cpr", "cmd", *(f"f_{size}" for size in SIZES))
 METRICS = (*AGREEMENT, *EDGE_AGREEMENT, *FAITHFUL, "forwards")
 COMPARED = ("roc_auc", "average_precision", "edge_roc_auc", "cpr", "cmd")
@@ -76,7 +75,7 @@ def tabulate(plan: Plan, cells: Sequence[Cell], skipped: Sequence[dict]) -> dict
     ============== ==========================================================================================
     """
     rows = [row for cell in cells for row in cell.rows()]
-    table = _table(cells, rows)
+    table = _table(cells)
     return {
         "format": FORMAT,
         "plan": asdict(plan),
@@ -115,22 +114,19 @@ def _keyed(rows: Iterable[dict], *keys: str) -> dict[tuple, list[dict]]:
     return found
 
 
-def _table(cells: Sequence[Cell], rows: list[dict]) -> list[dict]:
-    stability: dict[tuple, tuple[float | None, float | None]] = {}
+def _table(cells: Sequence[Cell]) -> list[dict]:
     groups: dict[tuple, list[Cell]] = {}
     for cell in cells:
-        groups.setdefault((cell.target.task, cell.target.model, cell.method, cell.n), []).append(cell)
-    for key, group in groups.items():
-        circuits = [best_heads(np.array(c.result["heads"]), c.size, seed=c.seed) for c in group]
-        stability[key] = (mean_jaccard(circuits), group[0].bootstrap_jaccard)
-    names = ("task", "model", "reference", "decides", "method", "n")
-    found = []
-    for key, those in _keyed(rows, *names).items():
-        line = dict(zip(names, key, strict=True)) | {"seeds": len(those)}
-        line |= {metric: _spread(row[metric] for row in those) for metric in METRICS}
-        between, resampled = stability[line["task"], line["model"], line["method"], line["n"]]
-        found.append(line | {"jaccard_seeds": between, "jaccard_bootstrap": resampled})
-    return found
+        groups.setdefault((cell.target, cell.method, cell.n), []).append(cell)
+    table, names = [], ("task", "model", "reference", "decides", "method", "n")
+    for group in groups.values():
+        circuits = [best_heads(np.array(cell.result["heads"]), cell.size, seed=cell.seed) for cell in group]
+        jaccard = {"jaccard_seeds": mean_jaccard(circuits), "jaccard_bootstrap": group[0].bootstrap_jaccard}
+        rows = [row for cell in group for row in cell.rows()]
+        for key, its in _keyed(rows, *names).items():
+            line = dict(zip(names, key, strict=True)) | {"seeds": len(its)}
+            table.append(line | {metric: _spread(row[metric] for row in its) for metric in METRICS} | jaccard)
+    return table
 
 
 def _spread(values: Iterable[float | None]) -> dict | None:
@@ -141,54 +137,44 @@ def _spread(values: Iterable[float | None]) -> dict | None:
 
 
 def _groups(plan: Plan, table: list[dict]) -> list[dict]:
-    group_of = {(target.task, target.model): target.group for target in plan.targets()}
-    size = {group: list(group_of.values()).count(group) for group in group_of.values()}
+    by_group = plan.groups()
+    group_of = {(target.task, target.model): name for name, its in by_group.items() for target in its}
     lines = [line | {"group": group_of[line["task"], line["model"]]} for line in table if line["decides"]]
-    found = []
-    for (group, method, n), some in _keyed(lines, "group", "method", "n").items():
-        means = {m: _mean(line[m] and line[m]["mean"] for line in some) for m in METRICS}
-        means |= {m: _mean(line[m] for line in some) for m in ("jaccard_seeds", "jaccard_bootstrap")}
-        found.append(
-            {"group": group, "method": method, "n": n, "tasks": len(some), "of_tasks": size[group], **means}
-        )
-    return found
+    names, groups = ("group", "method", "n"), []
+    for key, its in _keyed(lines, *names).items():
+        start = dict(zip(names, key, strict=True)) | {"tasks": len(its), "of_tasks": len(by_group[key[0]])}
+        means = {metric: _mean(line[metric] and line[metric]["mean"] for line in its) for metric in METRICS}
+        means |= {name: _mean(line[name] for line in its) for name in ("jaccard_seeds", "jaccard_bootstrap")}
+        groups.append(start | means)
+    return groups
 
 
 def _comparisons(plan: Plan, rows: list[dict]) -> list[dict]:
-    group_of = {(target.task, target.model): target.group for target in plan.targets()}
     deciding = [row for row in rows if row["decides"]]
-    values = {
-        (row["task"], row["model"], row["method"], row["n"], row["seed"], metric): row[metric]
-        for row in deciding
-        for metric in COMPARED
-        if row[metric] is not None
-    }
+    row_of = {(row["task"], row["model"], row["method"], row["n"], row["seed"]): row for row in deciding}
     apart = (plan.against, YARDSTICK)
     methods = [m for m in dict.fromkeys(row["method"] for row in deciding) if m not in apart]
-    targets = plan.targets()
-    groups = {group: [t for t in targets if t.group == group] for group in group_of.values()}
-    scopes = [(t.name, t.group if len(groups[t.group]) == 1 else None, [t]) for t in targets]
+    groups = plan.groups()
+    scopes = [(t.name, t.group if len(groups[t.group]) == 1 else None, [t]) for t in plan.targets()]
     scopes += [(f"mean over {group}", group, its) for group, its in groups.items() if len(its) > 1]
-    found = []
+
+    def differences(target: Target, method: str, n: int, metric: str) -> list[float]:
+        """On the same subsets, one a seed that both methods have."""
+        found = []
+        for seed in range(plan.seeds):
+            keys = [(target.task, target.model, name, n, seed) for name in (method, plan.against)]
+            a, b = (row_of[key][metric] if key in row_of else None for key in keys)
+            if a is not None and b is not None:
+                found.append(a - b)
+        return found
+
+    comparisons = []
     for metric, n, method, (scope, group, its) in product(COMPARED, plan.pairs, methods, scopes):
-        by_target = [
-            _differences(values, (t.task, t.model), method, plan.against, n, metric, plan.seeds) for t in its
-        ]
-        known = [differences for differences in by_target if differences]
+        known = list(filter(None, (differences(target, method, n, metric) for target in its)))
         if known:
             start = {"scope": scope, "group": group, "method": method, "against": plan.against, "n": n}
-            found.append(start | {"metric": metric, "tasks": len(known), **compare_subsets(known)})
-    return found
-
-
-def _differences(
-    values: dict, target: tuple[str, str], method: str, against: str | None, n: int, metric: str, seeds: int
-) -> list[float]:
-    """Of the two methods on the same subsets, one a seed that both have."""
-    both = [
-        [values.get((*target, name, n, seed, metric)) for name in (method, against)] for seed in range(seeds)
-    ]
-    return [a - b for a, b in both if a is not None and b is not None]
+            comparisons.append(start | {"metric": metric, "tasks": len(known), **compare_subsets(known)})
+    return comparisons
 
 
 def compare_subsets(by_task: Sequence[Sequence[float]], *, n_boot: int = N_BOOT, seed: int = 0) -> dict:

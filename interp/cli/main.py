@@ -45,7 +45,7 @@ MODULES = {
     "tasks": "tasks:tasks_app",
     "steer": "steer:steer",
     "codebook": "codebook:codebook_app",
-    "bottlenecks": "bottlenecks:bottlenecks_app",
+    "bottlenecks": "bottlenecks:bottlenecks",
     "index": "index:index_app",
     "bench": "bench:bench",
     "sweep": "sweep:sweep",

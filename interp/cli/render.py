@@ -209,25 +209,6 @@ def print_comparison(comparison: "Comparison") -> None:
     plain_console().print(rows)
 
 
-def print_rates(result: dict) -> None:
-    """KL with codes in place, and variance explained, of every kind at every rate."""
-    rows = [row for row in result["rows"] if "refused" not in row]
-    for part in dict.fromkeys(part for row in rows for part in row["parts"]):
-        asked = sorted({row["asked"] for row in rows})
-        title = f"{part}: KL, nats a token (variance explained)"
-        columns = ("kind", *(f"{bits} bits" for bits in asked))
-        kinds = table(*columns, left=("kind",), title=title, title_justify="left")
-        for kind in dict.fromkeys(row["kind"] for row in rows):
-            cells = {row["asked"]: row["parts"][part] for row in rows if row["kind"] == kind}
-            texts = {bits: [text["kl"][0] for text in cell["texts"].values()] for bits, cell in cells.items()}
-            told = {
-                bits: f"{sum(kl) / len(kl):.3f} ({cells[bits]['explained']:.2f})"
-                for bits, kl in texts.items()
-            }
-            kinds.add_row(kind, *(told.get(bits, "–") for bits in asked))
-        plain_console(width=110).print(kinds)
-
-
 def print_bench(result: dict) -> None:
     """The table of methods: means over the tasks of each group, and methods compared with one of them."""
     console = plain_console()

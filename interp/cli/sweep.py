@@ -35,11 +35,10 @@ def sweep(
     """Discover circuits over tasks, models, methods and seeds: one run each, and how alike seeds are. Resumes."""
     from rich.table import Table
 
+    from interp.bench.sweep import Sweep, run_sweep, stability
     from interp.progress import bar
-    from interp.runs.sweep import Sweep, run_sweep, stability
 
-    wanted, options = Sweep.load(file)
-    cells = wanted.cells(options)
+    cells = Sweep.load(file).cells()
     where, part = where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
     with goes_on(out):
         rows = run_sweep(

@@ -11,8 +11,9 @@ All books are in place at once. Next to the codes stand, at the same sites:
 Controls are many times worse than codes, so a part of the blocks is enough for them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from interp.bottlenecks.base import bits_per_vector, code_sets, count_codes, dis
 from interp.bottlenecks.store import Codebooks
 from interp.bottlenecks.wrapper import CodebookWrapper
 from interp.errors import InputError
-from interp.models import Model, hooked, model_device, resolve_site
+from interp.models import Model, hooked, model_device, parse_site, resolve_site
 from interp.progress import Stage, silent
 from interp.stats import mean_interval
 from interp.text import TextBlocks, load_text
@@ -219,41 +220,38 @@ def evaluate_codebooks(
         raise InputError("no codebooks to evaluate")
     if len(text.tokens) < 2:
         raise InputError("one block of text: an interval over blocks needs at least two")
-    largest = max(books)
     if control_blocks == 1:
         raise InputError("controls on 1 block: an interval needs at least 2, and 0 leaves controls out")
     control_blocks = min(control_blocks, len(text.tokens))
-    parts: dict[str, list[BlockScores]] = {"plain": []}
-    meters = {k: UsageMeter(some) for k, some in books.items()}
-    batches = text.tokens.split(batch_size)
+    parts: dict[str, list[BlockScores]] = {}
+    meters = {k: UsageMeter(by_site) for k, by_site in books.items()}
     n_means = len(other_text.tokens) if control_blocks else 0
     total = len(text.tokens) * (1 + len(books)) + n_means + control_blocks * len(CONTROLS)
     with torch.no_grad(), stage(f"evaluating on {text.spec}", total) as done:
-        controls = (
-            _controls(model, books[largest], other_text, batch_size, seed, done) if control_blocks else {}
-        )
-        begin = 0
-        for batch in batches:
+        controls: dict[str, Callable] = {}
+        if control_blocks:
+            controls = _controls(model, books[max(books)], other_text, batch_size, seed, done)
+
+        def score(name: str, tokens: Tensor, plain: Tensor | None = None) -> Tensor:
+            log_p = model(tokens)[:, :-1].float().log_softmax(-1)
+            plain = log_p if plain is None else plain[: len(tokens)]
+            parts.setdefault(name, []).append(_scores(log_p, plain, tokens))
+            done(len(tokens))
+            return log_p
+
+        left = control_blocks
+        for batch in text.tokens.split(batch_size):
             batch = batch.to(model_device(model))
-            logits = model(batch)[:, :-1].float()
-            plain = logits.log_softmax(-1)
-            done(len(batch))
-            parts["plain"].append(_scores(plain, plain, batch))
-            for k, some in books.items():
-                with attach(model, meters[k].watching(some), error_term=False) as attached:
-                    found = model(batch)[:, :-1].float().log_softmax(-1)
+            plain = score("plain", batch)
+            for k, by_site in books.items():
+                with attach(model, meters[k].watching(by_site), error_term=False) as attached:
+                    score(f"codes k={k}", batch, plain)
                     meters[k].count(attached)
-                parts.setdefault(f"codes k={k}", []).append(_scores(found, plain, batch))
-                done(len(batch))
-            some = batch[: max(0, control_blocks - begin)]
-            for name, condition in controls.items():
-                if len(some):
-                    with condition():
-                        found = model(some)[:, :-1].float().log_softmax(-1)
-                    parts.setdefault(name, []).append(_scores(found, plain[: len(some)], some))
-                    done(len(some))
-            begin += len(batch)
-    joined = {name: _joined(found) for name, found in parts.items()}
+            for name, condition in controls.items() if left > 0 else ():
+                with condition():
+                    score(name, batch[:left], plain)
+            left -= len(batch)
+    joined = {name: _joined(scores) for name, scores in parts.items()}
     usage = {k: meter.summary() for k, meter in meters.items()}
     return Quality(text, joined.pop("plain"), joined, usage)
 
@@ -267,26 +265,17 @@ def _controls(
     done: Callable[[int], None],
 ) -> dict[str, Callable]:
     """Contexts in which the model runs under each control, by name."""
-    hooks = {site: resolve_site(model, site) for site in books}
     means = mean_activations(model, list(books), other_text.tokens, batch_size, done)
 
     def replaced(values: Mapping[str, Tensor]) -> Callable:
-        # several heads of one layer share a hook point
-        by_hook: dict[str, list] = {}
-        for site, value in values.items():
-            by_hook.setdefault(hooks[site].hook, []).append((hooks[site].head, value))
+        def replace(sites: list[str], x: Tensor) -> Tensor:
+            x = x.clone()
+            for site in sites:
+                part, value = _at(x, site), values[site].to(x.dtype)
+                part[:, 0], part[:, 1:] = value
+            return x
 
-        def function(wanted: list) -> Callable[[Tensor], Tensor]:
-            def hook(x: Tensor) -> Tensor:
-                x = x.clone()
-                for head, value in wanted:
-                    part = x if head is None else x[:, :, head]
-                    part[:, 0], part[:, 1:] = value[0].to(x.dtype), value[1].to(x.dtype)
-                return x
-
-            return hook
-
-        return lambda: hooked(model, {name: function(wanted) for name, wanted in by_hook.items()})
+        return lambda: hooked(model, _by_hook(model, books, replace))
 
     random_books = {site: random_directions(book, seed + i) for i, (site, book) in enumerate(books.items())}
     generator = torch.Generator().manual_seed(seed)
@@ -301,6 +290,20 @@ def _controls(
     }
 
 
+def _at(x: Tensor, site: str) -> Tensor:
+    """What is a site's own of what passes its hook, as a view."""
+    head = parse_site(site).head
+    return x if head is None else x[:, :, head]
+
+
+def _by_hook(model: Model, sites: Iterable[str], function: Callable[[list[str], Tensor], Any]) -> dict:
+    """A function at every hook, given which of the sites are there: several heads of one layer share a hook point."""
+    by_hook: dict[str, list[str]] = {}
+    for site in sites:
+        by_hook.setdefault(resolve_site(model, site).hook, []).append(site)
+    return {hook: partial(function, here) for hook, here in by_hook.items()}
+
+
 @torch.no_grad()
 def mean_activations(
     model: Model,
@@ -310,24 +313,15 @@ def mean_activations(
     done: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Float[Tensor, " 2 *site"]]:
     """Mean activation of every site in the plain model: at the first position, and over all others."""
-    places = {site: resolve_site(model, site) for site in sites}
     sums: dict[str, Tensor] = {}
 
-    def keep(wanted: list[str]) -> Callable[[Tensor], None]:
-        def hook(x: Tensor) -> None:
-            for site in wanted:
-                head = places[site].head
-                part = (x if head is None else x[:, :, head]).float()
-                new = torch.stack([part[:, 0].sum(0), part[:, 1:].sum((0, 1))])
-                sums[site] = sums[site] + new if site in sums else new
+    def keep(here: list[str], x: Tensor) -> None:
+        for site in here:
+            part = _at(x, site).float()
+            new = torch.stack([part[:, 0].sum(0), part[:, 1:].sum((0, 1))])
+            sums[site] = sums[site] + new if site in sums else new
 
-        return hook
-
-    by_hook: dict[str, list[str]] = {}
-    for site, place in places.items():
-        by_hook.setdefault(place.hook, []).append(site)
-    functions = {name: keep(wanted) for name, wanted in by_hook.items()}
-    with hooked(model, {**functions, "unembed.hook_in": lambda x: x[:1, -1:]}):
+    with hooked(model, {**_by_hook(model, sites, keep), "unembed.hook_in": lambda x: x[:1, -1:]}):
         for batch in tokens.split(batch_size):
             model(batch.to(model_device(model)))
             done(len(batch))
@@ -410,23 +404,14 @@ def quality_of_folder(
     books = {
         k: Codebooks.from_pretrained(folder.folder, model, k=k) for k in ks or [folder.manifest["fit"]["k"]]
     }
-    texts = []
+    texts, shared = [], dict[str, Any](seed=seed, stage=stage)
     for spec in specs:
-        text = load_text(
-            spec, model, n_tokens=n_tokens, context=context, split="heldout", seed=seed, stage=stage
-        )
+        text = load_text(spec, model, n_tokens=n_tokens, context=context, split="heldout", **shared)
         # a joined spec needs a block of each of its sources
         other_tokens = context * max(control_blocks, spec.count("+") + 1)
-        other = load_text(spec, model, n_tokens=other_tokens, context=context, seed=seed, stage=stage)
+        other = load_text(spec, model, n_tokens=other_tokens, context=context, **shared)
         found = evaluate_codebooks(
-            model,
-            books,
-            text,
-            other,
-            batch_size=batch_size,
-            control_blocks=control_blocks,
-            seed=seed,
-            stage=stage,
+            model, books, text, other, batch_size=batch_size, control_blocks=control_blocks, **shared
         )
         texts.append(
             {

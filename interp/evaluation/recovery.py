@@ -1,15 +1,13 @@
-"""How well a ranking of heads recovers a reference circuit, with what is needed to believe the number.
+"""How well scores of heads and of edges recover a reference circuit, with what is needed to believe the number.
 
-Heads are ranked by |score|; every head of the model is in the universe. ROC AUC is the probability that a
-member outranks a non-member, ties counted as half (the trapezoid under the ROC curve; the lower stairs of
-Conmy et al. 2023 give less). An AUC comes with its bootstrap interval over prompt pairs, with the reference
-held fixed, and with nulls that need no method: random scores, the layer's index, the layer's mean score.
+Heads are ranked by |score|; every head of the model is in the universe. ROC AUC is the probability that a member
+outranks a non-member, ties counted as half (the trapezoid under the ROC curve; the lower stairs of Conmy et al. 2023
+give less). An AUC comes with its bootstrap interval over prompt pairs, with the reference held fixed, and with nulls
+that need no method.
 
-How well edge scores recover the edges of a published circuit.
-
-The universe is every edge from a head to a head of a later layer: once per q, k and v input where the scores
-tell them apart, else once per pair of heads. Edges without a score count as zero. Because most of an edge AUC
-is knowing which *heads* matter, the AUC among edges between circuit members stands beside it.
+Of edges the universe is every one from a head to a head of a later layer: once per q, k and v input where the scores
+tell them apart, else once per pair of heads. Edges without a score count as zero. Because most of an edge AUC is
+knowing which *heads* matter, the AUC among edges between circuit members stands beside it.
 """
 
 from collections.abc import Sequence
@@ -71,20 +69,10 @@ class Recovery:
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Two methods on the same pairs.
+    """ROC AUC of one method minus that of another, with its 95 % bootstrap interval over the same resampled pairs."""
 
-    Attributes:
-        difference: ROC AUC of the first minus that of the second.
-        interval: 95 % bootstrap interval of the difference, both methods on the same resampled pairs.
-        p_value: two-sided, from the share of resamples on the other side of zero.
-    """
-
-    roc_auc_a: float
-    roc_auc_b: float
     difference: float
     interval: tuple[float, float]
-    p_value: float
-    n_pairs: int
 
 
 def recover(
@@ -97,11 +85,9 @@ def recover(
     n_random: int = N_RANDOM,
     seed: int = 0,
 ) -> Recovery:
-    """Score a ranking of heads against a reference.
+    """Score a ranking of heads by |score| against the members of a reference. MLPs can join as one more column.
 
     Args:
-        scores: signed or not; ranked by absolute value. MLPs can join as one more column.
-        truth: the members of the reference.
         effects: exact effects, for the rank correlation.
         per_pair: the scores before the mean over pairs; without them there is no interval.
 
@@ -117,9 +103,7 @@ def recover(
     defined = bool(labels.any() and not labels.all())
     interval = None
     if per_pair is not None and len(per_pair) > 1 and defined:
-        aucs = _bootstrap_aucs([per_pair], labels, n_boot, seed)[0]
-        low, high = np.percentile(aucs, [2.5, 97.5])
-        interval = (float(low), float(high))
+        interval = _interval(_bootstrap_aucs([per_pair], labels, n_boot, seed)[0])
     return Recovery(
         roc_auc=roc_auc(size, labels),
         average_precision=float(average_precision_score(labels, size)) if labels.any() else None,
@@ -147,26 +131,15 @@ def compare_paired(
     """
     _check_pairs(scores_a_per_pair, truth, "first scores per pair")
     _check_pairs(scores_b_per_pair, truth, "second scores per pair")
-    n_pairs, other = len(scores_a_per_pair), len(scores_b_per_pair)
-    if n_pairs != other:
-        raise InputError(f"{n_pairs} pairs against {other}: a paired comparison needs the same pairs")
-    labels = truth.ravel()
-    means = [np.abs(s.mean(axis=0)).ravel() for s in (scores_a_per_pair, scores_b_per_pair)]
-    auc_a, auc_b = (roc_auc(mean, labels) for mean in means)
+    n_pairs, others = len(scores_a_per_pair), len(scores_b_per_pair)
+    if n_pairs != others:
+        raise InputError(f"{n_pairs} pairs against {others}: a paired comparison needs the same pairs")
+    labels, both = truth.ravel(), [scores_a_per_pair, scores_b_per_pair]
+    auc_a, auc_b = (roc_auc(np.abs(scores.mean(axis=0)).ravel(), labels) for scores in both)
     if auc_a is None or auc_b is None:
         raise InputError(f"{int(labels.sum())} of {labels.size} heads are members: no ROC AUC to compare")
-    drawn_a, drawn_b = _bootstrap_aucs([scores_a_per_pair, scores_b_per_pair], labels, n_boot, seed)
-    differences = drawn_a - drawn_b
-    low, high = np.percentile(differences, [2.5, 97.5])
-    tail = min((differences <= 0).sum(), (differences >= 0).sum())
-    return PairedComparison(
-        roc_auc_a=auc_a,
-        roc_auc_b=auc_b,
-        difference=auc_a - auc_b,
-        interval=(float(low), float(high)),
-        p_value=float(min(1.0, 2 * (tail + 1) / (n_boot + 1))),
-        n_pairs=n_pairs,
-    )
+    drawn_a, drawn_b = _bootstrap_aucs(both, labels, n_boot, seed)
+    return PairedComparison(auc_a - auc_b, _interval(drawn_a - drawn_b))
 
 
 def roc_curve_points(
@@ -207,6 +180,11 @@ def _bootstrap_aucs(
     return [_aucs(np.abs(counts @ scores.reshape(n, -1)), labels) for scores in per_pair]
 
 
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
 def _nulls(size: np.ndarray, labels: np.ndarray, n_random: int, seed: int) -> Nulls:
     if not labels.any() or labels.all():
         return Nulls(None, None, None, None)
@@ -244,10 +222,7 @@ def _check_pairs(per_pair: np.ndarray, truth: np.ndarray, what: str) -> None:
 class EdgeRecovery:
     """Agreement of edge scores with a reference's edges; ranked by |score|, ties as half.
 
-    Attributes:
-        within_roc_auc: ROC AUC among the edges that join two members of the circuit.
-        n_scored: edges of the universe that came with a score.
-        split: whether q, k and v inputs count apart.
+    ``within_roc_auc`` is the ROC AUC among the edges that join two members of the circuit.
     """
 
     roc_auc: float | None
@@ -255,8 +230,6 @@ class EdgeRecovery:
     within_roc_auc: float | None
     n_positive: int
     n_edges: int
-    n_scored: int
-    split: bool
 
 
 def recover_edges(edges: Sequence[EdgeScore], reference: Reference) -> EdgeRecovery:
@@ -270,20 +243,16 @@ def recover_edges(edges: Sequence[EdgeScore], reference: Reference) -> EdgeRecov
     if not reference.head_edges:
         raise InputError(f"reference {reference.name!r} was published without edges")
     among_heads = [e for e in edges if _is_head(e.sender) and _is_head(e.receiver)]
-    for edge in among_heads:
-        if not np.isfinite(edge.score):
-            raise InputError(
-                f"the edge {edge.sender} -> {edge.receiver} scores {edge.score}: not a finite number"
-            )
     split = all(e.into is not None for e in among_heads)
     shape = (reference.n_layers, reference.n_heads, reference.n_layers, reference.n_heads, 3 if split else 1)
-    scores, given, truth = np.zeros(shape), np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+    scores, truth = np.zeros(shape), np.zeros(shape, dtype=bool)
     for edge in among_heads:
+        if not np.isfinite(edge.score):
+            raise InputError(f"edge {edge.sender}->{edge.receiver} scores {edge.score}: not a finite number")
         index = _index(edge.sender, edge.receiver, edge.into, split)
         if any(k >= n for k, n in zip(index, shape, strict=True)) or index[0] >= index[2]:
             raise InputError(f"edge {edge.sender}->{edge.receiver}: {reference.model} has no such edge")
         scores[index] = max(scores[index], abs(edge.score))
-        given[index] = True
     for sender, receiver, into in reference.head_edges:
         truth[_index(sender, receiver, into, split)] = True
     layers = np.arange(reference.n_layers)
@@ -296,8 +265,6 @@ def recover_edges(edges: Sequence[EdgeScore], reference: Reference) -> EdgeRecov
         within_roc_auc=roc_auc(scores[within], truth[within]),
         n_positive=int(truth.sum()),
         n_edges=int(causal.sum()),
-        n_scored=int(given.sum()),
-        split=split,
     )
 
 

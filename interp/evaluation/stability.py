@@ -18,11 +18,7 @@ N_BOOT = 100
 def best_heads(
     scores: Float[np.ndarray, "layer head"], size: int, *, signed: bool = False, seed: int = 0
 ) -> Bool[np.ndarray, "layer head"]:
-    """The ``size`` heads of largest |score|, or of largest score if ``signed``; all of them if there are fewer.
-
-    Args:
-        seed: of the order among equal scores.
-    """
+    """The ``size`` heads of largest |score|, or of largest score if ``signed``; the seed orders ties."""
     values = scores.ravel() if signed else np.abs(scores).ravel()
     tie = np.random.default_rng(seed).permutation(values.size)
     chosen = np.zeros(values.size, dtype=bool)

@@ -1,32 +1,46 @@
 """Does steering bring up a topic, and is it better than its controls at the same cost in fluency?
 
-A rate says nothing without what it costs: every arm gets to 100 % by writing the word and nothing else. So each arm's
-dose is first sought, on texts of its own, at which texts are just as fluent as is asked for (:func:`strain`): their
-perplexity under the model *without* steering is at most a multiple of the base's, **and** they have at least a share of
-the base's different pairs of words. Perplexity alone would not do: a word repeated to the end is hardly surprising.
+A rate says nothing without what it costs: every arm gets to 100 % by writing the word and nothing else. So arms are
+compared at doses at which texts are just as fluent as is asked for: their perplexity under the model *without* steering
+is at most a multiple of the base's, **and** they have at least a share of the base's different pairs of words.
+Perplexity alone would not do: a word repeated to the end is hardly surprising. ``benchmarks/steering.py`` runs the arms
+and keeps their cells; here is what is read from these.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
 from scipy.stats import sem
 
 from interp.errors import InputError, check_fields
-from interp.evaluation.steering_conditions import ARMS, BLIND, VECTORS, WRONG, SteeringCondition
-from interp.models import Model
 from interp.stats import ratio_interval, wilson
-from interp.steering import Topic
-from interp.steering.continuations import Continuation, continue_prompts, encode_prompts, surprise
+from interp.steering.continuations import Continuation
 
-BASE = "base"
-_NEAR = 0.1
-"""How far from 1 the strain of a dose may be."""
+BASE, CODES, WRONG = "base", "codes", "wrong topic"
+ARMS = (
+    CODES,
+    "half of the codes",
+    "gated codes",
+    "following codes",
+    "mean difference, residual",
+    "mean difference, heads",
+    "mean difference, same heads",
+    "random codes",
+    "random vectors",
+    "prompt",
+    "prompt and codes",
+)
+"""Those that are run for every topic; ``wrong topic`` is the next topic's codes, counted for this one's words."""
+ORDER = (BASE, *ARMS, WRONG)
+VECTORS = ("mean difference, residual", "mean difference, heads", "prompt")
+"""Those that no codebook has a part in."""
+BLIND = ("mean difference, residual", "prompt")
+"""Those that do not depend on how codes, or the target, are found."""
+OF_TOPIC = {"gated codes": "gate", "prompt": "said", "prompt and codes": "said"}
+"""What else a cell of these arms is kept with: a text of its topic, under this name."""
 
 
 @dataclass(frozen=True)
@@ -91,134 +105,6 @@ class Cell:
         """Wilson's 95 % interval of the rate."""
         return wilson(sum(self.held[topic]), len(self.held[topic]))
 
-    def to_json(self) -> dict:
-        return asdict(self)
-
-
-def strain(perplexity: float, distinct_2: float, base: tuple[float, float], config: SteeringConfig) -> float:
-    """How far texts are from the base's fluency to the least that is asked for: 0 as fluent as the base, 1 just at it.
-
-    Args:
-        base: its perplexity and distinct-2, on as many texts.
-    """
-    surprise = float(np.log(perplexity / base[0]) / np.log(config.times))
-    return max(surprise, (1 - distinct_2 / base[1]) / (1 - config.variety))
-
-
-def find_dose(strain_at: Callable[[float], float], first: float, tries: int) -> float:
-    """The dose tried whose strain comes nearest to 1.
-
-    Between a dose below and one above (0 has no strain) the next is by straight line; while all are below, twice the
-    largest. Where no strain can be told, as of texts that end at once, the dose was too large.
-    """
-    off: dict[float, float] = {0.0: -1.0}
-    dose = first
-    for _ in range(tries):
-        found = strain_at(dose) - 1
-        off[dose] = math.inf if math.isnan(found) else found
-        best = min((d for d in off if d > 0), key=lambda d: (abs(off[d]), d))
-        if abs(off[best]) <= _NEAR:
-            break
-        above = min((d for d in off if off[d] > 0), default=None)
-        below = max(d for d in off if off[d] <= 0 and (above is None or d < above))
-        if above is None:
-            dose = 2 * below
-        else:
-            # not quite to the ends, which are known already
-            share = (
-                np.clip(off[below] / (off[below] - off[above]), 0.1, 0.9) if off[above] < math.inf else 0.5
-            )
-            dose = float(below + share * (above - below))
-    return best
-
-
-def write(
-    model: Model,
-    prompts: Sequence[str],
-    n: int,
-    config: SteeringConfig,
-    within: Callable[[], AbstractContextManager] | None = None,
-    seed: int = 0,
-    said: Callable[[str], str] | None = None,
-) -> list[Continuation]:
-    """``n`` texts that go on from the prompts in turn, or from what these become; told and judged without that."""
-    given = [prompts[i % len(prompts)] for i in range(n)]
-    written: list[Continuation] = []
-    for begin in range(0, n, config.batch_size):
-        some = given[begin : begin + config.batch_size]
-        texts = continue_prompts(
-            model,
-            some if said is None else [said(prompt) for prompt in some],
-            config.n_tokens,
-            within=within() if within else None,
-            temperature=config.temperature,
-            seed=seed + begin,
-        )
-        if said is not None:
-            found = surprise(model, encode_prompts(model, some), [text.tokens for text in texts])
-            texts = [
-                replace(text, prompt=prompt, surprise=own)
-                for text, prompt, own in zip(texts, some, found, strict=True)
-            ]
-        written += texts
-    return written
-
-
-def measure(
-    model: Model,
-    topics: Sequence[Topic],
-    config: SteeringConfig,
-    *,
-    arm: SteeringCondition | None = None,
-    topic: str | None = None,
-    base: Cell | None = None,
-) -> Cell:
-    """Find an arm's dose, generate its texts, and count the words of every topic in them.
-
-    Args:
-        topics: whose words are counted; the prompts are those of the first.
-        arm: None for the base.
-        topic: whose arm it is.
-        base: with which an arm is compared.
-
-    Raises:
-        InputError: fewer than two prompts.
-    """
-    prompts, tried = topics[0].prompts, list[tuple[float, float, float]]()
-    if len(prompts) < 2:
-        raise InputError(
-            f"topic {topics[0].name}: of {len(prompts)} prompts there is no interval, give 2 or more"
-        )
-
-    def fluency(dose: float) -> tuple[float, float]:
-        # texts by which a dose was chosen would flatter it
-        apart = config.seed + config.n + 1
-        within = partial(arm.at, dose) if arm else None
-        texts = write(model, prompts, len(prompts), config, within, apart, said)
-        tried.append((dose, perplexity(texts), distinct_2([text.text for text in texts])))
-        return tried[-1][1:]
-
-    dose = 0.0
-    said = arm.said if arm is not None else None
-    if arm is None:
-        fluency(dose)
-    elif arm.first:
-        assert base is not None
-        _, known, variety = base.tried[0]
-        dose = find_dose(lambda d: strain(*fluency(d), (known, variety), config), arm.first, config.tries)
-    within = partial(arm.at, dose) if arm else None
-    written = write(model, prompts, config.n, config, within, config.seed, said)
-    return Cell(
-        BASE if arm is None else arm.name,
-        topic,
-        dose,
-        {t.name: [t.is_in(text.text) for text in written] for t in topics},
-        perplexity(written),
-        distinct_2([text.text for text in written]),
-        written[0].prompt + written[0].text,
-        tried,
-    )
-
 
 def perplexity(texts: Sequence[Continuation]) -> float:
     """exp of the mean surprise of all new tokens."""
@@ -261,12 +147,6 @@ def mean_rate(
     return MeanRate(float(held.mean()), *ratio_interval(sums, counts, seed))
 
 
-CODES = "codes"
-ORDER = (BASE, *ARMS, WRONG)
-OF_TOPIC = {"gated codes": "gate", "prompt": "said", "prompt and codes": "said"}
-"""What else a cell of these arms is kept with: a text of its topic, under this name."""
-
-
 def made_of(arm: str, *, model: str, books: str, finder: int, config: SteeringConfig) -> dict[str, Any]:
     """What a cell of this arm depends on, as JSON values: with other codebooks or another finder it is another cell.
 
@@ -280,10 +160,10 @@ def made_of(arm: str, *, model: str, books: str, finder: int, config: SteeringCo
 
 @dataclass(frozen=True)
 class TopicRow:
-    """
+    """An arm of a topic, with Wilson's 95 % interval over texts.
+
     Attributes:
         cell: of ``wrong topic`` the next topic's codes.
-        low, high: Wilson's 95 % interval over texts.
         less: how much more the topic's codes have, text by text; None for them, and where they were not run.
     """
 
@@ -298,13 +178,12 @@ class TopicRow:
 
 @dataclass(frozen=True)
 class ConditionRow:
-    """
+    """Means over the topics of which there are cells of this arm and of codes.
+
     Attributes:
-        topics: of which there are cells of this arm and of codes; the means are theirs.
         codes: of the same topics.
         less: codes less this arm, text by text; None for codes.
         error: standard error of that difference with topics as draws; None for codes, and of a single topic.
-        perplexity, distinct_2: means over the topics.
     """
 
     arm: str
@@ -338,12 +217,12 @@ def steering_table(
         known[topic, BASE] = base
         if wrong := cells.get((topics[(number + 1) % len(topics)], CODES)):
             known[topic, WRONG] = wrong
-    by_topic = [
-        _topic_row(topic, arm, known[topic, arm], cells.get((topic, CODES)), n_prompts)
-        for topic in topics
-        for arm in ORDER
-        if (topic, arm) in known
-    ]
+    by_topic = []
+    for topic, arm in product(topics, ORDER):
+        if cell := known.get((topic, arm)):
+            codes = None if arm == CODES else known.get((topic, CODES))
+            less = mean_rate([(codes, topic)], n_prompts, [(cell, topic)]) if codes else None
+            by_topic.append(TopicRow(topic, arm, cell, cell.rate(topic), *cell.interval(topic), less))
     by_arm = [
         _arm_row(arm, both, known, n_prompts)
         for arm in ORDER
@@ -352,23 +231,13 @@ def steering_table(
     return SteeringTable(tuple(by_topic), tuple(by_arm))
 
 
-def _topic_row(topic: str, arm: str, cell: Cell, codes: Cell | None, n_prompts: int) -> TopicRow:
-    apart = None if arm == CODES else codes
-    less = None if apart is None else mean_rate([(apart, topic)], n_prompts, [(cell, topic)])
-    return TopicRow(topic, arm, cell, cell.rate(topic), *cell.interval(topic), less)
-
-
 def _arm_row(
     arm: str, topics: Sequence[str], cells: Mapping[tuple[str, str], Cell], n_prompts: int
 ) -> ConditionRow:
     its, codes = ([(cells[topic, of], topic) for topic in topics] for of in (arm, CODES))
-    rate, of_codes = (mean_rate(some, n_prompts) for some in (its, codes))
-    perplexity, distinct = (
-        float(np.mean([getattr(cell, name) for cell, _ in its])) for name in ("perplexity", "distinct_2")
-    )
-    if arm == CODES:
-        return ConditionRow(arm, tuple(topics), rate, of_codes, None, None, perplexity, distinct)
+    rate, of_codes = (mean_rate(both, n_prompts) for both in (its, codes))
     each = [a.rate(topic) - b.rate(topic) for (a, topic), (b, _) in zip(codes, its, strict=True)]
-    error = float(sem(each)) if len(each) > 1 else None
-    less = mean_rate(codes, n_prompts, its)
-    return ConditionRow(arm, tuple(topics), rate, of_codes, less, error, perplexity, distinct)
+    less = None if arm == CODES else mean_rate(codes, n_prompts, its)
+    error = float(sem(each)) if less and len(each) > 1 else None
+    fluency = (float(np.mean([getattr(cell, of) for cell, _ in its])) for of in ("perplexity", "distinct_2"))
+    return ConditionRow(arm, tuple(topics), rate, of_codes, less, error, *fluency)

@@ -1,29 +1,6 @@
-"""What steering by codes is compared with.
+"""What steering by codes is compared with: differences of means, as vectors that codebooks of one code add."""
 
-==================================  =============================================================================
-arm                                 what is done
-==================================  =============================================================================
-base                                nothing
-codes                               the codes found from the topic's texts are added, with their weights
-half of the codes                   those half of ``codes`` that raise most what they say (their output score)
-gated codes                         ``codes``, only where a gate is open (:mod:`interp.bottlenecks.gates`)
-following codes                     the same, as far as they are there already (``when="firing"``)
-wrong topic                         the cell ``codes`` of the next topic, counted for this one's words
-mean difference, residual           difference of the means over positive and negative texts, after one layer
-mean difference, heads              the same at all heads at which it raises the target's log p to first order
-mean difference, same heads         the same at the heads of ``codes``
-random codes                        other codes of the same heads with the same weights
-random vectors                      vectors of random direction at the same heads, each as long as what ``codes`` adds
-prompt                              nothing is edited: the prompt says what is wanted
-prompt and codes                    the prompt says it, and ``codes`` are added
-==================================  =============================================================================
-
-The dose is a factor of all that is added. All arms act at the same positions with the same seeds. Means and codes are
-of the same texts. A prompt has no dose, and its texts are judged as if they went on from the prompt alone.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -96,42 +73,3 @@ def vector_books(model: Model, vectors: Mapping[str, Tensor]) -> dict[str, Codeb
 def _at(means: Mapping[str, Tensor], site: str) -> Float[Tensor, " d_in"]:
     place = parse_site(site)
     return means[site] if place.head is None else means[f"a{place.layer}"][place.head]
-
-
-WRONG = "wrong topic"
-ARMS = (
-    "codes",
-    "half of the codes",
-    "gated codes",
-    "following codes",
-    "mean difference, residual",
-    "mean difference, heads",
-    "mean difference, same heads",
-    "random codes",
-    "random vectors",
-    "prompt",
-    "prompt and codes",
-)
-"""Those that are run for every topic."""
-VECTORS = ("mean difference, residual", "mean difference, heads", "prompt")
-"""Those that no codebook has a part in."""
-BLIND = ("mean difference, residual", "prompt")
-"""Those that do not depend on how codes, or the target, are found."""
-
-
-AtDose = Callable[[float], AbstractContextManager]
-
-
-@dataclass(frozen=True)
-class SteeringCondition:
-    """
-    Attributes:
-        at: what the model runs within, at a dose.
-        first: the dose to try first, 0 where there is none.
-        said: what a prompt becomes.
-    """
-
-    name: str
-    at: AtDose
-    first: float
-    said: Callable[[str], str] | None = None

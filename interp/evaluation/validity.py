@@ -72,7 +72,6 @@ class Interventions(Strict):
     """A circuit alone and a circuit off, on pairs of its task.
 
     Attributes:
-        n_heads: members.
         share, kl: of the members alone; KL in nats at END, from the untouched model.
         left: share of the gap that is left with all members off together; 0 where nothing else does the task.
         cmd, cpr: areas of the nested circuits by |effect| and by signed effect, over MIB's fractions.
@@ -197,7 +196,7 @@ def intervene(
         low, high = share_interval(values, empty, full, seed) or (None, None)
         return Estimate(value=float(share), low=low, high=high)
 
-    found = Interventions(
+    result = Interventions(
         n_heads=int(members.sum()),
         n_pairs=len(ablator.pairs),
         ablation=ablator.kind,
@@ -219,7 +218,7 @@ def intervene(
             left_least=float(random_off.min()),
         ),
     )
-    return found, others.tolist()
+    return result, others.tolist()
 
 
 def lost_on(ablator: Ablator, members: Mask, random: Sequence[Mask], *, seed: int = 0) -> OnTask:
@@ -251,12 +250,8 @@ def membership_jaccard(
     rng, n, found = np.random.default_rng(seed), len(measured.effects), []
     for _ in range(N_BOOT):
         drawn = rng.integers(n, size=n)
-        resampled = replace(
-            measured,
-            effects=measured.effects[drawn],
-            metric_clean=measured.metric_clean[drawn],
-            metric_corrupt=measured.metric_corrupt[drawn],
-        )
+        names = ("effects", "metric_clean", "metric_corrupt")
+        resampled = replace(measured, **{name: getattr(measured, name)[drawn] for name in names})
         try:
             again = decide_members(resampled, threshold=threshold, seed=seed).member
         except InputError:

@@ -10,6 +10,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 from markupsafe import Markup
+from pydantic.dataclasses import dataclass as checked_dataclass
 
 from interp.bench.table import METRICS
 from interp.errors import InputError
@@ -43,7 +44,7 @@ LOWER_IS_BETTER = ("cmd", "forwards")
 BEST = "average_precision"
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True)
 class Spread:
     """A mean over seeds, with the least and the largest seed; means over tasks have no such range."""
 
@@ -53,7 +54,7 @@ class Spread:
     count: int | None = None
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True)
 class Difference:
     """Of a method and the one it is compared with, on the same subsets, with its 95 % interval over seeds."""
 
@@ -73,10 +74,9 @@ class MethodRow:
 
     Attributes:
         over: how many seeds, or for a mean over tasks how many of them.
-        seeds: how many seeds there were at most; none of a mean over tasks.
+        values, differences: by metric; from the method that the bench compares with.
         complete: whether a mean over tasks is over all that were run.
-        values: by metric, those that were measured.
-        differences: by metric, from the method that the bench compares with.
+        seeds: how many there were at most; none of a mean over tasks.
     """
 
     method: str
@@ -96,26 +96,17 @@ class MethodRow:
 
 @dataclass(frozen=True)
 class BenchRows:
-    """
-    Attributes:
-        scopes: rows by what they are measured on, means over tasks first.
-        against: the method that differences are from.
-        skipped: methods left out, with where and why.
-        command: what makes it again.
-    """
+    """Rows by what they are measured on, means over tasks first; the method that differences are from; methods left
+    out, with where and why; and the command that makes it again."""
 
     scopes: Mapping[str, Sequence[MethodRow]]
     against: str
     skipped: Sequence[str]
     command: str
 
-    def metrics(self, scope: str) -> list[str]:
-        """Those with a value, in the order of the bench's page."""
-        return measured(self.scopes[scope])
-
 
 def measured(rows: Sequence[MethodRow]) -> list[str]:
-    """Metrics with a value in any row."""
+    """Metrics with a value in any row, in the order of the bench's page."""
     return [name for name in TITLES if any(name in row.values for row in rows)]
 
 
@@ -128,7 +119,7 @@ def read_bench(path: Path) -> BenchRows:
     # a table that was kept apart from its cells has no folder to go on with
     out = path.parent if path.name == "bench.json" else Path("runs") / f"bench-{path.stem}"
     found = read_rows(path, partial(bench_rows, out=str(out)), "run the bench again, or delete it")
-    if not found.scopes or not all(found.metrics(scope) for scope in found.scopes):
+    if not found.scopes or not all(map(measured, found.scopes.values())):
         raise InputError(
             f"{path} holds no rows, or a target without numbers: run the bench again, or delete it"
         )
@@ -151,53 +142,43 @@ def bench_rows(result: Mapping[str, Any], out: str | None = None) -> BenchRows:
     differences: dict[tuple, dict[str, Difference]] = {}
     for row in result["comparisons"]:
         if row["metric"] in COMPARED:
-            found = Difference(float(row["difference"]), _number(row["low"]), _number(row["high"]))
-            differences.setdefault((str(row["scope"]), str(row["method"]), int(row["n"])), {})[
-                row["metric"]
-            ] = found
+            key = row["scope"], row["method"], row["n"]
+            differences.setdefault(key, {})[row["metric"]] = _difference(row)
     scopes: dict[str, list[MethodRow]] = {}
     for row in result["groups"]:
-        if int(row["of_tasks"]) > 1:
-            scope = f"mean over {row['group']}"
-            over = f"{row['tasks']} of {row['of_tasks']} tasks"
+        if row["of_tasks"] > 1:
+            scope, over = f"mean over {row['group']}", f"{row['tasks']} of {row['of_tasks']} tasks"
             scopes.setdefault(scope, []).append(_row(row, over, differences, scope))
-    several = {
-        (row["task"], row["model"])
-        for row in result["table"]
-        if not row["decides"]  # a target with a second reference
-    }
+    # those with a second reference
+    several = {_target(row) for row in result["table"] if not row["decides"]}
     for row in result["table"]:
-        target = str(row["task"]) if row["task"] == row["model"] else f"{row['task']} on {row['model']}"
-        scope = target
-        if (row["task"], row["model"]) in several:
-            scope = f"{target}, against {row['reference']}"
-        its = differences if row["decides"] else {}
-        scopes.setdefault(scope, []).append(_row(row, f"{int(row['seeds'])} seeds", its, target))
+        target, known = _target(row), differences if row["decides"] else {}
+        scope = f"{target}, against {row['reference']}" if target in several else target
+        scopes.setdefault(scope, []).append(_row(row, f"{int(row['seeds'])} seeds", known, target))
     skipped = [
         f"{row['method']} on {row['task']} ({row['model']}): {row['why']}" for row in result["skipped"]
     ]
     return BenchRows(scopes, str(result["plan"]["against"]), skipped, bench_command(result["plan"], out))
 
 
+def _target(row: Mapping[str, Any]) -> str:
+    return str(row["task"]) if row["task"] == row["model"] else f"{row['task']} on {row['model']}"
+
+
 def _row(row: Mapping[str, Any], over: str, differences: Mapping = {}, scope: str = "") -> MethodRow:
     method, n = str(row["method"]), int(row["n"])
-    shown = wording.method_name(method)
-    names = (*METRICS, "jaccard_seeds", "jaccard_bootstrap")
-    values = {name: _spread(row[name]) for name in names if row[name] is not None}
+    values = {
+        name: Spread(**row[name]) if isinstance(row[name], Mapping) else Spread(row[name])
+        for name in (*METRICS, "jaccard_seeds", "jaccard_bootstrap")
+        if row[name] is not None
+    }
     complete = "tasks" not in row or row["tasks"] == row["of_tasks"]
     known = differences.get((scope, method, n), {})
-    return MethodRow(shown, n, over, values, known, complete, row.get("seeds"))
+    return MethodRow(wording.method_name(method), n, over, values, known, complete, row.get("seeds"))
 
 
-def _spread(value: Mapping[str, Any] | float) -> Spread:
-    if isinstance(value, Mapping):
-        mean, least, largest = (float(value[part]) for part in ("mean", "least", "largest"))
-        return Spread(mean, least, largest, value.get("count"))
-    return Spread(float(value))
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None else float(value)
+def _difference(row: Mapping[str, Any]) -> Difference:
+    return Difference(row["difference"], row["low"], row["high"])
 
 
 def bench_command(plan: Mapping[str, Any], out: str | None = None) -> str:
@@ -245,19 +226,17 @@ def bench_plot(rows: Sequence[MethodRow], metric: str, along: str = COST) -> go.
     ``COST`` or ``PAIRS``.
     """
     rows = [row for row in rows if metric in row.values and (along == PAIRS or "forwards" in row.values)]
-    cost = {id(row): _cost(row, along) for row in rows}
-    positive = [value for value in cost.values() if value > 0] or [1.0]
+    costs = [_cost(row, along) for row in rows]
+    positive = [cost for cost in costs if cost > 0] or [1.0]
     edge = min(positive) / 2
     low, high = math.log10(edge), math.log10(max(positive) * 1.15)
     if high - low < 0.5:
         high = low + 0.5
     front = pareto_front(rows, metric, along)
-    by_method: dict[str, list[MethodRow]] = {}
-    for row in sorted(rows, key=lambda row: row.n):
-        by_method.setdefault(row.method, []).append(row)
+    by_method = _by([(row.method, row) for row in sorted(rows, key=lambda row: row.n)])
     figure = go.Figure()
     for its in sorted(by_method.values(), key=lambda its: any(row in front for row in its)):
-        x = [max(cost[id(row)], edge) for row in its]
+        x = [max(_cost(row, along), edge) for row in its]
         figure.add_trace(_line(its, metric, x, [row in front for row in its]))
     values = [row.values[metric] for row in rows]
     ends = [end for value in values for end in (value.mean, value.least, value.largest) if end is not None]
@@ -272,7 +251,7 @@ def bench_plot(rows: Sequence[MethodRow], metric: str, along: str = COST) -> go.
     for row, height in zip(lasts, heights, strict=True):
         name = in_plot(row.method)
         figure.add_annotation(
-            x=math.log10(max(cost[id(row)], edge)),
+            x=math.log10(max(_cost(row, along), edge)),
             y=row.values[metric].mean,
             ax=high + 0.03 * (high - low),
             ay=float(height),
@@ -287,7 +266,7 @@ def bench_plot(rows: Sequence[MethodRow], metric: str, along: str = COST) -> go.
             standoff=6,
         )
     ticks = _ticks(edge, 10**high) if along == COST else sorted({float(row.n) for row in rows if row.n})
-    none = [(edge, "0")] if min(cost.values(), default=1.0) == 0 else []
+    none = [(edge, "0")] if 0 in costs else []
     labels = none + [(tick, f"{tick:,.0f}" if tick >= 1 else f"{tick:g}") for tick in ticks]
     figure.update_xaxes(
         type="log",
@@ -296,8 +275,7 @@ def bench_plot(rows: Sequence[MethodRow], metric: str, along: str = COST) -> go.
         tickvals=[place for place, _ in labels],
         ticktext=[text for _, text in labels],
     )
-    title = TITLES[metric] + (" (lower is better)" if metric in LOWER_IS_BETTER else "")
-    figure.update_yaxes(title=title, range=[least, largest], zeroline=False)
+    figure.update_yaxes(title=_title(metric), range=[least, largest], zeroline=False)
     return layout(figure, height=HEIGHT, left=60, right=NAMES_WIDTH)
 
 
@@ -315,6 +293,10 @@ def pareto_front(rows: Sequence[MethodRow], metric: str, along: str = COST) -> l
             front.append(row)
             best = point
     return front
+
+
+def _title(metric: str) -> str:
+    return TITLES[metric] + (" (lower is better)" if metric in LOWER_IS_BETTER else "")
 
 
 def _cost(row: MethodRow, along: str) -> float:
@@ -350,9 +332,7 @@ def render_bench(result: Mapping[str, Any], out: str | None = None) -> str:
     """The page of one table, as :func:`bench_rows` takes it; every text in it is escaped."""
     plan = result["plan"]
     groups = _by([(r["group"], _row(r, f"{r['tasks']} of {r['of_tasks']}")) for r in result["groups"]])
-    targets = _by(
-        [((r["task"], r["model"], r["reference"]), _row(r, str(r["seeds"]))) for r in result["table"]]
-    )
+    targets = _by([((_target(r), r["reference"]), _row(r, str(r["seeds"]))) for r in result["table"]])
     return (
         environment()
         .get_template("bench.html")
@@ -364,9 +344,8 @@ def render_bench(result: Mapping[str, Any], out: str | None = None) -> str:
                 {"name": name, "figure": _figure(name, rows)} | _table(rows) for name, rows in groups.items()
             ],
             targets=[
-                {"title": task if task == model else f"{task} on {model}", "reference": reference}
-                | _table(rows)
-                for (task, model, reference), rows in targets.items()
+                {"title": title, "reference": reference} | _table(rows)
+                for (title, reference), rows in targets.items()
             ],
             comparisons=_comparisons(result["comparisons"]),
             command=bench_command(plan, out),
@@ -401,7 +380,7 @@ def _summary(plan: Mapping[str, Any], groups: Mapping[str, Sequence[MethodRow]])
 
 
 def _figure(group: str, rows: Sequence[MethodRow]) -> Markup | None:
-    drawn = [row for row in rows if BEST in row.values and "forwards" in row.values and row.complete]
+    drawn = [row for row in rows if {BEST, "forwards"} <= row.values.keys() and row.complete]
     return embed(bench_plot(drawn, BEST), f"Quality against cost on {group}", least=700) if drawn else None
 
 
@@ -413,42 +392,30 @@ def _table(rows: Sequence[MethodRow]) -> dict:
         values = [row.values[BEST].mean for row in entry[1] if BEST in row.values]
         return (entry[0] != wording.EXACT, -sum(values) / len(values) if values else 0.0)
 
-    lines = [
-        {
-            "method": method,
-            "rows": [
-                {
-                    "n": row.n,
-                    "over": row.over,
-                    "values": [spread_text(name, row.values.get(name), row.seeds) for name in columns],
-                }
-                for row in its
-            ],
-        }
-        for method, its in sorted(_by([(row.method, row) for row in rows]).items(), key=order)
-    ]
+    lines = []
+    for method, its in sorted(_by([(row.method, row) for row in rows]).items(), key=order):
+        shown = [[spread_text(name, row.values.get(name), row.seeds) for name in columns] for row in its]
+        cells = [
+            {"n": row.n, "over": row.over, "values": texts} for row, texts in zip(its, shown, strict=True)
+        ]
+        lines.append({"method": method, "rows": cells})
     return {"columns": [TITLES[name] for name in columns], "lines": lines}
 
 
 def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[dict]:
     """One table a scope, means over tasks first: a line a method and number of pairs, a column a metric."""
-    found = []
+    tables = []
     for scope, its in _by([(row["scope"], row) for row in rows]).items():
         columns = [name for name in COMPARED if any(row["metric"] == name for row in its)]
         lines = []
-        for (method, n), some in sorted(
-            _by([((row["method"], row["n"]), row) for row in its]).items(), key=lambda entry: entry[0]
-        ):
-            values = {row["metric"]: Difference(row["difference"], row["low"], row["high"]) for row in some}
-            tasks = "–".join(str(n) for n in sorted({row["tasks"] for row in some if "tasks" in row}))
+        for (method, n), line in sorted(_by([((row["method"], row["n"]), row) for row in its]).items()):
+            values = {row["metric"]: _difference(row) for row in line}
+            tasks = "–".join(map(str, sorted({row["tasks"] for row in line if "tasks" in row})))
             shown = [
                 {"text": difference_text(value := values.get(name)), "sure": value is not None and value.sure}
                 for name in columns
             ]
             lines.append({"method": wording.method_name(method), "n": n, "tasks": tasks, "values": shown})
-        titles = [
-            TITLES[name] + (" (lower is better)" if name in LOWER_IS_BETTER else "") for name in columns
-        ]
-        is_mean = its[0]["group"] is not None
-        found.append({"scope": scope, "columns": titles, "lines": lines, "open": is_mean})
-    return sorted(found, key=lambda table: not table["open"])
+        titles, is_mean = list(map(_title, columns)), its[0]["group"] is not None
+        tables.append({"scope": scope, "columns": titles, "lines": lines, "open": is_mean})
+    return sorted(tables, key=lambda table: not table["open"])

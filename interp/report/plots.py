@@ -10,7 +10,7 @@ from interp.codesearch import Similarities
 from interp.evaluation.steering import CODES, TopicRow
 from interp.models import parse_site
 from interp.report.style import BLUE, GREEN, GREY, ORANGE, layout, whiskers
-from interp.report.tables import Condition, MachineRow, RateRow, Steering
+from interp.report.tables import Condition, MachineRow, Steering
 from interp.report.wording import in_plot
 
 _ROW = 17
@@ -254,31 +254,3 @@ def _name_rows(figure: go.Figure, names: Sequence[str]) -> None:
     """Rows at 0, 1, … from the top down."""
     ticks = {"tickvals": list(range(len(names))), "ticktext": [in_plot(name) for name in names]}
     figure.update_yaxes(**ticks, range=[len(names) - 0.5, -0.5], zeroline=False)
-
-
-def rate_faithfulness_plot(rows: Sequence[RateRow], part: str) -> go.Figure:
-    """KL against bits, a line a kind; those that are beaten at every rate are grey."""
-    figure = go.Figure()
-    its = sorted((row for row in rows if row.part == part), key=lambda row: (row.kind, row.bits))
-    best = {row.kind for row in its if row.kl == min(other.kl for other in its if other.bits <= row.bits)}
-    palette = iter((BLUE, GREEN, ORANGE, "#b0529c", "#7a6ad0", "#4aa3a3"))
-    colours = {kind: next(palette, GREY) for kind in sorted(best)}
-    for kind in sorted({row.kind for row in its}, key=lambda kind: (kind not in best, kind)):
-        own = [row for row in its if row.kind == kind]
-        figure.add_scatter(
-            x=[row.bits for row in own],
-            y=[row.kl for row in own],
-            error_y=whiskers([(row.kl, row.low, row.high) for row in own], thickness=1, width=2)
-            if kind in best
-            else None,
-            mode="lines+markers",
-            name=kind.replace("_", "-"),
-            marker={"color": colours.get(kind, GREY), "size": 7},
-            line={"width": 2.5 if kind in best else 1},
-            opacity=1 if kind in best else 0.55,
-            customdata=[[row.explained] for row in own],
-            hovertemplate="%{fullData.name}, %{x:.0f} bits: %{y:.3f}, explains %{customdata[0]:.2f}<extra></extra>",
-        )
-    figure.update_xaxes(title="bits of a vector, as stored", type="log", tickvals=[4, 9, 18, 36, 72])
-    figure.update_yaxes(title="KL, nats a token", rangemode="tozero")
-    return layout(figure, height=460, left=60, legend=True)

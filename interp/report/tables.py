@@ -182,61 +182,6 @@ def read_quality(path: Path) -> Quality:
 
 
 @dataclass(frozen=True)
-class RateRow:
-    """A kind of bottleneck at a rate, at heads or MLP outputs.
-
-    Attributes:
-        bits: of a vector, as stored.
-        kl: nats a token with codes in place, of all texts together, with its 95 % interval.
-        effect: share of the heads' effects that codes carry, by task.
-    """
-
-    kind: str
-    part: str
-    bits: float
-    kl: float
-    low: float
-    high: float
-    explained: float
-    effect: Mapping[str, float]
-
-
-def read_rates(path: Path) -> tuple[RateRow, ...]:
-    """Read what ``interp bottlenecks bench`` wrote.
-
-    Raises:
-        InputError: not such a file, or one that was damaged.
-    """
-
-    def parse(rows: Any) -> tuple[RateRow, ...]:
-        found = []
-        for row in rows["rows"]:
-            for part, cell in row["parts"].items():
-                kl, low, high = (
-                    sum(text["kl"][i] for text in cell["texts"].values()) / len(cell["texts"])
-                    for i in range(3)
-                )
-                effects = {str(task): float(one["share"]) for task, one in cell.get("effects", {}).items()}
-                found.append(
-                    RateRow(
-                        str(row["kind"]),
-                        part,
-                        float(cell["bits"]),
-                        kl,
-                        low,
-                        high,
-                        float(cell["explained"]),
-                        effects,
-                    )
-                )
-        if not found:
-            raise ValueError("it has no rows")
-        return tuple(found)
-
-    return read_rows(path, parse, "make it again with interp bottlenecks bench")
-
-
-@dataclass(frozen=True)
 class MachineRow:
     """A share right of the finite-state replication: mean over seeds with its 95 % interval.
 

@@ -1,6 +1,6 @@
 """Measuring a reference: the exact effect of every head and MLP on a task, over many pairs, kept pair by pair."""
 
-from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import SupportsIndex
@@ -9,7 +9,7 @@ from interp.activations.stream import BATCH_SIZE
 from interp.circuits.exact_effects import Measurement
 from interp.circuits.references import ExactEffects
 from interp.errors import InputError, whole_number
-from interp.executor import SERIAL, Job, Shard, Told, Workers, run
+from interp.executor import SERIAL, Job, Shard, Steps, Told, Work, Workers, checked, run_work
 from interp.models import Model, OneModel, describe_model
 from interp.models.provenance import versions
 from interp.progress import Stage, silent
@@ -22,9 +22,9 @@ _STEPS, _BEGIN = 1000, 10
 """Of the bar: in all, and until the pairs are known."""
 
 
+@dataclass
 class _Desk:
-    def __init__(self, models: OneModel) -> None:
-        self.models = models
+    models: OneModel
 
 
 def measure_reference(
@@ -66,19 +66,28 @@ def measure_reference(
     if spec is None:
         raise InputError("this model was not loaded by load_model: a reference must name its model")
     desk = _Desk(OneModel(None if isinstance(model, str) else model, device=device, dtype=dtype))
-    with TemporaryDirectory(prefix="reference-") as own, stage("activation patching", _STEPS) as advance:
-        parts = checkpoint or Path(own) / "parts"
-        wanted = (task, spec, n, seed, counterfactual, bos, parts, batch_size)
-        jobs, log = deque([Job("pairs", _begin, wanted, (spec,), _BEGIN)]), parts.with_suffix(".log.jsonl")
-        for job, found in run(desk, jobs, workers=workers, advance=advance, log=log):
-            if isinstance(found, InputError):
-                raise found
-            if job.do is _begin:
-                measurement, name = found
-                every = measurement.jobs(name, (spec,), _STEPS - _BEGIN)
-                jobs += [part for i, part in enumerate(every) if shard is None or shard.takes(i)]
-        fingerprints = [pair.fingerprint for pair in measurement.pairs]
-        return measurement.reference(name, spec, fingerprints=fingerprints, versions=versions())
+    with TemporaryDirectory(prefix="reference-") as folder:
+        parts = checkpoint or Path(folder) / "parts"
+        begin = Job(
+            "pairs", _begin, (task, spec, n, seed, counterfactual, bos, parts, batch_size), (spec,), _BEGIN
+        )
+        work = Work(_measured(begin, spec, shard or Shard()), _STEPS)
+        return run_work(
+            desk,
+            work,
+            stage("activation patching", _STEPS),
+            workers=workers,
+            log=parts.with_suffix(".log.jsonl"),
+        )
+
+
+def _measured(begin: Job, spec: str, shard: Shard) -> Steps:
+    """The reference, ``None`` while parts are missing."""
+    [begun] = checked((yield [begin]))
+    measurement, name = begun
+    checked((yield shard.share(measurement.jobs(name, (spec,), _STEPS - _BEGIN))))
+    fingerprints = [pair.fingerprint for pair in measurement.pairs]
+    return measurement.reference(name, spec, fingerprints=fingerprints, versions=versions())
 
 
 def _begin(

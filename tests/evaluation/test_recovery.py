@@ -122,18 +122,18 @@ def test_paired_comparison_sees_a_difference_that_the_separate_intervals_hide():
     both = compare_paired(a, b, truth)
     assert both.difference == pytest.approx(one.roc_auc - two.roc_auc)
     assert one.interval[0] < two.interval[1]
-    assert both.interval[0] > 0 and both.p_value < 0.01
+    assert both.interval[0] > 0
     swapped = compare_paired(b, a, truth)
-    assert swapped.difference == -both.difference and swapped.p_value == both.p_value
+    assert swapped.difference == -both.difference
     same = compare_paired(a, a, truth)
-    assert same.difference == 0 and same.interval == (0, 0) and same.p_value == 1
+    assert same.difference == 0 and same.interval == (0, 0)
 
 
 def test_true_edges_are_recovered_and_others_are_not():
     reference = load_reference("docstring/acdc")
     found = recover_edges([EdgeScore(*e, -1.0) for e in reference.head_edges], reference)
     assert (found.roc_auc, found.average_precision, found.within_roc_auc) == (1.0, 1.0, 1.0)
-    assert (found.n_positive, found.n_scored, found.n_edges) == (14, 14, 6 * 8 * 8 * 3)
+    assert (found.n_positive, found.n_edges) == (14, 6 * 8 * 8 * 3)
     assert recover_edges([], reference).roc_auc == 0.5
 
 
@@ -151,7 +151,7 @@ def test_unsplit_edges_are_compared_by_pairs_of_heads():
     reference = load_reference("docstring/acdc")
     pairs = {(s, r) for s, r, _ in reference.head_edges}
     found = recover_edges([EdgeScore(s, r, None, 1.0) for s, r in pairs], reference)
-    assert not found.split and found.roc_auc == 1.0
+    assert found.roc_auc == 1.0
     assert (found.n_positive, found.n_edges) == (len(pairs), 6 * 8 * 8)
 
 

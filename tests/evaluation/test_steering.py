@@ -8,21 +8,13 @@ import pytest
 import torch
 
 from benchmarks.steering import plan_arms
+from benchmarks.steering_doses import SteeringCondition, find_dose, measure, strain, write
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.metric_codebook import FLOOR
 from interp.errors import InputError
-from interp.evaluation.steering import (
-    Cell,
-    SteeringConfig,
-    distinct_2,
-    find_dose,
-    mean_rate,
-    measure,
-    strain,
-    write,
-)
-from interp.evaluation.steering_conditions import ARMS, SteeringCondition, means_of_texts, vector_books
+from interp.evaluation.steering import ARMS, Cell, SteeringConfig, distinct_2, mean_rate
+from interp.evaluation.steering_conditions import means_of_texts, vector_books
 from interp.models import Model, hooked
 from interp.steering import AddCode, Topic, find_codes
 from interp.steering.continuations import continue_prompts, encode_prompts, surprise
@@ -170,7 +162,7 @@ def test_cells_are_seeded_and_count_every_topics_words(model, arms):
     assert cell.perplexity != base.perplexity
     assert 1 <= len(cell.tried) <= CONFIG.tries and cell.dose in [dose for dose, *_ in cell.tried]
     assert base.tried[0][0] == 0 and base.tried[0][1] > 1
-    assert Cell(**cell.to_json()) == cell
+    assert Cell(**dataclasses.asdict(cell)) == cell
     low, high = cell.interval("z")
     assert low - 1e-9 <= cell.rate("z") <= high
 

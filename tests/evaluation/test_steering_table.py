@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from interp.evaluation.steering import BASE, Cell, steering_table
-from interp.evaluation.steering_conditions import WRONG
+from interp.evaluation.steering import BASE, WRONG, Cell, steering_table
 
 TOPICS = ("fire", "baby", "slide")
 

@@ -30,17 +30,9 @@ from interp.errors import InputError
 from interp.models import parse_site
 
 try:
-    from sae_lens import (
-        SAE,
-        SAEConfig,
-        TopKSAE,
-        TopKSAEConfig,
-        TopKTrainingSAE,
-        TopKTrainingSAEConfig,
-        register_sae_class,
-    )
+    from sae_lens import SAE, SAEConfig, TopKSAE, TopKSAEConfig, register_sae_class
     from sae_lens.registry import SAE_CLASS_REGISTRY
-    from sae_lens.saes.sae import SAEMetadata, TrainStepInput
+    from sae_lens.saes.sae import SAEMetadata
 except ImportError as error:
     raise InputError(
         f"SAEs of SAELens need the package sae-lens, which needs transformer-lens below 4: {error}"
@@ -291,23 +283,3 @@ class SaeLensCodes(Bottleneck):
 
     def _parts(self, rows: Tensor) -> tuple[Tensor, ...]:
         return rows.split(max(1, SIMILARITIES // self.config.n_codes))
-
-
-TRAIN_STEPS, TRAIN_BATCH, DEAD_AFTER = 1500, 256, 200
-
-
-def train_topk(x: Float[Tensor, "row d_in"], n_features: int, k: int, seed: int = 0) -> Any:
-    """A TopK SAE of SAELens trained on these vectors by Adam, its auxiliary loss for dead features included."""
-    torch.manual_seed(seed)
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=x.shape[-1], d_sae=n_features, k=k))
-    sae.b_dec.data.copy_(x.mean(0))
-    optimizer, generator = torch.optim.Adam(sae.parameters(), lr=1e-3), torch.Generator().manual_seed(seed)
-    silent = torch.zeros(n_features)
-    for step in range(TRAIN_STEPS):
-        batch = x[torch.randint(len(x), (TRAIN_BATCH,), generator=generator)]
-        found = sae.training_forward_pass(TrainStepInput(batch, {}, silent > DEAD_AFTER, step, False))
-        silent = torch.where(found.feature_acts.any(0), 0, silent + 1)
-        optimizer.zero_grad()
-        found.loss.backward()
-        optimizer.step()
-    return sae.eval()

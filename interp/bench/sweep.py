@@ -11,21 +11,21 @@ planted models of their own.
 
 import contextlib
 import itertools
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from interp import DEFAULT_MODEL
+from interp.bench.plan import Say, Target
 from interp.errors import InputError
 from interp.evaluation.stability import mean_jaccard
-from interp.executor import SERIAL, Job, Shard, Told, Workers, run
+from interp.executor import SERIAL, Job, Shard, Steps, Told, Work, Workers, run_work
 from interp.files import read_json, request_of, write_json
 from interp.models import OneModel
-from interp.planted.tasks import planted_task_names
 from interp.progress import Stage, silent
 from interp.runs.discover import CircuitSearch, run_search
 from interp.runs.run import RESULT, Run, check_destination
@@ -57,50 +57,48 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is swept over.
-
-    Raises:
-        InputError: an unknown key or value, before anything is loaded.
-    """
+    """What is swept over."""
 
     tasks: tuple[str, ...]
     models: tuple[str, ...] = (DEFAULT_MODEL,)
     methods: tuple[str, ...] = (DEFAULT_METHOD,)
     seeds: tuple[int, ...] = (0,)
+    options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: Path) -> tuple["Sweep", dict[str, Any]]:
-        """The sweep in a file, and its options."""
+    def load(cls, path: Path) -> "Sweep":
+        """
+        Raises:
+            InputError: an unknown key or value, before anything is loaded.
+        """
         try:
-            told = read_json(path)
+            lists = read_json(path)
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read as JSON ({error})") from None
-        known = [field.name for field in fields(cls)]
-        lists = told if isinstance(told, dict) else {}
-        options = lists.get("options", {})
-        lists = {key: value for key, value in lists.items() if key != "options"}
-        if wrong := sorted(set(lists) - set(known)):
-            raise InputError(f"{path}: {wrong[0]!r} is not of a sweep: use {', '.join(known)} and options")
-        kinds = dict.fromkeys(known, str) | {"seeds": int}
-        for key, values in lists.items():
-            if not (isinstance(values, list) and values and all(type(v) is kinds[key] for v in values)):
-                what = "whole numbers" if kinds[key] is int else "names"
-                raise InputError(f"{path}: {key} must be a list of {what}")
-        if "tasks" not in lists or not isinstance(options, dict):
+        options = lists.pop("options", {}) if isinstance(lists, dict) else None
+        if not isinstance(options, dict) or "tasks" not in lists:
             raise InputError(f"{path}: a sweep has a list of tasks, and options by their names")
+        *known, _ = (field.name for field in fields(cls))
+        for key, values in lists.items():
+            if key not in known:
+                raise InputError(f"{path}: {key!r} is not of a sweep: use {', '.join(known)} and options")
+            kind, what = (int, "whole numbers") if key == "seeds" else (str, "names")
+            if not (isinstance(values, list) and values and all(type(value) is kind for value in values)):
+                raise InputError(f"{path}: {key} must be a list of {what}")
         taken = {"task", "method", "seed", "own", "named"}
         allowed = [field.name for field in fields(CircuitSearch) if field.name not in taken]
         if wrong := sorted(set(options) - set(allowed)):
             raise InputError(f"{path}: option {wrong[0]!r}: use {', '.join(allowed)}")
-        return cls(**{key: tuple(dict.fromkeys(values)) for key, values in lists.items()}), options
+        return cls(**{key: tuple(dict.fromkeys(values)) for key, values in lists.items()}, options=options)
 
-    def cells(self, options: dict[str, Any]) -> list[Cell]:
+    def cells(self) -> list[Cell]:
         """Every discovery, all of one model together, checked."""
-        found: dict[tuple, Cell] = {}
-        for model, task, method, seed in itertools.product(self.models, self.tasks, self.methods, self.seeds):
-            own = task if task in planted_task_names() else model
-            found.setdefault((own, task, method, seed), Cell(task, own, method, seed, options))
-        cells = list(found.values())
+        pairs = itertools.product(self.models, self.tasks)
+        targets = dict.fromkeys(Target.of(task, model) for model, task in pairs)
+        cells = [
+            Cell(target.task, target.model, method, seed, self.options)
+            for target, method, seed in itertools.product(targets, self.methods, self.seeds)
+        ]
         for cell in cells:
             cell.search()
         return cells
@@ -115,7 +113,7 @@ def run_sweep(
     workers: Workers = SERIAL,
     shard: Shard | None = None,
     stage: Stage = silent,
-    say: Callable[[str], None] = lambda _line: None,
+    say: Say = lambda _line: None,
 ) -> list[dict] | None:
     """Every run that is not in ``out`` already, and a row of each; ``None`` of a shard.
 
@@ -125,27 +123,25 @@ def run_sweep(
         InputError: all are refused; the last one's reason.
         JobsFailedError: some failed on workers; all others are done.
     """
-    mine = [cell for i, cell in enumerate(cells) if shard is None or shard.takes(i)]
-    rows: dict[str, dict] = {}
-    error: InputError | None = None
-    jobs = deque(Job(cell.name, discover, (cell, out), (cell.model,), _STEPS) for cell in mine)
-    log = out / ("log.jsonl" if shard is None else f"log-{shard.number}-of-{shard.of}.jsonl")
-    models = OneModel(device=device, dtype=dtype)
-    with stage("sweep", _STEPS * len(jobs)) as advance:
-        for job, found in run(models, jobs, workers=workers, advance=advance, say=say, log=log):
-            cell = job.args[0]
-            if isinstance(found, InputError):
-                error, found = found, {"left_out": str(found)}
-            rows[job.name] = {**{k: v for k, v in asdict(cell).items() if k != "options"}, **found}
-            heads = ", ".join(found.get("heads", [])) or f"left out: {found.get('left_out', 'no member')}"
-            say(f"{cell.name}: {heads}")
+    share = shard or Shard()
+    work = Work.all([Work(_row(cell, out, say), _STEPS) for i, cell in enumerate(cells) if share.takes(i)])
+    desk, log = OneModel(device=device, dtype=dtype), share.log(out)
+    rows = run_work(desk, work, stage("sweep", work.steps), workers=workers, say=say, log=log)
     if shard is not None:
         return None
-    table = [rows[cell.name] for cell in cells]
-    if error is not None and all("left_out" in row for row in table):
-        raise error
-    write_json(out / "sweep.json", table)
-    return table
+    if all("left_out" in row for row in rows):
+        raise InputError(rows[-1]["left_out"])
+    write_json(out / "sweep.json", rows)
+    return rows
+
+
+def _row(cell: Cell, out: Path, say: Say) -> Steps:
+    [found] = yield [Job(cell.name, discover, (cell, out), (cell.model,), _STEPS)]
+    if isinstance(found, InputError):
+        found = {"left_out": str(found)}
+    heads = ", ".join(found.get("heads", [])) or f"left out: {found.get('left_out', 'no member')}"
+    say(f"{cell.name}: {heads}")
+    return {key: value for key, value in asdict(cell).items() if key != "options"} | found
 
 
 def discover(models: OneModel, cell: Cell, out: Path, told: Told) -> dict:
@@ -153,16 +149,16 @@ def discover(models: OneModel, cell: Cell, out: Path, told: Told) -> dict:
     search, folder = cell.search(), out / cell.name
     asked = search.request(cell.model, models.dtype)
     if request_of(folder / RESULT) == asked:
-        found = Run.load(folder)
+        run = Run.load(folder)
     else:
         check_destination(folder, asked)
-        found = run_search(search, models(cell.model), stage=_told(told))
-        found.save(folder, report=found.report())
-    heads = found.circuit.heads
+        run = run_search(search, models(cell.model), stage=_told(told))
+        run.save(folder, report=run.report())
+    heads = run.circuit.heads
     return {
         "folder": cell.name,
-        "n_pairs": found.n_pairs,
-        "gap": found.metric.gap,
+        "n_pairs": run.n_pairs,
+        "gap": run.metric.gap,
         "heads": [head.site for head in heads],
         "effects": [head.effect for head in heads],
     }
@@ -191,22 +187,15 @@ def _told(told: Told) -> Stage:
 
 def stability(rows: list[dict]) -> list[dict]:
     """Of each task, model and method: in how many runs each head is a member, and the mean Jaccard index over seeds."""
-    groups: dict[tuple[str, str, str], list[dict]] = {}
+    names = ("task", "model", "method")
+    groups: dict[tuple, list[list[str]]] = {}
     for row in rows:
         if "left_out" not in row:
-            groups.setdefault((row["task"], row["model"], row["method"]), []).append(row)
-    found = []
-    for (task, model, method), some in groups.items():
-        count = {site: sum(site in row["heads"] for row in some) for row in some for site in row["heads"]}
-        masks = [np.array([[site in row["heads"] for site in count]]) for row in some]
-        found.append(
-            {
-                "task": task,
-                "model": model,
-                "method": method,
-                "runs": len(some),
-                "jaccard": mean_jaccard(masks),
-                "heads": dict(sorted(count.items(), key=lambda pair: -pair[1])),
-            }
-        )
-    return found
+            groups.setdefault(tuple(row[name] for name in names), []).append(row["heads"])
+    table = []
+    for key, circuits in groups.items():
+        count = Counter(itertools.chain.from_iterable(circuits))
+        masks = [np.array([[site in heads for site in count]]) for heads in circuits]
+        numbers = {"runs": len(circuits), "jaccard": mean_jaccard(masks), "heads": dict(count.most_common())}
+        table.append(dict(zip(names, key, strict=True)) | numbers)
+    return table
