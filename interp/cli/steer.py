@@ -10,12 +10,14 @@ from interp import DEFAULT_CODEBOOKS
 from interp.cli.options import (
     DEFAULT_MODEL,
     CodebooksOption,
+    CodesPerVectorOption,
     Context,
     DeviceOption,
     DtypeOption,
     OverwriteOption,
     SomeModelOption,
     number_option,
+    option,
     request_of_command,
     seed_option,
     share_option,
@@ -30,59 +32,39 @@ def steer(
     context: Context,
     codes: Annotated[
         str | None,
-        typer.Option(
-            metavar="SITE=ID,…",
-            help="codes, such as a12.h3=417,a14.h0=3; to be added with a weight, a12.h3=417*0.5",
-        ),
+        option("SITE=ID,…", "codes, such as a12.h3=417,a14.h0=3; to be added with a weight, a12.h3=417*0.5"),
     ] = None,
     topic: Annotated[
         str | None,
-        typer.Option(
-            metavar="TOPIC",
-            help="dragon, slide, friend, flower, fire, baby, princess, and horse, rain, boat, doctor, by which the "
+        option(
+            "TOPIC",
+            "dragon, slide, friend, flower, fire, baby, princess, and horse, rain, boat, doctor, by which the "
             "ranking was developed: finds its codes",
         ),
     ] = None,
     positive: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="texts with the behaviour, one a line: finds its codes"),
+        Path | None, option("FILE", "texts with the behaviour, one a line: finds its codes")
     ] = None,
-    negative: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="texts without it (default: everyday sentences)")
-    ] = None,
-    prompt: Annotated[
-        list[str], typer.Option(metavar="TEXT", help="what is continued; repeatable")
-    ] = _PROMPTS,
-    samples: Annotated[
-        int, whole_option("--samples", least=1, most=10**4, help="texts a prompt; of several, rates are told")
-    ] = 1,
+    negative: Annotated[Path | None, option("FILE", "texts without it (default: everyday sentences)")] = None,
+    prompt: Annotated[list[str], option("TEXT", "what is continued; repeatable")] = _PROMPTS,
+    samples: Annotated[int, whole_option(most=10**4, help="texts a prompt; of several, rates are told")] = 1,
     count: Annotated[
         str | None,
-        typer.Option(
-            metavar="WORD,…",
-            help="words of which the fraction of texts that hold one is told (default: the topic's)",
-        ),
+        option("WORD,…", "words of which the fraction of texts that hold one is told (default: the topic's)"),
     ] = None,
-    tokens: Annotated[int, whole_option("--tokens", least=1, help="new tokens")] = 60,
+    tokens: Annotated[int, whole_option(help="new tokens")] = 60,
     top_k: Annotated[
-        int | None,
-        whole_option(
-            "--top-k", least=1, help="of the codes found, how many are used, best first (default: all)"
-        ),
+        int | None, whole_option(help="of the codes found, how many are used, best first (default: all)")
     ] = None,
     slots: Annotated[
         int | None,
-        whole_option(
-            "--slots",
-            least=1,
-            help="with --set and k > 1: how many of a vector's k codes are replaced (default: 1)",
-        ),
+        whole_option(help="with --set and k > 1: how many of a vector's k codes are replaced (default: 1)"),
     ] = None,
     add: Annotated[
         float | None,
-        typer.Option(
-            metavar="NUMBER",
-            help="add NUMBER × weight × (code − mean of its codebook) to what is there "
+        option(
+            "NUMBER",
+            "add NUMBER × weight × (code − mean of its codebook) to what is there "
             "(what --topic and --positive do, with 2.5)",
         ),
     ] = None,
@@ -94,21 +76,21 @@ def steer(
     ] = False,
     token_fraction: Annotated[float, share_option(help="steer at this fraction of the tokens")] = 1.0,
     positions: Annotated[
-        str, typer.Option(metavar="WHERE", help="generated, generated:N (from the N-th on), prompt or all")
+        str, option("WHERE", "generated, generated:N (from the N-th on), prompt or all")
     ] = "generated",
     when: Annotated[
         str | None,
-        typer.Option(
-            metavar="GATE",
-            help="only where this holds: a12.h3=417 (the code is there), token:REGEX (the token matches), label:TEXT; "
+        option(
+            "GATE",
+            "only where this holds: a12.h3=417 (the code is there), token:REGEX (the token matches), label:TEXT; "
             "firing: as far as what is added is there already",
         ),
     ] = None,
     by: Annotated[
         Literal["difference", "detection"] | None,
-        typer.Option(
-            metavar="RULE",
-            help="what ranks codes: difference (what texts with it have more), detection (what tells of it) "
+        option(
+            "RULE",
+            "what ranks codes: difference (what texts with it have more), detection (what tells of it) "
             "(default: difference)",
         ),
     ] = None,
@@ -116,12 +98,10 @@ def steer(
         bool, typer.Option("--random-baseline", help="a third text, with random codes of the same sites")
     ] = False,
     chat: Annotated[bool, typer.Option("--chat", help="as a message in the model's chat template")] = False,
-    temperature: Annotated[float, number_option("--temperature", help="0 takes the likeliest token")] = 0.7,
+    temperature: Annotated[float, number_option(help="0 takes the likeliest token")] = 0.7,
     seed: Annotated[int, seed_option("texts, fraction and split")] = 0,
     codebooks: CodebooksOption = DEFAULT_CODEBOOKS,
-    k: Annotated[
-        int | None, whole_option("--k", "-k", least=1, help="codes per vector (default: as fitted)")
-    ] = None,
+    k: CodesPerVectorOption = None,
     error_term: Annotated[
         bool,
         typer.Option(
@@ -129,7 +109,7 @@ def steer(
         ),
     ] = True,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="also write codes, texts and rates here")
+        Path | None, option("FILE", "also write codes, texts and rates here", "--json")
     ] = None,
     overwrite: OverwriteOption = False,
     model: SomeModelOption = DEFAULT_MODEL,
@@ -219,9 +199,9 @@ def steer(
     )
     texts = request.run(loaded, books, stage=bar)
     if json_file is not None:  # first: what reads the output may stop reading
-        told = as_json(texts, request.conditions(loaded, books), words, request)
-        write_json(json_file, {"request": request_of_command(context), **told})
-    print_side_by_side({name: own[: len(prompt)] for name, own in texts.items()})
+        written = as_json(texts, request.conditions(loaded, books), words, request)
+        write_json(json_file, {"request": request_of_command(context), **written})
+    print_side_by_side({name: continued[: len(prompt)] for name, continued in texts.items()})
     if samples > 1 or count is not None:
         print_rates(texts, words)
     if json_file is not None:

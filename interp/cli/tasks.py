@@ -60,7 +60,7 @@ def tasks_show(
         int | None,
         pairs_option(help="pairs that the score is taken over (default: 50, or as many as there are)"),
     ] = None,
-    examples: Annotated[int, whole_option("--examples", least=0, help="pairs printed")] = 3,
+    examples: Annotated[int, whole_option(least=0, help="pairs printed")] = 3,
     seed: SeedOption = 0,
     counterfactual: CounterfactualOption = None,
     device: DeviceOption = None,
