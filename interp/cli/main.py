@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from typer.core import TyperGroup
 
 import interp
@@ -26,6 +25,7 @@ from interp.cli.options import (
     GpusOption,
     ModelOption,
     OverwriteOption,
+    RunArgument,
     SeedOption,
     ShardOption,
     WorkersOption,
@@ -33,14 +33,14 @@ from interp.cli.options import (
     pairs_option,
     where_to_run,
 )
-from interp.cli.terminal import goes_on, plain_console, run, suggest, words_of
+from interp.cli.terminal import goes_on, plain_console, run, suggest, table, words_of
 from interp.errors import InputError
 
 MODULES = {
     "discover": "discover:discover",
     "program": "discover:show_program",
     "grow": "discover:grow",
-    "validate": "validate:validate",
+    "validate": "discover:validate",
     "export": "discover:export",
     "tasks": "tasks:tasks_app",
     "steer": "steer:steer",
@@ -128,56 +128,41 @@ def methods(
     ] = None,
 ) -> None:
     """List the methods that score heads, or show one's options."""
-    _print_methods() if method is None else _print_method(method)
-
-
-def _print_methods() -> None:
-    """Every scoring method in a few words."""
-    from interp.scores.registry import METHODS
-
-    table = Table("method", "what it does", box=None)
-    for name, listed in METHODS.items():
-        table.add_row(name, listed.summary)
-    plain_console().print(table)
-    plain_console().print(
-        "interp methods METHOD prints its options; interp discover TASK --method METHOD runs it"
-    )
-
-
-def _print_method(name: str) -> None:
-    """A method's options with their defaults.
-
-    Raises:
-        InputError: there is none of that name.
-    """
     from interp.scores.registry import METHODS, load_method
 
-    method = load_method(name)
-    console, meanings = plain_console(), {"batch_size": "pairs per forward pass"}
-    for kind in reversed(method.config.__mro__):
+    console = plain_console()
+    if method is None:
+        rows = ((name, listed.summary) for name, listed in METHODS.items())
+        console.print(table(("method", "what it does"), rows))
+        console.print(
+            "interp methods METHOD prints its options; interp discover TASK --method METHOD runs it"
+        )
+        return
+    loaded = load_method(method)
+    options, meanings = fields(loaded.config), {"batch_size": "pairs per forward pass"}
+    for kind in reversed(loaded.config.__mro__):
         meanings |= _attributes(kind)
-    told = (
-        METHODS[name].summary if name in METHODS else inspect.getdoc(method.score) or "a method of one's own"
-    )
-    console.print(f"{name}: {told.splitlines()[0]}", soft_wrap=True)
-    table = Table("option", "default", "what it is", box=None)
-    for field in fields(method.config):
-        default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
-        table.add_row(field.name, default, meanings.get(field.name, ""))
-    console.print(table if fields(method.config) else "it has no options")
-    if fields(method.config):
-        console.print("give one with --set OPTION=VALUE; docs/methods.md has the formulas")
+    described = inspect.getdoc(loaded.score) or "a method of one's own"
+    summary = METHODS[method].summary if method in METHODS else described
+    console.print(f"{method}: {summary.splitlines()[0]}", soft_wrap=True)
+    if not options:
+        console.print("it has no options")
+        return
+    defaults = {o.name: str(o.default).lower() if isinstance(o.default, bool) else o.default for o in options}
+    rows = ((name, default, meanings.get(name, "")) for name, default in defaults.items())
+    console.print(table(("option", "default", "what it is"), rows))
+    console.print("give one with --set OPTION=VALUE; docs/methods.md has the formulas")
 
 
 def _attributes(kind: type) -> dict[str, str]:
     """What a docstring says of each attribute; several may share a line."""
     text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")[2]
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for entry in re.split(r"\n(?= {4}\S)", text):
         names, _, meaning = entry.strip().partition(": ")
         plain = re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", " ".join(meaning.split()).replace("``", ""))
-        found |= dict.fromkeys(names.split(", "), plain.rstrip("."))
-    return found
+        meanings |= dict.fromkeys(names.split(", "), plain.rstrip("."))
+    return meanings
 
 
 @app.command()
@@ -285,7 +270,7 @@ def reference(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]) -> None:
+def report(run: RunArgument) -> None:
     """Write a run's report again."""
     from interp.cli.app import workbench_of
     from interp.report.page import write_report
@@ -296,8 +281,7 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
-    second: Annotated[Path, typer.Argument(metavar="RUN", help="another run folder")],
+    first: RunArgument, second: Annotated[Path, typer.Argument(metavar="RUN", help="another run folder")]
 ) -> None:
     """Put two runs side by side: shared members, rank correlation, heads that differ."""
     from interp.cli.app import workbench_of
@@ -343,10 +327,7 @@ def models_root(context: Context) -> None:
             "FILE.gguf": "dequantised",
             "OWNER/NAME, gpt2": "a causal language model on the Hugging Face hub, or in its cache",
         }
-        table = Table("model", "what it is", box=None)
-        for row in models.items():
-            table.add_row(*row)
-        plain_console().print(table)
+        plain_console().print(table(("model", "what it is"), models.items()))
 
 
 @models_app.command("show")

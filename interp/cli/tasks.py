@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from interp.cli.options import (
     DEFAULT_MODEL,
@@ -20,7 +19,7 @@ from interp.cli.options import (
     pairs_option,
     whole_option,
 )
-from interp.cli.terminal import plain_console, suggest
+from interp.cli.terminal import plain_console, suggest, table
 from interp.errors import InputError
 
 tasks_app = typer.Typer(
@@ -36,18 +35,12 @@ def tasks_root(context: Context) -> None:
         return
     from interp.tasks import load_task, task_names
 
-    table = Table("task", "metric", "counterfactuals (default first)", "roles", "n", box=None)
-    for name in task_names():
-        task = load_task(name)
-        table.add_row(
-            task.name,
-            task.metric,
-            ", ".join(task.counterfactuals),
-            ", ".join(task.roles),
-            str(task.default_n),
-        )
+    rows = (
+        (task.name, task.metric, ", ".join(task.counterfactuals), ", ".join(task.roles), task.default_n)
+        for task in map(load_task, task_names())
+    )
     console = plain_console()
-    console.print(table)
+    console.print(table(("task", "metric", "counterfactuals (default first)", "roles", "n"), rows))
     console.print("or a .json / .jsonl file of prompts, or module:Class of your own")
     console.print("interp tasks show TASK prints prompts and how a model scores on them")
 
