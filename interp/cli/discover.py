@@ -66,14 +66,8 @@ def grow(
     check_counterfactual(wanted, counterfactual)
     spec = default_model(wanted) if model is None else model
     path = out or unused(Path(f"{default_folder(wanted.name, model, 'grown')}.json"))
-    request = {
-        "task": task,
-        "model": spec,
-        "n": n,
-        "held_out": held_out,
-        "seed": seed,
-        "counterfactual": counterfactual,
-    }
+    request = {"task": task, "model": spec, "n": n, "held_out": held_out, "seed": seed}
+    request["counterfactual"] = counterfactual
     check_file(path, "--out", request=request, overwrite=overwrite)
 
     from dataclasses import asdict

@@ -142,15 +142,15 @@ def methods(
     options, meanings = fields(loaded.config), {"batch_size": "pairs per forward pass"}
     for kind in reversed(loaded.config.__mro__):
         meanings |= _attributes(kind)
-    described = inspect.getdoc(loaded.score) or "a method of one's own"
-    summary = METHODS[method].summary if method in METHODS else described
+    doc = inspect.getdoc(loaded.score) or "a method of one's own"
+    summary = METHODS[method].summary if method in METHODS else doc
     console.print(f"{method}: {summary.splitlines()[0]}", soft_wrap=True)
     if not options:
         console.print("it has no options")
         return
     defaults = {o.name: str(o.default).lower() if isinstance(o.default, bool) else o.default for o in options}
-    rows = ((name, default, meanings.get(name, "")) for name, default in defaults.items())
-    console.print(table(("option", "default", "what it is"), rows))
+    described = ((name, default, meanings.get(name, "")) for name, default in defaults.items())
+    console.print(table(("option", "default", "what it is"), described))
     console.print("give one with --set OPTION=VALUE; docs/methods.md has the formulas")
 
 
@@ -223,14 +223,8 @@ def reference(
     path = out or unused(Path("references") / f"measured-{'-'.join(filter(None, parts))}.safetensors")
     if path.suffix != ".safetensors":
         raise InputError(f"--out {path}: a reference is a .safetensors file")
-    request = {
-        "task": task,
-        "model": spec,
-        "n": n,
-        "seed": seed,
-        "counterfactual": counterfactual,
-        "bos": bos,
-    }
+    prompts: dict[str, Any] = {"n": n, "seed": seed, "counterfactual": counterfactual, "bos": bos}
+    request = {"task": task, "model": spec, **prompts}
     check_file(path, "--out", request=request, overwrite=overwrite)
     where, part = where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
     partial = path.with_suffix(".partial")
@@ -240,10 +234,7 @@ def reference(
         measured = measure_reference(
             task,
             spec,
-            n=n,
-            seed=seed,
-            counterfactual=counterfactual,
-            bos=bos,
+            **prompts,
             checkpoint=partial,
             batch_size=batch_size,
             device=device,

@@ -86,8 +86,11 @@ def print_references() -> None:
     """Every reference by name."""
     rows = []
     for reference in map(load_reference, reference_names()):
-        is_measured = isinstance(reference, ExactEffects)
-        source = f"measured, {reference.n_pairs} pairs" if is_measured else reference.citation
+        source = (
+            f"measured, {reference.n_pairs} pairs"
+            if isinstance(reference, ExactEffects)
+            else reference.citation
+        )
         rows.append((reference.name, reference.model, int(reference.members().sum()), source))
     plain_console().print(table(("reference", "model", "heads", "source"), rows))
 

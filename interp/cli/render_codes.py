@@ -139,7 +139,7 @@ def print_page(
         console.print(Text(f"{explanation.model} says {wording.explanation(explanation)}"), soft_wrap=True)
     lists = {
         "tokens": [f"{wording.token(token.text)} {token.precision:.0%}" for token in page.tokens],
-        "nearest": [f"{other.code} ({other.cosine:.2f})" for other in page.neighbours],
+        "nearest": [f"{other.code} ({other.cosine:.2f})" for other in page.neighbours or ()],
         "with": [f"{code_name(c.book, c.code)} ({c.share:.0%}, ×{c.lift:.1f})" for c in page.related],
     }
     for title, entries in lists.items():
