@@ -71,6 +71,10 @@ class Scale:
         """An effect as a share of the gap."""
         return None if effect is None or self.gap == 0 else effect / self.gap
 
+    def bar(self, effect: float) -> float:
+        """Its size in percent of the largest."""
+        return 100 * abs(effect) / self.largest_effect if self.largest_effect else 0.0
+
 
 def roles_named(roles: dict[str, float]) -> list[tuple[str, float]]:
     """The roles that a head is called by, best first."""

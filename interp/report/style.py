@@ -84,7 +84,9 @@ def environment() -> Environment:
         "policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
         f"form-action 'none'; script-src {_hash(draw)} {_hash(plotly)}",
     }
-    for written in (wording.percent, wording.number, wording.signed, wording.seconds):
+    for written in (
+        *(wording.percent, wording.share, wording.number, wording.signed, wording.seconds, wording.token),
+    ):
         found.filters[written.__name__] = written
     return found
 
