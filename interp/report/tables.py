@@ -1,7 +1,7 @@
 """Result files read back: of codebooks, of steering, of a replication. What is wrong with one is one line."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -208,30 +208,14 @@ def read_rates(path: Path) -> tuple[RateRow, ...]:
         InputError: not such a file, or one that was damaged.
     """
 
-    def parse(rows: Any) -> tuple[RateRow, ...]:
-        found = []
-        for row in rows["rows"]:
-            for part, cell in row["parts"].items():
-                kl, low, high = (
-                    sum(text["kl"][i] for text in cell["texts"].values()) / len(cell["texts"])
-                    for i in range(3)
-                )
-                effects = {str(task): float(one["share"]) for task, one in cell.get("effects", {}).items()}
-                found.append(
-                    RateRow(
-                        str(row["kind"]),
-                        part,
-                        float(cell["bits"]),
-                        kl,
-                        low,
-                        high,
-                        float(cell["explained"]),
-                        effects,
-                    )
-                )
-        if not found:
-            raise ValueError("it has no rows")
-        return tuple(found)
+    def row(kind: str, part: str, cell: dict) -> RateRow:
+        texts = [text["kl"] for text in cell["texts"].values()]
+        kl = (sum(values) / len(texts) for values in zip(*texts, strict=True))
+        effects = {str(task): float(measured["share"]) for task, measured in cell.get("effects", {}).items()}
+        return RateRow(str(kind), part, float(cell["bits"]), *kl, float(cell["explained"]), effects)
+
+    def parse(result: Any) -> tuple[RateRow, ...]:
+        return _some(row(kept["kind"], *part) for kept in result["rows"] for part in kept["parts"].items())
 
     return read_rows(path, parse, "make it again with interp bottlenecks bench")
 
@@ -259,10 +243,12 @@ def read_machine(path: Path) -> tuple[MachineRow, ...]:
     Raises:
         InputError: not such a file, or one that was damaged.
     """
+    again = "make it again with python -m benchmarks.tokfsm seeds --summary"
+    return read_rows(path, lambda rows: _some(MachineRow(**row) for row in rows), again)
 
-    def parse(rows: Any) -> tuple[MachineRow, ...]:
-        if not rows:
-            raise ValueError("it has no rows")
-        return tuple(MachineRow(**row) for row in rows)
 
-    return read_rows(path, parse, "make it again with python -m benchmarks.tokfsm seeds --summary")
+def _some(rows: Iterable[Rows]) -> tuple[Rows, ...]:
+    kept = tuple(rows)
+    if not kept:
+        raise ValueError("it has no rows")
+    return kept
