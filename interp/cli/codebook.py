@@ -9,32 +9,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from interp.cli.options import (
-    DEFAULT_MODEL,
-    BlocksOption,
-    Context,
-    CpusOption,
-    DeviceOption,
-    DtypeOption,
-    FittedModelOption,
-    GpusOption,
-    OverwriteOption,
-    ShardOption,
-    SomeModelOption,
-    TextOption,
-    WorkersOption,
-    context_option,
-    file_name,
-    key_values,
-    named,
-    number_option,
-    numbers,
-    option,
-    request_of_command,
-    seed_option,
-    where_to_run,
-    whole_option,
-)
+from interp.cli import options
+from interp.cli.options import DEFAULT_MODEL, number_option, option, seed_option, whole_option
 from interp.cli.terminal import goes_on, suggest, words_of
 from interp.errors import InputError
 
@@ -55,8 +31,8 @@ def fit(
     sites: Annotated[
         list[str], option("SITES", "heads, mlps, a*, m5, r4 …; several with commas, or repeat")
     ] = ["heads"],  # noqa: B006
-    model: SomeModelOption = DEFAULT_MODEL,
-    data: TextOption = "stdlib+self",
+    model: options.SomeModelOption = DEFAULT_MODEL,
+    data: options.TextOption = "stdlib+self",
     tokens: Annotated[
         int, whole_option(help="tokens of text to fit on, at most: 20 a code to read codes, 22000 to steer")
     ] = FIT_TOKENS,
@@ -81,23 +57,23 @@ def fit(
     out: Annotated[
         Path | None, option("DIR", "folder to write (default: runs/MODEL-SELECTION-kK or MODEL-KIND)")
     ] = None,
-    overwrite: OverwriteOption = False,
-    context: Annotated[int | None, context_option(64)] = None,
+    overwrite: options.OverwriteOption = False,
+    context: Annotated[int | None, options.context_option(64)] = None,
     seed: Annotated[int, seed_option("text and k-means")] = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    batch_size: BlocksOption = 32,
-    workers: WorkersOption = "serial",
-    cpus_per_worker: CpusOption = 1,
-    gpus_per_worker: GpusOption = 0,
-    shard: ShardOption = None,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
+    batch_size: options.BlocksOption = 32,
+    workers: options.WorkersOption = "serial",
+    cpus_per_worker: options.CpusOption = 1,
+    gpus_per_worker: options.GpusOption = 0,
+    shard: options.ShardOption = None,
 ) -> None:
     """Fit one codebook per site, without gradients through the model; resumes where a killed run stopped."""
     from interp.files import check_folder, clear_folder
 
     size = [str(bits)] if bits else []
     kept_as = f"{selection}-k{k}" if kind == "codebook" else "-".join([kind.rpartition(":")[2], *size])
-    folder = out or Path("runs") / f"{file_name(model)}-{kept_as}"
+    folder = out or Path("runs") / f"{options.file_name(model)}-{kept_as}"
     check_folder(folder, "codebooks")
 
     from interp.bottlenecks.base import radices
@@ -106,7 +82,7 @@ def fit(
     from interp.progress import bar
     from interp.text import load_text, open_sources
 
-    where, part = where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
+    where, part = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
     open_sources(data)  # a wrong name should not wait for the model
     config = FitConfig(
         n_codes=codes,
@@ -117,7 +93,7 @@ def fit(
         seed=seed,
         kind=kind,
         bits=bits,
-        options=key_values(set_),
+        options=options.key_values(set_),
     )
     loaded = load_model(model, device=device, dtype=dtype)
     patterns = [part for group in sites for part in group.replace(",", " ").split()]
@@ -128,14 +104,14 @@ def fit(
         typer.echo(f"note     {told}")
     if overwrite:
         clear_folder(folder, "codebooks")
-    options: dict[str, Any] = {"batch_size": batch_size, "stage": bar}
+    how: dict[str, Any] = {"batch_size": batch_size, "stage": bar}
     with goes_on(folder):
         if part is not None or not where.serial:
-            fit_parts(loaded, patterns, text, folder, config, workers=where, shard=part, **options)
+            fit_parts(loaded, patterns, text, folder, config, workers=where, shard=part, **how)
         if part is not None:
             typer.echo(f"shard {part} of {folder} is done; the same command without --shard gathers all")
             return
-        books = fit_codebooks(loaded, patterns, text, folder, config, **options)
+        books = fit_codebooks(loaded, patterns, text, folder, config, **how)
     typer.echo(
         f"fitted   {len(books.sites)} sites on {text.n_tokens} tokens of {text.spec} "
         f"({len(text.tokens)} blocks of {context}, {text.n_documents} documents)"
@@ -146,7 +122,7 @@ def fit(
 
 @codebook_app.command("eval")
 def evaluate(
-    context: Context,
+    context: options.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder of fitted codebooks")],
     data: Annotated[
         list[str], option("TEXT", "held-out text, as of fit; repeat for several, each apart")
@@ -158,15 +134,15 @@ def evaluate(
     controls: Annotated[
         int, whole_option(least=0, help="blocks on which the controls are measured, at least 2; 0 for none")
     ] = 16,
-    model: FittedModelOption = None,
+    model: options.FittedModelOption = None,
     json_file: Annotated[
         Path | None, option("FILE", "where the result goes (default: DIR/quality.json)", "--json")
     ] = None,
-    overwrite: OverwriteOption = False,
+    overwrite: options.OverwriteOption = False,
     seed: Annotated[int, seed_option("text and controls")] = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    batch_size: BlocksOption = 16,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
+    batch_size: options.BlocksOption = 16,
 ) -> None:
     """Run held-out text through all codebooks at once: loss, KL, accuracy, use of codes; against controls."""
     from interp.bottlenecks.store import Codebooks
@@ -176,10 +152,10 @@ def evaluate(
         raise InputError("--controls 1: an interval needs at least 2 blocks, and 0 leaves controls out")
     books = Codebooks.from_pretrained(folder)
     path = json_file or folder / "quality.json"
-    request = request_of_command(context)
+    request = options.request_of_command(context)
     within = folder if json_file is None else None
     check_file(path, "--json", request=request, overwrite=overwrite, within=within)
-    wanted = [part for group in k for part in numbers(group)]
+    wanted = [part for group in k for part in options.numbers(group)]
 
     from interp.cli.render_codes import print_quality
     from interp.evaluation.codebook_quality import quality_of_folder
@@ -231,14 +207,14 @@ def train(
         typer.Argument(metavar="[DIR]", help="fitted codebooks to start from; fitted first if not given"),
     ] = None,
     out: Annotated[Path | None, option("DIR", "folder to write (default: START-OBJECTIVE)")] = None,
-    overwrite: OverwriteOption = False,
+    overwrite: options.OverwriteOption = False,
     objective: Annotated[
         Literal["local", "distilled", "joint"],
         option(
             "NAME", "local (reconstruction), distilled (KL to the plain model), joint (model finetuned too)"
         ),
     ] = "distilled",
-    data: TextOption = "stdlib+self",
+    data: options.TextOption = "stdlib+self",
     tokens: Annotated[int, whole_option(help="tokens of text, at most")] = 100_000,
     epochs: Annotated[int, whole_option(most=10**4, help="times the text is seen")] = 1,
     lr: Annotated[
@@ -273,13 +249,13 @@ def train(
         Literal["auto", "float32", "bfloat16"],
         option("NAME", "of products; bfloat16 is faster if the processor has it; auto: on a GPU only"),
     ] = "auto",
-    model: FittedModelOption = None,
+    model: options.FittedModelOption = None,
     context: Annotated[
         int | None, whole_option(least=2, help="tokens per block (default: as fitted)")
     ] = None,
     seed: Annotated[int, seed_option("text and order")] = 0,
-    device: DeviceOption = None,
-    batch_size: BlocksOption = 8,
+    device: options.DeviceOption = None,
+    batch_size: options.BlocksOption = 8,
 ) -> None:
     """Train codebooks with gradients; resumes where a killed run stopped.
 
@@ -297,9 +273,9 @@ def train(
     if start is not None:
         books: Codebooks | None = Codebooks.from_pretrained(start)
     else:
-        start = Path("runs") / f"{file_name(model or DEFAULT_MODEL)}-matching_pursuit-k8"
+        start = Path("runs") / f"{options.file_name(model or DEFAULT_MODEL)}-matching_pursuit-k8"
         books = Codebooks.from_pretrained(start) if is_store(start) else None
-    folder = out or named(start).with_name(f"{named(start).name}-{objective}")
+    folder = out or options.named(start).with_name(f"{options.named(start).name}-{objective}")
     check_folder(folder, "codebooks")
 
     from interp.bottlenecks.fit import FitConfig, fit_codebooks
@@ -376,7 +352,7 @@ def train(
 def pack(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder of codebooks")],
     out: Annotated[Path, option("DIR", "folder to write")],
-    overwrite: OverwriteOption = False,
+    overwrite: options.OverwriteOption = False,
     storage: Annotated[Literal["int8", "float16"], option("NAME", "int8 or float16")] = "int8",
 ) -> None:
     """Write codebooks as one small file, a quarter or half of the size."""

@@ -15,43 +15,26 @@ from typing import Annotated, Literal
 import typer
 
 from interp import CANDIDATES, MIN_PAIRS, MOST_PAIRS, THRESHOLD
-from interp.cli.options import (
-    BatchOption,
-    BosOption,
-    CounterfactualOption,
-    DeviceOption,
-    DtypeOption,
-    ModelOption,
-    OverwriteOption,
-    PairsOption,
-    RunArgument,
-    SeedOption,
-    default_folder,
-    key_values,
-    named,
-    option,
-    pairs_option,
-    share_option,
-    whole_option,
-)
+from interp.cli import options
+from interp.cli.options import option, pairs_option, share_option, whole_option
 from interp.cli.terminal import plain_console, suggest, table, words_of
 from interp.errors import InputError
 
 
 def grow(
     task: Annotated[str, typer.Argument(metavar="TASK", help="as of interp discover")],
-    model: ModelOption = None,
-    n: PairsOption = None,
+    model: options.ModelOption = None,
+    n: options.PairsOption = None,
     held_out: Annotated[
         int, whole_option(least=MIN_PAIRS, most=MOST_PAIRS, help="other pairs, to run them on")
     ] = 20,
-    seed: SeedOption = 0,
-    counterfactual: CounterfactualOption = None,
+    seed: options.SeedOption = 0,
+    counterfactual: options.CounterfactualOption = None,
     out: Annotated[Path | None, option("FILE", "JSON file to write (default: runs/TASK-grown.json)")] = None,
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    batch_size: BatchOption = 16,
+    overwrite: options.OverwriteOption = False,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
+    batch_size: options.BatchOption = 16,
 ) -> None:
     """Grow circuits that do TASK with all other heads off, and run them on prompts they have not seen.
 
@@ -65,7 +48,7 @@ def grow(
     wanted = load_task(task)
     check_counterfactual(wanted, counterfactual)
     spec = default_model(wanted) if model is None else model
-    path = out or unused(Path(f"{default_folder(wanted.name, model, 'grown')}.json"))
+    path = out or unused(Path(f"{options.default_folder(wanted.name, model, 'grown')}.json"))
     request = {"task": task, "model": spec, "n": n, "held_out": held_out, "seed": seed}
     request["counterfactual"] = counterfactual
     check_file(path, "--out", request=request, overwrite=overwrite)
@@ -122,7 +105,7 @@ def grow(
 
 
 def validate(
-    run: RunArgument,
+    run: options.RunArgument,
     n: Annotated[
         int | None,
         pairs_option(MIN_PAIRS, help="judging pairs (default: as many as the run has, at most 100)"),
@@ -166,7 +149,8 @@ def validate(
 
 
 def show_program(
-    run: RunArgument, as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False
+    run: options.RunArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
 ) -> None:
     """Print a run's program: which head says what at which role, and what setting it does to the answer."""
     from interp.runs.run import Run
@@ -180,9 +164,9 @@ def show_program(
 
 
 def export(
-    run: RunArgument,
+    run: options.RunArgument,
     out: Annotated[Path | None, option("FILE", "JSON file to write (default: RUN-graph.json)")] = None,
-    overwrite: OverwriteOption = False,
+    overwrite: options.OverwriteOption = False,
     layout: Annotated[
         Literal["eap-ig", "mib"],
         option("LAYOUT", "eap-ig (what EAP-IG writes now) or mib (older, that of the circuits MIB ships)"),
@@ -203,7 +187,7 @@ def export(
     from interp.runs.run import Run
 
     loaded = Run.load(run)
-    path = out or unused(named(run).with_name(f"{named(run).name}-graph.json"))
+    path = out or unused(options.named(run).with_name(f"{options.named(run).name}-graph.json"))
     check_file(path, "--out", overwrite=overwrite)
     shape = {name: getattr(loaded.provenance.model, name) for name in ("d_model", "parallel_attn_mlp")}
     write_graph(loaded.circuit, path, layout=layout, helpful=helpful, **shape)
@@ -214,7 +198,7 @@ def discover(
     task: Annotated[
         str, typer.Argument(metavar="TASK", help="ioi, greater-than, docstring, a prompt file, module:Class")
     ],
-    model: ModelOption = None,
+    model: options.ModelOption = None,
     method: Annotated[
         str,
         option(
@@ -222,9 +206,9 @@ def discover(
             "adaptive-patching, attribution, overlap, patching, … (interp methods), or file.py:function",
         ),
     ] = "adaptive-patching",
-    n: PairsOption = None,
-    seed: SeedOption = 0,
-    counterfactual: CounterfactualOption = None,
+    n: options.PairsOption = None,
+    seed: options.SeedOption = 0,
+    counterfactual: options.CounterfactualOption = None,
     candidates: Annotated[
         int, whole_option(help="best-scored components checked by activation patching")
     ] = CANDIDATES,
@@ -232,7 +216,7 @@ def discover(
         float, share_option(help="share of the clean–corrupt gap that makes a member")
     ] = THRESHOLD,
     mlps: Annotated[bool, typer.Option("--mlps", help="let MLPs be members too")] = False,
-    bos: BosOption = True,
+    bos: options.BosOption = True,
     reference: Annotated[
         Path | None, option("FILE", "judge the scores by this file from interp reference, too")
     ] = None,
@@ -253,9 +237,9 @@ def discover(
             "--program/--no-program", help="also find out what the members say, on some 700 more pairs"
         ),
     ] = True,
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
+    overwrite: options.OverwriteOption = False,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
     batch_size: Annotated[
         int | None, whole_option(help="pairs per forward pass (default: the method's, mostly 16)")
     ] = None,
@@ -274,7 +258,7 @@ def discover(
         n=n,
         seed=seed,
         counterfactual=counterfactual,
-        config=key_values(set_),
+        config=options.key_values(set_),
         candidates=candidates,
         threshold=threshold,
         mlps=mlps,
@@ -286,7 +270,7 @@ def discover(
     parse_device(device)
     spec = default_model(search.task) if model is None else model
     asked, name = search.request(spec, dtype), search.task.name
-    folder = out or free_folder(default_folder(name, model, method), asked)
+    folder = out or free_folder(options.default_folder(name, model, method), asked)
     check_destination(folder, asked, overwrite=overwrite)
     to_stdout = str(json_file) == "-"
     if json_file is not None and not to_stdout:
@@ -322,7 +306,7 @@ def discover(
     same = words_of(prompts | check | loaded_as)
     same += ["--mlps"] * mlps + ["--no-bos"] * (not bos) + ["--no-program"] * (not program)
     other = "nap-ig" if method == "attribution" else "attribution"
-    other_folder = free_folder(default_folder(name, model, other), asked | {"method": other})
+    other_folder = free_folder(options.default_folder(name, model, other), asked | {"method": other})
     suggest(
         (["discover", task, *same, "--method", other], "the same by another method"),
         (["compare", str(folder), str(other_folder)], "then both side by side"),

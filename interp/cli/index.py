@@ -6,29 +6,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from interp import DEFAULT_CODEBOOKS
-from interp.cli.options import (
-    DEFAULT_MODEL,
-    BlocksOption,
-    CodebooksOption,
-    CodesPerVectorOption,
-    CpusOption,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    GpusOption,
-    OverwriteOption,
-    ShardOption,
-    SomeModelOption,
-    TextOption,
-    WorkersOption,
-    context_option,
-    file_name,
-    option,
-    seed_option,
-    share_option,
-    where_to_run,
-    whole_option,
-)
+from interp.cli import options
+from interp.cli.options import DEFAULT_MODEL, option, seed_option, share_option, whole_option
 from interp.cli.terminal import goes_on, suggest
 from interp.errors import InputError
 
@@ -42,11 +21,11 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="a code inde
 
 @index_app.command()
 def build(
-    model: SomeModelOption = DEFAULT_MODEL,
-    codebooks: CodebooksOption = DEFAULT_CODEBOOKS,
-    data: TextOption = "stdlib+self",
+    model: options.SomeModelOption = DEFAULT_MODEL,
+    codebooks: options.CodebooksOption = DEFAULT_CODEBOOKS,
+    data: options.TextOption = "stdlib+self",
     tokens: Annotated[int, whole_option(help="tokens of text, at most")] = 50_000,
-    k: CodesPerVectorOption = None,
+    k: options.CodesPerVectorOption = None,
     split: Annotated[Literal["train", "heldout"], option("SPLIT", "documents: train or heldout")] = "train",
     spliced: Annotated[
         bool,
@@ -55,21 +34,21 @@ def build(
         ),
     ] = False,
     out: Annotated[Path | None, option("DIR", "folder to write (default: runs/index-MODEL-TEXT)")] = None,
-    overwrite: OverwriteOption = False,
-    context: Annotated[int | None, context_option(128)] = None,
+    overwrite: options.OverwriteOption = False,
+    context: Annotated[int | None, options.context_option(128)] = None,
     seed: Annotated[int, seed_option("the text")] = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    batch_size: BlocksOption = 16,
-    workers: WorkersOption = "serial",
-    cpus_per_worker: CpusOption = 1,
-    gpus_per_worker: GpusOption = 0,
-    shard: ShardOption = None,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
+    batch_size: options.BlocksOption = 16,
+    workers: options.WorkersOption = "serial",
+    cpus_per_worker: options.CpusOption = 1,
+    gpus_per_worker: options.GpusOption = 0,
+    shard: options.ShardOption = None,
 ) -> None:
     """Write the codes of a corpus to disk; resumes where a killed build stopped."""
     from interp.files import check_folder, clear_folder
 
-    name, source = file_name(model), Path(data).stem if Path(data).exists() else data
+    name, source = options.file_name(model), Path(data).stem if Path(data).exists() else data
     folder = out or Path("runs") / f"index-{name}-{source.replace(':', '-').replace('/', '-')}"
     check_folder(folder, "a code index")
 
@@ -80,7 +59,7 @@ def build(
     from interp.progress import bar
     from interp.text import load_text, open_sources
 
-    where, part = where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
+    where, part = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
     open_sources(data)  # a wrong name should not wait for the model
     Codebooks.from_pretrained(codebooks)
     loaded = load_model(model, device=device, dtype=dtype)
@@ -89,14 +68,14 @@ def build(
     text = load_text(data, loaded, n_tokens=tokens, context=context, split=split, seed=seed, stage=bar)
     if overwrite:
         clear_folder(folder, "a code index")
-    options: dict[str, Any] = {"error_term": not spliced, "batch_size": batch_size, "stage": bar}
+    how: dict[str, Any] = {"error_term": not spliced, "batch_size": batch_size, "stage": bar}
     with goes_on(folder):
         if part is not None or not where.serial:
-            build_parts(loaded, books, text, folder, workers=where, shard=part, **options)
+            build_parts(loaded, books, text, folder, workers=where, shard=part, **how)
         if part is not None:
             typer.echo(f"shard {part} of {folder} is done; the same command without --shard gathers all")
             return
-        index = build_index(loaded, books, text, folder, **options)
+        index = build_index(loaded, books, text, folder, **how)
     print_index(index)
     typer.echo(f"saved    {folder}")
     words = ["index", "search", str(folder), "--regex", r"\bNew \w+"]
@@ -185,8 +164,10 @@ def search(
     also: Annotated[
         list[Path] | None, option("DIR", "another text's index of the same codebooks, which chooses no code")
     ] = None,
-    device: DeviceOption = None,
-    dtype: Annotated[Dtype | None, option("DTYPE", "float32, bfloat16 or float16; that of the index")] = None,
+    device: options.DeviceOption = None,
+    dtype: Annotated[
+        options.Dtype | None, option("DTYPE", "float32, bfloat16 or float16; that of the index")
+    ] = None,
 ) -> None:
     """Find codes by --regex or --token, contexts by --prompt, or show one --code."""
     if sum(value is not None for value in (regex, token, prompt, code)) != 1:
@@ -246,8 +227,8 @@ def search(
         suggest((words, "where the best one fires"))
 
 
-def _refuse(options: dict[str, bool], why: str) -> None:
+def _refuse(useless: dict[str, bool], why: str) -> None:
     """Refuse the first option that was given, of those that say nothing here."""
-    for name, given in options.items():
+    for name, given in useless.items():
         if given:
             raise InputError(f"{name} {why}: it says nothing here")

@@ -13,26 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 import interp
-from interp.cli.options import (
-    DEFAULT_MODEL,
-    BatchOption,
-    BosOption,
-    Context,
-    CounterfactualOption,
-    CpusOption,
-    DeviceOption,
-    DtypeOption,
-    GpusOption,
-    ModelOption,
-    OverwriteOption,
-    RunArgument,
-    SeedOption,
-    ShardOption,
-    WorkersOption,
-    file_name,
-    pairs_option,
-    where_to_run,
-)
+from interp.cli import options
+from interp.cli.options import DEFAULT_MODEL, pairs_option
 from interp.cli.terminal import goes_on, plain_console, run, suggest, table, words_of
 from interp.errors import InputError
 
@@ -57,10 +39,10 @@ MODULES = {
 class Commands(TyperGroup):
     """:data:`MODULES` first, then the commands of this file."""
 
-    def list_commands(self, ctx: Context) -> list[str]:  # type: ignore[override]
+    def list_commands(self, ctx: options.Context) -> list[str]:  # type: ignore[override]
         return list(dict.fromkeys([*MODULES, *super().list_commands(ctx)]))
 
-    def get_command(self, ctx: Context, cmd_name: str) -> Any:  # type: ignore[override]
+    def get_command(self, ctx: options.Context, cmd_name: str) -> Any:  # type: ignore[override]
         if cmd_name not in self.commands:
             # all, if there is no such command: the error names one that is spelt nearly so
             for name in [cmd_name] if cmd_name in MODULES else MODULES:
@@ -139,17 +121,19 @@ def methods(
         )
         return
     loaded = load_method(method)
-    options, meanings = fields(loaded.config), {"batch_size": "pairs per forward pass"}
+    settings, meanings = fields(loaded.config), {"batch_size": "pairs per forward pass"}
     for kind in reversed(loaded.config.__mro__):
         meanings |= _attributes(kind)
     doc = inspect.getdoc(loaded.score) or "a method of one's own"
     summary = METHODS[method].summary if method in METHODS else doc
     console.print(f"{method}: {summary.splitlines()[0]}", soft_wrap=True)
-    if not options:
+    if not settings:
         console.print("it has no options")
         return
-    defaults = {o.name: str(o.default).lower() if isinstance(o.default, bool) else o.default for o in options}
-    described = ((name, default, meanings.get(name, "")) for name, default in defaults.items())
+    described = []
+    for field in settings:
+        default = str(field.default).lower() if isinstance(field.default, bool) else field.default
+        described.append((field.name, default, meanings.get(field.name, "")))
     console.print(table(("option", "default", "what it is"), described))
     console.print("give one with --set OPTION=VALUE; docs/methods.md has the formulas")
 
@@ -174,22 +158,22 @@ def reference(
             help="task to measure, or a reference to show; without it, the references there are",
         ),
     ] = None,
-    model: ModelOption = None,
+    model: options.ModelOption = None,
     n: Annotated[
         int | None, pairs_option(help="prompt pairs (default: 200, or as many as a prompt file has)")
     ] = None,
-    seed: SeedOption = 1000,
-    counterfactual: CounterfactualOption = None,
-    bos: BosOption = True,
+    seed: options.SeedOption = 1000,
+    counterfactual: options.CounterfactualOption = None,
+    bos: options.BosOption = True,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="safetensors file to write")] = None,
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    batch_size: BatchOption = 16,
-    workers: WorkersOption = "serial",
-    cpus_per_worker: CpusOption = 1,
-    gpus_per_worker: GpusOption = 0,
-    shard: ShardOption = None,
+    overwrite: options.OverwriteOption = False,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
+    batch_size: options.BatchOption = 16,
+    workers: options.WorkersOption = "serial",
+    cpus_per_worker: options.CpusOption = 1,
+    gpus_per_worker: options.GpusOption = 0,
+    shard: options.ShardOption = None,
 ) -> None:
     """Measure every head's and MLP's exact effect on TASK; resumes where a killed run stopped.
 
@@ -218,7 +202,12 @@ def reference(
     wanted = load_task(task)
     check_counterfactual(wanted, counterfactual)
     spec = default_model(wanted) if model is None else model
-    parts = [file_name(wanted.name), file_name(spec), counterfactual, None if bos else "no-bos"]
+    parts = [
+        options.file_name(wanted.name),
+        options.file_name(spec),
+        counterfactual,
+        None if bos else "no-bos",
+    ]
     parts += [f"n{n}" if n else None, f"seed{seed}" if seed else None]
     path = out or unused(Path("references") / f"measured-{'-'.join(filter(None, parts))}.safetensors")
     if path.suffix != ".safetensors":
@@ -226,7 +215,7 @@ def reference(
     prompts: dict[str, Any] = {"n": n, "seed": seed, "counterfactual": counterfactual, "bos": bos}
     request = {"task": task, "model": spec, **prompts}
     check_file(path, "--out", request=request, overwrite=overwrite)
-    where, part = where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
+    where, part = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
     partial = path.with_suffix(".partial")
     if overwrite and part is None:
         shutil.rmtree(partial, ignore_errors=True)
@@ -261,7 +250,7 @@ def reference(
 
 
 @app.command()
-def report(run: RunArgument) -> None:
+def report(run: options.RunArgument) -> None:
     """Write a run's report again."""
     from interp.cli.app import workbench_of
     from interp.report.page import write_report
@@ -272,7 +261,8 @@ def report(run: RunArgument) -> None:
 
 @app.command()
 def compare(
-    first: RunArgument, second: Annotated[Path, typer.Argument(metavar="RUN", help="another run folder")]
+    first: options.RunArgument,
+    second: Annotated[Path, typer.Argument(metavar="RUN", help="another run folder")],
 ) -> None:
     """Put two runs side by side: shared members, rank correlation, heads that differ."""
     from interp.cli.app import workbench_of
@@ -305,7 +295,7 @@ def doctor(
 
 
 @models_app.callback()
-def models_root(context: Context) -> None:
+def models_root(context: options.Context) -> None:
     if context.invoked_subcommand is None:
         from interp.planted.tasks import planted_task_names
 
@@ -324,8 +314,8 @@ def models_root(context: Context) -> None:
 @models_app.command("show")
 def models_show(
     model: Annotated[str, typer.Argument(metavar="[MODEL]", help="a model spec")] = DEFAULT_MODEL,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
 ) -> None:
     """Load a model and print what it is."""
     from interp.models import describe_model, load_model
@@ -335,7 +325,7 @@ def models_show(
 
 
 @cache_app.callback()
-def cache_root(context: Context) -> None:
+def cache_root(context: options.Context) -> None:
     if context.invoked_subcommand is None:
         from interp.models.embedded import cache_folder
 

@@ -7,29 +7,15 @@ from typing import Annotated, Literal
 import typer
 
 from interp import DEFAULT_CODEBOOKS
-from interp.cli.options import (
-    DEFAULT_MODEL,
-    CodebooksOption,
-    CodesPerVectorOption,
-    Context,
-    DeviceOption,
-    DtypeOption,
-    OverwriteOption,
-    SomeModelOption,
-    number_option,
-    option,
-    request_of_command,
-    seed_option,
-    share_option,
-    whole_option,
-)
+from interp.cli import options
+from interp.cli.options import DEFAULT_MODEL, number_option, option, seed_option, share_option, whole_option
 from interp.errors import InputError
 
 _PROMPTS = ["Once upon a time, there was a little girl who"]
 
 
 def steer(
-    context: Context,
+    context: options.Context,
     codes: Annotated[
         str | None,
         option("SITE=ID,…", "codes, such as a12.h3=417,a14.h0=3; to be added with a weight, a12.h3=417*0.5"),
@@ -100,8 +86,8 @@ def steer(
     chat: Annotated[bool, typer.Option("--chat", help="as a message in the model's chat template")] = False,
     temperature: Annotated[float, number_option(help="0 takes the likeliest token")] = 0.7,
     seed: Annotated[int, seed_option("texts, fraction and split")] = 0,
-    codebooks: CodebooksOption = DEFAULT_CODEBOOKS,
-    k: CodesPerVectorOption = None,
+    codebooks: options.CodebooksOption = DEFAULT_CODEBOOKS,
+    k: options.CodesPerVectorOption = None,
     error_term: Annotated[
         bool,
         typer.Option(
@@ -111,10 +97,10 @@ def steer(
     json_file: Annotated[
         Path | None, option("FILE", "also write codes, texts and rates here", "--json")
     ] = None,
-    overwrite: OverwriteOption = False,
-    model: SomeModelOption = DEFAULT_MODEL,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
+    overwrite: options.OverwriteOption = False,
+    model: options.SomeModelOption = DEFAULT_MODEL,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
 ) -> None:
     """Continue a prompt with and without codes; perplexity is that of the model without them."""
     if (add is not None) + forbid + set_them > 1:
@@ -135,7 +121,7 @@ def steer(
     if json_file is not None:
         from interp.files import check_file
 
-        check_file(json_file, "--json", request=request_of_command(context), overwrite=overwrite)
+        check_file(json_file, "--json", request=options.request_of_command(context), overwrite=overwrite)
 
     from interp.bottlenecks.edits import Where, code_edits, parse_codes
     from interp.bottlenecks.gates import LABEL
@@ -200,7 +186,7 @@ def steer(
     texts = request.run(loaded, books, stage=bar)
     if json_file is not None:  # first: what reads the output may stop reading
         written = as_json(texts, request.conditions(loaded, books), words, request)
-        write_json(json_file, {"request": request_of_command(context), **written})
+        write_json(json_file, {"request": options.request_of_command(context), **written})
     print_side_by_side({name: continued[: len(prompt)] for name, continued in texts.items()})
     if samples > 1 or count is not None:
         print_rates(texts, words)

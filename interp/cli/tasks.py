@@ -5,20 +5,8 @@ from typing import Annotated
 
 import typer
 
-from interp.cli.options import (
-    DEFAULT_MODEL,
-    BatchOption,
-    Context,
-    CounterfactualOption,
-    DeviceOption,
-    DtypeOption,
-    ModelOption,
-    OverwriteOption,
-    PairsOption,
-    SeedOption,
-    pairs_option,
-    whole_option,
-)
+from interp.cli import options
+from interp.cli.options import DEFAULT_MODEL, pairs_option, whole_option
 from interp.cli.terminal import plain_console, suggest, table
 from interp.errors import InputError
 
@@ -30,7 +18,7 @@ tasks_app = typer.Typer(
 
 
 @tasks_app.callback()
-def tasks_root(context: Context) -> None:
+def tasks_root(context: options.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     from interp.tasks import load_task, task_names
@@ -48,17 +36,17 @@ def tasks_root(context: Context) -> None:
 @tasks_app.command("show")
 def tasks_show(
     task: Annotated[str, typer.Argument(metavar="TASK", help="a task")],
-    model: ModelOption = None,
+    model: options.ModelOption = None,
     n: Annotated[
         int | None,
         pairs_option(help="pairs that the score is taken over (default: 50, or as many as there are)"),
     ] = None,
     examples: Annotated[int, whole_option(least=0, help="pairs printed")] = 3,
-    seed: SeedOption = 0,
-    counterfactual: CounterfactualOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    batch_size: BatchOption = 16,
+    seed: options.SeedOption = 0,
+    counterfactual: options.CounterfactualOption = None,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
+    batch_size: options.BatchOption = 16,
 ) -> None:
     """Print example prompts with tokens and roles marked, and how the model scores on clean and corrupt ones."""
     from interp.prompts.sampling import check_counterfactual, sample_pairs
@@ -81,11 +69,11 @@ def tasks_show(
 def tasks_export(
     task: Annotated[str, typer.Argument(metavar="TASK", help="a task")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="prompt file to write, .json")],
-    model: ModelOption = None,
-    n: PairsOption = None,
-    seed: SeedOption = 0,
-    counterfactual: CounterfactualOption = None,
-    overwrite: OverwriteOption = False,
+    model: options.ModelOption = None,
+    n: options.PairsOption = None,
+    seed: options.SeedOption = 0,
+    counterfactual: options.CounterfactualOption = None,
+    overwrite: options.OverwriteOption = False,
 ) -> None:
     """Write a task's pairs as a prompt file for a model's tokenizer, to edit or to use with other tools."""
     from interp.files import check_file
