@@ -167,9 +167,7 @@ def grid_plot(
     if below:
         row = [_shade(mlp, scale) for mlp in below]
         edges = [n_heads - 0.2, n_heads + 0.8]
-        figure.add_trace(
-            go.Heatmap(z=[row], x=[mlp.layer for mlp in below], y=edges, showscale=False, **colours)
-        )
+        figure.add_heatmap(z=[row], x=[mlp.layer for mlp in below], y=edges, showscale=False, **colours)
         figure.add_trace(cells(below, [n_heads + 0.3] * len(below), ring=False))
     bottom = n_heads - 0.45 + (1.3 if below else 0)
     step = 1 if n_layers <= 40 else 5
@@ -295,15 +293,13 @@ def code_plot(series: Mapping[str, Float[np.ndarray, " pair"]], metric: str) -> 
     )
     figure = go.Figure()
     for (name, values), style in zip(series.items(), styles, strict=True):
-        figure.add_trace(
-            go.Scatter(
-                x=[str(i + 1) for i in order],
-                y=values[order],
-                name=name,
-                mode="markers",
-                marker={"size": 8, **style, "line": {"width": 2 if "open" in style["symbol"] else 0}},
-                hovertemplate=f"pair %{{x}}: %{{y:.3f}}<extra>{in_plot(name)}</extra>",
-            )
+        figure.add_scatter(
+            x=[str(i + 1) for i in order],
+            y=values[order],
+            name=name,
+            mode="markers",
+            marker={"size": 8, **style, "line": {"width": 2 if "open" in style["symbol"] else 0}},
+            hovertemplate=f"pair %{{x}}: %{{y:.3f}}<extra>{in_plot(name)}</extra>",
         )
     figure.update_xaxes(title="pair", type="category", **_plain_axis())
     figure.update_yaxes(title=in_plot(metric), zeroline=True, zerolinecolor=GREY)
@@ -332,20 +328,18 @@ def scores_plot(
     every: dict[str, Sequence[tuple[int, ...]]] = {"other heads": others, **groups}
     figure = go.Figure()
     for (name, places), colour in zip(every.items(), (GREY, BLUE, ORANGE, CHOSEN), strict=False):
-        figure.add_trace(
-            go.Scatter(
-                x=[x[place] for place in places],
-                y=[y[place] for place in places],
-                name=in_plot(name),
-                mode="markers+text",
-                text=[f"{place[0]}.{place[1]}" if place in far else "" for place in places],
-                textposition="top center",
-                textfont={"size": SMALL},
-                marker={"color": colour, "size": 5 if name == "other heads" else 8},
-                hovertext=[f"a{layer}.h{head}" for layer, head in places],
-                hovertemplate="%{hovertext}: %{x:.3f}, %{y:.3f}<extra></extra>",
-                cliponaxis=False,
-            )
+        figure.add_scatter(
+            x=[x[place] for place in places],
+            y=[y[place] for place in places],
+            name=in_plot(name),
+            mode="markers+text",
+            text=[f"{place[0]}.{place[1]}" if place in far else "" for place in places],
+            textposition="top center",
+            textfont={"size": SMALL},
+            marker={"color": colour, "size": 5 if name == "other heads" else 8},
+            hovertext=[f"a{layer}.h{head}" for layer, head in places],
+            hovertemplate="%{hovertext}: %{x:.3f}, %{y:.3f}<extra></extra>",
+            cliponaxis=False,
         )
     figure.update_xaxes(title=in_plot(x_name), zeroline=True, zerolinecolor=GREY)
     figure.update_yaxes(title=in_plot(y_name), zeroline=True, zerolinecolor=GREY)
@@ -473,19 +467,17 @@ def edge_plot(
     _legend(figure, {edge.into for edge in drawn}, signed)
     figure.update_layout(shapes=[_box(node, *where[node.site], scale.largest_effect) for node in nodes])
     places = [where[node.site] for node in nodes]
-    figure.add_trace(
-        go.Scatter(
-            x=[x for x, _ in places],
-            y=[y for _, y in places],
-            customdata=[[node.site] for node in nodes],
-            mode="markers+text",
-            marker={"symbol": "square", "size": 26, "opacity": 0},
-            text=[in_plot(node.site.removeprefix("a").replace(".h", ".")) for node in nodes],
-            textfont={"size": SMALL + 1, "color": ink},
-            hovertext=[in_plot(f"{node.site}: {effect_text(node, scale)}") for node in nodes],
-            hoverinfo="text",
-            showlegend=False,
-        )
+    figure.add_scatter(
+        x=[x for x, _ in places],
+        y=[y for _, y in places],
+        customdata=[[node.site] for node in nodes],
+        mode="markers+text",
+        marker={"symbol": "square", "size": 26, "opacity": 0},
+        text=[in_plot(node.site.removeprefix("a").replace(".h", ".")) for node in nodes],
+        textfont={"size": SMALL + 1, "color": ink},
+        hovertext=[in_plot(f"{node.site}: {effect_text(node, scale)}") for node in nodes],
+        hoverinfo="text",
+        showlegend=False,
     )
     figure.update_xaxes(visible=False, range=[-_WIDTH, span + _WIDTH])
     figure.update_yaxes(
@@ -594,7 +586,7 @@ def _legend(figure: go.Figure, ports: set[str | None], signed: bool) -> None:
             name = f"into {port}" if port else "into an MLP" if signed else "a pair of heads"
             lines[name] = {"color": GREY, "width": 2, "dash": dash}
     for name, line in lines.items():
-        figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", line=line, name=name, hoverinfo="skip"))
+        figure.add_scatter(x=[None], y=[None], mode="lines", line=line, name=name, hoverinfo="skip")
 
 
 def roc_plot(

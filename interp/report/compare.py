@@ -48,9 +48,9 @@ class Comparison:
     recovery: dict[str, PairedComparison]
     unpaired: str
 
-    def rows(self) -> list[tuple[str, str, str, str]]:
+    def rows(self) -> list[tuple[str, ...]]:
         """The comparison as one table: what, the first run, the second run, both together."""
-        rows = [
+        rows: list[tuple[str, ...]] = [
             ("", self.name_a, self.name_b, ""),
             ("members", str(len(self.members_a)), str(len(self.members_b)), f"{len(self.shared)} shared"),
             ("Jaccard", "", "", wording.number(self.jaccard, 3)),

@@ -210,9 +210,10 @@ def read_rates(path: Path) -> tuple[RateRow, ...]:
 
     def row(kind: str, part: str, cell: dict) -> RateRow:
         texts = [text["kl"] for text in cell["texts"].values()]
-        kl = (sum(values) / len(texts) for values in zip(*texts, strict=True))
+        kl, low, high = (sum(values) / len(texts) for values in zip(*texts, strict=True))
         effects = {str(task): float(measured["share"]) for task, measured in cell.get("effects", {}).items()}
-        return RateRow(str(kind), part, float(cell["bits"]), *kl, float(cell["explained"]), effects)
+        bits, explained = float(cell["bits"]), float(cell["explained"])
+        return RateRow(str(kind), part, bits, kl, low, high, explained, effects)
 
     def parse(result: Any) -> tuple[RateRow, ...]:
         return _some(row(kept["kind"], *part) for kept in result["rows"] for part in kept["parts"].items())
@@ -243,8 +244,11 @@ def read_machine(path: Path) -> tuple[MachineRow, ...]:
     Raises:
         InputError: not such a file, or one that was damaged.
     """
-    again = "make it again with python -m benchmarks.tokfsm seeds --summary"
-    return read_rows(path, lambda rows: _some(MachineRow(**row) for row in rows), again)
+
+    def parse(rows: Any) -> tuple[MachineRow, ...]:
+        return _some(MachineRow(**row) for row in rows)
+
+    return read_rows(path, parse, "make it again with python -m benchmarks.tokfsm seeds --summary")
 
 
 def _some(rows: Iterable[Rows]) -> tuple[Rows, ...]:
