@@ -77,7 +77,7 @@ def render_report(run: Run, task: str | None = None, reference: str | None = Non
         if run.proposed
         else None,
         grid=embed(grid_plot(run, scale, mlps=True), "Score of every head by layer", least=900),
-        program=program_section(run, scale, task, reference),
+        program=program_section(run, task, reference),
         edge_figure=embed(edge_plot(run, scale, edges=edges), "Strongest edges among the members", least=700)
         if edges
         else None,
