@@ -182,22 +182,17 @@ def search(
             "--dtype": dtype is not None,
         }
         _refuse(of_model, "is about the model that reads --prompt")
+    from interp import codesearch
     from interp.bottlenecks.edits import code_name
     from interp.cli.render_codes import print_page, print_scores, print_similar
-    from interp.codesearch import (
-        CodeIndex,
-        code_page,
-        explanations_of,
-        labels_of,
-        prompt_codes,
-        search_regex,
-        search_similar,
-        search_token,
-    )
 
-    index = CodeIndex.open(folder)
+    index = codesearch.CodeIndex.open(folder)
     if code is not None:
-        print_page(code_page(index, *index.layout.named(code), n=n), labels_of(index), explanations_of(index))
+        print_page(
+            codesearch.code_page(index, *index.layout.named(code), n=n),
+            codesearch.labels_of(index),
+            codesearch.explanations_of(index),
+        )
         return
     if prompt is not None:
         from interp.models import load_model
@@ -207,20 +202,20 @@ def search(
             raise InputError(f"{folder} does not say which model it is of: search it from Python")
         dtype = dtype or described.get("dtype", "float32")
         loaded = load_model(described["spec"], device=device, dtype=dtype)
-        codes = prompt_codes(index, loaded, prompt, position=position)
-        print_similar(index, search_similar(index, codes, n))
+        codes = codesearch.prompt_codes(index, loaded, prompt, position=position)
+        print_similar(index, codesearch.search_similar(index, codes, n))
         return
-    others = [CodeIndex.open(path) for path in also or ()]
+    others = [codesearch.CodeIndex.open(path) for path in also or ()]
     for other in others:
         other.check_comparable(index)
-    scores, *rest = (
-        search_regex(searched, regex) if regex is not None else search_token(searched, token or "")
-        for searched in (index, *others)
+    search, pattern = (
+        (codesearch.search_token, token or "") if regex is None else (codesearch.search_regex, regex)
     )
+    scores, *rest = (search(searched, pattern) for searched in (index, *others))
     places = scores.places(sort=sort, min_precision=min_precision, min_recall=min_recall, most=n)
     best = scores.hits_at(places)
     elsewhere = {str(path): other.hits_at(places) for path, other in zip(also or (), rest, strict=True)}
-    print_scores(scores, best, labels_of(index), elsewhere)
+    print_scores(scores, best, codesearch.labels_of(index), elsewhere)
     if best:
         words = ["index", "search", str(folder), "--code", code_name(best[0].book, best[0].code)]
         typer.echo()

@@ -10,39 +10,17 @@ from interp.circuits.roles import ROLE_BAR
 from interp.errors import InputError
 from interp.evaluation.recovery import roc_curve_points
 from interp.files import write_text
-from interp.report import wording
-from interp.report.circuit_figures import (
-    Scale,
-    edge_plot,
-    edges_explained,
-    edges_told,
-    effect_text,
-    grid_plot,
-    measures_edges,
-    roc_plot,
-    roles_named,
-    strength,
-    told,
-)
+from interp.report import circuit_figures as figures
+from interp.report import repeat, validity, wording
 from interp.report.members import attention, codes_used, tokens_written
 from interp.report.program import program_section
-from interp.report.repeat import (
-    STAGES,
-    command_line,
-    facts,
-    next_commands,
-    python_lines,
-    reference_command,
-    warnings,
-)
 from interp.report.style import embed, environment
-from interp.report.validity import COLUMNS, card_rows, card_summary, curves_plot
 from interp.runs.run import PROMPTS, REPORT, Run
 from interp.scores.baselines import layer_prior
 
 TOP_EDGES = 20
 WRITTEN = (
-    *(card_rows, card_summary, effect_text, roles_named),
+    *(validity.card_rows, validity.card_summary, figures.effect_text, figures.roles_named),
     *(wording.places, wording.roles_at, wording.shared_pairs),
 )
 """What the template writes by itself."""
@@ -53,10 +31,10 @@ def render_report(run: Run, task: str | None = None, reference: str | None = Non
 
     ``task`` and ``reference`` are those of :func:`~interp.report.repeat.command_line`.
     """
-    scale, edges, members = Scale.of(run), edges_told(run), run.members
-    strongest = abs(strength(edges[0])) if edges else 0.0
+    scale, edges, members = figures.Scale.of(run), figures.edges_told(run), run.members
+    strongest = abs(figures.strength(edges[0])) if edges else 0.0
     edge_text = partial(
-        told, digits=max(scale.places, wording.places(strongest)), signed=not run.edges_are_counts
+        figures.told, digits=max(scale.places, wording.places(strongest)), signed=not run.edges_are_counts
     )
     page = environment().get_template("report.html")
     return page.render(
@@ -76,28 +54,30 @@ def render_report(run: Run, task: str | None = None, reference: str | None = Non
         proposed_checked=sum(run.component(site).effect is not None for site in run.proposed.heads)
         if run.proposed
         else None,
-        grid=embed(grid_plot(run, scale, mlps=True), "Score of every head by layer", least=900),
+        grid=embed(figures.grid_plot(run, scale, mlps=True), "Score of every head by layer", least=900),
         program=program_section(run, task, reference),
-        edge_figure=embed(edge_plot(run, scale, edges=edges), "Strongest edges among the members", least=700)
+        edge_figure=embed(
+            figures.edge_plot(run, scale, edges=edges), "Strongest edges among the members", least=700
+        )
         if edges
         else None,
-        edges_explained=edges_explained(run, edges),
-        measured_edges=measures_edges(edges),
+        edges_explained=figures.edges_explained(run, edges),
+        measured_edges=figures.measures_edges(edges),
         edges=edges[:TOP_EDGES],
         edge_text=edge_text,
-        strength=strength,
+        strength=figures.strength,
         strongest=strongest,
         curves={name: _curve(name, run) for name in run.recovery},
         card_figure=run.validity
-        and embed(curves_plot(run.validity), "Share of the gap and KL of nested circuits alone"),
-        card_columns=COLUMNS,
-        stages=STAGES,
-        command=command_line(run, task, reference),
-        python=python_lines(run, task, reference),
-        reference_command=reference_command(run, task),
-        facts=facts(run),
-        warnings=warnings(run),
-        following=next_commands(run, task, reference),
+        and embed(validity.curves_plot(run.validity), "Share of the gap and KL of nested circuits alone"),
+        card_columns=validity.COLUMNS,
+        stages=repeat.STAGES,
+        command=repeat.command_line(run, task, reference),
+        python=repeat.python_lines(run, task, reference),
+        reference_command=repeat.reference_command(run, task),
+        facts=repeat.facts(run),
+        warnings=repeat.warnings(run),
+        following=repeat.next_commands(run, task, reference),
         role_bar=ROLE_BAR,
         **{written.__name__: written for written in WRITTEN},
     )
@@ -122,7 +102,7 @@ def write_report(folder: Path | str, task: str | None = None) -> Path:
     return path
 
 
-def summary(run: Run, scale: Scale) -> str:
+def summary(run: Run, scale: figures.Scale) -> str:
     """What a person reads first."""
     if not run.members:
         return (
@@ -154,5 +134,5 @@ def _curve(name: str, run: Run) -> Markup | None:
     if truth.shape != scores.shape or not truth.any() or truth.all():
         return None
     own, prior = (roc_curve_points(values, truth) for values in (scores, layer_prior(*truth.shape)))
-    figure = roc_plot(own, prior, int(truth.sum()), int((~truth).sum()))
+    figure = figures.roc_plot(own, prior, int(truth.sum()), int((~truth).sum()))
     return embed(figure, f"ROC curve against {name}")

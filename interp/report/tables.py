@@ -166,11 +166,7 @@ class Quality(BaseModel):
 
 
 def read_quality(path: Path) -> Quality:
-    """Read the file.
-
-    Raises:
-        InputError: not such a file, or one that was damaged.
-    """
+    """Read the file; :class:`InputError` of another one, or a damaged one."""
 
     def parse(result: Mapping[str, Any]) -> Quality:
         quality = Quality.model_validate(result)
@@ -202,11 +198,7 @@ class RateRow:
 
 
 def read_rates(path: Path) -> tuple[RateRow, ...]:
-    """Read what ``interp bottlenecks bench`` wrote.
-
-    Raises:
-        InputError: not such a file, or one that was damaged.
-    """
+    """Read what ``interp bottlenecks bench`` wrote; errors as of :func:`read_quality`."""
 
     def row(kind: str, part: str, cell: dict) -> RateRow:
         texts = [text["kl"] for text in cell["texts"].values()]
@@ -239,11 +231,7 @@ class MachineRow:
 
 
 def read_machine(path: Path) -> tuple[MachineRow, ...]:
-    """Read what ``python -m benchmarks.tokfsm seeds --summary`` wrote.
-
-    Raises:
-        InputError: not such a file, or one that was damaged.
-    """
+    """Read what ``python -m benchmarks.tokfsm seeds --summary`` wrote; errors as of :func:`read_quality`."""
 
     def parse(rows: Any) -> tuple[MachineRow, ...]:
         return _some(MachineRow(**row) for row in rows)
