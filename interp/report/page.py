@@ -6,7 +6,6 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from interp.circuits.roles import ROLE_BAR
 from interp.errors import InputError
 from interp.evaluation.recovery import roc_curve_points
 from interp.files import write_text
@@ -19,11 +18,8 @@ from interp.runs.run import PROMPTS, REPORT, Run
 from interp.scores.baselines import layer_prior
 
 TOP_EDGES = 20
-WRITTEN = (
-    *(validity.card_rows, validity.card_summary, figures.effect_text, figures.roles_named),
-    *(wording.places, wording.roles_at, wording.shared_pairs),
-)
-"""What the template writes by itself."""
+MODULES = {"figures": figures, "repeat": repeat, "validity": validity, "wording": wording}
+"""What the template asks for what needs no more than the run."""
 
 
 def render_report(run: Run, task: str | None = None, reference: str | None = None) -> str:
@@ -31,55 +27,36 @@ def render_report(run: Run, task: str | None = None, reference: str | None = Non
 
     ``task`` and ``reference`` are those of :func:`~interp.report.repeat.command_line`.
     """
-    scale, edges, members = figures.Scale.of(run), figures.edges_told(run), run.members
+    scale, edges = figures.Scale.of(run), figures.edges_told(run)
     strongest = abs(figures.strength(edges[0])) if edges else 0.0
-    edge_text = partial(
-        figures.told, digits=max(scale.places, wording.places(strongest)), signed=not run.edges_are_counts
-    )
+    digits = max(scale.places, wording.places(strongest))
+    graph = edges and figures.edge_plot(run, scale, edges=edges)
+    curves = run.validity and validity.curves_plot(run.validity)
+    details = {
+        part.site: (
+            attention(run, part.site),
+            codes_used(part.codes, run.n_pairs),
+            tokens_written(part.writes),
+        )
+        for part in run.members
+    }
     page = environment().get_template("report.html")
     return page.render(
         run=run,
+        task=task,
+        reference=reference,
         scale=scale,
-        members=members,
-        details={
-            part.site: (
-                attention(run, part.site),
-                codes_used(part.codes, run.n_pairs),
-                tokens_written(part.writes),
-            )
-            for part in members
-        },
-        metric_name=wording.METRIC_NAMES.get(run.metric.name, run.metric.name),
+        details=details,
         summary=summary(run, scale),
-        proposed_checked=sum(run.component(site).effect is not None for site in run.proposed.heads)
-        if run.proposed
-        else None,
         grid=embed(figures.grid_plot(run, scale, mlps=True), "Score of every head by layer", least=900),
         program=program_section(run, task, reference),
-        edge_figure=embed(
-            figures.edge_plot(run, scale, edges=edges), "Strongest edges among the members", least=700
-        )
-        if edges
-        else None,
-        edges_explained=figures.edges_explained(run, edges),
-        measured_edges=figures.measures_edges(edges),
         edges=edges[:TOP_EDGES],
-        edge_text=edge_text,
-        strength=figures.strength,
+        edge_figure=graph and embed(graph, "Strongest edges among the members", least=700),
+        edge_text=partial(figures.told, digits=digits, signed=not run.edges_are_counts),
         strongest=strongest,
         curves={name: _curve(name, run) for name in run.recovery},
-        card_figure=run.validity
-        and embed(validity.curves_plot(run.validity), "Share of the gap and KL of nested circuits alone"),
-        card_columns=validity.COLUMNS,
-        stages=repeat.STAGES,
-        command=repeat.command_line(run, task, reference),
-        python=repeat.python_lines(run, task, reference),
-        reference_command=repeat.reference_command(run, task),
-        facts=repeat.facts(run),
-        warnings=repeat.warnings(run),
-        following=repeat.next_commands(run, task, reference),
-        role_bar=ROLE_BAR,
-        **{written.__name__: written for written in WRITTEN},
+        card_curves=curves and embed(curves, "Share of the gap and KL of nested circuits alone"),
+        **MODULES,
     )
 
 
