@@ -41,13 +41,8 @@ def grow(
     Another question than interp discover's, which asks what each head does with all others on. Up to 32 pairs are used.
     """
     from interp.files import check_file, unused, write_json
-    from interp.prompts.sampling import check_counterfactual
-    from interp.runs.discover import default_model
-    from interp.tasks import load_task
 
-    wanted = load_task(task)
-    check_counterfactual(wanted, counterfactual)
-    spec = default_model(wanted) if model is None else model
+    wanted, spec = options.task_and_model(task, model, counterfactual)
     path = out or unused(Path(f"{options.default_folder(wanted.name, model, 'grown')}.json"))
     request = {"task": task, "model": spec, "n": n, "held_out": held_out, "seed": seed}
     request["counterfactual"] = counterfactual

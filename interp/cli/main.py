@@ -185,7 +185,7 @@ def reference(
         print_references()
         return
     from interp.circuits.references import ExactEffects, load_reference
-    from interp.tasks import load_task, task_names
+    from interp.tasks import task_names
 
     named_like_one = "/" in task and task.partition("/")[0] in task_names() and not Path(task).suffix
     if named_like_one or task.endswith(".safetensors"):
@@ -195,13 +195,9 @@ def reference(
         return
     from interp.files import check_file, unused
     from interp.progress import bar
-    from interp.prompts.sampling import check_counterfactual
-    from interp.runs.discover import default_model
     from interp.runs.measure import measure_reference
 
-    wanted = load_task(task)
-    check_counterfactual(wanted, counterfactual)
-    spec = default_model(wanted) if model is None else model
+    wanted, spec = options.task_and_model(task, model, counterfactual)
     parts = [
         options.file_name(wanted.name),
         options.file_name(spec),

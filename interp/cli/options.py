@@ -99,6 +99,7 @@ def model_option(help: str) -> Any:
 # what typer hands over is not of its own subclass
 if TYPE_CHECKING:
     from interp.executor import Shard, Workers
+    from interp.prompts.pairs import Task
 
     Context = typer.Context
 else:
@@ -160,6 +161,17 @@ ShardOption = Annotated[
     str | None,
     option("I/N", "do only this part of the work, for job arrays; the same command without it gathers them"),
 ]
+
+
+def task_and_model(task: str, model: str | None, counterfactual: str | None) -> tuple["Task", str]:
+    """The task, and the spec of the model that was named, else of the task's own; checked."""
+    from interp.prompts.sampling import check_counterfactual
+    from interp.runs.discover import default_model
+    from interp.tasks import load_task
+
+    wanted = load_task(task)
+    check_counterfactual(wanted, counterfactual)
+    return wanted, default_model(wanted) if model is None else model
 
 
 def where_to_run(

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from types import MappingProxyType
 
 from rich.table import Table
 from rich.text import Text
@@ -68,8 +67,8 @@ def print_labels(labels: Labels) -> None:
 def print_scores(
     scores: CodeScores,
     best: Sequence[CodeHit],
-    labels: Labels | None = None,
-    elsewhere: Mapping[str, Sequence[CodeHit]] = MappingProxyType({}),
+    labels: Labels | None,
+    elsewhere: Mapping[str, Sequence[CodeHit]],
 ) -> None:
     """A row a code; ``elsewhere`` has the same codes on other texts."""
     console = plain_console()
@@ -123,9 +122,7 @@ def print_explanations(
     plain_console().print(table(names, rows, left=("code", "explanation", "label"), no_wrap=True))
 
 
-def print_page(
-    page: CodePage, labels: Labels | None, explanations: Mapping[str, Explanation] = MappingProxyType({})
-) -> None:
+def print_page(page: CodePage, labels: Labels | None, explanations: Mapping[str, Explanation]) -> None:
     console = plain_console()
     name = code_name(page.book, page.code)
     console.print(
@@ -172,7 +169,7 @@ SHOWN = 12
 """Codes that are listed; the Python below names all of them."""
 
 
-def print_found(found: CodeSet, used: Sequence[WeightedCode], labels: Labels | None = None) -> None:
+def print_found(found: CodeSet, used: Sequence[WeightedCode], labels: Labels | None) -> None:
     """The first of the codes that are used, with how well they tell the held-out texts apart."""
     console, listed = plain_console(), found.listed(used)
     console.print(
@@ -182,9 +179,7 @@ def print_found(found: CodeSet, used: Sequence[WeightedCode], labels: Labels | N
     )
     judged = ("prec.", "recall", "token prec.", "recall", "q")
     names = ("site", "code", "weight", "effect", *judged, "label")
-    rows = (
-        (*_cells(code), Text(wording.code_label(labels, code.site, code.code))) for code in listed[:SHOWN]
-    )
+    rows = (_found(code, labels) for code in listed[:SHOWN])
     console.print(table(names, rows, left=("site", "label"), no_wrap=True))
     if len(listed) > SHOWN:
         console.print(f"and {len(listed) - SHOWN} more")
@@ -255,19 +250,15 @@ def as_json(
     }
 
 
-def _cells(code: FoundCode) -> list[str]:
+def _found(code: FoundCode, labels: Labels | None) -> list[str | Text]:
     judged = ["–"] * 5
     if (verdict := code.verdict) is not None:
         of_texts = (verdict.precision, verdict.recall, verdict.token_precision, verdict.token_recall)
         judged = ["–" if share is None else f"{share:.0%}" for share in of_texts]
         judged.append(f"{verdict.q_value:.2g}")
-    return [
-        code.site,
-        str(code.code),
-        f"{code.weight:.3g}",
-        "–" if code.effect is None else f"{code.effect:+.3f}",
-        *judged,
-    ]
+    effect = "–" if code.effect is None else f"{code.effect:+.3f}"
+    label = Text(wording.code_label(labels, code.site, code.code))
+    return [code.site, str(code.code), f"{code.weight:.3g}", effect, *judged, label]
 
 
 def _shown(text: Continuation) -> Text:

@@ -125,13 +125,21 @@ def steer(
 
     from interp.bottlenecks.edits import Where, code_edits, parse_codes
     from interp.bottlenecks.gates import LABEL
+    from interp.steering.topics import load_topic, neutral_texts, read_lines
 
     # a mistake should not wait for the model
     Where(positions, when=None if (when or "").startswith(LABEL) else when)
     given = parse_codes(codes) if codes is not None else []
     code_edits(given, how)
-    texts_with, texts_without, words = _texts(topic, positive, negative)
-    words = tuple(word.strip() for word in (count or "").split(",") if word.strip()) or words
+    words = tuple(word.strip() for word in (count or "").split(",") if word.strip())
+    texts_with: Sequence[str] = ()
+    texts_without: Sequence[str] = ()
+    if topic is not None:
+        chosen = load_topic(topic)
+        texts_with, texts_without, words = chosen.positive, chosen.negative, words or chosen.words
+    elif positive is not None:
+        texts_with = read_lines(positive)
+        texts_without = neutral_texts() if negative is None else read_lines(negative)
 
     from interp.bottlenecks.store import Codebooks
     from interp.cli.render_codes import as_json, print_found, print_rates, print_side_by_side
@@ -193,17 +201,3 @@ def steer(
     if json_file is not None:
         typer.echo(f"saved    {json_file}")
     typer.echo("\n" + request.program())  # no wrapping, so that it can be copied
-
-
-def _texts(
-    topic: str | None, positive: Path | None, negative: Path | None
-) -> tuple[Sequence[str], Sequence[str], tuple[str, ...]]:
-    """Texts that codes are found from, positive and negative, and words that tell of a topic."""
-    from interp.steering.topics import load_topic, neutral_texts, read_lines
-
-    if topic is not None:
-        chosen = load_topic(topic)
-        return chosen.positive, chosen.negative, chosen.words
-    if positive is not None:
-        return read_lines(positive), neutral_texts() if negative is None else read_lines(negative), ()
-    return (), (), ()

@@ -49,17 +49,12 @@ def tasks_show(
     batch_size: options.BatchOption = 16,
 ) -> None:
     """Print example prompts with tokens and roles marked, and how the model scores on clean and corrupt ones."""
-    from interp.prompts.sampling import check_counterfactual, sample_pairs
-    from interp.tasks import load_task
-
-    wanted = load_task(task)
+    wanted, spec = options.task_and_model(task, model, counterfactual)
 
     from interp.cli.render import print_examples
     from interp.models import load_model
-    from interp.runs.discover import default_model
+    from interp.prompts.sampling import sample_pairs
 
-    check_counterfactual(wanted, counterfactual)
-    spec = default_model(wanted) if model is None else model
     loaded = load_model(spec, device=device, dtype=dtype)
     pairs = sample_pairs(wanted, loaded.tokenizer, n, 50, seed, counterfactual)
     print_examples(loaded, pairs, examples, batch_size)
@@ -77,21 +72,17 @@ def tasks_export(
 ) -> None:
     """Write a task's pairs as a prompt file for a model's tokenizer, to edit or to use with other tools."""
     from interp.files import check_file
-    from interp.prompts.prompt_file import write_prompt_file
-    from interp.prompts.sampling import check_counterfactual, sample_pairs
-    from interp.tasks import load_task
 
-    wanted = load_task(task)
+    wanted, spec = options.task_and_model(task, model, counterfactual)
     if file.suffix.lower() != ".json":
         raise InputError(f"{file}: a prompt file is written as JSON, so its name ends in .json")
     check_file(file, "FILE", overwrite=overwrite)
 
     from interp import MIN_PAIRS
     from interp.models import load_tokenizer
-    from interp.runs.discover import default_model
+    from interp.prompts.prompt_file import write_prompt_file
+    from interp.prompts.sampling import sample_pairs
 
-    check_counterfactual(wanted, counterfactual)
-    spec = default_model(wanted) if model is None else model
     tokenizer = load_tokenizer(spec)
     pairs = sample_pairs(wanted, tokenizer, n, wanted.default_n, seed, counterfactual)
     write_prompt_file(pairs, file, tokenizer)
