@@ -140,7 +140,16 @@ def grid_plot(
     figure = go.Figure(go.Heatmap(z=shade, colorbar=_colorbar(scale), **colours))
     members: list[tuple[int, float]] = [(head.layer, head.head or 0) for head in heads if head.in_circuit]
     members += [(mlp.layer, n_heads + 0.3) for mlp in below if mlp.in_circuit]
-    figure.add_trace(_outlines(members))
+    half = 0.47
+    # squares around cells as one line with gaps: hundreds of shapes would take plotly a second
+    figure.add_scatter(
+        x=[x + dx for x, _ in members for dx in (-half, half, half, -half, -half, np.nan)],
+        y=[y + dy for _, y in members for dy in (-half, -half, half, half, -half, np.nan)],
+        mode="lines",
+        line={"color": GREY, "width": 2},
+        hoverinfo="skip",
+        showlegend=False,
+    )
     square = {"symbol": "square-open", "size": _CELL - 2, "color": CHOSEN, "line": {"width": 3}}
 
     def cells(parts: Sequence[Component], rows: Sequence[int | float], *, ring: bool) -> go.Scatter:
@@ -346,19 +355,6 @@ def scores_plot(
     return finished(figure, 380, top=28)
 
 
-def _outlines(places: Sequence[tuple[int, float | int]]) -> go.Scatter:
-    """Squares around cells as one line with gaps: hundreds of shapes would take plotly a second."""
-    half = 0.47
-    return go.Scatter(
-        x=[x + dx for x, _ in places for dx in (-half, half, half, -half, -half, np.nan)],
-        y=[y + dy for _, y in places for dy in (-half, -half, half, half, -half, np.nan)],
-        mode="lines",
-        line={"color": GREY, "width": 2},
-        hoverinfo="skip",
-        showlegend=False,
-    )
-
-
 def _plain_axis(size: int = SMALL) -> dict:
     # margins are given: to find them plotly would draw every figure twice
     return {
@@ -464,8 +460,23 @@ def edge_plot(
     digits = max(scale.places, wording.places(largest))
     for edge in reversed(drawn):
         figure.add_trace(_edge(edge, where, largest, digits, signed))
-    _legend(figure, {edge.into for edge in drawn}, signed)
-    figure.update_layout(shapes=[_box(node, *where[node.site], scale.largest_effect) for node in nodes])
+    legend = {"helps": {"color": BLUE, "width": 3}, "hurts": {"color": ORANGE, "width": 3}} if signed else {}
+    for port in [port for port in DASHES if port in {edge.into for edge in drawn}]:
+        name = f"into {port}" if port else "into an MLP" if signed else "a pair of heads"
+        legend[name] = {"color": GREY, "width": 2, "dash": DASHES[port]}
+    for name, line in legend.items():
+        figure.add_scatter(x=[None], y=[None], mode="lines", line=line, name=name, hoverinfo="skip")
+    boxes = [
+        {
+            "type": "rect",
+            **{"x0": x - _WIDTH / 2, "x1": x + _WIDTH / 2, "y0": y - _HEIGHT / 2, "y1": y + _HEIGHT / 2},
+            "fillcolor": tone(node.effect or 0.0, 0.15 + 0.75 * opacity(node.effect, scale.largest_effect)),
+            "line": {"color": GREY, "width": 1},
+            "layer": "between",
+        }
+        for node, (x, y) in zip(nodes, where.values(), strict=True)
+    ]
+    figure.update_layout(shapes=boxes)
     places = [where[node.site] for node in nodes]
     figure.add_scatter(
         x=[x for x, _ in places],
@@ -533,16 +544,6 @@ def place_nodes(nodes: Sequence[Component], edges: Sequence[Edge], span: float) 
     return x
 
 
-def _box(node: Component, x: float, y: float, most: float) -> dict:
-    return {
-        "type": "rect",
-        **{"x0": x - _WIDTH / 2, "x1": x + _WIDTH / 2, "y0": y - _HEIGHT / 2, "y1": y + _HEIGHT / 2},
-        "fillcolor": tone(node.effect or 0.0, 0.15 + 0.75 * opacity(node.effect, most)),
-        "line": {"color": GREY, "width": 1},
-        "layer": "between",
-    }
-
-
 DASHES = {"q": "solid", "k": "dash", "v": "dot", None: "longdash"}
 
 
@@ -577,16 +578,6 @@ def _edge(
 def _bezier(t: float, a: float, b: float, c: float, d: float) -> float:
     s = 1 - t
     return s**3 * a + 3 * s**2 * t * b + 3 * s * t**2 * c + t**3 * d
-
-
-def _legend(figure: go.Figure, ports: set[str | None], signed: bool) -> None:
-    lines = {"helps": {"color": BLUE, "width": 3}, "hurts": {"color": ORANGE, "width": 3}} if signed else {}
-    for port, dash in DASHES.items():
-        if port in ports:
-            name = f"into {port}" if port else "into an MLP" if signed else "a pair of heads"
-            lines[name] = {"color": GREY, "width": 2, "dash": dash}
-    for name, line in lines.items():
-        figure.add_scatter(x=[None], y=[None], mode="lines", line=line, name=name, hoverinfo="skip")
 
 
 def roc_plot(

@@ -80,8 +80,7 @@ class Comparison:
 def compare_runs(run_a: Run, run_b: Run) -> Comparison:
     """Compare two runs; their ROC AUCs only where both scored the same pairs, pair by pair.
 
-    Raises:
-        InputError: the models have different numbers of layers or heads.
+    :class:`InputError` of models with different numbers of layers or heads.
     """
     scores = run_a.scores, run_b.scores
     if scores[0].shape != scores[1].shape:

@@ -63,12 +63,8 @@ def render_report(run: Run, task: str | None = None, reference: str | None = Non
 def write_report(folder: Path | str, task: str | None = None) -> Path:
     """Write the report of the run in ``folder`` beside it, replacing an earlier one.
 
-    Args:
-        task: what its commands say for the task; if not given what the run was asked for, or the prompts that it keeps
-            where that is a file that is not there.
-
-    Raises:
-        InputError: the folder holds no run, or a damaged one.
+    ``task`` is what its commands say for the task; if not given what the run was asked for, or the prompts that it
+    keeps where that is a file that is not there.
     """
     path, run = Path(folder) / REPORT, Run.load(folder)
     kept = next((path.with_name(name) for name in PROMPTS if path.with_name(name).is_file()), None)
