@@ -1,7 +1,4 @@
-"""``interp codebook``: fit codebooks at many sites of a model, measure what they cost it.
-
-``interp codebook train`` and ``pack``.
-"""
+"""``interp codebook``: fit codebooks at many sites of a model, measure what they cost it, train and pack them."""
 
 import time
 from pathlib import Path

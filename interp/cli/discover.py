@@ -1,12 +1,6 @@
-"""``interp discover``: from a task's name to a run with its report.
-
-``interp program``: what the members say.
-
-``interp export``: a run's circuit for other tools.
+"""``interp discover``, from a task's name to a run with its report; ``program``, ``validate``, ``export`` of a run.
 
 ``interp grow``: nested circuits that do a task by themselves.
-
-``interp validate``: what a sceptic asks of a run's circuit.
 """
 
 from pathlib import Path

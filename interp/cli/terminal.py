@@ -1,15 +1,7 @@
 """The terminal: what can be done next, and one line on stderr with a non-zero exit status where something goes wrong.
 
-=======  ==============================================================
-status
-=======  ==============================================================
-1        a check of ``interp doctor`` failed, or the machine did (disk, memory)
-2        a mistake that the user can mend
-130      interrupted
-141      the reader of a pipe had enough
-=======  ==============================================================
-
-A traceback is a bug of ours.
+The status is 2 for a mistake that the user can mend, 1 where a check of ``interp doctor`` failed, or the machine did
+(disk, memory), 130 when interrupted, and 141 where the reader of a pipe had enough. A traceback is a bug of ours.
 """
 
 import contextlib

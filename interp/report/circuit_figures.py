@@ -257,9 +257,7 @@ def pattern_plot(
             showscale=False,
             xgap=1,
             ygap=1,
-            text=[[_weight(float(weight)) if weight >= 0.05 else "" for weight in row] for row in pattern]
-            if n <= 24
-            else None,
+            text=[[_weight(float(weight)) for weight in row] for row in pattern] if n <= 24 else None,
             texttemplate="%{text}" if n <= 24 else None,
             textfont={"size": SMALL - 1, "color": ink},
             customdata=pattern,
@@ -316,7 +314,8 @@ def code_plot(series: Mapping[str, Float[np.ndarray, " pair"]], metric: str) -> 
 
 
 def _weight(weight: float) -> str:
-    return "1" if weight >= 0.995 else f"{weight:.2f}"[1:]
+    """From .05 on; without the 0 before the point."""
+    return "" if weight < 0.05 else "1" if weight >= 0.995 else f"{weight:.2f}"[1:]
 
 
 def scores_plot(

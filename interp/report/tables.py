@@ -28,10 +28,7 @@ BASE_FILE = "all--base.json"
 
 @dataclass(frozen=True)
 class Steering:
-    """
-    Attributes:
-        left_out: cells of the folder that are of another model, codebooks, finder or settings than the others.
-    """
+    """Cells of a folder; ``left_out`` counts those of another model, codebooks, finder or settings than the others."""
 
     config: SteeringConfig
     base: Cell
