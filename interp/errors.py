@@ -49,8 +49,7 @@ def fault(error: "ValidationError") -> str:
 def whole_number(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """A whole number of Python or of NumPy as an ``int``, which can be hashed, seed a generator and be written as JSON.
 
-    Raises:
-        InputError: it is none, such as 5.0 and "5", or out of range.
+    :class:`InputError` if it is none, such as 5.0 and "5", or out of range.
     """
     try:
         number = operator.index(value)
@@ -63,10 +62,9 @@ def whole_number(name: str, value: Any, least: int | None = None, most: int | No
 
 
 def real_number(name: str, value: Any) -> float:
-    """A number of Python or of NumPy as a ``float``; NaN is one, so say what is allowed with ``lower <= value``.
+    """A number of Python or of NumPy as a ``float``, else :class:`InputError`.
 
-    Raises:
-        InputError: it is none, such as "0.5".
+    NaN is one, so say what is allowed with ``lower <= value``.
     """
     if not isinstance(value, Real):
         raise InputError(f"{name} {value!r}: it must be a number")
@@ -76,8 +74,7 @@ def real_number(name: str, value: Any) -> float:
 def check_choice(name: str, kind: Any, value: Any) -> None:
     """Raise :class:`InputError` unless a value of a ``Literal`` is one of its words; other types are not checked.
 
-    Args:
-        name: what the message begins with, up to the value.
+    The message begins with the name, up to the value.
     """
     allowed = get_args(kind) if get_origin(kind) is Literal else ()
     if allowed and value not in allowed:
@@ -85,11 +82,7 @@ def check_choice(name: str, kind: Any, value: Any) -> None:
 
 
 def check_fields(config: Any) -> None:
-    """:func:`check_choice` for every field of a dataclass; and those of type ``int`` become such numbers.
-
-    Raises:
-        InputError: a word that is not allowed, or no whole number.
-    """
+    """:func:`check_choice` for every field of a dataclass, :func:`whole_number` for those of type ``int``."""
     for field in fields(config):
         value = getattr(config, field.name)
         check_choice(f"{field.name} ", field.type, value)
@@ -98,15 +91,10 @@ def check_fields(config: Any) -> None:
 
 
 def parse_field(key: str, text: str, field: Field) -> Any:
-    """``key=text`` of a config, in the type of the field's default.
-
-    Raises:
-        InputError: a text that is none of that type, or a word that is not allowed.
-    """
+    """``key=text`` of a config in the type of the field's default, else :class:`InputError`."""
     check_choice(f"option {key}=", field.type, text)
-    default = field.default
-    kind: Callable[[str], Any] = type(default)
-    if default is None or kind is str:
+    kind: Callable[[str], Any] = type(field.default)
+    if field.default is None or kind is str:
         return text
     if kind is bool:
         if text.lower() not in ("true", "false"):

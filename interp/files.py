@@ -54,11 +54,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def readable(path: Path | str) -> Path:
-    """The path of a file that can be read to its end.
-
-    Raises:
-        OSError: there is none, it may not be read, or it is a pipe or a device.
-    """
+    """The path of a file that can be read to its end, else :class:`OSError`: none, unreadable, a pipe or a device."""
     path = Path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, "no regular file", str(path))
@@ -82,11 +78,7 @@ def parse_json(text: str | bytes) -> Any:
 def read_tensors(
     path: Path | str, framework: Literal["pt", "numpy"] = "pt"
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Every tensor of a safetensors file, and the words in its header.
-
-    Raises:
-        OSError, SafetensorError: it cannot be read.
-    """
+    """Every tensor of a safetensors file, and the words in its header; ``OSError`` or ``SafetensorError`` if not."""
     with safe_open(readable(path), framework=framework) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
@@ -122,16 +114,16 @@ _PACKAGE = Path(__file__).resolve().parent
 
 def results_in(folder: Path) -> set[str]:
     """The kinds of result whose marker lies in a folder; a damaged marker counts for every kind that it may be of."""
-    found = set()
+    kinds = set()
     for kind, (name, key) in _KINDS.items():
         with contextlib.suppress(OSError):
             try:
-                told = read_json(folder / name)
+                marker = read_json(folder / name)
             except ValueError:
-                told = {key: None}
-            if isinstance(told, dict) and key in told:
-                found.add(kind)
-    return found
+                marker = {key: None}
+            if isinstance(marker, dict) and key in marker:
+                kinds.add(kind)
+    return kinds
 
 
 def check_file(
@@ -145,14 +137,11 @@ def check_file(
     """Refuse, before the work, a file that must not be written.
 
     Nothing that exists is replaced but with ``overwrite``, or by the result of the same request. Nothing is written
-    into a result's folder or into this package.
+    into a result's folder or into this package. The :class:`InputError` names the option, the path and the reason.
 
     Args:
         request: what the result is made of; it is found again by :func:`request_of`.
         within: the result's folder that the file is a part of.
-
-    Raises:
-        InputError: naming the option, the path and the reason.
     """
     path = Path(path)
     if str(path) == "-" or os.path.lexists(path) and not path.is_file():
@@ -175,12 +164,12 @@ def check_folder(folder: Path, kind: str, *, contents: Container[str] | None = N
     if os.path.lexists(folder) and not folder.is_dir():
         raise InputError(f"--out {folder} is no folder: name one")
     _check_place(folder / _KINDS[kind][0], "--out", folder)
-    found, others = results_in(folder), set()
+    kinds, others = results_in(folder), set()
     if contents is not None and folder.is_dir():
-        others = {path.name for path in folder.iterdir() if path.name not in contents or not found}
-    if found and kind not in found:
-        others = found
-    elif not found and os.path.lexists(folder / _KINDS[kind][0]):
+        others = {path.name for path in folder.iterdir() if path.name not in contents or not kinds}
+    if kinds and kind not in kinds:
+        others = kinds
+    elif not kinds and os.path.lexists(folder / _KINDS[kind][0]):
         others = {_KINDS[kind][0]}
     if others:
         raise InputError(f"--out {folder} holds {', '.join(sorted(others)[:3])}: name a new folder")
@@ -215,12 +204,12 @@ def check_writable(path: Path, option: str) -> None:
         raise InputError(f"{option} {path}: nothing can be written there ({error.strerror})") from None
 
 
-def _check_place(path: Path, option: str, own: Path | None) -> None:
+def _check_place(path: Path, option: str, within: Path | None) -> None:
     place = Path(os.path.realpath(path))
     if place.is_relative_to(_PACKAGE):
         raise InputError(f"{option} {path} belongs to the installed package: name another place")
     for folder in place.parents:
-        if own is None or folder != Path(os.path.realpath(own)):
+        if within is None or folder != Path(os.path.realpath(within)):
             kinds = results_in(folder) or ({"being made"} if (folder / WORK).is_dir() else None)
             if kinds:
                 raise InputError(

@@ -8,15 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
+import rich.progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from transformers.utils import logging as hf_logging
 
 log = logging.getLogger(__name__)
@@ -78,15 +71,15 @@ def bar(name: str, total: int) -> Iterator[Callable[..., None]]:
         yield _lines(name, total)
         return
     columns = (
-        TextColumn("{task.description:<28}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        rich.progress.TextColumn("{task.description:<28}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("left"),
+        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console) as progress:
+    with rich.progress.Progress(*columns, console=console) as progress:
         task = progress.add_task(name, total=total, note="")
         yield lambda done, note="": progress.update(task, advance=done, note=note)
 

@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -52,25 +53,23 @@ def workbench(
     main = find_spec("interp.app.main")
     command = [sys.executable, "-m", "streamlit", "run", str(main and main.origin)]
     command += ["--server.port", str(port), "--server.address", address]
-    for name in dict.fromkeys((*OWN_NAMES, *host, *(_own_addresses() if address in EVERYWHERE else ()))):
+    addresses: set[str] = set()  # by which others may ask for a server that listens on all of this machine's
+    if address in EVERYWHERE:
+        import psutil
+
+        known = chain.from_iterable(psutil.net_if_addrs().values())
+        addresses = {socket.gethostname(), *(each.address.partition("%")[0] for each in known)}
+    for name in dict.fromkeys((*OWN_NAMES, *host, *addresses)):
         command += ["--server.allowedHosts", name]
-    told = {"INTERP_RUNS": str(runs.absolute())} | ({} if model is None else {"INTERP_MODEL": model})
+    asked = {"INTERP_RUNS": str(runs.absolute())} | ({} if model is None else {"INTERP_MODEL": model})
     # in the place of this process: whatever ends it ends the server
-    os.execve(sys.executable, command, os.environ | told)
+    os.execve(sys.executable, command, os.environ | asked)
 
 
 def workbench_of(result: Path) -> list[str]:
     """The words that open the workbench on the folder in which a result lies."""
     folder, shown = named(result).parent, Path(os.environ.get("INTERP_RUNS") or RUNS).resolve()
     return ["app"] if folder.resolve() == shown else ["app", "--runs", str(folder)]
-
-
-def _own_addresses() -> set[str]:
-    """This machine's name and addresses, by which others may ask for a server that listens on all of them."""
-    import psutil
-
-    every = (one.address.partition("%")[0] for some in psutil.net_if_addrs().values() for one in some)
-    return {socket.gethostname(), *every}
 
 
 def _check_free(host: str, port: int) -> None:

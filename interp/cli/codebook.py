@@ -1,48 +1,20 @@
-"""``interp codebook``: fit codebooks at many sites of a model, measure what they cost it.
-
-``interp codebook train`` and ``pack``.
-"""
+"""``interp codebook``: fit codebooks at many sites of a model, measure what they cost it, train and pack them."""
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from interp.cli.options import (
-    DEFAULT_MODEL,
-    BlocksOption,
-    Context,
-    CpusOption,
-    DeviceOption,
-    DtypeOption,
-    FittedModelOption,
-    GpusOption,
-    OverwriteOption,
-    ShardOption,
-    SomeModelOption,
-    TextOption,
-    WorkersOption,
-    context_option,
-    file_name,
-    key_values,
-    named,
-    number_option,
-    numbers,
-    request_of_command,
-    seed_option,
-    where_to_run,
-    whole_option,
-)
+from interp.cli import options
+from interp.cli.options import DEFAULT_MODEL, number_option, option, seed_option, whole_option
 from interp.cli.terminal import goes_on, suggest, words_of
 from interp.errors import InputError
 
-if TYPE_CHECKING:
-    from interp.bottlenecks.store import Codebooks
-    from interp.models import Model
-
 FIT_TOKENS = 22_000
 """What the codebooks of the package were begun with, and those of the tables of training."""
+
+HELD_OUT = ["stdlib", "self"]
 
 codebook_app = typer.Typer(
     add_completion=False,
@@ -54,41 +26,24 @@ codebook_app = typer.Typer(
 @codebook_app.command()
 def fit(
     sites: Annotated[
-        list[str],
-        typer.Option(metavar="SITES", help="heads, mlps, a*, m5, r4 …; several with commas, or repeat"),
+        list[str], option("SITES", "heads, mlps, a*, m5, r4 …; several with commas, or repeat")
     ] = ["heads"],  # noqa: B006
-    model: SomeModelOption = DEFAULT_MODEL,
-    data: TextOption = "stdlib+self",
+    model: options.SomeModelOption = DEFAULT_MODEL,
+    data: options.TextOption = "stdlib+self",
     tokens: Annotated[
-        int,
-        whole_option(
-            "--tokens",
-            least=1,
-            help="tokens of text to fit on, at most: 20 a code to read codes, 22000 to steer",
-        ),
+        int, whole_option(help="tokens of text to fit on, at most: 20 a code to read codes, 22000 to steer")
     ] = FIT_TOKENS,
-    codes: Annotated[
-        int, whole_option("--codes", least=1, help="codes per codebook (per head at heads)")
-    ] = 512,
-    k: Annotated[int, whole_option("--k", "-k", least=1, help="codes per vector")] = 8,
+    codes: Annotated[int, whole_option(help="codes per codebook (per head at heads)")] = 512,
+    k: Annotated[int, whole_option("--k", "-k", help="codes per vector")] = 8,
     selection: Annotated[
-        Literal["cosine", "matching_pursuit"], typer.Option(metavar="RULE", help="cosine or matching_pursuit")
+        Literal["cosine", "matching_pursuit"], option("RULE", "cosine or matching_pursuit")
     ] = "matching_pursuit",
-    magnitude: Annotated[
-        Literal["unit", "scaled"], typer.Option(metavar="RULE", help="unit or scaled")
-    ] = "unit",
+    magnitude: Annotated[Literal["unit", "scaled"], option("RULE", "unit or scaled")] = "unit",
     kind: Annotated[
-        str,
-        typer.Option(
-            metavar="KIND", help="codebook, residual-vq, binary, … (interp bottlenecks), or file.py:Class"
-        ),
+        str, option("KIND", "codebook, residual-vq, binary, … (interp bottlenecks), or file.py:Class")
     ] = "codebook",
-    bits: Annotated[
-        int | None, whole_option("--bits", least=1, help="of a vector, of other kinds than codebook")
-    ] = None,
-    set_: Annotated[
-        list[str], typer.Option("--set", metavar="KEY=VALUE", help="an option of another kind; repeatable")
-    ] = [],  # noqa: B006
+    bits: Annotated[int | None, whole_option(help="of a vector, of other kinds than codebook")] = None,
+    set_: Annotated[list[str], option("KEY=VALUE", "an option of another kind; repeatable", "--set")] = [],  # noqa: B006
     sequential: Annotated[
         bool,
         typer.Option(
@@ -97,26 +52,25 @@ def fit(
         ),
     ] = True,
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="folder to write (default: runs/MODEL-SELECTION-kK or MODEL-KIND)"),
+        Path | None, option("DIR", "folder to write (default: runs/MODEL-SELECTION-kK or MODEL-KIND)")
     ] = None,
-    overwrite: OverwriteOption = False,
-    context: Annotated[int | None, context_option(64)] = None,
+    overwrite: options.OverwriteOption = False,
+    context: Annotated[int | None, options.context_option(64)] = None,
     seed: Annotated[int, seed_option("text and k-means")] = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    batch_size: BlocksOption = 32,
-    workers: WorkersOption = "serial",
-    cpus_per_worker: CpusOption = 1,
-    gpus_per_worker: GpusOption = 0,
-    shard: ShardOption = None,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
+    batch_size: options.BlocksOption = 32,
+    workers: options.WorkersOption = "serial",
+    cpus_per_worker: options.CpusOption = 1,
+    gpus_per_worker: options.GpusOption = 0,
+    shard: options.ShardOption = None,
 ) -> None:
     """Fit one codebook per site, without gradients through the model; resumes where a killed run stopped."""
     from interp.files import check_folder, clear_folder
 
     size = [str(bits)] if bits else []
     kept_as = f"{selection}-k{k}" if kind == "codebook" else "-".join([kind.rpartition(":")[2], *size])
-    folder = out or Path("runs") / f"{file_name(model)}-{kept_as}"
+    folder = out or Path("runs") / f"{options.file_name(model)}-{kept_as}"
     check_folder(folder, "codebooks")
 
     from interp.bottlenecks.base import radices
@@ -125,7 +79,7 @@ def fit(
     from interp.progress import bar
     from interp.text import load_text, open_sources
 
-    where, part = where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
+    where, part = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
     open_sources(data)  # a wrong name should not wait for the model
     config = FitConfig(
         n_codes=codes,
@@ -136,7 +90,7 @@ def fit(
         seed=seed,
         kind=kind,
         bits=bits,
-        options=key_values(set_),
+        options=options.key_values(set_),
     )
     loaded = load_model(model, device=device, dtype=dtype)
     patterns = [part for group in sites for part in group.replace(",", " ").split()]
@@ -147,14 +101,14 @@ def fit(
         typer.echo(f"note     {told}")
     if overwrite:
         clear_folder(folder, "codebooks")
-    options: dict[str, Any] = {"batch_size": batch_size, "stage": bar}
+    how: dict[str, Any] = {"batch_size": batch_size, "stage": bar}
     with goes_on(folder):
         if part is not None or not where.serial:
-            fit_parts(loaded, patterns, text, folder, config, workers=where, shard=part, **options)
+            fit_parts(loaded, patterns, text, folder, config, workers=where, shard=part, **how)
         if part is not None:
             typer.echo(f"shard {part} of {folder} is done; the same command without --shard gathers all")
             return
-        books = fit_codebooks(loaded, patterns, text, folder, config, **options)
+        books = fit_codebooks(loaded, patterns, text, folder, config, **how)
     typer.echo(
         f"fitted   {len(books.sites)} sites on {text.n_tokens} tokens of {text.spec} "
         f"({len(text.tokens)} blocks of {context}, {text.n_documents} documents)"
@@ -165,35 +119,27 @@ def fit(
 
 @codebook_app.command("eval")
 def evaluate(
-    context: Context,
+    context: options.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder of fitted codebooks")],
     data: Annotated[
-        list[str],
-        typer.Option(metavar="TEXT", help="held-out text, as of fit; repeat for several, each apart"),
-    ] = ["stdlib", "self"],  # noqa: B006
-    tokens: Annotated[int, whole_option("--tokens", least=1, help="tokens of each text, at most")] = 4096,
+        list[str], option("TEXT", "held-out text, as of fit; repeat for several, each apart")
+    ] = HELD_OUT,
+    tokens: Annotated[int, whole_option(help="tokens of each text, at most")] = 4096,
     k: Annotated[
-        list[str],
-        typer.Option(
-            "--k", "-k", metavar="K", help="codes per vector: 1,2,4,8 for several (default: as fitted)"
-        ),
+        list[str], option("K", "codes per vector: 1,2,4,8 for several (default: as fitted)", "--k", "-k")
     ] = [],  # noqa: B006
     controls: Annotated[
-        int,
-        whole_option(
-            "--controls", least=0, help="blocks on which the controls are measured, at least 2; 0 for none"
-        ),
+        int, whole_option(least=0, help="blocks on which the controls are measured, at least 2; 0 for none")
     ] = 16,
-    model: FittedModelOption = None,
+    model: options.FittedModelOption = None,
     json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="where the result goes (default: DIR/quality.json)"),
+        Path | None, option("FILE", "where the result goes (default: DIR/quality.json)", "--json")
     ] = None,
-    overwrite: OverwriteOption = False,
+    overwrite: options.OverwriteOption = False,
     seed: Annotated[int, seed_option("text and controls")] = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    batch_size: BlocksOption = 16,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
+    batch_size: options.BlocksOption = 16,
 ) -> None:
     """Run held-out text through all codebooks at once: loss, KL, accuracy, use of codes; against controls."""
     from interp.bottlenecks.store import Codebooks
@@ -203,10 +149,10 @@ def evaluate(
         raise InputError("--controls 1: an interval needs at least 2 blocks, and 0 leaves controls out")
     books = Codebooks.from_pretrained(folder)
     path = json_file or folder / "quality.json"
-    request = request_of_command(context)
+    request = options.request_of_command(context)
     within = folder if json_file is None else None
     check_file(path, "--json", request=request, overwrite=overwrite, within=within)
-    wanted = [part for group in k for part in numbers(group)]
+    wanted = [part for group in k for part in options.numbers(group)]
 
     from interp.cli.render_codes import print_quality
     from interp.evaluation.codebook_quality import quality_of_folder
@@ -257,38 +203,30 @@ def train(
         Path | None,
         typer.Argument(metavar="[DIR]", help="fitted codebooks to start from; fitted first if not given"),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder to write (default: START-OBJECTIVE)")
-    ] = None,
-    overwrite: OverwriteOption = False,
+    out: Annotated[Path | None, option("DIR", "folder to write (default: START-OBJECTIVE)")] = None,
+    overwrite: options.OverwriteOption = False,
     objective: Annotated[
         Literal["local", "distilled", "joint"],
-        typer.Option(
-            metavar="NAME",
-            help="local (reconstruction), distilled (KL to the plain model), joint (model finetuned too)",
+        option(
+            "NAME", "local (reconstruction), distilled (KL to the plain model), joint (model finetuned too)"
         ),
     ] = "distilled",
-    data: TextOption = "stdlib+self",
-    tokens: Annotated[int, whole_option("--tokens", least=1, help="tokens of text, at most")] = 100_000,
-    epochs: Annotated[int, whole_option("--epochs", least=1, most=10**4, help="times the text is seen")] = 1,
+    data: options.TextOption = "stdlib+self",
+    tokens: Annotated[int, whole_option(help="tokens of text, at most")] = 100_000,
+    epochs: Annotated[int, whole_option(most=10**4, help="times the text is seen")] = 1,
     lr: Annotated[
         float | None,
         number_option(
-            "--lr",
             help="step of the codes, in units of the spread at their site "
-            "(default: .02 for one code a vector, .01 for up to 8, .002 for more; at MLPs .003 at most)",
+            "(default: .02 for one code a vector, .01 for up to 8, .002 for more; at MLPs .003 at most)"
         ),
     ] = None,
     model_lr: Annotated[
-        float | None,
-        number_option("--model-lr", help="step of the model's weights, in joint training (default: 2e-5)"),
+        float | None, number_option(help="step of the model's weights, in joint training (default: 2e-5)")
     ] = None,
     mse_weight: Annotated[
         float | None,
-        number_option(
-            "--mse-weight",
-            help="nats that the unexplained share of variance weighs, unless local (default: 0.1)",
-        ),
+        number_option(help="nats that the unexplained share of variance weighs, unless local (default: 0.1)"),
     ] = None,
     nested: Annotated[
         bool,
@@ -297,33 +235,24 @@ def train(
     centroid_refits: Annotated[
         int,
         whole_option(
-            "--centroid-refits",
-            least=0,
-            most=1000,
-            help="rounds of refitting centroids at the end (distilled, not nested)",
+            least=0, most=1000, help="rounds of refitting centroids at the end (distilled, not nested)"
         ),
     ] = 0,
     replace_every: Annotated[
-        int,
-        whole_option("--replace-every", least=0, help="steps between replacements of dead codes; 0: never"),
+        int, whole_option(least=0, help="steps between replacements of dead codes; 0: never")
     ] = 50,
-    checkpoint_every: Annotated[
-        int, whole_option("--checkpoint-every", least=1, help="steps between checkpoints")
-    ] = 50,
+    checkpoint_every: Annotated[int, whole_option(help="steps between checkpoints")] = 50,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        typer.Option(
-            metavar="NAME",
-            help="of products; bfloat16 is faster if the processor has it; auto: on a GPU only",
-        ),
+        option("NAME", "of products; bfloat16 is faster if the processor has it; auto: on a GPU only"),
     ] = "auto",
-    model: FittedModelOption = None,
+    model: options.FittedModelOption = None,
     context: Annotated[
-        int | None, whole_option("--context", least=2, help="tokens per block (default: as fitted)")
+        int | None, whole_option(least=2, help="tokens per block (default: as fitted)")
     ] = None,
     seed: Annotated[int, seed_option("text and order")] = 0,
-    device: DeviceOption = None,
-    batch_size: BlocksOption = 8,
+    device: options.DeviceOption = None,
+    batch_size: options.BlocksOption = 8,
 ) -> None:
     """Train codebooks with gradients; resumes where a killed run stopped.
 
@@ -339,13 +268,14 @@ def train(
     if mse_weight is not None and objective == "local":
         raise InputError(f"--mse-weight {mse_weight}: local training minimises the unexplained share alone")
     if start is not None:
-        found: Codebooks | None = Codebooks.from_pretrained(start)
+        books: Codebooks | None = Codebooks.from_pretrained(start)
     else:
-        start = Path("runs") / f"{file_name(model or DEFAULT_MODEL)}-matching_pursuit-k8"
-        found = Codebooks.from_pretrained(start) if is_store(start) else None
-    folder = out or named(start).with_name(f"{named(start).name}-{objective}")
+        start = Path("runs") / f"{options.file_name(model or DEFAULT_MODEL)}-matching_pursuit-k8"
+        books = Codebooks.from_pretrained(start) if is_store(start) else None
+    folder = out or options.named(start).with_name(f"{options.named(start).name}-{objective}")
     check_folder(folder, "codebooks")
 
+    from interp.bottlenecks.fit import FitConfig, fit_codebooks
     from interp.bottlenecks.processes import first, join_torchrun, wait, world
     from interp.models import load_model
     from interp.models.save import check_saveable
@@ -369,25 +299,28 @@ def train(
         seed=seed,
     )
     open_sources(data)  # a wrong name should not wait for the model
-    spec = model or (found.manifest["model"]["spec"] if found else DEFAULT_MODEL)
+    spec = model or (books.manifest["model"]["spec"] if books else DEFAULT_MODEL)
     if spec is None:
         raise InputError(f"{start} does not say which model it is of: name it with --model")
     device = join_torchrun(device)
-    if found is None and world() > 1:
+    if books is None and world() > 1:
         raise InputError("torchrun trains codebooks that are there: name the folder of fitted ones")
     stage = bar if first() else silent
     loaded = load_model(spec, device=device)
     if objective == "joint":
         check_saveable(loaded)  # which should not wait for the text either
-    if found is None:
+    if books is None:
+        usual, few = context or min(64, loaded.cfg.n_ctx), min(FIT_TOKENS, tokens)
         with goes_on(start):
-            found = _fitted(loaded, start, data, tokens, context or min(64, loaded.cfg.n_ctx), seed)
-    found.check_model(loaded)
-    fitted_on = found.manifest["text"].get("spec")
+            text = load_text(data, loaded, n_tokens=few, context=usual, seed=seed, stage=bar)
+            typer.echo(f"fitting  codebooks at all heads into {start}")
+            books = fit_codebooks(loaded, "heads", text, start, FitConfig(seed=seed), stage=bar)
+    books.check_model(loaded)
+    fitted_on = books.manifest["text"].get("spec")
     typer.echo(
-        f"from     {start}, {len(found.sites)} sites: {found.sites[0]} … {found.sites[-1]}, fitted on {fitted_on}"
+        f"from     {start}, {len(books.sites)} sites: {books.sites[0]} … {books.sites[-1]}, fitted on {fitted_on}"
     )
-    length = context or found.manifest["text"]["context"]
+    length = context or books.manifest["text"]["context"]
     text = load_text(data, loaded, n_tokens=tokens, context=length, seed=seed, stage=stage)
     seen: list[tuple[int, float]] = []
 
@@ -403,7 +336,7 @@ def train(
         clear_folder(folder, "codebooks")
     wait()
     with goes_on(folder):
-        books = train_codebooks(loaded, found, text, folder, config, stage=stage, watch=watch)
+        train_codebooks(loaded, books, text, folder, config, stage=stage, watch=watch)
     read = len(text.tokens) // batch_size * batch_size * length  # what fills no batch is left out
     typer.echo(f"trained  {len(books.sites)} sites on {epochs} × {read} tokens of {text.spec}, {objective}")
     typer.echo(f"saved    {folder}")
@@ -412,26 +345,12 @@ def train(
     suggest((["codebook", "eval", str(folder)], "what they cost the model"))
 
 
-def _fitted(model: "Model", folder: Path, data: str, tokens: int, context: int, seed: int) -> "Codebooks":
-    """Codebooks at all heads, as ``interp codebook fit`` makes them unless told otherwise."""
-    from interp.bottlenecks.fit import FitConfig, fit_codebooks
-    from interp.progress import bar
-    from interp.text import load_text
-
-    text = load_text(data, model, n_tokens=min(FIT_TOKENS, tokens), context=context, seed=seed, stage=bar)
-    config = FitConfig(seed=seed)
-    typer.echo(f"fitting  codebooks at all heads into {folder}")
-    return fit_codebooks(model, "heads", text, folder, config, stage=bar)
-
-
 @codebook_app.command()
 def pack(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder of codebooks")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="folder to write")],
-    overwrite: OverwriteOption = False,
-    storage: Annotated[
-        Literal["int8", "float16"], typer.Option(metavar="NAME", help="int8 or float16")
-    ] = "int8",
+    out: Annotated[Path, option("DIR", "folder to write")],
+    overwrite: options.OverwriteOption = False,
+    storage: Annotated[Literal["int8", "float16"], option("NAME", "int8 or float16")] = "int8",
 ) -> None:
     """Write codebooks as one small file, a quarter or half of the size."""
     from interp.bottlenecks.store import Codebooks

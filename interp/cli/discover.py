@@ -1,8 +1,4 @@
-"""``interp discover``: from a task's name to a run with its report.
-
-``interp program``: what the members say.
-
-``interp export``: a run's circuit for other tools.
+"""``interp discover``, from a task's name to a run with its report; ``program``, ``validate``, ``export`` of a run.
 
 ``interp grow``: nested circuits that do a task by themselves.
 """
@@ -13,70 +9,44 @@ from typing import Annotated, Literal
 import typer
 
 from interp import CANDIDATES, MIN_PAIRS, MOST_PAIRS, THRESHOLD
-from interp.cli.options import (
-    BatchOption,
-    BosOption,
-    CounterfactualOption,
-    DeviceOption,
-    DtypeOption,
-    ModelOption,
-    OverwriteOption,
-    PairsOption,
-    SeedOption,
-    default_folder,
-    key_values,
-    named,
-    share_option,
-    whole_option,
-)
-from interp.cli.terminal import suggest, words_of
+from interp.cli import options
+from interp.cli.options import option, pairs_option, share_option, whole_option
+from interp.cli.terminal import plain_console, suggest, table, words_of
 from interp.errors import InputError
 
 
 def grow(
     task: Annotated[str, typer.Argument(metavar="TASK", help="as of interp discover")],
-    model: ModelOption = None,
-    n: PairsOption = None,
+    model: options.ModelOption = None,
+    n: options.PairsOption = None,
     held_out: Annotated[
-        int, whole_option("--held-out", least=MIN_PAIRS, most=MOST_PAIRS, help="other pairs, to run them on")
+        int, whole_option(least=MIN_PAIRS, most=MOST_PAIRS, help="other pairs, to run them on")
     ] = 20,
-    seed: SeedOption = 0,
-    counterfactual: CounterfactualOption = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON file to write (default: runs/TASK-grown.json)")
-    ] = None,
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    batch_size: BatchOption = 16,
+    seed: options.SeedOption = 0,
+    counterfactual: options.CounterfactualOption = None,
+    out: Annotated[Path | None, option("FILE", "JSON file to write (default: runs/TASK-grown.json)")] = None,
+    overwrite: options.OverwriteOption = False,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
+    batch_size: options.BatchOption = 16,
 ) -> None:
     """Grow circuits that do TASK with all other heads off, and run them on prompts they have not seen.
 
     Another question than interp discover's, which asks what each head does with all others on. Up to 32 pairs are used.
     """
     from interp.files import check_file, unused, write_json
-    from interp.prompts.sampling import check_counterfactual
-    from interp.runs.discover import default_model
-    from interp.tasks import load_task
 
-    wanted = load_task(task)
-    check_counterfactual(wanted, counterfactual)
-    path = out or unused(Path(f"{default_folder(wanted.name, model, 'grown')}.json"))
-    request = {
-        "task": task,
-        "model": default_model(wanted) if model is None else model,
-        "n": n,
-        "held_out": held_out,
-        "seed": seed,
-        "counterfactual": counterfactual,
-    }
+    wanted, spec = options.task_and_model(task, model, counterfactual)
+    path = out or unused(Path(f"{options.default_folder(wanted.name, model, 'grown')}.json"))
+    request = {"task": task, "model": spec, "n": n, "held_out": held_out, "seed": seed}
+    request["counterfactual"] = counterfactual
     check_file(path, "--out", request=request, overwrite=overwrite)
 
     from dataclasses import asdict
 
     from interp.activations.stream import HUNDREDTHS, check_context
     from interp.circuits.verify import check_known_gap
-    from interp.cli.render_nested import print_grown
+    from interp.cli.render import print_grown
     from interp.evaluation.nested_circuits import n_circuits, run_grown
     from interp.interventions.ablation import Ablator
     from interp.models import describe_model, load_model, parse_device
@@ -85,7 +55,7 @@ def grow(
     from interp.scores.adaptive_patching.nested import MOST_PAIRS, NestedCircuitsConfig, nested_circuits
 
     parse_device(device)
-    loaded = load_model(default_model(wanted) if model is None else model, device=device, dtype=dtype)
+    loaded = load_model(spec, device=device, dtype=dtype)
     most = min(wanted.default_n, MOST_PAIRS)
     asked = None if n is None else min(n, MOST_PAIRS)
     if asked is None:  # of a task that has few, some have to be left
@@ -123,39 +93,77 @@ def grow(
     suggest((["discover", task, *same], "what each head does with all others on"))
 
 
+def validate(
+    run: options.RunArgument,
+    n: Annotated[
+        int | None,
+        pairs_option(MIN_PAIRS, help="judging pairs (default: as many as the run has, at most 100)"),
+    ] = None,
+    seeds: Annotated[
+        int, whole_option(least=0, most=1000, help="how often the search is made on other pairs")
+    ] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="print the card as JSON")] = False,
+) -> None:
+    """Ask of a run's circuit what a sceptic would, and keep the answers with the run.
+
+    Is it faithful, complete, stable, specific to its task, and the only one? Random circuits stand beside it.
+    """
+    from interp.cli.app import workbench_of
+    from interp.files import check_writable, request_of
+    from interp.progress import bar
+    from interp.report.page import write_report
+    from interp.report.validity import COLUMNS, card_rows, card_summary
+    from interp.runs.run import REPORT, RESULT, VALIDITY, Run
+    from interp.runs.validate import validate as validated
+
+    loaded, before = Run.load(run), request_of(run / RESULT)
+    check_writable(run / VALIDITY, "RUN")
+    card = loaded.validity = validated(loaded, folder=run, n=n, seeds=seeds, stage=bar)
+    if request_of(run / RESULT) != before:
+        raise InputError(f"RUN {run}: another run lies there by now, so its card is not kept")
+    path = loaded.save_validity(run)
+    report = write_report(run) if (run / REPORT).is_file() else None
+    if as_json:
+        typer.echo(card.model_dump_json())
+        return
+    console = plain_console()
+    console.print(card_summary(card))
+    console.print(table(COLUMNS, card_rows(card)))
+    for why in card.left_out:
+        console.print(why)
+    typer.echo(f"\nsaved    {path}")
+    if report is not None:
+        typer.echo(f"report   {report}")
+    suggest((workbench_of(run), "the same in the browser, on the page Circuit"))
+
+
 def show_program(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    run: options.RunArgument,
     as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
 ) -> None:
     """Print a run's program: which head says what at which role, and what setting it does to the answer."""
     from interp.runs.run import Run
 
-    found = Run.load(run)
-    if found.program is None:
+    program = Run.load(run).program
+    if program is None:
         raise InputError(
             f"{run} has no program: it was found with --no-program, so run interp discover again"
         )
-    typer.echo(found.program.model_dump_json(indent=1) if as_json else found.program.text())
+    typer.echo(program.model_dump_json(indent=1) if as_json else program.text())
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON file to write (default: RUN-graph.json)")
-    ] = None,
-    overwrite: OverwriteOption = False,
+    run: options.RunArgument,
+    out: Annotated[Path | None, option("FILE", "JSON file to write (default: RUN-graph.json)")] = None,
+    overwrite: options.OverwriteOption = False,
     layout: Annotated[
         Literal["eap-ig", "mib"],
-        typer.Option(
-            metavar="LAYOUT",
-            help="eap-ig (what EAP-IG writes now) or mib (older, that of the circuits MIB ships)",
-        ),
+        option("LAYOUT", "eap-ig (what EAP-IG writes now) or mib (older, that of the circuits MIB ships)"),
     ] = "eap-ig",
     helpful: Annotated[
         Literal["positive", "negative"],
-        typer.Option(
-            metavar="SIGN",
-            help="the sign of what helps: positive (EAP-IG's scripts) or negative (the circuits MIB ships)",
+        option(
+            "SIGN", "the sign of what helps: positive (EAP-IG's scripts) or negative (the circuits MIB ships)"
         ),
     ] = "positive",
 ) -> None:
@@ -167,66 +175,50 @@ def export(
     from interp.files import check_file, unused
     from interp.runs.run import Run
 
-    found = Run.load(run)
-    path = out or unused(named(run).with_name(f"{named(run).name}-graph.json"))
+    loaded = Run.load(run)
+    path = out or unused(options.named(run).with_name(f"{options.named(run).name}-graph.json"))
     check_file(path, "--out", overwrite=overwrite)
-    shape = found.provenance.model
-    write_graph(
-        found.circuit,
-        path,
-        d_model=shape.d_model,
-        parallel_attn_mlp=shape.parallel_attn_mlp,
-        layout=layout,
-        helpful=helpful,
-    )
-    typer.echo(f"saved    {path}    # {len(found.members)} members, {len(found.edges)} scored edges")
+    shape = {name: getattr(loaded.provenance.model, name) for name in ("d_model", "parallel_attn_mlp")}
+    write_graph(loaded.circuit, path, layout=layout, helpful=helpful, **shape)
+    typer.echo(f"saved    {path}    # {len(loaded.members)} members, {len(loaded.edges)} scored edges")
 
 
 def discover(
     task: Annotated[
         str, typer.Argument(metavar="TASK", help="ioi, greater-than, docstring, a prompt file, module:Class")
     ],
-    model: ModelOption = None,
+    model: options.ModelOption = None,
     method: Annotated[
         str,
-        typer.Option(
-            metavar="METHOD",
-            help="adaptive-patching, attribution, overlap, patching, … (interp methods), or file.py:function",
+        option(
+            "METHOD",
+            "adaptive-patching, attribution, overlap, patching, … (interp methods), or file.py:function",
         ),
     ] = "adaptive-patching",
-    n: PairsOption = None,
-    seed: SeedOption = 0,
-    counterfactual: CounterfactualOption = None,
+    n: options.PairsOption = None,
+    seed: options.SeedOption = 0,
+    counterfactual: options.CounterfactualOption = None,
     candidates: Annotated[
-        int,
-        whole_option("--candidates", least=1, help="best-scored components checked by activation patching"),
+        int, whole_option(help="best-scored components checked by activation patching")
     ] = CANDIDATES,
     threshold: Annotated[
         float, share_option(help="share of the clean–corrupt gap that makes a member")
     ] = THRESHOLD,
     mlps: Annotated[bool, typer.Option("--mlps", help="let MLPs be members too")] = False,
-    bos: BosOption = True,
+    bos: options.BosOption = True,
     reference: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="judge the scores by this file from interp reference, too"),
+        Path | None, option("FILE", "judge the scores by this file from interp reference, too")
     ] = None,
     set_: Annotated[
         list[str],
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="a method's option (interp methods METHOD has them); repeatable",
-        ),
+        option("KEY=VALUE", "a method's option (interp methods METHOD has them); repeatable", "--set"),
     ] = [],  # noqa: B006
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="run folder (default: runs/TASK-METHOD; -2, -3, … beside runs of another request)",
-        ),
+        option("DIR", "run folder (default: runs/TASK-METHOD; -2, -3, … beside runs of another request)"),
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="also write the result here; - for stdout")
+        Path | None, option("FILE", "also write the result here; - for stdout", "--json")
     ] = None,
     program: Annotated[
         bool,
@@ -234,18 +226,15 @@ def discover(
             "--program/--no-program", help="also find out what the members say, on some 700 more pairs"
         ),
     ] = True,
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
+    overwrite: options.OverwriteOption = False,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
     batch_size: Annotated[
-        int | None,
-        whole_option(
-            "--batch-size", least=1, help="pairs per forward pass (default: the method's, mostly 16)"
-        ),
+        int | None, whole_option(help="pairs per forward pass (default: the method's, mostly 16)")
     ] = None,
 ) -> None:
     """Find the circuit that does TASK, check it by activation patching, and write a run with its report."""
-    from interp.cli.render import print_members, print_next
+    from interp.cli.render import print_members
     from interp.files import check_file, write_text
     from interp.models import load_model, parse_device
     from interp.progress import bar
@@ -258,7 +247,7 @@ def discover(
         n=n,
         seed=seed,
         counterfactual=counterfactual,
-        config=key_values(set_),
+        config=options.key_values(set_),
         candidates=candidates,
         threshold=threshold,
         mlps=mlps,
@@ -270,7 +259,7 @@ def discover(
     parse_device(device)
     spec = default_model(search.task) if model is None else model
     asked, name = search.request(spec, dtype), search.task.name
-    folder = out or free_folder(default_folder(name, model, method), asked)
+    folder = out or free_folder(options.default_folder(name, model, method), asked)
     check_destination(folder, asked, overwrite=overwrite)
     to_stdout = str(json_file) == "-"
     if json_file is not None and not to_stdout:
@@ -279,35 +268,39 @@ def discover(
             raise InputError(
                 f"--json {json_file}: it would lie in the run's folder, which holds run.json anyway"
             )
-    found = run_search(search, load_model(spec, device=device, dtype=dtype), stage=bar)
+    run = run_search(search, load_model(spec, device=device, dtype=dtype), stage=bar)
     replaced = (folder / RESULT).is_file()
-    page = found.report()
+    page = run.report()
     try:
-        found.save(folder, report=page, overwrite=overwrite)
+        run.save(folder, report=page, overwrite=overwrite)
     except InputError:  # another search was there first: beside it, so that neither is lost
-        folder, replaced = found.save_new(folder.parent, folder.name, report=page), False
+        folder, replaced = run.save_new(folder.parent, folder.name, report=page), False
     if to_stdout:
-        typer.echo(found.model_dump_json())
+        typer.echo(run.model_dump_json())
         return
     if json_file is not None:
-        write_text(json_file, found.model_dump_json(indent=1) + "\n")
-    print_members(found)
-    if found.program is not None:
-        typer.echo(f"\n{found.program.text()}\n")
-    other = next(name for name in ("attribution", "nap-ig") if name != method)
-    given = {
-        "--model": model,
-        "--n": n,
-        "--seed": seed or None,
-        "--counterfactual": counterfactual,
+        write_text(json_file, run.model_dump_json(indent=1) + "\n")
+    print_members(run)
+    if run.program is not None:
+        typer.echo(f"\n{run.program.text()}\n")
+    note = "  (replaces the earlier run there)" if replaced else ""
+    typer.echo(f"\nreport   {folder / 'report.html'}{note}")
+    prompts = {"--model": model, "--n": n, "--seed": seed or None, "--counterfactual": counterfactual}
+    check = {
         "--candidates": None if candidates == CANDIDATES else candidates,
         "--threshold": None if threshold == THRESHOLD else threshold,
         "--reference": reference,
-        "--device": device,
-        "--dtype": None if dtype == "float32" else dtype,
     }
-    prompts = ("--model", "--n", "--seed", "--counterfactual", "--device", "--dtype")
-    shown = words_of({key: given[key] for key in prompts})
-    same = words_of(given) + ["--mlps"] * mlps + ["--no-bos"] * (not bos) + ["--no-program"] * (not program)
-    other_folder = free_folder(default_folder(name, model, other), asked | {"method": other})
-    print_next(folder, task, same, shown, other, other_folder, replaced=replaced)
+    loaded_as = {"--device": device, "--dtype": None if dtype == "float32" else dtype}
+    same = words_of(prompts | check | loaded_as)
+    same += ["--mlps"] * mlps + ["--no-bos"] * (not bos) + ["--no-program"] * (not program)
+    other = "nap-ig" if method == "attribution" else "attribution"
+    other_folder = free_folder(options.default_folder(name, model, other), asked | {"method": other})
+    suggest(
+        (["discover", task, *same, "--method", other], "the same by another method"),
+        (["compare", str(folder), str(other_folder)], "then both side by side"),
+        (
+            ["tasks", "show", task, *words_of(prompts | loaded_as)],
+            "the prompts, and how the model scores on them",
+        ),
+    )

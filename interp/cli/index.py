@@ -6,27 +6,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from interp import DEFAULT_CODEBOOKS
-from interp.cli.options import (
-    DEFAULT_MODEL,
-    BlocksOption,
-    CodebooksOption,
-    CpusOption,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    GpusOption,
-    OverwriteOption,
-    ShardOption,
-    SomeModelOption,
-    TextOption,
-    WorkersOption,
-    context_option,
-    file_name,
-    seed_option,
-    share_option,
-    where_to_run,
-    whole_option,
-)
+from interp.cli import options
+from interp.cli.options import DEFAULT_MODEL, option, seed_option, share_option, whole_option
 from interp.cli.terminal import goes_on, suggest
 from interp.errors import InputError
 
@@ -40,40 +21,34 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="a code inde
 
 @index_app.command()
 def build(
-    model: SomeModelOption = DEFAULT_MODEL,
-    codebooks: CodebooksOption = DEFAULT_CODEBOOKS,
-    data: TextOption = "stdlib+self",
-    tokens: Annotated[int, whole_option("--tokens", least=1, help="tokens of text, at most")] = 50_000,
-    k: Annotated[
-        int | None, whole_option("--k", "-k", least=1, help="codes per vector (default: as fitted)")
-    ] = None,
-    split: Annotated[
-        Literal["train", "heldout"], typer.Option(metavar="SPLIT", help="documents: train or heldout")
-    ] = "train",
+    model: options.SomeModelOption = DEFAULT_MODEL,
+    codebooks: options.CodebooksOption = DEFAULT_CODEBOOKS,
+    data: options.TextOption = "stdlib+self",
+    tokens: Annotated[int, whole_option(help="tokens of text, at most")] = 50_000,
+    k: options.CodesPerVectorOption = None,
+    split: Annotated[Literal["train", "heldout"], option("SPLIT", "documents: train or heldout")] = "train",
     spliced: Annotated[
         bool,
         typer.Option(
             "--spliced/--plain", help="codes of the model with every codebook in place, or of the plain model"
         ),
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder to write (default: runs/index-MODEL-TEXT)")
-    ] = None,
-    overwrite: OverwriteOption = False,
-    context: Annotated[int | None, context_option(128)] = None,
+    out: Annotated[Path | None, option("DIR", "folder to write (default: runs/index-MODEL-TEXT)")] = None,
+    overwrite: options.OverwriteOption = False,
+    context: Annotated[int | None, options.context_option(128)] = None,
     seed: Annotated[int, seed_option("the text")] = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    batch_size: BlocksOption = 16,
-    workers: WorkersOption = "serial",
-    cpus_per_worker: CpusOption = 1,
-    gpus_per_worker: GpusOption = 0,
-    shard: ShardOption = None,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
+    batch_size: options.BlocksOption = 16,
+    workers: options.WorkersOption = "serial",
+    cpus_per_worker: options.CpusOption = 1,
+    gpus_per_worker: options.GpusOption = 0,
+    shard: options.ShardOption = None,
 ) -> None:
     """Write the codes of a corpus to disk; resumes where a killed build stopped."""
     from interp.files import check_folder, clear_folder
 
-    name, source = file_name(model), Path(data).stem if Path(data).exists() else data
+    name, source = options.file_name(model), Path(data).stem if Path(data).exists() else data
     folder = out or Path("runs") / f"index-{name}-{source.replace(':', '-').replace('/', '-')}"
     check_folder(folder, "a code index")
 
@@ -84,7 +59,7 @@ def build(
     from interp.progress import bar
     from interp.text import load_text, open_sources
 
-    where, part = where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
+    where, part = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
     open_sources(data)  # a wrong name should not wait for the model
     Codebooks.from_pretrained(codebooks)
     loaded = load_model(model, device=device, dtype=dtype)
@@ -93,14 +68,14 @@ def build(
     text = load_text(data, loaded, n_tokens=tokens, context=context, split=split, seed=seed, stage=bar)
     if overwrite:
         clear_folder(folder, "a code index")
-    options: dict[str, Any] = {"error_term": not spliced, "batch_size": batch_size, "stage": bar}
+    how: dict[str, Any] = {"error_term": not spliced, "batch_size": batch_size, "stage": bar}
     with goes_on(folder):
         if part is not None or not where.serial:
-            build_parts(loaded, books, text, folder, workers=where, shard=part, **options)
+            build_parts(loaded, books, text, folder, workers=where, shard=part, **how)
         if part is not None:
             typer.echo(f"shard {part} of {folder} is done; the same command without --shard gathers all")
             return
-        index = build_index(loaded, books, text, folder, **options)
+        index = build_index(loaded, books, text, folder, **how)
     print_index(index)
     typer.echo(f"saved    {folder}")
     words = ["index", "search", str(folder), "--regex", r"\bNew \w+"]
@@ -136,15 +111,12 @@ def label(
 @index_app.command()
 def explain(
     folder: FolderArgument,
-    endpoint: Annotated[
-        str, typer.Option(metavar="URL", help="server that speaks OpenAI's chat completions, up to /v1")
-    ],
-    asked: Annotated[str, typer.Option(metavar="NAME", help="model of that server")],
+    endpoint: Annotated[str, option("URL", "server that speaks OpenAI's chat completions, up to /v1")],
+    asked: Annotated[str, option("NAME", "model of that server")],
     codes: Annotated[
-        str | None,
-        typer.Option(metavar="CODES", help="such as a27.h2=17,m5=31 (default: those of clearest label)"),
+        str | None, option("CODES", "such as a27.h2=17,m5=31 (default: those of clearest label)")
     ] = None,
-    n: Annotated[int, whole_option("--n", "-n", least=1, help="how many of clearest label")] = 10,
+    n: Annotated[int, whole_option("--n", "-n", help="how many of clearest label")] = 10,
     seed: Annotated[int, seed_option("which documents explain, and which judge")] = 0,
 ) -> None:
     """Let a language model of yours say what codes mean, and judge it on other text.
@@ -175,94 +147,83 @@ def search(
     folder: FolderArgument,
     regex: Annotated[
         str | None,
-        typer.Option(
-            metavar="PATTERN",
-            help="rank codes by how well they mark its matches (Rust's syntax, linear time)",
-        ),
+        option("PATTERN", "rank codes by how well they mark its matches (Rust's syntax, linear time)"),
     ] = None,
     token: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT", help="rank codes by how well they mark one token, with or without a space"
-        ),
+        str | None, option("TEXT", "rank codes by how well they mark one token, with or without a space")
     ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="contexts that share codes with the prompt's token")
-    ] = None,
-    position: Annotated[
-        int, typer.Option(metavar="INTEGER", help="which token of the prompt; -1 the last")
-    ] = -1,
-    code: Annotated[
-        str | None, typer.Option(metavar="SITE=ID", help="one code's page, such as a12.h3=97")
-    ] = None,
-    n: Annotated[int, whole_option("--n", "-n", least=1, help="results; of --code at most 10 contexts")] = 20,
+    prompt: Annotated[str | None, option("TEXT", "contexts that share codes with the prompt's token")] = None,
+    position: Annotated[int, option("INTEGER", "which token of the prompt; -1 the last")] = -1,
+    code: Annotated[str | None, option("SITE=ID", "one code's page, such as a12.h3=97")] = None,
+    n: Annotated[int, whole_option("--n", "-n", help="results; of --code at most 10 contexts")] = 20,
     sort: Annotated[
-        Literal["f1", "precision", "recall", "count"],
-        typer.Option(metavar="KEY", help="f1, precision, recall or count"),
+        Literal["f1", "precision", "recall", "count"], option("KEY", "f1, precision, recall or count")
     ] = "f1",
-    min_precision: Annotated[float, share_option("--min-precision", help="least precision")] = 0.0,
-    min_recall: Annotated[float, share_option("--min-recall", help="least recall")] = 0.0,
+    min_precision: Annotated[float, share_option(help="least precision")] = 0.0,
+    min_recall: Annotated[float, share_option(help="least recall")] = 0.0,
     also: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="another text's index of the same codebooks, which chooses no code"),
+        list[Path] | None, option("DIR", "another text's index of the same codebooks, which chooses no code")
     ] = None,
-    device: DeviceOption = None,
+    device: options.DeviceOption = None,
     dtype: Annotated[
-        Dtype | None, typer.Option(metavar="DTYPE", help="float32, bfloat16 or float16; that of the index")
+        options.Dtype | None, option("DTYPE", "float32, bfloat16 or float16; that of the index")
     ] = None,
 ) -> None:
     """Find codes by --regex or --token, contexts by --prompt, or show one --code."""
     if sum(value is not None for value in (regex, token, prompt, code)) != 1:
         raise InputError("choose one of --regex, --token, --prompt and --code")
-    ranked = regex is not None or token is not None
-    given = {"--sort": sort != "f1", "--min-precision": min_precision > 0, "--min-recall": min_recall > 0}
-    given["--also"] = bool(also)
-    if useless := [name for name, there in given.items() if there and not ranked]:
-        raise InputError(f"{useless[0]} ranks what --regex or --token finds: it says nothing here")
-    given = {"--position": position != -1, "--device": device is not None, "--dtype": dtype is not None}
-    if useless := [name for name, there in given.items() if there and prompt is None]:
-        raise InputError(f"{useless[0]} is about the model that reads --prompt: it says nothing here")
+    of_rank = {"--sort": sort != "f1", "--min-precision": min_precision > 0, "--min-recall": min_recall > 0}
+    if regex is None and token is None:
+        _refuse(of_rank | {"--also": bool(also)}, "ranks what --regex or --token finds")
+    if prompt is None:
+        of_model = {
+            "--position": position != -1,
+            "--device": device is not None,
+            "--dtype": dtype is not None,
+        }
+        _refuse(of_model, "is about the model that reads --prompt")
+    from interp import codesearch
     from interp.bottlenecks.edits import code_name
     from interp.cli.render_codes import print_page, print_scores, print_similar
-    from interp.codesearch import (
-        CodeIndex,
-        code_page,
-        explanations_of,
-        labels_of,
-        prompt_codes,
-        search_regex,
-        search_similar,
-        search_token,
-    )
 
-    index = CodeIndex.open(folder)
+    index = codesearch.CodeIndex.open(folder)
     if code is not None:
-        print_page(code_page(index, *index.layout.named(code), n=n), labels_of(index), explanations_of(index))
+        print_page(
+            codesearch.code_page(index, *index.layout.named(code), n=n),
+            codesearch.labels_of(index),
+            codesearch.explanations_of(index),
+        )
         return
     if prompt is not None:
         from interp.models import load_model
 
-        spec = index.manifest["model"]["spec"]
-        if spec is None:
+        described = index.manifest["model"]
+        if described["spec"] is None:
             raise InputError(f"{folder} does not say which model it is of: search it from Python")
-        loaded = load_model(
-            spec, device=device, dtype=dtype or index.manifest["model"].get("dtype", "float32")
-        )
-        codes = prompt_codes(index, loaded, prompt, position=position)
-        print_similar(index, search_similar(index, codes, n))
+        dtype = dtype or described.get("dtype", "float32")
+        loaded = load_model(described["spec"], device=device, dtype=dtype)
+        codes = codesearch.prompt_codes(index, loaded, prompt, position=position)
+        print_similar(index, codesearch.search_similar(index, codes, n))
         return
-    others = [CodeIndex.open(path) for path in also or ()]
+    others = [codesearch.CodeIndex.open(path) for path in also or ()]
     for other in others:
         other.check_comparable(index)
-    scores, *rest = (
-        search_regex(one, regex) if regex is not None else search_token(one, token or "")
-        for one in (index, *others)
+    search, pattern = (
+        (codesearch.search_token, token or "") if regex is None else (codesearch.search_regex, regex)
     )
+    scores, *rest = (search(searched, pattern) for searched in (index, *others))
     places = scores.places(sort=sort, min_precision=min_precision, min_recall=min_recall, most=n)
     best = scores.hits_at(places)
-    elsewhere = {str(path): one.hits_at(places) for path, one in zip(also or (), rest, strict=True)}
-    print_scores(scores, best, labels_of(index), elsewhere)
+    elsewhere = {str(path): other.hits_at(places) for path, other in zip(also or (), rest, strict=True)}
+    print_scores(scores, best, codesearch.labels_of(index), elsewhere)
     if best:
         words = ["index", "search", str(folder), "--code", code_name(best[0].book, best[0].code)]
         typer.echo()
         suggest((words, "where the best one fires"))
+
+
+def _refuse(useless: dict[str, bool], why: str) -> None:
+    """Refuse the first option that was given, of those that say nothing here."""
+    for name, given in useless.items():
+        if given:
+            raise InputError(f"{name} {why}: it says nothing here")

@@ -10,37 +10,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from typer.core import TyperGroup
 
 import interp
-from interp.cli.options import (
-    DEFAULT_MODEL,
-    BatchOption,
-    BosOption,
-    Context,
-    CounterfactualOption,
-    CpusOption,
-    DeviceOption,
-    DtypeOption,
-    GpusOption,
-    ModelOption,
-    OverwriteOption,
-    SeedOption,
-    ShardOption,
-    WorkersOption,
-    file_name,
-    pairs_option,
-    where_to_run,
-)
-from interp.cli.terminal import goes_on, plain_console, run, suggest, words_of
+from interp.cli import options
+from interp.cli.options import DEFAULT_MODEL, pairs_option
+from interp.cli.terminal import goes_on, plain_console, run, suggest, table, words_of
 from interp.errors import InputError
 
 MODULES = {
     "discover": "discover:discover",
     "program": "discover:show_program",
     "grow": "discover:grow",
-    "validate": "validate:validate",
+    "validate": "discover:validate",
     "export": "discover:export",
     "tasks": "tasks:tasks_app",
     "steer": "steer:steer",
@@ -57,10 +39,10 @@ MODULES = {
 class Commands(TyperGroup):
     """:data:`MODULES` first, then the commands of this file."""
 
-    def list_commands(self, ctx: Context) -> list[str]:  # type: ignore[override]
+    def list_commands(self, ctx: options.Context) -> list[str]:  # type: ignore[override]
         return list(dict.fromkeys([*MODULES, *super().list_commands(ctx)]))
 
-    def get_command(self, ctx: Context, cmd_name: str) -> Any:  # type: ignore[override]
+    def get_command(self, ctx: options.Context, cmd_name: str) -> Any:  # type: ignore[override]
         if cmd_name not in self.commands:
             # all, if there is no such command: the error names one that is spelt nearly so
             for name in [cmd_name] if cmd_name in MODULES else MODULES:
@@ -128,56 +110,43 @@ def methods(
     ] = None,
 ) -> None:
     """List the methods that score heads, or show one's options."""
-    _print_methods() if method is None else _print_method(method)
-
-
-def _print_methods() -> None:
-    """Every scoring method in a few words."""
-    from interp.scores.registry import METHODS
-
-    table = Table("method", "what it does", box=None)
-    for name, listed in METHODS.items():
-        table.add_row(name, listed.summary)
-    plain_console().print(table)
-    plain_console().print(
-        "interp methods METHOD prints its options; interp discover TASK --method METHOD runs it"
-    )
-
-
-def _print_method(name: str) -> None:
-    """A method's options with their defaults.
-
-    Raises:
-        InputError: there is none of that name.
-    """
     from interp.scores.registry import METHODS, load_method
 
-    method = load_method(name)
-    console, meanings = plain_console(), {"batch_size": "pairs per forward pass"}
-    for kind in reversed(method.config.__mro__):
+    console = plain_console()
+    if method is None:
+        rows = ((name, listed.summary) for name, listed in METHODS.items())
+        console.print(table(("method", "what it does"), rows))
+        console.print(
+            "interp methods METHOD prints its options; interp discover TASK --method METHOD runs it"
+        )
+        return
+    loaded = load_method(method)
+    settings, meanings = fields(loaded.config), {"batch_size": "pairs per forward pass"}
+    for kind in reversed(loaded.config.__mro__):
         meanings |= _attributes(kind)
-    told = (
-        METHODS[name].summary if name in METHODS else inspect.getdoc(method.score) or "a method of one's own"
-    )
-    console.print(f"{name}: {told.splitlines()[0]}", soft_wrap=True)
-    table = Table("option", "default", "what it is", box=None)
-    for field in fields(method.config):
-        default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
-        table.add_row(field.name, default, meanings.get(field.name, ""))
-    console.print(table if fields(method.config) else "it has no options")
-    if fields(method.config):
-        console.print("give one with --set OPTION=VALUE; docs/methods.md has the formulas")
+    doc = inspect.getdoc(loaded.score) or "a method of one's own"
+    summary = METHODS[method].summary if method in METHODS else doc
+    console.print(f"{method}: {summary.splitlines()[0]}", soft_wrap=True)
+    if not settings:
+        console.print("it has no options")
+        return
+    described = []
+    for field in settings:
+        default = str(field.default).lower() if isinstance(field.default, bool) else field.default
+        described.append((field.name, default, meanings.get(field.name, "")))
+    console.print(table(("option", "default", "what it is"), described))
+    console.print("give one with --set OPTION=VALUE; docs/methods.md has the formulas")
 
 
 def _attributes(kind: type) -> dict[str, str]:
     """What a docstring says of each attribute; several may share a line."""
     text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")[2]
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for entry in re.split(r"\n(?= {4}\S)", text):
         names, _, meaning = entry.strip().partition(": ")
         plain = re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", " ".join(meaning.split()).replace("``", ""))
-        found |= dict.fromkeys(names.split(", "), plain.rstrip("."))
-    return found
+        meanings |= dict.fromkeys(names.split(", "), plain.rstrip("."))
+    return meanings
 
 
 @app.command()
@@ -189,22 +158,22 @@ def reference(
             help="task to measure, or a reference to show; without it, the references there are",
         ),
     ] = None,
-    model: ModelOption = None,
+    model: options.ModelOption = None,
     n: Annotated[
         int | None, pairs_option(help="prompt pairs (default: 200, or as many as a prompt file has)")
     ] = None,
-    seed: SeedOption = 1000,
-    counterfactual: CounterfactualOption = None,
-    bos: BosOption = True,
+    seed: options.SeedOption = 1000,
+    counterfactual: options.CounterfactualOption = None,
+    bos: options.BosOption = True,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="safetensors file to write")] = None,
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    batch_size: BatchOption = 16,
-    workers: WorkersOption = "serial",
-    cpus_per_worker: CpusOption = 1,
-    gpus_per_worker: GpusOption = 0,
-    shard: ShardOption = None,
+    overwrite: options.OverwriteOption = False,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
+    batch_size: options.BatchOption = 16,
+    workers: options.WorkersOption = "serial",
+    cpus_per_worker: options.CpusOption = 1,
+    gpus_per_worker: options.GpusOption = 0,
+    shard: options.ShardOption = None,
 ) -> None:
     """Measure every head's and MLP's exact effect on TASK; resumes where a killed run stopped.
 
@@ -216,7 +185,7 @@ def reference(
         print_references()
         return
     from interp.circuits.references import ExactEffects, load_reference
-    from interp.tasks import load_task, task_names
+    from interp.tasks import task_names
 
     named_like_one = "/" in task and task.partition("/")[0] in task_names() and not Path(task).suffix
     if named_like_one or task.endswith(".safetensors"):
@@ -226,28 +195,23 @@ def reference(
         return
     from interp.files import check_file, unused
     from interp.progress import bar
-    from interp.prompts.sampling import check_counterfactual
-    from interp.runs.discover import default_model
     from interp.runs.measure import measure_reference
 
-    wanted = load_task(task)
-    check_counterfactual(wanted, counterfactual)
-    spec = default_model(wanted) if model is None else model
-    parts = [file_name(wanted.name), file_name(spec), counterfactual, None if bos else "no-bos"]
+    wanted, spec = options.task_and_model(task, model, counterfactual)
+    parts = [
+        options.file_name(wanted.name),
+        options.file_name(spec),
+        counterfactual,
+        None if bos else "no-bos",
+    ]
     parts += [f"n{n}" if n else None, f"seed{seed}" if seed else None]
     path = out or unused(Path("references") / f"measured-{'-'.join(filter(None, parts))}.safetensors")
     if path.suffix != ".safetensors":
         raise InputError(f"--out {path}: a reference is a .safetensors file")
-    request = {
-        "task": task,
-        "model": spec,
-        "n": n,
-        "seed": seed,
-        "counterfactual": counterfactual,
-        "bos": bos,
-    }
+    prompts: dict[str, Any] = {"n": n, "seed": seed, "counterfactual": counterfactual, "bos": bos}
+    request = {"task": task, "model": spec, **prompts}
     check_file(path, "--out", request=request, overwrite=overwrite)
-    where, part = where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
+    where, part = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
     partial = path.with_suffix(".partial")
     if overwrite and part is None:
         shutil.rmtree(partial, ignore_errors=True)
@@ -255,10 +219,7 @@ def reference(
         measured = measure_reference(
             task,
             spec,
-            n=n,
-            seed=seed,
-            counterfactual=counterfactual,
-            bos=bos,
+            **prompts,
             checkpoint=partial,
             batch_size=batch_size,
             device=device,
@@ -285,7 +246,7 @@ def reference(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]) -> None:
+def report(run: options.RunArgument) -> None:
     """Write a run's report again."""
     from interp.cli.app import workbench_of
     from interp.report.page import write_report
@@ -296,7 +257,7 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    first: options.RunArgument,
     second: Annotated[Path, typer.Argument(metavar="RUN", help="another run folder")],
 ) -> None:
     """Put two runs side by side: shared members, rank correlation, heads that differ."""
@@ -330,7 +291,7 @@ def doctor(
 
 
 @models_app.callback()
-def models_root(context: Context) -> None:
+def models_root(context: options.Context) -> None:
     if context.invoked_subcommand is None:
         from interp.planted.tasks import planted_task_names
 
@@ -343,17 +304,14 @@ def models_root(context: Context) -> None:
             "FILE.gguf": "dequantised",
             "OWNER/NAME, gpt2": "a causal language model on the Hugging Face hub, or in its cache",
         }
-        table = Table("model", "what it is", box=None)
-        for row in models.items():
-            table.add_row(*row)
-        plain_console().print(table)
+        plain_console().print(table(("model", "what it is"), models.items()))
 
 
 @models_app.command("show")
 def models_show(
     model: Annotated[str, typer.Argument(metavar="[MODEL]", help="a model spec")] = DEFAULT_MODEL,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
 ) -> None:
     """Load a model and print what it is."""
     from interp.models import describe_model, load_model
@@ -363,7 +321,7 @@ def models_show(
 
 
 @cache_app.callback()
-def cache_root(context: Context) -> None:
+def cache_root(context: options.Context) -> None:
     if context.invoked_subcommand is None:
         from interp.models.embedded import cache_folder
 

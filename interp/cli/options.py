@@ -59,8 +59,23 @@ def named(folder: Path) -> Path:
     return folder if folder.name not in ("", "..") else folder.resolve()
 
 
-def whole_option(*names: str, least: int, most: int = MOST, help: str) -> Any:
-    return typer.Option(*names, min=least, max=most, metavar="INTEGER", help=help)
+# Without names an option is called what its parameter is.
+
+
+def option(metavar: str, help: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, metavar=metavar, help=help, **more)
+
+
+def whole_option(*names: str, least: int = 1, most: int = MOST, help: str) -> Any:
+    return option("INTEGER", help, *names, min=least, max=most)
+
+
+def number_option(*names: str, help: str) -> Any:
+    return option("NUMBER", help, *names, min=0, max=MOST)
+
+
+def share_option(*names: str, help: str) -> Any:
+    return option("SHARE", help, *names, min=0, max=1)
 
 
 def pairs_option(least: int = 1, *, help: str) -> Any:
@@ -71,23 +86,20 @@ def seed_option(what: str) -> Any:
     return whole_option("--seed", least=0, most=MOST_SEED, help=f"seed of {what}")
 
 
-def share_option(*names: str, help: str) -> Any:
-    return typer.Option(*names, min=0, max=1, metavar="SHARE", help=help)
-
-
 def context_option(usual: int) -> Any:
     """``--context``; a model that reads less than usual gets blocks as long as it reads."""
-    told = f"tokens per block of text, BOS included (default: {usual}, or the model's longest)"
-    return whole_option("--context", least=2, help=told)
+    default = f"default: {usual}, or the model's longest"
+    return whole_option("--context", least=2, help=f"tokens per block of text, BOS included ({default})")
 
 
-def number_option(*names: str, help: str) -> Any:
-    return typer.Option(*names, min=0, max=MOST, metavar="NUMBER", help=help)
+def model_option(help: str) -> Any:
+    return option("MODEL", help, "--model", "-m")
 
 
 # what typer hands over is not of its own subclass
 if TYPE_CHECKING:
     from interp.executor import Shard, Workers
+    from interp.prompts.pairs import Task
 
     Context = typer.Context
 else:
@@ -101,83 +113,65 @@ def request_of_command(context: Context) -> dict:
     return json.loads(json.dumps({k: v for k, v in context.params.items() if k not in apart}, default=str))
 
 
-SomeModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model", "-m", metavar="MODEL", help="embedded model, Hugging Face id, folder, .gguf file"
-    ),
-]
-FittedModelOption = Annotated[
-    str | None, typer.Option("--model", "-m", metavar="MODEL", help="(default: the one they were fitted on)")
-]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
+SomeModelOption = Annotated[str, model_option("embedded model, Hugging Face id, folder, .gguf file")]
+FittedModelOption = Annotated[str | None, model_option("(default: the one they were fitted on)")]
 ModelOption = Annotated[
     str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="MODEL",
-        help="embedded model, Hugging Face id, folder, .gguf file or planted model "
-        f"(default: {DEFAULT_MODEL}; for a planted task its own model)",
+    model_option(
+        "embedded model, Hugging Face id, folder, .gguf file or planted model "
+        f"(default: {DEFAULT_MODEL}; for a planted task its own model)"
     ),
 ]
-DeviceOption = Annotated[
-    str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps; CUDA if there is one")
-]
+DeviceOption = Annotated[str | None, option("DEVICE", "cpu, cuda, cuda:1 or mps; CUDA if there is one")]
 Dtype = Literal["float32", "bfloat16", "float16"]
-DtypeOption = Annotated[Dtype, typer.Option(metavar="DTYPE", help="float32, bfloat16 or float16")]
+DtypeOption = Annotated[Dtype, option("DTYPE", "float32, bfloat16 or float16")]
 BosOption = Annotated[bool, typer.Option(help="prepend the beginning-of-sequence token")]
-TextOption = Annotated[
-    str,
-    typer.Option(
-        metavar="TEXT",
-        help="stdlib, self, probes:NAME, a .txt/.jsonl file, a folder, datasets:NAME; joined with +",
-    ),
+_TEXTS = "stdlib, self, probes:NAME, a .txt/.jsonl file, a folder, datasets:NAME; joined with +"
+TextOption = Annotated[str, option("TEXT", _TEXTS)]
+BlocksOption = Annotated[int, whole_option("--batch-size", help="blocks of text per forward pass")]
+CodesPerVectorOption = Annotated[
+    int | None, whole_option("--k", "-k", help="codes per vector (default: as fitted)")
 ]
-BlocksOption = Annotated[int, whole_option("--batch-size", least=1, help="blocks of text per forward pass")]
 CodebooksOption = Annotated[
     str,
-    typer.Option(
-        metavar="NAME",
-        help="codebooks: shipped ones (smollm2-135m-instruct-k1 at heads, smollm2-135m-instruct-mlps-k1 at MLP "
+    option(
+        "NAME",
+        "codebooks: shipped ones (smollm2-135m-instruct-k1 at heads, smollm2-135m-instruct-mlps-k1 at MLP "
         "outputs), a folder, or owner/name on the Hugging Face hub",
     ),
 ]
-BatchOption = Annotated[int, whole_option("--batch-size", least=1, help="pairs per forward pass")]
+BatchOption = Annotated[int, whole_option("--batch-size", help="pairs per forward pass")]
 PairsOption = Annotated[
     int | None, pairs_option(help="prompt pairs (default: the task's, or as many as a file has)")
 ]
 SeedOption = Annotated[int, seed_option("the prompts")]
 CounterfactualOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="KIND", help="kind of corrupt prompt (interp tasks lists them; default: the first listed)"
-    ),
+    str | None, option("KIND", "kind of corrupt prompt (interp tasks lists them; default: the first listed)")
 ]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="replace a result of another request, or a file, that is there")
 ]
 WorkersOption = Annotated[
-    str,
-    typer.Option(
-        "--workers",
-        metavar="WHERE",
-        help="serial, ray (the cluster of RAY_ADDRESS, else this machine), or ray://HOST:PORT",
-    ),
+    str, option("WHERE", "serial, ray (the cluster of RAY_ADDRESS, else this machine), or ray://HOST:PORT")
 ]
-CpusOption = Annotated[
-    int, whole_option("--cpus-per-worker", least=1, help="CPUs, and threads, of each Ray worker")
-]
-GpusOption = Annotated[
-    float, number_option("--gpus-per-worker", help="GPUs of each Ray worker; a share lets several use one")
-]
+CpusOption = Annotated[int, whole_option(help="CPUs, and threads, of each Ray worker")]
+GpusOption = Annotated[float, number_option(help="GPUs of each Ray worker; a share lets several use one")]
 ShardOption = Annotated[
     str | None,
-    typer.Option(
-        "--shard",
-        metavar="I/N",
-        help="do only this part of the work, for job arrays; the same command without it gathers them",
-    ),
+    option("I/N", "do only this part of the work, for job arrays; the same command without it gathers them"),
 ]
+
+
+def task_and_model(task: str, model: str | None, counterfactual: str | None) -> tuple["Task", str]:
+    """The task, and the spec of the model that was named, else of the task's own; checked."""
+    from interp.prompts.sampling import check_counterfactual
+    from interp.runs.discover import default_model
+    from interp.tasks import load_task
+
+    wanted = load_task(task)
+    check_counterfactual(wanted, counterfactual)
+    return wanted, default_model(wanted) if model is None else model
 
 
 def where_to_run(
@@ -187,7 +181,7 @@ def where_to_run(
     from interp.executor import Shard, Workers
     from interp.models import parse_device
 
-    found = Workers(workers, cpus, gpus)
-    if found.serial:
+    where = Workers(workers, cpus, gpus)
+    if where.serial:
         parse_device(device)
-    return found, None if shard is None else Shard.parse(shard)
+    return where, None if shard is None else Shard.parse(shard)

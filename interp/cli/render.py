@@ -1,15 +1,14 @@
 """What the command line prints of circuits: tables for people, drawn with rich, data from the stages below."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
 from rich.text import Text
 
+from interp.circuits.circuit import Component
 from interp.circuits.references import ExactEffects, Reference, load_reference, reference_names
 from interp.circuits.roles import role_name
-from interp.cli.terminal import plain_console, suggest, table
-from interp.evaluation.recovery import Nulls, Recovery, roc_auc
+from interp.cli.terminal import plain_console, table
+from interp.evaluation.recovery import Recovery, roc_auc
 from interp.models import Model
 from interp.prompts.pairs import PromptPair, PromptPairs
 from interp.report import wording
@@ -17,7 +16,9 @@ from interp.runs.run import Run
 from interp.scores.baselines import layer_prior
 
 if TYPE_CHECKING:  # no discovery needs it
+    from interp.evaluation.nested_circuits import NestedCurve
     from interp.report.compare import Comparison
+    from interp.scores.adaptive_patching.nested import NestedCircuits
 
 REFERENCE_ROWS = 20
 
@@ -33,19 +34,9 @@ def print_members(run: Run) -> None:
         f"{metric.corrupt:z.2f} corrupt, {run.n_pairs} pairs{f' ({causes})' if causes else ''}, "
         f"universe {run.universe}"
     )
-    names = ("member", "looks like", "score", "effect", "95 % interval", "of the gap")
-    members = table(*names, left=names[:2])
-    for part in run.members:
-        members.add_row(
-            part.site,
-            role_name(part.roles),
-            f"{part.score:+.3g}",
-            f"{part.effect:+.3f}",
-            f"[{part.low:+.3f}, {part.high:+.3f}]",
-            f"{(part.effect or 0.0) / metric.gap:+.1%}",
-        )
     if run.members:
-        console.print(members)
+        names = ("member", "looks like", "score", "effect", "95 % interval", "of the gap")
+        console.print(table(names, (_member(part, metric.gap) for part in run.members), left=names[:2]))
     inside, checked = len(run.members), len(run.checked)
     console.print(f"{inside} members of {checked} checked, {len(run.edges)} edges scored among them")
     for why in run.left_out:
@@ -57,52 +48,33 @@ def print_members(run: Run) -> None:
             f"before the check, at {run.proposed.false_discovery_rate:.0%} false discoveries: "
             f"{len(run.proposed.heads)} heads, {len(run.proposed_members)} of them members"
         )
-    for name, found in run.recovery.items():
-        console.print(recovery_line(name, found))
-        if shared := wording.shared_pairs(found, run.n_pairs):
+    for name, judged in run.recovery.items():
+        console.print(_recovery(name, judged))
+        if shared := wording.shared_pairs(judged, run.n_pairs):
             console.print(f"  {shared}")
 
 
-def print_next(
-    folder: Path,
-    task: str,
-    same: list[str],
-    shown: list[str],
-    other: str,
-    other_folder: Path,
-    *,
-    replaced: bool,
-) -> None:
-    """Where the run lies, and what can be done next as commands to copy.
-
-    Args:
-        same: the options by which another method is judged alike on the same pairs and model.
-        shown: those of them by which the same prompts are shown.
-        other: that method.
-    """
-    note = "  (replaces the earlier run there)" if replaced else ""
-    plain_console().print(f"\nreport   {folder / 'report.html'}{note}", soft_wrap=True)
-    suggest(
-        (["discover", task, *same, "--method", other], "the same by another method"),
-        (["compare", str(folder), str(other_folder)], "then both side by side"),
-        (["tasks", "show", task, *shown], "the prompts, and how the model scores on them"),
-    )
-
-
-def recovery_line(name: str, found: Recovery) -> str:
-    """One reference's ROC AUC with interval, average precision and Spearman, beside the nulls."""
-    interval = found.interval
+def _member(part: Component, gap: float) -> tuple[str, ...]:
     return (
-        f"against {name}: ROC AUC {_number(found.roc_auc)}"
-        + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
-        + f", average precision {_number(found.average_precision)}, Spearman {_number(found.spearman)}"
-        + f" ({found.n_positive} of {found.n_heads} heads; nulls: {_nulls(found.nulls)})"
+        part.site,
+        role_name(part.roles),
+        f"{part.score:+.3g}",
+        f"{part.effect:+.3f}",
+        f"[{part.low:+.3f}, {part.high:+.3f}]",
+        f"{(part.effect or 0.0) / gap:+.1%}",
     )
 
 
-def _nulls(nulls: Nulls) -> str:
-    return ", ".join(
-        f"{key.replace('_', ' ')} {value:.3f}" for key, value in vars(nulls).items() if value is not None
+def _recovery(name: str, judged: Recovery) -> str:
+    """ROC AUC with interval, average precision and Spearman, beside the nulls."""
+    interval = f" [{judged.interval[0]:.3f}, {judged.interval[1]:.3f}]" if judged.interval else ""
+    nulls = ", ".join(
+        f"{key.replace('_', ' ')} {auc:.3f}" for key, auc in vars(judged.nulls).items() if auc is not None
+    )
+    return (
+        f"against {name}: ROC AUC {_number(judged.roc_auc)}{interval}, average precision "
+        f"{_number(judged.average_precision)}, Spearman {_number(judged.spearman)} "
+        f"({judged.n_positive} of {judged.n_heads} heads; nulls: {nulls})"
     )
 
 
@@ -112,47 +84,42 @@ def _number(value: float | None) -> str:
 
 def print_references() -> None:
     """Every reference by name."""
-    rows = Table("reference", "model", "heads", "source", box=None)
-    for name in reference_names():
-        found = load_reference(name)
-        source = f"measured, {found.n_pairs} pairs" if isinstance(found, ExactEffects) else found.citation
-        rows.add_row(name, found.model, str(int(found.members().sum())), source)
-    plain_console().print(rows)
+    rows = []
+    for reference in map(load_reference, reference_names()):
+        source = (
+            f"measured, {reference.n_pairs} pairs"
+            if isinstance(reference, ExactEffects)
+            else reference.citation
+        )
+        rows.append((reference.name, reference.model, int(reference.members().sum()), source))
+    plain_console().print(table(("reference", "model", "heads", "source"), rows))
 
 
 def print_reference(reference: Reference | ExactEffects) -> None:
     """A published circuit by role; or a measurement's largest effects and how many heads pass each threshold."""
-    if isinstance(reference, Reference):
-        _print_published(reference)
-    else:
-        _print_measured(reference)
-
-
-def _print_published(reference: Reference) -> None:
-    rows, console = Table("role", "heads", box=None), plain_console()
-    for role, sites in reference.roles().items():
-        rows.add_row(role, " ".join(sites))
-    console.print(f"{reference.name}: {reference.task} on {reference.model}, {len(reference.heads)} heads")
-    console.print(rows)
-    console.print(reference.citation)
-    if reference.note:
-        console.print(reference.note)
-
-
-def _print_measured(measured: ExactEffects) -> None:
-    effects = measured.effects()
-    heads = table("head", "effect", "of the gap", left=("head",))
-    order = abs(effects).ravel().argsort()[::-1][:REFERENCE_ROWS]
-    for index in order:
-        layer, head = divmod(int(index), measured.n_heads)
-        effect = effects[layer, head]
-        heads.add_row(f"a{layer}.h{head}", f"{effect:+.3f}", f"{effect / measured.gap:+.1%}")
     console = plain_console()
-    console.print(f"{measured.name}: the {len(order)} largest effects, {measured.n_pairs} pairs")
-    console.print(heads)
-    counts = ", ".join(f"{measured.members(t).sum()} at {t:.0%}" for t in (0.02, 0.05, 0.10))
-    console.print(f"heads with |effect| above a share of the gap {measured.gap:.3f}: {counts}")
-    layer_index = roc_auc(layer_prior(*effects.shape).ravel(), measured.members().ravel())
+    if isinstance(reference, Reference):
+        roles = ((role, " ".join(sites)) for role, sites in reference.roles().items())
+        console.print(
+            f"{reference.name}: {reference.task} on {reference.model}, {len(reference.heads)} heads"
+        )
+        console.print(table(("role", "heads"), roles))
+        console.print(reference.citation)
+        if reference.note:
+            console.print(reference.note)
+        return
+    effects, gap = reference.effects(), reference.gap
+    largest = abs(effects).ravel().argsort()[::-1][:REFERENCE_ROWS]
+    places = [divmod(int(index), reference.n_heads) for index in largest]
+    heads = (
+        (f"a{layer}.h{head}", f"{effects[layer, head]:+.3f}", f"{effects[layer, head] / gap:+.1%}")
+        for layer, head in places
+    )
+    console.print(f"{reference.name}: the {len(places)} largest effects, {reference.n_pairs} pairs")
+    console.print(table(("head", "effect", "of the gap"), heads, left=("head",)))
+    counts = ", ".join(f"{reference.members(t).sum()} at {t:.0%}" for t in (0.02, 0.05, 0.10))
+    console.print(f"heads with |effect| above a share of the gap {gap:.3f}: {counts}")
+    layer_index = roc_auc(layer_prior(*effects.shape).ravel(), reference.members().ravel())
     console.print(f"layer index alone: ROC AUC {_number(layer_index)}")
 
 
@@ -203,10 +170,8 @@ def _marked(model: Model, pair: PromptPair, tokens: tuple[int, ...]) -> Text:
 
 def print_comparison(comparison: "Comparison") -> None:
     """Two runs side by side."""
-    rows = Table(box=None)
-    for row in comparison.rows():
-        rows.add_row(*row)
-    plain_console().print(rows)
+    rows = comparison.rows()
+    plain_console().print(table([""] * len(rows[0]), rows))
 
 
 def print_bench(result: dict) -> None:
@@ -227,21 +192,15 @@ def print_bench(result: dict) -> None:
         against = f"AP minus {result['plan']['against']}"
         names = ("method", "pairs", "tasks", *shown.values(), "forwards", against)
         title = f"mean over tasks: {group}"
-        methods = table(*names, left=("method",), title=title, title_justify="left")
+        lines = []
         for row in rows:
             numbers = ["–" if row[key] is None else f"{row[key]:.3f}" for key in shown]
             forwards = "–" if row["forwards"] is None else f"{row['forwards']:,.0f}"
-            compared = pooled.get((group, row["method"], row["n"]))
+            compared = _compared(pooled.get((group, row["method"], row["n"])))
             tasks = f"{row['tasks']}/{row['of_tasks']}"
-            methods.add_row(
-                wording.method_name(row["method"]),
-                str(row["n"]),
-                tasks,
-                *numbers,
-                forwards,
-                _compared(compared),
-            )
-        console.print(methods)
+            method = wording.method_name(row["method"])
+            lines.append((method, row["n"], tasks, *numbers, forwards, compared))
+        console.print(table(names, lines, left=("method",), title=title, title_justify="left"))
     for row in result["skipped"]:
         console.print(f"left out: {row['method']} on {row['task']}, {row['model']}: {row['why']}")
 
@@ -251,3 +210,30 @@ def _compared(row: dict | None) -> str:
         return ""
     interval = "" if row["low"] is None else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
     return f"{row['difference']:+.3f}{interval}"
+
+
+GROWN_SHOWN = 8
+"""Heads that joined a circuit, of which so many are named."""
+
+
+def print_grown(curve: "NestedCurve", growth: "NestedCircuits", task: str, n_pairs: int) -> None:
+    """Grown circuits by size: what they have on held-out prompts beside what growth expects and random heads have."""
+    console = plain_console()
+    rows = [
+        (
+            circuit.size,
+            f"{circuit.share:.2f}",
+            "[{:.2f}, {:.2f}]".format(*circuit.interval) if circuit.interval else "",
+            f"{circuit.expected:.2f}",
+            f"{circuit.random:.2f}",
+            " ".join(circuit.joined[:GROWN_SHOWN]) + (" …" if len(circuit.joined) > GROWN_SHOWN else ""),
+        )
+        for circuit in curve.circuits
+    ]
+    console.print(
+        f"{task}: grown on {n_pairs} pairs ({growth.cost.forwards / n_pairs:.0f} forward passes a pair), "
+        f"all other heads off, on {curve.n_pairs} held-out pairs"
+    )
+    names = ("heads", "of the gap", "95 % interval", "expected", "random heads", "joined")
+    console.print(table(names, rows, left=("joined",)))
+    console.print(f"CMD {curve.cmd:.3f} (area between the circuits and the model, all sizes; 0 is best)")

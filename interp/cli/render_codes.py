@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from types import MappingProxyType
 
 from rich.table import Table
 from rich.text import Text
@@ -55,10 +54,10 @@ def print_labels(labels: Labels) -> None:
     """How many codes have a name, by site, and the clearest."""
     console = plain_console()
     names = ("site", "codes", "named", "F1 ≥ .5", "F1 ≥ .8", "random ≥ .5", "random ≥ .8")
-    sites = table(*names, left=("site",), no_wrap=True)
-    for site, (n, *shares) in labels.shares().items():
-        sites.add_row(site, str(n), *(f"{share:.1%}" for share in shares))
-    console.print(sites)
+    sites = (
+        (site, n, *(f"{share:.1%}" for share in shares)) for site, (n, *shares) in labels.shares().items()
+    )
+    console.print(table(names, sites, left=("site",), no_wrap=True))
     for book, code in labels.clearest(CLEAREST):
         if label := labels.of(book, code):
             line = f"{code_name(book, code):<12} F1 {label.f1:.2f}  {wording.code_label(labels, book, code)}"
@@ -68,8 +67,8 @@ def print_labels(labels: Labels) -> None:
 def print_scores(
     scores: CodeScores,
     best: Sequence[CodeHit],
-    labels: Labels | None = None,
-    elsewhere: Mapping[str, Sequence[CodeHit]] = MappingProxyType({}),
+    labels: Labels | None,
+    elsewhere: Mapping[str, Sequence[CodeHit]],
 ) -> None:
     """A row a code; ``elsewhere`` has the same codes on other texts."""
     console = plain_console()
@@ -80,74 +79,69 @@ def print_scores(
                 "no code fires there" if not scores.hits.any() else "no code is that good: ask for less"
             )
         return
-    names = ("code", "precision [95 %]", "recall [95 %]", "F1", "tokens", "in matches")
-    hits = table(
-        *names, *(f"F1, {name}" for name in elsewhere), "label", left=("code", "label"), no_wrap=True
-    )
-    for hit, *others in zip(best, *elsewhere.values(), strict=True):
-        hits.add_row(
+    hits = (
+        (
             code_name(hit.book, hit.code),
             _share(hit.precision, hit.precision_interval),
             _share(hit.recall, hit.recall_interval),
             f"{hit.f1:.2f}",
-            str(hit.count),
-            str(hit.hits),
+            hit.count,
+            hit.hits,
             *(f"{other.f1:.2f}" for other in others),
             Text(wording.code_label(labels, hit.book, hit.code)),
         )
-    console.print(hits)
+        for hit, *others in zip(best, *elsewhere.values(), strict=True)
+    )
+    names = ["code", "precision [95 %]", "recall [95 %]", "F1", "tokens", "in matches"]
+    names += [*(f"F1, {name}" for name in elsewhere), "label"]
+    console.print(table(names, hits, left=("code", "label"), no_wrap=True))
 
 
-def print_similar(index: CodeIndex, found: Sequence[Similar]) -> None:
+def print_similar(index: CodeIndex, similar: Sequence[Similar]) -> None:
     console = plain_console()
-    if not found:
+    if not similar:
         console.print("no context shares a code")
-    for similar in found:
-        line = Text(f"{similar.score:.2f} {similar.shared:>5} codes  ")
-        console.print(line + _line(context_at(index, similar.token)), soft_wrap=True)
+    for hit in similar:
+        line = Text(f"{hit.score:.2f} {hit.shared:>5} codes  ")
+        console.print(line + _line(context_at(index, hit.token)), soft_wrap=True)
 
 
 def print_explanations(
-    found: Mapping[str, Explanation], labels: Labels | None, codes: Sequence[tuple[str, int]]
+    explained: Mapping[str, Explanation], labels: Labels | None, codes: Sequence[tuple[str, int]]
 ) -> None:
-    names = ("code", "explanation", "F1", "other's", "label")
-    rows = table(*names, left=("code", "explanation", "label"), no_wrap=True)
-    for name, code in zip(found, dict.fromkeys(codes), strict=True):
-        one = found[name]
-        scores = ("" if value is None else f"{value:.2f}" for value in (one.f1, one.null))
-        rows.add_row(
-            name, Text(wording.visible(one.text, keep=" ")), *scores, Text(wording.code_label(labels, *code))
+    rows = (
+        (
+            name,
+            Text(wording.visible(explanation.text, keep=" ")),
+            *("" if value is None else f"{value:.2f}" for value in (explanation.f1, explanation.null)),
+            Text(wording.code_label(labels, *code)),
         )
-    plain_console().print(rows)
+        for (name, explanation), code in zip(explained.items(), dict.fromkeys(codes), strict=True)
+    )
+    names = ("code", "explanation", "F1", "other's", "label")
+    plain_console().print(table(names, rows, left=("code", "explanation", "label"), no_wrap=True))
 
 
-def print_page(
-    page: CodePage, labels: Labels | None, explanations: Mapping[str, Explanation] = MappingProxyType({})
-) -> None:
+def print_page(page: CodePage, labels: Labels | None, explanations: Mapping[str, Explanation]) -> None:
     console = plain_console()
+    name = code_name(page.book, page.code)
     console.print(
-        f"{code_name(page.book, page.code)}  {page.count} of {page.n_tokens} tokens ({page.frequency:.2%}), "
-        f"{page.n_documents} documents"
+        f"{name}  {page.count} of {page.n_tokens} tokens ({page.frequency:.2%}), {page.n_documents} documents"
     )
     if labels is not None and (label := labels.of(page.book, page.code)) is not None:
-        told = (
-            f"precision {label.precision:.2f}, recall {label.recall:.2f}, F1 {label.f1:.2f} on held-out text"
-        )
-        line = Text(f"label    {wording.code_label(labels, page.book, page.code)}   ({told})")
-        console.print(line, soft_wrap=True)
-    if one := explanations.get(code_name(page.book, page.code)):
-        console.print(Text(f"{one.model} says {wording.explanation(one)}"), soft_wrap=True)
-    if page.tokens:
-        shown = (f"{wording.token(t.text)} {t.precision:.0%}" for t in page.tokens)
-        console.print("tokens   " + ", ".join(shown), soft_wrap=True)
-    if page.neighbours:
-        shown = (f"{one.code} ({one.cosine:.2f})" for one in page.neighbours)
-        console.print("nearest  " + ", ".join(shown), soft_wrap=True)
-    if page.related:
-        shown = (
-            f"{code_name(one.book, one.code)} ({one.share:.0%}, ×{one.lift:.1f})" for one in page.related
-        )
-        console.print("with     " + ", ".join(shown), soft_wrap=True)
+        scores = f"precision {label.precision:.2f}, recall {label.recall:.2f}, F1 {label.f1:.2f}"
+        text = wording.code_label(labels, page.book, page.code)
+        console.print(Text(f"label    {text}   ({scores} on held-out text)"), soft_wrap=True)
+    if explanation := explanations.get(name):
+        console.print(Text(f"{explanation.model} says {wording.explanation(explanation)}"), soft_wrap=True)
+    lists = {
+        "tokens": [f"{wording.token(token.text)} {token.precision:.0%}" for token in page.tokens],
+        "nearest": [f"{other.code} ({other.cosine:.2f})" for other in page.neighbours or ()],
+        "with": [f"{code_name(c.book, c.code)} ({c.share:.0%}, ×{c.lift:.1f})" for c in page.related],
+    }
+    for title, entries in lists.items():
+        if entries:
+            console.print(f"{title:<9}{', '.join(entries)}", soft_wrap=True)
     console.print("margin  similarity")
     for context in page.contexts:
         line = Text(f"{context.margin:6.2f} {context.similarity:6.2f}   ")
@@ -175,7 +169,7 @@ SHOWN = 12
 """Codes that are listed; the Python below names all of them."""
 
 
-def print_found(found: CodeSet, used: Sequence[WeightedCode], labels: Labels | None = None) -> None:
+def print_found(found: CodeSet, used: Sequence[WeightedCode], labels: Labels | None) -> None:
     """The first of the codes that are used, with how well they tell the held-out texts apart."""
     console, listed = plain_console(), found.listed(used)
     console.print(
@@ -185,10 +179,8 @@ def print_found(found: CodeSet, used: Sequence[WeightedCode], labels: Labels | N
     )
     judged = ("prec.", "recall", "token prec.", "recall", "q")
     names = ("site", "code", "weight", "effect", *judged, "label")
-    codes = table(*names, left=("site", "label"), no_wrap=True)
-    for code in listed[:SHOWN]:
-        codes.add_row(*_cells(code), Text(wording.code_label(labels, code.site, code.code)))
-    console.print(codes)
+    rows = (_found(code, labels) for code in listed[:SHOWN])
+    console.print(table(names, rows, left=("site", "label"), no_wrap=True))
     if len(listed) > SHOWN:
         console.print(f"and {len(listed) - SHOWN} more")
 
@@ -208,33 +200,33 @@ def print_side_by_side(texts: Mapping[str, Sequence[Continuation]]) -> None:
 
 def print_rates(texts: Mapping[str, Sequence[Continuation]], words: Sequence[str]) -> None:
     """Of each condition the fraction of texts with one of the words, and what that costs in fluency."""
-    names = ("", "texts", *(["with a word [95 %]"] if words else []), "perplexity", "distinct-2")
-    conditions = table(*names, left=("",), no_wrap=True)
+    rows = []
     for name, rates in rates_of(texts, words).items():
         held = [f"{rates['rate']:.0%} [{rates['low']:.0%}, {rates['high']:.0%}]"] if words else []
         fluent = ["–" if rates[key] is None else f"{rates[key]:{form}}" for key, form in FLUENCY.items()]
-        conditions.add_row(name, str(rates["n"]), *held, *fluent)
+        rows.append((name, rates["n"], *held, *fluent))
+    names = ("", "texts", *(["with a word [95 %]"] if words else []), "perplexity", "distinct-2")
     console = plain_console()
     console.print()
-    console.print(conditions)
+    console.print(table(names, rows, left=("",), no_wrap=True))
     if words:
         console.print(f"words: {', '.join(words)}; a rate says nothing without its perplexity and distinct-2")
 
 
 def rates_of(texts: Mapping[str, Sequence[Continuation]], words: Sequence[str]) -> dict[str, dict]:
     """Number of texts, perplexity and distinct-2 of each condition; with words the rate, Wilson's 95 % interval."""
-    found: dict[str, dict] = {}
-    for name, own in texts.items():
-        found[name] = {
-            "n": len(own),
-            "perplexity": perplexity(own) if any(text.tokens for text in own) else None,
-            "distinct_2": distinct_2([text.text for text in own]),
+    rates: dict[str, dict] = {}
+    for name, continued in texts.items():
+        rates[name] = {
+            "n": len(continued),
+            "perplexity": perplexity(continued) if any(text.tokens for text in continued) else None,
+            "distinct_2": distinct_2([text.text for text in continued]),
         }
         if words:
-            held = sum(holds_word(text.text, words) for text in own)
-            low, high = wilson(held, len(own))
-            found[name] |= {"rate": held / len(own), "low": low, "high": high}
-    return found
+            held = sum(holds_word(text.text, words) for text in continued)
+            low, high = wilson(held, len(continued))
+            rates[name] |= {"rate": held / len(continued), "low": low, "high": high}
+    return rates
 
 
 def as_json(
@@ -246,29 +238,27 @@ def as_json(
     """What ``--json`` writes; texts and codes are by condition."""
     return {
         "settings": {key: value for key, value in asdict(request).items() if key != "codes"},
-        "codes": {name: format_codes(own) for name, own in codes.items()},
+        "codes": {name: format_codes(changed) for name, changed in codes.items()},
         "words": list(words),
         "rates": rates_of(texts, words),
         "texts": {
-            name: [{"prompt": one.prompt, "text": one.text, "perplexity": one.perplexity} for one in own]
-            for name, own in texts.items()
+            name: [
+                {key: getattr(text, key) for key in ("prompt", "text", "perplexity")} for text in continued
+            ]
+            for name, continued in texts.items()
         },
     }
 
 
-def _cells(code: FoundCode) -> list[str]:
+def _found(code: FoundCode, labels: Labels | None) -> list[str | Text]:
     judged = ["–"] * 5
     if (verdict := code.verdict) is not None:
         of_texts = (verdict.precision, verdict.recall, verdict.token_precision, verdict.token_recall)
         judged = ["–" if share is None else f"{share:.0%}" for share in of_texts]
         judged.append(f"{verdict.q_value:.2g}")
-    return [
-        code.site,
-        str(code.code),
-        f"{code.weight:.3g}",
-        "–" if code.effect is None else f"{code.effect:+.3f}",
-        *judged,
-    ]
+    effect = "–" if code.effect is None else f"{code.effect:+.3f}"
+    label = Text(wording.code_label(labels, code.site, code.code))
+    return [code.site, str(code.code), f"{code.weight:.3g}", effect, *judged, label]
 
 
 def _shown(text: Continuation) -> Text:
@@ -288,19 +278,7 @@ def print_quality(result: dict) -> None:
     for text in result["texts"]:
         console.print(f"\nheld-out {text['spec']}: {text['n_blocks']} blocks of {text['context']} tokens")
         names = ("", "CE", "increase [95 %]", "KL", "top-1", "agree", "blocks")
-        conditions = table(*names, left=("",), no_wrap=True)
-        for row in text["rows"]:
-            plain = row["condition"] == "plain"
-            conditions.add_row(
-                row["condition"],
-                f"{row['ce']:.3f}",
-                "" if plain else _increase(row),
-                "" if plain else f"{row['kl']:.2f}",
-                f"{row['accuracy']:.0%}",
-                "" if plain else f"{row['agreement']:.0%}",
-                str(row["n_blocks"]),
-            )
-        console.print(conditions)
+        console.print(table(names, map(_condition, text["rows"]), left=("",), no_wrap=True))
         for k, usage in text["usage"].items():
             console.print(_usage_line(k, usage), soft_wrap=True)
     console.print("\nCE and KL in nats per token; increase over the same blocks of the plain model")
@@ -310,8 +288,19 @@ def _short(sites: list[str]) -> str:
     return " ".join(sites) if len(sites) <= 6 else f"{sites[0]} … {sites[-1]}"
 
 
-def _increase(row: dict) -> str:
-    return f"{row['ce_increase']:+.3f} [{row['ce_increase_low']:+.2f}, {row['ce_increase_high']:+.2f}]"
+def _condition(row: dict) -> tuple[object, ...]:
+    increase = f"{row['ce_increase']:+.3f} [{row['ce_increase_low']:+.2f}, {row['ce_increase_high']:+.2f}]"
+    beside_plain = (increase, f"{row['kl']:.2f}", f"{row['agreement']:.0%}")
+    increase, kl, agreement = ("", "", "") if row["condition"] == "plain" else beside_plain
+    return (
+        row["condition"],
+        f"{row['ce']:.3f}",
+        increase,
+        kl,
+        f"{row['accuracy']:.0%}",
+        agreement,
+        row["n_blocks"],
+    )
 
 
 def _usage_line(k: str, usage: dict) -> str:

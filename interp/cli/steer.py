@@ -7,82 +7,50 @@ from typing import Annotated, Literal
 import typer
 
 from interp import DEFAULT_CODEBOOKS
-from interp.cli.options import (
-    DEFAULT_MODEL,
-    CodebooksOption,
-    Context,
-    DeviceOption,
-    DtypeOption,
-    OverwriteOption,
-    SomeModelOption,
-    number_option,
-    request_of_command,
-    seed_option,
-    share_option,
-    whole_option,
-)
+from interp.cli import options
+from interp.cli.options import DEFAULT_MODEL, number_option, option, seed_option, share_option, whole_option
 from interp.errors import InputError
 
 _PROMPTS = ["Once upon a time, there was a little girl who"]
 
 
 def steer(
-    context: Context,
+    context: options.Context,
     codes: Annotated[
         str | None,
-        typer.Option(
-            metavar="SITE=ID,…",
-            help="codes, such as a12.h3=417,a14.h0=3; to be added with a weight, a12.h3=417*0.5",
-        ),
+        option("SITE=ID,…", "codes, such as a12.h3=417,a14.h0=3; to be added with a weight, a12.h3=417*0.5"),
     ] = None,
     topic: Annotated[
         str | None,
-        typer.Option(
-            metavar="TOPIC",
-            help="dragon, slide, friend, flower, fire, baby, princess, and horse, rain, boat, doctor, by which the "
+        option(
+            "TOPIC",
+            "dragon, slide, friend, flower, fire, baby, princess, and horse, rain, boat, doctor, by which the "
             "ranking was developed: finds its codes",
         ),
     ] = None,
     positive: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="texts with the behaviour, one a line: finds its codes"),
+        Path | None, option("FILE", "texts with the behaviour, one a line: finds its codes")
     ] = None,
-    negative: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="texts without it (default: everyday sentences)")
-    ] = None,
-    prompt: Annotated[
-        list[str], typer.Option(metavar="TEXT", help="what is continued; repeatable")
-    ] = _PROMPTS,
-    samples: Annotated[
-        int, whole_option("--samples", least=1, most=10**4, help="texts a prompt; of several, rates are told")
-    ] = 1,
+    negative: Annotated[Path | None, option("FILE", "texts without it (default: everyday sentences)")] = None,
+    prompt: Annotated[list[str], option("TEXT", "what is continued; repeatable")] = _PROMPTS,
+    samples: Annotated[int, whole_option(most=10**4, help="texts a prompt; of several, rates are told")] = 1,
     count: Annotated[
         str | None,
-        typer.Option(
-            metavar="WORD,…",
-            help="words of which the fraction of texts that hold one is told (default: the topic's)",
-        ),
+        option("WORD,…", "words of which the fraction of texts that hold one is told (default: the topic's)"),
     ] = None,
-    tokens: Annotated[int, whole_option("--tokens", least=1, help="new tokens")] = 60,
+    tokens: Annotated[int, whole_option(help="new tokens")] = 60,
     top_k: Annotated[
-        int | None,
-        whole_option(
-            "--top-k", least=1, help="of the codes found, how many are used, best first (default: all)"
-        ),
+        int | None, whole_option(help="of the codes found, how many are used, best first (default: all)")
     ] = None,
     slots: Annotated[
         int | None,
-        whole_option(
-            "--slots",
-            least=1,
-            help="with --set and k > 1: how many of a vector's k codes are replaced (default: 1)",
-        ),
+        whole_option(help="with --set and k > 1: how many of a vector's k codes are replaced (default: 1)"),
     ] = None,
     add: Annotated[
         float | None,
-        typer.Option(
-            metavar="NUMBER",
-            help="add NUMBER × weight × (code − mean of its codebook) to what is there "
+        option(
+            "NUMBER",
+            "add NUMBER × weight × (code − mean of its codebook) to what is there "
             "(what --topic and --positive do, with 2.5)",
         ),
     ] = None,
@@ -94,21 +62,21 @@ def steer(
     ] = False,
     token_fraction: Annotated[float, share_option(help="steer at this fraction of the tokens")] = 1.0,
     positions: Annotated[
-        str, typer.Option(metavar="WHERE", help="generated, generated:N (from the N-th on), prompt or all")
+        str, option("WHERE", "generated, generated:N (from the N-th on), prompt or all")
     ] = "generated",
     when: Annotated[
         str | None,
-        typer.Option(
-            metavar="GATE",
-            help="only where this holds: a12.h3=417 (the code is there), token:REGEX (the token matches), label:TEXT; "
+        option(
+            "GATE",
+            "only where this holds: a12.h3=417 (the code is there), token:REGEX (the token matches), label:TEXT; "
             "firing: as far as what is added is there already",
         ),
     ] = None,
     by: Annotated[
         Literal["difference", "detection"] | None,
-        typer.Option(
-            metavar="RULE",
-            help="what ranks codes: difference (what texts with it have more), detection (what tells of it) "
+        option(
+            "RULE",
+            "what ranks codes: difference (what texts with it have more), detection (what tells of it) "
             "(default: difference)",
         ),
     ] = None,
@@ -116,12 +84,10 @@ def steer(
         bool, typer.Option("--random-baseline", help="a third text, with random codes of the same sites")
     ] = False,
     chat: Annotated[bool, typer.Option("--chat", help="as a message in the model's chat template")] = False,
-    temperature: Annotated[float, number_option("--temperature", help="0 takes the likeliest token")] = 0.7,
+    temperature: Annotated[float, number_option(help="0 takes the likeliest token")] = 0.7,
     seed: Annotated[int, seed_option("texts, fraction and split")] = 0,
-    codebooks: CodebooksOption = DEFAULT_CODEBOOKS,
-    k: Annotated[
-        int | None, whole_option("--k", "-k", least=1, help="codes per vector (default: as fitted)")
-    ] = None,
+    codebooks: options.CodebooksOption = DEFAULT_CODEBOOKS,
+    k: options.CodesPerVectorOption = None,
     error_term: Annotated[
         bool,
         typer.Option(
@@ -129,12 +95,12 @@ def steer(
         ),
     ] = True,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="also write codes, texts and rates here")
+        Path | None, option("FILE", "also write codes, texts and rates here", "--json")
     ] = None,
-    overwrite: OverwriteOption = False,
-    model: SomeModelOption = DEFAULT_MODEL,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
+    overwrite: options.OverwriteOption = False,
+    model: options.SomeModelOption = DEFAULT_MODEL,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
 ) -> None:
     """Continue a prompt with and without codes; perplexity is that of the model without them."""
     if (add is not None) + forbid + set_them > 1:
@@ -155,17 +121,25 @@ def steer(
     if json_file is not None:
         from interp.files import check_file
 
-        check_file(json_file, "--json", request=request_of_command(context), overwrite=overwrite)
+        check_file(json_file, "--json", request=options.request_of_command(context), overwrite=overwrite)
 
     from interp.bottlenecks.edits import Where, code_edits, parse_codes
     from interp.bottlenecks.gates import LABEL
+    from interp.steering.topics import load_topic, neutral_texts, read_lines
 
     # a mistake should not wait for the model
     Where(positions, when=None if (when or "").startswith(LABEL) else when)
     given = parse_codes(codes) if codes is not None else []
     code_edits(given, how)
-    texts_with, texts_without, words = _texts(topic, positive, negative)
-    words = tuple(word.strip() for word in (count or "").split(",") if word.strip()) or words
+    words = tuple(word.strip() for word in (count or "").split(",") if word.strip())
+    texts_with: Sequence[str] = ()
+    texts_without: Sequence[str] = ()
+    if topic is not None:
+        chosen = load_topic(topic)
+        texts_with, texts_without, words = chosen.positive, chosen.negative, words or chosen.words
+    elif positive is not None:
+        texts_with = read_lines(positive)
+        texts_without = neutral_texts() if negative is None else read_lines(negative)
 
     from interp.bottlenecks.store import Codebooks
     from interp.cli.render_codes import as_json, print_found, print_rates, print_side_by_side
@@ -219,25 +193,11 @@ def steer(
     )
     texts = request.run(loaded, books, stage=bar)
     if json_file is not None:  # first: what reads the output may stop reading
-        told = as_json(texts, request.conditions(loaded, books), words, request)
-        write_json(json_file, {"request": request_of_command(context), **told})
-    print_side_by_side({name: own[: len(prompt)] for name, own in texts.items()})
+        written = as_json(texts, request.conditions(loaded, books), words, request)
+        write_json(json_file, {"request": options.request_of_command(context), **written})
+    print_side_by_side({name: continued[: len(prompt)] for name, continued in texts.items()})
     if samples > 1 or count is not None:
         print_rates(texts, words)
     if json_file is not None:
         typer.echo(f"saved    {json_file}")
     typer.echo("\n" + request.program())  # no wrapping, so that it can be copied
-
-
-def _texts(
-    topic: str | None, positive: Path | None, negative: Path | None
-) -> tuple[Sequence[str], Sequence[str], tuple[str, ...]]:
-    """Texts that codes are found from, positive and negative, and words that tell of a topic."""
-    from interp.steering.topics import load_topic, neutral_texts, read_lines
-
-    if topic is not None:
-        chosen = load_topic(topic)
-        return chosen.positive, chosen.negative, chosen.words
-    if positive is not None:
-        return read_lines(positive), neutral_texts() if negative is None else read_lines(negative), ()
-    return (), (), ()

@@ -4,23 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from interp.cli.options import (
-    DEFAULT_MODEL,
-    BatchOption,
-    Context,
-    CounterfactualOption,
-    DeviceOption,
-    DtypeOption,
-    ModelOption,
-    OverwriteOption,
-    PairsOption,
-    SeedOption,
-    pairs_option,
-    whole_option,
-)
-from interp.cli.terminal import plain_console, suggest
+from interp.cli import options
+from interp.cli.options import DEFAULT_MODEL, pairs_option, whole_option
+from interp.cli.terminal import plain_console, suggest, table
 from interp.errors import InputError
 
 tasks_app = typer.Typer(
@@ -31,23 +18,17 @@ tasks_app = typer.Typer(
 
 
 @tasks_app.callback()
-def tasks_root(context: Context) -> None:
+def tasks_root(context: options.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     from interp.tasks import load_task, task_names
 
-    table = Table("task", "metric", "counterfactuals (default first)", "roles", "n", box=None)
-    for name in task_names():
-        task = load_task(name)
-        table.add_row(
-            task.name,
-            task.metric,
-            ", ".join(task.counterfactuals),
-            ", ".join(task.roles),
-            str(task.default_n),
-        )
+    rows = (
+        (task.name, task.metric, ", ".join(task.counterfactuals), ", ".join(task.roles), task.default_n)
+        for task in map(load_task, task_names())
+    )
     console = plain_console()
-    console.print(table)
+    console.print(table(("task", "metric", "counterfactuals (default first)", "roles", "n"), rows))
     console.print("or a .json / .jsonl file of prompts, or module:Class of your own")
     console.print("interp tasks show TASK prints prompts and how a model scores on them")
 
@@ -55,30 +36,25 @@ def tasks_root(context: Context) -> None:
 @tasks_app.command("show")
 def tasks_show(
     task: Annotated[str, typer.Argument(metavar="TASK", help="a task")],
-    model: ModelOption = None,
+    model: options.ModelOption = None,
     n: Annotated[
         int | None,
         pairs_option(help="pairs that the score is taken over (default: 50, or as many as there are)"),
     ] = None,
-    examples: Annotated[int, whole_option("--examples", least=0, help="pairs printed")] = 3,
-    seed: SeedOption = 0,
-    counterfactual: CounterfactualOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    batch_size: BatchOption = 16,
+    examples: Annotated[int, whole_option(least=0, help="pairs printed")] = 3,
+    seed: options.SeedOption = 0,
+    counterfactual: options.CounterfactualOption = None,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
+    batch_size: options.BatchOption = 16,
 ) -> None:
     """Print example prompts with tokens and roles marked, and how the model scores on clean and corrupt ones."""
-    from interp.prompts.sampling import check_counterfactual, sample_pairs
-    from interp.tasks import load_task
-
-    wanted = load_task(task)
+    wanted, spec = options.task_and_model(task, model, counterfactual)
 
     from interp.cli.render import print_examples
     from interp.models import load_model
-    from interp.runs.discover import default_model
+    from interp.prompts.sampling import sample_pairs
 
-    check_counterfactual(wanted, counterfactual)
-    spec = default_model(wanted) if model is None else model
     loaded = load_model(spec, device=device, dtype=dtype)
     pairs = sample_pairs(wanted, loaded.tokenizer, n, 50, seed, counterfactual)
     print_examples(loaded, pairs, examples, batch_size)
@@ -88,29 +64,25 @@ def tasks_show(
 def tasks_export(
     task: Annotated[str, typer.Argument(metavar="TASK", help="a task")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="prompt file to write, .json")],
-    model: ModelOption = None,
-    n: PairsOption = None,
-    seed: SeedOption = 0,
-    counterfactual: CounterfactualOption = None,
-    overwrite: OverwriteOption = False,
+    model: options.ModelOption = None,
+    n: options.PairsOption = None,
+    seed: options.SeedOption = 0,
+    counterfactual: options.CounterfactualOption = None,
+    overwrite: options.OverwriteOption = False,
 ) -> None:
     """Write a task's pairs as a prompt file for a model's tokenizer, to edit or to use with other tools."""
     from interp.files import check_file
-    from interp.prompts.prompt_file import write_prompt_file
-    from interp.prompts.sampling import check_counterfactual, sample_pairs
-    from interp.tasks import load_task
 
-    wanted = load_task(task)
+    wanted, spec = options.task_and_model(task, model, counterfactual)
     if file.suffix.lower() != ".json":
         raise InputError(f"{file}: a prompt file is written as JSON, so its name ends in .json")
     check_file(file, "FILE", overwrite=overwrite)
 
     from interp import MIN_PAIRS
     from interp.models import load_tokenizer
-    from interp.runs.discover import default_model
+    from interp.prompts.prompt_file import write_prompt_file
+    from interp.prompts.sampling import sample_pairs
 
-    check_counterfactual(wanted, counterfactual)
-    spec = default_model(wanted) if model is None else model
     tokenizer = load_tokenizer(spec)
     pairs = sample_pairs(wanted, tokenizer, n, wanted.default_n, seed, counterfactual)
     write_prompt_file(pairs, file, tokenizer)

@@ -1,28 +1,21 @@
 """The terminal: what can be done next, and one line on stderr with a non-zero exit status where something goes wrong.
 
-=======  ==============================================================
-status
-=======  ==============================================================
-1        a check of ``interp doctor`` failed, or the machine did (disk, memory)
-2        a mistake that the user can mend
-130      interrupted
-141      the reader of a pipe had enough
-=======  ==============================================================
-
-A traceback is a bug of ours.
+The status is 2 for a mistake that the user can mend, 1 where a check of ``interp doctor`` failed, or the machine did
+(disk, memory), 130 when interrupted, and 141 where the reader of a pipe had enough. A traceback is a bug of ours.
 """
 
 import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from interp.errors import InputError, JobsFailedError
 
@@ -35,12 +28,22 @@ def plain_console(width: int | None = None) -> Console:
     return console
 
 
-def table(*columns: str, left: Collection[str], no_wrap: bool = False, **look: Any) -> Table:
-    """A table without lines; what is not named as ``left`` are numbers, and stands at the right."""
-    found = Table(box=None, **look)
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Iterable[Any]],
+    *,
+    left: Collection[str] | None = None,
+    no_wrap: bool = False,
+    **look: Any,
+) -> Table:
+    """A table without lines. Columns that ``left`` does not name hold numbers, and stand at the right; ``None``: none
+    does."""
+    drawn = Table(box=None, **look)
     for name in columns:
-        found.add_column(name, justify="left" if name in left else "right", no_wrap=no_wrap)
-    return found
+        drawn.add_column(name, justify="left" if left is None or name in left else "right", no_wrap=no_wrap)
+    for row in rows:
+        drawn.add_row(*(cell if isinstance(cell, Text) else str(cell) for cell in row))
+    return drawn
 
 
 def words_of(options: Mapping[str, Any]) -> list[str]:

@@ -71,6 +71,10 @@ class Scale:
         """An effect as a share of the gap."""
         return None if effect is None or self.gap == 0 else effect / self.gap
 
+    def bar(self, effect: float) -> float:
+        """Its size in percent of the largest."""
+        return 100 * abs(effect) / self.largest_effect if self.largest_effect else 0.0
+
 
 def roles_named(roles: dict[str, float]) -> list[tuple[str, float]]:
     """The roles that a head is called by, best first."""
@@ -136,7 +140,16 @@ def grid_plot(
     figure = go.Figure(go.Heatmap(z=shade, colorbar=_colorbar(scale), **colours))
     members: list[tuple[int, float]] = [(head.layer, head.head or 0) for head in heads if head.in_circuit]
     members += [(mlp.layer, n_heads + 0.3) for mlp in below if mlp.in_circuit]
-    figure.add_trace(_outlines(members))
+    half = 0.47
+    # squares around cells as one line with gaps: hundreds of shapes would take plotly a second
+    figure.add_scatter(
+        x=[x + dx for x, _ in members for dx in (-half, half, half, -half, -half, np.nan)],
+        y=[y + dy for _, y in members for dy in (-half, -half, half, half, -half, np.nan)],
+        mode="lines",
+        line={"color": GREY, "width": 2},
+        hoverinfo="skip",
+        showlegend=False,
+    )
     square = {"symbol": "square-open", "size": _CELL - 2, "color": CHOSEN, "line": {"width": 3}}
 
     def cells(parts: Sequence[Component], rows: Sequence[int | float], *, ring: bool) -> go.Scatter:
@@ -163,9 +176,7 @@ def grid_plot(
     if below:
         row = [_shade(mlp, scale) for mlp in below]
         edges = [n_heads - 0.2, n_heads + 0.8]
-        figure.add_trace(
-            go.Heatmap(z=[row], x=[mlp.layer for mlp in below], y=edges, showscale=False, **colours)
-        )
+        figure.add_heatmap(z=[row], x=[mlp.layer for mlp in below], y=edges, showscale=False, **colours)
         figure.add_trace(cells(below, [n_heads + 0.3] * len(below), ring=False))
     bottom = n_heads - 0.45 + (1.3 if below else 0)
     step = 1 if n_layers <= 40 else 5
@@ -246,9 +257,7 @@ def pattern_plot(
             showscale=False,
             xgap=1,
             ygap=1,
-            text=[[_weight(float(weight)) if weight >= 0.05 else "" for weight in row] for row in pattern]
-            if n <= 24
-            else None,
+            text=[[_weight(float(weight)) for weight in row] for row in pattern] if n <= 24 else None,
             texttemplate="%{text}" if n <= 24 else None,
             textfont={"size": SMALL - 1, "color": ink},
             customdata=pattern,
@@ -291,15 +300,13 @@ def code_plot(series: Mapping[str, Float[np.ndarray, " pair"]], metric: str) -> 
     )
     figure = go.Figure()
     for (name, values), style in zip(series.items(), styles, strict=True):
-        figure.add_trace(
-            go.Scatter(
-                x=[str(i + 1) for i in order],
-                y=values[order],
-                name=name,
-                mode="markers",
-                marker={"size": 8, **style, "line": {"width": 2 if "open" in style["symbol"] else 0}},
-                hovertemplate=f"pair %{{x}}: %{{y:.3f}}<extra>{in_plot(name)}</extra>",
-            )
+        figure.add_scatter(
+            x=[str(i + 1) for i in order],
+            y=values[order],
+            name=name,
+            mode="markers",
+            marker={"size": 8, **style, "line": {"width": 2 if "open" in style["symbol"] else 0}},
+            hovertemplate=f"pair %{{x}}: %{{y:.3f}}<extra>{in_plot(name)}</extra>",
         )
     figure.update_xaxes(title="pair", type="category", **_plain_axis())
     figure.update_yaxes(title=in_plot(metric), zeroline=True, zerolinecolor=GREY)
@@ -307,7 +314,8 @@ def code_plot(series: Mapping[str, Float[np.ndarray, " pair"]], metric: str) -> 
 
 
 def _weight(weight: float) -> str:
-    return "1" if weight >= 0.995 else f"{weight:.2f}"[1:]
+    """From .05 on; without the 0 before the point."""
+    return "" if weight < 0.05 else "1" if weight >= 0.995 else f"{weight:.2f}"[1:]
 
 
 def scores_plot(
@@ -328,37 +336,22 @@ def scores_plot(
     every: dict[str, Sequence[tuple[int, ...]]] = {"other heads": others, **groups}
     figure = go.Figure()
     for (name, places), colour in zip(every.items(), (GREY, BLUE, ORANGE, CHOSEN), strict=False):
-        figure.add_trace(
-            go.Scatter(
-                x=[x[place] for place in places],
-                y=[y[place] for place in places],
-                name=in_plot(name),
-                mode="markers+text",
-                text=[f"{place[0]}.{place[1]}" if place in far else "" for place in places],
-                textposition="top center",
-                textfont={"size": SMALL},
-                marker={"color": colour, "size": 5 if name == "other heads" else 8},
-                hovertext=[f"a{layer}.h{head}" for layer, head in places],
-                hovertemplate="%{hovertext}: %{x:.3f}, %{y:.3f}<extra></extra>",
-                cliponaxis=False,
-            )
+        figure.add_scatter(
+            x=[x[place] for place in places],
+            y=[y[place] for place in places],
+            name=in_plot(name),
+            mode="markers+text",
+            text=[f"{place[0]}.{place[1]}" if place in far else "" for place in places],
+            textposition="top center",
+            textfont={"size": SMALL},
+            marker={"color": colour, "size": 5 if name == "other heads" else 8},
+            hovertext=[f"a{layer}.h{head}" for layer, head in places],
+            hovertemplate="%{hovertext}: %{x:.3f}, %{y:.3f}<extra></extra>",
+            cliponaxis=False,
         )
     figure.update_xaxes(title=in_plot(x_name), zeroline=True, zerolinecolor=GREY)
     figure.update_yaxes(title=in_plot(y_name), zeroline=True, zerolinecolor=GREY)
     return finished(figure, 380, top=28)
-
-
-def _outlines(places: Sequence[tuple[int, float | int]]) -> go.Scatter:
-    """Squares around cells as one line with gaps: hundreds of shapes would take plotly a second."""
-    half = 0.47
-    return go.Scatter(
-        x=[x + dx for x, _ in places for dx in (-half, half, half, -half, -half, np.nan)],
-        y=[y + dy for _, y in places for dy in (-half, -half, half, half, -half, np.nan)],
-        mode="lines",
-        line={"color": GREY, "width": 2},
-        hoverinfo="skip",
-        showlegend=False,
-    )
 
 
 def _plain_axis(size: int = SMALL) -> dict:
@@ -466,22 +459,35 @@ def edge_plot(
     digits = max(scale.places, wording.places(largest))
     for edge in reversed(drawn):
         figure.add_trace(_edge(edge, where, largest, digits, signed))
-    _legend(figure, {edge.into for edge in drawn}, signed)
-    figure.update_layout(shapes=[_box(node, *where[node.site], scale.largest_effect) for node in nodes])
+    legend = {"helps": {"color": BLUE, "width": 3}, "hurts": {"color": ORANGE, "width": 3}} if signed else {}
+    for port in [port for port in DASHES if port in {edge.into for edge in drawn}]:
+        name = f"into {port}" if port else "into an MLP" if signed else "a pair of heads"
+        legend[name] = {"color": GREY, "width": 2, "dash": DASHES[port]}
+    for name, line in legend.items():
+        figure.add_scatter(x=[None], y=[None], mode="lines", line=line, name=name, hoverinfo="skip")
+    boxes = [
+        {
+            "type": "rect",
+            **{"x0": x - _WIDTH / 2, "x1": x + _WIDTH / 2, "y0": y - _HEIGHT / 2, "y1": y + _HEIGHT / 2},
+            "fillcolor": tone(node.effect or 0.0, 0.15 + 0.75 * opacity(node.effect, scale.largest_effect)),
+            "line": {"color": GREY, "width": 1},
+            "layer": "between",
+        }
+        for node, (x, y) in zip(nodes, where.values(), strict=True)
+    ]
+    figure.update_layout(shapes=boxes)
     places = [where[node.site] for node in nodes]
-    figure.add_trace(
-        go.Scatter(
-            x=[x for x, _ in places],
-            y=[y for _, y in places],
-            customdata=[[node.site] for node in nodes],
-            mode="markers+text",
-            marker={"symbol": "square", "size": 26, "opacity": 0},
-            text=[in_plot(node.site.removeprefix("a").replace(".h", ".")) for node in nodes],
-            textfont={"size": SMALL + 1, "color": ink},
-            hovertext=[in_plot(f"{node.site}: {effect_text(node, scale)}") for node in nodes],
-            hoverinfo="text",
-            showlegend=False,
-        )
+    figure.add_scatter(
+        x=[x for x, _ in places],
+        y=[y for _, y in places],
+        customdata=[[node.site] for node in nodes],
+        mode="markers+text",
+        marker={"symbol": "square", "size": 26, "opacity": 0},
+        text=[in_plot(node.site.removeprefix("a").replace(".h", ".")) for node in nodes],
+        textfont={"size": SMALL + 1, "color": ink},
+        hovertext=[in_plot(f"{node.site}: {effect_text(node, scale)}") for node in nodes],
+        hoverinfo="text",
+        showlegend=False,
     )
     figure.update_xaxes(visible=False, range=[-_WIDTH, span + _WIDTH])
     figure.update_yaxes(
@@ -537,16 +543,6 @@ def place_nodes(nodes: Sequence[Component], edges: Sequence[Edge], span: float) 
     return x
 
 
-def _box(node: Component, x: float, y: float, most: float) -> dict:
-    return {
-        "type": "rect",
-        **{"x0": x - _WIDTH / 2, "x1": x + _WIDTH / 2, "y0": y - _HEIGHT / 2, "y1": y + _HEIGHT / 2},
-        "fillcolor": tone(node.effect or 0.0, 0.15 + 0.75 * opacity(node.effect, most)),
-        "line": {"color": GREY, "width": 1},
-        "layer": "between",
-    }
-
-
 DASHES = {"q": "solid", "k": "dash", "v": "dot", None: "longdash"}
 
 
@@ -581,16 +577,6 @@ def _edge(
 def _bezier(t: float, a: float, b: float, c: float, d: float) -> float:
     s = 1 - t
     return s**3 * a + 3 * s**2 * t * b + 3 * s * t**2 * c + t**3 * d
-
-
-def _legend(figure: go.Figure, ports: set[str | None], signed: bool) -> None:
-    lines = {"helps": {"color": BLUE, "width": 3}, "hurts": {"color": ORANGE, "width": 3}} if signed else {}
-    for port, dash in DASHES.items():
-        if port in ports:
-            name = f"into {port}" if port else "into an MLP" if signed else "a pair of heads"
-            lines[name] = {"color": GREY, "width": 2, "dash": dash}
-    for name, line in lines.items():
-        figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", line=line, name=name, hoverinfo="skip"))
 
 
 def roc_plot(

@@ -1,5 +1,6 @@
 """Two runs side by side: what they share, what they do not, and which agrees better with the references."""
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,9 +48,9 @@ class Comparison:
     recovery: dict[str, PairedComparison]
     unpaired: str
 
-    def rows(self) -> list[tuple[str, str, str, str]]:
+    def rows(self) -> list[tuple[str, ...]]:
         """The comparison as one table: what, the first run, the second run, both together."""
-        rows = [
+        rows: list[tuple[str, ...]] = [
             ("", self.name_a, self.name_b, ""),
             ("members", str(len(self.members_a)), str(len(self.members_b)), f"{len(self.shared)} shared"),
             ("Jaccard", "", "", wording.number(self.jaccard, 3)),
@@ -57,42 +58,41 @@ class Comparison:
         ]
         for name, both in self.aucs.items():
             auc_a, auc_b = (wording.number(auc, 3) for auc in both)
-            rows.append((f"ROC AUC, {name}", auc_a, auc_b, self._difference(name)))
+            paired = ""
+            if name in self.recovery:
+                compared = self.recovery[name]
+                difference, *ends = (
+                    wording.signed(value, 3) for value in (compared.difference, *compared.interval)
+                )
+                paired = f"{difference} [{', '.join(ends)}]"
+            rows.append((f"ROC AUC, {name}", auc_a, auc_b, paired))
         if self.unpaired:
             rows.append(("paired difference", "", "", self.unpaired))
         for part in self.differing:
-            effect_a, effect_b = _effect(part.effect_a), _effect(part.effect_b)
-            where = self.name_a if part.in_a else self.name_b
-            rows.append((part.site, effect_a, effect_b, f"only in {where}"))
+            effects = (
+                "not checked" if effect is None else wording.signed(effect, 3)
+                for effect in (part.effect_a, part.effect_b)
+            )
+            rows.append((part.site, *effects, f"only in {self.name_a if part.in_a else self.name_b}"))
         return rows
-
-    def _difference(self, reference: str) -> str:
-        if reference not in self.recovery:
-            return ""
-        found = self.recovery[reference]
-        low, high = (wording.signed(end, 3) for end in found.interval)
-        return f"{wording.signed(found.difference, 3)} [{low}, {high}]"
 
 
 def compare_runs(run_a: Run, run_b: Run) -> Comparison:
     """Compare two runs; their ROC AUCs only where both scored the same pairs, pair by pair.
 
-    Raises:
-        InputError: the models have different numbers of layers or heads.
+    :class:`InputError` of models with different numbers of layers or heads.
     """
-    scores_a, scores_b = run_a.scores, run_b.scores
-    if scores_a.shape != scores_b.shape:
-        shapes = " and ".join(
-            f"{layers} layers of {heads} heads" for layers, heads in (scores_a.shape, scores_b.shape)
-        )
+    scores = run_a.scores, run_b.scores
+    if scores[0].shape != scores[1].shape:
+        shapes = " and ".join("{} layers of {} heads".format(*per_head.shape) for per_head in scores)
         raise InputError(
             f"the runs are on models of {shapes}: only runs on models of one shape can be compared"
         )
     name_a, name_b = _names(run_a, run_b)
     members_a, members_b = (tuple(part.site for part in run.members) for run in (run_a, run_b))
     shared = tuple(site for site in members_a if site in members_b)
-    either = set(members_a) | set(members_b)
-    unpaired = _why_unpaired(run_a, run_b)
+    either = {*members_a, *members_b}
+    unpaired, common = _why_unpaired(run_a, run_b), _common(run_a, run_b)
     return Comparison(
         name_a=name_a,
         name_b=name_b,
@@ -100,11 +100,11 @@ def compare_runs(run_a: Run, run_b: Run) -> Comparison:
         members_b=members_b,
         shared=shared,
         jaccard=len(shared) / len(either) if either else None,
-        spearman=spearman(*(np.abs(scores).ravel() for scores in (scores_a, scores_b))),
+        spearman=spearman(*(np.abs(per_head).ravel() for per_head in scores)),
         differing=_differing(run_a, run_b, either - set(shared)),
         aucs={
             name: (run_a.recovery[in_a].roc_auc, run_b.recovery[in_b].roc_auc)
-            for name, (in_a, in_b) in _common(run_a, run_b).items()
+            for name, (in_a, in_b) in common.items()
         },
         recovery={} if unpaired else _paired(run_a, run_b),
         unpaired=unpaired,
@@ -113,15 +113,10 @@ def compare_runs(run_a: Run, run_b: Run) -> Comparison:
 
 def _names(run_a: Run, run_b: Run) -> tuple[str, str]:
     """What tells the runs apart: their methods, and whatever else differs."""
-    keys = [
-        "method",
-        *(key for key in ("task", "model", "seed", "n_pairs") if getattr(run_a, key) != getattr(run_b, key)),
-    ]
+    titles = {"task": "", "model": "", "seed": "seed ", "n_pairs": "n_pairs "}
+    differ = {key: title for key, title in titles.items() if getattr(run_a, key) != getattr(run_b, key)}
     first, second = (
-        " ".join(
-            f"{key} {getattr(run, key)}" if key in ("seed", "n_pairs") else str(getattr(run, key))
-            for key in keys
-        )
+        " ".join([run.method, *(f"{title}{getattr(run, key)}" for key, title in differ.items())])
         for run in (run_a, run_b)
     )
     return (first, second) if first != second else (f"{first} (1)", f"{second} (2)")
@@ -129,12 +124,12 @@ def _names(run_a: Run, run_b: Run) -> tuple[str, str]:
 
 def _differing(run_a: Run, run_b: Run, sites: set[str]) -> tuple[Difference, ...]:
     parts_a, parts_b = ({part.site: part for part in run.components} for run in (run_a, run_b))
-    found = []
+    differing = []
     for site in sites:
-        nothing = Component(site=site, layer=0, score=0.0)
-        a, b = parts_a.get(site, nothing), parts_b.get(site, nothing)
-        found.append(Difference(site, a.in_circuit, b.in_circuit, a.effect, b.effect))
-    return tuple(sorted(found, key=lambda d: (-max(abs(d.effect_a or 0), abs(d.effect_b or 0)), d.site)))
+        absent = Component(site=site, layer=0, score=0.0)
+        a, b = parts_a.get(site, absent), parts_b.get(site, absent)
+        differing.append(Difference(site, a.in_circuit, b.in_circuit, a.effect, b.effect))
+    return tuple(sorted(differing, key=lambda d: (-max(abs(d.effect_a or 0), abs(d.effect_b or 0)), d.site)))
 
 
 def _why_unpaired(run_a: Run, run_b: Run) -> str:
@@ -155,27 +150,19 @@ def _common(run_a: Run, run_b: Run) -> dict[str, tuple[str, str]]:
     """
     judged_a, judged_b = run_a.recovery, run_b.recovery
     mine, theirs = run_a.settings.reference, run_b.settings.reference
-    found = {name: (name, name) for name in judged_a if name in judged_b and name not in (mine, theirs)}
-    if mine in judged_a and theirs in judged_b and _same(run_a, run_b):
-        found[mine if mine == theirs else f"{mine} = {theirs}"] = (mine, theirs)
-    return found
-
-
-def _same(run_a: Run, run_b: Run) -> bool:
+    common = {name: (name, name) for name in judged_a if name in judged_b and name not in (mine, theirs)}
     a, b = run_a.own_reference, run_b.own_reference
-    return a is not None and b is not None and np.array_equal(a.heads, b.heads) and a.gap == b.gap
+    same = a is not None and b is not None and np.array_equal(a.heads, b.heads) and a.gap == b.gap
+    if same and mine in judged_a and theirs in judged_b:
+        common[mine if mine == theirs else f"{mine} = {theirs}"] = (mine, theirs)
+    return common
 
 
 def _paired(run_a: Run, run_b: Run) -> dict[str, PairedComparison]:
     per_a, per_b = (np.asarray(run.arrays["heads_per_pair"], dtype=float) for run in (run_a, run_b))
-    found = {}
-    for name, (its, _) in _common(run_a, run_b).items():
-        try:
-            found[name] = compare_paired(per_a, per_b, run_a.reference(its).members())
-        except InputError:
-            continue  # a reference that is not at hand, or has no members: there is no AUC
-    return found
-
-
-def _effect(effect: float | None) -> str:
-    return "not checked" if effect is None else wording.signed(effect, 3)
+    paired = {}
+    for name, (in_a, _) in _common(run_a, run_b).items():
+        # a reference that is not at hand, or has no members: there is no AUC
+        with contextlib.suppress(InputError):
+            paired[name] = compare_paired(per_a, per_b, run_a.reference(in_a).members())
+    return paired

@@ -174,7 +174,6 @@ ROW, EDGES = 34, 60
 def increase_plot(conditions: Sequence[Condition]) -> go.Figure:
     """The rise of cross-entropy with its interval, a bar a condition, the least on top."""
     rows = sorted((c for c in conditions if c.name != "plain"), key=lambda c: c.increase, reverse=True)
-    labels = [f"+{c.increase:.2f}  [{c.low:.2f}, {c.high:.2f}]".replace("+-", "−") for c in rows]
     figure = go.Figure(
         go.Bar(
             x=[c.increase for c in rows],
@@ -185,7 +184,8 @@ def increase_plot(conditions: Sequence[Condition]) -> go.Figure:
             hovertemplate="%{y}: %{x:.3f} nats a token<extra></extra>",
         )
     )
-    for condition, label in zip(rows, labels, strict=True):
+    for condition in rows:
+        label = f"+{condition.increase:.2f}  [{condition.low:.2f}, {condition.high:.2f}]".replace("+-", "−")
         figure.add_annotation(
             x=condition.high, y=in_plot(condition.name), text=label, showarrow=False, xanchor="left", xshift=8
         )

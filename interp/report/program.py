@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from interp.programs.schema import Program, SlotCodes, Transition
 from interp.report import wording
-from interp.report.circuit_figures import CHOSEN, SMALL, Scale, finished
+from interp.report.circuit_figures import CHOSEN, SMALL, finished
 from interp.report.repeat import command_line
 from interp.report.style import BLUE, ORANGE, embed
 from interp.report.wording import in_plot, number, signed
@@ -30,51 +30,19 @@ def command(run: Run, task: str | None, reference: str | None) -> str:
     return command_line(run.model_copy(update={"program": Program()}), task, reference)
 
 
-def program_section(run: Run, scale: Scale, task: str | None, reference: str | None) -> dict[str, Any]:
+def program_section(run: Run, task: str | None, reference: str | None) -> dict[str, Any]:
     """What ``program.html`` is made of."""
     program = run.program
     if program is None:
         return {"command": command(run, task, reference)}
     least = _ACROSS * (1 + len({said.slot.layer for said in program.slots}))
-    found: dict[str, Any] = {
-        "command": None,
-        "notes": program.notes,
-        "judged": program.n_judged,
-        "explained": EXPLAINED,
-    }
-    return found | {
-        "figure": embed(program_plot(run), "Which head says what to which", least) if program.slots else None,
-        "slots": [_slot(said, scale) for said in program.slots],
-        "cards": [(slot_id(i), said, code_rows(said)[:CODES]) for i, said in enumerate(program.slots)],
-        "interchange": [
-            {"variable": shown(one.variable), "set at": "\n".join(map(shown, one.sites)), "prompts": one.n}
-            | {
-                "metric before": number(one.metric_clean, scale.places),
-                "after": number(one.metric_set, scale.places),
-                "answers that change": whole(one.flipped),
-                "own value": whole(one.flipped_own),
-                "turned at random": whole(one.flipped_random),
-                "other heads": whole(one.flipped_heads),
-                "class means": whole(one.flipped_means),
-                "off-target KL": number(one.off_target, 2),
-            }
-            for one in program.interchange
-        ],
-    }
-
-
-def _slot(said: SlotCodes, scale: Scale) -> dict[str, Any]:
-    effect, low, high = (signed(value, scale.places) for value in (said.effect, said.low, said.high))
     return {
-        "slot": shown(str(said.slot)),
-        "effect": f"{effect} [{low}, {high}]",
-        "codes": said.codes,
-        "bits": number(said.bits, 1),
-        "carried": whole(said.carried),
-        "own cost": whole(said.own_cost),
-        "variable": shown(said.variable or wording.DASH),
-        "AMI (null)": f"{number(said.ami, 2)} ({number(said.ami_null, 2)})",
-        "accuracy (commonest)": f"{whole(said.accuracy)} ({whole(said.commonest)})",
+        "command": None,
+        "explained": EXPLAINED,
+        "figure": embed(program_plot(run), "Which head says what to which", least) if program.slots else None,
+        "cards": [(slot_id(i), said, code_rows(said)[:CODES]) for i, said in enumerate(program.slots)],
+        "shown": shown,
+        "whole": whole,
     }
 
 

@@ -4,7 +4,6 @@ import shlex
 from dataclasses import asdict
 from pathlib import Path
 
-from interp.report import wording
 from interp.runs.run import Run
 from interp.scores.registry import METHODS, method_config
 
@@ -17,28 +16,6 @@ STAGES = {
     "codes": "read codes",
     "edges": "score edges",
 }
-
-
-def timings(run: Run) -> list[dict]:
-    """Wall time by stage, in the order they ran."""
-    spent = run.seconds
-    longest = max(spent.values(), default=0.0)
-    rows: list[dict] = [
-        {
-            "name": STAGES.get(key, key),
-            "text": wording.seconds(value),
-            "bar": 100 * value / longest if longest else 0,
-        }
-        for key, value in spent.items()
-    ]
-    if rows:
-        rows.append({"name": "together", "text": wording.seconds(sum(spent.values())), "bar": None})
-    return rows
-
-
-def forwards(run: Run) -> list[tuple[str, str]]:
-    """Cost by stage in forward passes of one prompt."""
-    return [(STAGES.get(key, key), f"{value:,.0f}") for key, value in run.cost.items()]
 
 
 def command_line(

@@ -84,8 +84,8 @@ def environment() -> Environment:
         "policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
         f"form-action 'none'; script-src {_hash(draw)} {_hash(plotly)}",
     }
-    for written in (wording.percent, wording.number, wording.signed, wording.seconds):
-        found.filters[written.__name__] = written
+    filters = ("percent", "share", "number", "signed", "seconds", "token")
+    found.filters |= {name: getattr(wording, name) for name in filters}
     return found
 
 

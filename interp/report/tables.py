@@ -1,7 +1,7 @@
 """Result files read back: of codebooks, of steering, of a replication. What is wrong with one is one line."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,10 +28,7 @@ BASE_FILE = "all--base.json"
 
 @dataclass(frozen=True)
 class Steering:
-    """
-    Attributes:
-        left_out: cells of the folder that are of another model, codebooks, finder or settings than the others.
-    """
+    """Cells of a folder; ``left_out`` counts those of another model, codebooks, finder or settings than the others."""
 
     config: SteeringConfig
     base: Cell
@@ -166,11 +163,7 @@ class Quality(BaseModel):
 
 
 def read_quality(path: Path) -> Quality:
-    """Read the file.
-
-    Raises:
-        InputError: not such a file, or one that was damaged.
-    """
+    """Read the file; :class:`InputError` of another one, or a damaged one."""
 
     def parse(result: Mapping[str, Any]) -> Quality:
         quality = Quality.model_validate(result)
@@ -199,15 +192,16 @@ class MachineRow:
 
 
 def read_machine(path: Path) -> tuple[MachineRow, ...]:
-    """Read what ``python -m benchmarks.tokfsm seeds --summary`` wrote.
-
-    Raises:
-        InputError: not such a file, or one that was damaged.
-    """
+    """Read what ``python -m benchmarks.tokfsm seeds --summary`` wrote; errors as of :func:`read_quality`."""
 
     def parse(rows: Any) -> tuple[MachineRow, ...]:
-        if not rows:
-            raise ValueError("it has no rows")
-        return tuple(MachineRow(**row) for row in rows)
+        return _some(MachineRow(**row) for row in rows)
 
     return read_rows(path, parse, "make it again with python -m benchmarks.tokfsm seeds --summary")
+
+
+def _some(rows: Iterable[Rows]) -> tuple[Rows, ...]:
+    kept = tuple(rows)
+    if not kept:
+        raise ValueError("it has no rows")
+    return kept

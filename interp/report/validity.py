@@ -36,10 +36,9 @@ def card_rows(card: Validity) -> list[tuple[str, str, str]]:
         ),
     ]
     if card.jaccard is not None:
-        told = (
-            f"{number(card.jaccard.value, 2)} [{number(card.jaccard.low, 2)}, {number(card.jaccard.high, 2)}]"
-        )
-        rows.append(("members chosen again: Jaccard", told, "on resampled pairs, same candidates"))
+        value, low, high = (number(getattr(card.jaccard, key), 2) for key in ("value", "low", "high"))
+        again = "on resampled pairs, same candidates"
+        rows.append(("members chosen again: Jaccard", f"{value} [{low}, {high}]", again))
     rows += [
         (
             f"members off: lost of {on.task}",
@@ -74,21 +73,12 @@ def curves_plot(card: Validity) -> go.Figure:
     nested, random = [point for point in card.circuit.nested if point.n_heads], card.circuit.random
     sizes = [point.n_heads for point in nested]
     figure = go.Figure()
-    for name, values, line, axis in (
-        ("share, by |effect|", [point.share for point in nested], {"color": BLUE, "width": 2}, "y"),
-        (
-            "share, by effect",
-            [p.share_signed for p in nested],
-            {"color": GREEN, "width": 2, "dash": "dash"},
-            "y",
-        ),
-        (
-            "KL, by |effect|",
-            [point.kl for point in nested],
-            {"color": ORANGE, "width": 2, "dash": "dot"},
-            "y2",
-        ),
+    for name, key, colour, dash, axis in (
+        ("share, by |effect|", "share", BLUE, {}, "y"),
+        ("share, by effect", "share_signed", GREEN, {"dash": "dash"}, "y"),
+        ("KL, by |effect|", "kl", ORANGE, {"dash": "dot"}, "y2"),
     ):
+        values, line = [getattr(point, key) for point in nested], {"color": colour, "width": 2, **dash}
         figure.add_scatter(x=sizes, y=values, mode="lines", line=line, name=in_plot(name), yaxis=axis)
     for name, share, colour in (
         ("members", card.circuit.share.value, BLUE),

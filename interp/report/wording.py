@@ -51,6 +51,13 @@ def percent(share: int | float | None) -> str:
     return number(100 * share, 0 if abs(share) >= 0.0995 else 1) + " %"
 
 
+def share(of_prompts: float) -> str:
+    """``<1 %``, ``27 %``; a dash for none."""
+    if not of_prompts:
+        return DASH
+    return "<1 %" if of_prompts < 0.005 else f"{100 * of_prompts:.0f} %"
+
+
 def seconds(value: int | float) -> str:
     """``0.42 s``, ``12 s``, ``3 min 5 s``."""
     if value >= 120:

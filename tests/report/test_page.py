@@ -14,8 +14,7 @@ from plotly.offline import get_plotlyjs
 from interp.circuits.circuit import CodesUsed
 from interp.circuits.references import load_reference
 from interp.errors import InputError
-from interp.report.circuit_figures import Scale
-from interp.report.members import member_cards
+from interp.report.members import codes_used
 from interp.report.page import render_report, write_report
 from interp.report.validity import card_rows
 from interp.report.wording import in_plot
@@ -197,14 +196,17 @@ def test_write_report_replaces_only_the_report(tmp_path):
 
 def test_a_members_card_says_which_codes_are_of_clean_prompts_alone_and_what_it_raises():
     run = make_run(n_layers=4, n_heads=4, members=1, n_pairs=30)
-    [part], [card] = run.members, member_cards(run, Scale.of(run))
+    [part] = run.members
     clean, corrupt = dict(part.codes.clean), dict(part.codes.corrupt)
-    for row in card["codes"]["rows"]:
-        assert row["only_clean"] == (row["code"] not in corrupt)
-        assert row["clean"] == pytest.approx(100 * clean.get(row["code"], 0.0))
-    assert re.findall(r">([+−][\d.]+)<", card["writes"])[:1] == [f"+{part.writes.top[0][1]:.2f}"]
+    for code, *shares in codes_used(part.codes, run.n_pairs)["rows"]:
+        assert shares == [clean.get(code, 0.0), corrupt.get(code, 0.0)]
+    page = render_report(run)
+    for mark, code in re.findall(r'<span role="rowheader" class="code (only|)">(\d+)', page):
+        assert (mark == "only") == (int(code) not in corrupt)
+    raised = page[page.index("raises most") :]
+    assert re.findall(r">([+−][\d.]+)<", raised)[:1] == [f"+{part.writes.top[0][1]:.2f}"]
     # codes of single prompts are told by their number alone; a name stands at two of a prompt's five positions
     part.codes = CodesUsed(clean=[(7, 0.5), (3, 3 / 150), (9, 2 / 150), (1, 1 / 150)], corrupt=[(7, 1.0)])
-    codes = member_cards(run, Scale.of(run))[0]["codes"]
-    assert [row["code"] for row in codes["rows"]] == [7, 3]
+    codes = codes_used(part.codes, run.n_pairs)
+    assert [code for code, *_ in codes["rows"]] == [7, 3]
     assert codes["single"] == 2 and codes["unique"] == 1 and codes["unique_share"] == pytest.approx(3 / 150)
