@@ -206,10 +206,10 @@ class PromptFile:
             built = _build(encoder, prompt, roles, f"{self.name}: prompts[{i}]")
             if isinstance(built, str):
                 dropped[built] += 1
-            elif (known := _told(built[0])) in seen:
+            elif built[0].identity in seen:
                 dropped["repetition"] += 1
             else:
-                seen.add(known)
+                seen.add(built[0].identity)
                 usable.append(built)
         return usable, dropped
 
@@ -327,11 +327,6 @@ def _check_variables(prompts: list[FilePrompt], name: str) -> None:
                         f"{name}: prompts[{i}]: variable {variable} is {value!r} here and a "
                         f"{types[variable].__name__} elsewhere: all its values are of one type, or null"
                     )
-
-
-def _told(pair: PromptPair) -> tuple:
-    """What the model reads of a pair and what counts as right."""
-    return pair.clean_tokens, pair.corrupt_tokens, pair.answers, pair.wrong_answers
 
 
 def _shared_start(sequences: list[tuple[int, ...]]) -> int:
