@@ -95,13 +95,10 @@ def _validated(kind: type[_Model], data: bytes, where: str) -> _Model:
         return kind.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(
-            "."
-        )
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
         given = "" if first["type"] in ("missing", "json_invalid") else f", not {first['input']!r:.60}"
-        raise InputError(
-            " ".join(f"{where}: {place} {first['msg']}{given} (the form is {FORMAT})".split())
-        ) from None
+        wrong = f"{where}: {place.lstrip('.')} {first['msg']}{given} (the form is {FORMAT})"
+        raise InputError(" ".join(wrong.split())) from None
 
 
 def read_file(path: Path) -> bytes:
