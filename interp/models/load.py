@@ -172,7 +172,7 @@ def parse_dtype(name: str) -> torch.dtype:
 
 
 def parse_device(name: str | None) -> torch.device:
-    """``cpu``, ``cuda``, ``cuda:N`` or ``mps``, checked to be there; ``None`` is CUDA's if there is one, else the CPU."""
+    """``cpu``, ``cuda``, ``cuda:N`` or ``mps``, checked to be there; ``None`` is CUDA's or the CPU."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not _DEVICE.fullmatch(name):
