@@ -66,20 +66,17 @@ class PromptPair:
             for role, at in self.positions.items()
         }
         object.__setattr__(self, "positions", positions)
-        outside = {role: at for role, at in self.positions.items() if not 0 <= at < len(self.clean_tokens)}
+        length = len(self.clean_tokens)
+        outside = [f"{role} at {at}" for role, at in positions.items() if not 0 <= at < length]
         if outside:
-            raise InputError(
-                f"roles outside of the {len(self.clean_tokens)} tokens of {self.clean!r}: "
-                f"{', '.join(f'{role} at {at}' for role, at in outside.items())}"
-            )
+            raise InputError(f"roles outside of the {length} tokens of {self.clean!r}: {', '.join(outside)}")
 
     @property
     def first_difference(self) -> int:
         """Position of the first token that is not the same in both prompts, at most that of END."""
         both = zip(self.clean_tokens[:-1], self.corrupt_tokens[:-1], strict=True)
-        return next(
-            (i for i, (clean, corrupt) in enumerate(both) if clean != corrupt), len(self.clean_tokens) - 1
-        )
+        differing = (i for i, (clean, corrupt) in enumerate(both) if clean != corrupt)
+        return next(differing, len(self.clean_tokens) - 1)
 
     @property
     def identity(self) -> tuple[tuple[int, ...], ...]:

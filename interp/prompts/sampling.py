@@ -24,11 +24,7 @@ Card = TypeVar("Card")
 
 
 def check_request(task: Task, n: int, counterfactual: str | None) -> str:
-    """Return the counterfactual kind to use (the task's default for ``None``).
-
-    Raises:
-        InputError: ``n`` is out of range, or the task has no such kind.
-    """
+    """Return the counterfactual kind to use (the task's default for ``None``)."""
     if not 1 <= n <= MOST_PAIRS:
         raise InputError(f"n is {n!r}: ask the task {task.name} for 1 to {MOST_PAIRS} pairs")
     check_counterfactual(task, counterfactual)
@@ -57,8 +53,7 @@ def sample_pairs(
     """``n`` pairs; where no number is asked for ``usual``, or as many as the task has with this tokenizer.
 
     Raises:
-        InputError: fewer than were asked for, or none; or a task of one's own whose sample fails, or returns
-            something else.
+        InputError: fewer than were asked for, or none; or a task of one's own whose sample fails.
     """
 
     def sample(asked: int) -> PromptPairs:
@@ -90,11 +85,7 @@ def _failure(task: Task, error: BaseException) -> str:
 
 
 def as_many_as_there_are(sample: Callable[[int], PromptPairs], most: int, *, least: int = 0) -> PromptPairs:
-    """The largest sample of at most ``most`` pairs; there are known to be ``least``.
-
-    Raises:
-        InputError: there are none, or something else is wrong than their number: fewer would only hide it.
-    """
+    """The largest sample of at most ``most`` pairs; there are known to be ``least``."""
     try:
         return sample(most)
     except TooFewPairs:
@@ -167,8 +158,7 @@ class SampledTask:
         """Return ``n`` distinct pairs, a pure function of the arguments.
 
         Raises:
-            InputError: bad ``n`` or counterfactual, a tokenizer that leaves too few words as single tokens, or writes
-                them in a way that the task cannot use, or no more distinct prompts.
+            InputError: bad ``n`` or counterfactual, a tokenizer that the task cannot use, or no more distinct prompts.
         """
         kind = check_request(self, n, counterfactual)
         pairs, dropped, notes = self._make(PromptEncoder(tokenizer, bos), n, seed, kind)
