@@ -160,11 +160,7 @@ class ExactEffects:
         return self.heads.mean(axis=0)
 
     def members(self, threshold: float = THRESHOLD) -> Bool[np.ndarray, "layer head"]:
-        """Heads whose absolute mean effect is at least ``threshold`` of the gap.
-
-        Raises:
-            InputError: the metric does not fall from clean to corrupt prompts, so that it has no shares.
-        """
+        """Heads whose absolute mean effect is at least ``threshold`` of the gap."""
         if self.gap <= 0:
             raise InputError(
                 f"reference {self.name!r} has gap {self.gap:.3g}: "
@@ -212,7 +208,7 @@ class ExactEffects:
 
     @classmethod
     def load(cls, path: Path | str) -> "ExactEffects":
-        """Read what :meth:`save` wrote; raises :class:`InputError` for anything else."""
+        """Read what :meth:`save` wrote."""
         try:
             tensors, words = read_tensors(path, "numpy")
             header = _Header.model_validate(parse_json(words["interp"]))

@@ -311,11 +311,7 @@ def planted_names() -> tuple[str, ...]:
 
 
 def load_planted_model(name: str) -> TransformerBridge:
-    """Build a planted model: float32, eval, parameters frozen, with its word-level tokenizer.
-
-    Raises:
-        InputError: there is no planted model of this name.
-    """
+    """Build a planted model: float32, eval, parameters frozen, with its word-level tokenizer."""
     planted = planted_truth(name)
     plan = Blueprint(planted.items, planted.n_layers, seed=list(_MODELS).index(name))
     planted.write(plan)
@@ -326,11 +322,7 @@ def load_planted_model(name: str) -> TransformerBridge:
 
 
 def planted_truth(name: str) -> Planted:
-    """The circuit that was written into the planted model of this name.
-
-    Raises:
-        InputError: there is no planted model of this name.
-    """
+    """The circuit that was written into the planted model of this name."""
     if name not in _MODELS:
         raise InputError(f"unknown planted model {name!r}: there are {', '.join(_MODELS)}")
     return _MODELS[name]

@@ -148,11 +148,7 @@ def planted_task_names() -> tuple[str, ...]:
 
 
 def load_planted_task(name: str) -> PlantedNames | PlantedInduction:
-    """Return the task of the planted model of this name.
-
-    Raises:
-        InputError: there is no such task.
-    """
+    """Return the task of the planted model of this name."""
     if name not in _TASKS:
         raise InputError(f"unknown planted task {name!r}: there are {', '.join(_TASKS)}")
     return _TASKS[name](name)

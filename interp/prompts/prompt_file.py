@@ -72,14 +72,7 @@ class _Document(BaseModel, strict=True):
 
 
 def parse_prompts(data: bytes, path: Path) -> _Document:
-    """The prompts of a ``.jsonl`` file, or of a JSON file, and the metric to score them by.
-
-    Args:
-        path: what the file is called; it is not read.
-
-    Raises:
-        InputError: not UTF-8, not JSON, no prompt, or an entry that lacks a key or has a wrong type.
-    """
+    """The prompts of a ``.jsonl`` file, or of a JSON file, and the metric to score them by; ``path`` is not read."""
     data = data.removeprefix(codecs.BOM_UTF8)
     if path.suffix.lower() != ".jsonl":
         return _validated(_Document, data, str(path))
@@ -144,9 +137,6 @@ class PromptFile:
 
         Args:
             data: what the file holds, where it lies nowhere, such as an upload; ``path`` is then only its name.
-
-        Raises:
-            InputError: no such file, not UTF-8, not JSON, or an entry that lacks a key or has the wrong type.
         """
         self.path = Path(path)
         self.name = str(path)
@@ -167,11 +157,7 @@ class PromptFile:
     def sample(
         self, tokenizer: Any, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
     ) -> PromptPairs:
-        """Return ``n`` different pairs of the file; ``seed`` picks which, and in which order.
-
-        Raises:
-            InputError: fewer than ``n`` usable pairs, a role beyond its prompt, bad ``n`` or counterfactual.
-        """
+        """Return ``n`` different pairs of the file; ``seed`` picks which, and in which order."""
         kind = check_request(self, n, counterfactual)
         known = self._encoded  # read once: another thread may ask for another tokenizer
         if known is None or known[0]() is not tokenizer or known[1] != bos:

@@ -99,8 +99,7 @@ def halved_gates(model: Model) -> Hooks:
 def _factors(model: Model, layer: int) -> list[str]:
     """Hook points of what a neuron's value is made of: the gate's or only input, and the up-projection if there is one.
 
-    Raises:
-        InputError: an MLP of experts, which has no neurons to hook.
+    An MLP of experts has none.
     """
     mlp = f"blocks.{layer}.mlp"
     if not has_hook(model, f"{mlp}.out.hook_in"):

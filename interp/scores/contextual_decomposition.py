@@ -76,7 +76,6 @@ class Decomposition(Consumer):
     """Decomposes every batch of pairs.
 
     Attributes:
-        heads: [pair, layer, head].
         seen: called after each layer with (layer, β of all sources so far, the whole) at positions that differ.
     """
 
