@@ -114,7 +114,7 @@ class _Header(BaseModel, strict=True):
     name: str
     task: str
     model: str
-    scales: dict[Literal["heads", "mlps"], float]
+    scales: dict[str, float]
     provenance: _Provenance
 
 
@@ -228,9 +228,15 @@ class ExactEffects:
             raise InputError(f"{path}: the tensors of the measured reference do not fit together")
         if not all(np.isfinite(of).all() for of in values.values()):
             raise InputError(f"{path}: the measured reference holds values that are not finite")
-        texts = {"name": header.name, "task": header.task, "model": header.model}
         return cls(
-            **texts, **{"mlps": None, **values}, provenance=header.provenance.model_dump(exclude_unset=True)
+            name=header.name,
+            task=header.task,
+            model=header.model,
+            heads=values["heads"],
+            mlps=values.get("mlps"),
+            metric_clean=values["metric_clean"],
+            metric_corrupt=values["metric_corrupt"],
+            provenance=header.provenance.model_dump(exclude_unset=True),
         )
 
 
