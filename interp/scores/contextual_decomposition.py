@@ -331,7 +331,9 @@ class _DecomposedMLP:
                 "attribution and patching work on every model"
             )
         self.parts, self.function = parts, ACT2FN[activation]
-        self.whole = {name: parts[name](normed) for name in ("in", "gate") if name in parts}
+        self.whole: dict[str, Tensor] = {
+            name: parts[name](normed) for name in ("in", "gate") if name in parts
+        }
         value, gate = self.whole["in"], self.whole.get("gate")
         inner = self.function(value) if gate is None else self.function(gate) * value
         self.whole["out"] = parts["out"](inner)
