@@ -1,20 +1,7 @@
 """Subject–verb agreement: "I think that the keys near the cabinet" -> " are", not " is"."""
 
-import random
-from functools import partial
-
 from interp.prompts.encoding import PromptEncoder
-from interp.prompts.pairs import PromptPair, Value
-from interp.prompts.sampling import (
-    Made,
-    SampledTask,
-    dealt,
-    draw_unseen,
-    fill,
-    read_data,
-    require_words,
-    seeded,
-)
+from interp.prompts.sampling import Made, SampledTask, distinct, fill, read_data, require_words, seeded
 
 NUMBERS = ("singular", "plural")
 
@@ -48,49 +35,46 @@ class Agreement(SampledTask):
         for number in NUMBERS:
             require_words(self.name, f"{number} verbs", len(verbs[number]), 1)
         stream = seeded(self.name, seed)
-        deck = dealt([(number, i) for number in (0, 1) for i in range(len(data["templates"]))], stream)
-        seen: set = set()
+
+        def draw(card: tuple[int, int]) -> tuple:
+            """The subject's number, template, subject and attractor in both numbers, the attractor's number, place."""
+            subject, attractor = stream.sample(nouns, 2)
+            return *card, tuple(subject), tuple(attractor), stream.randrange(2), stream.choice(places)
+
+        cards = [(number, i) for number in (0, 1) for i in range(len(data["templates"]))]
         pairs = []
-        for _ in range(n):
-            draw = partial(_draw, *next(deck), nouns, places, stream)
-            pairs.append(_build(encoder, data["templates"], verbs, draw_unseen(self.name, draw, seen), kind))
+        for number, index, subject, attractor, near, place in distinct(self.name, n, stream, cards, draw):
+            sides = ((number, near), (1 - number, near if kind == "number" else 1 - near))
+            clean, corrupt = (
+                fill(
+                    data["templates"][index],
+                    {"subject": subject[of_subject], "place": place, "attractor": attractor[of_attractor]},
+                    self.roles,
+                )
+                for of_subject, of_attractor in sides
+            )
+            clean_variables, corrupt_variables = (
+                {
+                    "number": NUMBERS[of_subject],
+                    "attractor": NUMBERS[of_attractor],
+                    "subject": subject[0],
+                    "place": place,
+                }
+                for of_subject, of_attractor in sides
+            )
+            pairs.append(
+                encoder.pair(
+                    clean,
+                    corrupt,
+                    answers=verbs[NUMBERS[number]],
+                    wrong_answers=verbs[NUMBERS[1 - number]],
+                    template=f"{NUMBERS[number]}-{index + 1}",
+                    variables=(clean_variables, corrupt_variables),
+                )
+            )
         dropped = {
             "nouns": len(data["nouns"]) - len(nouns),
             "prepositions": len(data["places"]) - len(places),
             "verbs": sum(len(data[number]) - len(verbs[number]) for number in NUMBERS),
         }
         return pairs, dropped, ()
-
-
-def _draw(number: int, template: int, nouns: list, places: list[str], stream: random.Random) -> tuple:
-    """Subject's number, template, subject and attractor in both numbers, the attractor's number, preposition."""
-    subject, attractor = stream.sample(nouns, 2)
-    return number, template, tuple(subject), tuple(attractor), stream.randrange(2), stream.choice(places)
-
-
-def _build(encoder: PromptEncoder, templates: list[str], verbs: dict, drawn: tuple, kind: str) -> PromptPair:
-    number, template, subject, attractor, attractor_number, place = drawn
-
-    def pieces(number: int, attractor_number: int):
-        words = {"subject": subject[number], "place": place, "attractor": attractor[attractor_number]}
-        return fill(templates[template], words, Agreement.roles)
-
-    def said(number: int, attractor_number: int) -> dict[str, Value]:
-        return {
-            "number": NUMBERS[number],
-            "attractor": NUMBERS[attractor_number],
-            "subject": subject[0],
-            "place": place,
-        }
-
-    return encoder.pair(
-        pieces(number, attractor_number),
-        pieces(1 - number, attractor_number if kind == "number" else 1 - attractor_number),
-        answers=verbs[NUMBERS[number]],
-        wrong_answers=verbs[NUMBERS[1 - number]],
-        template=f"{NUMBERS[number]}-{template + 1}",
-        variables=(
-            said(number, attractor_number),
-            said(1 - number, attractor_number if kind == "number" else 1 - attractor_number),
-        ),
-    )

@@ -1,19 +1,7 @@
 """A relation given by two examples: "The list: big -> small, up -> down, hot ->" -> " cold", not " hot"."""
 
-import random
-from functools import partial
-
 from interp.prompts.encoding import PromptEncoder
-from interp.prompts.sampling import (
-    Made,
-    SampledTask,
-    dealt,
-    draw_unseen,
-    fill,
-    read_data,
-    require_words,
-    seeded,
-)
+from interp.prompts.sampling import Made, SampledTask, distinct, fill, read_data, require_words, seeded
 
 
 class Antonym(SampledTask):
@@ -41,11 +29,14 @@ class Antonym(SampledTask):
         opposites = [tuple(both) for both in data["opposites"] if all(word in known for word in both)]
         require_words(self.name, "pairs of opposites", len(opposites), 4)
         stream, corrupt_stream = seeded(self.name, seed), seeded(self.name, seed, kind)
-        deck = dealt(range(len(data["templates"])), stream)
-        seen: set[tuple[int, tuple]] = set()
+
+        def draw(index: int) -> tuple[int, tuple]:
+            """Template, and two examples and a query, each in a direction of its own."""
+            chosen = stream.sample(opposites, 3)
+            return index, tuple(both if stream.random() < 0.5 else both[::-1] for both in chosen)
+
         pairs = []
-        for _ in range(n):
-            index, chosen = draw_unseen(self.name, partial(_draw, next(deck), opposites, stream), seen)
+        for index, chosen in distinct(self.name, n, stream, range(len(data["templates"])), draw):
             (from1, to1), (from2, to2), (query, answer) = chosen
             clean = {"from1": from1, "to1": to1, "from2": from2, "to2": to2, "query": query}
             if kind == "relation":
@@ -68,9 +59,3 @@ class Antonym(SampledTask):
                 )
             )
         return pairs, {"opposites": len(data["opposites"]) - len(opposites)}, ()
-
-
-def _draw(index: int, opposites: list[tuple[str, str]], stream: random.Random) -> tuple[int, tuple]:
-    """Template, and two examples and a query, each in a direction of its own."""
-    chosen = stream.sample(opposites, 3)
-    return index, tuple(both if stream.random() < 0.5 else both[::-1] for both in chosen)

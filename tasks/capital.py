@@ -1,19 +1,7 @@
 """Factual recall: "Anna was born in the capital of France, the city of" -> " Paris"."""
 
-import random
-from functools import partial
-
 from interp.prompts.encoding import PromptEncoder
-from interp.prompts.sampling import (
-    Made,
-    SampledTask,
-    dealt,
-    draw_unseen,
-    fill,
-    read_data,
-    require_words,
-    seeded,
-)
+from interp.prompts.sampling import Made, SampledTask, distinct, fill, read_data, require_words, seeded
 
 
 class Capital(SampledTask):
@@ -39,12 +27,12 @@ class Capital(SampledTask):
         capitals = {c: cities[city] for c, city in all_capitals.items() if c in countries and city in cities}
         require_words(self.name, "countries with capitals", len(capitals), 2)
         stream, corrupt_stream = seeded(self.name, seed), seeded(self.name, seed, kind)
-        deck = dealt(range(len(data["templates"])), stream)
-        seen: set[tuple[int, str, str]] = set()
+
+        def draw(index: int) -> tuple[int, str, str]:
+            return index, stream.choice(list(capitals)), stream.choice(data["names"])
+
         pairs = []
-        for _ in range(n):
-            draw = partial(_draw, next(deck), list(capitals), data["names"], stream)
-            index, country, person = draw_unseen(self.name, draw, seen)
+        for index, country, person in distinct(self.name, n, stream, range(len(data["templates"])), draw):
             other = corrupt_stream.choice([c for c in capitals if c != country])
             clean, corrupt = (
                 fill(data["templates"][index], {"country": c, "name": person}, self.roles)
@@ -61,7 +49,3 @@ class Capital(SampledTask):
                 )
             )
         return pairs, {"countries": len(all_capitals) - len(capitals)}, ()
-
-
-def _draw(index: int, countries: list[str], people: list[str], stream: random.Random) -> tuple[int, str, str]:
-    return index, stream.choice(countries), stream.choice(people)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from interp.prompts.encoding import Piece, PromptEncoder
 from interp.prompts.pairs import Metric, PromptPair, Value
-from interp.prompts.sampling import Made, SampledTask, draw_unseen, read_data, require_words, seeded
+from interp.prompts.sampling import Made, SampledTask, distinct, read_data, require_words, seeded
 
 NAMES_NEEDED = 12
 """A method and six arguments, and five more for ``random_random``."""
@@ -70,13 +70,12 @@ class Docstring(SampledTask):
         require_words(self.name, "description words", len(words), 3)
         # one corrupt stream for all kinds: they differ only in which of the same new names they use
         clean_stream, corrupt_stream = seeded(self.name, seed), seeded(self.name, seed, "corrupt")
-        seen: set[Function] = set()
-        pairs = []
-        for _ in range(n):
-            function = draw_unseen(
-                self.name, lambda: _draw_function(sorted(names), words, clean_stream), seen
-            )
-            pairs.append(_build(encoder, names, function, kind, corrupt_stream))
+
+        def draw(_card: None) -> Function:
+            return _draw_function(sorted(names), words, clean_stream)
+
+        drawn = distinct(self.name, n, clean_stream, [None], draw)
+        pairs = [_build(encoder, names, function, kind, corrupt_stream) for function in drawn]
         dropped = {"names": len(data["names"]) - len(names), "words": len(data["words"]) - len(words)}
         return pairs, dropped, ()
 

@@ -1,12 +1,9 @@
 """Indirect object identification: "When Mary and John went to the store, John gave a drink to" -> " Mary"."""
 
-import random
 import re
-from functools import partial
 
 from interp.prompts.encoding import Piece, PromptEncoder
-from interp.prompts.pairs import PromptPair, Value
-from interp.prompts.sampling import Made, SampledTask, dealt, draw_unseen, read_data, require_words, seeded
+from interp.prompts.sampling import Made, SampledTask, distinct, names_told, read_data, require_words, seeded
 
 NAMES_NEEDED = 5
 """IO and S and three more for ``abc``."""
@@ -40,71 +37,41 @@ class IOI(SampledTask):
         names = encoder.words(data["names"])
         require_words(self.name, "names", len(names), NAMES_NEEDED)
         clean_stream, corrupt_stream = seeded(self.name, seed), seeded(self.name, seed, kind)
+
+        def draw(card: tuple[str, int]) -> tuple[str, str, str, str, str]:
+            """Order of the names, number of the template, the template with place and object filled in, IO, S."""
+            order, index = card
+            io, subject = clean_stream.sample(sorted(names), 2)
+            scene = data["templates"][index].replace("{place}", clean_stream.choice(data["places"]))
+            scene = scene.replace("{object}", clean_stream.choice(data["objects"]))
+            return order, str(index + 1), scene, io, subject
+
         cards = [(order, i) for order in ("ABBA", "BABA") for i in range(len(data["templates"]))]
-        deck = dealt(cards, clean_stream)
-        seen: set[tuple[str, ...]] = set()
         pairs = []
-        for _ in range(n):
-            order, index = next(deck)
-            draw = partial(_draw_scene, data, index, order, sorted(names), clean_stream)
-            scene, _, io, subject = draw_unseen(self.name, draw, seen)
-            template = f"{order}-{index + 1}"
-            pairs.append(_build(encoder, names, scene, order, io, subject, kind, corrupt_stream, template))
+        for order, number, scene, io, subject in distinct(self.name, n, clean_stream, cards, draw):
+            others = sorted(set(names) - {io, subject})
+            if kind == "abc":
+                corrupt_names = tuple(corrupt_stream.sample(others, 3))
+            elif kind == "s2_io":
+                corrupt_names = (io, subject, io)
+            else:
+                corrupt_names = (corrupt_stream.choice(others), io, subject)
+            sides = ((io, subject, subject), corrupt_names)
+            clean, corrupt = (_pieces(scene, order, *side) for side in sides)
+            told, told_of_corrupt = (
+                names_told(*side, s1_first=order == "BABA") | {"template": number} for side in sides
+            )
+            pairs.append(
+                encoder.pair(
+                    clean,
+                    corrupt,
+                    answers=[names[io]],
+                    wrong_answers=[names[subject]],
+                    template=f"{order}-{number}",
+                    variables=(told, told_of_corrupt),
+                )
+            )
         return pairs, {"names": len(data["names"]) - len(names)}, ()
-
-
-def _draw_scene(
-    data: dict, index: int, order: str, names: list[str], stream: random.Random
-) -> tuple[str, str, str, str]:
-    """A template with place and object filled in, the order of the names, the IO and the S."""
-    io, subject = stream.sample(names, 2)
-    scene = data["templates"][index]
-    scene = scene.replace("{place}", stream.choice(data["places"]))
-    scene = scene.replace("{object}", stream.choice(data["objects"]))
-    return scene, order, io, subject
-
-
-def _build(
-    encoder: PromptEncoder,
-    names: dict[str, int],
-    scene: str,
-    order: str,
-    io: str,
-    subject: str,
-    kind: str,
-    stream: random.Random,
-    template: str,
-) -> PromptPair:
-    others = sorted(set(names) - {io, subject})
-    if kind == "abc":
-        corrupt_io, corrupt_s1, corrupt_s2 = stream.sample(others, 3)
-    elif kind == "s2_io":
-        corrupt_io, corrupt_s1, corrupt_s2 = io, subject, io
-    else:
-        corrupt_io, corrupt_s1, corrupt_s2 = stream.choice(others), io, subject
-    return encoder.pair(
-        _pieces(scene, order, io, subject, subject),
-        _pieces(scene, order, corrupt_io, corrupt_s1, corrupt_s2),
-        answers=[names[io]],
-        wrong_answers=[names[subject]],
-        template=template,
-        variables=(
-            _variables(order, io, subject, subject, template),
-            _variables(order, corrupt_io, corrupt_s1, corrupt_s2, template),
-        ),
-    )
-
-
-def _variables(order: str, io: str, s1: str, s2: str, template: str) -> dict[str, Value]:
-    """S is the name that is repeated; where it stood first counts, whichever name it is."""
-    s1_first = order == "BABA"
-    stood = {s1: s1_first, io: not s1_first}.get(s2)
-    return {
-        "IO": io if s2 == s1 else s1 if s2 == io else None,
-        "S": None if stood is None else s2,
-        "order": None if stood is None else "S first" if stood else "S second",
-        "template": template.partition("-")[2],
-    }
 
 
 def _pieces(scene: str, order: str, io: str, s1: str, s2: str) -> list[Piece]:

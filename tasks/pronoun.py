@@ -1,19 +1,7 @@
 """Gendered pronouns: "I met Anna at the museum, and" -> " she", not " he"."""
 
-import random
-from functools import partial
-
 from interp.prompts.encoding import PromptEncoder
-from interp.prompts.sampling import (
-    Made,
-    SampledTask,
-    dealt,
-    draw_unseen,
-    fill,
-    read_data,
-    require_words,
-    seeded,
-)
+from interp.prompts.sampling import Made, SampledTask, distinct, fill, read_data, require_words, seeded
 
 PRONOUNS = {"female": "she", "male": "he"}
 
@@ -42,14 +30,17 @@ class Pronoun(SampledTask):
             require_words(self.name, f"{gender} names", len(names[gender]), 1)
         require_words(self.name, "pronouns", len(pronouns), 2)
         stream, corrupt_stream = seeded(self.name, seed), seeded(self.name, seed, kind)
-        deck = dealt([(gender, i) for gender in PRONOUNS for i in range(len(data["templates"]))], stream)
-        seen: set[tuple[str, str]] = set()
+
+        def draw(card: tuple[str, int]) -> tuple[str, int, str, str]:
+            gender, index = card
+            scene = data["templates"][index].replace("{job}", stream.choice(data["jobs"]))
+            scene = scene.replace("{place}", stream.choice(data["places"]))
+            return gender, index, scene, stream.choice(names[gender])
+
+        cards = [(gender, i) for gender in PRONOUNS for i in range(len(data["templates"]))]
         pairs = []
-        for _ in range(n):
-            gender, index = next(deck)
+        for gender, index, scene, name in distinct(self.name, n, stream, cards, draw):
             other = "male" if gender == "female" else "female"
-            draw = partial(_draw, data, data["templates"][index], names[gender], stream)
-            scene, name = draw_unseen(self.name, draw, seen)
             other_name = corrupt_stream.choice(names[other])
             pairs.append(
                 encoder.pair(
@@ -63,9 +54,3 @@ class Pronoun(SampledTask):
             )
         dropped = {"names": sum(len(data[gender]) - len(names[gender]) for gender in PRONOUNS)}
         return pairs, dropped, ()
-
-
-def _draw(data: dict, template: str, names: list[str], stream: random.Random) -> tuple[str, str]:
-    """The template with job and place filled in, and the name."""
-    scene = template.replace("{job}", stream.choice(data["jobs"]))
-    return scene.replace("{place}", stream.choice(data["places"])), stream.choice(names)

@@ -1,19 +1,7 @@
 """Succession: "The list that Anna wrote: March, April, May," -> " June"."""
 
-import random
-from functools import partial
-
 from interp.prompts.encoding import PromptEncoder
-from interp.prompts.sampling import (
-    Made,
-    SampledTask,
-    dealt,
-    draw_unseen,
-    fill,
-    read_data,
-    require_words,
-    seeded,
-)
+from interp.prompts.sampling import Made, SampledTask, distinct, fill, read_data, require_words, seeded
 
 SHOWN = 3
 """Members of the sequence in the prompt."""
@@ -41,16 +29,17 @@ class Successor(SampledTask):
         whole = [words for words, length in ids if len(words) == length]
         require_words(self.name, "whole sequences", len(whole), 1)
         stream, corrupt_stream = seeded(self.name, seed), seeded(self.name, seed, kind)
-        deck = dealt([(i, k) for i in range(len(data["templates"])) for k in range(len(whole))], stream)
-        seen: set[tuple[int, int, int, str]] = set()
+
+        def draw(card: tuple[int, int]) -> tuple[int, int, int, str]:
+            template, sequence = card
+            start = stream.choice(range(len(whole[sequence]) - SHOWN))
+            return template, sequence, start, stream.choice(data["names"])
+
+        cards = [(i, k) for i in range(len(data["templates"])) for k in range(len(whole))]
         pairs = []
-        for _ in range(n):
-            template, sequence = next(deck)
+        for template, sequence, start, person in distinct(self.name, n, stream, cards, draw):
             words = list(whole[sequence])
-            starts = range(len(words) - SHOWN)
-            draw = partial(_draw, template, sequence, starts, data["names"], stream)
-            _, _, start, person = draw_unseen(self.name, draw, seen)
-            other = corrupt_stream.choice([s for s in starts if s != start])
+            other = corrupt_stream.choice([s for s in range(len(words) - SHOWN) if s != start])
             clean, corrupt = (
                 fill(
                     data["templates"][template],
@@ -73,9 +62,3 @@ class Successor(SampledTask):
                 )
             )
         return pairs, {"sequences": len(ids) - len(whole)}, ()
-
-
-def _draw(
-    template: int, sequence: int, starts: range, people: list[str], stream: random.Random
-) -> tuple[int, int, int, str]:
-    return template, sequence, stream.choice(starts), stream.choice(people)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
@@ -35,16 +34,6 @@ class Part:
     pairs: PromptPairs
     indices: tuple[int, ...]
     path: Path
-
-
-@dataclass(frozen=True)
-class Effects:
-    """Of some pairs: what a part's file holds."""
-
-    heads: Float[np.ndarray, "pair layer head"]
-    mlps: Float[np.ndarray, "pair layer"] | None
-    clean: Float[np.ndarray, " pair"]
-    corrupt: Float[np.ndarray, " pair"]
 
 
 @dataclass(frozen=True)
@@ -99,29 +88,24 @@ class Measurement:
             options = (place[0], part, self.mlps, self.batch_size)
             yield Job(f"{name}: exact effects {i + 1}/{len(parts)}", measure_part, options, place, its)
 
-    def gathered(self) -> Effects | None:
+    def gathered(self) -> dict[str, np.ndarray] | None:
         """The effects of all pairs, in their order; ``None`` while parts are missing."""
         parts = self.parts()
-        read = [read_part(part) for part in parts]
-        found = [effects for effects in read if effects is not None]
-        if len(found) < len(parts):
+        effects = [tensors for part in parts if (tensors := read_part(part)) is not None]
+        if len(effects) < len(parts):
             return None
         order = np.argsort(np.concatenate([part.indices for part in parts]))
-        heads, clean, corrupt = (
-            np.concatenate([getattr(effects, name) for effects in found])[order]
-            for name in ("heads", "clean", "corrupt")
-        )
-        mlps = [effects.mlps for effects in found if effects.mlps is not None]
-        return Effects(heads, np.concatenate(mlps)[order] if mlps else None, clean, corrupt)
+        return {name: np.concatenate([of[name] for of in effects])[order] for name in effects[0]}
 
     def reference(self, name: str, model: str, **provenance: object) -> ExactEffects | None:
         """The reference of all pairs; ``None`` while parts are missing."""
-        found = self.gathered()
-        if found is None:
+        effects = self.gathered()
+        if effects is None:
             return None
         made = self.pairs.provenance() | {"model": model, "model_details": self.described} | provenance
-        task = self.pairs.task
-        return ExactEffects(name, task, model, found.heads, found.mlps, found.clean, found.corrupt, made)
+        metrics = effects["clean"], effects["corrupt"]
+        components = effects["heads"], effects.get("mlps")
+        return ExactEffects(name, self.pairs.task, model, *components, *metrics, made)
 
 
 def measure_part(desk: Any, spec: str, part: Part, mlps: bool, batch_size: int, told: Told) -> None:
@@ -141,11 +125,12 @@ def measure_part(desk: Any, spec: str, part: Part, mlps: bool, batch_size: int, 
     begun.unlink(missing_ok=True)
 
 
-def read_part(part: Part) -> Effects | None:
-    """``None`` where it is not there, or damaged."""
+def read_part(part: Part) -> dict[str, np.ndarray] | None:
+    """Effects of heads [pair, layer, head] and of MLPs, where there are some, and the metric of the ``clean`` and the
+    ``corrupt`` prompts; ``None`` where the file is not there, or damaged."""
     try:
         tensors, _ = read_tensors(part.path, "numpy")
-        found = Effects(tensors["heads"], tensors.get("mlps"), tensors["clean"], tensors["corrupt"])
-    except (OSError, SafetensorError, KeyError):
+    except (OSError, SafetensorError):
         return None
-    return found if len(found.heads) == len(found.clean) == len(part.indices) else None
+    whole = {"heads", "clean", "corrupt"} <= tensors.keys()
+    return tensors if whole and all(len(of) == len(part.indices) for of in tensors.values()) else None

@@ -26,6 +26,8 @@ from interp.interventions.component_graph import ComponentGraph
 
 Helpful = Literal["positive", "negative"]
 Layout = Literal["eap-ig", "mib"]
+_TOLD = ("model", "task", "method", "universe", "metric", "provenance")
+"""What the file says of the circuit besides."""
 
 
 def write_graph(
@@ -40,28 +42,20 @@ def write_graph(
     """Write a circuit with every edge of the model's graph.
 
     A node is in the graph if it is a member, is ``input`` or ``logits``, or is an MLP that the circuit's
-    universe keeps live; an edge is if both its ends are. This is the node-level circuit that our activation patching
-    judges; edge scores ride along. An unsplit score into a head goes to q, k and v by a third each, as
-    first-order scores add.
+    universe keeps live; an edge is if both its ends are. Edge scores ride along; an unsplit score into a head goes to
+    q, k and v by a third each, as first-order scores add.
 
     Args:
         d_model, parallel_attn_mlp: what EAP-IG wants to know of the model and a circuit does not hold.
         helpful: the sign that helpful components get in the file. The ``mib`` layout has no node scores.
-
-    Raises:
-        InputError: an edge that the model's graph does not have.
     """
     sign = 1.0 if helpful == "positive" else -1.0
     components = {c.site: c for c in circuit.components}
     graph = ComponentGraph(circuit.n_layers, circuit.n_heads, mlps=True, sequential=not parallel_attn_mlp)
     nodes = (*graph.senders, "logits")
     live_mlps = circuit.universe == "heads"
-    inside = {
-        node: node in ("input", "logits")
-        or (live_mlps and node.startswith("m"))
-        or (node in components and components[node].in_circuit)
-        for node in nodes
-    }
+    members = {site for site, part in components.items() if part.in_circuit} | {"input", "logits"}
+    inside = {node: node in members or (live_mlps and node.startswith("m")) for node in nodes}
     edges = {
         name: {"score": 0.0, "in_graph": inside[sender] and inside[receiver]}
         for name, sender, receiver in _edges(graph)
@@ -86,15 +80,7 @@ def write_graph(
         if layout == "mib"
         else {node: {"in_graph": inside[node], **scores.get(node, {})} for node in nodes},
         "edges": edges,
-        "interp": {
-            "helpful": helpful,
-            "model": circuit.model,
-            "task": circuit.task,
-            "method": circuit.method,
-            "universe": circuit.universe,
-            "metric": circuit.metric,
-            "provenance": circuit.provenance,
-        },
+        "interp": {"helpful": helpful, **{name: getattr(circuit, name) for name in _TOLD}},
     }
     write_text(path, json.dumps(value, allow_nan=False, ensure_ascii=False))
 

@@ -13,23 +13,21 @@ positive = it helps. One file holds one task on one model; what depends on a thr
 import json
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from interp import THRESHOLD
-from interp.errors import InputError
+from interp.errors import InputError, fault
 from interp.files import atomic_path, parse_json, read_json, read_tensors
 from interp.models import Model
 from interp.models.sites import parse_site
 from interp.prompts.pairs import PromptPairs
-
-FORMAT = 1
-_DATA = Path(__file__).parent / "data"
 
 _ALIASES = {
     "gpt2-small": "gpt2",
@@ -100,10 +98,24 @@ def written_reference(name: str, model: Model) -> Reference:
     )
 
 
-MEASURED_FORMAT = 1
-KIND = "measured reference"
 _TOLERANCE = 1e-3
 """Largest rounding error of a stored effect, as a share of the gap."""
+
+
+class _Provenance(BaseModel, strict=True, extra="allow"):
+    fingerprints: list[str] = []
+
+
+class _Header(BaseModel, strict=True):
+    """Of a file of exact effects."""
+
+    kind: Literal["measured reference"]
+    format: Literal[1]
+    name: str
+    task: str
+    model: str
+    scales: dict[str, float]
+    provenance: _Provenance
 
 
 @dataclass(frozen=True)
@@ -148,11 +160,7 @@ class ExactEffects:
         return self.heads.mean(axis=0)
 
     def members(self, threshold: float = THRESHOLD) -> Bool[np.ndarray, "layer head"]:
-        """Heads whose absolute mean effect is at least ``threshold`` of the gap.
-
-        Raises:
-            InputError: the metric does not fall from clean to corrupt prompts, so that it has no shares.
-        """
+        """Heads whose absolute mean effect is at least ``threshold`` of the gap."""
         if self.gap <= 0:
             raise InputError(
                 f"reference {self.name!r} has gap {self.gap:.3g}: "
@@ -173,12 +181,6 @@ class ExactEffects:
         made = self.provenance
         return (made["counterfactual"], made["bos"]) == (pairs.counterfactual, pairs.bos)
 
-    def _resampled(self, n_boot: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        n = self.n_pairs
-        weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot) / n
-        effects = (weights @ self.heads.reshape(n, -1)).reshape(n_boot, self.n_layers, self.n_heads)
-        return effects, weights @ (self.metric_clean - self.metric_corrupt)
-
     def save(self, path: Path | str) -> None:
         """Write one safetensors file, provenance in its header.
 
@@ -193,14 +195,12 @@ class ExactEffects:
         for key, values in (("heads", self.heads), ("mlps", self.mlps)):
             if values is not None:
                 tensors[key], scales[key] = _pack(values, tolerance=_TOLERANCE * abs(self.gap))
+        names = ("name", "task", "model", "provenance")
         header = {
-            "kind": KIND,
-            "format": MEASURED_FORMAT,
-            "name": self.name,
-            "task": self.task,
-            "model": self.model,
+            "kind": "measured reference",
+            "format": 1,
             "scales": scales,
-            "provenance": self.provenance,
+            **{name: getattr(self, name) for name in names},
         }
         metadata = {"interp": json.dumps(header, allow_nan=False)}
         with atomic_path(Path(path)) as temporary:
@@ -208,61 +208,43 @@ class ExactEffects:
 
     @classmethod
     def load(cls, path: Path | str) -> "ExactEffects":
-        """Read what :meth:`save` wrote; raises :class:`InputError` for anything else."""
+        """Read what :meth:`save` wrote."""
         try:
             tensors, words = read_tensors(path, "numpy")
-            header = parse_json(words["interp"])
+            header = _Header.model_validate(parse_json(words["interp"]))
+            scales = {"metric_clean": 1.0, "metric_corrupt": 1.0, **header.scales}
+            values = {
+                name: tensors[name].astype(np.float64) * scales[name]
+                for name in ("heads", "mlps", "metric_clean", "metric_corrupt")
+                if name in tensors or name != "mlps"
+            }
+        except ValidationError as error:
+            raise InputError(f"{path}: not a measured reference: {fault(error)}") from None
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise InputError(f"{path}: not a measured reference ({error})") from None
-        known = isinstance(header, dict) and (header.get("kind"), header.get("format"))
-        if known != (KIND, MEASURED_FORMAT):
-            raise InputError(f"{path}: not a measured reference of format {MEASURED_FORMAT}")
-        texts, made = (header.get(key) for key in ("name", "task", "model")), header.get("provenance")
-        if not all(isinstance(text, str) for text in texts) or not isinstance(made, dict):
-            raise InputError(
-                f"{path}: not a measured reference (its header lacks name, task, model or provenance)"
-            )
-        prints = made.get("fingerprints", [])
-        if not isinstance(prints, list) or not all(isinstance(one, str) for one in prints):
-            raise InputError(f"{path}: damaged measured reference: its fingerprints are no list of texts")
-        try:
-            scales = header["scales"]
-            loaded = cls(
-                name=header["name"],
-                task=header["task"],
-                model=header["model"],
-                heads=_unpack(tensors["heads"], scales["heads"]),
-                mlps=_unpack(tensors["mlps"], scales["mlps"]) if "mlps" in tensors else None,
-                metric_clean=tensors["metric_clean"].astype(np.float64),
-                metric_corrupt=tensors["metric_corrupt"].astype(np.float64),
-                provenance=header["provenance"],
-            )
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{path}: damaged measured reference: {error!r}") from None
-        loaded._check(path)
-        return loaded
-
-    def _check(self, path: Path | str) -> None:
-        metrics = [self.metric_clean, self.metric_corrupt]
-        mlps = [] if self.mlps is None else [self.mlps]
-        fits = (
-            self.heads.ndim == 3
-            and self.heads.size > 0
-            and all(m.shape == self.heads.shape[:1] for m in metrics)
-            and all(m.shape == self.heads.shape[:2] for m in mlps)
-        )
-        if not fits:
+        shape = values["heads"].shape
+        fit = {"heads": shape, "mlps": shape[:2], "metric_clean": shape[:1], "metric_corrupt": shape[:1]}
+        if len(shape) != 3 or 0 in shape or any(of.shape != fit[name] for name, of in values.items()):
             raise InputError(f"{path}: the tensors of the measured reference do not fit together")
-        if not all(np.isfinite(a).all() for a in (self.heads, *metrics, *mlps)):
+        if not all(np.isfinite(of).all() for of in values.values()):
             raise InputError(f"{path}: the measured reference holds values that are not finite")
+        return cls(
+            name=header.name,
+            task=header.task,
+            model=header.model,
+            heads=values["heads"],
+            mlps=values.get("mlps"),
+            metric_clean=values["metric_clean"],
+            metric_corrupt=values["metric_corrupt"],
+            provenance=header.provenance.model_dump(exclude_unset=True),
+        )
 
 
 @cache
 def shipped_measured() -> dict[str, ExactEffects]:
     """Every ``data/measured-*.safetensors`` of the package, by name."""
-    with as_file(files("interp.circuits") / "data") as folder:
-        loaded = [ExactEffects.load(path) for path in sorted(folder.glob("measured-*.safetensors"))]
-    return {reference.name: reference for reference in loaded}
+    paths = sorted((Path(__file__).parent / "data").glob("measured-*.safetensors"))
+    return {reference.name: reference for reference in map(ExactEffects.load, paths)}
 
 
 def _pack(values: np.ndarray, tolerance: float) -> tuple[np.ndarray, float]:
@@ -273,10 +255,6 @@ def _pack(values: np.ndarray, tolerance: float) -> tuple[np.ndarray, float]:
     if largest == 0:
         return np.zeros(values.shape, dtype=np.int16), 1.0
     return np.ascontiguousarray(np.round(values / scale), dtype=np.int16), scale
-
-
-def _unpack(stored: np.ndarray, scale: float) -> np.ndarray:
-    return stored.astype(np.float64) * scale
 
 
 def load_reference(name: str | Path) -> Reference | ExactEffects:
@@ -317,7 +295,7 @@ def canonical_model(model: str) -> str:
 
 @cache
 def _published() -> dict[str, Reference]:
-    value = read_json(_DATA / "published.json")
+    value = read_json(Path(__file__).parent / "data" / "published.json")
     return {name: _from_entry(name, entry) for name, entry in value["references"].items()}
 
 

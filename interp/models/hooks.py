@@ -35,11 +35,9 @@ _generations: "weakref.WeakKeyDictionary[TransformerBridge, object]" = weakref.W
 
 @contextlib.contextmanager
 def forwards_watched(model: TransformerBridge, begin: Callable[[int, Tensor | None], None]) -> Iterator[None]:
-    """Call ``begin`` before every forward of ``model`` in the body, with how many positions its KV cache holds, and the
-    tokens that it reads, [batch, pos], None where it is given embeddings.
-
-    The first is 0 for a plain forward, for the first one of a generation, and for each one of a generation without a
-    cache; the positions that hooks see in the forward are numbered from there.
+    """Call ``begin`` before every forward of ``model`` in the body, with how many positions its KV cache holds, from
+    which the positions that hooks see are numbered, and the tokens that it reads, [batch, pos], None where it is given
+    embeddings.
     """
 
     def watch(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -126,11 +126,7 @@ def model_names() -> list[str]:
 
 
 def classify(spec: str) -> tuple[str, str]:
-    """The kind of a spec (packaged, planted, gguf, folder or hub) and what that kind's loader needs.
-
-    Raises :class:`InputError`, naming the kinds there are and the nearest name, for a spec that is none of
-    them.
-    """
+    """The kind of a spec (packaged, planted, gguf, folder or hub) and what that kind's loader needs."""
     path = Path(os.path.expanduser(spec))  # Path.expanduser fails for a user that there is not
     if spec in PACKAGED:
         return "packaged", spec
@@ -163,26 +159,20 @@ def _check_files(folder: Path) -> None:
     for path in folder.iterdir():
         if not path.is_dir():
             readable(path)
-        if path.name.endswith(".index.json") and (
-            names := re.findall(rb'"([^"]*/[^"]*)"', path.read_bytes())
-        ):
+        is_index = path.name.endswith(".index.json")
+        if is_index and (names := re.findall(rb'"([^"]*/[^"]*)"', path.read_bytes())):
             raise InputError(f"{path} names {names[0]!r}, which is no file of this folder")
 
 
 def parse_dtype(name: str) -> torch.dtype:
-    """``float32``, ``bfloat16`` or ``float16``; raises :class:`InputError` for any other."""
+    """One of :data:`DTYPES`."""
     if name not in DTYPES:
         raise InputError(f"unknown dtype {name!r}: use {', '.join(DTYPES)}")
     return DTYPES[name]
 
 
 def parse_device(name: str | None) -> torch.device:
-    """``cpu``, ``cuda``, ``cuda:N`` or ``mps``, checked to be there; ``None`` is CUDA's if there is one,
-    else the CPU.
-
-    Raises :class:`InputError` for an unknown device or one that this machine or this build of torch does
-    not have.
-    """
+    """``cpu``, ``cuda``, ``cuda:N`` or ``mps``, checked to be there; ``None`` is CUDA's or the CPU."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not _DEVICE.fullmatch(name):

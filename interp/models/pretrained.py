@@ -77,10 +77,7 @@ def check_agreement(
     dtype: torch.dtype,
     architecture: str,
 ) -> None:
-    """Raise :class:`InputError` unless logits are those of the model before it was wrapped.
-
-    Logits that are no numbers are told where they matter.
-    """
+    """Raise :class:`InputError` unless logits are those of the model before it was wrapped, or are no numbers."""
     error = ((wrapped - own).abs().max() / own.abs().max()).item()
     if error > _TOLERANCE.get(dtype, _ROUGH_TOLERANCE):
         raise InputError(
@@ -107,9 +104,8 @@ _IN_A_STACK = re.compile(r"(.*?)\.\d+\.")
 
 
 def read_pretrained(source: str | Path, device: torch.device, dtype: torch.dtype) -> TransformerBridge:
-    """Read a causal language model and its tokenizer from a folder (a ``Path``) or the hub (an id).
-
-    A folder is read without a word to any network. Raises :class:`InputError` when it cannot be read.
+    """Read a causal language model and its tokenizer from a folder (a ``Path``), without a word to any network, or the
+    hub (an id).
     """
     local = isinstance(source, Path)
     try:
@@ -120,19 +116,12 @@ def read_pretrained(source: str | Path, device: torch.device, dtype: torch.dtype
             check_weights(config, dtype, place)
         # a hub's download bars stay: they are worth seeing
         with status(f"loading {source}") if local else contextlib.nullcontext():
-            found: Any = AutoModelForCausalLM.from_pretrained(
-                source,
-                dtype=dtype,
-                attn_implementation="eager",
-                local_files_only=local,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # refused below, where what they are can be said
-            )
+            # sizes that do not match are refused below, where what they are can be said
+            model, told = _causal(source, dtype, local, ignore_mismatched_sizes=True)
     except InputError:
         raise
     except _DAMAGED as error:
         raise _unreadable(source, error) from error
-    model, told = found
     check_whole(model, told, source)
     return wrap(model, tokenizer, str(source), device, config=config)
 
@@ -167,11 +156,7 @@ def wrap(
     *,
     config: PreTrainedConfig | None = None,
 ) -> TransformerBridge:
-    """Put a TransformerBridge around a model that is already in memory.
-
-    Raises :class:`InputError` for an architecture that the bridge does not know or gets wrong, and for another model's
-    tokenizer.
-    """
+    """Put a TransformerBridge around a model that is already in memory, if the bridge knows it and gets it right."""
     embedding: Any = model.get_input_embeddings()
     n_tokens = embedding.weight.shape[0]
     check_tokenizer(tokenizer, n_tokens, name)
@@ -293,31 +278,34 @@ def read_gguf(
 
     The model is an ordinary one afterwards: what transformers remembers of the quantisation is cleared,
     because ``save_pretrained`` refuses such a model, and ``config.architectures`` is set, because the file
-    does not say it. Raises :class:`InputError` for a file that is no GGUF, is damaged, or has an
-    architecture transformers cannot read.
+    does not say it.
     """
     check_header(path)
     with _gguf_readable(path):
         elements = sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)
     check_fits(elements * dtype.itemsize, torch.device("cpu"), "a smaller model")
     with _gguf_readable(path), quiet():
-        found: Any = AutoModelForCausalLM.from_pretrained(
-            path.parent,
-            gguf_file=path.name,
-            dtype=dtype,
-            attn_implementation="eager",
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        model, told = _causal(path.parent, dtype, True, gguf_file=path.name)
         tokenizer = _tokenizer(path)
-    model, told = found
     check_whole(model, told, path)
     _forget_quantisation(model)
     return model.eval(), tokenizer
 
 
+def _causal(source: str | Path, dtype: torch.dtype, local: bool, **options: Any) -> Any:
+    """A model, and what transformers tells of loading it."""
+    return AutoModelForCausalLM.from_pretrained(
+        source,
+        dtype=dtype,
+        attn_implementation="eager",
+        local_files_only=local,
+        output_loading_info=True,
+        **options,
+    )
+
+
 def read_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """Read the tokenizer alone; raises as :func:`read_gguf` does."""
+    """Read the tokenizer alone."""
     check_header(path)
     with _gguf_readable(path), quiet():
         return _tokenizer(path)

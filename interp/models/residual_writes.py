@@ -5,15 +5,9 @@ stands between (Gemma, GLM-4; OLMo 2 and 3, where transformer-lens 3.9 says ``ln
 after the unembedding too (Granite). So one forward of a few tokens, once a model, compares what a layer adds with
 what each of these would make of its heads.
 
-A norm with its scale frozen is linear: what it does to a part of its input.
-
-LayerNorm and RMSNorm are y = gain · (x − mean(x) if centred) / scale(x) + bias. Families differ in gain (Gemma adds 1),
-bias and centring, so these are measured by probing the module rather than read from attribute names.
-
-The final norm with its scale frozen, so that what one component writes can be read off in logits.
-
-Direct logit attribution asks how much of the logits a component adds by itself. The final LayerNorm or RMSNorm is
-linear once its scale is held at the value of the whole residual stream.
+LayerNorm and RMSNorm are linear once their scale is held: y = gain · (x − mean(x) if centred) / scale(x) + bias. So
+what one component writes can be read off behind them, in logits behind the final one. Families differ in gain (Gemma
+adds 1), bias and centring, so these are measured by probing the module rather than read from attribute names.
 """
 
 import weakref
@@ -127,12 +121,12 @@ class ResidualWrites:
     def require_additive(self, model: TransformerBridge, purpose: str) -> None:
         """Raise :class:`InputError` where heads do not add to the residual stream one by one, up to a factor."""
         if not self.known or self.norm is not None:
-            raise _not_additive(model, purpose, self)
+            raise self._not_additive(model, purpose)
 
     def require_plain(self, model: TransformerBridge, purpose: str) -> None:
         """Raise :class:`InputError` where heads add anything but ``z @ W_O`` to the residual stream."""
         if not self.plain:
-            raise _not_additive(model, purpose, self)
+            raise self._not_additive(model, purpose)
 
     def require_edges(self, model: TransformerBridge) -> None:
         """Raise :class:`InputError` where edges cannot be attributed."""
@@ -165,36 +159,32 @@ class ResidualWrites:
         """What each head adds to the residual stream, without the output bias, in float32.
 
         Where a norm stands after attention it is the head's share: the norm's scale is that of all heads together.
-
-        Raises:
-            InputError: it is not known.
         """
         if not self.known:
-            raise _not_additive(model, "what a head adds to the logits", self)
+            raise self._not_additive(model, "what a head adds to the logits")
         weight = self.output_weight(model, layer)
         written = torch.einsum("bhd,hdm->bhm", z, weight).float()
         if self.norm is None:
             return written
         module = getattr(model.blocks[layer], self.norm)
         norm = LinearNorm.of(module, model.cfg.d_model, weight)
-        whole = written.sum(1)
-        if (bias := getattr(model.blocks[layer].attn, "b_O", None)) is not None:
-            whole = whole + bias.float()
+        whole = _with_bias(written.sum(1), model, layer)
         normed = module(whole[None].to(weight.dtype))[0].float()
         return norm.direction(written) * norm.factor(whole, normed)[:, None]
 
+    def _not_additive(self, model: TransformerBridge, purpose: str) -> InputError:
+        why = f"it multiplies what attention writes by {self.scale:.3g}"
+        if not self.known or self.norm is not None:
+            why = "it has a norm after attention" if self.known else _NO_SUM
+        return InputError(
+            f"{purpose} needs heads that add to the residual stream, not so in a model of the architecture "
+            f"{model.cfg.architecture}: {why}; attribution and patching work on every model"
+        )
 
-def _not_additive(model: TransformerBridge, purpose: str, wiring: ResidualWrites) -> InputError:
-    if not wiring.known:
-        why = _NO_SUM
-    elif wiring.norm is not None:
-        why = "it has a norm after attention"
-    else:
-        why = f"it multiplies what attention writes by {wiring.scale:.3g}"
-    return InputError(
-        f"{purpose} needs heads that add to the residual stream, not so in a model of the architecture "
-        f"{model.cfg.architecture}: {why}; attribution and patching work on every model"
-    )
+
+def _with_bias(written: Tensor, model: TransformerBridge, layer: int) -> Tensor:
+    bias = getattr(model.blocks[layer].attn, "b_O", None)
+    return written if bias is None else written + bias.float()
 
 
 @dataclass(frozen=True)
@@ -217,10 +207,10 @@ class _Layer:
 
 @torch.no_grad()
 def _measured(model: TransformerBridge) -> ResidualWrites:
+    layers = range(model.cfg.n_layers)
     points = ["attn.hook_z", "hook_resid_post", *["hook_mlp_out"] * has_mlps(model)]
-    norms = [f"{norm}.hook_in" for norm in _NORMS]
-    names = [[f"blocks.{layer}.{point}" for point in points] for layer in range(model.cfg.n_layers)]
-    told = [f"blocks.{layer}.{norm}" for layer in range(model.cfg.n_layers) for norm in norms]
+    names = [f"blocks.{layer}.{point}" for layer in layers for point in points]
+    norms = [f"blocks.{layer}.{norm}.hook_in" for layer in layers for norm in _NORMS]
     kept: dict[str, Tensor] = {}
 
     def keep(name: str, x: Tensor) -> None:
@@ -231,13 +221,12 @@ def _measured(model: TransformerBridge) -> ResidualWrites:
         kept[name] = (x.float() * (SMALL / size)).to(x.dtype)[0]
         return kept[name][None]
 
-    wanted = [*sum(names, []), *(name for name in told if has_hook(model, name))]
-    there = all(has_hook(model, name) for name in sum(names, []))
-    hooks: dict[str, HookFunction] = {
-        name: partial(keep, name) for name in ["unembed.hook_in", *(wanted if there else [])]
-    }
-    before = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers)]
-    hooks |= {name: partial(shrink, name) for name in (before if there else [])}
+    hooks: dict[str, HookFunction] = {"unembed.hook_in": partial(keep, "unembed.hook_in")}
+    there = all(has_hook(model, name) for name in names)
+    if there:
+        hooks |= {name: partial(keep, name) for name in (*names, *norms) if has_hook(model, name)}
+        before = [f"blocks.{layer}.hook_resid_pre" for layer in layers]
+        hooks |= {name: partial(shrink, name) for name in before}
     length = min(TOKENS, model.cfg.n_ctx)
     # the vocabulary's beginning, where special tokens stand, is left to the first of them
     ids = [k * model.cfg.d_vocab // length for k in range(length)]
@@ -247,24 +236,22 @@ def _measured(model: TransformerBridge) -> ResidualWrites:
     logit_scale = _logit_scale(model, kept["unembed.hook_in"], logits, tolerance)
     shape = (model.cfg.n_heads, model.cfg.d_head)
     # in some models not every layer has attention of this kind
-    if not there or any(kept[z].shape[-2:] != shape for z, *_ in names):
+    if not there or any(kept[f"blocks.{layer}.attn.hook_z"].shape[-2:] != shape for layer in layers):
         return ResidualWrites(False, logit_scale=logit_scale)
-    layers = [_layer(model, layer, kept, tolerance) for layer in range(model.cfg.n_layers)]
-    norm = layers[0].norm
+    measured = [_layer(model, layer, kept, tolerance) for layer in layers]
+    norm = measured[0].norm
     if norm is not None:
         like = next(model.parameters())
-        made = (
-            getattr(block, norm)(layer.written[None].to(like.dtype))[0].float()
-            for block, layer in zip(model.blocks, layers, strict=True)
+        known = all(
+            layer.norm == norm
+            and layer.equals(getattr(block, norm)(layer.written[None].to(like.dtype))[0].float())
+            for block, layer in zip(model.blocks, measured, strict=True)
         )
-        known = all(layer.norm == norm and layer.equals(x) for layer, x in zip(layers, made, strict=True))
         first = norm != "ln1" and has_hook(model, "blocks.0.ln1.hook_in")
         return ResidualWrites(known, norm if known else None, 1.0, logit_scale, first)
-    parts = ([getattr(layer, part) for layer in layers] for part in ("written", "added", "bound"))
+    parts = ([getattr(layer, part) for layer in measured] for part in ("written", "added", "bound"))
     scale = _multiple(*map(torch.cat, parts))
-    if scale is None:
-        return ResidualWrites(False, logit_scale=logit_scale)
-    return ResidualWrites(True, None, scale, logit_scale)
+    return ResidualWrites(scale is not None, None, 1.0 if scale is None else scale, logit_scale)
 
 
 def _layer(model: TransformerBridge, layer: int, kept: dict[str, Tensor], tolerance: float) -> _Layer:
@@ -272,20 +259,20 @@ def _layer(model: TransformerBridge, layer: int, kept: dict[str, Tensor], tolera
         kept[f"blocks.{layer}.{point}"] for point in ("hook_resid_pre", "attn.hook_z", "hook_resid_post")
     )
     parts = [post, pre, *([kept[f"blocks.{layer}.hook_mlp_out"]] if has_mlps(model) else [])]
-    attn = model.blocks[layer].attn
-    written = torch.einsum("phd,hdm->pm", z, attn.W_O).float()
-    if (bias := getattr(attn, "b_O", None)) is not None:
-        written = written + bias.float()
-    norms = (
-        norm
-        for norm in _NORMS
-        if (entering := kept.get(f"blocks.{layer}.{norm}.hook_in")) is not None
-        and _near(entering.float(), written, tolerance)
-    )
+    written = torch.einsum("phd,hdm->pm", z, model.blocks[layer].attn.W_O).float()
+    written = _with_bias(written, model, layer)
+
+    def enters(norm: str) -> bool:
+        entering = kept.get(f"blocks.{layer}.{norm}.hook_in")
+        if entering is None:
+            return False
+        return bool((entering.float() - written).abs().max() <= tolerance * written.abs().max())
+
     first, *others = (part.float() for part in parts)
     added = first - sum(others)
     rounding = 4 * torch.finfo(post.dtype).eps * sum(part.float().abs() for part in parts)
-    return _Layer(written, added, tolerance * added.abs().max() + rounding, next(norms, None))
+    norm = next(filter(enters, _NORMS), None)
+    return _Layer(written, added, tolerance * added.abs().max() + rounding, norm)
 
 
 def _logit_scale(
@@ -309,10 +296,6 @@ def _multiple(written: Tensor, added: Tensor, bound: Tensor) -> float | None:
     weight = bound.clamp_min(torch.finfo(bound.dtype).tiny) ** -2
     factor = float((weight * written * added).sum() / (weight * written**2).sum())
     return factor if fits(factor) else None
-
-
-def _near(guess: Tensor, wanted: Tensor, tolerance: float) -> bool:
-    return bool((guess - wanted).abs().max() <= tolerance * wanted.abs().max())
 
 
 @dataclass(frozen=True)

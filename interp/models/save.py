@@ -17,11 +17,7 @@ _WRAPPED = "._original_component"
 
 
 def check_saveable(model: TransformerBridge) -> None:
-    """Refuse a model that :func:`save_model` cannot write.
-
-    Raises:
-        InputError: its architecture is not one of Hugging Face's, as of planted models and ``attn-only-4l``.
-    """
+    """Refuse a model that :func:`save_model` cannot write: its architecture is not one of Hugging Face's (planted)."""
     if not hasattr(model.original_model, "config"):
         raise InputError(
             f"a {type(model.original_model).__name__} cannot be saved in Hugging Face's format: it is not finetuned"
@@ -43,14 +39,7 @@ def trained_weights(model: TransformerBridge) -> dict[str, nn.Parameter]:
 
 
 def save_model(model: TransformerBridge, folder: Path) -> None:
-    """Write weights, configuration and tokenizer; :func:`~interp.models.load_model` reads the folder.
-
-    No file is there by half.
-
-    Raises:
-        OSError: the disk is full.
-        InputError: weights of the original architecture that the bridge does not have under their own names.
-    """
+    """Write weights, configuration and tokenizer; :func:`~interp.models.load_model` reads the folder."""
     for attention in _joint(model):
         _join(attention)
     original = model.original_model

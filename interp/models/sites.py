@@ -63,11 +63,7 @@ class Site:
 
 
 def parse_site(text: str) -> Site:
-    """Read a site in any of the notations.
-
-    Raises:
-        InputError: it is in none.
-    """
+    """Read a site in any of the notations."""
     match = next(filter(None, (form.fullmatch(str(text).strip()) for form in _FORMS)), None)
     if match is None:
         raise InputError(
@@ -105,9 +101,6 @@ def expand_sites(model: TransformerBridge, patterns: Iterable[str]) -> list[Site
 
     A pattern is a site, one with the wildcards of file names (``a*``, ``m1?``), or a group: ``heads`` (``a*``) and
     ``mlps`` (``m*``).
-
-    Raises:
-        InputError: a pattern that fits no site of the model, or a head beside its whole layer.
     """
     layers = range(model.cfg.n_layers)
     letters = "amr" if has_mlps(model) else "ar"

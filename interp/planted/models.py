@@ -23,8 +23,6 @@ Strengths were set by these sources, and those of the backups once more after lo
 plain attribution, so that they hide as described; no other method had been run on the models then.
 """
 
-from dataclasses import dataclass
-
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -33,7 +31,7 @@ from transformers import PreTrainedTokenizerFast
 
 from interp.errors import InputError
 from interp.models.sites import parse_site
-from interp.planted.spec import N_CTX, N_HEADS, Blueprint, Planted, paths
+from interp.planted.spec import N_CTX, Blueprint, Planted, paths
 from interp.planted.tasks import NAMES, NOUNS, SPECIAL_TOKENS, VOCABULARY
 from interp.planted.weights import Head, Match, Move, Rows
 
@@ -47,6 +45,27 @@ DISTRACTORS = (*_NUDGES, *_BYSTANDERS)
 """The same places in every model."""
 
 
+def _write_mover(plan: Blueprint, weight: float) -> tuple[tuple[Match, ...], tuple[Match, ...], Rows]:
+    """Write distractors, a counter of names and a nudged mover, which tells what it copied in ``answered``.
+
+    Returns:
+        Attention to the rare name as the mover's; the same, but to BOS if that name is answered; ``answered``.
+    """
+    shares, answered, nudge = plan.role(), plan.role(), _write_distractors(plan)
+    plan.heads[0, 2] = Head((plan.any_of(plan.items, 12.0),), (Move(plan.items, shares),))
+    rare = (plan.any_of(plan.items, 16.0), Match(-shares, plan.items, 12.0))
+    nudged = Match(nudge, plan.bos, 12.0 - _NUDGED)
+    plan.heads[2, 4] = Head((*rare, nudged), (Move(plan.items, weight * plan.output + answered),))
+    plan.heads[2, 0] = Head(rare, plan.to_junk(plan.items))
+    unanswered = (
+        plan.any_of(plan.items, 36.0),
+        # answered: IO at -12, S at 12; else IO at 24; BOS at 18
+        Match(-(shares + answered), plan.items, 36.0),
+        plan.resting(18.0),
+    )
+    return rare, unanswered, answered
+
+
 def _write_hydra(plan: Blueprint) -> None:
     """Cut one head and another grows: the second backup wakes only when the mover and the first backup are gone.
 
@@ -54,13 +73,7 @@ def _write_hydra(plan: Blueprint) -> None:
     imperfect, as in trained models (Rushing & Nanda 2024, arXiv 2402.15390): the first backup writes 0.7 of what the
     mover wrote, the second 0.5.
     """
-    shares, answered, nudge = plan.role(), plan.role(), _write_distractors(plan)
-    plan.heads[0, 2] = Head((plan.any_of(plan.items, 12.0),), (Move(plan.items, shares),))
-    rare = (plan.any_of(plan.items, 16.0), Match(-shares, plan.items, 12.0))
-    nudged = Match(nudge, plan.bos, 12.0 - _NUDGED)
-    plan.heads[2, 4] = Head((*rare, nudged), (Move(plan.items, plan.output + answered),))
-    plan.heads[2, 0] = Head(rare, plan.to_junk(plan.items))
-    unanswered = _unanswered(plan, shares, answered)
+    rare, unanswered, answered = _write_mover(plan, 1.0)
     plan.heads[3, 1] = Head(unanswered, (Move(plan.items, 0.7 * plan.output + answered),))
     plan.heads[4, 3] = Head(unanswered, (Move(plan.items, 0.5 * plan.output),))
     plan.heads[4, 5] = Head(rare, plan.to_junk(plan.items))
@@ -71,13 +84,7 @@ def _write_suppression(plan: Blueprint) -> None:
 
     The mover writes 1.6, the negative head takes 0.6 of it back (copy suppression); the backups write 0.47 each.
     """
-    shares, answered, nudge = plan.role(), plan.role(), _write_distractors(plan)
-    plan.heads[0, 2] = Head((plan.any_of(plan.items, 12.0),), (Move(plan.items, shares),))
-    rare = (plan.any_of(plan.items, 16.0), Match(-shares, plan.items, 12.0))
-    nudged = Match(nudge, plan.bos, 12.0 - _NUDGED)
-    plan.heads[2, 4] = Head((*rare, nudged), (Move(plan.items, 1.6 * plan.output + answered),))
-    plan.heads[2, 0] = Head(rare, plan.to_junk(plan.items))
-    unanswered = _unanswered(plan, shares, answered)
+    _, unanswered, answered = _write_mover(plan, 1.6)
     for site in ((3, 1), (3, 3)):
         plan.heads[site] = Head(unanswered, (Move(plan.items, 0.47 * plan.output),))
     copied = (Match(answered, plan.items, 12.0), plan.resting(6.0))
@@ -108,16 +115,6 @@ def _write_gates(plan: Blueprint) -> None:
     plan.heads[2, 0] = Head(allowed, plan.to_junk(plan.items))
 
 
-def _unanswered(plan: Blueprint, shares: Rows, answered: Rows) -> tuple[Match, ...]:
-    """Attend to the rare name as the mover does, but to BOS if it is answered."""
-    return (
-        plan.any_of(plan.items, 36.0),
-        # answered: IO at -12, S at 12; else IO at 24; BOS at 18
-        Match(-(shares + answered), plan.items, 36.0),
-        plan.resting(18.0),
-    )
-
-
 def _write_distractors(plan: Blueprint) -> Rows:
     """Write all distractors; the direction that the nudges give to END where a name is repeated."""
     flag, nudge = plan.subspaces.take(1), plan.subspaces.take(1)
@@ -139,7 +136,7 @@ REDUNDANT = {
         _write_hydra,
         NAMES,
         n_layers=5,
-        roles={
+        heads={
             "a0.h2": "name counter",
             "a2.h4": "name mover",
             "a3.h1": "backup name mover",
@@ -155,7 +152,7 @@ REDUNDANT = {
         _write_suppression,
         NAMES,
         n_layers=5,
-        roles={
+        heads={
             "a0.h2": "name counter",
             "a2.h4": "name mover",
             "a3.h1": "backup name mover",
@@ -170,7 +167,7 @@ REDUNDANT = {
         _write_gates,
         NAMES,
         n_layers=5,
-        roles={
+        heads={
             "a0.h1": "duplicate token",
             "a0.h3": "duplicate token",
             "a0.h4": "name counter",
@@ -184,26 +181,6 @@ REDUNDANT = {
         distractors=DISTRACTORS,
     ),
 }
-
-
-@dataclass(frozen=True)
-class PlantedTruth:
-    """What was written into a planted model.
-
-    Attributes:
-        heads: site of every head of the circuit -> its role.
-        edges: ``(sender, receiver, into)``, ``into`` one of q, k, v: all direct paths between heads over
-            which the circuit works.
-        outputs: heads that write to the logits, the negative ones included.
-        decoys: all other heads.
-        distractors: decoys that have an attribution, or effects on single prompts, and no part in the task.
-    """
-
-    heads: dict[str, str]
-    edges: tuple[tuple[str, str, str], ...]
-    outputs: tuple[str, ...]
-    decoys: tuple[str, ...]
-    distractors: tuple[str, ...]
 
 
 def _write_induction(plan: Blueprint) -> None:
@@ -279,7 +256,7 @@ _MODELS = {
         _write_induction,
         NOUNS,
         n_layers=3,
-        roles={"a0.h3": "previous token", "a1.h1": "induction", "a2.h4": "induction"},
+        heads={"a0.h3": "previous token", "a1.h1": "induction", "a2.h4": "induction"},
         edges=paths("a0.h3", "a1.h1 a2.h4", "k"),
         outputs=("a1.h1", "a2.h4"),
     ),
@@ -287,7 +264,7 @@ _MODELS = {
         _write_backup,
         NAMES,
         n_layers=4,
-        roles={
+        heads={
             "a0.h2": "name counter",
             "a1.h4": "name mover",
             "a2.h1": "backup name mover",
@@ -301,7 +278,7 @@ _MODELS = {
         _write_inhibition,
         NAMES,
         n_layers=4,
-        roles={
+        heads={
             "a0.h1": "duplicate token",
             "a1.h2": "S-inhibition",
             "a2.h0": "name mover",
@@ -314,7 +291,7 @@ _MODELS = {
         _write_or,
         NAMES,
         n_layers=4,
-        roles={
+        heads={
             "a0.h1": "duplicate token",
             "a0.h4": "name counter",
             "a1.h2": "S-inhibition",
@@ -334,12 +311,8 @@ def planted_names() -> tuple[str, ...]:
 
 
 def load_planted_model(name: str) -> TransformerBridge:
-    """Build a planted model: float32, eval, parameters frozen, with its word-level tokenizer.
-
-    Raises:
-        InputError: there is no planted model of this name.
-    """
-    planted = _planted(name)
+    """Build a planted model: float32, eval, parameters frozen, with its word-level tokenizer."""
+    planted = planted_truth(name)
     plan = Blueprint(planted.items, planted.n_layers, seed=list(_MODELS).index(name))
     planted.write(plan)
     plan.fill_with_decoys()
@@ -348,24 +321,8 @@ def load_planted_model(name: str) -> TransformerBridge:
     return model
 
 
-def planted_truth(name: str) -> PlantedTruth:
-    """The circuit that was written into the planted model of this name.
-
-    Raises:
-        InputError: there is no planted model of this name.
-    """
-    planted = _planted(name)
-    sites = [f"a{layer}.h{head}" for layer in range(planted.n_layers) for head in range(N_HEADS)]
-    return PlantedTruth(
-        heads=dict(planted.roles),
-        edges=planted.edges,
-        outputs=planted.outputs,
-        decoys=tuple(site for site in sites if site not in planted.roles),
-        distractors=planted.distractors,
-    )
-
-
-def _planted(name: str) -> Planted:
+def planted_truth(name: str) -> Planted:
+    """The circuit that was written into the planted model of this name."""
     if name not in _MODELS:
         raise InputError(f"unknown planted model {name!r}: there are {', '.join(_MODELS)}")
     return _MODELS[name]

@@ -131,16 +131,26 @@ class Planted:
     """How one planted model is written, and what is true of it.
 
     Attributes:
-        edges, outputs, distractors: see :class:`~interp.planted.models.PlantedTruth`.
+        heads: site of every head of the circuit -> its role.
+        edges: ``(sender, receiver, into)``, ``into`` one of q, k, v: all direct paths between heads over
+            which the circuit works.
+        outputs: heads that write to the logits, the negative ones included.
+        distractors: decoys that have an attribution, or effects on single prompts, and no part in the task.
     """
 
     write: Callable[[Blueprint], None]
     items: tuple[str, ...]
     n_layers: int
-    roles: dict[str, str]
+    heads: dict[str, str]
     edges: tuple[tuple[str, str, str], ...]
     outputs: tuple[str, ...]
     distractors: tuple[str, ...] = ()
+
+    @property
+    def decoys(self) -> tuple[str, ...]:
+        """All heads that are not of the circuit."""
+        sites = (f"a{layer}.h{head}" for layer, head in product(range(self.n_layers), range(N_HEADS)))
+        return tuple(site for site in sites if site not in self.heads)
 
 
 def paths(senders: str, receivers: str, into: str) -> tuple[tuple[str, str, str], ...]:

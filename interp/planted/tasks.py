@@ -12,8 +12,8 @@ from functools import partial
 
 from interp.errors import InputError
 from interp.prompts.encoding import PromptEncoder
-from interp.prompts.pairs import PromptPair, Value, Variables
-from interp.prompts.sampling import Made, SampledTask, seeded
+from interp.prompts.pairs import PromptPair, Variables
+from interp.prompts.sampling import Made, SampledTask, names_told, seeded
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -70,14 +70,6 @@ class PlantedNames(SampledTask):
             first, second = (io, s1) if io_first else (s1, io)
             return _TEMPLATES[template].format(first=first, second=second, giver=s2, **nouns)
 
-        def said(io: str, s1: str, s2: str) -> dict[str, Value]:
-            first = {s1: not io_first, io: io_first}.get(s2)  # where the name that is repeated stood first
-            return {
-                "IO": None if first is None else io if s2 == s1 else s1,
-                "S": None if first is None else s2,
-                "order": None if first is None else "S first" if first else "S second",
-            }
-
         names, other_names = (io, s, s), tuple(others) if kind == "abc" else (io, s, io)
         clean = fill(*names)
         words = clean.split()
@@ -97,7 +89,10 @@ class PlantedNames(SampledTask):
             wrong=s,
             positions=positions,
             template=f"{template}/{'ABBA' if io_first else 'BABA'}",
-            variables={"clean": said(*names), "corrupt": said(*other_names)},
+            variables={
+                side: names_told(*told, s1_first=not io_first)
+                for side, told in (("clean", names), ("corrupt", other_names))
+            },
         )
 
 
@@ -153,11 +148,7 @@ def planted_task_names() -> tuple[str, ...]:
 
 
 def load_planted_task(name: str) -> PlantedNames | PlantedInduction:
-    """Return the task of the planted model of this name.
-
-    Raises:
-        InputError: there is no such task.
-    """
+    """Return the task of the planted model of this name."""
     if name not in _TASKS:
         raise InputError(f"unknown planted task {name!r}: there are {', '.join(_TASKS)}")
     return _TASKS[name](name)

@@ -61,10 +61,9 @@ class PromptEncoder:
                 self._border(ids, prefix, text) if role else 0
                 for (_, role), prefix in zip(pieces, prefixes, strict=True)
             ]
-        positions = {role: end - 1 for (_, role), end in zip(pieces, ends, strict=True) if role}
-        positions["END"] = len(ids) - 1
-        shift = len(self.bos)
-        return self.bos + ids, {role: position + shift for role, position in positions.items()}
+        last = len(self.bos) - 1
+        positions = {role: end + last for (_, role), end in zip(pieces, ends, strict=True) if role}
+        return self.bos + ids, {**positions, "END": len(ids) + last}
 
     def ends(self, text: str, piece: str, occurrence: int, where: str) -> int:
         """Position, without BOS, of the last token of a piece of ``text``; occurrences count from 1.
@@ -101,9 +100,7 @@ class PromptEncoder:
         clean_tokens, positions = self.place(clean)
         corrupt_tokens, corrupt_positions = self.place(corrupt)
         clean_text, corrupt_text = ("".join(piece for piece, _ in side) for side in (clean, corrupt))
-        moved = [
-            role for role, position in corrupt_positions.items() if positions.get(role, position) != position
-        ]
+        moved = any(positions.get(role, position) != position for role, position in corrupt_positions.items())
         if len(clean_tokens) != len(corrupt_tokens) or moved:
             raise InputError(
                 f"this tokenizer gives the clean prompt {clean_text!r} {len(clean_tokens)} tokens and its "

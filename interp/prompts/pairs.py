@@ -7,8 +7,9 @@ activation patching, the report — reads only these pairs, never a task's text.
 
 import hashlib
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
 
 from interp.errors import InputError, whole_number
 
@@ -65,26 +66,27 @@ class PromptPair:
             for role, at in self.positions.items()
         }
         object.__setattr__(self, "positions", positions)
-        outside = {role: at for role, at in self.positions.items() if not 0 <= at < len(self.clean_tokens)}
+        length = len(self.clean_tokens)
+        outside = [f"{role} at {at}" for role, at in positions.items() if not 0 <= at < length]
         if outside:
-            raise InputError(
-                f"roles outside of the {len(self.clean_tokens)} tokens of {self.clean!r}: "
-                f"{', '.join(f'{role} at {at}' for role, at in outside.items())}"
-            )
+            raise InputError(f"roles outside of the {length} tokens of {self.clean!r}: {', '.join(outside)}")
 
     @property
     def first_difference(self) -> int:
         """Position of the first token that is not the same in both prompts, at most that of END."""
         both = zip(self.clean_tokens[:-1], self.corrupt_tokens[:-1], strict=True)
-        return next(
-            (i for i, (clean, corrupt) in enumerate(both) if clean != corrupt), len(self.clean_tokens) - 1
-        )
+        differing = (i for i, (clean, corrupt) in enumerate(both) if clean != corrupt)
+        return next(differing, len(self.clean_tokens) - 1)
+
+    @property
+    def identity(self) -> tuple[tuple[int, ...], ...]:
+        """What the model reads, and what counts as right."""
+        return self.clean_tokens, self.corrupt_tokens, self.answers, self.wrong_answers
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what the model reads and of what counts as right, by which a pair is known again."""
-        found = (self.clean_tokens, self.corrupt_tokens, self.answers, self.wrong_answers)
-        return hashlib.sha256(repr(found).encode()).hexdigest()[:8]
+        """A hash of :attr:`identity`, by which a pair is known again."""
+        return hashlib.sha256(repr(self.identity).encode()).hexdigest()[:8]
 
 
 class PromptPairs(list[PromptPair]):
@@ -103,11 +105,10 @@ class PromptPairs(list[PromptPair]):
         notes: tuple[str, ...] = (),
     ) -> None:
         super().__init__(pairs)
-        known: dict[str, Metric] = {name: name for name in get_args(Metric)}
-        if metric not in known:
-            raise InputError(f"metric {metric!r} of task {task!r}: choose {', '.join(known)}")
+        if metric not in get_args(Metric):
+            raise InputError(f"metric {metric!r} of task {task!r}: choose {', '.join(get_args(Metric))}")
         self.task = task
-        self.metric = known[metric]
+        self.metric = cast(Metric, metric)
         self.counterfactual = counterfactual
         self.seed = seed
         self.bos = bos
@@ -118,24 +119,16 @@ class PromptPairs(list[PromptPair]):
 
     def subset(self, indices: Iterable[int]) -> "PromptPairs":
         """The pairs at these indices, with the same provenance."""
-        return PromptPairs(
-            [self[i] for i in indices],
-            task=self.task,
-            metric=self.metric,
-            counterfactual=self.counterfactual,
-            seed=self.seed,
-            bos=self.bos,
-            dropped=self.dropped,
-            notes=self.notes,
-        )
+        chosen = copy(self)
+        chosen[:] = [self[i] for i in indices]
+        return chosen
 
     def digest(self) -> str:
         """A hash of what the model reads and how it is scored: the same name and seed may give other prompts."""
-        found = hashlib.sha256(self.metric.encode())
+        digest = hashlib.sha256(self.metric.encode())
         for pair in self:
-            tokens = (pair.clean_tokens, pair.corrupt_tokens, pair.answers, pair.wrong_answers)
-            found.update(repr(tokens).encode())
-        return found.hexdigest()[:16]
+            digest.update(repr(pair.identity).encode())
+        return digest.hexdigest()[:16]
 
     def provenance(self) -> dict:
         """What is needed to sample these pairs again, as JSON-able values."""

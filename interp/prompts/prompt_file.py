@@ -1,6 +1,7 @@
 """A task of the user's own, read from a file of prompts, and any task's prompts written to one."""
 
 import codecs
+import os.path
 import weakref
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 from interp.errors import InputError, TooFewPairs
 from interp.files import readable, write_json
 from interp.prompts.encoding import PromptEncoder
-from interp.prompts.pairs import Metric, PromptPair, PromptPairs
+from interp.prompts.pairs import Metric, PromptPair, PromptPairs, Value
 from interp.prompts.sampling import check_request, seeded
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -22,24 +23,26 @@ FORMAT = (
 )
 
 
-def _without_end(roles: dict[str, int]) -> dict[str, int]:
+def _without_end(roles: dict) -> dict:
     """``END`` is always the last token."""
-    return {role: position for role, position in roles.items() if role.lower() != "end"}
+    return {role: place for role, place in roles.items() if role.lower() != "end"}
 
 
 Text = Annotated[str, Field(min_length=1)]
 Roles = Annotated[dict[Text, Annotated[int, Field(ge=0)]], AfterValidator(_without_end)]
 """Token index by role, counted without BOS."""
-
-
-Values = dict[Text, str | int | float | bool | None]
+Pieces = Annotated[
+    dict[Text, Annotated[tuple[Text, Annotated[int, Field(ge=1)]], Field(strict=False)]],
+    AfterValidator(_without_end),
+]
+"""By role a piece of the clean text, and which occurrence of it."""
 
 
 class Sides(BaseModel, strict=True, frozen=True, extra="forbid"):
     """Variables of both prompts, by name."""
 
-    clean: Values
-    corrupt: Values
+    clean: dict[Text, Value]
+    corrupt: dict[Text, Value]
 
     @model_validator(mode="after")
     def _same_names(self) -> "Sides":
@@ -58,7 +61,7 @@ class FilePrompt(BaseModel, strict=True, frozen=True):
     answers: Annotated[list[Text], Field(min_length=1)]
     wrong_answers: Annotated[list[Text], Field(min_length=1)]
     word_idxs: Roles = {}
-    roles: dict[Text, Annotated[tuple[Text, Annotated[int, Field(ge=1)]], Field(strict=False)]] = {}
+    roles: Pieces = {}
     variables: Sides | None = None
 
 
@@ -69,14 +72,7 @@ class _Document(BaseModel, strict=True):
 
 
 def parse_prompts(data: bytes, path: Path) -> _Document:
-    """The prompts of a ``.jsonl`` file, or of a JSON file, and the metric to score them by.
-
-    Args:
-        path: what the file is called; it is not read.
-
-    Raises:
-        InputError: not UTF-8, not JSON, no prompt, or an entry that lacks a key or has a wrong type.
-    """
+    """The prompts of a ``.jsonl`` file, or of a JSON file, and the metric to score them by; ``path`` is not read."""
     data = data.removeprefix(codecs.BOM_UTF8)
     if path.suffix.lower() != ".jsonl":
         return _validated(_Document, data, str(path))
@@ -92,13 +88,10 @@ def _validated(kind: type[_Model], data: bytes, where: str) -> _Model:
         return kind.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(
-            "."
-        )
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
         given = "" if first["type"] in ("missing", "json_invalid") else f", not {first['input']!r:.60}"
-        raise InputError(
-            " ".join(f"{where}: {place} {first['msg']}{given} (the form is {FORMAT})".split())
-        ) from None
+        wrong = f"{where}: {place.lstrip('.')} {first['msg']}{given} (the form is {FORMAT})"
+        raise InputError(" ".join(wrong.split())) from None
 
 
 def read_file(path: Path) -> bytes:
@@ -144,9 +137,6 @@ class PromptFile:
 
         Args:
             data: what the file holds, where it lies nowhere, such as an upload; ``path`` is then only its name.
-
-        Raises:
-            InputError: no such file, not UTF-8, not JSON, or an entry that lacks a key or has the wrong type.
         """
         self.path = Path(path)
         self.name = str(path)
@@ -156,9 +146,10 @@ class PromptFile:
         self.prompts, self.metric = document.prompts, document.metric
         self._roles = [document.word_idxs | prompt.word_idxs for prompt in self.prompts]
         _check_variables(self.prompts, self.name)
-        named = [{**some, **prompt.roles} for some, prompt in zip(self._roles, self.prompts, strict=True)]
-        roles = dict.fromkeys(role for some in named for role in some if role.lower() != "end")
-        self.roles = (*roles, "END")
+        named = [
+            {**by_index, **prompt.roles} for by_index, prompt in zip(self._roles, self.prompts, strict=True)
+        ]
+        self.roles = (*dict.fromkeys(role for roles in named for role in roles), "END")
         self.default_n = min(100, len(self.prompts))
         # how many pairs there are is found by sampling again and again: the file is encoded once for it
         self._encoded: tuple[weakref.ref, bool, list[tuple[PromptPair, bool]], Counter[str]] | None = None
@@ -166,18 +157,14 @@ class PromptFile:
     def sample(
         self, tokenizer: Any, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
     ) -> PromptPairs:
-        """Return ``n`` different pairs of the file; ``seed`` picks which, and in which order.
-
-        Raises:
-            InputError: fewer than ``n`` usable pairs, a role beyond its prompt, bad ``n`` or counterfactual.
-        """
+        """Return ``n`` different pairs of the file; ``seed`` picks which, and in which order."""
         kind = check_request(self, n, counterfactual)
         known = self._encoded  # read once: another thread may ask for another tokenizer
         if known is None or known[0]() is not tokenizer or known[1] != bos:
             known = self._encoded = (weakref.ref(tokenizer), bos, *self._encode(tokenizer, bos))
         usable, dropped = list(known[2]), known[3]
         if n > len(usable):
-            raise TooFewPairs(self._shortage(n, len(usable), dropped))
+            raise self._shortage(n, len(usable), dropped)
         seeded("prompt-file", seed).shuffle(usable)
         chosen = usable[:n]
         several = sum(long_answer for _, long_answer in chosen)
@@ -206,24 +193,24 @@ class PromptFile:
             built = _build(encoder, prompt, roles, f"{self.name}: prompts[{i}]")
             if isinstance(built, str):
                 dropped[built] += 1
-            elif (known := _told(built[0])) in seen:
+            elif built[0].identity in seen:
                 dropped["repetition"] += 1
             else:
-                seen.add(known)
+                seen.add(built[0].identity)
                 usable.append(built)
         return usable, dropped
 
-    def _shortage(self, n: int, usable: int, dropped: Counter[str]) -> str:
+    def _shortage(self, n: int, usable: int, dropped: Counter[str]) -> TooFewPairs:
         causes = ", ".join(f"{count} dropped for their {cause}" for cause, count in dropped.items())
         if "equality" in dropped:
             causes += ": clean and corrupt are the same"
         why = f" ({causes})" if causes else ""
         if not usable:
-            return (
+            return TooFewPairs(
                 f"{self.name}: no usable pair among {len(self.prompts)} with this tokenizer{why}: a pair "
                 "needs two prompts of equal token length and answers that differ from the wrong ones"
             )
-        return (
+        return TooFewPairs(
             f"{self.name}: {n} pairs asked for, but {usable} of {len(self.prompts)} are usable with this "
             f"tokenizer{why}: ask for an n of at most {usable}"
         )
@@ -241,22 +228,16 @@ def write_prompt_file(pairs: PromptPairs, path: str | Path, tokenizer: Any) -> N
     roles = [
         {role: index - shift for role, index in pair.positions.items() if role != "END"} for pair in pairs
     ]
-    shared = all(role == roles[0] for role in roles)
+    shared = all(positions == roles[0] for positions in roles)
     prompts: list[dict[str, Any]] = []
     for pair, positions in zip(pairs, roles, strict=True):
-        entry: dict[str, Any] = {
-            "clean": pair.clean,
-            "corrupt": pair.corrupt,
-            "answers": [_added_text(tokenizer, pair, token, shift) for token in pair.answers],
-            "wrong_answers": [_added_text(tokenizer, pair, token, shift) for token in pair.wrong_answers],
-        }
-        if pair.variables:
-            entry["variables"] = pair.variables
+        entry: dict[str, Any] = {"clean": pair.clean, "corrupt": pair.corrupt}
+        for key in ("answers", "wrong_answers"):
+            entry[key] = [_added_text(tokenizer, pair, token, shift) for token in getattr(pair, key)]
+        entry |= {"variables": pair.variables} if pair.variables else {}
         prompts.append(entry if shared else {**entry, "word_idxs": positions})
-    document: dict[str, Any] = {"metric": pairs.metric, "prompts": prompts}
-    if shared and roles:
-        document["word_idxs"] = roles[0]
-    write_json(Path(path), document)
+    top = {"word_idxs": roles[0]} if shared and roles else {}
+    write_json(Path(path), {"metric": pairs.metric, "prompts": prompts, **top})
 
 
 def _added_text(tokenizer: Any, pair: PromptPair, token: int, shift: int) -> str:
@@ -281,13 +262,16 @@ def _build(
                 f"{where} has {len(clean)} tokens with this tokenizer, "
                 f"but word_idxs puts {role} at {position}"
             )
-    right = [encoder.continuation(prompt.clean, answer) for answer in prompt.answers]
-    wrong = [encoder.continuation(prompt.clean, answer) for answer in prompt.wrong_answers]
-    shared = _shared_start([*right, *wrong])
+    right, wrong = (
+        [encoder.continuation(prompt.clean, answer) for answer in answers]
+        for answers in (prompt.answers, prompt.wrong_answers)
+    )
+    shared = len(os.path.commonprefix([*right, *wrong]))
     if any(len(tokens) <= shared for tokens in (*right, *wrong)):
         return "answers"
-    answers = tuple(dict.fromkeys(tokens[shared] for tokens in right))
-    wrong_answers = tuple(dict.fromkeys(tokens[shared] for tokens in wrong))
+    answers, wrong_answers = (
+        tuple(dict.fromkeys(tokens[shared] for tokens in several)) for several in (right, wrong)
+    )
     if set(answers) & set(wrong_answers):
         return "answers"
     start = right[0][:shared]
@@ -296,7 +280,6 @@ def _build(
     pieces = {
         role: encoder.ends(prompt.clean, piece, occurrence, f"{where}: role {role}")
         for role, (piece, occurrence) in prompt.roles.items()
-        if role.lower() != "end"
     }
     positions = {role: position + len(encoder.bos) for role, position in {**roles, **pieces}.items()}
     pair = PromptPair(
@@ -327,18 +310,3 @@ def _check_variables(prompts: list[FilePrompt], name: str) -> None:
                         f"{name}: prompts[{i}]: variable {variable} is {value!r} here and a "
                         f"{types[variable].__name__} elsewhere: all its values are of one type, or null"
                     )
-
-
-def _told(pair: PromptPair) -> tuple:
-    """What the model reads of a pair and what counts as right."""
-    return pair.clean_tokens, pair.corrupt_tokens, pair.answers, pair.wrong_answers
-
-
-def _shared_start(sequences: list[tuple[int, ...]]) -> int:
-    """How many first tokens all sequences have in common."""
-    shared = 0
-    for tokens in zip(*sequences, strict=False):
-        if len(set(tokens)) > 1:
-            break
-        shared += 1
-    return shared

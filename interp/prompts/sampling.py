@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from interp import MOST_PAIRS
 from interp.errors import InputError, TooFewPairs, one_line
 from interp.prompts.encoding import Piece, PromptEncoder
-from interp.prompts.pairs import Metric, PromptPair, PromptPairs, Task
+from interp.prompts.pairs import Metric, PromptPair, PromptPairs, Task, Value
 
 TRIES = 1000
 """Draws without a new prompt after which a task counts as used up."""
@@ -24,11 +24,7 @@ Card = TypeVar("Card")
 
 
 def check_request(task: Task, n: int, counterfactual: str | None) -> str:
-    """Return the counterfactual kind to use (the task's default for ``None``).
-
-    Raises:
-        InputError: ``n`` is out of range, or the task has no such kind.
-    """
+    """Return the counterfactual kind to use (the task's default for ``None``)."""
     if not 1 <= n <= MOST_PAIRS:
         raise InputError(f"n is {n!r}: ask the task {task.name} for 1 to {MOST_PAIRS} pairs")
     check_counterfactual(task, counterfactual)
@@ -57,8 +53,7 @@ def sample_pairs(
     """``n`` pairs; where no number is asked for ``usual``, or as many as the task has with this tokenizer.
 
     Raises:
-        InputError: fewer than were asked for, or none; or a task of one's own whose sample fails, or returns
-            something else.
+        InputError: fewer than were asked for, or none; or a task of one's own whose sample fails.
     """
 
     def sample(asked: int) -> PromptPairs:
@@ -90,11 +85,7 @@ def _failure(task: Task, error: BaseException) -> str:
 
 
 def as_many_as_there_are(sample: Callable[[int], PromptPairs], most: int, *, least: int = 0) -> PromptPairs:
-    """The largest sample of at most ``most`` pairs; there are known to be ``least``.
-
-    Raises:
-        InputError: there are none, or something else is wrong than their number: fewer would only hide it.
-    """
+    """The largest sample of at most ``most`` pairs; there are known to be ``least``."""
     try:
         return sample(most)
     except TooFewPairs:
@@ -120,30 +111,31 @@ def seeded(*parts: object) -> random.Random:
     return random.Random("/".join(map(str, parts)))
 
 
-def dealt(cards: Sequence[Card], stream: random.Random) -> Iterator[Card]:
-    """The cards in random order, then all of them again in another, without end: equally often in any sample."""
-    while True:
-        deck = list(cards)
-        stream.shuffle(deck)
-        while deck:
-            yield deck.pop()
+def distinct(
+    task: str, n: int, stream: random.Random, cards: Sequence[Card], draw: Callable[[Card], Drawn]
+) -> Iterator[Drawn]:
+    """``n`` different draws, each by the next card.
 
-
-def draw_unseen(task: str, draw: Callable[[], Drawn], seen: set[Drawn]) -> Drawn:
-    """What ``draw`` returns, drawn again until it is not in ``seen``, to which it is added.
+    Cards come in random order, then all of them again in another, and so on: equally often in any sample.
 
     Raises:
         InputError: a thousand draws brought nothing new.
     """
-    for _ in range(TRIES):
-        drawn = draw()
-        if drawn not in seen:
-            seen.add(drawn)
-            return drawn
-    raise TooFewPairs(
-        f"the task {task} has no more distinct prompts after {len(seen)} with the words that are one token "
-        "each: ask for a smaller n"
-    )
+    deck: list[Card] = []
+    seen: set[Drawn] = set()
+    for _ in range(n):
+        if not deck:
+            deck = list(cards)
+            stream.shuffle(deck)
+        card = deck.pop()
+        new = next((drawn for drawn in (draw(card) for _ in range(TRIES)) if drawn not in seen), None)
+        if new is None:
+            raise TooFewPairs(
+                f"the task {task} has no more distinct prompts after {len(seen)} with the words that are one token "
+                "each: ask for a smaller n"
+            )
+        seen.add(new)
+        yield new
 
 
 Made = tuple[Iterable[PromptPair], Mapping[str, int], tuple[str, ...]]
@@ -166,8 +158,7 @@ class SampledTask:
         """Return ``n`` distinct pairs, a pure function of the arguments.
 
         Raises:
-            InputError: bad ``n`` or counterfactual, a tokenizer that leaves too few words as single tokens, or writes
-                them in a way that the task cannot use, or no more distinct prompts.
+            InputError: bad ``n`` or counterfactual, a tokenizer that the task cannot use, or no more distinct prompts.
         """
         kind = check_request(self, n, counterfactual)
         pairs, dropped, notes = self._make(PromptEncoder(tokenizer, bos), n, seed, kind)
@@ -200,6 +191,17 @@ def fill(template: str, words: Mapping[str, str], roles: Container[str]) -> list
         else:
             pieces.append((part, None))
     return pieces
+
+
+def names_told(io: str, s1: str, s2: str, *, s1_first: bool) -> dict[str, Value]:
+    """The variables of a prompt that names two people and one of them again, as S2.
+
+    S is the name that is repeated; where it stood first counts, whichever name it is.
+    """
+    stood_first = {s1: s1_first, io: not s1_first}.get(s2)
+    if stood_first is None:
+        return dict.fromkeys(("IO", "S", "order"))
+    return {"IO": io if s2 == s1 else s1, "S": s2, "order": "S first" if stood_first else "S second"}
 
 
 def read_data(name: str) -> dict:

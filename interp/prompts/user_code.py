@@ -44,15 +44,14 @@ def _import_file(path: Path) -> ModuleType:
     name = f"{USER_CODE}{path.stem}_{identity}"
     if name in sys.modules:
         return sys.modules[name]
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
-        raise InputError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module  # where dataclasses look for what their annotations name
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # of a name that ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look for what their annotations name
     try:
-        found.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except FAILURES as error:
-        sys.modules.pop(found.name, None)
+        sys.modules.pop(name, None)
         raise InputError(f"{path}: importing it failed: {told(error)}") from error
     return module
 

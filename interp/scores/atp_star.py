@@ -81,10 +81,9 @@ def atp_star(context: Context) -> Scores:
         if drop:
             effects = _dropped(model, batch.tape, outputs, effects)
             context.forwards += (layers - 1) * len(rows)
-        for layer in range(layers):
-            heads[rows, layer] = effects[layer].cpu().numpy()
-            if mlps is not None:
-                mlps[rows, layer] = effects[layers + layer].cpu().numpy()
+        heads[rows] = torch.stack(effects[:layers], 1).cpu().numpy()
+        if mlps is not None:
+            mlps[rows] = torch.stack(effects[layers:], 1).cpu().numpy()
     return Scores.from_pairs(heads, mlps, signed=not drop)
 
 
@@ -137,8 +136,7 @@ def _dropped(
     Args:
         changes, whole: of every layer's z, then of every MLP output; ``whole`` with nothing dropped.
     """
-    layers = model.cfg.n_layers
-    names = output_hooks(model)
+    names, layers = output_hooks(model), model.cfg.n_layers
     residual = [f"blocks.{layer}.hook_resid_pre" for layer in range(layers)]
     residual.append(f"blocks.{layers - 1}.hook_resid_post")
     arriving = dict(tape.gradients)  # a later backward pass overwrites what is watched

@@ -7,8 +7,9 @@ are put in place before those methods' own hooks, so that what these see lies be
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,30 @@ from interp.errors import InputError
 from interp.models import HookFunction, Model, has_mlps
 from interp.models.hooks import has_hook
 from interp.models.residual_writes import LinearNorm
+from interp.scores.attribution import attribution
+from interp.scores.eap import at_clean, eap, subsets_of
+from interp.scores.method import Context, Method
+
+Result = TypeVar("Result")
+
+
+def attributed_by(
+    rules: Callable[[Context], AbstractContextManager[None]], name: str, config: type, edges_config: type
+) -> tuple[Method, Method]:
+    """The methods ``name``, which attributes to heads and MLPs, and ``eap-name``, to edges, with gradients by rules."""
+
+    def ruled(function: Callable[[Context], Result]) -> Callable[[Context], Result]:
+        def within(context: Context) -> Result:
+            with rules(context):
+                return function(context)
+
+        return within
+
+    subsets = ruled(lambda context: subsets_of(context, at_clean))
+    return (
+        Method(name, ruled(attribution.score), config),
+        Method(f"eap-{name}", ruled(eap.score), edges_config, subsets=subsets),
+    )
 
 
 def frozen_norms(model: Model) -> Hooks:
@@ -74,8 +99,7 @@ def halved_gates(model: Model) -> Hooks:
 def _factors(model: Model, layer: int) -> list[str]:
     """Hook points of what a neuron's value is made of: the gate's or only input, and the up-projection if there is one.
 
-    Raises:
-        InputError: an MLP of experts, which has no neurons to hook.
+    An MLP of experts has none.
     """
     mlp = f"blocks.{layer}.mlp"
     if not has_hook(model, f"{mlp}.out.hook_in"):

@@ -39,7 +39,7 @@ from interp.activations.metric import task_metric
 from interp.activations.stream import Consumer, PairBatch
 from interp.errors import InputError
 from interp.models import Model, has_mlps
-from interp.models.partial_forward import Blockwise, mlp_norm, output_bias, require_whole_blocks
+from interp.models.partial_forward import QKV, Blockwise, Into, mlp_norm, output_bias, require_whole_blocks
 from interp.models.residual_writes import LinearNorm
 from interp.prompts.pairs import Metric
 from interp.scores.gradients import EMBEDDED
@@ -64,11 +64,7 @@ class ContextualDecompositionConfig(MethodConfig):
 
 @method(config=ContextualDecompositionConfig, scores_mlps=False, most_pairs=10, most_seeds=10)
 def contextual_decomposition(context: Context) -> Scores:
-    """Score heads by contextual decomposition (module docstring).
-
-    Raises:
-        InputError: the model's attention or MLP is not known, or its heads do not add to its residual stream.
-    """
+    """Score heads by contextual decomposition (module docstring)."""
     model, pairs = context.model, context.pairs
     decomposition = Decomposition(model, pairs.metric, len(pairs), context.config.attention, context.tell)
     context.run(decomposition, share=0.0)
@@ -80,7 +76,6 @@ class Decomposition(Consumer):
     """Decomposes every batch of pairs.
 
     Attributes:
-        heads: [pair, layer, head].
         seen: called after each layer with (layer, β of all sources so far, the whole) at positions that differ.
     """
 
@@ -253,7 +248,7 @@ class DecomposedLayer:
         block = blocks.model.blocks[layer]
         self.whole, self.normed = whole, block.ln1(whole)
         self.qkv = {}
-        for into in ("q", "k", "v"):
+        for into in QKV:
             bias = blocks.bias(layer, into)
             linear = blocks.project(layer, into, self.normed)
             self.qkv[into] = linear if bias is None else linear + bias
@@ -300,16 +295,17 @@ class DecomposedLayer:
     def _attend(self, part: Tensor) -> Tensor:
         blocks, first = self.blocks, self.first
         normed = norm_rule(part, self._later(self.whole), self._later(self.normed), self.attn_norm)
-        found = {}
-        for into in ("q", "k", "v") if self.attention != "frozen" else ("v",):
+
+        def projected(into: Into) -> Tensor:
             linear = blocks.project(self.layer, into, normed)
-            found[into] = share_bias(linear, self._later(self.qkv[into]), blocks.bias(self.layer, into))
-        v = self._from_the_start(found["v"])
+            return share_bias(linear, self._later(self.qkv[into]), blocks.bias(self.layer, into))
+
+        v = self._from_the_start(projected("v"))
         pattern = self.pattern[..., first:, :]
         if self.attention == "frozen":
             return blocks.mix(pattern, v)
-        q = blocks.rotate(found["q"], first)
-        k = self._from_the_start(blocks.rotate(found["k"], first))
+        q = blocks.rotate(projected("q"), first)
+        k = self._from_the_start(blocks.rotate(projected("k"), first))
         if self.attention == "paper":
             return blocks.mix(blocks.masked(blocks.scores(q, k)).softmax(-1), v)
         scores = product(q, self._later(self.q), k, self.k, blocks.scores)
@@ -334,29 +330,23 @@ class _DecomposedMLP:
                 f"contextual-decomposition does not know this model's MLP ({activation}); "
                 "attribution and patching work on every model"
             )
-        self.function = ACT2FN[activation]
-        self.maps = {name: _Linear(parts[name]) for name in ("in", "gate", "out") if name in parts}
-        self.value = parts["in"](normed)
-        self.gate = parts["gate"](normed) if "gate" in parts else None
-        inner = self.function(self.value) if self.gate is None else self.function(self.gate) * self.value
-        self.out = parts["out"](inner)
+        self.parts, self.function = parts, ACT2FN[activation]
+        self.whole: dict[str, Tensor] = {
+            name: parts[name](normed) for name in ("in", "gate") if name in parts
+        }
+        value, gate = self.whole["in"], self.whole.get("gate")
+        inner = self.function(value) if gate is None else self.function(gate) * value
+        self.whole["out"] = parts["out"](inner)
 
     def propagate(self, part: Tensor) -> Tensor:
-        value = self.maps["in"](part, self.value)
-        if self.gate is None:
-            return self.maps["out"](nonlinearity(value, self.value, self.function), self.out)
-        opened = nonlinearity(self.maps["gate"](part, self.gate), self.gate, self.function)
-        inner = product(opened, self.function(self.gate), value, self.value)
-        return self.maps["out"](inner, self.out)
+        value, whole, gate = self._linear("in", part), self.whole["in"], self.whole.get("gate")
+        if gate is None:
+            return self._linear("out", nonlinearity(value, whole, self.function))
+        opened = nonlinearity(self._linear("gate", part), gate, self.function)
+        return self._linear("out", product(opened, self.function(gate), value, whole))
 
-
-class _Linear:
-    """A linear module with the bias rule."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.bias = getattr(module, "bias", None)
-
-    def __call__(self, part: Tensor, whole: Tensor) -> Tensor:
-        moved = self.module(part.contiguous())  # GPT-2's Conv1D takes no strided input
-        return moved if self.bias is None else share_bias(moved - self.bias, whole, self.bias)
+    def _linear(self, name: str, part: Tensor) -> Tensor:
+        """A linear module with the bias rule."""
+        bias = getattr(self.parts[name], "bias", None)
+        moved = self.parts[name](part.contiguous())  # GPT-2's Conv1D takes no strided input
+        return moved if bias is None else share_bias(moved - bias, self.whole[name], bias)

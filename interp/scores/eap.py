@@ -11,10 +11,7 @@ members of a circuit the same scores say which output feeds which input (:func:`
 
 When it misleads: as attribution patching does (:mod:`.attribution`), edge by edge: saturated attention hides edges into
 queries and keys, and the norm's scale is followed to first order only. An edge's estimate is not bounded by its node's:
-large edges may cancel. ``fold="max"`` is a noisy maximum where there are few pairs, and has no value per pair; any of
-the pairs can be folded again from :func:`edge_scores`. With ``fold="out"`` nodes are scored as by attribution patching,
-but for heads behind a norm after attention (Gemma, GLM-4): what one writes is its share of that norm, whose scale is
-held on either side; attribution patching follows it.
+large edges may cancel. ``fold="max"`` is a noisy maximum where there are few pairs, and has no value per pair.
 """
 
 import time
@@ -33,7 +30,7 @@ from interp.interventions.component_graph import ComponentGraph
 from interp.models import Model, Site
 from interp.models.residual_writes import ResidualWrites
 from interp.prompts.pairs import PromptPairs
-from interp.scores.gradients import Receivers, corrupt_hooks, edge_hooks, edge_products, written
+from interp.scores.gradients import Receivers, corrupt_hooks, edge_hooks, edge_products, output_hooks, written
 from interp.scores.method import Context, MethodConfig, Rank, method
 from interp.scores.result import Cost, ScoredEdges, Scores
 
@@ -43,7 +40,8 @@ Fold = Literal["max", "out"]
 ``max``: the largest |edge| into or out of the node, after the mean over pairs; of the usual folds the one that ranks
 heads best in the published edge scores of GPT-2's IOI. ``out``: the sum of the edges out of it, with their signs; a
 node's gradient is the sum of what its readers pass back, so this is attribution of the node's output again. Not so for
-heads behind a norm after attention (Gemma, GLM-4): their edges hold the norm's scale, which attribution follows.
+heads behind a norm after attention (Gemma, GLM-4): what one writes is its share of that norm, whose scale is held on
+either side; attribution follows it.
 """
 
 NodeScores = tuple[Float[np.ndarray, "*any layer head"], Float[np.ndarray, "*any layer"] | None]
@@ -106,15 +104,14 @@ class EdgeRun:
 
     def at_clean(self) -> Receivers:
         """Gradients at the clean prompts."""
-        outputs = {f"blocks.{k}.attn.hook_z": gradient for k, gradient in enumerate(self.batch.z_gradient)}
-        outputs |= {
-            f"blocks.{k}.hook_mlp_out": gradient for k, gradient in enumerate(self.batch.mlp_gradient)
-        }
+        gradients = (*self.batch.z_gradient, *self.batch.mlp_gradient)
+        outputs = dict(zip(output_hooks(self.model), gradients, strict=True))
         return Receivers(self.model, self.graph, self.tape, outputs)
 
 
-Estimator = Callable[[EdgeRun], tuple[Float[Tensor, "batch receiver sender"], float]]
+Estimated = tuple[Float[Tensor, "batch receiver sender"], float]
 """Scores of all edges for the pairs of a batch, and the forward-pass equivalents spent on each beyond the base runs."""
+Estimator = Callable[[EdgeRun], Estimated]
 
 
 def edge_runs(context: Context, *consumers: Consumer, share: float = 1.0) -> Iterator[EdgeRun]:
@@ -158,11 +155,7 @@ class EdgeScores:
 
 
 def edge_scores(context: Context, estimator: Estimator, *, per_pair: bool = False) -> EdgeScores:
-    """Run all pairs and let ``estimator`` score their edges.
-
-    Args:
-        per_pair: keep every pair's matrix, in float32.
-    """
+    """Run all pairs and let ``estimator`` score their edges; ``per_pair`` keeps every pair's matrix, in float32."""
     graph, n = ComponentGraph.of(context.model), len(context.pairs)
     shape = (len(graph.receivers), len(graph.senders))
     kept = np.zeros((n, *shape), dtype=np.float32) if per_pair else None
@@ -182,42 +175,39 @@ WITHIN_LAYERS = 2.0
 """From z and MLP outputs back to every receiver's input: each layer's backward pass once more, not chained."""
 
 
-def at_clean(run: EdgeRun) -> tuple[Float[Tensor, "batch receiver sender"], float]:
+def at_clean(run: EdgeRun) -> Estimated:
     """The estimator of edge attribution patching: gradients at the clean prompts."""
     return edge_products(run.at_clean(), run.written), WITHIN_LAYERS
 
 
 def subsets_of(context: Context, estimator: Estimator) -> Rank:
     """Every pair's edges; heads are folded from each subset's mean edges."""
-    found = edge_scores(context, estimator, per_pair=True)
-    per_pair = found.per_pair
+    scores = edge_scores(context, estimator, per_pair=True)
+    per_pair = scores.per_pair
     assert per_pair is not None
 
     def rank(indices: list[int], config: EAPConfig) -> tuple[np.ndarray, float]:
         mean = per_pair[indices].mean(0, dtype=np.float64)
-        return fold_edges(found.graph, mean, config.fold)[0], 0.0
+        return fold_edges(scores.graph, mean, config.fold)[0], 0.0
 
     return rank
 
 
-def node_scores(found: EdgeScores, config: EAPConfig) -> Scores:
+def scored_by_edges(context: Context, estimator: Estimator) -> Scores:
     """The result of an edge method: its best edges, and heads and MLPs folded from all of them."""
-    edges = found.graph.edges(found.matrix)[: config.edges]
-    heads, mlps = fold_edges(found.graph, found.matrix, config.fold)
+    scores, config = edge_scores(context, estimator), context.config
+    edges = scores.graph.edges(scores.matrix)[: config.edges]
+    heads, mlps = fold_edges(scores.graph, scores.matrix, config.fold)
     if config.fold != "out":
         return Scores(heads, mlps=mlps, signed=False, edges=edges)
-    heads_per_pair, mlps_per_pair = by_component(found.graph, found.out)
+    heads_per_pair, mlps_per_pair = by_component(scores.graph, scores.out)
     return Scores(heads, heads_per_pair, mlps, mlps_per_pair, edges=edges)
 
 
 @method(config=EAPConfig, subsets=lambda context: subsets_of(context, at_clean))
 def eap(context: Context) -> Scores:
-    """Score all edges, and heads and MLPs by them (module docstring).
-
-    Raises:
-        InputError: edges cannot be attributed in this model.
-    """
-    return node_scores(edge_scores(context, at_clean), context.config)
+    """Score all edges, and heads and MLPs by them (module docstring)."""
+    return scored_by_edges(context, at_clean)
 
 
 ATTRIBUTED_EDGE_PAIRS = 32

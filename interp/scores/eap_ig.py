@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.stream import FORWARD_AND_BACKWARD
@@ -27,9 +26,9 @@ from interp.scores.eap import (
     WITHIN_LAYERS,
     EAPConfig,
     EdgeRun,
+    Estimated,
     at_clean,
-    edge_scores,
-    node_scores,
+    scored_by_edges,
     subsets_of,
 )
 from interp.scores.gradients import (
@@ -60,9 +59,6 @@ class EAPIGConfig(EAPConfig):
         check_steps(self.steps)
 
 
-Products = tuple[Float[Tensor, "batch receiver sender"], float]
-
-
 def _subsets(context: Context) -> Rank:
     return subsets_of(context, lambda run: input_path(run, context.config.steps))
 
@@ -70,19 +66,17 @@ def _subsets(context: Context) -> Rank:
 @method(config=EAPIGConfig, subsets=_subsets, most_pairs=25, most_seeds=10)
 def eap_ig(context: Context) -> Scores:
     """Score edges along the path of the input, and heads and MLPs by them (module docstring)."""
-    found = edge_scores(context, lambda run: input_path(run, context.config.steps))
-    return node_scores(found, context.config)
+    return scored_by_edges(context, lambda run: input_path(run, context.config.steps))
 
 
 @method(config=EAPIGConfig, most_pairs=10, most_seeds=3)
 def eap_ig_activations(context: Context) -> Scores:
     """Score edges along the path of their sender's layer, and heads and MLPs by them (module docstring)."""
-    found = edge_scores(context, lambda run: activation_paths(run, context.config.steps))
-    return node_scores(found, context.config)
+    return scored_by_edges(context, lambda run: activation_paths(run, context.config.steps))
 
 
-def input_path(run: EdgeRun, steps: int) -> Products:
-    """Scores of all edges from gradients at interpolated inputs; and what they cost beyond the base runs."""
+def input_path(run: EdgeRun, steps: int) -> Estimated:
+    """From gradients at interpolated inputs."""
     products, spent = at_clean(run)
     for receivers in path_points(run, EMBEDDED, run.tape[EMBEDDED], run.tape.corrupt[EMBEDDED], steps):
         products += edge_products(receivers, run.written)
@@ -90,8 +84,8 @@ def input_path(run: EdgeRun, steps: int) -> Products:
     return products / steps, spent
 
 
-def activation_paths(run: EdgeRun, steps: int) -> Products:
-    """Scores of all edges from gradients where their sender's layer is interpolated; and what they cost."""
+def activation_paths(run: EdgeRun, steps: int) -> Estimated:
+    """From gradients where an edge's sender's layer is interpolated."""
     products, spent = at_clean(run)
     for layer, senders, hook, clean, corrupt in _groups(run):
         for receivers in path_points(run, hook, clean, corrupt, steps, layer):

@@ -54,9 +54,6 @@ def flow_routes(context: Context) -> Scores:
     """Score heads, MLPs and edges by information flow routes (module docstring).
 
     The corrupt prompts are run for the metric only; the scores need one forward of two.
-
-    Raises:
-        InputError: the model has norms after attention, or its heads' outputs do not add up otherwise.
     """
     routes = _Routes(context.model, len(context.pairs), context.config.combine)
     context.run(routes)
@@ -104,9 +101,7 @@ class _Routes(Consumer):
         self.mlps = np.zeros((n_pairs, self.graph.n_layers))
         self.edges = np.full((len(self.graph.receivers), len(self.graph.senders)), np.nan)
         self.rows = {receiver: row for row, receiver in enumerate(self.graph.receivers)}
-        for receiver, row in self.rows.items():
-            if receiver.into in ("v", None):
-                self.edges[row] = 0.0
+        self.edges[[row for receiver, row in self.rows.items() if receiver.into in ("v", None)]] = 0.0
         layers = range(self.graph.n_layers)
         points = ["hook_resid_pre", "attn.hook_v"]
         points += ["hook_resid_mid"] * (self.graph.mlps and self.graph.sequential)

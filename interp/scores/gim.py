@@ -24,18 +24,17 @@ from dataclasses import dataclass
 
 from interp.errors import InputError
 from interp.models import hooked
-from interp.scores.attribution import attribution
 from interp.scores.backward_rules import (
     AttentionPatterns,
+    attributed_by,
     frozen_norms,
     halved,
     halved_gates,
     halved_heads,
     softened,
 )
-from interp.scores.eap import EAPConfig, at_clean, eap, subsets_of
-from interp.scores.method import Context, MethodConfig, Rank, method
-from interp.scores.result import Scores
+from interp.scores.eap import EAPConfig
+from interp.scores.method import Context, MethodConfig
 
 
 @dataclass(frozen=True)
@@ -72,20 +71,4 @@ def _rules(context: Context) -> Iterator[None]:
         yield
 
 
-def _subsets(context: Context) -> Rank:
-    with _rules(context):
-        return subsets_of(context, at_clean)
-
-
-@method(config=GIMConfig)
-def gim(context: Context) -> Scores:
-    """Score heads and MLPs by gradient interaction modifications (module docstring)."""
-    with _rules(context):
-        return attribution.score(context)
-
-
-@method(config=EAPGIMConfig, subsets=_subsets)
-def eap_gim(context: Context) -> Scores:
-    """Score edges by gradient interaction modifications, and heads and MLPs by them (module docstring)."""
-    with _rules(context):
-        return eap.score(context)
+gim, eap_gim = attributed_by(_rules, "gim", GIMConfig, EAPGIMConfig)

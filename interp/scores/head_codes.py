@@ -109,9 +109,6 @@ def fit_head_codes(
     Args:
         means: after :func:`~interp.activations.stream.feed`.
         w_o: :func:`~interp.activations.means.output_weights` of the same model.
-
-    Raises:
-        InputError: more examples than prompts, or NaN in the activations.
     """
     if not hasattr(means, "z_"):
         raise ValueError("these HeadMeans have seen no batch yet: feed them first")
@@ -141,10 +138,7 @@ def fit_head_codes(
 
 
 def usage(codes: ReadCodes, layer: int, head: int, side: Side) -> list[tuple[int, float]]:
-    """The codes of a head on one side and the share of its vectors that have each, most used first.
-
-    With role positions the slots are pooled. Ties in order of code.
-    """
+    """The codes of a head on one side and the share of its vectors that have each, most used first; slots pooled."""
     if side not in SIDES:
         raise InputError(f"side {side!r}: choose clean or corrupt")
     used, counts = np.unique(codes.of(layer, head)[SIDES.index(side)], return_counts=True)

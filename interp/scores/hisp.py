@@ -43,29 +43,21 @@ def _subsets(context: Context) -> Rank:
 
     def rank(indices: list[int], config: HISPConfig) -> tuple[np.ndarray, float]:
         mean = sizes[indices].mean(0)
-        return by_layer_norm(mean) if config.norm else mean, 0.0
+        return mean / layer_norms(mean) if config.norm else mean, 0.0
 
     return rank
 
 
 @method(config=HISPConfig, subsets=_subsets, scores_mlps=False)
 def hisp(context: Context) -> Scores:
-    """Score heads by HISP (module docstring).
-
-    ``heads_per_pair`` is divided by the norm of all pairs together; :func:`by_layer_norm` of the mean of some of them
-    is the score of those pairs alone.
-    """
+    """Score heads by HISP (module docstring); ``heads_per_pair`` is divided by the norm of all pairs together."""
     per_pair = _sizes(context)
     if context.config.norm:
-        per_pair = per_pair / _norms(per_pair.mean(0))
+        per_pair = per_pair / layer_norms(per_pair.mean(0))
     return Scores.from_pairs(per_pair, signed=False)
 
 
-def by_layer_norm(heads: Float[np.ndarray, "layer head"]) -> Float[np.ndarray, "layer head"]:
-    """Scores divided by the L2 norm over each layer's heads; a layer of zeros stays."""
-    return heads / _norms(heads)
-
-
-def _norms(heads: Float[np.ndarray, "layer head"]) -> Float[np.ndarray, "layer 1"]:
+def layer_norms(heads: Float[np.ndarray, "layer head"]) -> Float[np.ndarray, "layer 1"]:
+    """L2 norm over each layer's heads; a layer of zeros stays as it is."""
     norms = np.linalg.norm(heads, axis=1, keepdims=True)
     return np.where(norms > 0, norms, 1.0)

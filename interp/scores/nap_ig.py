@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from interp.activations.stream import FORWARD_AND_BACKWARD, ActivationTape, PairBatch
-from interp.models import Model, has_mlps
+from interp.models import Model
 from interp.prompts.pairs import Metric
 from interp.scores.attribution import AttributionConsumer
 from interp.scores.gradients import EMBEDDED, check_steps, clean_metric, in_place, inner_points, output_hooks
@@ -46,11 +46,9 @@ class NAPIGConfig(MethodConfig):
         check_steps(self.steps)
 
 
-Gradients = tuple[list[Tensor], list[Tensor]]
-"""Of every layer's z, and of every layer's MLP output."""
-
-Path = Callable[[Model, PairBatch, Metric, int], tuple[Gradients, float]]
-"""Sums of the gradients at all points but the clean one, and the forward-pass equivalents a pair that they took."""
+Path = Callable[[Model, PairBatch, Metric, int], tuple[list[Tensor], float]]
+"""Sums of the gradients at all points but the clean one, of every layer's z, then of every MLP's output; and the
+forward-pass equivalents a pair that they took."""
 
 
 @method(config=NAPIGConfig, most_pairs=25, most_seeds=10)
@@ -66,45 +64,41 @@ def nap_ig_activations(context: Context) -> Scores:
 
 
 def _along(context: Context, path: Path) -> Scores:
-    model, steps = context.model, context.config.steps
+    model, steps, n = context.model, context.config.steps, context.model.cfg.n_layers
     scorer = AttributionConsumer(len(context.pairs))
-    residual = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers)]
+    residual = [f"blocks.{layer}.hook_resid_pre" for layer in range(n)]
     for batch in context.batches(gradients=True, hooks=residual, corrupt_hooks=residual[:1]):
-        (z, mlp), spent = path(model, batch, context.pairs.metric, steps)
-        mean = replace(
-            batch,
-            z_gradient=tuple((a + b) / steps for a, b in zip(z, batch.z_gradient, strict=True)),
-            mlp_gradient=tuple((a + b) / steps for a, b in zip(mlp, batch.mlp_gradient, strict=True)),
-        )
-        scorer.update(mean)
+        sums, spent = path(model, batch, context.pairs.metric, steps)
+        at_clean = (*batch.z_gradient, *batch.mlp_gradient)
+        means = tuple((total + clean) / steps for total, clean in zip(sums, at_clean, strict=True))
+        scorer.update(replace(batch, z_gradient=means[:n], mlp_gradient=means[n:]))
         context.forwards += len(batch.indices) * spent
     return Scores.from_pairs(scorer.heads_, scorer.mlps_)
 
 
-def _input_path(model: Model, batch: PairBatch, metric: Metric, steps: int) -> tuple[Gradients, float]:
-    names, n = output_hooks(model), model.cfg.n_layers
+def _input_path(model: Model, batch: PairBatch, metric: Metric, steps: int) -> tuple[list[Tensor], float]:
+    names = output_hooks(model)
     sums = [torch.zeros_like(gradient) for gradient in (*batch.z_gradient, *batch.mlp_gradient)]
     for leaf in inner_points(batch.tape[EMBEDDED], batch.tape.corrupt[EMBEDDED], steps):
         point = ActivationTape(names)
         values = clean_metric(model, batch, metric, {EMBEDDED: in_place(leaf), **point.hooks})
         found = torch.autograd.grad(values.sum(), [point[name] for name in names])
         sums = [total + gradient for total, gradient in zip(sums, found, strict=True)]
-    return (sums[:n], sums[n:]), FORWARD_AND_BACKWARD * (steps - 1)
+    return sums, FORWARD_AND_BACKWARD * (steps - 1)
 
 
-def _activation_paths(model: Model, batch: PairBatch, metric: Metric, steps: int) -> tuple[Gradients, float]:
-    spent, sums = 0.0, (list[Tensor](), list[Tensor]())
-    layers = model.cfg.n_layers
-    for layer in range(layers):
+def _activation_paths(
+    model: Model, batch: PairBatch, metric: Metric, steps: int
+) -> tuple[list[Tensor], float]:
+    spent, sums, layers = 0.0, list[Tensor](), model.cfg.n_layers
+    sides = ([*side.z, *side.mlp] for side in (batch.clean, batch.corrupt))
+    for k, (hook, clean, corrupt) in enumerate(zip(output_hooks(model), *sides, strict=True)):
+        layer = k % layers
         resid_pre = batch.tape[f"blocks.{layer}.hook_resid_pre"].detach()
-        sides = [("attn.hook_z", batch.clean.z, batch.corrupt.z)]
-        if has_mlps(model):
-            sides.append(("hook_mlp_out", batch.clean.mlp, batch.corrupt.mlp))
-        for total, (name, clean, corrupt) in zip(sums, sides, strict=False):
-            total.append(torch.zeros_like(clean[layer]))
-            for leaf in inner_points(clean[layer], corrupt[layer], steps):
-                hooks = {f"blocks.{layer}.{name}": in_place(leaf)}
-                values = clean_metric(model, batch, metric, hooks, layer=layer, resid_pre=resid_pre)
-                total[-1] += torch.autograd.grad(values.sum(), leaf)[0]
-            spent += FORWARD_AND_BACKWARD * (steps - 1) * (1 - layer / layers)
+        sums.append(torch.zeros_like(clean))
+        for leaf in inner_points(clean, corrupt, steps):
+            hooks = {hook: in_place(leaf)}
+            values = clean_metric(model, batch, metric, hooks, layer=layer, resid_pre=resid_pre)
+            sums[-1] += torch.autograd.grad(values.sum(), leaf)[0]
+        spent += FORWARD_AND_BACKWARD * (steps - 1) * (1 - layer / layers)
     return sums, spent

@@ -122,10 +122,8 @@ def overlap(context: Context) -> Scores:
 
 
 def head_overlap(codes: HeadCodes, *, normalise: bool = False) -> Float[np.ndarray, "layer head"]:
-    """Number of distinct codes of each head that occur on clean prompts only, summed over slots.
-
-    Args:
-        normalise: divide by the number of distinct codes of the head on either side.
+    """Number of distinct codes of each head that occur on clean prompts only, summed over slots; ``normalise`` divides
+    by the number of its distinct codes on either side.
     """
     used = np.zeros((*codes.ids.shape[:1], *codes.ids.shape[2:], codes.n_codes), dtype=bool)
     side, _, slot, layer, head = np.ix_(*map(np.arange, codes.ids.shape))
@@ -149,9 +147,6 @@ def edge_overlap(
 
     Symmetric, with a zero diagonal: the score itself knows no direction. The published code fills one array of
     heads² × codes² counts per class in a triple loop (6.6 GB for GPT-2 small); sorting needs neither loop nor array.
-
-    Raises:
-        InputError: a code outside 0 … ``n_codes`` − 1.
     """
     ids = np.concatenate([ids_corrupt, ids_clean]).T
     if ids.size and not 0 <= ids.min() <= ids.max() < n_codes:
@@ -174,11 +169,7 @@ def edge_overlap(
 def top_edges(
     matrix: Int[np.ndarray, "flat_head flat_head"], layers: int, heads: int, n: int
 ) -> tuple[EdgeScore, ...]:
-    """The ``n`` best edges from an earlier layer to a later one; ties in reading order, zeros left out.
-
-    Args:
-        matrix: over all heads in reading order.
-    """
+    """The ``n`` best edges from an earlier layer to a later one; ties in reading order, zeros left out."""
     layer = np.arange(layers * heads) // heads
     forward = np.where(layer[:, None] < layer[None, :], matrix, 0).ravel()
     best = np.argsort(-forward, kind="stable")[:n]

@@ -92,9 +92,6 @@ def load_method(spec: str | Method | Callable[..., Any]) -> Method:
             :class:`~interp.scores.method.Context` that returns :class:`~interp.scores.result.Scores`, plain or with
             the decorator :func:`~interp.scores.method.method`, itself or as ``path/to/file.py:function`` or
             ``package.module:function``.
-
-    Raises:
-        InputError: none of these.
     """
     if isinstance(spec, Method):
         return spec
@@ -119,10 +116,8 @@ def _made(found: Any, name: str) -> Method:
 def method_config(
     method: str | Method | Callable[..., Any], task: str, options: dict[str, str], **common: float | int
 ) -> Any:
-    """A method's config for a task from ``key=value`` texts, each turned into the type of the config's default.
-
-    Args:
-        common: settings that every method may have; those that this one lacks are left out.
+    """A method's config for a task from ``key=value`` texts, each turned into the type of the config's default; of
+    ``common`` settings those that this one lacks are left out.
     """
     method = load_method(method)
     known = {field.name: field for field in fields(method.config)}
@@ -135,11 +130,7 @@ def method_config(
 
 
 def with_mlps(method: str | Method | Callable[..., Any], config: Any) -> Any:
-    """A method's config that lets MLPs be members.
-
-    Raises:
-        InputError: the method scores heads alone.
-    """
+    """A method's config that lets MLPs be members, if it scores them."""
     method = load_method(method)
     if not method.scores_mlps:
         others = ", ".join(name for name in METHODS if load_method(name).scores_mlps)

@@ -28,11 +28,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from interp.models import hooked
-from interp.scores.attribution import attribution
-from interp.scores.backward_rules import AttentionPatterns, constant, frozen_norms, shared_mlps
-from interp.scores.eap import EAPConfig, at_clean, eap, subsets_of
-from interp.scores.method import Context, MethodConfig, Rank, method
-from interp.scores.result import Scores
+from interp.scores.backward_rules import AttentionPatterns, attributed_by, constant, frozen_norms, shared_mlps
+from interp.scores.eap import EAPConfig
+from interp.scores.method import Context, MethodConfig
 
 Attention = Literal["gradient", "detached"]
 
@@ -60,20 +58,4 @@ def _rules(context: Context) -> Iterator[None]:
         yield
 
 
-def _subsets(context: Context) -> Rank:
-    with _rules(context):
-        return subsets_of(context, at_clean)
-
-
-@method(config=RelPConfig)
-def relp(context: Context) -> Scores:
-    """Score heads and MLPs by relevance patching (module docstring)."""
-    with _rules(context):
-        return attribution.score(context)
-
-
-@method(config=EAPRelPConfig, subsets=_subsets)
-def eap_relp(context: Context) -> Scores:
-    """Score edges by relevance patching, and heads and MLPs by them (module docstring)."""
-    with _rules(context):
-        return eap.score(context)
+relp, eap_relp = attributed_by(_rules, "relp", RelPConfig, EAPRelPConfig)

@@ -40,8 +40,8 @@ class EdgeEvidence:
         codes: to first order, between the sender's codes at the roles; ``None`` without codes.
         co_occurrence: bits that the two heads' codes tell of each other given the side; ``None`` without codes.
         effect: estimated mean effect.
-        error: its standard error; ``None`` where the edge was no candidate.
-        probability: that the effect is above the threshold; 0 where the edge was no candidate.
+        error: its standard error; ``None`` where the edge was no candidate, and ``probability``, of an effect above the
+            threshold, is 0.
         measured: pairs on which the edge was patched.
     """
 
@@ -70,18 +70,14 @@ class ScoredEdges:
 
 @dataclass(frozen=True)
 class CodeChange:
-    """A head's clean code at a role and the corrupt one in its place.
-
-    Attributes:
-        share: of the pairs.
-        attribution: Σ over those pairs of (c(clean) − c(corrupt)) · gradient, over the number of all pairs.
-    """
+    """A head's clean code at a role and the corrupt one in its place, on a share of the pairs."""
 
     role: str
     clean: int
     corrupt: int
     share: float
     attribution: float
+    """Σ over those pairs of (c(clean) − c(corrupt)) · gradient, over the number of all pairs."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +85,7 @@ class Evidence:
     """What speaks for a head's membership.
 
     Attributes:
-        effect: estimated mean effect.
-        error: its standard error.
+        effect, error: estimated mean effect and its standard error.
         probability: that the effect is above the threshold.
         p_value: of no effect at all, under permuted labels.
         patched: pairs on which the head was patched exactly.
@@ -161,11 +156,7 @@ class Scores:
         return list(zip(layers.tolist(), heads.tolist(), strict=True))
 
     def circuit(self, false_discovery_rate: float = FALSE_DISCOVERY_RATE) -> Bool[np.ndarray, "layer head"]:
-        """The heads that the method itself takes to be members, without a check: as many as the rate allows.
-
-        Raises:
-            InputError: a method that tells no probabilities, or a rate that is not above 0 and below 1.
-        """
+        """The heads that the method itself takes to be members, without a check: as many as the rate allows."""
         if self.probability is None:
             raise InputError(f"method {self.method}: it tells no probability that a head is a member")
         return at_false_discovery_rate(self.probability, false_discovery_rate)

@@ -41,11 +41,7 @@ class RoleOverlapConfig(MethodConfig):
 def code_ids(
     z: Float[Tensor, "side pair role layer head d_head"], n_codes: int, seed: int
 ) -> Int[np.ndarray, "side pair role layer head"]:
-    """The code of every head at every role; books of all heads and roles are fitted together.
-
-    Raises:
-        InputError: fewer pairs than codes.
-    """
+    """The code of every head at every role; books of all heads and roles are fitted together."""
     if z.shape[1] < n_codes:
         raise InputError(f"{z.shape[1]} pairs for {n_codes} codes: give at least one pair a code")
     vectors = z.flatten(2, 4).flatten(0, 1)

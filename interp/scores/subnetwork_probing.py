@@ -30,6 +30,7 @@ from interp.activations.stream import FORWARD_AND_BACKWARD, Consumer, PairBatch,
 from interp.errors import InputError, whole_number
 from interp.models import HookFunction, Model, has_mlps
 from interp.prompts.pairs import PromptPairs
+from interp.scores.gradients import output_hooks
 from interp.scores.method import Context, MethodConfig, method
 from interp.scores.result import Scores
 
@@ -108,13 +109,8 @@ def subnetwork_probing(context: Context) -> Scores:
     masked = _Masked(context.model, context.pairs, context.config)
     context.run(masked, share=0.0)
     context.forwards += masked.forwards
-    scores = mean(train(masked, context)).double().numpy()
-    n_heads = masked.layers * masked.n_heads
-    return Scores(
-        scores[:n_heads].reshape(masked.layers, masked.n_heads),
-        mlps=scores[n_heads:] if masked.mlps else None,
-        signed=False,
-    )
+    heads, mlps = masked.by_component(mean(train(masked, context)).double())
+    return Scores(heads.numpy(), mlps=mlps.numpy() if masked.mlps else None, signed=False)
 
 
 class _Masked(Consumer):
@@ -134,20 +130,25 @@ class _Masked(Consumer):
             self.batches.append((batch, end_logits(self.model, batch.clean.tokens)))
         self.forwards += len(batch.indices)
 
+    def by_component(self, masks: Float[Tensor, " mask"]) -> tuple[Tensor, Tensor]:
+        """Those of heads, [layer, head], and of MLPs."""
+        heads, mlps = masks.split([self.layers * self.n_heads, self.layers * self.mlps])
+        return heads.view(self.layers, self.n_heads), mlps
+
     def damage(self, mask: Float[Tensor, " mask"], number: int) -> Float[Tensor, ""]:
         """Mean divergence of a batch's answers from the untouched model's, differentiable in ``mask``."""
         batch, untouched = self.batches[number]
-        mask = mask.to(untouched)
-        heads = mask[: self.layers * self.n_heads].view(self.layers, self.n_heads, 1)
+        heads, mlps = self.by_component(mask.to(untouched))
+        # an MLP without a mask is live
         hooks = {
-            f"blocks.{layer}.attn.hook_z": _mix(heads[layer], batch.corrupt.z[layer])
-            for layer in range(self.layers)
+            name: _mix(gate, corrupt)
+            for name, gate, corrupt in zip(
+                output_hooks(self.model),
+                [*heads[:, :, None], *mlps],
+                [*batch.corrupt.z, *batch.corrupt.mlp],
+                strict=False,
+            )
         }
-        if self.mlps:
-            hooks |= {
-                f"blocks.{layer}.hook_mlp_out": _mix(gate, batch.corrupt.mlp[layer])
-                for layer, gate in enumerate(mask[self.layers * self.n_heads :])
-            }
         logits = end_logits(self.model, batch.clean.tokens, hooks)
         return self.divergence(untouched, logits, batch.pairs).mean()
 

@@ -10,7 +10,7 @@ from interp.activations.stream import MetricConsumer
 from interp.errors import InputError
 from interp.scores.attribution import attribution
 from interp.scores.baselines import RandomConfig, layer_index, random_ranking
-from interp.scores.hisp import HISPConfig, by_layer_norm, hisp
+from interp.scores.hisp import HISPConfig, hisp, layer_norms
 from interp.scores.mean_difference import mean_difference
 from interp.scores.registry import METHODS, load_method, method_config
 from tests.oracles import planted
@@ -28,9 +28,9 @@ def test_hisp_takes_the_absolute_value_of_every_pair_and_norms_every_layer(tiny_
     mean = sizes.mean(0) / np.linalg.norm(sizes.mean(0), axis=1, keepdims=True)
     np.testing.assert_allclose(scores.heads, mean)
     np.testing.assert_allclose(scores.heads_per_pair.mean(0), mean)
-    some = by_layer_norm(scores.heads_per_pair[[0, 2]].mean(0))  # a slice, normed again
-    np.testing.assert_allclose(some, hisp(model, pairs.subset([0, 2])).heads, rtol=1e-4)
-    np.testing.assert_array_equal(by_layer_norm(np.zeros((2, 3))), 0)
+    some = scores.heads_per_pair[[0, 2]].mean(0)  # a slice, normed again
+    np.testing.assert_allclose(some / layer_norms(some), hisp(model, pairs.subset([0, 2])).heads, rtol=1e-4)
+    np.testing.assert_array_equal(layer_norms(np.zeros((2, 3))), 1)
 
 
 def test_mean_difference_equals_what_transformer_lens_caches(tiny_model):

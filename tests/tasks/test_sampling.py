@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+from itertools import count
 
 import numpy as np
 import pytest
 
-from interp.prompts.sampling import dealt, draw_unseen, fill, held_out_pairs, sample_pairs, seeded
+from interp.prompts.sampling import distinct, fill, held_out_pairs, sample_pairs, seeded
 from interp.tasks import InputError, PromptPair, PromptPairs, Task, TooFewPairs, load_task
 from interp.tasks.ioi import IOI
 from interp.tasks.registry import SHIPPED
@@ -71,14 +72,16 @@ def test_a_bad_n_and_an_unknown_counterfactual_are_input_errors(gpt2, task):
 
 def test_cards_are_dealt_equally_often_by_every_part_of_a_stream_and_drawing_ends():
     assert len({seeded(*parts).random() for parts in (("a", 1), ("a", 2), ("b", 1), ("a", 1, "x"))}) == 4
-    cards = dealt(range(8), seeded("cards"))
-    rounds = [[next(cards) for _ in range(8)] for _ in range(3)]
+    numbers = count()
+    drawn = list(distinct("x", 24, seeded("cards"), range(8), lambda card: (card, next(numbers))))
+    rounds = [[card for card, _ in drawn[i : i + 8]] for i in (0, 8, 16)]
     assert all(sorted(dealt_round) == list(range(8)) for dealt_round in rounds)
     assert len(set(map(tuple, rounds))) == 3, "in another order each time"
-    stream, seen = seeded("draws"), set()
-    assert {draw_unseen("x", lambda: stream.randrange(3), seen) for _ in range(3)} == {0, 1, 2}
+    stream = seeded("draws")
+    draws = distinct("x", 4, stream, range(2), lambda _: stream.randrange(3))
+    assert {next(draws) for _ in range(3)} == {0, 1, 2}
     with pytest.raises(InputError, match="the task x has no more distinct prompts after 3 "):
-        draw_unseen("x", lambda: stream.randrange(3), seen)
+        next(draws)
 
 
 def test_filled_templates_give_fields_with_their_space_the_role_of_their_name():

@@ -16,13 +16,11 @@ from head to head by orders of magnitude. Ranking by the estimate alone puts a n
    effect where it is above the threshold, which ranks heads.
 
 It misleads where estimates are biased and the bias is not in ``variance``: a gradient that is blind to a head is sure
-of its mistake. :mod:`interp.scores.adaptive_patching.method` measures that bias and adds it. A bias that is added in
-proportion to the estimate makes α larger by itself, as errors then go with estimates whatever effects do
-(benchmarks/REPORT.md).
+of its mistake. A bias that is added in proportion to the estimate makes α larger by itself, as errors then go with
+estimates whatever effects do (benchmarks/REPORT.md).
 
-Where the estimates come from: a head's effect on a pair is what attribution says plus a residual. Attribution is there
-for all n pairs; the residual only for the r pairs on which the head was patched. So (a control variate, in the language
-of Monte Carlo)
+Where the estimates come from: a head's effect on a pair is what attribution says, known of all n pairs, and a residual,
+known of the r pairs on which the head was patched. So (a control variate, in the language of Monte Carlo)
 
     estimate = mean over n of attribution + mean over r of (exact − attribution),
 
@@ -32,9 +30,9 @@ r patched ones (the two terms of a regression estimator's variance; Cochran 1977
 that was never patched has an unknown bias; its size is taken from the heads that were, in units of each head's own rms
 attribution.
 
-Patches are spent where membership is open and another patch narrows it: on heads with large P(1 − P) / (r + step). Of a
-head that was never patched P is held to be :data:`TRUST` at most: attribution can be sure of a member and quite wrong.
-(Of a head to which it is blind it is as sure; looking at those would take patches of all the many that do nothing.)
+Patches are spent on heads with large P(1 − P) / (r + step). Of a head that was never patched P is held to be
+:data:`TRUST` at most: attribution can be sure of a member and quite wrong. (Of a head to which it is blind it is
+as sure; looking at those would take patches of all the many that do nothing.)
 """
 
 from collections.abc import Callable
@@ -42,6 +40,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.optimize import newton
 from scipy.special import digamma, polygamma
 from scipy.stats import norm
 
@@ -80,13 +79,10 @@ class Membership:
 
 
 def at_false_discovery_rate(probability: Float[np.ndarray, "..."], rate: float) -> Bool[np.ndarray, "..."]:
-    """The largest set, most probable first, whose expected share of non-members stays below ``rate``.
+    """The largest set, most probable first, whose expected share of non-members stays below ``rate``, in (0, 1).
 
     The Bayesian counterpart of Benjamini and Hochberg's rule (Newton et al. 2004, *Biostatistics* 5:155): as right as
     the probabilities are. benchmarks/REPORT.md says what share was found to be wrong.
-
-    Raises:
-        InputError: a rate that is not above 0 and below 1.
     """
     if not 0 < rate < 1:
         raise InputError(f"false-discovery rate {rate}: it is a share of the circuit, above 0 and below 1")
@@ -98,11 +94,7 @@ def at_false_discovery_rate(probability: Float[np.ndarray, "..."], rate: float) 
 
 
 def moderated_variance(per_pair: Float[np.ndarray, "pair head"]) -> Float[np.ndarray, " head"]:
-    """Variance over pairs of each head, shrunk towards the common one by as much as the heads agree (Smyth 2004, §3).
-
-    Raises:
-        InputError: fewer than two pairs.
-    """
+    """Variance over pairs of each head, shrunk to the common one by as much as the heads agree (Smyth 2004, §3)."""
     pairs, heads = per_pair.shape
     if pairs < 2:
         raise InputError(f"{pairs} pairs: a variance over pairs needs at least 2")
@@ -129,13 +121,9 @@ def membership(
     """Posterior of effects (module docstring).
 
     Args:
-        estimate: of every head's mean effect.
         variance: of the estimate's error: of the mean over pairs, plus what is known of its bias.
         gap: of the metric from clean to corrupt prompts; only its size counts.
         threshold: share of the gap from which on an effect makes a member.
-
-    Raises:
-        InputError: no head, an estimate that is not finite, or a gap of zero.
     """
     bad = (~np.isfinite(estimate) | ~np.isfinite(variance)).sum()
     if not len(estimate) or bad:
@@ -190,15 +178,13 @@ def _fitted_prior(
 
 
 def _inverse_trigamma(value: float) -> float:
-    """x with trigamma(x) = value, by Newton's method (Smyth 2004, appendix)."""
-    x = 0.5 + 1 / value
-    for _ in range(50):
-        trigamma = float(polygamma(1, x))
-        step = trigamma * (1 - trigamma / value) / float(polygamma(2, x))
-        x += step
-        if -step / x < 1e-8:
-            break
-    return x
+    """x with trigamma(x) = value, by Newton's method on the reciprocals (Smyth 2004, appendix)."""
+    return newton(
+        lambda x: 1 / polygamma(1, x) - 1 / value,
+        0.5 + 1 / value,
+        fprime=lambda x: -polygamma(2, x) / polygamma(1, x) ** 2,
+        rtol=1e-10,
+    )
 
 
 FIRST_BIAS = 0.3
@@ -220,12 +206,9 @@ _PRIOR_WEIGHT = 3.0
 
 
 class EffectEstimates:
-    """Attribution of all pairs, exact effects of some, and the membership that follows.
+    """Attribution of all pairs, exact effects of some, and the :func:`membership` that follows.
 
     Args:
-        attribution: of every pair and head.
-        gap: of the metric; see :func:`~interp.scores.adaptive_patching.posterior.membership`.
-        threshold: share of the gap.
         pairs: the order in which pairs are patched, the same for every head: so patches share forwards.
     """
 
@@ -292,9 +275,8 @@ class EffectEstimates:
 
         A permutation turns the signs of what is known of a pair, attribution and exact effect together, and the
         estimate is made again; so a head that was patched on few pairs, where the patches say something else than
-        attribution, cannot be sure. Of a head that was never patched it says that attribution is not by chance, and
-        attribution's bias is open. The observed labels count as one of the permutations, so that p is never 0
-        (Phipson & Smyth 2010).
+        attribution, cannot be sure. Of a head that was never patched it says that attribution is not by chance. The
+        observed labels count as one of the permutations, so that p is never 0 (Phipson & Smyth 2010).
         """
         n, done = len(self.attribution), np.maximum(self.patched, 1)
         residual = np.nan_to_num(self.exact - self.attribution)
@@ -315,7 +297,6 @@ class EffectEstimates:
         Args:
             cost: of patching a head on one pair, at most.
             patch: given pairs and heads, their exact effects and what they did cost.
-            tell: told which share of the budget is spent.
         """
         left = budget
         # a round that cannot pay for one head would pass over the dearest ones, which are those in early layers
@@ -331,11 +312,7 @@ class EffectEstimates:
     def next_patches(
         self, cost: Float[np.ndarray, " head"], budget: float, step: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs and heads to patch next, ``step`` pairs a head, the most useful heads that the budget allows.
-
-        Args:
-            cost: of patching a head on one pair.
-        """
+        """Pairs and heads to patch next, ``step`` pairs a head, the most useful heads that the budget allows."""
         done = self.patched
         probability = self.membership().probability
         probability = np.where(done == 0, np.minimum(probability, TRUST), probability)
