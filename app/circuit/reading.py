@@ -16,6 +16,7 @@ from interp.models import Model
 from interp.prompts.pairs import PromptPairs
 from interp.report import wording
 from interp.runs.discover import WRITES
+from interp.runs.folder import pairs_of
 from interp.steering.code_effect import CodeEffect, PairCodes, Side, read_pairs, set_code
 
 PAIRS = 16
@@ -50,7 +51,7 @@ def pairs(found: Opened) -> PromptPairs:
     """The run's first pairs, made again; needs the model's tokenizer, runs nothing.
 
     Raises:
-        InputError: as :meth:`~interp.runs.run.Run.sample_again`, or a model that this workbench does not run.
+        InputError: as :func:`~interp.runs.folder.pairs_of`, or a model that this workbench does not run.
     """
     spec = model_of(found.run)
 
@@ -58,7 +59,7 @@ def pairs(found: Opened) -> PromptPairs:
         model = engine.model(spec)
         check_shape(found.run, model)
         run_store.check_inside(found.folder)
-        return found.run.sample_again(found.folder, model.tokenizer, PAIRS)
+        return pairs_of(found.run, found.folder, model.tokenizer, PAIRS)
 
     return kept("pairs").get((*found.key, spec), make)
 

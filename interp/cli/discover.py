@@ -250,7 +250,7 @@ def discover(
     from interp.models import load_model, parse_device
     from interp.progress import bar
     from interp.runs.discover import CircuitSearch, default_model, run_search
-    from interp.runs.run import RESULT, check_destination, free_folder
+    from interp.runs.folder import RESULT, check_destination, free_folder
 
     search = CircuitSearch(
         task,

@@ -33,7 +33,8 @@ def validate(
     from interp.progress import bar
     from interp.report.page import write_report
     from interp.report.validity import COLUMNS, card_rows, card_summary
-    from interp.runs.run import REPORT, RESULT, VALIDITY, Run
+    from interp.runs.folder import REPORT, RESULT, VALIDITY
+    from interp.runs.run import Run
     from interp.runs.validate import validate as validated
 
     found, before = Run.load(run), request_of(run / RESULT)

@@ -36,7 +36,8 @@ from interp.report.repeat import (
 )
 from interp.report.style import embed, environment
 from interp.report.validity import COLUMNS, card_rows, card_summary, curves_plot
-from interp.runs.run import PROMPTS, REPORT, Example, Judged, Run
+from interp.runs.folder import REPORT, kept_prompts
+from interp.runs.run import Example, Judged, Run
 from interp.scores.baselines import layer_prior
 
 TOP_EDGES = 20
@@ -90,7 +91,7 @@ def write_report(folder: Path | str, task: str | None = None) -> Path:
         InputError: the folder holds no run, or a damaged one.
     """
     path, run = Path(folder) / REPORT, Run.load(folder)
-    kept = next((path.with_name(name) for name in PROMPTS if path.with_name(name).is_file()), None)
+    kept = kept_prompts(folder)
     with contextlib.suppress(OSError):  # a task's name may be too long for a file's
         if task is None and kept is not None and not Path(run.task).is_file():
             task = str(kept)

@@ -28,7 +28,8 @@ from interp.models import OneModel
 from interp.planted.tasks import planted_task_names
 from interp.progress import Stage, silent
 from interp.runs.discover import CircuitSearch, run_search
-from interp.runs.run import RESULT, Run, check_destination
+from interp.runs.folder import RESULT, check_destination
+from interp.runs.run import Run
 from interp.scores.registry import DEFAULT_METHOD
 
 _STEPS = 100
