@@ -77,7 +77,7 @@ def test_an_interrupt_between_the_two_renames_keeps_the_earlier_run(command, fin
     before, rename = tree(tmp_path), Path.rename
 
     def interrupted(self, target):
-        if self.name.startswith(".run.") and Path(target).name == "run":
+        if self.name == Path(target).name == "run" and not Path(target).exists():
             raise KeyboardInterrupt
         return rename(self, target)
 

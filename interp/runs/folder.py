@@ -10,7 +10,6 @@ import errno
 import io
 import itertools
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -28,7 +27,7 @@ from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.circuits.references import ExactEffects
 from interp.errors import InputError, fault, one_line
 from interp.evaluation.validity import Validity
-from interp.files import UMASK, atomic_path, check_folder, readable, request_of, write_text
+from interp.files import atomic_path, check_folder, readable, request_of, write_text
 from interp.programs.program import Program, Said
 from interp.runs.run import Run
 from interp.tasks import PromptFile, PromptPairs, Task, load_task, task_names
@@ -46,7 +45,6 @@ VALIDITY = "validity.json"
 """The card of ``interp validate``, where that was run."""
 REPORT = "report.html"
 _CONTENTS = {RESULT, ARRAYS, TABLE, *PROMPTS, REFERENCE, VALIDITY, REPORT}
-_TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
 
 
 def save(run: Run, folder: Path | str, *, report: str | None = None, overwrite: bool = False) -> Path:
@@ -54,24 +52,15 @@ def save(run: Run, folder: Path | str, *, report: str | None = None, overwrite: 
     folder = Path(folder)
     check_destination(folder, run.request, overwrite=overwrite)
     place = Path(os.path.realpath(folder))  # of a link what it leads to is replaced
-    with _written(run, place, report) as temporary:
-        _replace(temporary, place)
+    with _written(run, place, report) as finished:
+        _replace(finished, place)
     return folder
 
 
 def save_new(run: Run, parent: Path, name: str, *, report: str | None = None) -> Path:
     """:meth:`~interp.runs.run.Run.save_new`; nothing that is there is replaced, whoever else is writing."""
-    with _written(run, parent / name, report) as temporary:
-        for folder in _numbered(parent / name):
-            if folder.exists():  # an empty folder would be replaced without a word
-                continue
-            try:
-                temporary.rename(folder)
-                break
-            except OSError as error:
-                if error.errno not in (*_TAKEN, errno.ENOTDIR):
-                    raise
-    return folder
+    with _written(run, parent / name, report) as finished:
+        return next(place for place in _numbered(parent / name) if _moves(finished, place))
 
 
 def save_validity(run: Run, folder: Path | str) -> Path:
@@ -179,50 +168,54 @@ def heads_csv(run: Run) -> str:
 
 @contextlib.contextmanager
 def _written(run: Run, folder: Path, report: str | None) -> Iterator[Path]:
-    """The run in a temporary folder beside ``folder``, which is deleted unless it is moved away."""
+    """The run in a temporary place beside ``folder``, which is deleted with what lies there in the end."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        temporary.chmod(0o777 & ~UMASK)
-        write_text(temporary / RESULT, run.model_dump_json(indent=1) + "\n")
-        with atomic_path(temporary / ARRAYS) as path:
+    with tempfile.TemporaryDirectory(
+        prefix=f".{folder.name}.", dir=folder.parent, ignore_cleanup_errors=True
+    ) as place:
+        finished = Path(place) / folder.name
+        finished.mkdir()
+        write_text(finished / RESULT, run.model_dump_json(indent=1) + "\n")
+        with atomic_path(finished / ARRAYS) as path:
             arrays = run.arrays | _book_arrays(run.program)
             save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
-        write_text(temporary / TABLE, heads_csv(run))
+        write_text(finished / TABLE, heads_csv(run))
         if run.own_reference is not None:
-            run.own_reference.save(temporary / REFERENCE)
+            run.own_reference.save(finished / REFERENCE)
         if run.prompts is not None:
-            (temporary / f"prompts{run.prompts.path.suffix.lower()}").write_bytes(run.prompts.data)
+            (finished / f"prompts{run.prompts.path.suffix.lower()}").write_bytes(run.prompts.data)
         if run.validity is not None:
-            save_validity(run, temporary)
+            save_validity(run, finished)
         if report is not None:
-            write_text(temporary / REPORT, report)
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            write_text(finished / REPORT, report)
+        yield finished
 
 
-def _replace(temporary: Path, folder: Path) -> None:
-    """Swap the finished folder in; the old one is moved aside first and deleted last."""
-    if not folder.exists():
-        try:
-            temporary.rename(folder)
-            return
-        except OSError as error:
-            if error.errno not in _TAKEN:
-                raise  # else another process has put one there in between
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    old = aside / folder.name
+def _moves(finished: Path, folder: Path) -> bool:
+    """Move the finished folder to its place, unless something lies there; whether it moved."""
+    if folder.exists():  # an empty folder would be replaced without a word
+        return False
+    try:
+        finished.rename(folder)
+    except OSError as error:  # somebody else was there in between
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        return False
+    return True
+
+
+def _replace(finished: Path, folder: Path) -> None:
+    """Move the finished folder in; an earlier one is moved aside first, and goes with the temporary place."""
+    if _moves(finished, folder):
+        return
+    old = finished.with_name("old")
     try:
         folder.rename(old)
-        temporary.rename(folder)
+        finished.rename(folder)
     except BaseException:  # an interrupt between the two as well: the earlier run goes back
         if old.exists() and not folder.exists():
             old.rename(folder)
         raise
-    finally:
-        if folder.exists():
-            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _numbered(folder: Path) -> Iterator[Path]:

@@ -14,7 +14,6 @@ from jaxtyping import Float
 
 from interp import MIN_PAIRS
 from interp.activations.stream import BATCH_SIZE, HUNDREDTHS
-from interp.circuits.circuit import Component
 from interp.circuits.verify import candidates, check_known_gap
 from interp.errors import InputError, whole_number
 from interp.evaluation.ablation import Ablator
@@ -30,7 +29,7 @@ from interp.evaluation.validity import (
     matched_random,
     membership_jaccard,
 )
-from interp.models import Model, Site, load_model, parse_site
+from interp.models import Model, load_model, parse_site
 from interp.planted.tasks import planted_task_names
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs, Task
@@ -103,17 +102,15 @@ def validate(
     with stage("does the model do the task?", len(judging)) as advance:
         ablator = Ablator(model, judging, batch_size=batch_size, progress=advance)
     check_known_gap(model, judging, ablator.metric_clean, ablator.metric_corrupt)
-    members, rng = _mask(run.circuit.heads, shape), np.random.default_rng(run.seed)
+    members, rng = _mask((head.site for head in run.circuit.heads), shape), np.random.default_rng(run.seed)
     draws = min(DRAWS, max(LEAST_DRAWS, DRAW_PAIRS // len(judging)))
     random = [matched_random(members, rng) for _ in range(draws)]
-    again = _search_again(run, task, model, pool, judging, seeds, left_out, stage)
-    masks = [_mask(heads, shape) for *_, heads in again]
+    again, refused = _search_again(run, task, model, pool, judging, seeds, stage)
+    masks = [_mask(found["heads"], shape) for found in again]
     circuit, shares = intervene(ablator, _ranking(run), members, random, masks, seed=run.seed, stage=stage)
     rivals = [
-        Rival(
-            seed=seed, n_pairs=size, heads=list(map(str, heads)), jaccard=jaccard(members, mask), share=share
-        )
-        for (seed, size, heads), mask, share in zip(again, masks, shares, strict=True)
+        Rival(**found, jaccard=jaccard(members, mask), share=share)
+        for found, mask, share in zip(again, masks, shares, strict=True)
     ]
     on_own = OnTask(
         task=run.task,
@@ -121,11 +118,15 @@ def validate(
         lost=1 - circuit.left.value,
         lost_random=1 - circuit.random.left_mean,
     )
-    others, forwards = _other_tasks(run, model, members, random[:TASK_DRAWS], batch_size, left_out, stage)
+    others, forwards, undone = _other_tasks(run, model, members, random[:TASK_DRAWS], batch_size, stage)
+    left_out += refused + undone
+    overlap = _jaccard(run)
+    if overlap is None:
+        left_out.append("Bootstrap Jaccard is not told: the run holds no effects by pair.")
     return Validity(
         held_out=held_out,
         circuit=circuit,
-        jaccard=_jaccard(run, left_out),
+        jaccard=overlap,
         tasks=[on_own, *others],
         rivals=rivals,
         left_out=left_out,
@@ -134,17 +135,16 @@ def validate(
     )
 
 
-def _mask(heads: Iterable[Component | Site], shape: tuple[int, int]) -> Mask:
+def _mask(heads: Iterable[str], shape: tuple[int, int]) -> Mask:
     mask = np.zeros(shape, dtype=bool)
-    for head in heads:
-        mask[head.layer, head.head] = True
+    for site in map(parse_site, heads):
+        mask[site.layer, site.head] = True
     return mask
 
 
 def _ranking(run: Run) -> Float[np.ndarray, "layer head"]:
     """Signed effects; heads that were not checked come after those that were, by their score."""
-    effects = np.array([np.nan if head.effect is None else head.effect for head in run.heads])
-    effects = effects.reshape(run.shape)
+    effects = np.array([head.effect for head in run.heads], dtype=float).reshape(run.shape)
     known = np.isfinite(effects)
     most = abs(run.scores[~known]).max(initial=0.0)
     below = 0.99 * abs(effects[known]).min() / most if most else 0.0
@@ -163,24 +163,16 @@ def _held_out(
 
 
 def _search_again(
-    run: Run,
-    task: Task,
-    model: Model,
-    pool: PromptPairs,
-    judging: PromptPairs,
-    seeds: int,
-    left_out: list[str],
-    stage: Stage,
-) -> list[tuple[int, int, list[Site]]]:
-    """Seed, number of pairs and heads of every circuit that the run's search finds on other pairs.
+    run: Run, task: Task, model: Model, pool: PromptPairs, judging: PromptPairs, seeds: int, stage: Stage
+) -> tuple[list[dict], list[str]]:
+    """Seed, number of pairs and heads of every circuit that the run's search finds on other pairs; and what is missing.
 
-    They are none of the judging ones; where the task has no new ones, half of the run's own, drawn by the seed.
+    The pairs are none of the judging ones; where the task has no new ones, half of the run's own, drawn by the seed.
     """
     if run.method not in METHODS:  # a run must not have code run because it names it
-        left_out.append(f"Rivals are not told: {run.method} is no method of this package.")
-        return []
-    method, seen, circuits = load_method(run.method), {pair.clean_tokens for pair in pool}, []
-    mlps = run.universe == "heads+mlps"
+        return [], [f"Rivals are not told: {run.method} is no method of this package."]
+    method, circuits, left_out = load_method(run.method), list[dict](), list[str]()
+    seen, mlps = {pair.clean_tokens for pair in pool}, run.universe == "heads+mlps"
     for seed in range(run.seed + 1, run.seed + 1 + seeds):
         pairs = _held_out(task, model, len(pool), judging, seed)
         new = pairs is not None and any(pair.clean_tokens not in seen for pair in pairs)
@@ -202,24 +194,19 @@ def _search_again(
             left_out.append(f"A rival from seed {seed} is not told: {error}.")
             continue
         inside = [checked.sites[index] for index in np.flatnonzero(checked.member)]
-        circuits.append((seed, len(pairs), [site for site in inside if site.kind == "attn"]))
+        heads = [str(site) for site in inside if site.kind == "attn"]
+        circuits.append({"seed": seed, "n_pairs": len(pairs), "heads": heads})
         if not new:
             left_out.append(
                 f"The rival from seed {seed} is of half of the run's pairs: the task has no others."
             )
-    return circuits
+    return circuits, left_out
 
 
 def _other_tasks(
-    run: Run,
-    model: Model,
-    members: Mask,
-    random: list[Mask],
-    batch_size: int,
-    left_out: list[str],
-    stage: Stage,
-) -> tuple[list[OnTask], float]:
-    """What the package's other tasks lose, and the forward passes that this took."""
+    run: Run, model: Model, members: Mask, random: list[Mask], batch_size: int, stage: Stage
+) -> tuple[list[OnTask], float, list[str]]:
+    """What the package's other tasks lose, the forward passes that this took, and what is missing."""
     names = task_names() if run.model in planted_task_names() else SHIPPED
     others, losses, refused, forwards = [name for name in names if name != run.task], [], [], 0.0
     bos = run.provenance.pairs.bos
@@ -235,21 +222,18 @@ def _other_tasks(
             except InputError:
                 refused.append(name)
             advance(1)
-    if refused:
-        left_out.append(
-            f"Tasks that this model does not do, or whose words its tokenizer lacks: {', '.join(refused)}."
-        )
-    return losses, forwards
+    why = "Tasks that this model does not do, or whose words its tokenizer lacks"
+    return losses, forwards, [f"{why}: {', '.join(refused)}."] if refused else []
 
 
-def _jaccard(run: Run, left_out: list[str]) -> Estimate | None:
+def _jaccard(run: Run) -> Estimate | None:
     """From the effects that the run holds: their columns stand in the order in which candidates are checked."""
     needed = [run.arrays.get(name) for name in ("effects", "metric_clean", "metric_corrupt")]
     if any(array is None for array in needed):
-        left_out.append("Bootstrap Jaccard is not told: the run holds no effects by pair.")
         return None
     checked = sorted(run.checked, key=lambda part: -abs(part.score))
     sites = tuple(parse_site(part.site) for part in checked)
-    measured = PatchingEffects(sites, *(np.asarray(array, dtype=float) for array in needed), 0.0, 0.0)
+    effects, clean, corrupt = (np.asarray(array, dtype=float) for array in needed)
+    measured = PatchingEffects(sites, effects, clean, corrupt, 0.0, 0.0)
     members = np.array([part.in_circuit for part in checked])
     return membership_jaccard(measured, members, threshold=run.settings.threshold, seed=run.seed)
