@@ -32,14 +32,15 @@ def file(tmp_path):
 
 
 def test_runs_are_those_of_single_discoveries_and_are_kept(file, tmp_path):
-    sweep, options = Sweep.load(file)
-    cells = sweep.cells(options)
+    cells = Sweep.load(file).cells()
     rows = run_sweep(cells, tmp_path / "out")
     assert [(row["task"], row["seed"]) for row in rows] == [
         (task, seed) for task in WANTED["tasks"] for seed in (0, 1)
     ]
     for row in rows:
-        alone = find_circuit(row["task"], row["task"], method="attribution", seed=row["seed"], **options)
+        alone = find_circuit(
+            row["task"], row["task"], method="attribution", seed=row["seed"], **WANTED["options"]
+        )
         assert found_in(tmp_path / "out", row) == alone.model_dump(exclude={"seconds"})
         assert row["heads"] == [head.site for head in alone.circuit.heads] != []
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/run.json")}
@@ -52,18 +53,18 @@ def test_runs_are_those_of_single_discoveries_and_are_kept(file, tmp_path):
 def test_a_run_of_other_prompts_or_numbers_is_not_taken_for_what_is_asked(tmp_path):
     model, pairs = planted(TASK, 10)
     write_prompt_file(pairs, "mine.json", model.tokenizer)
-    sweep = Sweep(("mine.json",), models=(TASK,), methods=("attribution",))
     options = {"n": 8, "candidates": 3}
-    [first] = run_sweep(sweep.cells(options), tmp_path / "out")
+    sweep = Sweep(tasks=["mine.json"], models=[TASK], methods=["attribution"], options=options)
+    [first] = run_sweep(sweep.cells(), tmp_path / "out")
     kept = json.loads(Path("mine.json").read_text())
     kept["prompts"] = kept["prompts"][2:]
     Path("mine.json").write_text(json.dumps(kept))
     with pytest.raises(InputError, match="another request"):
-        run_sweep(sweep.cells(options), tmp_path / "out")
-    [second] = run_sweep(sweep.cells(options), tmp_path / "new")
+        run_sweep(sweep.cells(), tmp_path / "out")
+    [second] = run_sweep(sweep.cells(), tmp_path / "new")
     assert second["gap"] != first["gap"]
     with pytest.raises(InputError, match="another request"):
-        run_sweep(sweep.cells(options), tmp_path / "new", dtype="bfloat16")
+        run_sweep(sweep.cells(), tmp_path / "new", dtype="bfloat16")
 
 
 def test_own_code_that_was_edited_is_run_again():
@@ -88,8 +89,7 @@ def found_in(folder: Path, row: dict) -> dict:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_workers_find_the_same(file, tmp_path):
-    sweep, options = Sweep.load(file)
-    cells = sweep.cells(options)
+    cells = Sweep.load(file).cells()
     here = run_sweep(cells, tmp_path / "here")
     there = run_sweep(cells, tmp_path / "there", workers=Workers("ray"))
     assert there == here and all(row["heads"] for row in there)
@@ -110,9 +110,12 @@ def test_shards_are_gathered_by_the_command(file, command):
     ("changes", "part"),
     [
         ({"tasks": ["ioo"]}, "'ioo'"),
-        ({"tasks": "ioi"}, "tasks must be a list of names"),
-        ({"seeds": [0.5]}, "seeds must be a list of whole numbers"),
-        ({"task": ["ioi"]}, "'task' is not of a sweep"),
+        ({"tasks": "ioi"}, "tasks: Input should be a valid array"),
+        ({"seeds": [0.5]}, "seeds.0: Input should be a valid integer"),
+        (
+            {"task": ["ioi"]},
+            "task: Extra inputs are not permitted (a sweep has tasks, models, methods, seeds, options)",
+        ),
         ({"options": {"pairs": 3}}, "option 'pairs'"),
         ({"options": {"candidates": 0}}, "candidates 0"),
         ({"methods": ["nap"]}, "'nap'"),
@@ -122,8 +125,7 @@ def test_mistakes_in_the_file_are_named(tmp_path, changes, part):
     path = tmp_path / "sweep.json"
     path.write_text(json.dumps(WANTED | changes))
     with pytest.raises(InputError) as error:
-        sweep, options = Sweep.load(path)
-        sweep.cells(options)
+        Sweep.load(path).cells()
     assert part in str(error.value)
 
 
@@ -134,10 +136,10 @@ def test_what_is_refused_is_a_row_and_all_refused_an_error(tmp_path):
     text = Path("swapped.json").read_text().replace('"clean"', '"?"').replace("corrupt", "clean")
     Path("swapped.json").write_text(text.replace("?", "corrupt"))
     options = {"n": 8, "candidates": 3}
-    sweep = Sweep((TASK, "swapped.json"), models=(TASK,), methods=("attribution",))
-    good, bad = run_sweep(sweep.cells(options), tmp_path / "out")
+    sweep = Sweep(tasks=[TASK, "swapped.json"], models=[TASK], methods=["attribution"], options=options)
+    good, bad = run_sweep(sweep.cells(), tmp_path / "out")
     assert good["heads"] and "heads" not in bad and "exchanged" in bad["left_out"]
-    assert run_sweep(sweep.cells(options), tmp_path / "out", shard=Shard(1, 2)) is None
-    alone = Sweep(("swapped.json",), models=(TASK,), methods=("attribution",))
+    assert run_sweep(sweep.cells(), tmp_path / "out", shard=Shard(1, 2)) is None
+    alone = Sweep(tasks=["swapped.json"], models=[TASK], methods=["attribution"], options=options)
     with pytest.raises(InputError, match="exchanged"):
-        run_sweep(alone.cells(options), tmp_path / "none")
+        run_sweep(alone.cells(), tmp_path / "none")

@@ -38,8 +38,7 @@ def sweep(
     from interp.progress import bar
     from interp.runs.sweep import Sweep, run_sweep, stability
 
-    wanted, options = Sweep.load(file)
-    cells = wanted.cells(options)
+    cells = Sweep.load(file).cells()
     where, part = where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
     with goes_on(out):
         rows = run_sweep(

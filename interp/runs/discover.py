@@ -427,17 +427,11 @@ def _proposed(scores: Scores) -> Proposed | None:
 
 def _effects(checked: VerifiedHeads) -> dict[Site, dict]:
     """What the check says of a component, by site."""
-    columns = {
-        "effect": checked.effect,
-        "low": checked.low,
-        "high": checked.high,
-        "in_circuit": checked.member,
-        "measured": np.isfinite(checked.measured.effects).sum(0),
-    }
-    return {
-        site: {name: values[k].item() for name, values in columns.items()}
-        for k, site in enumerate(checked.sites)
-    }
+    measured = np.isfinite(checked.measured.effects).sum(0)
+    columns = (checked.effect, checked.low, checked.high, checked.member, measured)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    names = ("effect", "low", "high", "in_circuit", "measured")
+    return {site: dict(zip(names, row, strict=True)) for site, row in zip(checked.sites, rows, strict=True)}
 
 
 def _heads(
@@ -448,23 +442,14 @@ def _heads(
     readout: HeadReadout,
     codes: ReadCodes,
 ) -> list[Component]:
-    known, found = _effects(checked), []
-    for layer, head in np.ndindex(*scores.heads.shape):
+    effects, heads = _effects(checked), []
+    for (layer, head), score in np.ndenumerate(scores.heads):
         site = Site("attn", layer, head)
-        effect = known.get(site, {})
-        member = _member(model, site, readout, codes, scores) if effect.get("in_circuit") else {}
-        found.append(
-            Component(
-                site=str(site),
-                layer=layer,
-                head=head,
-                score=float(scores.heads[layer, head]),
-                roles=roles.of(layer, head),
-                **effect,
-                **member,
-            )
-        )
-    return found
+        told = effects.get(site, {}) | {"roles": roles.of(layer, head)}
+        if told.get("in_circuit"):
+            told |= _member(model, site, readout, codes, scores)
+        heads.append(Component(site=str(site), layer=layer, head=head, score=float(score), **told))
+    return heads
 
 
 def _mlps(scores: Scores, checked: VerifiedHeads) -> list[Component]:
@@ -518,19 +503,14 @@ def _recovery(
     found = {}
     for name, reference in [*((reference.name, reference) for reference in known), *([own] if own else [])]:
         truth = reference.members()
-        if truth.shape != scores.heads.shape:
-            continue
         measured = reference if isinstance(reference, ExactEffects) else None
-        if measured and not measured.measures(pairs):
+        if truth.shape != scores.heads.shape or (measured and not measured.measures(pairs)):
             continue
-        effects = measured.effects() if measured else None
-        stricter = {}
+        effects, stricter = measured.effects() if measured else None, {}
         for share, fewer in {s: measured.members(s) for s in STRICTER}.items() if measured else ():
             judged = recover(scores.heads, fewer, effects)
             stricter[f"{share:.0%}"] = Stricter(
-                roc_auc=judged.roc_auc,
-                average_precision=judged.average_precision,
-                n_positive=judged.n_positive,
+                **{key: getattr(judged, key) for key in Stricter.model_fields}
             )
         found[name] = Judged(
             **vars(recover(scores.heads, truth, effects, scores.heads_per_pair)),

@@ -150,7 +150,6 @@ class Run(Strict):
 
     Attributes:
         universe: ``heads``, or ``heads+mlps`` where MLPs could be members.
-        metric: its mean over pairs.
         seconds: wall time by stage.
         cost: forward passes of one prompt by stage; a backward pass is two.
         heads: every head, in reading order; ``circuit.heads`` are the members.
@@ -159,7 +158,6 @@ class Run(Strict):
         edges_are_counts: their scores are numbers of pairs of codes, without sign and direction.
         left_out: why parts of the run are missing, a sentence each.
         proposed: ``None`` of methods without probabilities.
-        recovery: by reference.
         examples: the first pairs; patterns and writings of members are of the first one's clean prompt.
         request: what it was asked for, see :class:`~interp.runs.discover.CircuitSearch`.
         program: what the members say; ``None`` where it was not asked for. In JSON its ``program`` (a list of slots),
@@ -305,11 +303,7 @@ class Run(Strict):
         return interp.render_report(self)
 
     def save(self, folder: Path | str, *, report: str | None = None, overwrite: bool = False) -> Path:
-        """Write the folder, whole or not at all. A run of the same request that is there is replaced.
-
-        Args:
-            report: the page to keep with it, as :meth:`report` makes it.
-            overwrite: whether any run that is there is replaced.
+        """Write the folder. A run of the same request that is there is replaced, with ``overwrite`` any run.
 
         Raises:
             InputError: ``folder`` is something else, or cannot be written.

@@ -15,15 +15,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, ValidationError, field_validator
 
 from interp import DEFAULT_MODEL
-from interp.errors import InputError
+from interp.circuits.circuit import Strict
+from interp.errors import InputError, fault
 from interp.evaluation.stability import mean_jaccard
 from interp.executor import SERIAL, Job, Shard, Told, Workers, run
-from interp.files import read_json, request_of, write_json
+from interp.files import readable, request_of, write_json
 from interp.models import OneModel
 from interp.planted.tasks import planted_task_names
 from interp.progress import Stage, silent
@@ -56,55 +58,50 @@ class Cell:
         return "--".join([*kept, f"seed{self.seed}"])
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """What is swept over.
+_Names = Annotated[list[str], Field(min_length=1)]
 
-    Raises:
-        InputError: an unknown key or value, before anything is loaded.
-    """
 
-    tasks: tuple[str, ...]
-    models: tuple[str, ...] = (DEFAULT_MODEL,)
-    methods: tuple[str, ...] = (DEFAULT_METHOD,)
-    seeds: tuple[int, ...] = (0,)
+class Sweep(Strict):
+    """What is swept over; options are those of every discovery."""
 
+    tasks: _Names
+    models: _Names = [DEFAULT_MODEL]
+    methods: _Names = [DEFAULT_METHOD]
+    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    options: dict[str, Any] = {}
+
+    @field_validator("options")
     @classmethod
-    def load(cls, path: Path) -> tuple["Sweep", dict[str, Any]]:
-        """The sweep in a file, and its options."""
-        try:
-            told = read_json(path)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read as JSON ({error})") from None
-        known = [field.name for field in fields(cls)]
-        lists = told if isinstance(told, dict) else {}
-        options = lists.get("options", {})
-        lists = {key: value for key, value in lists.items() if key != "options"}
-        if wrong := sorted(set(lists) - set(known)):
-            raise InputError(f"{path}: {wrong[0]!r} is not of a sweep: use {', '.join(known)} and options")
-        kinds = dict.fromkeys(known, str) | {"seeds": int}
-        for key, values in lists.items():
-            if not (isinstance(values, list) and values and all(type(v) is kinds[key] for v in values)):
-                what = "whole numbers" if kinds[key] is int else "names"
-                raise InputError(f"{path}: {key} must be a list of {what}")
-        if "tasks" not in lists or not isinstance(options, dict):
-            raise InputError(f"{path}: a sweep has a list of tasks, and options by their names")
+    def _are_known(cls, options: dict[str, Any]) -> dict[str, Any]:
         taken = {"task", "method", "seed", "own", "named"}
         allowed = [field.name for field in fields(CircuitSearch) if field.name not in taken]
         if wrong := sorted(set(options) - set(allowed)):
-            raise InputError(f"{path}: option {wrong[0]!r}: use {', '.join(allowed)}")
-        return cls(**{key: tuple(dict.fromkeys(values)) for key, values in lists.items()}), options
+            raise ValueError(f"option {wrong[0]!r}: use {', '.join(allowed)}")
+        return options
 
-    def cells(self, options: dict[str, Any]) -> list[Cell]:
-        """Every discovery, all of one model together, checked."""
-        found: dict[tuple, Cell] = {}
+    @classmethod
+    def load(cls, path: Path) -> "Sweep":
+        """The sweep in a file.
+
+        Raises:
+            InputError: an unknown key or value.
+        """
+        try:
+            return cls.model_validate_json(readable(path).read_bytes())
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror})") from None
+        except ValidationError as error:
+            raise InputError(f"{path}: {fault(error)} (a sweep has {', '.join(cls.model_fields)})") from None
+
+    def cells(self) -> list[Cell]:
+        """Every discovery, all of one model together, checked before anything is loaded."""
+        cells: dict[tuple, Cell] = {}
         for model, task, method, seed in itertools.product(self.models, self.tasks, self.methods, self.seeds):
             own = task if task in planted_task_names() else model
-            found.setdefault((own, task, method, seed), Cell(task, own, method, seed, options))
-        cells = list(found.values())
-        for cell in cells:
+            cells.setdefault((own, task, method, seed), Cell(task, own, method, seed, self.options))
+        for cell in cells.values():
             cell.search()
-        return cells
+        return list(cells.values())
 
 
 def run_sweep(
