@@ -63,7 +63,7 @@ EXAMPLES = 3
 """Pairs whose tokens are kept in the run; patterns and writings are kept for the first."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class CircuitSearch:
     """What a discovery is asked for, checked; :func:`find_circuit` says what each part means.
 
@@ -94,26 +94,24 @@ class CircuitSearch:
         whole = {"n": (0, MOST_PAIRS), "seed": (0, MOST_SEED), "batch_size": (1,), "candidates": (1,)}
         for name, limits in whole.items():
             if (value := getattr(self, name)) is not None or name in ("seed", "candidates"):
-                self._set(name, whole_number(name.replace("_", " "), value, *limits))
-        self._set("threshold", real_number("threshold", self.threshold))
+                setattr(self, name, whole_number(name.replace("_", " "), value, *limits))
+        self.threshold = real_number("threshold", self.threshold)
         if not 0 <= self.threshold <= 1:  # NaN neither
             raise InputError(
                 f"threshold {self.threshold}: it is a share of the clean–corrupt gap, from 0 to 1"
             )
-        self._set("method", load_method(self.method))
+        self.method = load_method(self.method)
         task = load_task(self.task)
-        self._set("named", str(self.task) if isinstance(self.task, str | Path) else task.name)
-        self._set("task", task)
+        self.named = str(self.task) if isinstance(self.task, str | Path) else task.name
+        self.task = task
         check_number(task, task.default_n if self.n is None else self.n)
         check_counterfactual(task, self.counterfactual)
-        self._set("config", self._config())
+        self.config = self._config()
         if self.batch_size is None:
-            self._set("batch_size", self.config.batch_size)
-        self._set("reference", None if self.reference is None else str(self.reference))
-        self._set("own", None if self.reference is None else ExactEffects.load(self.reference))
-
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
+            self.batch_size = self.config.batch_size
+        self.own = None
+        if self.reference is not None:
+            self.reference, self.own = str(self.reference), ExactEffects.load(self.reference)
 
     def _config(self) -> Any:
         """The method's config, with what every method may have."""
