@@ -44,8 +44,8 @@ _EXPORTS = {
     "generate": "interp.models.generate",
     "CodeIndex": "interp.codesearch",
 }
-# Some calls lead on to a package that stands later, and no module imports upwards. It takes the name from here instead,
-# as `interp.render_report`: for those who call, not a part of what `interp` offers.
+# No module imports upwards. A few calls lead to a package that stands later all the same, as `Run.report()` does to the
+# report: they take its name from here, as `interp.render_report`. These are not a part of what `interp` offers.
 _LATER = {
     "load_planted_model": "interp.planted.models",
     "planted_names": "interp.planted.models",

@@ -65,8 +65,8 @@ def _imports(name: str, path: Path) -> set[str]:
                 parent = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*parent, *([base] if base else [])])
             found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Attribute):
-            found |= {name for name in [ast.unparse(node)] if name.startswith("interp.")}
+        elif isinstance(node, ast.Attribute) and (dotted := ast.unparse(node)).startswith("interp."):
+            found.add(dotted)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             found |= {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
     return found | {interp._EXPORTS[export] for export in interp._EXPORTS if f"interp.{export}" in found}
