@@ -28,7 +28,7 @@ from interp.circuits.references import ExactEffects
 from interp.errors import InputError, fault, one_line
 from interp.evaluation.validity import Validity
 from interp.files import atomic_path, check_folder, readable, request_of, write_text
-from interp.programs.program import Program, Said
+from interp.programs.program import Program
 from interp.runs.run import Run
 from interp.tasks import PromptFile, PromptPairs, Task, load_task, task_names
 
@@ -247,7 +247,7 @@ def _fill_arrays(run: Run, path: Path) -> None:
     """Read a run's arrays and codebooks; raises :class:`ValueError` where they are not those of the run."""
     run.arrays = load_file(path)
     if run.program is not None:
-        run.program.books = {str(said.slot): _pop_book(run.arrays, said) for said in run.program.slots}
+        run.program.books = _pop_books(run.arrays, run.program)
     n_tokens = len(run.examples[0].clean) if run.examples else 0
     shapes = {
         "heads": run.shape,
@@ -285,9 +285,13 @@ def _book_arrays(program: Program | None) -> dict[str, np.ndarray]:
     }
 
 
-def _pop_book(arrays: dict[str, np.ndarray], said: Said) -> MetricCodebook:
-    tensors = {name: torch.from_numpy(arrays.pop(f"{name} {said.slot}")) for name in _BOOK}
-    _, n_codes, d_in = tensors["codes"].shape
-    if n_codes != said.codes:
-        raise ValueError(f"{n_codes} codes at {said.slot}, and {RESULT} says {said.codes}")
-    return MetricCodebook.restored(CodebookConfig(d_in, n_codes, selection="matching_pursuit"), tensors)
+def _pop_books(arrays: dict[str, np.ndarray], program: Program) -> dict[str, MetricCodebook]:
+    books = {}
+    for said in program.slots:
+        tensors = {name: torch.from_numpy(arrays.pop(f"{name} {said.slot}")) for name in _BOOK}
+        _, n_codes, d_in = tensors["codes"].shape
+        if n_codes != said.codes:
+            raise ValueError(f"{n_codes} codes at {said.slot}, and {RESULT} says {said.codes}")
+        config = CodebookConfig(d_in, n_codes, selection="matching_pursuit")
+        books[str(said.slot)] = MetricCodebook.restored(config, tensors)
+    return books
