@@ -44,13 +44,23 @@ _EXPORTS = {
     "generate": "interp.models.generate",
     "CodeIndex": "interp.codesearch",
 }
+# No module imports upwards. A few calls lead to a package that stands later all the same, as `Run.report()` does to the
+# report: they take its name from here, as `interp.render_report`. These are not a part of what `interp` offers.
+_LATER = {
+    "load_planted_model": "interp.planted.models",
+    "planted_names": "interp.planted.models",
+    "load_planted_task": "interp.planted.tasks",
+    "planted_task_names": "interp.planted.tasks",
+    "render_report": "interp.report.page",
+}
+_MODULES = _EXPORTS | _LATER
 __all__ = ["DEFAULT_MODEL", "__version__", *_EXPORTS]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
+    if name not in _MODULES:
         raise AttributeError(f"module 'interp' has no attribute {name!r}")
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

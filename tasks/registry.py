@@ -5,6 +5,7 @@ import inspect
 from pathlib import Path
 from typing import Any, get_args
 
+import interp
 from interp.errors import InputError, whole_number
 from interp.prompts.pairs import Metric, Task
 from interp.prompts.prompt_file import PromptFile
@@ -25,9 +26,7 @@ SHIPPED = {
 
 def task_names() -> tuple[str, ...]:
     """The names of all tasks that ship, those of the planted models last."""
-    from interp.planted.tasks import planted_task_names
-
-    return (*SHIPPED, *planted_task_names())
+    return (*SHIPPED, *interp.planted_task_names())
 
 
 def load_task(spec: str | Path | Task | object) -> Task:
@@ -56,9 +55,7 @@ def load_task(spec: str | Path | Task | object) -> Task:
     if spec in SHIPPED:
         return load_object(f"interp.tasks.{SHIPPED[spec]}")()
     if spec.startswith("planted-"):
-        from interp.planted.tasks import load_planted_task
-
-        return load_planted_task(spec)
+        return interp.load_planted_task(spec)
     if Path(spec).suffix.lower() in (".json", ".jsonl"):
         return PromptFile(spec)
     if ":" in spec:

@@ -270,7 +270,7 @@ def test_the_drawing_of_packages_is_that_of_the_imports():
         package = layering._package(name)
         for imported in layering._imports(name, path) if package else ():
             other = layering._package(imported) if imported.startswith("interp.") else None
-            if other not in (None, package) and (name, other) not in layering.LAZY:
+            if other not in (None, package):
                 real.add((package, other))
     assert drawn <= real, f"drawn, and not imported: {sorted(drawn - real)}"
     reached = drawn

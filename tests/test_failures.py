@@ -12,7 +12,8 @@ import pytest
 from safetensors import SafetensorError
 
 import interp
-from interp.runs.run import RESULT, Run
+from interp.runs.folder import RESULT
+from interp.runs.run import Run
 from tests.command_line import ONE_THREAD, Outcome, tree
 
 PLANTED = "planted-induction"
@@ -51,9 +52,9 @@ def _full_safetensors(*_args, **_kwargs):
 
 
 FAILURES = {
-    "arrays": ("interp.runs.run.save_file", _full_safetensors),
-    "text": ("interp.runs.run.write_text", _full),
-    "renaming": ("interp.runs.run._replace", _full),
+    "arrays": ("interp.runs.folder.save_file", _full_safetensors),
+    "text": ("interp.runs.folder.write_text", _full),
+    "renaming": ("interp.runs.folder._replace", _full),
 }
 
 
@@ -76,7 +77,7 @@ def test_an_interrupt_between_the_two_renames_keeps_the_earlier_run(command, fin
     before, rename = tree(tmp_path), Path.rename
 
     def interrupted(self, target):
-        if self.name.startswith(".run.") and Path(target).name == "run":
+        if self.name == Path(target).name == "run" and not Path(target).exists():
             raise KeyboardInterrupt
         return rename(self, target)
 

@@ -21,7 +21,8 @@ from interp.errors import InputError
 from interp.planted.models import load_planted_model
 from interp.report.compare import compare_runs
 from interp.report.page import render_report
-from interp.runs.run import ARRAYS, RESULT, Run
+from interp.runs.folder import ARRAYS, RESULT, pairs_of
+from interp.runs.run import Run
 from interp.tasks import PromptFile, load_task, write_prompt_file
 from tests.report.synthetic import make_run
 
@@ -74,11 +75,11 @@ def test_prompts_of_a_file_are_kept_and_sampled_again(run, tmp_path):
     )
     folder = found.save(tmp_path / "run")
     assert (folder / "prompts.json").read_bytes() == task.data
-    again = Run.load(folder).sample_again(folder, model.tokenizer, 4)
+    again = pairs_of(Run.load(folder), folder, model.tokenizer, 4)
     assert list(again) == list(expected)[:4]
     run.provenance.pairs.counterfactual = "random"
     with pytest.raises(InputError, match="come out differently"):
-        _other(run, task="planted-induction").sample_again(tmp_path, model.tokenizer, 2)
+        pairs_of(_other(run, task="planted-induction"), tmp_path, model.tokenizer, 2)
 
 
 def test_a_run_names_no_file_or_class_that_would_be_opened(run, tmp_path):
@@ -86,7 +87,7 @@ def test_a_run_names_no_file_or_class_that_would_be_opened(run, tmp_path):
     for task in (f"{tmp_path / 'trap.py'}:T", "os:path", "/etc/passwd.json", "../mine.json"):
         found = _other(run, task=task)
         with pytest.raises(InputError, match="not at hand"):
-            found.sample_again(found.save(tmp_path / "run", overwrite=True), None, 4)
+            pairs_of(found, found.save(tmp_path / "run", overwrite=True), None, 4)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -110,16 +111,16 @@ JUDGED = {"roc_auc": 0.9, "average_precision": 0.8, "n_positive": 1, "spearman":
 JUDGED |= {"interval": [0.8, 1.0], "n_pairs": 5, "shared_pairs": None, "measured_pairs": None, "stricter": {}}
 JUDGED["nulls"] = {"random_mean": 0.5, "random_sd": 0.1, "layer_index": None, "layer_mean": None}
 VALUES = [
-    ({"format": 99}, "run.json format: "),
-    ({"unknown": 1}, "run.json unknown: "),
+    ({"format": 99}, "run.json: format: "),
+    ({"unknown": 1}, "run.json: unknown: "),
     ({"heads": []}, NOT),
-    ({"recovery": 7}, "run.json recovery: "),
-    ({"provenance": {}}, "run.json provenance.pairs: "),
-    ({"seed": "x"}, "run.json seed: "),
-    ({"n_pairs": -1}, "run.json n_pairs: "),
+    ({"recovery": 7}, "run.json: recovery: "),
+    ({"provenance": {}}, "run.json: provenance.pairs: "),
+    ({"seed": "x"}, "run.json: seed: "),
+    ({"n_pairs": -1}, "run.json: n_pairs: "),
     ({"metric": {"clean": NAN, "corrupt": 0, "name": "m"}}, "metric.clean: "),
     ({"proposed": {"false_discovery_rate": 2, "heads": []}}, "proposed.false_disc"),
-    ({"recovery": {"r": JUDGED}}, "scores.safetensors lacks heads_per_pair"),
+    ({"recovery": {"r": JUDGED}}, "scores.safetensors: it lacks heads_per_pair"),
 ]
 HEAD = [
     ({"low": None}, "a0.h0 is in the circuit and has no"),
@@ -135,14 +136,14 @@ SHAPES = [
     ({"metric_clean": np.zeros(3)}, r"metric_clean: of shape \(3,\), .* implies \(5,\)"),
     ({"effects": np.zeros((5, 2))}, r"effects: of shape \(5, 2\), .* implies \(5, 1\)"),
     ({"patterns": np.zeros((1, 2, 3))}, r"patterns: of shape \(1, 2, 3\)"),
-    ({"heads": np.full((1, 1), NAN)}, "scores.safetensors heads: not all finite"),
+    ({"heads": np.full((1, 1), NAN)}, "scores.safetensors: heads: not all finite"),
 ]
 CONTENTS = [
     (RESULT, None, "not a run folder"),
     (RESULT, "{", "run.json: "),
     (RESULT, "[" * 200_000, "run.json: "),
-    (RESULT, "[]", "run.json all of it: "),
-    (RESULT, '{"format": 2}', "run.json model: Field required, and 1"),
+    (RESULT, "[]", "run.json: all of it: "),
+    (RESULT, '{"format": 2}', "run.json: model: Field required, and 1"),
     (ARRAYS, None, "scores.safetensors: No such file"),
     (ARRAYS, "noise" * 9, "scores.safetensors: "),
 ]
@@ -167,7 +168,7 @@ def test_a_damaged_folder_is_named_with_its_fault(run, tmp_path):
         save_file({**arrays, **changed}, folder / ARRAYS)
         _damaged(folder, message)
     save_file({"x": np.zeros(1)}, folder / ARRAYS)
-    _damaged(folder, "scores.safetensors lacks heads")
+    _damaged(folder, "scores.safetensors: it lacks heads")
     for file, text, message in CONTENTS:
         (folder / file).unlink()
         if text is not None:

@@ -53,7 +53,8 @@ def test_runs_are_those_of_single_discoveries_and_are_kept(file, tmp_path):
 def test_a_run_of_other_prompts_or_numbers_is_not_taken_for_what_is_asked(tmp_path):
     model, pairs = planted(TASK, 10)
     write_prompt_file(pairs, "mine.json", model.tokenizer)
-    sweep = Sweep(("mine.json",), models=(TASK,), methods=("attribution",), options={"n": 8, "candidates": 3})
+    options = {"n": 8, "candidates": 3}
+    sweep = Sweep(tasks=["mine.json"], models=[TASK], methods=["attribution"], options=options)
     [first] = run_sweep(sweep.cells(), tmp_path / "out")
     kept = json.loads(Path("mine.json").read_text())
     kept["prompts"] = kept["prompts"][2:]
@@ -109,9 +110,12 @@ def test_shards_are_gathered_by_the_command(file, command):
     ("changes", "part"),
     [
         ({"tasks": ["ioo"]}, "'ioo'"),
-        ({"tasks": "ioi"}, "tasks must be a list of names"),
-        ({"seeds": [0.5]}, "seeds must be a list of whole numbers"),
-        ({"task": ["ioi"]}, "'task' is not of a sweep"),
+        ({"tasks": "ioi"}, "tasks: Input should be a valid array"),
+        ({"seeds": [0.5]}, "seeds.0: Input should be a valid integer"),
+        (
+            {"task": ["ioi"]},
+            "task: Extra inputs are not permitted (a sweep has tasks, models, methods, seeds, options)",
+        ),
         ({"options": {"pairs": 3}}, "option 'pairs'"),
         ({"options": {"candidates": 0}}, "candidates 0"),
         ({"methods": ["nap"]}, "'nap'"),
@@ -131,11 +135,11 @@ def test_what_is_refused_is_a_row_and_all_refused_an_error(tmp_path):
     write_prompt_file(pairs, "swapped.json", model.tokenizer)
     text = Path("swapped.json").read_text().replace('"clean"', '"?"').replace("corrupt", "clean")
     Path("swapped.json").write_text(text.replace("?", "corrupt"))
-    options = {"models": (TASK,), "methods": ("attribution",), "options": {"n": 8, "candidates": 3}}
-    sweep = Sweep((TASK, "swapped.json"), **options)
+    options = {"n": 8, "candidates": 3}
+    sweep = Sweep(tasks=[TASK, "swapped.json"], models=[TASK], methods=["attribution"], options=options)
     good, bad = run_sweep(sweep.cells(), tmp_path / "out")
     assert good["heads"] and "heads" not in bad and "exchanged" in bad["left_out"]
     assert run_sweep(sweep.cells(), tmp_path / "out", shard=Shard(1, 2)) is None
-    alone = Sweep(("swapped.json",), **options)
+    alone = Sweep(tasks=["swapped.json"], models=[TASK], methods=["attribution"], options=options)
     with pytest.raises(InputError, match="exchanged"):
         run_sweep(alone.cells(), tmp_path / "none")

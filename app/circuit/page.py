@@ -19,6 +19,7 @@ from interp.app.widgets.url_state import IN_URL, from_address, tell_missing
 from interp.errors import InputError
 from interp.report import circuit_figures, wording
 from interp.report.repeat import command_line, python_lines
+from interp.runs.folder import heads_csv
 from interp.scores.head_codes import SIDES
 
 HEIGHT = 900
@@ -91,7 +92,7 @@ def whole_report(found: Opened) -> None:
     left, right, _ = st.columns([1, 1, 3])
     left.download_button("Report as HTML", page, f"{found.name}.html", "text/html", on_click="ignore")
     right.download_button(
-        "Heads as CSV", found.run.to_csv(), f"{found.name}-heads.csv", "text/csv", on_click="ignore"
+        "Heads as CSV", heads_csv(found.run), f"{found.name}-heads.csv", "text/csv", on_click="ignore"
     )
     with st.expander("Repeat this run"):
         st.code(command_line(found.run, found.prompts, found.reference), language="bash")

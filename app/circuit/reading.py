@@ -20,6 +20,7 @@ from interp.models import Model
 from interp.prompts.pairs import PromptPairs
 from interp.report import wording
 from interp.runs.discover import WRITES
+from interp.runs.folder import pairs_of
 from interp.steering.code_effect import CodeEffect, PairCodes, Side, read_pairs, set_code
 
 PAIRS = 16
@@ -101,7 +102,7 @@ def pairs(found: Opened) -> PromptPairs:
 @st.cache_resource(max_entries=16, show_spinner=False, hash_funcs=BY_KEY)
 def _pairs(found: Opened, spec: str, _tokenizer) -> PromptPairs:  # noqa: ARG001 - a key of the cache
     run_store.check_inside(found.folder)
-    return found.run.sample_again(found.folder, _tokenizer, PAIRS)
+    return pairs_of(found.run, found.folder, _tokenizer, PAIRS)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from interp.planted.tasks import planted_task_names
 from interp.report.circuit_figures import Scale
 from interp.report.compare import Comparison, compare_runs
 from interp.report.page import render_report
-from interp.runs.run import PROMPTS, REFERENCE, RESULT, VALIDITY, Run
+from interp.runs.folder import REFERENCE, RESULT, VALIDITY, kept_prompts
+from interp.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Opened:
     @property
     def prompts(self) -> str | None:
         """What to type for the task where the run keeps its prompts."""
-        kept = next((name for name in PROMPTS if (self.folder / name).is_file()), None)
-        return None if kept is None else f"{run_store.shown_path()}/{self.name}/{kept}"
+        kept = kept_prompts(self.folder)
+        return None if kept is None else f"{run_store.shown_path()}/{self.name}/{kept.name}"
 
     @property
     def reference(self) -> str | None:

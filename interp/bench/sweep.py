@@ -13,22 +13,25 @@ import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, ValidationError, field_validator
 
 from interp import DEFAULT_MODEL
 from interp.bench.plan import Say, Target
-from interp.errors import InputError
+from interp.circuits.circuit import Strict
+from interp.errors import InputError, fault
 from interp.evaluation.stability import mean_jaccard
 from interp.executor import SERIAL, Job, Shard, Steps, Told, Work, Workers, run_work
-from interp.files import read_json, request_of, write_json
+from interp.files import readable, request_of, write_json
 from interp.models import OneModel
 from interp.progress import Stage, silent
 from interp.runs.discover import CircuitSearch, run_search
-from interp.runs.run import RESULT, Run, check_destination
+from interp.runs.folder import RESULT, check_destination
+from interp.runs.run import Run
 from interp.scores.registry import DEFAULT_METHOD
 
 _STEPS = 100
@@ -55,49 +58,48 @@ class Cell:
         return "--".join([*kept, f"seed{self.seed}"])
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """What is swept over."""
+_Names = Annotated[list[str], Field(min_length=1)]
 
-    tasks: tuple[str, ...]
-    models: tuple[str, ...] = (DEFAULT_MODEL,)
-    methods: tuple[str, ...] = (DEFAULT_METHOD,)
-    seeds: tuple[int, ...] = (0,)
-    options: dict[str, Any] = field(default_factory=dict)
 
+class Sweep(Strict):
+    """What is swept over; options are those of every discovery."""
+
+    tasks: _Names
+    models: _Names = [DEFAULT_MODEL]
+    methods: _Names = [DEFAULT_METHOD]
+    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    options: dict[str, Any] = {}
+
+    @field_validator("options")
     @classmethod
-    def load(cls, path: Path) -> "Sweep":
-        """
-        Raises:
-            InputError: an unknown key or value, before anything is loaded.
-        """
-        try:
-            lists = read_json(path)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read as JSON ({error})") from None
-        options = lists.pop("options", {}) if isinstance(lists, dict) else None
-        if not isinstance(options, dict) or "tasks" not in lists:
-            raise InputError(f"{path}: a sweep has a list of tasks, and options by their names")
-        *known, _ = (field.name for field in fields(cls))
-        for key, values in lists.items():
-            if key not in known:
-                raise InputError(f"{path}: {key!r} is not of a sweep: use {', '.join(known)} and options")
-            kind, what = (int, "whole numbers") if key == "seeds" else (str, "names")
-            if not (isinstance(values, list) and values and all(type(value) is kind for value in values)):
-                raise InputError(f"{path}: {key} must be a list of {what}")
+    def _are_known(cls, options: dict[str, Any]) -> dict[str, Any]:
         taken = {"task", "method", "seed", "own", "named"}
         allowed = [field.name for field in fields(CircuitSearch) if field.name not in taken]
         if wrong := sorted(set(options) - set(allowed)):
-            raise InputError(f"{path}: option {wrong[0]!r}: use {', '.join(allowed)}")
-        return cls(**{key: tuple(dict.fromkeys(values)) for key, values in lists.items()}, options=options)
+            raise ValueError(f"option {wrong[0]!r}: use {', '.join(allowed)}")
+        return options
+
+    @classmethod
+    def load(cls, path: Path) -> "Sweep":
+        """The sweep in a file.
+
+        Raises:
+            InputError: an unknown key or value.
+        """
+        try:
+            return cls.model_validate_json(readable(path).read_bytes())
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror})") from None
+        except ValidationError as error:
+            raise InputError(f"{path}: {fault(error)} (a sweep has {', '.join(cls.model_fields)})") from None
 
     def cells(self) -> list[Cell]:
-        """Every discovery, all of one model together, checked."""
+        """Every discovery, all of one model together, checked before anything is loaded."""
         pairs = itertools.product(self.models, self.tasks)
         targets = dict.fromkeys(Target.of(task, model) for model, task in pairs)
+        every = itertools.product(targets, dict.fromkeys(self.methods), dict.fromkeys(self.seeds))
         cells = [
-            Cell(target.task, target.model, method, seed, self.options)
-            for target, method, seed in itertools.product(targets, self.methods, self.seeds)
+            Cell(target.task, target.model, method, seed, self.options) for target, method, seed in every
         ]
         for cell in cells:
             cell.search()

@@ -113,7 +113,8 @@ def validate(
     from interp.progress import bar
     from interp.report.page import write_report
     from interp.report.validity import COLUMNS, card_rows, card_summary
-    from interp.runs.run import REPORT, RESULT, VALIDITY, Run
+    from interp.runs.folder import REPORT, RESULT, VALIDITY
+    from interp.runs.run import Run
     from interp.runs.validate import validate as validated
 
     loaded, before = Run.load(run), request_of(run / RESULT)
@@ -239,7 +240,7 @@ def discover(
     from interp.models import load_model, parse_device
     from interp.progress import bar
     from interp.runs.discover import CircuitSearch, default_model, run_search
-    from interp.runs.run import RESULT, check_destination, free_folder
+    from interp.runs.folder import RESULT, check_destination, free_folder
 
     search = CircuitSearch(
         task,

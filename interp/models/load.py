@@ -10,6 +10,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
+import interp
 from interp.errors import InputError
 from interp.files import readable
 from interp.models.embedded import EMBEDDED, PACKAGED, packaged_folder, sha256
@@ -87,9 +88,7 @@ def _load(spec: str, where: torch.device, precision: torch.dtype) -> Transformer
         model = read_pretrained(packaged_folder(spec), where, precision)
         record_source(model, spec, packaged.provenance, f"sha256:{packaged.revision}")
     elif kind == "planted":
-        from interp.planted.models import load_planted_model
-
-        model = load_planted_model(spec).to(device=where, dtype=precision, print_details=False)
+        model = interp.load_planted_model(spec).to(device=where, dtype=precision, print_details=False)
         record_source(model, spec, "weights written by interp.planted.models")
     elif kind == "gguf":
         path = Path(rest)
@@ -120,9 +119,7 @@ def load_tokenizer(spec: str | Path = EMBEDDED) -> PreTrainedTokenizerBase:
 
 def model_names() -> list[str]:
     """Specs that need neither a path nor a hub, the default first."""
-    from interp.planted.models import planted_names
-
-    return [*PACKAGED, *planted_names()]
+    return [*PACKAGED, *interp.planted_names()]
 
 
 def classify(spec: str) -> tuple[str, str]:

@@ -14,7 +14,8 @@ from interp.report import repeat, validity, wording
 from interp.report.members import attention, codes_used, tokens_written
 from interp.report.program import program_section
 from interp.report.style import embed, environment
-from interp.runs.run import PROMPTS, REPORT, Run
+from interp.runs.folder import REPORT, kept_prompts
+from interp.runs.run import Run
 from interp.scores.baselines import layer_prior
 
 TOP_EDGES = 20
@@ -67,7 +68,7 @@ def write_report(folder: Path | str, task: str | None = None) -> Path:
     keeps where that is a file that is not there.
     """
     path, run = Path(folder) / REPORT, Run.load(folder)
-    kept = next((path.with_name(name) for name in PROMPTS if path.with_name(name).is_file()), None)
+    kept = kept_prompts(folder)
     with contextlib.suppress(OSError):  # a task's name may be too long for a file's
         if task is None and kept is not None and not Path(run.task).is_file():
             task = str(kept)

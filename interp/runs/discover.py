@@ -64,7 +64,7 @@ EXAMPLES = 3
 """Pairs whose tokens are kept in the run; patterns and writings are kept for the first."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class CircuitSearch:
     """What a discovery is asked for, checked; :func:`find_circuit` says what each part means.
 
@@ -95,26 +95,24 @@ class CircuitSearch:
         whole = {"n": (0, MOST_PAIRS), "seed": (0, MOST_SEED), "batch_size": (1,), "candidates": (1,)}
         for name, limits in whole.items():
             if (value := getattr(self, name)) is not None or name in ("seed", "candidates"):
-                self._set(name, whole_number(name.replace("_", " "), value, *limits))
-        self._set("threshold", real_number("threshold", self.threshold))
+                setattr(self, name, whole_number(name.replace("_", " "), value, *limits))
+        self.threshold = real_number("threshold", self.threshold)
         if not 0 <= self.threshold <= 1:  # NaN neither
             raise InputError(
                 f"threshold {self.threshold}: it is a share of the clean–corrupt gap, from 0 to 1"
             )
-        self._set("method", load_method(self.method))
+        self.method = load_method(self.method)
         task = load_task(self.task)
-        self._set("named", str(self.task) if isinstance(self.task, str | Path) else task.name)
-        self._set("task", task)
+        self.named = str(self.task) if isinstance(self.task, str | Path) else task.name
+        self.task = task
         check_number(task, task.default_n if self.n is None else self.n)
         check_counterfactual(task, self.counterfactual)
-        self._set("config", self._config())
+        self.config = self._config()
         if self.batch_size is None:
-            self._set("batch_size", self.config.batch_size)
-        self._set("reference", None if self.reference is None else str(self.reference))
-        self._set("own", None if self.reference is None else ExactEffects.load(self.reference))
-
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
+            self.batch_size = self.config.batch_size
+        self.own = None
+        if self.reference is not None:
+            self.reference, self.own = str(self.reference), ExactEffects.load(self.reference)
 
     def _config(self) -> Any:
         """The method's config, with what every method may have."""
@@ -402,17 +400,11 @@ def _proposed(scores: Scores) -> Proposed | None:
 
 def _effects(checked: VerifiedHeads) -> dict[Site, dict]:
     """What the check says of a component, by site."""
-    columns = {
-        "effect": checked.effect,
-        "low": checked.low,
-        "high": checked.high,
-        "in_circuit": checked.member,
-        "measured": np.isfinite(checked.measured.effects).sum(0),
-    }
-    return {
-        site: {name: values[k].item() for name, values in columns.items()}
-        for k, site in enumerate(checked.sites)
-    }
+    measured = np.isfinite(checked.measured.effects).sum(0)
+    columns = (checked.effect, checked.low, checked.high, checked.member, measured)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    names = ("effect", "low", "high", "in_circuit", "measured")
+    return {site: dict(zip(names, row, strict=True)) for site, row in zip(checked.sites, rows, strict=True)}
 
 
 def _heads(
@@ -423,23 +415,14 @@ def _heads(
     readout: HeadReadout,
     codes: RoleCodes | None,
 ) -> list[Component]:
-    known, found = _effects(checked), []
-    for layer, head in np.ndindex(*scores.heads.shape):
+    effects, heads = _effects(checked), []
+    for (layer, head), score in np.ndenumerate(scores.heads):
         site = Site("attn", layer, head)
-        effect = known.get(site, {})
-        member = _member(model, site, readout, codes, scores) if effect.get("in_circuit") else {}
-        found.append(
-            Component(
-                site=str(site),
-                layer=layer,
-                head=head,
-                score=float(scores.heads[layer, head]),
-                roles=roles.of(layer, head),
-                **effect,
-                **member,
-            )
-        )
-    return found
+        told = effects.get(site, {}) | {"roles": roles.of(layer, head)}
+        if told.get("in_circuit"):
+            told |= _member(model, site, readout, codes, scores)
+        heads.append(Component(site=str(site), layer=layer, head=head, score=float(score), **told))
+    return heads
 
 
 def _mlps(scores: Scores, checked: VerifiedHeads) -> list[Component]:
@@ -499,19 +482,14 @@ def _recovery(
     found = {}
     for name, reference in [*((reference.name, reference) for reference in known), *([own] if own else [])]:
         truth = reference.members()
-        if truth.shape != scores.heads.shape:
-            continue
         measured = reference if isinstance(reference, ExactEffects) else None
-        if measured and not measured.measures(pairs):
+        if truth.shape != scores.heads.shape or (measured and not measured.measures(pairs)):
             continue
-        effects = measured.effects() if measured else None
-        stricter = {}
+        effects, stricter = measured.effects() if measured else None, {}
         for share, fewer in {s: measured.members(s) for s in STRICTER}.items() if measured else ():
             judged = recover(scores.heads, fewer, effects)
             stricter[f"{share:.0%}"] = Stricter(
-                roc_auc=judged.roc_auc,
-                average_precision=judged.average_precision,
-                n_positive=judged.n_positive,
+                **{key: getattr(judged, key) for key in Stricter.model_fields}
             )
         found[name] = Judged(
             **vars(recover(scores.heads, truth, effects, scores.heads_per_pair)),

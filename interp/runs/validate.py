@@ -31,11 +31,12 @@ from interp.evaluation.validity import (
 from interp.interventions.ablation import Ablator
 from interp.interventions.clean_run import CleanRun
 from interp.interventions.effects import PatchingEffects
-from interp.models import Model, Site, load_model, parse_site
+from interp.models import Model, load_model, parse_site
 from interp.planted.tasks import planted_task_names
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs, Task
 from interp.prompts.sampling import HELD_OUT_SEED, held_out_pairs, sample_pairs
+from interp.runs.folder import pairs_of, task_of
 from interp.runs.run import Run
 from interp.scores.registry import METHODS, load_method
 from interp.tasks import load_task, task_names
@@ -77,7 +78,7 @@ def validate(
         raise InputError(f"n {n}, seeds {seeds}: at least {MIN_PAIRS} pairs and 0 seeds are needed")
     if not run.circuit.heads:
         raise InputError(f"this run of {run.task} has no heads in its circuit: there is nothing to validate")
-    task = run.task_again(folder)
+    task = task_of(run, folder)
     if model is None:
         if run.model is None:
             raise InputError(
@@ -90,38 +91,42 @@ def validate(
     began, left_out = time.monotonic(), list[str]()
     if run.circuit.mlps:
         left_out.append("MLPs that are members stay live in every circuit: only heads are judged.")
-    own = run.sample_again(folder, model.tokenizer, run.n_pairs)
-    pairs, held_out = _judging_pairs(task, model, own, n)
-    if not held_out:
+    pool = pairs_of(run, folder, model.tokenizer, run.n_pairs)
+    judging = _held_out(task, model, n, pool)
+    held_out = judging is not None
+    if judging is None:
+        judging = pool.subset(range(min(n, len(pool))))
         left_out.append("The task has no other pairs: the run's own judge it, which flatters it.")
     batch_size = run.settings.config.get("batch_size", BATCH_SIZE)
-    with stage("does the model do the task?", len(pairs)) as advance:
-        ablator = Ablator(model, pairs, batch_size=batch_size, progress=advance)
-    check_known_gap(model, pairs, ablator.metric_clean, ablator.metric_corrupt)
-    members, rng = _mask((head.site for head in run.circuit.heads), run), np.random.default_rng(run.seed)
-    draws = min(DRAWS, max(LEAST_DRAWS, DRAW_PAIRS // len(pairs)))
+    with stage("does the model do the task?", len(judging)) as advance:
+        ablator = Ablator(model, judging, batch_size=batch_size, progress=advance)
+    check_known_gap(model, judging, ablator.metric_clean, ablator.metric_corrupt)
+    members, rng = _mask((head.site for head in run.circuit.heads), shape), np.random.default_rng(run.seed)
+    draws = min(DRAWS, max(LEAST_DRAWS, DRAW_PAIRS // len(judging)))
     random = [matched_random(members, rng) for _ in range(draws)]
-    found = _search_again(run, task, model, own, pairs, seeds, left_out, stage)
-    masks = [_mask(map(str, heads), run) for _, _, heads in found]
+    again, refused = _search_again(run, task, model, pool, judging, seeds, stage)
+    masks = [_mask(found["heads"], shape) for found in again]
     circuit, shares = intervene(ablator, _ranking(run), members, random, masks, seed=run.seed, stage=stage)
     rivals = [
-        Rival(
-            seed=seed, n_pairs=size, heads=list(map(str, heads)), jaccard=jaccard(members, mask), share=share
-        )
-        for (seed, size, heads), mask, share in zip(found, masks, shares, strict=True)
+        Rival(**found, jaccard=jaccard(members, mask), share=share)
+        for found, mask, share in zip(again, masks, shares, strict=True)
     ]
-    here = OnTask(
+    on_own = OnTask(
         task=run.task,
-        n_pairs=len(pairs),
+        n_pairs=len(judging),
         lost=1 - circuit.left.value,
         lost_random=1 - circuit.random.left_mean,
     )
-    others, forwards = _other_tasks(run, model, members, random[:TASK_DRAWS], batch_size, left_out, stage)
+    others, forwards, undone = _other_tasks(run, model, members, random[:TASK_DRAWS], batch_size, stage)
+    left_out += refused + undone
+    overlap = _jaccard(run)
+    if overlap is None:
+        left_out.append("Bootstrap Jaccard is not told: the run holds no effects by pair.")
     return Validity(
         held_out=held_out,
         circuit=circuit,
-        jaccard=_jaccard(run, left_out),
-        tasks=[here, *others],
+        jaccard=overlap,
+        tasks=[on_own, *others],
         rivals=rivals,
         left_out=left_out,
         forwards=ablator.forwards + forwards,
@@ -129,73 +134,54 @@ def validate(
     )
 
 
-def _mask(sites: Iterable[str], run: Run) -> Mask:
-    mask = np.zeros(run.shape, dtype=bool)
-    for site in map(parse_site, sites):
+def _mask(heads: Iterable[str], shape: tuple[int, int]) -> Mask:
+    mask = np.zeros(shape, dtype=bool)
+    for site in map(parse_site, heads):
         mask[site.layer, site.head] = True
     return mask
 
 
 def _ranking(run: Run) -> Float[np.ndarray, "layer head"]:
     """Signed effects; heads that were not checked come after those that were, by their score."""
-    effects = np.full(run.shape, np.nan)
-    for head in run.heads:
-        if head.effect is not None:
-            effects[head.layer, head.head] = head.effect
+    effects = np.array([head.effect for head in run.heads], dtype=float).reshape(run.shape)
     known = np.isfinite(effects)
     most = abs(run.scores[~known]).max(initial=0.0)
     below = 0.99 * abs(effects[known]).min() / most if most else 0.0
     return np.where(known, effects, below * run.scores)
 
 
-def _judging_pairs(task: Task, model: Model, own: PromptPairs, n: int) -> tuple[PromptPairs, bool]:
-    """Pairs that are none of the run's own, or those where the task has too few others; and which of the two."""
+def _held_out(
+    task: Task, model: Model, n: int, pool: PromptPairs, seed: int = HELD_OUT_SEED
+) -> PromptPairs | None:
+    """At most ``n`` pairs sampled anew, none of the pool's; ``None`` where the task has too few others."""
     try:
-        others = held_out_pairs(task, model.tokenizer, n, own, own.counterfactual)
+        pairs = held_out_pairs(task, model.tokenizer, n, pool, pool.counterfactual, seed=seed)
     except InputError:
-        return own.subset(range(min(n, len(own)))), False
-    enough = len(others) >= MIN_PAIRS
-    return (others if enough else own.subset(range(min(n, len(own))))), enough
-
-
-def _other_pairs(
-    task: Task, model: Model, own: PromptPairs, judging: PromptPairs, seed: int
-) -> tuple[PromptPairs, bool]:
-    """As many pairs as the run has, sampled anew and none of the judging ones, and true; half of the run's own,
-    drawn by the seed, and false where the task has no new ones."""
-    seen = {pair.clean_tokens for pair in own}
-    try:
-        pairs = held_out_pairs(task, model.tokenizer, len(own), judging, own.counterfactual, seed=seed)
-        if len(pairs) >= MIN_PAIRS and any(pair.clean_tokens not in seen for pair in pairs):
-            return pairs, True
-    except InputError:
-        pass
-    return own.subset(np.random.default_rng(seed).permutation(len(own))[: len(own) // 2].tolist()), False
+        return None
+    return pairs if len(pairs) >= MIN_PAIRS else None
 
 
 def _search_again(
-    run: Run,
-    task: Task,
-    model: Model,
-    own: PromptPairs,
-    judging: PromptPairs,
-    seeds: int,
-    left_out: list[str],
-    stage: Stage,
-) -> list[tuple[int, int, list[Site]]]:
-    """Seed, number of pairs and heads of every circuit that the run's search finds on other pairs."""
+    run: Run, task: Task, model: Model, pool: PromptPairs, judging: PromptPairs, seeds: int, stage: Stage
+) -> tuple[list[dict], list[str]]:
+    """Seed, number of pairs and heads of every circuit that the run's search finds on other pairs; and what is missing.
+
+    The pairs are none of the judging ones; where the task has no new ones, half of the run's own, drawn by the seed.
+    """
     if run.method not in METHODS:  # a run must not have code run because it names it
-        left_out.append(f"Rivals are not told: {run.method} is no method of this package.")
-        return []
-    method, found = load_method(run.method), []
+        return [], [f"Rivals are not told: {run.method} is no method of this package."]
+    method, circuits, left_out = load_method(run.method), list[dict](), list[str]()
+    seen, mlps = {pair.clean_tokens for pair in pool}, run.universe == "heads+mlps"
     for seed in range(run.seed + 1, run.seed + 1 + seeds):
-        pairs, new = _other_pairs(task, model, own, judging, seed)
+        pairs = _held_out(task, model, len(pool), judging, seed)
+        new = pairs is not None and any(pair.clean_tokens not in seen for pair in pairs)
+        if pairs is None or not new:
+            pairs = pool.subset(np.random.default_rng(seed).permutation(len(pool))[: len(pool) // 2].tolist())
         options = run.settings.config | {"seed": seed, "checkpoint": None}
         try:
             config = method.config(**{key: options[key] for key in run.settings.config})
             if len(pairs) < MIN_PAIRS:
                 raise InputError(f"{len(pairs)} pairs are too few")
-            mlps = run.universe == "heads+mlps"
             clean = CleanRun.of_first(model, pairs, mlps=mlps)
             with stage(f"seed {seed}: {run.method}", HUNDREDTHS) as advance:
                 scores = method(model, pairs, config, consumers=(clean,), progress=advance)
@@ -211,59 +197,46 @@ def _search_again(
         except (InputError, TypeError) as error:  # options of another version of the method
             left_out.append(f"A rival from seed {seed} is not told: {error}.")
             continue
-        found.append((seed, len(pairs), [site for site in checked.members if site.kind == "attn"]))
+        heads = [str(site) for site in checked.members if site.kind == "attn"]
+        circuits.append({"seed": seed, "n_pairs": len(pairs), "heads": heads})
         if not new:
             left_out.append(
                 f"The rival from seed {seed} is of half of the run's pairs: the task has no others."
             )
-    return found
+    return circuits, left_out
 
 
 def _other_tasks(
-    run: Run,
-    model: Model,
-    members: Mask,
-    random: list[Mask],
-    batch_size: int,
-    left_out: list[str],
-    stage: Stage,
-) -> tuple[list[OnTask], float]:
-    """What the package's other tasks lose, and the forward passes that this took."""
-    names = task_names() if run.model in planted_task_names() else tuple(SHIPPED)
-    others, found, refused, forwards = [name for name in names if name != run.task], list[OnTask](), [], 0.0
+    run: Run, model: Model, members: Mask, random: list[Mask], batch_size: int, stage: Stage
+) -> tuple[list[OnTask], float, list[str]]:
+    """What the package's other tasks lose, the forward passes that this took, and what is missing."""
+    names = task_names() if run.model in planted_task_names() else SHIPPED
+    others, losses, refused, forwards = [name for name in names if name != run.task], [], [], 0.0
+    bos = run.provenance.pairs.bos
     with stage("other tasks", len(others)) as advance:
         for name in others:
             try:
                 pairs = sample_pairs(
-                    load_task(name),
-                    model.tokenizer,
-                    None,
-                    TASK_PAIRS,
-                    HELD_OUT_SEED,
-                    bos=run.provenance.pairs.bos,
+                    load_task(name), model.tokenizer, None, TASK_PAIRS, HELD_OUT_SEED, bos=bos
                 )
                 ablator = Ablator(model, pairs, batch_size=batch_size)
-                found.append(lost_on(ablator, members, random, seed=run.seed))
+                losses.append(lost_on(ablator, members, random, seed=run.seed))
                 forwards += ablator.forwards
             except InputError:
                 refused.append(name)
             advance(1)
-    if refused:
-        left_out.append(
-            f"Tasks that this model does not do, or whose words its tokenizer lacks: {', '.join(refused)}."
-        )
-    return found, forwards
+    why = "Tasks that this model does not do, or whose words its tokenizer lacks"
+    return losses, forwards, [f"{why}: {', '.join(refused)}."] if refused else []
 
 
-def _jaccard(run: Run, left_out: list[str]) -> Estimate | None:
+def _jaccard(run: Run) -> Estimate | None:
     """From the effects that the run holds: their columns stand in the order in which candidates are checked."""
-    checked = sorted(run.checked, key=lambda part: -abs(part.score))
     needed = [run.arrays.get(name) for name in ("effects", "metric_clean", "metric_corrupt")]
     if any(array is None for array in needed):
-        left_out.append("Bootstrap Jaccard is not told: the run holds no effects by pair.")
         return None
-    effects, clean, corrupt = (np.asarray(array, dtype=float) for array in needed)
+    checked = sorted(run.checked, key=lambda part: -abs(part.score))
     sites = tuple(parse_site(part.site) for part in checked)
+    effects, clean, corrupt = (np.asarray(array, dtype=float) for array in needed)
     measured = PatchingEffects(sites, effects, clean, corrupt, 0.0, 0.0)
     members = np.array([part.in_circuit for part in checked])
     return membership_jaccard(measured, members, threshold=run.settings.threshold, seed=run.seed)

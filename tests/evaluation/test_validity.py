@@ -14,7 +14,8 @@ from interp.evaluation.validity import Validity, intervene, matched_random
 from interp.interventions.ablation import Ablator, all_or_none
 from interp.planted.models import planted_truth
 from interp.report.validity import card_rows
-from interp.runs.run import RESULT, VALIDITY, Run
+from interp.runs.folder import RESULT, VALIDITY
+from interp.runs.run import Run
 from interp.runs.validate import validate
 from interp.tasks import write_prompt_file
 from tests.oracles import planted, written

@@ -10,7 +10,8 @@ from interp.app.circuit.find import LARGEST, run_name
 from interp.circuits.roles import view_pair
 from interp.models import load_model, parse_site
 from interp.runs.discover import find_circuit
-from interp.runs.run import PROMPTS, Run
+from interp.runs.folder import PROMPTS, pairs_of
+from interp.runs.run import Run
 from interp.tasks import PromptFile, load_task
 from tests.app.circuit.conftest import N, figure_of, metric_of, prompts_file
 from tests.app.conftest import array_of, asked, error_of, press, unescaped
@@ -67,7 +68,7 @@ def test_a_circuit_is_found_from_an_uploaded_file(page, model, tmp_path):
     # and another of its prompts can be read
     app.selectbox(key="pair").set_value("5").run()
     site = app.selectbox(key="head").value
-    pair = run.sample_again(folder, model.tokenizer, N)[4]
+    pair = pairs_of(run, folder, model.tokenizer, N)[4]
     _check_pattern(app, pair, int(site[1]), int(site[-1]), "logit_diff", model)
 
 

@@ -15,7 +15,8 @@ from interp.circuits.references import load_reference
 from interp.report import wording
 from interp.report.circuit_figures import EXPONENT, Scale, edges_told
 from interp.report.validity import card_rows
-from interp.runs.run import ARRAYS, RESULT, VALIDITY, Run
+from interp.runs.folder import ARRAYS, RESULT, VALIDITY, pairs_of
+from interp.runs.run import Run
 from tests.app.circuit.conftest import N, figure_of, metric_of
 from tests.app.conftest import array_of, asked, html_of, table_of, text_of, unescaped
 from tests.report.synthetic import make_card, make_run
@@ -85,7 +86,7 @@ def test_what_is_chosen_stands_in_the_address_and_is_read_from_it(page, real):
 def test_a_head_on_a_prompt_that_the_run_does_not_hold_is_read_from_the_model(page, real, model):
     app = page(real, run="mine", head="a1.h3", pair="3", side="corrupt")
     run = Run.load(real / "mine")
-    pair = run.sample_again(real / "mine", model.tokenizer, N)[2]
+    pair = pairs_of(run, real / "mine", model.tokenizer, N)[2]
     with torch.no_grad():
         logits, cache = model.run_with_cache(torch.tensor([pair.corrupt_tokens]))
     pattern = cache["blocks.1.attn.hook_pattern"][0, 3]

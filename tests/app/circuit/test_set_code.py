@@ -11,6 +11,7 @@ from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import SetCode
 from interp.bottlenecks.store import Codebooks
 from interp.report import wording
+from interp.runs.folder import pairs_of
 from interp.runs.run import Run
 from interp.stats import mean_interval
 from tests.app.circuit.conftest import N, figure_of
@@ -43,7 +44,7 @@ def test_a_code_set_changes_the_metric_by_what_attach_gives(page, real, model, w
     before = files_of(real)
     app = page(real, run="mine", head="a0.h2", read="true", set=f"a0.h2@{where}=7")
     books = Codebooks.from_pretrained(real / "books", model)
-    pairs = Run.load(real / "mine").sample_again(real / "mine", model.tokenizer, 16)
+    pairs = pairs_of(Run.load(real / "mine"), real / "mine", model.tokenizer, 16)
     assert len(pairs) == N
     with torch.no_grad(), attach(model, {"a0": books["a0"]}, error_term=True) as attached:
         model(torch.tensor([pairs[0].clean_tokens]))
