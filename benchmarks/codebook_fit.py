@@ -10,7 +10,7 @@ default of ``interp codebook fit``. One seed; intervals are over held-out blocks
 import itertools
 from pathlib import Path
 
-import interp.bottlenecks.codebook as codebook
+import interp.bottlenecks.kinds.codebook as codebook
 from benchmarks.codebook_curve import EVAL_TOKENS, JUDGED, N_CODES, increase
 from benchmarks.common import arguments
 from interp import DEFAULT_MODEL, load_model

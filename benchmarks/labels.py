@@ -44,8 +44,8 @@ FOLDER = Path("runs/labels")
 
 
 class Chooser:
-    """The nearest codes of heads or of an MLP, as :meth:`~interp.bottlenecks.codebook.Codebook.encode` takes them for
-    one code a vector."""
+    """The nearest codes of heads or of an MLP, as :meth:`~interp.bottlenecks.kinds.codebook.Codebook.encode` takes them
+    for one code a vector."""
 
     def __init__(self, book: Codebook) -> None:
         compared = book.comparable(book.codes.detach().float())

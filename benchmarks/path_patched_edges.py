@@ -18,7 +18,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from benchmarks.common import arguments, interval, print_table
 from interp import DEFAULT_MODEL, load_task
 from interp.activations.stream import HUNDREDTHS, feed
-from interp.bottlenecks.codebook import Codebook, CodebookConfig
+from interp.bottlenecks.kinds.codebook import Codebook, CodebookConfig
 from interp.circuits.references import load_reference
 from interp.errors import InputError
 from interp.files import write_json

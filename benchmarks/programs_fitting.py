@@ -12,7 +12,7 @@ from rich.progress import track
 
 from benchmarks.common import RESULTS, arguments, print_table
 from interp import load_model, load_task
-from interp.bottlenecks.codebook import Codebook, CodebookConfig
+from interp.bottlenecks.kinds.codebook import Codebook, CodebookConfig
 from interp.files import read_json, write_json
 from interp.programs.codes import ENOUGH, METRICS, MOST_COST, Carried, fit_few, measure
 from interp.programs.slots import HeadAtRole, SlotRunner, read_slots

@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks.coders import BASELINES, KINDS, new_coder
 from benchmarks.common import RESULTS, arguments, kept, print_table
 from interp import load_model, load_task
-from interp.bottlenecks.vq import MOST_FLAT_BITS
+from interp.bottlenecks.kinds.vq import MOST_FLAT_BITS
 from interp.errors import InputError
 from interp.files import read_json, write_json
 from interp.models import Model

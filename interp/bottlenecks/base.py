@@ -254,7 +254,7 @@ SHIPPED = {
     "ternary": "ternary",
     "discrete_sae": "discrete_sae",
 }
-"""The kinds of this package, and the module that has each, loaded when it is asked for."""
+"""The kinds of this package, and the module in ``kinds`` that has each, loaded when it is asked for."""
 BOTTLENECKS: dict[str, type[Bottleneck]] = {}
 """Every registered bottleneck by its kind: those that are loaded, and one's own."""
 
@@ -318,7 +318,7 @@ def bottleneck_class(kind: str) -> type[Bottleneck]:
         return cls
     kind = kind.replace("-", "_")
     if kind in SHIPPED:
-        importlib.import_module(f"interp.bottlenecks.{SHIPPED[kind]}")
+        importlib.import_module(f"interp.bottlenecks.kinds.{SHIPPED[kind]}")
     if kind not in BOTTLENECKS:
         known = ", ".join(dict.fromkeys((*SHIPPED, *BOTTLENECKS)))
         raise InputError(f"there is no bottleneck of kind {kind!r}, only {known}")

@@ -32,9 +32,9 @@ from torch import Tensor
 
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import CONFIG_FILE, Bottleneck, bottleneck_class
-from interp.bottlenecks.codebook import Codebook, CodebookConfig, Selection
 from interp.bottlenecks.dictionary import Dictionary
-from interp.bottlenecks.metric_codebook import MetricCodebook
+from interp.bottlenecks.kinds.codebook import Codebook, CodebookConfig, Selection
+from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
 from interp.bottlenecks.store import (
     REQUEST_FILE,
     WORK,
@@ -189,7 +189,7 @@ class FitConfig:
     Attributes:
         n_codes: codes per book, and per head where the site is a layer's heads.
         k: codes per vector.
-        selection: see :class:`~interp.bottlenecks.codebook.CodebookConfig`, as ``magnitude``.
+        selection: see :class:`~interp.bottlenecks.kinds.codebook.CodebookConfig`, as ``magnitude``.
         kind: ``codebook``, or another of :data:`~interp.bottlenecks.base.SHIPPED`, or ``path/to/file.py:Class``. Of
             others than codebooks, ``bits`` and ``options`` say what n_codes, k, selection and magnitude do not.
         bits: of a vector, about; None for what the kind has by itself.

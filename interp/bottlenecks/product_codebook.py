@@ -5,8 +5,8 @@ R_0 + … + R_{j−1} and on: a bit has two ids, off and on, and setting one fli
 of, no id is larger than the sum of the R_j, and whatever works on codebooks works on digits and bits. A vector is the
 sum of its codes; what all vectors have in common is in the codes of the first slot.
 
-Vectors can be compared after a linear map, as in :mod:`interp.bottlenecks.metric_codebook`: codes are then chosen and
-learned in what the map makes of them.
+Vectors can be compared after a linear map, as in :mod:`interp.bottlenecks.kinds.metric_codebook`: codes are then chosen
+and learned in what the map makes of them.
 """
 
 from abc import abstractmethod
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from interp.bottlenecks.base import Book, Codes, GroupRows, Vectors, grouped_rows
 from interp.bottlenecks.dictionary import SearchCache, chosen_sum, mean_code
-from interp.bottlenecks.metric_codebook import ByMap
+from interp.bottlenecks.kinds.metric_codebook import ByMap
 from interp.errors import InputError, check_fields, whole_number
 
 MOST_CODES = 2**22

@@ -263,7 +263,7 @@ def write_packed(path: Path, codebooks: Mapping[str, Dictionary], storage: Stora
     zero, and steps of their length would be as wide as they are apart; not the mean, which a single code a thousand
     times as long as the others would draw away from them.
 
-    The metric of :class:`~interp.bottlenecks.metric_codebook.MetricCodebook` is float16 in both, so that a vector
+    The metric of :class:`~interp.bottlenecks.kinds.metric_codebook.MetricCodebook` is float16 in both, so that a vector
     halfway between two codes may get the other one.
     """
     tensors: dict[str, Tensor] = {}

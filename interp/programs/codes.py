@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.bottlenecks.codebook import Codebook, CodebookConfig
-from interp.bottlenecks.metric_codebook import MetricCodebook
+from interp.bottlenecks.kinds.codebook import Codebook, CodebookConfig
+from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner
 from interp.stats import mean_interval
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import Codes
-from interp.bottlenecks.codebook import Codebook
+from interp.bottlenecks.kinds.codebook import Codebook
 from interp.interventions.patch import Patch, Reader, patched_logits
 from interp.models import Model
 from interp.programs.slots import HeadAtRole

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.activations.means import distinct_roles
-from interp.bottlenecks.metric_codebook import MetricCodebook
+from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
 from interp.errors import InputError
 from interp.interventions.clean_run import CleanRun
 from interp.models import Site

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.activations.stream import Progress
 from interp.bottlenecks.base import Codes
-from interp.bottlenecks.codebook import Codebook
+from interp.bottlenecks.kinds.codebook import Codebook
 from interp.models import Site
 from interp.programs.codes import LEAST, ids
 from interp.programs.names import class_means, usual_codes

@@ -4,7 +4,7 @@ import textwrap
 
 from pydantic import Field, InstanceOf, NonNegativeInt
 
-from interp.bottlenecks.metric_codebook import MetricCodebook
+from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
 from interp.circuits.circuit import SiteName, Strict
 from interp.programs.codes import ENOUGH, MOST_COST
 from interp.programs.slots import HeadAtRole

@@ -22,8 +22,8 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from interp.bottlenecks.codebook import CodebookConfig
-from interp.bottlenecks.metric_codebook import MetricCodebook
+from interp.bottlenecks.kinds.codebook import CodebookConfig
+from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
 from interp.circuits.references import ExactEffects
 from interp.errors import InputError, fault, one_line
 from interp.evaluation.validity import Validity

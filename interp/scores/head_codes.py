@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp.activations.means import HeadMeans
 from interp.bottlenecks.base import Bottleneck
-from interp.bottlenecks.discrete_sae import DecoderNorm, DiscreteSAE, DiscreteSAEConfig, EpochProgress
+from interp.bottlenecks.kinds.discrete_sae import DecoderNorm, DiscreteSAE, DiscreteSAEConfig, EpochProgress
 from interp.errors import InputError, check_fields
 
 PROMPTS_AT_ONCE = 128
@@ -31,7 +31,7 @@ class HeadCodesConfig:
         n_codes: size of the dictionary.
         examples: prompts it is trained on, drawn from clean and corrupt ones together.
         l1: λ; see :data:`interp.scores.overlap.PUBLISHED_L1`.
-        epochs, lr, decoder_norm: see :class:`~interp.bottlenecks.discrete_sae.DiscreteSAEConfig`.
+        epochs, lr, decoder_norm: see :class:`~interp.bottlenecks.kinds.discrete_sae.DiscreteSAEConfig`.
         dictionary: ``shared`` by all heads, as published, or one ``per-head``.
         seed: of the prompts drawn and of the initial weights.
     """

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.activations.means import HeadMeans, role_positions
-from interp.bottlenecks.codebook import Codebook, CodebookConfig
+from interp.bottlenecks.kinds.codebook import Codebook, CodebookConfig
 from interp.errors import InputError
 from interp.scores.method import Context, MethodConfig, Rank, method
 from interp.scores.result import Scores

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from interp.bottlenecks.codebook import Codebook
 from interp.bottlenecks.dictionary import Dictionary
+from interp.bottlenecks.kinds.codebook import Codebook
 from interp.bottlenecks.store import codebooks_fingerprint
 from interp.files import read_json, write_json
 from interp.models import Model, weights_digest

@@ -43,7 +43,7 @@ from torch import Tensor
 from interp.bottlenecks.attach import groups_at
 from interp.bottlenecks.base import NO_CODE, Bottleneck, Codes, count_codes, distinct
 from interp.bottlenecks.dictionary import Dictionary
-from interp.bottlenecks.metric_codebook import output_map
+from interp.bottlenecks.kinds.metric_codebook import output_map
 from interp.errors import InputError, whole_number
 from interp.models import Model, model_device, resolve_site
 from interp.progress import Stage, silent

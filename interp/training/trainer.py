@@ -21,7 +21,7 @@ from torch import Tensor
 
 from interp.bottlenecks import Dictionary
 from interp.bottlenecks.attach import Attached, attach
-from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
+from interp.bottlenecks.kinds.layer_norm_codebook import LayerNormCodebook
 from interp.bottlenecks.processes import average_gradients, averaged, check_whole, gathered
 from interp.errors import InputError
 from interp.models import Model, hooked

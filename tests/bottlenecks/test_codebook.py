@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from interp.bottlenecks import NO_CODE, Codebook, CodebookConfig, Codes, DiscreteSAEConfig
-from interp.bottlenecks.metric_codebook import MetricCodebook
+from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
 from interp.errors import InputError
 
 SELECTIONS = [(how, magnitude) for how in ("cosine", "matching_pursuit") for magnitude in ("unit", "scaled")]

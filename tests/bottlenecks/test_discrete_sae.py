@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss, normalize
 
-from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig, Weights, gradient
+from interp.bottlenecks.kinds.discrete_sae import DiscreteSAE, DiscreteSAEConfig, Weights, gradient
 
 
 def config(**changes) -> DiscreteSAEConfig:

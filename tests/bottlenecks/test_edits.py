@@ -9,7 +9,7 @@ from torch import Tensor
 from interp.bottlenecks import Codebook, CodebookConfig, DiscreteSAE, DiscreteSAEConfig
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import code_edits, format_codes, parse_code
-from interp.bottlenecks.metric_codebook import MetricCodebook
+from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
 from interp.errors import InputError
 from interp.models import Model, hooked, load_model
 from interp.models.generate import generate

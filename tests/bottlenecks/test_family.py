@@ -12,19 +12,19 @@ from torch import Tensor
 
 from interp.bottlenecks import Bottleneck, Codes
 from interp.bottlenecks.base import SHIPPED, bits_per_vector, bottleneck_class
-from interp.bottlenecks.binary import BSQ, LFQ, Binary, BinaryConfig
 from interp.bottlenecks.fit import FitConfig, fit_codebooks, new_config
-from interp.bottlenecks.gumbel import Gumbel, GumbelConfig, soft_choice
-from interp.bottlenecks.key_value import KeyValue, KeyValueConfig
-from interp.bottlenecks.latent_quantization import (
+from interp.bottlenecks.kinds.binary import BSQ, LFQ, Binary, BinaryConfig
+from interp.bottlenecks.kinds.gumbel import Gumbel, GumbelConfig, soft_choice
+from interp.bottlenecks.kinds.key_value import KeyValue, KeyValueConfig
+from interp.bottlenecks.kinds.latent_quantization import (
     FSQ,
     FSQConfig,
     LatentQuantization,
     LatentQuantizationConfig,
     bounded,
 )
-from interp.bottlenecks.ternary import Ternary, TernaryConfig, ternary
-from interp.bottlenecks.vq import VQ, FlatConfig, GroupedVQ, Prototypes, ResidualVQ, VQConfig
+from interp.bottlenecks.kinds.ternary import Ternary, TernaryConfig, ternary
+from interp.bottlenecks.kinds.vq import VQ, FlatConfig, GroupedVQ, Prototypes, ResidualVQ, VQConfig
 from interp.errors import InputError
 from interp.training import TrainConfig, train_codebooks
 

@@ -13,7 +13,7 @@ from interp import DEFAULT_CODEBOOKS
 from interp.bottlenecks import Codebook, CodebookConfig, MetricCodebook
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.fit import FitConfig, LayerStream, few_tokens, fit_codebooks, fit_parts
-from interp.bottlenecks.metric_codebook import output_map
+from interp.bottlenecks.kinds.metric_codebook import output_map
 from interp.bottlenecks.store import PRETRAINED, Codebooks
 from interp.errors import InputError
 from interp.executor import SERIAL, Shard, Workers

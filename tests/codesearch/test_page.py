@@ -7,7 +7,7 @@ from torch.nn.functional import cosine_similarity
 
 from interp.bottlenecks import Codebook, CodebookConfig, MetricCodebook
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.vq import GroupedVQ, ResidualVQ, VQConfig
+from interp.bottlenecks.kinds.vq import GroupedVQ, ResidualVQ, VQConfig
 from interp.codesearch import (
     CodeIndex,
     build_index,

@@ -9,8 +9,8 @@ import torch
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
+from interp.bottlenecks.kinds.vq import ResidualVQ, VQConfig
 from interp.bottlenecks.store import Codebooks
-from interp.bottlenecks.vq import ResidualVQ, VQConfig
 from interp.errors import InputError
 from interp.evaluation.codebook_quality import (
     CONTROLS,

@@ -11,7 +11,7 @@ from benchmarks.steering import plan_arms
 from benchmarks.steering_doses import SteeringCondition, find_dose, measure, strain, write
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.metric_codebook import FLOOR
+from interp.bottlenecks.kinds.metric_codebook import FLOOR
 from interp.errors import InputError
 from interp.evaluation.steering import ARMS, Cell, SteeringConfig, distinct_2, mean_rate
 from interp.evaluation.steering_conditions import means_of_texts, vector_books

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from interp import find_circuit
-from interp.bottlenecks.codebook import Codebook
+from interp.bottlenecks.kinds.codebook import Codebook
 from interp.errors import InputError
 from interp.interventions.clean_run import CleanRun
 from interp.models import Site

@@ -9,7 +9,7 @@ import torch
 
 from interp.activations.metric import task_metric
 from interp.activations.stream import end_logits, feed
-from interp.bottlenecks.codebook import Codebook, CodebookConfig
+from interp.bottlenecks.kinds.codebook import Codebook, CodebookConfig
 from interp.errors import InputError
 from interp.interventions.clean_run import CleanRun
 from interp.models import has_mlps

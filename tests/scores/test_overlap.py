@@ -9,7 +9,7 @@ import torch
 
 from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import feed
-from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
+from interp.bottlenecks.kinds.discrete_sae import DiscreteSAE, DiscreteSAEConfig
 from interp.errors import InputError
 from interp.scores.head_codes import HeadCodes, HeadCodesConfig, fit_head_codes, usage
 from interp.scores.overlap import OverlapConfig, edge_overlap, head_edges, head_overlap, overlap, top_edges

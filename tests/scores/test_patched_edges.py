@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from interp.bottlenecks.codebook import Codebook, CodebookConfig
+from interp.bottlenecks.kinds.codebook import Codebook, CodebookConfig
 from interp.errors import InputError
 from interp.interventions.clean_run import CleanRun
 from interp.interventions.edges import EdgeList, EdgePatcher

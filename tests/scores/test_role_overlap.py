@@ -9,7 +9,7 @@ from sklearn.metrics import mutual_info_score
 
 from interp.activations.means import HeadMeans
 from interp.activations.stream import feed
-from interp.bottlenecks.codebook import Codebook, CodebookConfig
+from interp.bottlenecks.kinds.codebook import Codebook, CodebookConfig
 from interp.errors import InputError
 from interp.evaluation.recovery import roc_auc
 from interp.planted.models import planted_truth

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.vq import ResidualVQ, VQConfig
+from interp.bottlenecks.kinds.vq import ResidualVQ, VQConfig
 from interp.errors import InputError
 from interp.models import Model, hooked, load_model
 from interp.models.generate import generate

@@ -12,9 +12,9 @@ from scipy.stats import false_discovery_control, fisher_exact
 from benchmarks.steering_presets import write_shipped
 from interp.bottlenecks import NO_CODE, Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
 from interp.bottlenecks.edits import code_edits
-from interp.bottlenecks.metric_codebook import FLOOR
+from interp.bottlenecks.kinds.discrete_sae import DiscreteSAE, DiscreteSAEConfig
+from interp.bottlenecks.kinds.metric_codebook import FLOOR
 from interp.errors import InputError
 from interp.evaluation.steering_conditions import means_of_texts
 from interp.models import Model, hooked, load_model

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
+from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
 from interp.bottlenecks.kmeans import RIDGE, least_squares_move
-from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.bottlenecks.store import Codebooks
 from interp.models import hooked
 from interp.training import TrainConfig, run, train_codebooks

@@ -13,7 +13,7 @@ from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import count_codes, straight_through
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
-from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
+from interp.bottlenecks.kinds.layer_norm_codebook import LayerNormCodebook
 from interp.bottlenecks.store import Codebooks
 from interp.errors import InputError
 from interp.evaluation.codebook_quality import evaluate_codebooks

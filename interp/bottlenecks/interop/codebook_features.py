@@ -10,8 +10,8 @@ model under ``model.`` (a wrapped module under ``module_layer``) and the codeboo
     with attach(model, books): ...
 
 What their code computes at a site is a mean, not a sum, of the k codes, behind a LayerNorm: here the codes are divided
-by k, which changes no choice of codes (:class:`~interp.bottlenecks.layer_norm_codebook.LayerNormCodebook`). The base
-model alone is another model: codes mean something only behind the weights that were trained with them.
+by k, which changes no choice of codes (:class:`~interp.bottlenecks.kinds.layer_norm_codebook.LayerNormCodebook`). The
+base model alone is another model: codes mean something only behind the weights that were trained with them.
 """
 
 import pickle
@@ -26,8 +26,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from interp.bottlenecks.codebook import CodebookConfig
-from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
+from interp.bottlenecks.kinds.codebook import CodebookConfig
+from interp.bottlenecks.kinds.layer_norm_codebook import LayerNormCodebook
 from interp.bottlenecks.store import ManifestPart, manifest_fault
 from interp.errors import InputError, one_line
 from interp.files import read_json

@@ -22,9 +22,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from interp.bottlenecks.base import Bottleneck, Codes, Vectors, check_ids, grouped_rows, id_dtype
-from interp.bottlenecks.codebook import Codebook, CodebookConfig
-from interp.bottlenecks.discrete_sae import DiscreteSAE
 from interp.bottlenecks.hub import fetch
+from interp.bottlenecks.kinds.codebook import Codebook, CodebookConfig
+from interp.bottlenecks.kinds.discrete_sae import DiscreteSAE
 from interp.bottlenecks.kmeans import SIMILARITIES
 from interp.errors import InputError
 from interp.models import parse_site
@@ -53,7 +53,7 @@ NORMALISED = {
 @no_type_check  # SAELens builds it with a plain dictionary as metadata, and mends that afterwards
 @dataclass
 class CodebookSAEConfig(SAEConfig):
-    """See :class:`~interp.bottlenecks.codebook.CodebookConfig`; here d_in = groups · size of a code."""
+    """See :class:`~interp.bottlenecks.kinds.codebook.CodebookConfig`; here d_in = groups · size of a code."""
 
     k: int = 1
     groups: int = 1
@@ -66,7 +66,7 @@ class CodebookSAEConfig(SAEConfig):
 
 
 class CodebookSAE(SAE[CodebookSAEConfig]):
-    """A :class:`~interp.bottlenecks.codebook.Codebook` with SAELens' dense feature activations."""
+    """A :class:`~interp.bottlenecks.kinds.codebook.Codebook` with SAELens' dense feature activations."""
 
     def initialize_weights(self) -> None:
         # SAELens subtracts and adds this one; a codebook has none
@@ -120,8 +120,8 @@ def export_to_sae_lens(bottleneck: Bottleneck, folder: Path, *, model_name: str,
     """Write a codebook or a discrete SAE so that ``SAE.load_from_disk(folder)`` reads it.
 
     A codebook needs this module imported first. Discrete SAEs of several groups are exported group by group, see
-    :meth:`~interp.bottlenecks.discrete_sae.DiscreteSAE.select`: SAELens has no name for a single head, so one of it is
-    written for its layer, to be given that head's vectors.
+    :meth:`~interp.bottlenecks.kinds.discrete_sae.DiscreteSAE.select`: SAELens has no name for a single head, so one of
+    it is written for its layer, to be given that head's vectors.
     """
     place = parse_site(site)
     metadata = SAEMetadata(model_name=model_name, hook_name=place.hook, model_class_name="TransformerBridge")

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import register
+from interp.bottlenecks.kinds.vq import VQConfig, product_codes
 from interp.bottlenecks.learned_slots import LearnedSlots, LearnedSlotsConfig, Parameters
-from interp.bottlenecks.vq import VQConfig, product_codes
 from interp.errors import InputError
 
 HOTTEST, COLDEST = 1.0, 1 / 16
@@ -47,7 +47,7 @@ class Gumbel(LearnedSlots):
     source, use = "Ramesh et al. 2021", "codes with probabilities"
 
     def directions(self, rows: Tensor, *_: Any) -> Float[Tensor, "group d_in z"]:
-        # logits of a mixture of normals about the codes of the vectors' parts (interp.bottlenecks.vq)
+        # logits of a mixture of normals about the codes of the vectors' parts (interp.bottlenecks.kinds.vq)
         self._begun = product_codes(rows, self.config.slots, self.config.codes, self.config.seed)
         parts = self._begun.split(self.config.radices, 1)
         variance = torch.stack([_spread(rows, part, self.config.slots) for part in parts], 1)

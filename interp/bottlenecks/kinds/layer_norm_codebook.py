@@ -3,7 +3,7 @@
 ``codes`` are then what passes on, in the norm's scale, and everything the codebook is fitted to and judged by is the
 normed vector, not the vector: the model behind it must have been trained with it. Made for released checkpoints
 (:mod:`interp.bottlenecks.interop.codebook_features`); for codes of a model as it is take
-:class:`~interp.bottlenecks.codebook.Codebook`.
+:class:`~interp.bottlenecks.kinds.codebook.Codebook`.
 """
 
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.bottlenecks.base import GroupRows, Vectors, grouped_rows, register
-from interp.bottlenecks.codebook import Codebook, CodebookConfig
+from interp.bottlenecks.kinds.codebook import Codebook, CodebookConfig
 
 EPSILON = 1e-5
 

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import Book, GroupRows, register
-from interp.bottlenecks.codebook import Codebook
 from interp.bottlenecks.dictionary import Dictionary
+from interp.bottlenecks.kinds.codebook import Codebook
 from interp.errors import InputError
 
 FLOOR = 1e-4

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from interp.bottlenecks.base import register
+from interp.bottlenecks.kinds.vq import VQConfig
 from interp.bottlenecks.kmeans import GroupedKMeans, refit
 from interp.bottlenecks.learned_slots import EncodedSlots
 from interp.bottlenecks.product_codebook import ProductCodebookConfig
-from interp.bottlenecks.vq import VQConfig
 from interp.errors import InputError
 
 

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import register
+from interp.bottlenecks.kinds.vq import ResidualVQ, VQConfig
 from interp.bottlenecks.kmeans import GroupedKMeans
-from interp.bottlenecks.vq import ResidualVQ, VQConfig
 
 ROUNDS = 10
 
