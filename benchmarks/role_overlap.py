@@ -24,7 +24,7 @@ from interp.bench.table import compare_subsets
 from interp.circuits.references import load_reference
 from interp.evaluation.recovery import recover
 from interp.files import read_json, write_json
-from interp.scores.role_overlap import RoleOverlapConfig, code_ids, side_information
+from interp.scores.baselines.role_overlap import RoleOverlapConfig, code_ids, side_information
 
 DEVELOPMENT, HELD_OUT = ("ioi", "greater-than", "docstring"), ("successor", "pronoun", "agreement")
 TASKS = {"choice": DEVELOPMENT, "frozen": DEVELOPMENT + HELD_OUT}

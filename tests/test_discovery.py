@@ -22,10 +22,10 @@ from interp.runs.discover import EXAMPLES
 from interp.runs.measure import measure_reference
 from interp.scores.adaptive_patching.edges import patched_edges
 from interp.scores.adaptive_patching.method import AdaptivePatchingConfig
+from interp.scores.baselines.subnetwork_probing import SubnetworkProbingConfig
 from interp.scores.overlap import OverlapConfig
 from interp.scores.registry import METHODS, method_config
 from interp.scores.result import CodeChange
-from interp.scores.subnetwork_probing import SubnetworkProbingConfig
 from interp.tasks import PromptPairs, Task, load_task, write_prompt_file
 
 FAST = {

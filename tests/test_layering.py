@@ -54,11 +54,11 @@ WRITERS = {"starting_at", "Prefix", "Blockwise", "hooked", "end_logits", "answer
 MAY_WRITE = {
     "a gradient is taken there, or a rule of it changed": (
         "interp.scores.gradients",
-        "interp.scores.atp_star",
-        "interp.scores.relp",
-        "interp.scores.gim",
-        "interp.scores.subnetwork_probing",
-        "interp.scores.contextual_decomposition",
+        "interp.scores.baselines.atp_star",
+        "interp.scores.baselines.relp",
+        "interp.scores.baselines.gim",
+        "interp.scores.baselines.subnetwork_probing",
+        "interp.scores.baselines.contextual_decomposition",
     ),
     "fitting": ("interp.bottlenecks.fit",),
     "training": ("interp.training.trainer",),

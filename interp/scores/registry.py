@@ -37,12 +37,16 @@ METHODS: dict[str, Listed] = {
     "attribution": Listed("attribution:attribution", "attribution patching: one backward pass", 4),
     "overlap": Listed("overlap:overlap", "codes unique to clean prompts, by a discrete SAE", 2, 0),
     "role-overlap": Listed(
-        "role_overlap:role_overlap",
+        "baselines.role_overlap:role_overlap",
         "what codes at a role tell of the side, by one small book per head and role",
         2,
     ),
-    "relp": Listed("relp:relp", "attribution patching by layer-wise relevance propagation (RelP)", 4),
-    "gim": Listed("gim:gim", "attribution patching with gradients corrected for interactions (GIM)", 4),
+    "relp": Listed(
+        "baselines.relp:relp", "attribution patching by layer-wise relevance propagation (RelP)", 4
+    ),
+    "gim": Listed(
+        "baselines.gim:gim", "attribution patching with gradients corrected for interactions (GIM)", 4
+    ),
     "patching": Listed("patching:patching", "activation patching of every component: the reference", 142),
     "nap-ig": Listed(
         "nap_ig:nap_ig", "attribution patching with gradients between corrupt and clean input", 16
@@ -51,30 +55,36 @@ METHODS: dict[str, Listed] = {
         "nap_ig:nap_ig_activations", "the same between corrupt and clean activations, layer by layer", 380
     ),
     "atp-star": Listed(
-        "atp_star:atp_star", "attribution patching with softmax recomputed and layers dropped (AtP*)", 36
+        "baselines.atp_star:atp_star",
+        "attribution patching with softmax recomputed and layers dropped (AtP*)",
+        36,
     ),
     "eap": Listed("eap:eap", "edge attribution patching, heads by their largest edge", 6),
     "eap-ig": Listed("eap_ig:eap_ig", "the same with gradients between corrupt and clean input", 26),
     "eap-ig-activations": Listed(
         "eap_ig:eap_ig_activations", "the same between corrupt and clean activations, layer by layer", 650
     ),
-    "eap-relp": Listed("relp:eap_relp", "edge attribution patching by relevance propagation (RelP)", 6),
-    "eap-gim": Listed("gim:eap_gim", "edge attribution patching with corrected gradients (GIM)", 6),
-    "hisp": Listed("hisp:hisp", "absolute attribution of every pair, normed in each layer", 4),
+    "eap-relp": Listed(
+        "baselines.relp:eap_relp", "edge attribution patching by relevance propagation (RelP)", 6
+    ),
+    "eap-gim": Listed("baselines.gim:eap_gim", "edge attribution patching with corrected gradients (GIM)", 6),
+    "hisp": Listed("baselines.hisp:hisp", "absolute attribution of every pair, normed in each layer", 4),
     "mean-difference": Listed(
-        "mean_difference:mean_difference", "how far a head's mean output moves: no gradient, no codes", 2
+        "baselines.mean_difference:mean_difference",
+        "how far a head's mean output moves: no gradient, no codes",
+        2,
     ),
-    "random": Listed("baselines:random_ranking", "a random ranking", 0),
-    "layer-index": Listed("baselines:layer_index", "later layers first", 0),
+    "random": Listed("baselines.trivial:random_ranking", "a random ranking", 0),
+    "layer-index": Listed("baselines.trivial:layer_index", "later layers first", 0),
     "subnetwork-probing": Listed(
-        "subnetwork_probing:subnetwork_probing", "learned masks that keep the answer", 222
+        "baselines.subnetwork_probing:subnetwork_probing", "learned masks that keep the answer", 222
     ),
-    "acdc": Listed("acdc:acdc", "greedy pruning of heads or edges, a sweep of its threshold", 470),
+    "acdc": Listed("baselines.acdc:acdc", "greedy pruning of heads or edges, a sweep of its threshold", 470),
     "flow-routes": Listed(
-        "flow_routes:flow_routes", "information flow routes: what END's vector is made of", 2
+        "baselines.flow_routes:flow_routes", "information flow routes: what END's vector is made of", 2
     ),
     "contextual-decomposition": Listed(
-        "contextual_decomposition:contextual_decomposition",
+        "baselines.contextual_decomposition:contextual_decomposition",
         "each head's part of every later activation, followed to the logits",
         120,
     ),

@@ -10,7 +10,7 @@ from interp.interventions.edges import EdgeSets
 from interp.interventions.effects import activation_patching
 from interp.models import Site
 from interp.planted.models import planted_truth
-from interp.scores.acdc import ACDCConfig, LiveEdges, Removals, acdc
+from interp.scores.baselines.acdc import ACDCConfig, LiveEdges, Removals, acdc
 from interp.scores.method import Context
 from tests.oracles import WholeForwards, planted
 from tests.pairs import random_pairs

@@ -7,8 +7,8 @@ import torch
 from interp.activations.metric import task_metric
 from interp.activations.stream import end_logits, run_batch
 from interp.models import hooked
-from interp.scores.atp_star import AtPStarConfig, atp_star
 from interp.scores.attribution import attribution
+from interp.scores.baselines.atp_star import AtPStarConfig, atp_star
 from tests.oracles import assert_written_heads_first, kept, planted
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES

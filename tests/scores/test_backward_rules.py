@@ -14,9 +14,9 @@ from interp.errors import InputError
 from interp.models import hooked
 from interp.planted.models import planted_truth
 from interp.scores.attribution import attribution
-from interp.scores.backward_rules import frozen_norms, halved_gates, shared_mlps
-from interp.scores.gim import EAPGIMConfig, GIMConfig, eap_gim, gim
-from interp.scores.relp import EAPRelPConfig, RelPConfig, eap_relp, relp
+from interp.scores.baselines.backward_rules import frozen_norms, halved_gates, shared_mlps
+from interp.scores.baselines.gim import EAPGIMConfig, GIMConfig, eap_gim, gim
+from interp.scores.baselines.relp import EAPRelPConfig, RelPConfig, eap_relp, relp
 from tests.oracles import assert_written_heads_first, at, planted
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES, OTHERS
@@ -313,7 +313,9 @@ def test_a_softer_softmax_sees_what_saturated_attention_hides():
 
 def test_experts_whose_neurons_cannot_be_reached_are_refused(tiny_model, monkeypatch):
     model = tiny_model("llama")
-    monkeypatch.setattr("interp.scores.backward_rules.has_hook", lambda _model, name: "mlp.out" not in name)
+    monkeypatch.setattr(
+        "interp.scores.baselines.backward_rules.has_hook", lambda _model, name: "mlp.out" not in name
+    )
     for rules in (shared_mlps, halved_gates):
         with pytest.raises(InputError, match="the neurons of blocks.0.mlp cannot be reached"):
             rules(model)

@@ -9,9 +9,9 @@ import torch
 from interp.activations.stream import MetricConsumer
 from interp.errors import InputError
 from interp.scores.attribution import attribution
-from interp.scores.baselines import RandomConfig, layer_index, random_ranking
-from interp.scores.hisp import HISPConfig, hisp, layer_norms
-from interp.scores.mean_difference import mean_difference
+from interp.scores.baselines.hisp import HISPConfig, hisp, layer_norms
+from interp.scores.baselines.mean_difference import mean_difference
+from interp.scores.baselines.trivial import RandomConfig, layer_index, random_ranking
 from interp.scores.registry import METHODS, load_method, method_config
 from tests.oracles import planted
 from tests.pairs import random_pairs

@@ -9,7 +9,7 @@ from interp.activations.stream import feed, run_batch
 from interp.interventions.effects import activation_patching
 from interp.models import Site, hooked
 from interp.models.partial_forward import Blockwise
-from interp.scores.contextual_decomposition import Decomposition, contextual_decomposition
+from interp.scores.baselines.contextual_decomposition import Decomposition, contextual_decomposition
 from tests.oracles import assert_written_heads_first, planted
 from tests.pairs import random_pairs
 

@@ -9,7 +9,7 @@ import pytest
 from interp.activations.stream import feed
 from interp.interventions.clean_run import MOST_ROWS, OVERHEAD, CleanRun, partition
 from interp.models import hooked
-from interp.scores.acdc import acdc
+from interp.scores.baselines.acdc import acdc
 from interp.scores.patching import patching
 from tests.oracles import planted
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from interp.scores.flow_routes import FlowRoutesConfig, flow_routes
+from interp.scores.baselines.flow_routes import FlowRoutesConfig, flow_routes
 from tests.oracles import kept
 from tests.pairs import random_pairs
 

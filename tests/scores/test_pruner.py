@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from interp.scores.acdc import Pruner
+from interp.scores.baselines.acdc import Pruner
 
 GROUPS = [[7, 6, 5, 4], [3], [2, 1, 0]]
 

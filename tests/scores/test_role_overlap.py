@@ -13,7 +13,7 @@ from interp.bottlenecks.kinds.codebook import Codebook, CodebookConfig
 from interp.errors import InputError
 from interp.evaluation.recovery import roc_auc
 from interp.planted.models import planted_truth
-from interp.scores.role_overlap import RoleOverlapConfig, code_ids, role_overlap, side_information
+from interp.scores.baselines.role_overlap import RoleOverlapConfig, code_ids, role_overlap, side_information
 from tests.oracles import at, planted
 
 

@@ -8,8 +8,8 @@ from interp.activations.stream import feed
 from interp.interventions.effects import activation_patching
 from interp.models import Site
 from interp.planted.models import planted_truth
-from interp.scores import subnetwork_probing as hard_concrete
-from interp.scores.subnetwork_probing import SubnetworkProbingConfig, _Masked, subnetwork_probing
+from interp.scores.baselines import subnetwork_probing as hard_concrete
+from interp.scores.baselines.subnetwork_probing import SubnetworkProbingConfig, _Masked, subnetwork_probing
 from tests.oracles import planted
 from tests.pairs import random_pairs
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from interp.errors import InputError
 from interp.models import hooked
-from interp.scores.backward_rules import (
+from interp.scores.baselines.backward_rules import (
     AttentionPatterns,
     attributed_by,
     frozen_norms,

@@ -1,0 +1,1 @@
+"""Methods that the default is compared with, one file each."""
