@@ -159,7 +159,9 @@ class _Measured:
         gap, exact = self.gaps[pairs].mean(), self.exact[pairs]
         attribution = self.values["attribution"][pairs]
         estimates = EffectEstimates(attribution, gap, self.threshold, np.arange(len(pairs)))
-        estimates.spend(self.cost, budget, lambda rows, heads: (exact[rows, heads], self.cost[heads].sum()))
+        estimates.patch_until(
+            self.cost, budget, lambda rows, heads: (exact[rows, heads], self.cost[heads].sum())
+        )
         return estimates
 
     def partial_cost(self, runs: int) -> float:

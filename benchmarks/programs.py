@@ -59,7 +59,7 @@ def _print(name: str, found: dict) -> None:
     rows = []
     for site in sorted(by_site, key=lambda site: -abs(effects[site])):
         for said in by_site[site]:
-            shares = [None if v is None else f"{v:.2f}" for v in (said.carried, said.own_cost)]
+            shares = [None if v is None else f"{v:.2f}" for v in (said.effect_kept, said.reconstruction_cost)]
             named = [None if v is None else f"{v:.2f}" for v in (said.ami, said.ami_null, said.accuracy)]
             row = [site, said.role, said.variable, f"{said.effect:+.2f}", said.codes, f"{said.bits:.1f}"]
             rows.append((*row, *shares, *named))

@@ -14,7 +14,7 @@ from benchmarks.common import RESULTS, arguments, print_table
 from interp import load_model, load_task
 from interp.bottlenecks.kinds.codebook import Codebook, CodebookConfig
 from interp.files import read_json, write_json
-from interp.programs.codes import ENOUGH, METRICS, MOST_COST, Carried, fit_few, measure
+from interp.programs.codes import ENOUGH, METRICS, MOST_COST, KeptEffect, fit_few, measure
 from interp.programs.slots import HeadAtRole, SlotRunner, read_slots
 
 OUT = RESULTS / "programs" / "fitting.json"
@@ -45,12 +45,12 @@ def run() -> None:
             books = [fit_few(z, size, metric) for size in SIZES]
             kept = measure(judge, slot, books, judging)
             found[str(slot)][metric] = [
-                [book.config.n_codes, one.carried, one.own_cost]
+                [book.config.n_codes, one.effect_kept, one.reconstruction_cost]
                 for book, one in zip(books, kept, strict=True)
             ]
         config = CodebookConfig(d_in=z.shape[-1], n_codes=32, k=2, selection="matching_pursuit")
-        two: Carried = measure(judge, slot, [Codebook(config).fit(z.flatten(0, 1))], judging)[0]
-        found[str(slot)] |= {"effect": float(two.effect.mean()), "two": two.carried}
+        two: KeptEffect = measure(judge, slot, [Codebook(config).fit(z.flatten(0, 1))], judging)[0]
+        found[str(slot)] |= {"effect": float(two.effect.mean()), "two": two.effect_kept}
     write_json(OUT, found)
 
 

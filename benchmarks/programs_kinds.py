@@ -24,7 +24,7 @@ from interp.bottlenecks.kinds.vq import MOST_FLAT_BITS
 from interp.errors import InputError
 from interp.files import read_json, write_json
 from interp.models import Model
-from interp.programs.codes import ENOUGH, MOST_COST, Carried, kept_by
+from interp.programs.codes import ENOUGH, MOST_COST, KeptEffect, kept_by
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner, read_slots
 from interp.progress import bar
 from interp.prompts.sampling import apart
@@ -75,7 +75,7 @@ def measure(model: Model, task: str) -> dict[str, Any]:
     decoded = {slot: {cell: z[..., i, :] for cell, z in found.items()} for i, slot in enumerate(every)}
     cells = list(found)
     rows = np.arange(JUDGE)
-    carried: dict[str, dict[Cell, Carried]] = {}
+    carried: dict[str, dict[Cell, KeptEffect]] = {}
     with bar(f"{task}: judging", len(largest) + len(cells)) as done:
         for slot in largest:
             its = kept_by(judge, slot, list(decoded[slot].values()), rows)
@@ -95,8 +95,8 @@ def measure(model: Model, task: str) -> dict[str, Any]:
             {
                 "kind": cell[0],
                 "bits": cell[1],
-                "carried": [by[cell].carried for by in carried.values()],
-                "own_cost": [by[cell].own_cost for by in carried.values()],
+                "carried": [by[cell].effect_kept for by in carried.values()],
+                "own_cost": [by[cell].reconstruction_cost for by in carried.values()],
                 "changed": changed[cell].astype(int).tolist(),
             }
             for cell in cells

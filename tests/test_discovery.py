@@ -180,12 +180,14 @@ def test_a_class_whose_file_is_a_path_is_named_in_the_run(tmp_path):
 
 @pytest.mark.parametrize("method", ["adaptive-patching", "attribution"])
 @pytest.mark.parametrize(
-    "wiring",
+    "residual_writes",
     [ResidualWrites(False), ResidualWrites(True, norm_first=False)],
     ids=["unknown", "no first norm"],
 )
-def test_a_circuit_is_found_where_edges_or_what_heads_write_cannot_be_had(wiring, method, monkeypatch):
-    monkeypatch.setattr(ResidualWrites, "of", lambda _: wiring)
+def test_a_circuit_is_found_where_edges_or_what_heads_write_cannot_be_had(
+    residual_writes, method, monkeypatch
+):
+    monkeypatch.setattr(ResidualWrites, "of", lambda _: residual_writes)
     # of a planted model nothing stands after attention, so that what heads add is z @ W_O
     monkeypatch.setattr(
         ResidualWrites,
@@ -196,9 +198,9 @@ def test_a_circuit_is_found_where_edges_or_what_heads_write_cannot_be_had(wiring
     assert {part.site for part in run.members} == set(planted_truth("planted-induction").heads)
     assert run.edges == []
     roles = run.heads[0].roles
-    assert ("mover" in roles) == wiring.known and "induction" in roles
-    assert all((head.writes is not None) == wiring.known for head in run.circuit.heads)
-    assert len(run.left_out) == (1 if wiring.known else 2)
+    assert ("mover" in roles) == residual_writes.known and "induction" in roles
+    assert all((head.writes is not None) == residual_writes.known for head in run.circuit.heads)
+    assert len(run.left_out) == (1 if residual_writes.known else 2)
     page = render_report(run)
     assert all(why in page for why in run.left_out)
 

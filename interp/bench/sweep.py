@@ -73,7 +73,7 @@ class Sweep(Strict):
     @field_validator("options")
     @classmethod
     def _are_known(cls, options: dict[str, Any]) -> dict[str, Any]:
-        taken = {"task", "method", "seed", "own", "named"}
+        taken = {"task", "method", "seed", "own_reference", "task_spec"}
         allowed = [field.name for field in fields(CircuitSearch) if field.name not in taken]
         if wrong := sorted(set(options) - set(allowed)):
             raise ValueError(f"option {wrong[0]!r}: use {', '.join(allowed)}")

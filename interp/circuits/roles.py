@@ -82,7 +82,7 @@ class PairView:
 @torch.no_grad()
 def view_pair(model: Model, pair: PromptPair, metric: Metric) -> PairView:
     """Run both prompts of a pair once, as two rows of one batch: going from head to head then runs nothing."""
-    norm, wiring = FinalNorm.of(model), ResidualWrites.of(model)
+    norm, residual_writes = FinalNorm.of(model), ResidualWrites.of(model)
     length = len(pair.clean_tokens)
     if length > model.cfg.n_ctx:
         raise InputError(f"prompts of {length} tokens: the model reads at most {model.cfg.n_ctx}")
@@ -101,9 +101,9 @@ def view_pair(model: Model, pair: PromptPair, metric: Metric) -> PairView:
     if not torch.isfinite(logits).all():
         raise InputError("the model gives NaN or infinite logits on this pair: try --dtype float32")
     written = None
-    if wiring.known:
+    if residual_writes.known:
         *z_ends, resid = ends
-        added = [wiring.added_by_heads(model, layer, z) for layer, z in enumerate(z_ends)]
+        added = [residual_writes.added_by_heads(model, layer, z) for layer, z in enumerate(z_ends)]
         written = torch.stack([norm.direct(x, resid.float()[:, None]) for x in added], 1)
     clean, corrupt = task_metric(logits, [pair, pair], metric).tolist()
     return PairView(pair, (clean, corrupt), torch.stack(patterns, 1).numpy(), written, norm)
@@ -134,7 +134,7 @@ class HeadReadout(Consumer):
 
     def __init__(self, model: Model, n_pairs: int) -> None:
         self.model = model
-        self.norm, self.wiring = FinalNorm.of(model), ResidualWrites.of(model)
+        self.norm, self.residual_writes = FinalNorm.of(model), ResidualWrites.of(model)
         shape = (n_pairs, model.cfg.n_layers, model.cfg.n_heads)
         self.direct_, self.to_answer_, self.to_wrong_ = (np.full(shape, np.nan) for _ in range(3))
         self.total_ = np.zeros(n_pairs)
@@ -144,7 +144,7 @@ class HeadReadout(Consumer):
     @property
     def tells_writing(self) -> bool:
         """Whether it is known what each head adds to the residual stream."""
-        return self.wiring.known
+        return self.residual_writes.known
 
     @torch.no_grad()
     def update(self, batch: PairBatch) -> None:
@@ -157,7 +157,7 @@ class HeadReadout(Consumer):
         first = rows.index(0) if 0 in rows else None
         for layer, (z, pattern) in enumerate(zip(batch.clean.z, batch.clean.pattern, strict=True)):
             if self.tells_writing:
-                added = self.wiring.added_by_heads(self.model, layer, z[:, -1])
+                added = self.residual_writes.added_by_heads(self.model, layer, z[:, -1])
                 written = self.norm.direct(added, resid[:, None])
                 self.direct_[rows, layer] = (written * direction[:, None]).sum(-1).cpu().numpy()
                 if first is not None:

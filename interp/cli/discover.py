@@ -46,8 +46,8 @@ def grow(
 
     from interp.activations.stream import HUNDREDTHS, check_context
     from interp.circuits.verify import check_known_gap
-    from interp.cli.render import print_grown
-    from interp.evaluation.nested_circuits import n_circuits, run_grown
+    from interp.cli.render import print_nested
+    from interp.evaluation.nested_circuits import n_circuits, run_nested
     from interp.interventions.ablation import Ablator
     from interp.models import describe_model, load_model, parse_device
     from interp.progress import bar
@@ -74,20 +74,20 @@ def grow(
     check_known_gap(loaded, others, ablator.metric_clean, ablator.metric_corrupt)
     config = NestedCircuitsConfig(batch_size=batch_size)
     with bar("growing", HUNDREDTHS) as advance:
-        growth = nested_circuits(loaded, pairs, config, progress=advance)
-    with bar("circuits alone", n_circuits(growth) * len(others)) as advance:
-        curve = run_grown(growth, ablator, seed=seed, progress=advance)
+        nested = nested_circuits(loaded, pairs, config, progress=advance)
+    with bar("circuits alone", n_circuits(nested) * len(others)) as advance:
+        curve = run_nested(nested, ablator, seed=seed, progress=advance)
     result = {
         "request": request,
         "model": describe_model(loaded),
         "prompts": pairs.provenance(),
         "held_out": others.provenance(),
-        "growth": {"config": growth.config, "cost": asdict(growth.cost), "heads": growth.heads.tolist()},
+        "growth": {"config": nested.config, "cost": asdict(nested.cost), "heads": nested.heads.tolist()},
         **asdict(curve),
     }
     path = path if out else unused(path)  # another process may have been there first
     write_json(path, result)
-    print_grown(curve, growth, wanted.name, len(pairs))
+    print_nested(curve, nested, wanted.name, len(pairs))
     typer.echo(f"\nsaved    {path}")
     same = words_of({"--model": model, "--counterfactual": counterfactual})
     suggest((["discover", task, *same], "what each head does with all others on"))

@@ -216,7 +216,7 @@ GROWN_SHOWN = 8
 """Heads that joined a circuit, of which so many are named."""
 
 
-def print_grown(curve: "NestedCurve", growth: "NestedCircuits", task: str, n_pairs: int) -> None:
+def print_nested(curve: "NestedCurve", nested: "NestedCircuits", task: str, n_pairs: int) -> None:
     """Grown circuits by size: what they have on held-out prompts beside what growth expects and random heads have."""
     console = plain_console()
     rows = [
@@ -231,7 +231,7 @@ def print_grown(curve: "NestedCurve", growth: "NestedCircuits", task: str, n_pai
         for circuit in curve.circuits
     ]
     console.print(
-        f"{task}: grown on {n_pairs} pairs ({growth.cost.forwards / n_pairs:.0f} forward passes a pair), "
+        f"{task}: grown on {n_pairs} pairs ({nested.cost.forwards / n_pairs:.0f} forward passes a pair), "
         f"all other heads off, on {curve.n_pairs} held-out pairs"
     )
     names = ("heads", "of the gap", "95 % interval", "expected", "random heads", "joined")

@@ -17,9 +17,9 @@ from interp.scores.adaptive_patching.nested import NestedCircuits
 RANDOM_DRAWS = 5
 
 
-def n_circuits(growth: NestedCircuits) -> int:
-    """How many circuits :func:`run_grown` runs, those counted that it is asked for twice."""
-    return 2 + len(GRID) + (1 + RANDOM_DRAWS) * len(growth.sizes)
+def n_circuits(nested: NestedCircuits) -> int:
+    """How many circuits :func:`run_nested` runs, those counted that it is asked for twice."""
+    return 2 + len(GRID) + (1 + RANDOM_DRAWS) * len(nested.sizes)
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class NestedCurve:
     ablation: str
 
 
-def run_grown(
-    growth: NestedCircuits, ablator: Ablator, *, seed: int = 0, progress: Progress | None = None
+def run_nested(
+    nested: NestedCircuits, ablator: Ablator, *, seed: int = 0, progress: Progress | None = None
 ) -> NestedCurve:
     """Run every grown circuit on the ablator's pairs, with all other heads ablated.
 
@@ -65,32 +65,32 @@ def run_grown(
     Raises:
         InputError: the ablator is of another model, or ablating every head leaves the metric as it was.
     """
-    shape = growth.heads.shape
+    shape = nested.heads.shape
     if shape != ablator.shape:
         raise InputError(f"heads of shape {shape} for a model of shape {ablator.shape}")
     rng = np.random.default_rng(seed)
-    fractions = [int(share * growth.heads.size) for share in GRID]
-    circuits = [*all_or_none(shape), *map(growth.circuit, (*growth.sizes, *fractions))]
-    for size in growth.sizes:
+    fractions = [int(share * nested.heads.size) for share in GRID]
+    circuits = [*all_or_none(shape), *map(nested.circuit, (*nested.sizes, *fractions))]
+    for size in nested.sizes:
         for _ in range(RANDOM_DRAWS):
-            chosen = np.zeros(growth.heads.size, dtype=bool)
-            chosen[rng.permutation(growth.heads.size)[:size]] = True
+            chosen = np.zeros(nested.heads.size, dtype=bool)
+            chosen[rng.permutation(nested.heads.size)[:size]] = True
             circuits.append(chosen.reshape(shape))
     # one call: it runs a circuit once that is asked for twice
     empty, full, *values = ablator.metric(np.stack(circuits), progress=progress)
     f = shares_of_gap(np.array(values).mean(1), float(empty.mean()), float(full.mean()))
-    grown, by_fraction, random = np.split(f, [len(growth.sizes), len(growth.sizes) + len(GRID)])
-    random = random.reshape(len(growth.sizes), RANDOM_DRAWS).mean(1)
+    grown, by_fraction, random = np.split(f, [len(nested.sizes), len(nested.sizes) + len(GRID)])
+    random = random.reshape(len(nested.sizes), RANDOM_DRAWS).mean(1)
     before, found = np.zeros(shape, dtype=bool), []
-    for k, size in enumerate(growth.sizes):
-        circuit = growth.circuit(size)
-        joined = sorted(np.argwhere(circuit & ~before), key=lambda head: -abs(growth.heads[tuple(head)]))
+    for k, size in enumerate(nested.sizes):
+        circuit = nested.circuit(size)
+        joined = sorted(np.argwhere(circuit & ~before), key=lambda head: -abs(nested.heads[tuple(head)]))
         before = circuit
         found.append(
             NestedCircuit(
                 size,
                 tuple(str(Site("attn", int(layer), int(head))) for layer, head in joined),
-                1 - growth.left_out[k],
+                1 - nested.left_out[k],
                 float(grown[k]),
                 share_interval(values[k], empty, full, seed),
                 float(random[k]),

@@ -163,7 +163,7 @@ class EdgeSets(Consumer):
 
     def __init__(self, model: Model, pairs: PromptPairs, divergence: Divergence) -> None:
         self.model, self.pairs, self.divergence = model, pairs, divergence
-        self.wiring = require_whole_blocks(model, self.purpose)
+        self.residual_writes = require_whole_blocks(model, self.purpose)
         self.graph = ComponentGraph.of(model)
         self.kept: list[_Written] = []
         self.forwards = 0.0
@@ -251,4 +251,4 @@ class EdgeSets(Consumer):
     @torch.no_grad()
     def _logits(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_vocab"]:
         flat = resid.reshape(-1, 1, resid.shape[-1])
-        return self.wiring.logits(self.model, self.model.ln_final(flat)).view(*resid.shape[:-1], -1)
+        return self.residual_writes.logits(self.model, self.model.ln_final(flat)).view(*resid.shape[:-1], -1)

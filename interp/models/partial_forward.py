@@ -192,22 +192,22 @@ def mlp_norm(model: TransformerBridge, layer: int) -> nn.Module:
 
 @torch.no_grad()
 def require_whole_blocks(model: TransformerBridge, purpose: str) -> ResidualWrites:
-    """The model's wiring, if all its blocks and its logits can be computed from residual streams of one's own.
+    """The model's residual_writes, if all its blocks and its logits can be computed from residual streams of one's own.
 
     Raises:
         InputError: they cannot.
     """
-    wiring = ResidualWrites.of(model)
-    wiring.require_plain(model, purpose)
+    residual_writes = ResidualWrites.of(model)
+    residual_writes.require_plain(model, purpose)
     nothing = next(model.parameters()).new_zeros(1, 1, model.cfg.d_model)
     try:
         if has_mlps(model):
             model.blocks[0].mlp(nothing)
     except (RuntimeError, TypeError) as error:  # OPT: a part of the block; Bloom: it adds to the stream
         raise _apart(model, purpose, "the MLP by itself") from error
-    if wiring.logit_scale is None:
+    if residual_writes.logit_scale is None:
         raise _apart(model, purpose, "logits with a soft-cap")
-    return wiring
+    return residual_writes
 
 
 def _apart(model: TransformerBridge, purpose: str, what: str) -> InputError:

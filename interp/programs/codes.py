@@ -1,6 +1,6 @@
 """What a head says at a role: the fewest codes that carry its effect there.
 
-*Carried* is the share of the slot's effect that it has when z becomes z + c(corrupt) − c(clean), c the codes of both
+*KeptEffect* is the share of the slot's effect that it has when z becomes z + c(corrupt) − c(clean), c the codes of both
 prompts. *Own cost* is the share that is lost when z becomes its own code. A codebook must have both: one that keeps
 nothing carries everything when the corrupt side's code is spliced in, and costs everything as well.
 
@@ -82,7 +82,7 @@ def fit_few(
 
 
 @dataclass(frozen=True)
-class Carried:
+class KeptEffect:
     """What a codebook keeps of a slot's effect; the sums over pairs that the shares are of.
 
     Attributes:
@@ -96,22 +96,22 @@ class Carried:
     own: Float[np.ndarray, " pair"]
 
     @property
-    def carried(self) -> float:
+    def effect_kept(self) -> float:
         return float(self.by_codes.sum() / self.effect.sum())
 
     @property
-    def own_cost(self) -> float:
+    def reconstruction_cost(self) -> float:
         return float(self.own.sum() / self.effect.sum())
 
     @property
     def enough(self) -> bool:
         """With a margin, so that it holds on prompts by which the codebook was not chosen."""
-        return self.carried >= ENOUGH + MARGIN and abs(self.own_cost) <= MOST_COST - MARGIN
+        return self.effect_kept >= ENOUGH + MARGIN and abs(self.reconstruction_cost) <= MOST_COST - MARGIN
 
     @property
     def short(self) -> float:
         """How far it is from carrying everything at no cost."""
-        return max(0, 1 - self.carried) + abs(self.own_cost)
+        return max(0, 1 - self.effect_kept) + abs(self.reconstruction_cost)
 
     def interval(self, seed: int) -> tuple[float, float]:
         """95 % of the effect, over pairs."""
@@ -121,7 +121,7 @@ class Carried:
 
 def measure(
     runner: SlotRunner, slot: HeadAtRole, books: Sequence[Codebook], pairs: Int[np.ndarray, " pair"]
-) -> list[Carried]:
+) -> list[KeptEffect]:
     """What each of some codebooks keeps of a slot's effect on these pairs."""
     z = runner.z(slot)[:, torch.from_numpy(pairs)]
     return kept_by(runner, slot, [book.decode(book.encode(z)).detach() for book in books], pairs)
@@ -132,19 +132,19 @@ def kept_by(
     slot: HeadAtRole,
     decoded: Sequence[Float[Tensor, "2 pair d"]],
     pairs: Int[np.ndarray, " pair"],
-) -> list[Carried]:
+) -> list[KeptEffect]:
     """The same of what codes of any kind stand for on both sides of these pairs."""
     z = runner.z(slot)[:, torch.from_numpy(pairs)]
     values = [z[1], *(value for c in decoded for value in (z[0] + c[1] - c[0], c[0]))]
     found = runner.run(np.tile(pairs, len(values)), [Edit(slot, torch.cat(values))])
     falls = (np.tile(runner.metric[0, pairs], len(values)) - found.metric).reshape(len(values), len(pairs))
-    return [Carried(falls[0], falls[1 + 2 * i], falls[2 + 2 * i]) for i in range(len(decoded))]
+    return [KeptEffect(falls[0], falls[1 + 2 * i], falls[2 + 2 * i]) for i in range(len(decoded))]
 
 
 @dataclass(frozen=True)
 class _Tried:
     book: MetricCodebook
-    found: Carried
+    found: KeptEffect
     size: int
 
     @property
@@ -154,7 +154,7 @@ class _Tried:
 
 def fewest(
     runner: SlotRunner, slot: HeadAtRole, z: Float[Tensor, "2 pair d"], seed: int = 0, *, rough: bool = False
-) -> tuple[MetricCodebook, Carried]:
+) -> tuple[MetricCodebook, KeptEffect]:
     """The smallest codebook that carries enough on the runner's pairs, and what it carries there; where none carries
     enough, the least short of it.
 

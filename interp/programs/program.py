@@ -199,7 +199,7 @@ class _Finder:
     def _codes(self, slot: HeadAtRole, advance: Any) -> tuple[SlotCodes, HeadCodebook, MetricCodebook]:
         z = self.fit_z[slot]
         book, found = fewest(self.chooser, slot, z, self.seed, rough=self.small[slot])
-        if found.carried >= 1 - MOST_LOST and abs(found.own_cost) <= MOST_LOST:
+        if found.effect_kept >= 1 - MOST_LOST and abs(found.reconstruction_cost) <= MOST_LOST:
             self.carries.add(slot)
         (kept,) = measure(self.judge, slot, [book], np.arange(len(self.judged)))
         each = np.arange(book.config.n_codes)
@@ -216,10 +216,10 @@ class _Finder:
             high=high,
             codes=book.config.n_codes,
             bits=bits(coded.judged),
-            carried=kept.carried if told else None,
-            own_cost=kept.own_cost if told else None,
-            carried_low=share[0],
-            carried_high=share[1],
+            effect_kept=kept.effect_kept if told else None,
+            reconstruction_cost=kept.reconstruction_cost if told else None,
+            effect_kept_low=share[0],
+            effect_kept_high=share[1],
         )
         if not told:
             self.notes.append(
@@ -228,7 +228,7 @@ class _Finder:
         elif not said.enough and z.shape[1] < FIT_PAIRS:
             wanted = next(size for sizes in SIZES for size in sizes if size * PER_CODE > 2 * z.shape[1])
             self.notes.append(
-                f"{slot}: {said.codes} codes carry {said.carried:.0%}; {wanted} codes need "
+                f"{slot}: {said.codes} codes carry {said.effect_kept:.0%}; {wanted} codes need "
                 f"{wanted * PER_CODE // 2 - z.shape[1]} more pairs."
             )
         advance(1)

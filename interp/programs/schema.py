@@ -30,8 +30,9 @@ class SlotCodes(Strict):
     Attributes:
         effect, low, high: fall of the metric with the corrupt prompt's output there, with its 95 % interval.
         codes: how many there are; ``bits`` is the entropy of those in use.
-        carried, own_cost: shares of the effect, see :mod:`interp.programs.codes`; ``None`` without an effect.
-        carried_low, carried_high: 95 % interval of ``carried``, over pairs.
+        effect_kept, reconstruction_cost: shares of the effect, see :mod:`interp.programs.codes`, in JSON ``carried`` and
+            ``own_cost``; ``None`` without an effect.
+        effect_kept_low, effect_kept_high: 95 % interval of ``effect_kept``, over pairs.
         variable: what the codes stand for; ``None`` where nothing stands out.
         ami, ami_null, q, accuracy, commonest: see :class:`~interp.programs.names.Name`.
         values: what each code stands for, as far as most of its prompts agree.
@@ -46,10 +47,10 @@ class SlotCodes(Strict):
     high: float
     codes: int
     bits: float
-    carried: float | None
-    own_cost: float | None
-    carried_low: float | None = None
-    carried_high: float | None = None
+    effect_kept: float | None = Field(alias="carried")
+    reconstruction_cost: float | None = Field(alias="own_cost")
+    effect_kept_low: float | None = Field(default=None, alias="carried_low")
+    effect_kept_high: float | None = Field(default=None, alias="carried_high")
     variable: str | None = None
     ami: float | None = None
     ami_null: float | None = None
@@ -67,9 +68,9 @@ class SlotCodes(Strict):
     @property
     def enough(self) -> bool:
         """Whether its codes carry its effect at hardly any cost."""
-        if self.carried is None or self.own_cost is None:
+        if self.effect_kept is None or self.reconstruction_cost is None:
             return False
-        return self.carried >= ENOUGH and self.own_cost <= MOST_COST
+        return self.effect_kept >= ENOUGH and self.reconstruction_cost <= MOST_COST
 
 
 class Transition(Strict):
@@ -180,7 +181,9 @@ class Program(Strict):
             values = list(dict.fromkeys("nothing" if v is None else str(v) for v in said.values.values()))
             shown = ", ".join(values) if len(values) <= 4 else f"{', '.join(values[:3])}, …"
             what = f"{said.variable} {{{shown}}}"
-        share = "" if said.carried is None else f", {said.carried:.0%} of its effect {said.effect:+.2f}"
+        share = (
+            "" if said.effect_kept is None else f", {said.effect_kept:.0%} of its effect {said.effect:+.2f}"
+        )
         lines = [f"{said.slot} says {what}: {said.codes} codes, {said.bits:.1f} bits{share}"]
         for edge in self.passed_on(str(said.slot)):
             lines.append(

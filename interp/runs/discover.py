@@ -85,9 +85,9 @@ class CircuitSearch:
     reference: Any = None
     batch_size: Any = None
     program: bool = False
-    named: str = field(init=False)
+    task_spec: str = field(init=False)
     """What the task is found by: its name, its file, or where its class is."""
-    own: ExactEffects | None = field(init=False)
+    own_reference: ExactEffects | None = field(init=False)
     """The reference of one's own."""
 
     def __post_init__(self) -> None:
@@ -103,16 +103,16 @@ class CircuitSearch:
             )
         self.method = load_method(self.method)
         task = load_task(self.task)
-        self.named = str(self.task) if isinstance(self.task, str | Path) else task.name
+        self.task_spec = str(self.task) if isinstance(self.task, str | Path) else task.name
         self.task = task
         check_number(task, task.default_n if self.n is None else self.n)
         check_counterfactual(task, self.counterfactual)
         self.config = self._config()
         if self.batch_size is None:
             self.batch_size = self.config.batch_size
-        self.own = None
+        self.own_reference = None
         if self.reference is not None:
-            self.reference, self.own = str(self.reference), ExactEffects.load(self.reference)
+            self.reference, self.own_reference = str(self.reference), ExactEffects.load(self.reference)
 
     def _config(self) -> Any:
         """The method's config, with what every method may have."""
@@ -140,9 +140,9 @@ class CircuitSearch:
         return with_mlps(method, config) if self.mlps else config
 
     @property
-    def by_class(self) -> bool:
+    def is_user_class(self) -> bool:
         """Whether the task is a class of one's own, which may have the name of a task of the package."""
-        return self.named != self.task.name and not isinstance(self.task, PromptFile)
+        return self.task_spec != self.task.name and not isinstance(self.task, PromptFile)
 
     def request(self, model: str | None, dtype: str) -> dict[str, Any]:
         """All that a run is asked for, as JSON; pairs per forward pass are no part."""
@@ -150,7 +150,7 @@ class CircuitSearch:
         same = [field.name for field in fields(self) if field.init and field.name not in apart]
         options = {key: value for key, value in asdict(self.config).items() if key != "batch_size"}
         asked = {key: getattr(self, key) for key in same} | {"method": self.method.name, "config": options}
-        asked |= {"task": self.named, "model": model, "dtype": dtype}
+        asked |= {"task": self.task_spec, "model": model, "dtype": dtype}
         if isinstance(self.task, PromptFile):  # the same name may hold other prompts by now
             asked["prompts"] = hashlib.sha256(self.task.data).hexdigest()
         # of a file of the user's the name says what it holds
@@ -223,7 +223,7 @@ def find_circuit(
 def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage = silent) -> Run:
     """:func:`find_circuit` of what was checked before."""
     task, method, config, seed = search.task, search.method, search.config, search.seed
-    batch_size, own = search.batch_size, search.own
+    batch_size, own = search.batch_size, search.own_reference
     seconds: dict[str, float] = {}
     clock = partial(_clock, seconds)
     if isinstance(model, str | Path):
@@ -294,7 +294,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
             model,
             scores,
             None if own is None else (search.reference, own),
-            shipped=not search.by_class,
+            shipped=not search.is_user_class,
         ),
         settings=Settings(
             candidates=search.candidates,
@@ -304,7 +304,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
             config=scores.config,
             codes={} if source is None else {"source": source},
             reference=search.reference,
-            task_class=search.named if search.by_class else None,
+            task_class=search.task_spec if search.is_user_class else None,
         ),
         provenance=Provenance(
             pairs=PairsMade(**pairs.provenance(), digest=pairs.digest()),
@@ -379,12 +379,12 @@ def _metric(pairs: PromptPairs, clean: float, corrupt: float) -> Metric:
 
 def _left_out(readout: HeadReadout, edges: tuple[EdgeScore, ...]) -> list[str]:
     """Why parts of the run are missing, a sentence each."""
-    wiring, found = readout.wiring, []
-    if not wiring.has_edges and not edges:
-        found.append(f"No edges were scored for this model: {wiring.why_no_edges}.")
-    if not wiring.known:
+    residual_writes, found = readout.residual_writes, []
+    if not residual_writes.has_edges and not edges:
+        found.append(f"No edges were scored for this model: {residual_writes.why_no_edges}.")
+    if not residual_writes.known:
         found.append(
-            f"What heads write to the logits is not known for this model ({wiring.why_no_edges}): roles that "
+            f"What heads write to the logits is not known for this model ({residual_writes.why_no_edges}): roles that "
             "need it and the tokens that heads raise are left out."
         )
     return found

@@ -230,7 +230,7 @@ def attributed_edges(
     begin, some = time.perf_counter(), pairs.subset(range(min(ATTRIBUTED_EDGE_PAIRS, len(pairs))))
     context = Context(model, some, MethodConfig(batch_size), progress=progress)
     if not sites or not ResidualWrites.of(model).has_edges:
-        context.tell(1.0)
+        context.report_progress(1.0)
         return ScoredEdges()
     names = {str(site) for site in sites}
     receiving = {(site.kind, site.layer) for site in sites}

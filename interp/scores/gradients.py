@@ -174,14 +174,14 @@ def written(
 def _written_by_heads(
     model: Model, layer: int, batch: PairBatch, sides: Sides
 ) -> Float[Tensor, "batch pos head d_model"]:
-    wiring = ResidualWrites.of(model)
-    weight = wiring.output_weight(model, layer)
+    residual_writes = ResidualWrites.of(model)
+    weight = residual_writes.output_weight(model, layer)
     clean, corrupt = batch.clean.z[layer], batch.corrupt.z[layer]
-    if wiring.norm is None:
+    if residual_writes.norm is None:
         return torch.einsum("bphc,hcd->bphd", clean - corrupt, weight).float()
     # a norm stands between the heads and the residual stream: each head's share of it, its scale held on either side
-    name = f"blocks.{layer}.{wiring.norm}"
-    norm = LinearNorm.of(getattr(model.blocks[layer], wiring.norm), model.cfg.d_model, weight)
+    name = f"blocks.{layer}.{residual_writes.norm}"
+    norm = LinearNorm.of(getattr(model.blocks[layer], residual_writes.norm), model.cfg.d_model, weight)
     shares = []
     for z, side in zip((clean, corrupt), sides, strict=True):
         inputs, outputs = (side[f"{name}.hook_{end}"].detach().float() for end in ("in", "out"))

@@ -73,7 +73,7 @@ class Context:
     """Of the clean prompts, then of the corrupt ones; ``None`` before the first pass."""
 
     def __post_init__(self) -> None:
-        self.tell: Callable[[float], None] = percent(self.progress)
+        self.report_progress: Callable[[float], None] = percent(self.progress)
         """Told which share of the work is done by now."""
 
     @property
@@ -103,7 +103,7 @@ class Context:
             done += len(batch.indices)
             self.forwards += (BASE_COST if gradients else BOTH_SIDES) * len(batch.indices)
             if share:
-                self.tell(share * done / len(self.pairs))
+                self.report_progress(share * done / len(self.pairs))
 
     def shared(self, kind: type[Shared]) -> Shared | None:
         """The consumer of this kind that came with the context, if one did: a method may read it, too."""
@@ -116,7 +116,7 @@ class Context:
 
     def steps(self, total: int) -> Progress:
         """A progress that is told steps, of so many in all."""
-        return counted(self.tell, max(1, total))
+        return counted(self.report_progress, max(1, total))
 
 
 Rank = Callable[[list[int], Any], tuple[Float[np.ndarray, "layer head"], float]]
@@ -210,7 +210,7 @@ class Method:
         scores = self.score(context)
         if context.consumers:
             context.run()
-        context.tell(1.0)
+        context.report_progress(1.0)
         clean, corrupt = (None, None) if context.metric is None else context.metric
         return replace(
             scores,
@@ -230,7 +230,7 @@ class Method:
         context = Context(model, pairs, self.config() if config is None else config, (), progress)
         assert self.subsets is not None
         rank = self.subsets(context)
-        context.tell(1.0)
+        context.report_progress(1.0)
         return PairSubsets(context.forwards / len(pairs), time.perf_counter() - begin, rank)
 
 

@@ -45,10 +45,14 @@ def test_the_written_program_is_read_off_again(run):
         assert one.variable == "S" and one.ami > 0.7 and one.q <= 0.05 and one.accuracy > 0.9
         assert set(map(str, one.values)) == set(one.values) and len(one.values) == one.codes
         assert None in one.values.values() and len(set(one.values.values())) > 15
-        assert one.carried > 0.9 and abs(one.own_cost) < 0.1 and one.effect == pytest.approx(12.6, abs=0.5)
+        assert (
+            one.effect_kept > 0.9
+            and abs(one.reconstruction_cost) < 0.1
+            and one.effect == pytest.approx(12.6, abs=0.5)
+        )
         assert 2 < one.bits < np.log2(one.codes)
     for slot in ("a2.h0 @ END", "a3.h5 @ END"):
-        assert "IO" in said[slot].variable and said[slot].carried > 0.7
+        assert "IO" in said[slot].variable and said[slot].effect_kept > 0.7
 
 
 def test_what_fits_codes_chooses_them_and_judges_them_shares_no_prompt(monkeypatch):
@@ -196,8 +200,11 @@ def test_few_codes_cost():
     books = [fit_few(runner.z(slot), size) for size in (1, 4, 24)]
     nothing, few, all_names = measure(runner, slot, books, np.arange(60))
     # one code for everything changes nothing when it is exchanged, and costs what the head does
-    assert nothing.carried == pytest.approx(0, abs=1e-4) and nothing.own_cost > 0.5
-    assert nothing.carried < few.carried < all_names.carried and all_names.own_cost < few.own_cost
+    assert nothing.effect_kept == pytest.approx(0, abs=1e-4) and nothing.reconstruction_cost > 0.5
+    assert (
+        nothing.effect_kept < few.effect_kept < all_names.effect_kept
+        and all_names.reconstruction_cost < few.reconstruction_cost
+    )
 
 
 def test_a_run_keeps_its_program(run, tmp_path, command):  # noqa: F811

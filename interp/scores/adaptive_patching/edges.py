@@ -121,8 +121,8 @@ def written_codes(run: EdgeRun, edges: EdgeList, codes: RoleCodes) -> Float[Tens
     pairs, rows = run.batch.pairs, list(run.batch.indices)
     # the last token has no role
     where = torch.tensor([[pair.positions.get(role, -1) for role in codes.roles] for pair in pairs])
-    wiring = ResidualWrites.of(run.model)
-    weights = [wiring.output_weight(run.model, site.layer)[site.head] for site in edges.sites]
+    residual_writes = ResidualWrites.of(run.model)
+    weights = [residual_writes.output_weight(run.model, site.layer)[site.head] for site in edges.sites]
     found = weights[0].new_zeros(len(pairs), len(edges.sites), len(pairs[0].clean_tokens), len(weights[0][0]))
     for place, (site, weight) in enumerate(zip(edges.sites, weights, strict=True)):
         clean, corrupt = codes.vectors(site.layer, site.head or 0)[:, rows]
@@ -281,7 +281,7 @@ def patched_edges(
         raise InputError(f"codes of {codes.outputs.n_pairs} pairs, and {len(pairs)} pairs to score edges on")
     context, edges = Context(model, pairs, config, progress=progress), EdgeList.among(sites)
     if not len(edges):
-        context.tell(1.0)
+        context.report_progress(1.0)
         return ScoredEdges()
     if clean is not None and not clean.kept.issuperset(range(len(pairs))):
         clean = None
@@ -294,7 +294,7 @@ def patched_edges(
     )
     if proposed.exact is not None and config.budget:
         _measure(context, estimates, edges.subset(chosen), proposed.exact)
-    context.tell(1.0)
+    context.report_progress(1.0)
     bits = None
     if codes is not None:
         ids = [codes.of(site.layer, site.head or 0)[:, : len(pairs)] for site in edges.sites]
@@ -346,11 +346,11 @@ def _measure(context: Context, estimates: EffectEstimates, edges: EdgeList, exac
     """Spend the budget where it is open whether an edge's effect is above the threshold."""
     everything = range(len(context.pairs))
     prefix = exact.clean.prefix_cost(everything)
-    spent = estimates.spend(
+    spent = estimates.patch_until(
         exact.clean.cost(everything)[edges.of_receivers("layer")],
         context.config.budget * len(everything) - prefix,
         lambda rows, chosen: exact.effects(rows, edges.subset(chosen)),
-        lambda done: context.tell(PROPOSING + (1 - PROPOSING) * done),
+        lambda done: context.report_progress(PROPOSING + (1 - PROPOSING) * done),
     )
     context.forwards += prefix + spent
 

@@ -114,7 +114,9 @@ def adaptive_patching(context: Context) -> Scores:
     pairs, config = context.pairs, context.config
     base = AdaptivePatchingBase(context)
     ranking = base.rank(
-        range(len(pairs)), config, tell=lambda share: context.tell(PASS_SHARE + (1 - PASS_SHARE) * share)
+        range(len(pairs)),
+        config,
+        report_progress=lambda share: context.report_progress(PASS_SHARE + (1 - PASS_SHARE) * share),
     )
     context.forwards += ranking.forwards
     mlps = base.scorer.mlps_
@@ -187,12 +189,12 @@ class AdaptivePatchingBase:
         self,
         indices: Sequence[int],
         config: AdaptivePatchingConfig,
-        tell: Callable[[float], None] = lambda _share: None,
+        report_progress: Callable[[float], None] = lambda _share: None,
     ) -> Ranking:
         """Rank the heads from the pairs at ``indices``.
 
         Args:
-            tell: told which share of the budget is spent.
+            report_progress: told which share of the budget is spent.
         """
         indices = list(indices)
         attribution = self.scorer.heads_[indices]
@@ -207,11 +209,11 @@ class AdaptivePatchingBase:
         budget = config.budget * min(len(indices), BUDGET_PAIRS) - prefix
         hidden, spent = self._hidden(pairs, budget, gap, config)
         cost, pool = np.repeat(self.clean.cost(pairs), shape[1]), np.array(indices)
-        spent += estimates.spend(
+        spent += estimates.patch_until(
             cost,
             budget - spent,
             lambda rows, flat: self.clean.effects(pool[rows], flat // shape[1], flat % shape[1]),
-            tell,
+            report_progress,
         )
         member = estimates.membership()
         mean, _ = estimates.estimate()

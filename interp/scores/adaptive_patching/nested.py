@@ -133,7 +133,7 @@ def nested_circuits(
     order, signs, left_out = np.empty(0, dtype=int), np.empty(0), []
     for done, size in enumerate(sizes, 2):
         values = partial_values(clean, everything, share).reshape(len(pairs), -1)
-        context.tell(done / (1 + len(sizes)))
+        context.report_progress(done / (1 + len(sizes)))
         context.forwards += FORWARD_AND_BACKWARD * clean.share(everything) * len(pairs)
         rest = np.setdiff1d(np.arange(n_heads), order)
         mean = values.mean(0)[rest]

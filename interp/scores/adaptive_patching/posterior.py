@@ -285,12 +285,12 @@ class EffectEstimates:
         as_large = (np.abs(signs @ parts) >= np.abs(parts.sum(axis=0)) * (1 - 1e-12)).sum(axis=0)
         return (as_large + 1) / (flips + 1)
 
-    def spend(
+    def patch_until(
         self,
         cost: Float[np.ndarray, " head"],
         budget: float,
         patch: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]],
-        tell: Callable[[float], None] = lambda _share: None,
+        report_progress: Callable[[float], None] = lambda _share: None,
     ) -> float:
         """Patch, in :data:`ROUNDS` rounds, where membership is open, until the budget is spent; return what was.
 
@@ -307,7 +307,7 @@ class EffectEstimates:
                 return budget - left
             self.exact[pairs, heads], spent = patch(pairs, heads)
             left -= spent
-            tell(1 - left / budget)
+            report_progress(1 - left / budget)
 
     def next_patches(
         self, cost: Float[np.ndarray, " head"], budget: float, step: int

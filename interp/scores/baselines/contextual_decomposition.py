@@ -66,7 +66,9 @@ class ContextualDecompositionConfig(MethodConfig):
 def contextual_decomposition(context: Context) -> Scores:
     """Score heads by contextual decomposition (module docstring)."""
     model, pairs = context.model, context.pairs
-    decomposition = Decomposition(model, pairs.metric, len(pairs), context.config.attention, context.tell)
+    decomposition = Decomposition(
+        model, pairs.metric, len(pairs), context.config.attention, context.report_progress
+    )
     context.run(decomposition, share=0.0)
     context.forwards += decomposition.forwards
     return Scores.from_pairs(decomposition.heads)
@@ -88,10 +90,15 @@ class Decomposition(Consumer):
         metric: Metric,
         n_pairs: int,
         attention: AttentionRule,
-        tell: Callable[[float], None] = lambda _: None,
+        report_progress: Callable[[float], None] = lambda _: None,
     ) -> None:
-        self.model, self.metric, self.attention, self.tell = model, metric, attention, tell
-        self.wiring = require_whole_blocks(model, self.purpose)
+        self.model, self.metric, self.attention, self.report_progress = (
+            model,
+            metric,
+            attention,
+            report_progress,
+        )
+        self.residual_writes = require_whole_blocks(model, self.purpose)
         self.n_layers, self.n_heads = model.cfg.n_layers, model.cfg.n_heads
         self.heads = np.zeros((n_pairs, self.n_layers, self.n_heads))
         self.forwards, self.done = 0.0, 0
@@ -123,7 +130,7 @@ class Decomposition(Consumer):
             whole = step.whole_out
             self.seen(layer, part[:active], whole[:, first:])
             self.forwards += n * (1 + active * (1 - first / length)) / self.n_layers
-            self.tell((self.done + n * (layer + 1) / self.n_layers) / len(self.heads))
+            self.report_progress((self.done + n * (layer + 1) / self.n_layers) / len(self.heads))
         self.done += n
         blocks.check(whole[:, -1], batch.clean.resid_end)
         effects = torch.cat(list(self._effects(part[:, :, -1], whole[:, -1], batch)))
@@ -145,12 +152,12 @@ class Decomposition(Consumer):
     ) -> Iterator[Float[Tensor, "source batch"]]:
         """m(logits) − m(logits − β) of every source, some sources at a time."""
         normed = self.model.ln_final(whole[:, None])[:, 0]
-        logits = self.wiring.logits(self.model, normed[:, None])[:, 0]
-        bias = self.wiring.logits(self.model, torch.zeros_like(normed[:1, None]))[0, 0]
+        logits = self.residual_writes.logits(self.model, normed[:, None])[:, 0]
+        bias = self.residual_writes.logits(self.model, torch.zeros_like(normed[:1, None]))[0, 0]
         before = task_metric(logits, batch.pairs, self.metric)
         for rows in _chunks(len(part), len(whole)):
             moved = norm_rule(part[rows], whole, normed, self._final)
-            moved = share_bias(self.wiring.logits(self.model, moved) - bias, logits, bias)
+            moved = share_bias(self.residual_writes.logits(self.model, moved) - bias, logits, bias)
             without = (logits - moved).flatten(0, 1)
             after = task_metric(without, batch.pairs * len(moved), self.metric)
             yield before - after.view(len(moved), -1)

@@ -92,8 +92,8 @@ class _Routes(Consumer):
     needs_patterns = True
 
     def __init__(self, model: Model, n_pairs: int, combine: str) -> None:
-        self.wiring = ResidualWrites.of(model)
-        self.wiring.require_additive(model, "flow-routes")
+        self.residual_writes = ResidualWrites.of(model)
+        self.residual_writes.require_additive(model, "flow-routes")
         self.model, self.graph = model, ComponentGraph.of(model)
         self.along = torch.minimum if combine == "threshold" else torch.mul
         self.over = torch.amax if combine == "threshold" else torch.sum
@@ -158,7 +158,7 @@ class _Routes(Consumer):
         """What each sender adds to the residual stream."""
         parts = [batch.tape["blocks.0.hook_resid_pre"][row, :, None]]
         for layer in range(self.graph.n_layers):
-            weight = self.wiring.output_weight(self.model, layer)
+            weight = self.residual_writes.output_weight(self.model, layer)
             parts.append(torch.einsum("phd,hdm->phm", batch.clean.z[layer][row], weight))
             if self.graph.mlps:
                 parts.append(batch.clean.mlp[layer][row, :, None])
@@ -170,7 +170,7 @@ class _Routes(Consumer):
         """Proximity of what each head brings from each position, α v W_O, to what stands at the later one."""
         v = batch.tape[f"blocks.{layer}.attn.hook_v"][row]
         v = v.repeat_interleave(self.graph.n_heads // v.shape[1], 1)
-        weight = self.wiring.output_weight(self.model, layer)
+        weight = self.residual_writes.output_weight(self.model, layer)
         sources = torch.einsum("khd,hdm->khm", v, weight).float().flatten(0, 1)
         pattern = batch.clean.pattern[layer][row].float().permute(1, 2, 0).flatten(1)  # [query, key × head]
         near = torch.zeros_like(pattern)

@@ -172,5 +172,5 @@ def train(masked: _Masked, context: Context) -> Float[Tensor, " mask"]:
         loss.backward()
         optimiser.step()
         context.forwards += FORWARD_AND_BACKWARD * len(masked.batches[number][0].indices)
-        context.tell((step + 1) / config.steps)
+        context.report_progress((step + 1) / config.steps)
     return log_alpha.detach()

@@ -8,7 +8,7 @@ import pytest
 
 from interp.errors import InputError
 from interp.evaluation.faithfulness import faithfulness_curves
-from interp.evaluation.nested_circuits import n_circuits, run_grown
+from interp.evaluation.nested_circuits import n_circuits, run_nested
 from interp.interventions.ablation import Ablator, all_or_none
 from interp.planted.models import planted_truth
 from interp.prompts.sampling import held_out_pairs
@@ -23,29 +23,29 @@ NAME = "planted-inhibition"
 def grown():
     model, pairs = planted(NAME, 8)
     others = held_out_pairs(load_task(NAME), model.tokenizer, 10, pairs)
-    growth = nested_circuits(model, pairs)
-    return model, others, growth, run_grown(growth, Ablator(model, others))
+    nested = nested_circuits(model, pairs)
+    return model, others, nested, run_nested(nested, Ablator(model, others))
 
 
 def test_shares_are_those_of_running_the_circuit(grown):
-    model, others, growth, curve = grown
-    assert [circuit.size for circuit in curve.circuits] == list(growth.sizes)
+    model, others, nested, curve = grown
+    assert [circuit.size for circuit in curve.circuits] == list(nested.sizes)
     ablator, done = Ablator(model, others), []
     for circuit in curve.circuits:
-        both = np.stack([*all_or_none(growth.heads.shape), growth.circuit(circuit.size)])
+        both = np.stack([*all_or_none(nested.heads.shape), nested.circuit(circuit.size)])
         empty, full, own = ablator.metric(both).mean(1)
         assert circuit.share == pytest.approx((own - empty) / (full - empty))
         assert circuit.interval[0] - 1e-9 <= circuit.share <= circuit.interval[1] + 1e-9
-    assert curve.cmd == pytest.approx(faithfulness_curves(ablator, growth.heads, sizes=()).cmd, abs=1e-6)
-    assert run_grown(growth, ablator, progress=done.append) == curve
-    assert sum(done) == n_circuits(growth) * len(others)
+    assert curve.cmd == pytest.approx(faithfulness_curves(ablator, nested.heads, sizes=()).cmd, abs=1e-6)
+    assert run_nested(nested, ablator, progress=done.append) == curve
+    assert sum(done) == n_circuits(nested) * len(others)
 
 
 def test_the_written_heads_do_the_task_and_as_many_random_heads_do_not(grown):
-    *_, growth, curve = grown
+    *_, nested, curve = grown
     written = set(planted_truth(NAME).heads)
     joined = [site for circuit in curve.circuits for site in circuit.joined]
-    assert len(joined) == len(set(joined)) == growth.sizes[-1]
+    assert len(joined) == len(set(joined)) == nested.sizes[-1]
     large = next(circuit for circuit in curve.circuits if circuit.size >= len(written))
     assert set(joined[: large.size]) == written
     assert large.share > 0.95 and large.random < 0.6
@@ -61,9 +61,9 @@ def test_held_out_pairs_are_none_of_the_pool(n, seed):
 
 
 def test_another_model_is_refused(grown):
-    growth, ablator = grown[2], Ablator(*planted("planted-hydra", 3))
+    nested, ablator = grown[2], Ablator(*planted("planted-hydra", 3))
     with pytest.raises(InputError, match="for a model of shape"):
-        run_grown(growth, ablator)
+        run_nested(nested, ablator)
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -18,18 +18,18 @@ NORMS = {"gemma2": "ln1_post", "gemma3": "ln1_post", "olmo2": "ln1_post" if TL4 
 def test_what_heads_add_sums_to_what_attention_adds(family, tiny_model):
     """Behind a norm after attention too, where each has its share, and with a factor."""
     model = load_planted_model(family) if family.startswith("planted") else tiny_model(family)
-    wiring = ResidualWrites.of(model)
-    assert wiring.norm == NORMS.get(family)
-    assert wiring.scale == pytest.approx(0.5 if family == "granite" else 1.0)
+    residual_writes = ResidualWrites.of(model)
+    assert residual_writes.norm == NORMS.get(family)
+    assert residual_writes.scale == pytest.approx(0.5 if family == "granite" else 1.0)
     points = ["hook_resid_pre", "attn.hook_z", "hook_resid_post", *["hook_mlp_out"] * has_mlps(model)]
     names = [f"blocks.{i}.{point}" for i in range(model.cfg.n_layers) for point in points]
     found = kept(model, torch.randint(3, 60, (2, 7)), *names)
     seen = {name: x[:, -1] for name, x in zip(names, found, strict=True)}
     for layer in range(model.cfg.n_layers):
         z = seen[f"blocks.{layer}.attn.hook_z"]
-        added = wiring.added_by_heads(model, layer, z).sum(1)
+        added = residual_writes.added_by_heads(model, layer, z).sum(1)
         bias = getattr(model.blocks[layer].attn, "b_O", None)
-        added = added if bias is None or wiring.norm else added + bias
+        added = added if bias is None or residual_writes.norm else added + bias
         parts = [seen.get(f"blocks.{layer}.{point}", 0) for point in ("hook_resid_pre", "hook_mlp_out")]
         whole = seen[f"blocks.{layer}.hook_resid_post"] - sum(parts)
         torch.testing.assert_close(added, whole, atol=1e-4, rtol=1e-3)
