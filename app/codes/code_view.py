@@ -17,9 +17,9 @@ from interp.app.widgets.tokens import colour, plain
 from interp.app.widgets.url_state import IN_URL
 from interp.bottlenecks.edits import code_name
 from interp.codesearch import (
+    CodeContext,
     CodeIndex,
     CodePage,
-    Context,
     Labels,
     LogitLens,
     code_contexts,
@@ -390,7 +390,7 @@ def neighbour_on(index: CodeIndex, book: str, code: int, step: int) -> int | Non
 
 
 def strip(
-    context: Context, code: int | None = None, numbers: Sequence[str] = (), *, framed: bool = True
+    context: CodeContext, code: int | None = None, numbers: Sequence[str] = (), *, framed: bool = True
 ) -> str:
     """HTML of one context in a row, tokens highlighted where the code is on (or in a match), its own one framed."""
     background = MATCHED if code is None else colour(code)

@@ -10,9 +10,9 @@ from interp.app import engine
 from interp.app.codes.index import BY_FOLDER, changed
 from interp.app.widgets.tokens import pieces
 from interp.codesearch import (
+    CodeContext,
     CodeIndex,
     CodeScores,
-    Context,
     all_prompt_codes,
     context_at,
     search_regex,
@@ -63,7 +63,7 @@ class Likeness:
 
     pieces: list[str]
     codes: list[tuple[str, int, int]]
-    contexts: list[tuple[float, int, Context]]
+    contexts: list[tuple[float, int, CodeContext]]
 
 
 def like(index: CodeIndex, prompt: str, position: int, n: int) -> Likeness:

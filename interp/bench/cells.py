@@ -48,7 +48,7 @@ def _nobody(_share: float) -> None: ...
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CellResult:
     """What a cell's scores were and cost."""
 
     heads: Float[np.ndarray, "layer head"]
@@ -137,25 +137,25 @@ class Runner:
     def _drawn_by(self, cells: Sequence[tuple[int, int]]) -> list[int]:
         return sorted({i for n, seed in cells for i in drawn(seed, n, len(self.pool))})
 
-    def outcome(self, n: int, seed: int, tell: Tell) -> Outcome:
+    def outcome(self, n: int, seed: int, tell: Tell) -> CellResult:
         """The scores of one cell."""
         indices = drawn(seed, n, len(self.pool))
         if self._ranks_subsets:
             return self._ranked(indices, seed, tell)
         if self.per_pair is not None:
             forwards, count = self._cost
-            return Outcome(self.per_pair[indices].mean(0), forwards * n / count)
+            return CellResult(self.per_pair[indices].mean(0), forwards * n / count)
         cell, scores = self._first or (None, None)
         if scores is None or cell != (n, seed):
             scores = self.run(indices, seed, tell)
         score_edges = self.method.edges if self.scores_edges_apart else None
         if score_edges is None:
-            return Outcome(scores.heads, scores.cost.forwards, scores.edges)
+            return CellResult(scores.heads, scores.cost.forwards, scores.edges)
         edges = score_edges(self.model, self.pool.subset(indices), scores, batch_size=self.batch_size)
-        return Outcome(scores.heads, scores.cost.forwards, edges.edges, edges.cost.forwards)
+        return CellResult(scores.heads, scores.cost.forwards, edges.edges, edges.cost.forwards)
 
     def alone(
-        self, n: int, seed: int, outcome: Outcome, tell: Tell
+        self, n: int, seed: int, outcome: CellResult, tell: Tell
     ) -> tuple[Float[np.ndarray, "layer head"], float]:
         """What heads join circuits that run alone by, in one cell, and the forwards that this took of its own."""
         if self.method.nested is None or self.method.nested_config is None:
@@ -184,7 +184,7 @@ class Runner:
     def _ranks_subsets(self) -> bool:
         return self.method.subsets is not None and not self.edges_compared
 
-    def _ranked(self, indices: list[int], seed: int, tell: Tell) -> Outcome:
+    def _ranked(self, indices: list[int], seed: int, tell: Tell) -> CellResult:
         """A cell of a method that ranks subsets of a pool; its base runs are made when the first is asked for."""
         if self._subsets is None:
             wanted = self._drawn_by(self._cells)
@@ -192,7 +192,7 @@ class Runner:
             pool = self.pool.subset(wanted)
             self._subsets = self.method.pool(self.model, pool, self.config(0), progress=_progress(tell))
         ranking = self._subsets.rank([self._row[i] for i in indices], self.config(seed))
-        return Outcome(ranking.heads, self._subsets.forwards * len(indices) + ranking.forwards)
+        return CellResult(ranking.heads, self._subsets.forwards * len(indices) + ranking.forwards)
 
     def _forget_the_pool(self) -> None:
         """Delete what an earlier version made on the pool, of a method that has no scores of single pairs."""

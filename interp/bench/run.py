@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from interp.activations.stream import BATCH_SIZE
-from interp.bench.cells import Outcome, Runner, Tell, part
+from interp.bench.cells import CellResult, Runner, Tell, part
 from interp.bench.judges import Court, Unmeasured, convene, parts_of_reference
 from interp.bench.plan import POOL_SEED, SMALL, YARDSTICK, Plan, Say, Target, drawn, read_record, write_record
 from interp.bench.table import Cell, one_line, tabulate
@@ -200,7 +200,7 @@ class TargetBench:
             given = self.court.yardstick(n, seed)
             assert given is not None
             scores, judges = given
-            outcome = Outcome(scores, n * self.court.yardstick_forwards())
+            outcome = CellResult(scores, n * self.court.yardstick_forwards())
         else:
             outcome = runner.outcome(n, seed, part(tell, 0.0, 0.5))
         faithful, alone_forwards = None, 0.0

@@ -1,7 +1,7 @@
 """The codes of a corpus on disk, and what can be asked of them. See ``docs/code_index.md``."""
 
 from interp.codesearch.build import build_parts
-from interp.codesearch.contexts import Context, code_contexts, context_at
+from interp.codesearch.contexts import CodeContext, code_contexts, context_at
 from interp.codesearch.explain import Endpoint, Explanation, explain_codes, explanations_of
 from interp.codesearch.index import CodeIndex, Similarities, build_index
 from interp.codesearch.labels import Labels, label_index, labels_of
@@ -16,7 +16,7 @@ __all__ = [
     "CodeIndex",
     "CodePage",
     "CodeScores",
-    "Context",
+    "CodeContext",
     "Endpoint",
     "Explanation",
     "Labels",

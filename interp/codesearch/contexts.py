@@ -16,7 +16,7 @@ over the corpus, or all in its order."""
 
 
 @dataclass(frozen=True)
-class Context:
+class CodeContext:
     """A token of the corpus among its neighbours in the block that the model saw.
 
     Attributes:
@@ -47,7 +47,7 @@ def code_contexts(
     start: int = 0,
     before: int = 16,
     after: int = 8,
-) -> list[Context]:
+) -> list[CodeContext]:
     """Where a code is on; :class:`InputError` if there is no such book, code or order.
 
     Args:
@@ -74,7 +74,7 @@ def code_contexts(
 
 def match_contexts(
     index: CodeIndex, matches: Matches, n: int = 10, *, before: int = 16, after: int = 16
-) -> list[Context]:
+) -> list[CodeContext]:
     """Matches of a search, evenly spaced, in the contexts of their first tokens; active is what lies in a match."""
     inside = np.zeros(index.n_tokens, bool)
     inside[matches.tokens] = True
@@ -95,7 +95,7 @@ def context_at(
     *,
     before: int = 16,
     after: int = 8,
-) -> Context:
+) -> CodeContext:
     """One token of the corpus with its neighbours; with a code, where else that is on.
 
     :class:`InputError` if there is no such token, book or code.
@@ -110,7 +110,7 @@ def context_at(
     if book is not None and code is not None:
         index.layout.code(book, code)
         active = (index.ids.rows(index.layout.number(book), here) == code).any(1)
-    return Context(
+    return CodeContext(
         token,
         int(corpus.document_of(np.array([token]))[0]),
         corpus.pieces(corpus.tokens[first:end]),

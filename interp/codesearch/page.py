@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from interp.codesearch.contexts import Context, code_contexts, spaced
+from interp.codesearch.contexts import CodeContext, code_contexts, spaced
 from interp.codesearch.index import CodeIndex, Similarities
 from interp.codesearch.search import count_at, largest
 from interp.errors import InputError
@@ -160,7 +160,7 @@ class CodePage:
     count: int
     n_tokens: int
     n_documents: int
-    contexts: list[Context]
+    contexts: list[CodeContext]
     similarities: Similarities
     tokens: list[TokenShare]
     coverage: list[Coverage]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from interp.codesearch.contexts import Context
+from interp.codesearch.contexts import CodeContext
 from interp.codesearch.search import CodeHit
 
 
@@ -26,7 +26,7 @@ def hits_csv(hits: Sequence[CodeHit]) -> str:
     )
 
 
-def contexts_csv(contexts: Sequence[Context]) -> str:
+def contexts_csv(contexts: Sequence[CodeContext]) -> str:
     """One line a context, the token's own text apart from what stands around it."""
     return _csv(
         {

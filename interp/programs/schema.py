@@ -30,8 +30,8 @@ class SlotCodes(Strict):
     Attributes:
         effect, low, high: fall of the metric with the corrupt prompt's output there, with its 95 % interval.
         codes: how many there are; ``bits`` is the entropy of those in use.
-        effect_kept, reconstruction_cost: shares of the effect, see :mod:`interp.programs.codes`, in JSON ``carried`` and
-            ``own_cost``; ``None`` without an effect.
+        effect_kept, reconstruction_cost: shares of the effect, in JSON ``carried`` and ``own_cost``, see
+            :mod:`interp.programs.codes`; ``None`` without an effect.
         effect_kept_low, effect_kept_high: 95 % interval of ``effect_kept``, over pairs.
         variable: what the codes stand for; ``None`` where nothing stands out.
         ami, ami_null, q, accuracy, commonest: see :class:`~interp.programs.names.Name`.

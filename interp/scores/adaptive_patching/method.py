@@ -147,7 +147,7 @@ def expected_of_mlps(
 
 
 @dataclass(frozen=True)
-class Ranking:
+class RankedHeads:
     """Heads ranked from some pairs.
 
     Attributes:
@@ -190,7 +190,7 @@ class AdaptivePatchingBase:
         indices: Sequence[int],
         config: AdaptivePatchingConfig,
         report_progress: Callable[[float], None] = lambda _share: None,
-    ) -> Ranking:
+    ) -> RankedHeads:
         """Rank the heads from the pairs at ``indices``.
 
         Args:
@@ -219,7 +219,7 @@ class AdaptivePatchingBase:
         mean, _ = estimates.estimate()
         size = member.expected + TIE_BREAK * np.abs(mean) + hidden.ravel()
         heads = (np.where(mean < 0, -1.0, 1.0) * size).reshape(shape)
-        return Ranking(heads, member, estimates, prefix + spent)
+        return RankedHeads(heads, member, estimates, prefix + spent)
 
     def _hidden(
         self, kept: list[int], budget: float, gap: float, config: AdaptivePatchingConfig
@@ -261,7 +261,7 @@ def partial_runs(n: int, budget: float, cost: float, share: float) -> int:
     return min(PARTIAL_RUNS, n, int(max(share * affordable, min(affordable, 2))))
 
 
-def _evidence(ranking: Ranking, seed: int) -> dict[str, Evidence]:
+def _evidence(ranking: RankedHeads, seed: int) -> dict[str, Evidence]:
     """What speaks for each likely member."""
     estimates, probability = ranking.estimates, ranking.member.probability
     estimate, variance = estimates.estimate()
