@@ -17,10 +17,10 @@ from interp.app.widgets.url_state import IN_URL, from_address
 from interp.circuits.circuit import Component
 from interp.circuits.roles import role_name
 from interp.errors import InputError
+from interp.prompts.pairs import SIDES
 from interp.report import wording
 from interp.report.circuit_figures import Scale, effect_text, grid_plot, pattern_plot, roles_named
 from interp.report.members import token_bars
-from interp.scores.head_codes import SIDES
 
 
 @dataclass

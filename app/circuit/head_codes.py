@@ -18,9 +18,9 @@ from interp.app.widgets.url_state import IN_URL
 from interp.bottlenecks.store import Codebooks
 from interp.circuits.circuit import Component
 from interp.errors import InputError
+from interp.prompts.pairs import SIDES
 from interp.report import wording
 from interp.report.circuit_figures import code_plot
-from interp.scores.head_codes import SIDES
 from interp.steering.code_effect import CodeEffect, PairCodes, mean_with_interval, position, roles_of
 
 IN_ADDRESS = "set"

@@ -17,10 +17,10 @@ from interp.app.widgets.codebook_picker import model_option
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL, from_address, tell_missing
 from interp.errors import InputError
+from interp.prompts.pairs import SIDES
 from interp.report import circuit_figures, wording
 from interp.report.repeat import command_line, python_lines
 from interp.runs.folder import heads_csv
-from interp.scores.head_codes import SIDES
 
 HEIGHT = 900
 MOST_DRAWN = 100

@@ -1,22 +1,24 @@
 """Bottlenecks: activations as integer codes, and back."""
 
-from interp.bottlenecks.base import NO_CODE, Bottleneck, Codes, register
-from interp.bottlenecks.dictionary import Dictionary
-from interp.bottlenecks.kinds.codebook import Codebook, CodebookConfig
-from interp.bottlenecks.kinds.discrete_sae import DiscreteSAE, DiscreteSAEConfig
-from interp.bottlenecks.kinds.layer_norm_codebook import LayerNormCodebook
-from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
+import importlib
+from typing import Any
 
-__all__ = [
-    "NO_CODE",
-    "Bottleneck",
-    "Codebook",
-    "CodebookConfig",
-    "Codes",
-    "Dictionary",
-    "DiscreteSAE",
-    "DiscreteSAEConfig",
-    "LayerNormCodebook",
-    "MetricCodebook",
-    "register",
-]
+from interp.bottlenecks.base import NO_CODE, Bottleneck, Codes, register
+
+# the kinds load when they are asked for
+_KINDS = {
+    "Dictionary": "dictionary",
+    "Codebook": "kinds.codebook",
+    "CodebookConfig": "kinds.codebook",
+    "DiscreteSAE": "kinds.discrete_sae",
+    "DiscreteSAEConfig": "kinds.discrete_sae",
+    "LayerNormCodebook": "kinds.layer_norm_codebook",
+    "MetricCodebook": "kinds.metric_codebook",
+}
+__all__ = ["NO_CODE", "Bottleneck", "Codes", "register", *_KINDS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _KINDS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_KINDS[name]}"), name)

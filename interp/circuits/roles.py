@@ -30,8 +30,7 @@ from interp.activations.stream import Consumer, PairBatch, end_logits
 from interp.errors import InputError
 from interp.models import HookFunction, Model, hooked, model_device
 from interp.models.residual_writes import FinalNorm, ResidualWrites
-from interp.prompts.pairs import Metric, PromptPair
-from interp.scores.head_codes import SIDES
+from interp.prompts.pairs import SIDES, Metric, PromptPair
 
 LONGEST = 128
 """Tokens up to which whole attention patterns are kept; of longer prompts the row of END."""

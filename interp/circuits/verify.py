@@ -18,8 +18,7 @@ from scipy.stats import t
 from interp import CANDIDATES, MIN_PAIRS, THRESHOLD
 from interp.activations.stream import MetricConsumer, Progress, feed
 from interp.errors import InputError
-from interp.interventions.clean_run import CleanRun
-from interp.interventions.effects import PatchingEffects
+from interp.interventions.clean_run import CleanRun, PatchingEffects
 from interp.models import Model, Site, describe_model
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs

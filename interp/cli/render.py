@@ -13,7 +13,7 @@ from interp.models import Model
 from interp.prompts.pairs import PromptPair, PromptPairs
 from interp.report import wording
 from interp.runs.run import Run
-from interp.scores.baselines.trivial import layer_prior
+from interp.scores.result import layer_prior
 
 if TYPE_CHECKING:  # no discovery needs it
     from interp.evaluation.nested_circuits import NestedCurve

@@ -21,8 +21,7 @@ from sklearn.metrics import average_precision_score, roc_curve
 from interp.circuits.references import Reference
 from interp.errors import InputError
 from interp.models.sites import parse_site
-from interp.scores.baselines.trivial import layer_prior
-from interp.scores.result import EdgeScore
+from interp.scores.result import EdgeScore, layer_prior
 
 N_BOOT = 1000
 N_RANDOM = 200

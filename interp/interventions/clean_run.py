@@ -73,6 +73,22 @@ class Outcome:
     read: tuple[Float[Tensor, "row ..."], ...]
 
 
+@dataclass(frozen=True)
+class PatchingEffects:
+    """Exact effects of some sites, before the mean over pairs.
+
+    ``forwards`` counts layers and positions that were run: a patch at half the depth of prompts that begin to differ
+    at half their length is a quarter of a forward.
+    """
+
+    sites: tuple[Site, ...]
+    effects: Float[np.ndarray, "pair site"]
+    metric_clean: Float[np.ndarray, " pair"]
+    metric_corrupt: Float[np.ndarray, " pair"]
+    forwards: float
+    seconds: float
+
+
 class CleanRun(MetricConsumer):
     """What a pass over pairs shows, and patches of the clean prompts afterwards (module docstring).
 

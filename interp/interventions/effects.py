@@ -11,7 +11,6 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,25 +21,9 @@ from safetensors.numpy import save_file
 from interp.activations.stream import BATCH_SIZE, BOTH_SIDES, MetricConsumer, PairBatch, Progress, batches
 from interp.errors import InputError
 from interp.files import atomic_path
-from interp.interventions.clean_run import PATCH_ROWS, CleanRun
+from interp.interventions.clean_run import PATCH_ROWS, CleanRun, PatchingEffects
 from interp.models import Model, Site, describe_model, weights_checksum
 from interp.prompts.pairs import PromptPairs
-
-
-@dataclass(frozen=True)
-class PatchingEffects:
-    """Exact effects of some sites, before the mean over pairs.
-
-    ``forwards`` counts layers and positions that were run: a patch at half the depth of prompts that begin to differ
-    at half their length is a quarter of a forward.
-    """
-
-    sites: tuple[Site, ...]
-    effects: Float[np.ndarray, "pair site"]
-    metric_clean: Float[np.ndarray, " pair"]
-    metric_corrupt: Float[np.ndarray, " pair"]
-    forwards: float
-    seconds: float
 
 
 def activation_patching(

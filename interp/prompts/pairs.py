@@ -18,6 +18,8 @@ Value = str | int | float | bool | None
 Variables = dict[str, dict[str, Value]]
 """What varies from prompt to prompt, by side: ``{"clean": {"S": "John"}, "corrupt": {"S": None}}``."""
 
+Side = Literal["clean", "corrupt"]
+SIDES: tuple[Side, ...] = get_args(Side)
 Metric = Literal["logit_diff", "logit_diff_max", "prob_diff"]
 """How a prompt is scored at END, from the logits after its last token.
 

@@ -16,7 +16,7 @@ from interp.report.program import program_section
 from interp.report.style import embed, environment
 from interp.runs.folder import REPORT, kept_prompts
 from interp.runs.run import Run
-from interp.scores.baselines.trivial import layer_prior
+from interp.scores.result import layer_prior
 
 TOP_EDGES = 20
 MODULES = {"figures": figures, "repeat": repeat, "validity": validity, "wording": wording}

@@ -21,7 +21,6 @@ import numpy as np
 
 from interp import CANDIDATES, DEFAULT_MODEL, MIN_PAIRS, MOST_PAIRS, MOST_SEED, THRESHOLD
 from interp.activations.stream import HUNDREDTHS, check_context
-from interp.bottlenecks.store import Codebooks, pretrained_names
 from interp.circuits.circuit import CodesUsed, Component, Edge, Writes
 from interp.circuits.references import ExactEffects, canonical_model, reference_for
 from interp.circuits.roles import LONGEST, HeadReadout, HeadRoles, head_roles
@@ -326,6 +325,8 @@ def vocabulary(
     """The codes that a run speaks of, and whose they are: its program's, else those that come with the package."""
     if program is not None and program.books:
         return "program", RoleCodes(outputs, program.books)
+    from interp.bottlenecks.store import Codebooks, pretrained_names
+
     for name in pretrained_names(model):
         codebooks = Codebooks.from_pretrained(name)
         if codebooks.sites[0].startswith("a"):

@@ -13,8 +13,8 @@ from pydantic_core import from_json, to_json
 import interp
 from interp.circuits.circuit import Circuit, Component, Edge, SiteName, Strict
 from interp.circuits.references import ExactEffects, Reference, named_reference
+from interp.evaluation.card import Validity
 from interp.evaluation.recovery import Recovery
-from interp.evaluation.validity import Validity
 from interp.programs.program import Program
 from interp.tasks import PromptFile
 

@@ -16,21 +16,11 @@ from interp import MIN_PAIRS
 from interp.activations.stream import BATCH_SIZE, HUNDREDTHS
 from interp.circuits.verify import check_known_gap, verify
 from interp.errors import InputError, whole_number
+from interp.evaluation.card import Estimate, OnTask, Rival, Validity
 from interp.evaluation.stability import jaccard
-from interp.evaluation.validity import (
-    Estimate,
-    Mask,
-    OnTask,
-    Rival,
-    Validity,
-    intervene,
-    lost_on,
-    matched_random,
-    membership_jaccard,
-)
+from interp.evaluation.validity import Mask, intervene, lost_on, matched_random, membership_jaccard
 from interp.interventions.ablation import Ablator
-from interp.interventions.clean_run import CleanRun
-from interp.interventions.effects import PatchingEffects
+from interp.interventions.clean_run import CleanRun, PatchingEffects
 from interp.models import Model, load_model, parse_site
 from interp.planted.tasks import planted_task_names
 from interp.progress import Stage, silent

@@ -30,7 +30,18 @@ from interp.interventions.component_graph import ComponentGraph
 from interp.models import Model, Site
 from interp.models.residual_writes import ResidualWrites
 from interp.prompts.pairs import PromptPairs
-from interp.scores.gradients import Receivers, corrupt_hooks, edge_hooks, edge_products, output_hooks, written
+from interp.scores.gradients import (
+    Receivers,
+    clean_metric,
+    corrupt_hooks,
+    edge_hooks,
+    edge_products,
+    edge_tape,
+    in_place,
+    inner_points,
+    output_hooks,
+    written,
+)
 from interp.scores.method import Context, MethodConfig, Rank, method
 from interp.scores.result import Cost, ScoredEdges, Scores
 
@@ -136,6 +147,25 @@ def edge_runs(context: Context, *consumers: Consumer, share: float = 1.0) -> Ite
         yield EdgeRun(
             model, context.pairs, graph, batch, written(model, graph, batch, (batch.tape, batch.tape.corrupt))
         )
+
+
+def path_points(
+    run: EdgeRun, hook: str, clean: Tensor, corrupt: Tensor, steps: int, layer: int = 0
+) -> Iterator[Receivers]:
+    """Gradients of the clean prompts with what passes at ``hook`` at the path's points short of clean."""
+    resid_pre = run.tape[f"blocks.{layer}.ln1.hook_in"].detach()
+    outputs = ["attn.hook_z", *["hook_mlp_out"] * run.graph.mlps]
+    names = [f"blocks.{k}.{name}" for k in range(layer, run.graph.n_layers) for name in outputs]
+    for leaf in inner_points(clean, corrupt, steps):
+        tape = edge_tape(run.model, layer)
+        hooks = {**tape.hooks, hook: in_place(leaf)}
+        values = clean_metric(run.model, run.batch, run.pairs.metric, hooks, layer=layer, resid_pre=resid_pre)
+        # what lies beside or before the leaf is no part of its graph
+        wanted = [name for name in names if name != hook and tape[name].requires_grad]
+        # the leaf too: after the last layer's heads there may be nothing else, and the tape watches what is passed
+        at_leaf_and = [leaf, *(tape[name] for name in wanted)]
+        found = torch.autograd.grad(values.sum(), at_leaf_and, retain_graph=True)
+        yield Receivers(run.model, run.graph, tape, dict(zip(wanted, found[1:], strict=True)))
 
 
 @dataclass

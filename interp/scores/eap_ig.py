@@ -18,7 +18,6 @@ When it misleads: points on the path are no prompts; see also :mod:`.eap`, its f
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from interp.activations.stream import FORWARD_AND_BACKWARD
@@ -28,19 +27,11 @@ from interp.scores.eap import (
     EdgeRun,
     Estimated,
     at_clean,
+    path_points,
     scored_by_edges,
     subsets_of,
 )
-from interp.scores.gradients import (
-    EMBEDDED,
-    Receivers,
-    check_steps,
-    clean_metric,
-    edge_products,
-    edge_tape,
-    in_place,
-    inner_points,
-)
+from interp.scores.gradients import EMBEDDED, check_steps, edge_products
 from interp.scores.method import Context, Rank, method
 from interp.scores.result import Scores
 
@@ -104,22 +95,3 @@ def _groups(run: EdgeRun) -> Iterator[tuple[int, slice, str, Tensor, Tensor]]:
         if graph.mlps:
             mlp = slice(heads.stop, heads.stop + 1)
             yield layer, mlp, f"blocks.{layer}.hook_mlp_out", clean.mlp[layer], corrupt.mlp[layer]
-
-
-def path_points(
-    run: EdgeRun, hook: str, clean: Tensor, corrupt: Tensor, steps: int, layer: int = 0
-) -> Iterator[Receivers]:
-    """Gradients of the clean prompts with what passes at ``hook`` at the path's points short of clean."""
-    resid_pre = run.tape[f"blocks.{layer}.ln1.hook_in"].detach()
-    outputs = ["attn.hook_z", *["hook_mlp_out"] * run.graph.mlps]
-    names = [f"blocks.{k}.{name}" for k in range(layer, run.graph.n_layers) for name in outputs]
-    for leaf in inner_points(clean, corrupt, steps):
-        tape = edge_tape(run.model, layer)
-        hooks = {**tape.hooks, hook: in_place(leaf)}
-        values = clean_metric(run.model, run.batch, run.pairs.metric, hooks, layer=layer, resid_pre=resid_pre)
-        # what lies beside or before the leaf is no part of its graph
-        wanted = [name for name in names if name != hook and tape[name].requires_grad]
-        # the leaf too: after the last layer's heads there may be nothing else, and the tape watches what is passed
-        at_leaf_and = [leaf, *(tape[name] for name in wanted)]
-        found = torch.autograd.grad(values.sum(), at_leaf_and, retain_graph=True)
-        yield Receivers(run.model, run.graph, tape, dict(zip(wanted, found[1:], strict=True)))

@@ -5,7 +5,7 @@ one sample; one small sparse autoencoder is trained on the samples of ten prompt
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,9 +19,6 @@ from interp.errors import InputError, check_fields
 
 PROMPTS_AT_ONCE = 128
 """Prompts encoded together: a layer of GPT-2 XL (25 heads of size 1600) is then 20 MB."""
-
-Side = Literal["clean", "corrupt"]
-SIDES: tuple[Side, ...] = get_args(Side)
 
 
 @dataclass(frozen=True)
@@ -57,18 +54,6 @@ class HeadCodesConfig:
     def sae(self, d_in: int, groups: int) -> DiscreteSAEConfig:
         names = ("n_codes", "l1", "epochs", "lr", "decoder_norm", "seed")
         return DiscreteSAEConfig(d_in=d_in, groups=groups, **{name: getattr(self, name) for name in names})
-
-
-@runtime_checkable
-class ReadCodes(Protocol):
-    """The codes of every head on every prompt, side 0 clean and side 1 corrupt."""
-
-    @property
-    def config(self) -> Any:
-        """Of the dictionary."""
-        ...
-
-    def of(self, layer: int, head: int) -> Int[np.ndarray, "side pair slot"]: ...
 
 
 @dataclass(frozen=True)
@@ -135,12 +120,3 @@ def fit_head_codes(
         dictionary=sae,
         train_indices=tuple(int(i) for i in chosen),
     )
-
-
-def usage(codes: ReadCodes, layer: int, head: int, side: Side) -> list[tuple[int, float]]:
-    """The codes of a head on one side and the share of its vectors that have each, most used first; slots pooled."""
-    if side not in SIDES:
-        raise InputError(f"side {side!r}: choose clean or corrupt")
-    used, counts = np.unique(codes.of(layer, head)[SIDES.index(side)], return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    return [(int(used[i]), float(counts[i] / counts.sum())) for i in order]

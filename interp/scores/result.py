@@ -5,7 +5,7 @@ tell (``signed=False``, such as counts of codes) give non-negative scores. Rank 
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -13,7 +13,9 @@ from jaxtyping import Bool, Float
 from interp.errors import InputError
 from interp.interventions.component_graph import EdgeScore
 from interp.scores.adaptive_patching.posterior import at_false_discovery_rate
-from interp.scores.head_codes import ReadCodes
+
+if TYPE_CHECKING:
+    from interp.scores.head_codes import HeadCodes
 
 FALSE_DISCOVERY_RATE = 0.1
 """Share of a circuit that may be expected to be no members, where none is stated."""
@@ -128,7 +130,7 @@ class Scores:
     signed: bool = True
     exact: bool = False
     edges: tuple[EdgeScore, ...] = ()
-    codes: ReadCodes | None = None
+    codes: "HeadCodes | None" = None
     probability: Float[np.ndarray, "layer head"] | None = None
     evidence: dict[str, Evidence] = field(default_factory=dict)
     provenance: dict = field(default_factory=dict)
@@ -160,3 +162,8 @@ class Scores:
         if self.probability is None:
             raise InputError(f"method {self.method}: it tells no probability that a head is a member")
         return at_false_discovery_rate(self.probability, false_discovery_rate)
+
+
+def layer_prior(n_layers: int, n_heads: int) -> Float[np.ndarray, "layer head"]:
+    """Scores that know only the layer: its index."""
+    return np.repeat(np.arange(n_layers, dtype=float)[:, None], n_heads, axis=1)

@@ -22,8 +22,7 @@ from interp.bottlenecks.base import Bottleneck, alternatives
 from interp.bottlenecks.edits import SetCode
 from interp.errors import InputError
 from interp.models import Model, model_device
-from interp.prompts.pairs import PromptPair, PromptPairs
-from interp.scores.head_codes import SIDES, Side
+from interp.prompts.pairs import SIDES, PromptPair, PromptPairs, Side
 from interp.stats import mean_interval
 
 END = "END"

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from interp.app.codes.code_view import strip
 from interp.app.widgets.tokens import pieces, visible
-from interp.codesearch import Context
+from interp.codesearch import CodeContext
 from tests.tiny_models import make_tokenizer
 
 TEXTS = (
@@ -43,5 +43,5 @@ def test_spaces_that_a_token_has_only_behind_another_are_kept():
 def test_a_token_shows_what_would_not_be_seen_or_would_turn_its_neighbours_round():
     texts = {" \n": "·↵", " of the": "of the", "a\nb": "a↵b", "\x07\u2066": r"\u0007\u2066", "": ""}
     assert {text: visible(text) for text in texts} == texts
-    row = strip(Context(0, 0, ["a\tb", "\u202e", "c\n"], 1, [False, True, False]), 3)
+    row = strip(CodeContext(0, 0, ["a\tb", "\u202e", "c\n"], 1, [False, True, False]), 3)
     assert r"a b<span" in row and r">\u202e</span>c↵" in row and "\u202e" not in row

@@ -6,8 +6,8 @@ import pytest
 from interp.activations.stream import BATCH_SIZE, feed
 from interp.circuits.verify import LEVEL, LOOK, candidates, decide_members, is_settled, verify
 from interp.errors import InputError
-from interp.interventions.clean_run import CleanRun
-from interp.interventions.effects import PatchingEffects, activation_patching
+from interp.interventions.clean_run import CleanRun, PatchingEffects
+from interp.interventions.effects import activation_patching
 from interp.models import Site
 from interp.planted.models import planted_truth
 from interp.scores.attribution import attribution

@@ -13,8 +13,7 @@ from interp.circuits.references import load_reference
 from interp.errors import InputError
 from interp.evaluation.recovery import compare_paired, recover, recover_edges, roc_auc, roc_curve_points
 from interp.models.sites import parse_site
-from interp.scores.baselines.trivial import layer_prior
-from interp.scores.result import EdgeScore
+from interp.scores.result import EdgeScore, layer_prior
 
 PRIOR = {"ioi/wang": 0.680, "greater-than/acdc": 0.416, "docstring/acdc": 0.551, "docstring/blog8": 0.417}
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from interp.bench.table import METRICS
 from interp.circuits.references import load_reference, reference_for
+from interp.evaluation.card import Validity
 from interp.evaluation.recovery import recover
-from interp.evaluation.validity import Validity
 from interp.runs.run import Judged, Run
 
 EVIL = "</title></script><script>window.hacked=1</script><img src=x onerror=window.hacked=2><b>'\"&"

@@ -48,8 +48,7 @@ from interp.prompts.pairs import PromptPairs
 from interp.scores.adaptive_patching.partial_ablation import HALF_ON
 from interp.scores.adaptive_patching.posterior import TIE_BREAK, EffectEstimates
 from interp.scores.adaptive_patching.role_codes import RoleCodes
-from interp.scores.eap import WITHIN_LAYERS, EdgeRun, attributed_edges, edge_runs
-from interp.scores.eap_ig import path_points
+from interp.scores.eap import WITHIN_LAYERS, EdgeRun, attributed_edges, edge_runs, path_points
 from interp.scores.gradients import Receivers, clean_metric, edge_tape, written
 from interp.scores.method import Context, MethodConfig
 from interp.scores.result import Cost, EdgeEvidence, ScoredEdges, Scores

@@ -8,11 +8,10 @@ chance allows.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 
 from interp.errors import whole_number
 from interp.scores.method import Context, MethodConfig, method
-from interp.scores.result import Scores
+from interp.scores.result import Scores, layer_prior
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,3 @@ def layer_index(context: Context) -> Scores:
     """Score heads by their layer's number."""
     cfg = context.model.cfg
     return Scores(layer_prior(cfg.n_layers, cfg.n_heads), signed=False)
-
-
-def layer_prior(n_layers: int, n_heads: int) -> Float[np.ndarray, "layer head"]:
-    """Scores that know only the layer: its index."""
-    return np.repeat(np.arange(n_layers, dtype=float)[:, None], n_heads, axis=1)
