@@ -23,8 +23,7 @@ from interp.circuits.references import load_reference
 from interp.errors import InputError
 from interp.files import write_json
 from interp.interventions.clean_run import CleanRun
-from interp.interventions.component_graph import EdgeScore
-from interp.interventions.edges import EdgeList, EdgePatcher
+from interp.interventions.edges import EdgeList, EdgePatcher, EdgeScore
 from interp.models import Model, Site, load_model
 from interp.models.sites import components
 from interp.progress import bar

@@ -20,7 +20,7 @@ from interp.errors import InputError
 from interp.prompts.pairs import SIDES
 from interp.report import wording
 from interp.report.circuit_figures import Scale, effect_text, grid_plot, pattern_plot, roles_named
-from interp.report.members import token_bars
+from interp.report.page import token_bars
 
 
 @dataclass

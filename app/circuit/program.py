@@ -9,7 +9,7 @@ from interp.app.widgets.charts import chart, clicked
 from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import from_address
 from interp.errors import InputError
-from interp.models.vocabulary import check_tokens
+from interp.models.limits import check_tokens
 from interp.programs.own_prompt import CodeAt, same_place, set_codes
 from interp.programs.schema import SlotCodes
 from interp.prompts.encoding import PromptEncoder

@@ -19,7 +19,7 @@ from interp.activations.metric import task_metric
 from interp.errors import InputError, whole_number
 from interp.models import HookFunction, Model, has_mlps, hooked, model_device
 from interp.models.hooks import model_lock
-from interp.models.vocabulary import check_tokens
+from interp.models.limits import check_tokens
 from interp.prompts.pairs import Metric, PromptPair, PromptPairs
 
 BOTH_SIDES = 2.0

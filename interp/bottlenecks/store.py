@@ -25,9 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from interp.bottlenecks.base import CONFIG_FILE, bottleneck_class
+from interp.bottlenecks.base import CONFIG_FILE, HubFolder, bottleneck_class, fetch
 from interp.bottlenecks.dictionary import Dictionary
-from interp.bottlenecks.hub import HubFolder, fetch
 from interp.errors import InputError, fault
 from interp.files import atomic_path, parse_json, read_json, read_tensors, write_json
 from interp.models import Model, Site, describe_model, model_device, parse_site, weights_digest

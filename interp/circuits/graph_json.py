@@ -22,7 +22,7 @@ from typing import Literal
 from interp.circuits.circuit import Circuit, Component, Edge
 from interp.errors import InputError
 from interp.files import write_text
-from interp.interventions.component_graph import ComponentGraph
+from interp.interventions.edges import ComponentGraph
 
 Helpful = Literal["positive", "negative"]
 Layout = Literal["eap-ig", "mib"]

@@ -11,7 +11,7 @@ from interp.codesearch.index import CodeIndex
 from interp.codesearch.token_codes import read_codes
 from interp.errors import InputError
 from interp.models import Model, model_device
-from interp.models.vocabulary import check_tokens
+from interp.models.limits import check_tokens
 from interp.text.special import first_token, token_ids
 
 RAREST = 96

@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Bool, Float
 
+from interp.circuits.circuit import Estimate, Interventions, NestedShare, OnTask, RandomCircuits
 from interp.circuits.verify import check_does_task, decide_members
 from interp.errors import InputError
-from interp.evaluation.card import Estimate, Interventions, NestedShare, OnTask, RandomCircuits
 from interp.evaluation.faithfulness import GRID, area_to_the_model, area_under, shares_of_gap
 from interp.evaluation.nested_circuits import share_interval
 from interp.evaluation.stability import N_BOOT, best_heads, jaccard

@@ -13,7 +13,7 @@ from transformers import StoppingCriteria
 
 from interp.errors import InputError, whole_number
 from interp.models.hooks import check_model, generation_marked, hooked, model_device, model_lock
-from interp.models.vocabulary import check_texts, check_tokens
+from interp.models.limits import check_texts, check_tokens
 
 GREEDY = 1e-3
 """Temperature at and below which logits divided by it may overflow (in float16), and one token has nearly all the

@@ -36,8 +36,7 @@ from transformers import (
 
 from interp.errors import InputError, one_line
 from interp.files import readable
-from interp.models.memory import check_fits, check_weights
-from interp.models.vocabulary import check_tokenizer
+from interp.models.limits import check_fits, check_tokenizer, check_weights
 from interp.progress import quiet, status
 
 MOST_LAYERS = 1000

@@ -17,8 +17,7 @@ from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
 from interp.errors import InputError
 from interp.interventions.clean_run import CleanRun
 from interp.models import Site
-from interp.programs.codes import PER_CODE, SIZES, bits, fewest, ids, measure
-from interp.programs.names import Name, name_codes
+from interp.programs.codes import PER_CODE, SIZES, Name, bits, fewest, ids, measure, name_codes
 from interp.programs.proof import HeadCodebook, NamedVariable, VariableSet, passed_on, set_variables, stacked
 from interp.programs.schema import Interchange, Place, Program, SlotCodes
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner, read_slots

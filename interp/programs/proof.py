@@ -15,8 +15,7 @@ from interp.activations.stream import Progress
 from interp.bottlenecks.base import Codes
 from interp.bottlenecks.kinds.codebook import Codebook
 from interp.models import Site
-from interp.programs.codes import LEAST, ids
-from interp.programs.names import class_means, usual_codes
+from interp.programs.codes import LEAST, class_means, ids, usual_codes
 from interp.programs.schema import Transition
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner
 from interp.prompts.pairs import Value

@@ -34,7 +34,7 @@ class SlotCodes(Strict):
             :mod:`interp.programs.codes`; ``None`` without an effect.
         effect_kept_low, effect_kept_high: 95 % interval of ``effect_kept``, over pairs.
         variable: what the codes stand for; ``None`` where nothing stands out.
-        ami, ami_null, q, accuracy, commonest: see :class:`~interp.programs.names.Name`.
+        ami, ami_null, q, accuracy, commonest: see :class:`~interp.programs.codes.Name`.
         values: what each code stands for, as far as most of its prompts agree.
         shares: of each code among the held-out clean and corrupt prompts.
         examples: of each code, the words around the role.

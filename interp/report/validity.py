@@ -2,7 +2,7 @@
 
 import plotly.graph_objects as go
 
-from interp.evaluation.card import Estimate, Validity
+from interp.circuits.circuit import Estimate, Validity
 from interp.report.style import BLUE, GREEN, GREY, ORANGE, layout
 from interp.report.wording import in_plot, number, percent
 

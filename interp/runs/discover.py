@@ -30,7 +30,7 @@ from interp.evaluation.recovery import recover
 from interp.interventions.clean_run import CleanRun
 from interp.models import Model, Site, describe_model, load_model
 from interp.models.hooks import check_model
-from interp.models.memory import check_memory
+from interp.models.limits import check_memory
 from interp.models.provenance import versions
 from interp.planted.tasks import planted_task_names
 from interp.programs.program import find_program

@@ -24,9 +24,9 @@ from safetensors.numpy import load_file, save_file
 
 from interp.bottlenecks.kinds.codebook import CodebookConfig
 from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
+from interp.circuits.circuit import Validity
 from interp.circuits.references import ExactEffects
 from interp.errors import InputError, fault, one_line
-from interp.evaluation.card import Validity
 from interp.files import atomic_path, check_folder, readable, request_of, write_text
 from interp.programs.program import Program
 from interp.runs.run import Run

@@ -11,9 +11,8 @@ from pydantic import Field, InstanceOf, NonNegativeInt, PositiveInt, model_seria
 from pydantic_core import from_json, to_json
 
 import interp
-from interp.circuits.circuit import Circuit, Component, Edge, SiteName, Strict
+from interp.circuits.circuit import Circuit, Component, Edge, SiteName, Strict, Validity
 from interp.circuits.references import ExactEffects, Reference, named_reference
-from interp.evaluation.card import Validity
 from interp.evaluation.recovery import Recovery
 from interp.programs.program import Program
 from interp.tasks import PromptFile

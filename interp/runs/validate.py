@@ -14,9 +14,9 @@ from jaxtyping import Float
 
 from interp import MIN_PAIRS
 from interp.activations.stream import BATCH_SIZE, HUNDREDTHS
+from interp.circuits.circuit import Estimate, OnTask, Rival, Validity
 from interp.circuits.verify import check_known_gap, verify
 from interp.errors import InputError, whole_number
-from interp.evaluation.card import Estimate, OnTask, Rival, Validity
 from interp.evaluation.stability import jaccard
 from interp.evaluation.validity import Mask, intervene, lost_on, matched_random, membership_jaccard
 from interp.interventions.ablation import Ablator

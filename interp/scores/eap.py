@@ -26,7 +26,7 @@ from torch import Tensor
 
 from interp.activations.stream import BATCH_SIZE, ActivationTape, Consumer, PairBatch, Progress
 from interp.errors import whole_number
-from interp.interventions.component_graph import ComponentGraph
+from interp.interventions.edges import ComponentGraph
 from interp.models import Model, Site
 from interp.models.residual_writes import ResidualWrites
 from interp.prompts.pairs import PromptPairs

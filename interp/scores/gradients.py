@@ -22,7 +22,7 @@ from torch import Tensor
 from interp.activations.metric import task_metric
 from interp.activations.stream import ActivationTape, Hooks, PairBatch, answer_logits
 from interp.errors import InputError
-from interp.interventions.component_graph import EMBEDDED, ComponentGraph, Receiver
+from interp.interventions.edges import EMBEDDED, ComponentGraph, Receiver
 from interp.models import HookFunction, Model, has_mlps
 from interp.models.hooks import has_hook
 from interp.models.partial_forward import starting_at

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp.errors import InputError
-from interp.interventions.component_graph import EdgeScore
+from interp.interventions.edges import EdgeScore
 from interp.scores.adaptive_patching.posterior import at_false_discovery_rate
 
 if TYPE_CHECKING:

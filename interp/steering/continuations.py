@@ -21,7 +21,7 @@ from interp.errors import InputError
 from interp.models import Model, model_device
 from interp.models.generate import generate, pad_left
 from interp.models.hooks import as_it_is
-from interp.models.vocabulary import check_texts
+from interp.models.limits import check_texts
 from interp.text.special import check_unicode, ends, opened, until_end
 
 BATCH_SIZE = 32

@@ -13,9 +13,8 @@ from torch import Tensor
 from interp.bottlenecks.base import NO_CODE, Bottleneck
 from interp.errors import InputError
 from interp.models import Model, hooked, model_device, resolve_site
-from interp.models.memory import check_fits, estimate_memory
+from interp.models.limits import check_fits, check_texts, estimate_memory
 from interp.models.sites import Site
-from interp.models.vocabulary import check_texts
 from interp.progress import Stage, silent
 from interp.text.special import first_token, opened
 

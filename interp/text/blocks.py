@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp.errors import InputError, check_choice
 from interp.models import Model
-from interp.models.vocabulary import check_tokens
+from interp.models.limits import check_tokens
 from interp.progress import Stage, silent
 from interp.text.sources import Document, TextSource, open_sources
 from interp.text.special import between, first_token, token_ids

@@ -53,5 +53,5 @@ def hub(tmp_path, monkeypatch) -> Path:
 
     monkeypatch.setattr(HfApi, "create_repo", create)
     monkeypatch.setattr(HfApi, "upload_folder", upload)
-    monkeypatch.setattr("interp.bottlenecks.hub.snapshot_download", lambda name, **_: str(place / name))
+    monkeypatch.setattr("interp.bottlenecks.base.snapshot_download", lambda name, **_: str(place / name))
     return place

@@ -8,8 +8,8 @@ import torch
 
 import interp
 from interp.activations.metric import kl_divergence
+from interp.circuits.circuit import Validity
 from interp.errors import InputError
-from interp.evaluation.card import Validity
 from interp.evaluation.faithfulness import faithfulness_curves
 from interp.evaluation.validity import intervene, matched_random
 from interp.interventions.ablation import Ablator, all_or_none

@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from interp.errors import InputError
 from interp.models import memory
-from interp.models.memory import check_memory, check_weights, estimate_memory, weight_bytes
+from interp.models.limits import check_memory, check_weights, estimate_memory, weight_bytes
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])

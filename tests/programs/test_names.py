@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
-from interp.programs.names import _ami, name_codes, usual_codes
+from interp.programs.codes import _ami, name_codes, usual_codes
 from interp.prompts.variables import Variable
 
 N, FITTED = 300, 200

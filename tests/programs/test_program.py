@@ -14,8 +14,7 @@ from interp.interventions.clean_run import CleanRun
 from interp.models import Site
 from interp.planted.models import load_planted_model
 from interp.programs import program as programs
-from interp.programs.codes import LEAST, METRICS, bits, fit_few, measure
-from interp.programs.names import name_codes
+from interp.programs.codes import LEAST, METRICS, bits, fit_few, measure, name_codes
 from interp.programs.program import Program, find_program
 from interp.programs.proof import HeadCodebook, NamedVariable, _at_random_heads, set_variables
 from interp.programs.slots import HeadAtRole, SlotRunner, read_slots

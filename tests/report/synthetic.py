@@ -6,8 +6,8 @@ import json
 import numpy as np
 
 from interp.bench.table import METRICS
+from interp.circuits.circuit import Validity
 from interp.circuits.references import load_reference, reference_for
-from interp.evaluation.card import Validity
 from interp.evaluation.recovery import recover
 from interp.runs.run import Judged, Run
 

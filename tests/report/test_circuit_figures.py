@@ -8,7 +8,7 @@ import pytest
 from interp.circuits.circuit import Edge
 from interp.report import circuit_figures
 from interp.report.circuit_figures import Scale, edge_plot, edges_told, grid_plot, pattern_plot
-from interp.report.members import token_bars
+from interp.report.page import token_bars
 from interp.report.wording import number, percent, places, signed, token
 from tests.report.synthetic import make_run
 

@@ -14,8 +14,7 @@ from plotly.offline import get_plotlyjs
 from interp.circuits.circuit import CodesUsed
 from interp.circuits.references import load_reference
 from interp.errors import InputError
-from interp.report.members import codes_used
-from interp.report.page import render_report, write_report
+from interp.report.page import codes_used, render_report, write_report
 from interp.report.validity import card_rows
 from interp.report.wording import in_plot
 from interp.runs.run import Run

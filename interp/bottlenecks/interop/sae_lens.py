@@ -21,8 +21,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor
 
-from interp.bottlenecks.base import Bottleneck, Codes, Vectors, check_ids, grouped_rows, id_dtype
-from interp.bottlenecks.hub import fetch
+from interp.bottlenecks.base import Bottleneck, Codes, Vectors, check_ids, fetch, grouped_rows, id_dtype
 from interp.bottlenecks.kinds.codebook import Codebook, CodebookConfig
 from interp.bottlenecks.kinds.discrete_sae import DiscreteSAE
 from interp.bottlenecks.kmeans import SIMILARITIES

@@ -39,8 +39,7 @@ from interp import THRESHOLD
 from interp.activations.stream import BASE_COST, FORWARD_AND_BACKWARD, Progress
 from interp.errors import InputError, whole_number
 from interp.interventions.clean_run import CleanRun
-from interp.interventions.component_graph import EMBEDDED, EdgeScore
-from interp.interventions.edges import EdgeList, EdgePatcher
+from interp.interventions.edges import EMBEDDED, EdgeList, EdgePatcher, EdgeScore
 from interp.models import HookFunction, Model, Site
 from interp.models.residual_writes import ResidualWrites
 from interp.models.sites import components

@@ -33,8 +33,7 @@ from interp.activations.metric import Divergence, DivergenceKind
 from interp.errors import InputError, whole_number
 from interp.interventions.ablation import Ablator
 from interp.interventions.clean_run import PATCH_ROWS
-from interp.interventions.component_graph import ComponentGraph, EdgeScore
-from interp.interventions.edges import EdgeSets
+from interp.interventions.edges import ComponentGraph, EdgeScore, EdgeSets
 from interp.models import Site
 from interp.models.sites import components
 from interp.scores.method import Context, MethodConfig, method

@@ -31,7 +31,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.stream import Consumer, PairBatch
-from interp.interventions.component_graph import ComponentGraph, Receiver
+from interp.interventions.edges import ComponentGraph, Receiver
 from interp.models import Model
 from interp.models.residual_writes import ResidualWrites
 from interp.scores.method import Context, MethodConfig, method

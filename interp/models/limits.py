@@ -1,11 +1,12 @@
-"""How much memory a run will take, and a refusal before it starts when that is more than there is."""
+"""What a model can take: memory for its weights and activations, and tokens of its vocabulary."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import psutil
 import torch
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from interp.errors import InputError
 from interp.models.hooks import model_device
@@ -69,3 +70,43 @@ def check_fits(needed: int, device: torch.device, remedy: str) -> None:
         raise InputError(
             f"needs about {needed / _GIB:.1f} GiB, {free / _GIB:.1f} GiB are free on {device}: try {remedy}"
         )
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, d_vocab: int, name: str) -> None:
+    """Raise :class:`InputError` for a tokenizer of another model: ordinary tokens of it have no embedding."""
+    if len(tokenizer) <= d_vocab:
+        return
+    added = tokenizer.added_tokens_decoder
+    foreign = {i: token for token, i in tokenizer.get_vocab().items() if i >= d_vocab and i not in added}
+    if foreign:
+        first = min(foreign)
+        raise InputError(
+            f"{name}: its tokenizer is of another model: the token {foreign[first]!r} of id {first} and "
+            f"{len(foreign) - 1} more have no embedding, as the model's vocabulary is of {d_vocab} tokens"
+        )
+
+
+def check_tokens(model: TransformerBridge, ids: Iterable[int], what: str) -> None:
+    """Raise :class:`InputError` for the first id that the model has no embedding of.
+
+    Args:
+        what: whose token it is, for the message.
+    """
+    d_vocab = model.cfg.d_vocab
+    outside = next((i for i in ids if not 0 <= i < d_vocab), None)
+    if outside is not None:
+        raise InputError(
+            f"{what} has the token {_text(model, int(outside))}of id {outside}: the model's vocabulary is of "
+            f"{d_vocab} tokens, ids 0 to {d_vocab - 1}"
+        )
+
+
+def check_texts(model: TransformerBridge, texts: Sequence[str], rows: Sequence[Sequence[int]]) -> None:
+    """:func:`check_tokens` of texts and their token ids."""
+    for text, row in zip(texts, rows, strict=True):
+        check_tokens(model, row, f"the text {text[:40]!r}")
+
+
+def _text(model: TransformerBridge, token: int) -> str:
+    known = None if model.tokenizer is None or token < 0 else model.tokenizer.convert_ids_to_tokens(token)
+    return "" if known is None else f"{known!r} "
