@@ -51,6 +51,10 @@ _LATER = {
     "planted_names": "interp.planted.models",
     "load_planted_task": "interp.planted.tasks",
     "planted_task_names": "interp.planted.tasks",
+    "load_run": "interp.runs.folder",
+    "save_run": "interp.runs.folder",
+    "save_new_run": "interp.runs.folder",
+    "save_validity": "interp.runs.folder",
     "render_report": "interp.report.page",
 }
 _MODULES = _EXPORTS | _LATER

@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 from interp import THRESHOLD
 from interp.errors import InputError, fault
 from interp.files import atomic_path, parse_json, read_json, read_tensors
-from interp.models import Model
+from interp.models import Model, describe_model
 from interp.models.sites import parse_site
 from interp.prompts.pairs import PromptPairs
 
@@ -172,6 +172,24 @@ class ExactEffects:
         """How many of ``pairs`` are among those measured; ``None`` where the file does not say which those were."""
         measured = self.provenance.get("fingerprints")
         return None if measured is None else sum(pair.fingerprint in measured for pair in pairs)
+
+    def check_made_as(self, pairs: PromptPairs, model: Model, path: str) -> None:
+        """Raise :class:`InputError` unless it is of this model, task and kind of pairs, and has a gap."""
+        made = self.provenance
+        agree = {
+            "model": (canonical_model(describe_model(model)["spec"] or ""), canonical_model(self.model)),
+            "shape": ((model.cfg.n_layers, model.cfg.n_heads), (self.n_layers, self.n_heads)),
+            "metric": (pairs.metric, made.get("metric", pairs.metric)),
+            "counterfactual": (pairs.counterfactual, made.get("counterfactual")),
+            "prompts": tuple("with BOS" if bos else "without BOS" for bos in (pairs.bos, made.get("bos"))),
+        }
+        # the same prompts can lie in several files, as a run's own
+        if not {Path(pairs.task).suffix, Path(self.task).suffix} <= {".json", ".jsonl"}:
+            agree = {"task": (pairs.task, self.task), **agree}
+        for what, (here, there) in agree.items():
+            if here != there:
+                raise InputError(f"reference {path} is of the {what} {there}, not of {here}")
+        self.members()
 
     def measures(self, pairs: PromptPairs) -> bool:
         """Whether its effects are of the same kind of exchange as effects on ``pairs`` would be.

@@ -1,8 +1,8 @@
 """What a head says at a role: the fewest codes that carry its effect there, and what they stand for.
 
-*Effect kept* is the share of the slot's effect that it has when z becomes z + c(corrupt) − c(clean), c the codes of both
-prompts. *Reconstruction cost* is the share that is lost when z becomes its own code. A codebook must have both: one that keeps
-nothing carries everything when the corrupt side's code is spliced in, and costs everything as well.
+*Effect kept* is the share of the slot's effect that it has when z becomes z + c(corrupt) − c(clean), c the codes of
+both prompts. *Reconstruction cost* is the share that is lost when z becomes its own code. A codebook must have both:
+one that keeps nothing carries everything when the corrupt side's code is spliced in, and costs everything as well.
 
 Codes are fitted by k-means to what stands at the slot on prompts of their own, clean and corrupt. Vectors are compared
 in several ways (:func:`metric_of`). How many codes there are is decided on other prompts, and what they carry is

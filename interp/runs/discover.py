@@ -22,7 +22,7 @@ import numpy as np
 from interp import CANDIDATES, DEFAULT_MODEL, MIN_PAIRS, MOST_PAIRS, MOST_SEED, THRESHOLD
 from interp.activations.stream import HUNDREDTHS, check_context
 from interp.circuits.circuit import CodesUsed, Component, Edge, Writes
-from interp.circuits.references import ExactEffects, canonical_model, reference_for
+from interp.circuits.references import ExactEffects, reference_for
 from interp.circuits.roles import LONGEST, HeadReadout, HeadRoles, head_roles
 from interp.circuits.verify import VerifiedHeads, verify
 from interp.errors import InputError, real_number, whole_number
@@ -59,6 +59,7 @@ from interp.scores.registry import DEFAULT_METHOD, load_method, method_config, w
 from interp.scores.result import FALSE_DISCOVERY_RATE, EdgeScore, Scores
 from interp.tasks import PromptFile, load_task
 
+TOO_FEW = f"n {{}}: too few, at least {MIN_PAIRS} pairs of {{}} are needed to check a circuit"
 EXAMPLES = 3
 """Pairs whose tokens are kept in the run; patterns and writings are kept for the first."""
 
@@ -104,7 +105,8 @@ class CircuitSearch:
         task = load_task(self.task)
         self.task_spec = str(self.task) if isinstance(self.task, str | Path) else task.name
         self.task = task
-        check_number(task, task.default_n if self.n is None else self.n)
+        if (n := task.default_n if self.n is None else self.n) < MIN_PAIRS:
+            raise InputError(TOO_FEW.format(n, task.name))
         check_counterfactual(task, self.counterfactual)
         self.config = self._config()
         if self.batch_size is None:
@@ -233,9 +235,10 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
         pairs = sample_pairs(
             task, model.tokenizer, search.n, task.default_n, seed, search.counterfactual, bos=search.bos
         )
-    check_number(task, len(pairs))
+    if len(pairs) < MIN_PAIRS:
+        raise InputError(TOO_FEW.format(len(pairs), task.name))
     if own is not None:
-        _check_reference(search.reference, own, pairs, model)
+        own.check_made_as(pairs, model, search.reference)
     longest = check_context(model, pairs)
     check_memory(model, batch_size, longest, layers_kept=model.cfg.n_layers, gradients=True)
     outputs, readout = RoleOutputs(pairs), HeadReadout(model, len(pairs))
@@ -339,31 +342,6 @@ def vocabulary(
 def default_model(task: Task) -> str:
     """The model for a task when none is named: a planted task's own, else the embedded one."""
     return task.name if task.name in planted_task_names() else DEFAULT_MODEL
-
-
-def _check_reference(path: str | Path, own: ExactEffects, pairs: PromptPairs, model: Model) -> None:
-    made = own.provenance
-    agree = {
-        "model": (canonical_model(describe_model(model)["spec"] or ""), canonical_model(own.model)),
-        "shape": ((model.cfg.n_layers, model.cfg.n_heads), (own.n_layers, own.n_heads)),
-        "metric": (pairs.metric, made.get("metric", pairs.metric)),
-        "counterfactual": (pairs.counterfactual, made.get("counterfactual")),
-        "prompts": tuple("with BOS" if bos else "without BOS" for bos in (pairs.bos, made.get("bos"))),
-    }
-    # the same prompts can lie in several files, as a run's own
-    if not {Path(pairs.task).suffix, Path(own.task).suffix} <= {".json", ".jsonl"}:
-        agree = {"task": (pairs.task, own.task), **agree}
-    for what, (here, there) in agree.items():
-        if here != there:
-            raise InputError(f"reference {path} is of the {what} {there}, not of {here}")
-    own.members()  # which refuses a reference without a gap
-
-
-def check_number(task: Task, n: int) -> None:
-    if n < MIN_PAIRS:
-        raise InputError(
-            f"n {n}: too few, at least {MIN_PAIRS} pairs of {task.name} are needed to check a circuit"
-        )
 
 
 @contextlib.contextmanager

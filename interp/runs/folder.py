@@ -47,7 +47,7 @@ REPORT = "report.html"
 _CONTENTS = {RESULT, ARRAYS, TABLE, *PROMPTS, REFERENCE, VALIDITY, REPORT}
 
 
-def save(run: Run, folder: Path | str, *, report: str | None = None, overwrite: bool = False) -> Path:
+def save_run(run: Run, folder: Path | str, *, report: str | None = None, overwrite: bool = False) -> Path:
     """:meth:`~interp.runs.run.Run.save`."""
     folder = Path(folder)
     check_destination(folder, run.request, overwrite=overwrite)
@@ -57,7 +57,7 @@ def save(run: Run, folder: Path | str, *, report: str | None = None, overwrite: 
     return folder
 
 
-def save_new(run: Run, parent: Path, name: str, *, report: str | None = None) -> Path:
+def save_new_run(run: Run, parent: Path, name: str, *, report: str | None = None) -> Path:
     """:meth:`~interp.runs.run.Run.save_new`; nothing that is there is replaced, whoever else is writing."""
     with _written(run, parent / name, report) as finished:
         return next(place for place in _numbered(parent / name) if _moves(finished, place))
@@ -71,7 +71,7 @@ def save_validity(run: Run, folder: Path | str) -> Path:
     return path
 
 
-def load(folder: Path | str) -> Run:
+def load_run(folder: Path | str) -> Run:
     """Read a run folder, or say in one line what is wrong with it."""
     folder = Path(folder)
     if not (folder / RESULT).is_file():

@@ -308,25 +308,17 @@ class Run(Strict):
             InputError: ``folder`` is something else, or cannot be written.
             OSError: writing failed half-way, a full disk say; nothing is left of it.
         """
-        from interp.runs.folder import save
-
-        return save(self, folder, report=report, overwrite=overwrite)
+        return interp.save_run(self, folder, report=report, overwrite=overwrite)
 
     def save_new(self, parent: Path, name: str, *, report: str | None = None) -> Path:
         """Write a folder of this name, or ``NAME-2``, … where that is taken: nothing is replaced. Returns it."""
-        from interp.runs.folder import save_new
-
-        return save_new(self, parent, name, report=report)
+        return interp.save_new_run(self, parent, name, report=report)
 
     def save_validity(self, folder: Path | str) -> Path:
         """Write the card beside the run, in place of an earlier one."""
-        from interp.runs.folder import save_validity
-
-        return save_validity(self, folder)
+        return interp.save_validity(self, folder)
 
     @classmethod
     def load(cls, folder: Path | str) -> "Run":
         """Read a run folder, or say in one line what is wrong with it."""
-        from interp.runs.folder import load
-
-        return load(folder)
+        return interp.load_run(folder)
