@@ -20,7 +20,7 @@ from typing import Any, SupportsFloat, SupportsIndex
 import numpy as np
 
 from interp import CANDIDATES, DEFAULT_MODEL, MIN_PAIRS, MOST_PAIRS, MOST_SEED, THRESHOLD
-from interp.activations.stream import HUNDREDTHS, check_context
+from interp.activations.stream import HUNDREDTHS
 from interp.circuits.circuit import CodesUsed, Component, Edge, Writes
 from interp.circuits.references import ExactEffects, reference_for
 from interp.circuits.roles import LONGEST, HeadReadout, HeadRoles, head_roles
@@ -239,7 +239,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
         raise InputError(TOO_FEW.format(len(pairs), task.name))
     if own is not None:
         own.check_made_as(pairs, model, search.reference)
-    longest = check_context(model, pairs)
+    longest = max(len(pair.clean_tokens) for pair in pairs)
     check_memory(model, batch_size, longest, layers_kept=model.cfg.n_layers, gradients=True)
     outputs, readout = RoleOutputs(pairs), HeadReadout(model, len(pairs))
     clean = CleanRun.of_first(model, pairs, mlps=search.mlps)
