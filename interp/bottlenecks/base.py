@@ -30,7 +30,7 @@ GroupRows = Float[Tensor, "group row d_in"]
 """Vectors with the group axis in front."""
 Book = Float[Tensor, "group code d_in"]
 """The codes of a dictionary."""
-T = TypeVar("T", bound="HubFolder")
+InFolder = TypeVar("InFolder", bound="HubFolder")
 
 CARD = """---
 {{ card_data }}
@@ -52,11 +52,11 @@ class HubFolder(
 ):
     """A class whose ``_save_pretrained`` writes a folder and whose ``_from_folder`` reads one."""
 
-    def __new__(cls: type[T], *_: Any, **__: Any) -> T:
+    def __new__(cls: type[InFolder], *_: Any, **__: Any) -> InFolder:
         return object.__new__(cls)  # the mixin would add a config.json to files that say everything already
 
     @classmethod
-    def from_pretrained(cls: type[T], source: str | Path, **hub: Any) -> T:  # type: ignore[override]
+    def from_pretrained(cls: type[InFolder], source: str | Path, **hub: Any) -> InFolder:  # type: ignore[override]
         """Read it from a folder, or from the Hugging Face hub's repository ``owner/name``.
 
         Args:
@@ -65,7 +65,7 @@ class HubFolder(
         return cls._from_folder(fetch(source, **hub))
 
     @classmethod
-    def _from_folder(cls: type[T], folder: Path) -> T:
+    def _from_folder(cls: type[InFolder], folder: Path) -> InFolder:
         raise NotImplementedError
 
 

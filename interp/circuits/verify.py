@@ -117,11 +117,11 @@ def verify(
     n, sites = len(clean.pairs), candidates(scores, n_candidates, mlps=mlps)
     if n < MIN_PAIRS:
         raise InputError(f"{n} pairs are too few to check a circuit: at least {MIN_PAIRS} are needed")
-    check_does_task(*clean.metric_, seed=seed)  # which should not wait for the patches
+    check_does_task(clean.metric_[0], clean.metric_[1], seed=seed)  # which should not wait for the patches
     if scores.exact:
-        assert scores.heads_per_pair is not None
         effects = np.stack([_scored(scores, site) for site in sites], axis=1)
-        measured = PatchingEffects(tuple(sites), effects, *clean.metric_, 0.0, 0.0)
+        metric_clean, metric_corrupt = clean.metric_
+        measured = PatchingEffects(tuple(sites), effects, metric_clean, metric_corrupt, 0.0, 0.0)
     else:
         with stage("activation patching", len(sites) * n) as advance:
             measured = _patched(clean, sites, threshold, advance)
@@ -129,9 +129,9 @@ def verify(
 
 
 def _scored(scores: Scores, site: Site) -> Float[np.ndarray, " pair"]:
-    if site.kind == "attn":
-        return scores.heads_per_pair[:, site.layer, site.head]
-    return scores.mlps_per_pair[:, site.layer]
+    each = scores.heads_per_pair if site.kind == "attn" else scores.mlps_per_pair
+    assert each is not None
+    return each[:, site.layer] if site.head is None else each[:, site.layer, site.head]
 
 
 def _patched(clean: CleanRun, sites: Sequence[Site], threshold: float, progress: Progress) -> PatchingEffects:
@@ -141,7 +141,7 @@ def _patched(clean: CleanRun, sites: Sequence[Site], threshold: float, progress:
         progress: told how many pair × site effects need no more be measured.
     """
     begin, forwards, n = time.perf_counter(), 0.0, len(clean.pairs)
-    at = np.array([(site.layer, clean.n_heads if site.head is None else site.head) for site in sites])
+    at = np.array([clean.component(site) for site in sites])
     effects, todo, done = np.full((n, len(sites)), np.nan), np.arange(len(sites)), 0
     looks = [*range(LOOK, n, LOOK), n]
     limit = threshold * abs((clean.metric_[0] - clean.metric_[1]).mean())
@@ -155,7 +155,9 @@ def _patched(clean: CleanRun, sites: Sequence[Site], threshold: float, progress:
         todo, done = todo[~settled], look
         if not len(todo):
             break
-    return PatchingEffects(tuple(sites), effects, *clean.metric_, forwards, time.perf_counter() - begin)
+    metric_clean, metric_corrupt = clean.metric_
+    seconds = time.perf_counter() - begin
+    return PatchingEffects(tuple(sites), effects, metric_clean, metric_corrupt, forwards, seconds)
 
 
 def is_settled(

@@ -9,11 +9,11 @@ from rich.text import Text
 from interp.bottlenecks.edits import WeightedCode, code_name, format_codes
 from interp.cli.terminal import plain_console, table
 from interp.codesearch import (
+    CodeContext,
     CodeHit,
     CodeIndex,
     CodePage,
     CodeScores,
-    Context,
     Explanation,
     Labels,
     Similar,
@@ -152,7 +152,7 @@ def _share(value: float, interval: tuple[float, float]) -> str:
     return f"{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
-def _line(context: Context) -> Text:
+def _line(context: CodeContext) -> Text:
     """The context in one line, the token itself reversed."""
     line = Text()
     for i, piece in enumerate(context.pieces):

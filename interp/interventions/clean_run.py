@@ -184,6 +184,10 @@ class CleanRun(MetricConsumer):
             for stored, layer in zip(getattr(self, name), layers, strict=True):
                 stored[places, :length] = layer[rows]
 
+    def component(self, site: Site) -> tuple[int, int]:
+        """What :meth:`effects` calls a head or an MLP: its layer, and its number there."""
+        return site.layer, self.n_heads if site.head is None else site.head
+
     def places(self, pairs: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
         """Where pairs stand in :attr:`resid` and the others."""
         return self._place[pairs]

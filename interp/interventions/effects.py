@@ -44,7 +44,8 @@ def activation_patching(
     runs = batches(model, pairs, [metric], batch_size=batch_size, hooks=resid_hooks(model))
     effects, forwards = patch_batches(model, pairs, sites, runs, progress=progress)
     forwards += BOTH_SIDES * len(pairs)
-    return PatchingEffects(tuple(sites), effects, *metric.metric_, forwards, time.perf_counter() - begin)
+    clean, corrupt = metric.metric_
+    return PatchingEffects(tuple(sites), effects, clean, corrupt, forwards, time.perf_counter() - begin)
 
 
 def resid_hooks(model: Model) -> list[str]:
@@ -69,7 +70,7 @@ def patch_batches(
     Returns:
         The effects, and the forward-pass equivalents beyond those of the batches.
     """
-    partial = PartialEffects.open(checkpoint and Path(checkpoint), model, pairs, sites)
+    partial = PartialEffects.open(None if checkpoint is None else Path(checkpoint), model, pairs, sites)
     mlps, forwards = any(site.kind == "mlp" for site in sites), 0.0
     for batch in runs:
         rows = list(batch.indices)
@@ -83,10 +84,9 @@ def patch_batches(
         clean.update(batch)
         forwards += clean.prefix_cost(rows)
         for group in _groups(todo, sites, max(1, PATCH_ROWS // len(rows))):
-            layers = [sites[k].layer for k in group]
-            heads = [model.cfg.n_heads if sites[k].head is None else sites[k].head for k in group]
-            columns = [np.tile(column, len(rows)) for column in (layers, heads)]
-            effects, cost = clean.effects(np.repeat(rows, len(group)), *columns)
+            at = np.array([clean.component(sites[k]) for k in group])
+            layers, heads = np.tile(at, (len(rows), 1)).T
+            effects, cost = clean.effects(np.repeat(rows, len(group)), layers, heads)
             partial.record(rows, group, effects.reshape(len(rows), len(group)))
             forwards += cost
             if progress is not None:

@@ -1,6 +1,7 @@
 """What a program is: slots and their codes, transitions, interchange; JSON in and out."""
 
 import textwrap
+from typing import Any
 
 from pydantic import Field, InstanceOf, NonNegativeInt
 
@@ -11,6 +12,10 @@ from interp.programs.slots import HeadAtRole
 from interp.prompts.pairs import Value
 
 PASSED = 0.05
+
+
+def _json_key(key: str, **options: Any) -> Any:
+    return Field(validation_alias=key, serialization_alias=key, **options)
 
 
 class Place(Strict):
@@ -47,10 +52,14 @@ class SlotCodes(Strict):
     high: float
     codes: int
     bits: float
-    effect_kept: float | None = Field(alias="carried")
-    reconstruction_cost: float | None = Field(alias="own_cost")
-    effect_kept_low: float | None = Field(default=None, alias="carried_low")
-    effect_kept_high: float | None = Field(default=None, alias="carried_high")
+    effect_kept: float | None = _json_key("carried")
+    reconstruction_cost: float | None = _json_key("own_cost")
+    effect_kept_low: float | None = Field(
+        default=None, validation_alias="carried_low", serialization_alias="carried_low"
+    )
+    effect_kept_high: float | None = Field(
+        default=None, validation_alias="carried_high", serialization_alias="carried_high"
+    )
     variable: str | None = None
     ami: float | None = None
     ami_null: float | None = None

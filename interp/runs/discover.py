@@ -264,10 +264,12 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
             program = find_program(task, clean, members, checked.effects(members), seed=seed, stage=stage)
     source, codes = vocabulary(model, outputs, program)
     with clock("edges"), stage("edges", HUNDREDTHS) as advance:
-        score_edges = method.edges or attributed_edges
-        if score_edges is edges_by_patching:
-            score_edges = partial(edges_by_patching, clean=clean, codes=codes)
-        found = score_edges(model, pairs, scores, sites=members, batch_size=batch_size, progress=advance)
+        known: dict[str, Any] = {}
+        if method.edges is edges_by_patching:
+            known = {"clean": clean, "codes": codes}
+        found = (method.edges or attributed_edges)(
+            model, pairs, scores, sites=members, batch_size=batch_size, progress=advance, **known
+        )
     edges, evidence = found.edges, found.evidence
     described = describe_model(model)
     return Run(
@@ -421,8 +423,8 @@ CHANGES = 8
 
 def _member(model: Model, site: Site, readout: HeadReadout, codes: RoleCodes | None, scores: Scores) -> dict:
     """What is kept of a head that is a member."""
-    at = site.layer, site.head
     assert site.head is not None
+    at = site.layer, site.head
     evidence = scores.evidence.get(str(site))
     found: dict[str, Any] = {"evidence": evidence}
     if codes is not None:

@@ -321,8 +321,10 @@ def _propose(context: Context, edges: EdgeList, codes: RoleCodes | None, clean: 
     model, pairs = context.model, context.pairs
     shape = (len(pairs), len(edges))
     attribution, path, partial, by_codes = (np.zeros(shape, dtype=np.float32) for _ in range(4))
-    own = [] if clean is not None else [clean := CleanRun(model, pairs)]
-    for run in edge_runs(context, *own, share=PROPOSING):
+    consumers: list[CleanRun] = []
+    if clean is None:
+        consumers.append(clean := CleanRun(model, pairs))
+    for run in edge_runs(context, *consumers, share=PROPOSING):
         rows = list(run.batch.indices)
         versions = [written_among(run, edges)]
         if codes is not None:

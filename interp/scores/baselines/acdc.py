@@ -30,6 +30,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp.activations.metric import Divergence, DivergenceKind
+from interp.activations.stream import Consumer
 from interp.errors import InputError, whole_number
 from interp.interventions.ablation import Ablator
 from interp.interventions.clean_run import PATCH_ROWS
@@ -213,12 +214,17 @@ class Removals:
 
     def __init__(self, context: Context, sites: Sequence[Site]) -> None:
         self.kind, self.sites = context.config.metric, sites
+
+        def run(consumers: Sequence[Consumer]) -> float:
+            context.run(*consumers, share=0.0)
+            return 0.0  # the context has counted it
+
         self.ablator = Ablator(
             context.model,
             context.pairs,
             batch_size=context.config.batch_size,
             mlps=any(site.kind == "mlp" for site in sites),
-            run=lambda consumers: context.run(*consumers, share=0.0) or 0.0,
+            run=run,
         )
 
     def damage(self, _layer: int, removed: Sequence[frozenset[int]]) -> list[float]:
