@@ -152,7 +152,7 @@ def test_running_out_of_memory_says_what_to_try_and_a_bug_of_ours_is_not_dressed
         command(*DISCOVER)
 
 
-@pytest.mark.parametrize("module", ["interp.scores.patching", "interp.circuits.references"])
+@pytest.mark.parametrize("module", ["interp.interventions.effects", "interp.circuits.references"])
 def test_a_disk_that_fills_up_under_a_long_command_is_one_line(command, monkeypatch, module):
     monkeypatch.setattr(f"{module}.save_file", _full_safetensors)
     outcome = command("reference", PLANTED, "-n", "8")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InputError
@@ -51,12 +51,27 @@ def _scored(logits: Tensor, pairs: Sequence[PromptPair], metric: Metric) -> Floa
     return best - wrong.masked_fill(~wrong_mask, float("-inf")).amax(-1)
 
 
+def preferred_answers(
+    logits: Float[Tensor, "row d_vocab"], pairs: Sequence[PromptPair]
+) -> Int[Tensor, " row"]:
+    """The token of highest logit among each pair's answers and wrong answers, the first where several have it."""
+    every = [(*pair.answers, *pair.wrong_answers) for pair in pairs]
+    values, mask = _gather(logits.detach().float(), every)
+    best = values.masked_fill(~mask, float("-inf")).argmax(-1)
+    return _padded(every, logits.device).gather(-1, best[:, None])[:, 0]
+
+
+def _padded(ids: list[tuple[int, ...]], device: torch.device) -> Int[Tensor, "row width"]:
+    """Each row's ids, its first one behind them."""
+    width = max(len(row) for row in ids)
+    return torch.tensor([[*row, *[row[0]] * (width - len(row))] for row in ids], device=device)
+
+
 def _gather(values: Tensor, ids: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
     """Values at each row's own ids, padded to the longest row, and the mask of real ones."""
-    width = max(len(row) for row in ids)
-    index = torch.tensor([[*row, *[row[0]] * (width - len(row))] for row in ids], device=values.device)
+    index = _padded(ids, values.device)
     lengths = torch.tensor([len(row) for row in ids], device=values.device)
-    mask = torch.arange(width, device=values.device) < lengths[:, None]
+    mask = torch.arange(index.shape[1], device=values.device) < lengths[:, None]
     return values.gather(-1, index), mask
 
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from interp.activations.metric import task_metric
+from interp.activations.metric import preferred_answers, task_metric
 from interp.errors import InputError, whole_number
 from interp.models import HookFunction, Model, has_mlps, hooked, model_device
 from interp.models.hooks import model_lock
@@ -304,19 +304,6 @@ def answer_logits(
         finally:
             del unembedding.__dict__["forward"]
     return found.new_full((len(found), model.cfg.d_vocab), float("-inf")).index_copy_(1, wanted, found)
-
-
-def preferred_answers(
-    logits: Float[Tensor, "row d_vocab"], pairs: Sequence[PromptPair]
-) -> Int[Tensor, " row"]:
-    """The token of highest logit among each pair's answers and wrong answers, the first where several have it."""
-    best = [
-        ids[int(row[ids].argmax())]
-        for ids, row in zip(
-            ([*p.answers, *p.wrong_answers] for p in pairs), logits.detach().float(), strict=True
-        )
-    ]
-    return torch.tensor(best)
 
 
 def _run(

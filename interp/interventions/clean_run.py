@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from interp.activations.metric import kl_divergence, task_metric
+from interp.activations.metric import kl_divergence, preferred_answers, task_metric
 from interp.activations.stream import (
     Hooks,
     MetricConsumer,
@@ -28,7 +28,6 @@ from interp.activations.stream import (
     answer_logits,
     end_logits,
     feed,
-    preferred_answers,
 )
 from interp.interventions.patch import Patch, Reader, Write, patch_hooks
 from interp.models import Model, Site, has_mlps, model_device

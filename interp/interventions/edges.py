@@ -257,9 +257,15 @@ class EdgeSets(Consumer):
     """
 
     needs_hooks = needs_corrupt_hooks = (EMBEDDED,)
-    purpose = "removing sets of edges"
 
-    def __init__(self, model: Model, pairs: PromptPairs, divergence: Divergence) -> None:
+    def __init__(
+        self,
+        model: Model,
+        pairs: PromptPairs,
+        divergence: Divergence,
+        purpose: str = "removing sets of edges",
+    ) -> None:
+        self.purpose = purpose
         self.model, self.pairs, self.divergence = model, pairs, divergence
         self.residual_writes = require_whole_blocks(model, self.purpose)
         self.graph = ComponentGraph.of(model)

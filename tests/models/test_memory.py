@@ -5,7 +5,6 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from interp.errors import InputError
-from interp.models import memory
 from interp.models.limits import check_memory, check_weights, estimate_memory, weight_bytes
 
 
@@ -38,6 +37,6 @@ def test_estimate_grows_with_each_thing_that_costs_memory(tiny_model):
 def test_run_that_does_not_fit_says_what_to_try(tiny_model, monkeypatch):
     model = tiny_model("llama")
     check_memory(model, 4, 16)
-    monkeypatch.setattr(memory, "free_memory", lambda _: estimate_memory(model, 4, 16) - 1)
+    monkeypatch.setattr(limits, "free_memory", lambda _: estimate_memory(model, 4, 16) - 1)
     with pytest.raises(InputError, match="a smaller --batch-size or --dtype bfloat16"):
         check_memory(model, 4, 16)

@@ -142,6 +142,12 @@ def test_code_attribution_adds_up_when_every_vector_has_its_own_code():
     read = RoleCodes(outputs, books)
     assert (read.of(0, 0)[:, :, 1:] == -1).all() and (read.of(0, 0)[:, :, 0] >= 0).all()
     assert (read.vectors(0, 0)[:, :, 1:] == 0).all()
+    clean, _ = read.usage(0, 1)
+    assert clean[0][1] == max(share for _, share in clean) and sum(
+        share for _, share in clean
+    ) == pytest.approx(1)
+    ids = read.of(0, 1)[0]
+    assert all((ids == code).mean() == pytest.approx(share) for code, share in clean)
     assert np.abs(direct.numpy()).max() > 0.1
     for layer, head in heads[1:]:
         assert np.allclose(read.attribution(layer, head), direct[:, :, layer, head], atol=0.02)

@@ -125,7 +125,7 @@ def test_a_subset_of_a_pool_scores_as_by_itself(name):
 
 WRONG = {
     "acdc": ["lowest=0.0", "lowest=0.2", "thresholds=0"],
-    "adaptive-patching": ["threshold=0.0", "budget=-1.0", "n_codes=0"],
+    "adaptive-patching": ["threshold=0.0", "budget=-1.0", "seed=-1"],
     "atp-star": ["node=x"],
     "eap": ["fold=sum", "edges=0"],
     "eap-gim": ["fold=sum", "temperature=0.0"],

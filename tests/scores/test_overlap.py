@@ -11,7 +11,7 @@ from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import feed
 from interp.bottlenecks.kinds.discrete_sae import DiscreteSAE, DiscreteSAEConfig
 from interp.errors import InputError
-from interp.scores.head_codes import HeadCodes, HeadCodesConfig, fit_head_codes, usage
+from interp.scores.head_codes import HeadCodes, HeadCodesConfig, fit_head_codes
 from interp.scores.overlap import OverlapConfig, edge_overlap, head_edges, head_overlap, overlap, top_edges
 from tests.oracles import planted
 from tests.pairs import random_pairs
@@ -135,16 +135,6 @@ def test_dictionary_is_trained_on_the_chosen_prompts_alone(case):
     flat[codes.train_indices[0]] *= 2
     changed = fit_head_codes(means, w_o, config)
     assert not torch.equal(changed.dictionary.weights_.encoder, codes.dictionary.weights_.encoder)
-
-
-def test_usage_is_the_share_of_prompts_with_each_code():
-    ids = np.zeros((2, 4, 1, 2, 3), dtype=np.int32)
-    ids[0, :, 0, 1, 2] = [7, 5, 7, 7]
-    codes = head_codes(ids, 9)
-    assert usage(codes, 1, 2, "clean") == [(7, 0.75), (5, 0.25)]
-    assert usage(codes, 1, 2, "corrupt") == [(0, 1.0)]
-    with pytest.raises(InputError, match="no head a2.h0"):
-        usage(codes, 2, 0, "clean")
 
 
 def test_method_scores_every_head_and_the_edges_of_a_real_model(case):

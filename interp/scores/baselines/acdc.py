@@ -189,7 +189,7 @@ def acdc(context: Context) -> Scores:
         context.forwards += removals.ablator.forwards
         by_name = {str(site): score for site, score in zip(sites, parts, strict=True)}
     else:
-        patching = EdgeSets(model, pairs, Divergence(config.metric, pairs.metric))
+        patching = EdgeSets(model, pairs, Divergence(config.metric, pairs.metric), "edge-level acdc")
         context.run(patching, share=0.0)
         parts = _sweep(context, patching.damage, _edge_groups(graph), LiveEdges(graph))
         context.forwards += patching.forwards
