@@ -5,6 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from interp.errors import InputError
+from interp.models import limits
 from interp.models.limits import check_memory, check_weights, estimate_memory, weight_bytes
 
 
