@@ -110,6 +110,35 @@ class EdgePatcher:
         return self.clean.effects(pairs, layers, heads, replacements)
 
     @torch.no_grad()
+    def at_token(
+        self, pair: int, receiver: Site, position: int, senders: Sequence[tuple[Site, int]]
+    ) -> Float[Tensor, "sender d_head"]:
+        """What a head writes at a token on a pair's clean prompt when one sender at a token is taken from its input.
+
+        Query, keys and values read x − (z_u − z'_u) W_O at the sender's position; all else is clean.
+
+        Args:
+            senders: heads of earlier layers with positions, none of them after the receiver's.
+        """
+        layer, head, clean, blocks = receiver.layer, receiver.head, self.clean, self.blocks
+        place = clean.places(np.array([pair]))
+        rows, at = torch.arange(len(senders)), torch.tensor([at for _, at in senders])
+        of = [site.layer for site, _ in senders], place, at, [site.head for site, _ in senders]
+        outputs = torch.stack([self.model.blocks[site.layer].attn.W_O[site.head] for site, _ in senders])
+        written = torch.einsum("sd,sdm->sm", clean.z[of] - clean.corrupt_z[of], outputs)
+        normed = self.model.blocks[layer].ln1((clean.resid[layer, place, at] - written)[None])[0]
+        parts: dict[Into, Tensor] = {}
+        for into in QKV:
+            weight, _ = blocks.weight(layer, into)
+            changed = normed @ blocks.per_query_head(weight, 0)[head]
+            bias = blocks.bias(layer, into)
+            parts[into] = self._clean(layer, into, place)[:, : position + 1, head].repeat(len(senders), 1, 1)
+            parts[into][rows, at] = changed if bias is None else changed + bias[head]
+        q, k, v = (parts[into][:, :, None] for into in QKV)
+        scores = blocks.scores(blocks.rotate(q[:, position:], position), blocks.rotate(k))
+        return blocks.mix(scores.softmax(-1), v)[:, 0, 0]
+
+    @torch.no_grad()
     def _without(
         self, layer: int, into: Into, places: np.ndarray, heads: np.ndarray, senders: Sequence[Site]
     ) -> Float[Tensor, "edge pos d_head"]:
