@@ -116,6 +116,7 @@ _KINDS = {
     "a code index": ("manifest.json", "layout"),
     "a bench": ("bench.json", "format"),
     "rates": ("rates.json", "rows"),
+    "an explanation": ("why.json", "answers"),
 }
 """By which file, with which key in it, the folder of each kind of result is known."""
 _PACKAGE = Path(__file__).resolve().parent

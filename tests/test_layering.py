@@ -30,6 +30,7 @@ ORDER = (
         "circuits",
         "programs",
         "codesearch",
+        "contrast",
         "steering",
         "evaluation",
         "runs",

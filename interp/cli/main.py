@@ -40,6 +40,7 @@ MODULES = {
     "discover": "discover:discover",
     "program": "discover:show_program",
     "grow": "discover:grow",
+    "why": "why:why",
     "validate": "validate:validate",
     "export": "discover:export",
     "tasks": "tasks:tasks_app",

@@ -17,7 +17,7 @@ from interp.prompts.encoding import PromptEncoder
 from interp.text.special import check_unicode
 
 LEAST_DIFFERENCE = 1e-2
-"""In logits: a smaller difference between the prompts is rounding, and no node could be told."""
+"""In logits: a smaller one is rounding."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Contrast:
         first: of A's positions, the first from which on the prompts are aligned: token by token for equal lengths, else
             by their common end.
         answer, instead: the token that A makes likelier, and that which B does.
-        probabilities: of the two, after A and after B.
+        probabilities: of the two [side, answer].
         uncovered: share of KL(A ‖ B) that is lost when all other tokens count as one.
         notes: what a reader must know, one sentence each.
     """
@@ -38,35 +38,50 @@ class Contrast:
     first: int
     answer: int = -1
     instead: int = -1
-    probabilities: tuple[tuple[float, float], tuple[float, float]] = ((0, 0), (0, 0))
+    probabilities: tuple[tuple[float, ...], ...] = ()
     uncovered: float = 0.0
     notes: tuple[str, ...] = ()
+
+    def answers(self, model: Model) -> dict[str, Any]:
+        """As JSON: both tokens with their probabilities, and what they do not cover."""
+        told = {"answer": self.answer, "instead": self.instead}
+        return {
+            name: {"token": token_text(model, token), "id": token, "a": p_a, "b": p_b}
+            for (name, token), p_a, p_b in zip(told.items(), *self.probabilities, strict=True)
+        } | {"uncovered": self.uncovered}
 
 
 def read_contrast(model: Model, a: str, b: str, answer: str | None, instead: str | None) -> Contrast:
     """Tokens, alignment and answers of two prompts.
 
     Raises:
-        InputError: prompts or answers that are empty, too long, equal, or have no difference to explain.
+        InputError: prompts or answers that are empty, too long, the same, or without a difference to explain.
     """
     encoder = PromptEncoder(model.tokenizer, bos=True)
-    sides = _tokens(encoder, "A", a), _tokens(encoder, "B", b)
-    contrast = align(*sides)
-    given = [None if x is None else _continuation(encoder, a, x) for x in (answer, instead)]
-    if given[0] is not None and given[1] is not None:
-        contrast, given = _apart(contrast, *given)
-    for name, ids in (("A", contrast.a), ("B", contrast.b)):
+    for name, text in (("prompt A", a), ("prompt B", b), ("answer", answer), ("instead", instead)):
+        if text is None and "prompt" not in name:
+            continue
+        if not isinstance(text, str) or not (text.strip() or ("prompt" not in name and text)):
+            raise InputError(f"{name} {text!r:.40}: give a text that is not empty")
+        check_unicode(text, name)
+    contrast = align(encoder.bos + encoder.encode(a), encoder.bos + encoder.encode(b))
+    given = [None if text is None else encoder.continuation(a, text) for text in (answer, instead)]
+    contrast, given = _apart(contrast, given)
+    for name, ids in {
+        "prompt A": contrast.a,
+        "prompt B": contrast.b,
+        "an answer": sum(filter(None, given), ()),
+    }.items():
         if len(ids) > model.cfg.n_ctx:
-            raise InputError(
-                f"prompt {name} has {len(ids)} tokens: the model reads at most {model.cfg.n_ctx}"
-            )
-        check_tokens(model, ids, f"prompt {name}")
-    for several, name in zip(given, ("--answer", "--instead"), strict=True):
-        check_tokens(model, several or (), name)
-        if several is not None and len(several) > 1:
-            note = f"{name} has {len(several)} tokens: it is measured by {_text(model, several[0])}"
-            contrast = replace(contrast, notes=(*contrast.notes, note))
-    return _with_answers(model, contrast, *(None if several is None else several[0] for several in given))
+            raise InputError(f"{name} has {len(ids)} tokens: the model reads at most {model.cfg.n_ctx}")
+        check_tokens(model, ids, name)
+    notes = [
+        f"{text!r} has {len(ids)} tokens, {token_text(model, ids[0])!r} counts"
+        for text, ids in zip((answer, instead), given, strict=True)
+        if ids and len(ids) > 1
+    ]
+    contrast = replace(contrast, notes=(*contrast.notes, *notes))
+    return _with_answers(model, contrast, *(ids[0] if ids else None for ids in given))
 
 
 def align(a: tuple[int, ...], b: tuple[int, ...]) -> Contrast:
@@ -79,58 +94,39 @@ def align(a: tuple[int, ...], b: tuple[int, ...]) -> Contrast:
         raise InputError("both prompts are the same tokens: change the word that you want to ask about")
     begin = _equal(a, b)
     if len(a) == len(b):
-        return Contrast(a, b, min(begin, len(a) - 1))
+        return Contrast(a, b, begin)
     end = min(_equal(a[::-1], b[::-1]), min(len(a), len(b)) - begin)
     if not end:
         raise InputError(
-            f"the prompts have {len(a)} and {len(b)} tokens and no common end, so no token of one belongs to one of the "
-            "other: give prompts of equal length, or with the same last words"
+            f"the prompts have {len(a)} and {len(b)} tokens and no common end: give prompts of equal length in tokens, "
+            "or with the same last words"
         )
     middle = len(a) - begin - end
-    notes = (
-        f"the prompts have {len(a)} and {len(b)} tokens: what heads do at the {middle} tokens of A without a partner in B "
-        "stays in every arm, and is explained by no node",
-    )
-    return Contrast(a, b, len(a) - end, notes=notes if middle else ())
+    note = f"{middle} tokens of A have no partner in B: what heads do there stays in every arm, and no node explains it"
+    return Contrast(a, b, len(a) - end, notes=(note,) if middle else ())
 
 
 def _equal(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    """How many tokens are the same from the beginning on."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
-def _tokens(encoder: PromptEncoder, name: str, text: Any) -> tuple[int, ...]:
-    if not isinstance(text, str) or not text.strip():
-        raise InputError(f"prompt {name} {text!r:.40}: give a text that is not empty")
-    check_unicode(text, f"prompt {name}")
-    return encoder.bos + encoder.encode(text)
-
-
-def _continuation(encoder: PromptEncoder, prompt: str, answer: Any) -> tuple[int, ...]:
-    if not isinstance(answer, str) or not answer:
-        raise InputError(f"answer {answer!r:.40}: give a text, mostly with its space in front")
-    check_unicode(answer, "answer")
-    tokens = encoder.continuation(prompt, answer)
-    if not tokens:
-        raise InputError(f"answer {answer!r:.40} has no token of its own behind the prompt")
-    return tokens
-
-
 def _apart(
-    contrast: Contrast, answer: tuple[int, ...], instead: tuple[int, ...]
+    contrast: Contrast, given: list[tuple[int, ...] | None]
 ) -> tuple[Contrast, list[tuple[int, ...] | None]]:
-    """Both answers from their first different token on; what they share before it is put behind both prompts."""
+    """Answers from their first different token on; what they share before it is put behind both prompts."""
+    answer, instead = given
+    if answer is None or instead is None:
+        return contrast, given
     shared = _equal(answer, instead)
     if shared == min(len(answer), len(instead)):
-        same = "are the same" if answer == instead else "differ only in that one goes on"
-        raise InputError(f"the two answers {same}: give answers that differ in a token")
+        raise InputError(
+            "the two answers are the same, or one begins the other: give answers that differ in a token"
+        )
     if shared:
         note = f"the answers begin with the same {shared} tokens, which stand behind both prompts"
-        contrast = replace(
-            contrast,
-            a=contrast.a + answer[:shared],
-            b=contrast.b + answer[:shared],
-            notes=(*contrast.notes, note),
-        )
+        a, b = contrast.a + answer[:shared], contrast.b + answer[:shared]
+        contrast = replace(contrast, a=a, b=b, notes=(*contrast.notes, note))
     return contrast, [answer[shared:], instead[shared:]]
 
 
@@ -139,41 +135,32 @@ def _with_answers(model: Model, contrast: Contrast, answer: int | None, instead:
     if not bool(torch.isfinite(logits.amax(-1)).all()):
         raise InputError("the model gives NaN or infinite logits on these prompts: try --dtype float32")
     log_p = logits.log_softmax(-1)
-    p = log_p.exp()
-    if answer is None:
-        answer = _largest(p[0], log_p[0] - log_p[1], instead)
-    if instead is None:
-        instead = _largest(p[1], log_p[1] - log_p[0], answer)
-    difference = (log_p[0] - log_p[1])[answer] - (log_p[0] - log_p[1])[instead]
-    two = [answer, instead]
-    if answer == instead or abs(float(difference)) < LEAST_DIFFERENCE:
+    p, ratio = log_p.exp(), log_p[0] - log_p[1]
+    answer = _largest(p[0] * ratio, instead) if answer is None else answer
+    instead = _largest(p[1] * -ratio, answer) if instead is None else instead
+    if answer == instead or abs(float(ratio[answer] - ratio[instead])) < LEAST_DIFFERENCE:
         raise InputError(
-            f"{_text(model, answer)} against {_text(model, instead)} is the same after both prompts, within "
-            f"{LEAST_DIFFERENCE} logits: there is no difference to explain"
+            f"{token_text(model, answer)!r} against {token_text(model, instead)!r} is the same after both prompts: there "
+            "is no difference to explain"
         )
-    few = torch.cat([p[:, two], (1 - p[:, two].sum(-1, keepdim=True)).clamp_min(1e-9)], 1).log()
+    two = p[:, [answer, instead]]
+    few = torch.cat([two, (1 - two.sum(-1, keepdim=True)).clamp_min(1e-9)], 1).log()
     covered = float(kl_divergence(few[0], few[1]) / kl_divergence(log_p[0], log_p[1]))
-    (a, b), (other_a, other_b) = p[:, two].T.tolist()
-    probabilities = (a, b), (other_a, other_b)
     return replace(
         contrast,
         answer=answer,
         instead=instead,
-        probabilities=probabilities,
+        probabilities=tuple(map(tuple, two.tolist())),
         uncovered=min(max(1 - covered, 0.0), 1.0),
     )
 
 
-def _largest(p: Float[Tensor, " d_vocab"], ratio: Float[Tensor, " d_vocab"], other: int | None) -> int:
-    """The token with the largest term of KL."""
-    terms = torch.where(p > 0, p * ratio, 0)  # some families' padding has probability 0
+def _largest(terms: Float[Tensor, " d_vocab"], other: int | None) -> int:
+    """The token with the largest term of KL, but not the other answer."""
+    terms = terms.nan_to_num(0.0)  # some families' padding never comes
     if other is not None:
         terms[other] = -torch.inf
     return int(terms.argmax())
-
-
-def _text(model: Model, token: int) -> str:
-    return repr(token_text(model, token))
 
 
 def token_text(model: Model, token: int) -> str:

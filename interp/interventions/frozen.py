@@ -2,9 +2,7 @@
 
 Two prompts, A and B, run once with gradients. Then any number of *arms* share a forward of A's tokens. An arm says of
 every head at every token whether it is live, that is recomputes from what it now reads, or held at its value on B.
-MLPs and embeddings are live, and no value is clamped but those of B.
-
-With few nodes live an arm asks if they are enough by themselves; with few nodes held, if they are needed.
+MLPs and embeddings are live. With few nodes live an arm asks if they are enough, with few held, if they are needed.
 """
 
 from collections.abc import Sequence
@@ -17,17 +15,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.activations.metric import kl_divergence, task_metric
-from interp.activations.stream import PairBatch, Progress, end_logits, feed
+from interp.activations.stream import PairBatch, Progress, feed
 from interp.interventions.clean_run import MOST_POSITIONS, CleanRun
 from interp.interventions.patch import Patch
-from interp.models import HookFunction, Model, Site, model_device
+from interp.models import HookFunction, Model, Site
 from interp.models.partial_forward import takes_prefix
 from interp.prompts.pairs import PromptPair, PromptPairs
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20)
-"""Numbers of nodes at which the gradient is taken anew, and the next nodes are chosen."""
+"""Numbers of nodes from which on the gradient is taken anew."""
 LEAST_GAIN = 1e-3
 """A node that promises less, as a share of the difference, is not chosen."""
+Arms = Bool[np.ndarray, "arm layer pos head"]
 
 
 class Node(NamedTuple):
@@ -47,15 +46,17 @@ class FrozenContext(CleanRun):
 
     Args:
         a, b: tokens, of any lengths.
-        first: of A's positions, the first at which B's values are known. From there on the prompts are aligned from the
-            right. Before, A's own values stand in every arm.
+        first: of A's positions, the first at which B's values are known: the prompts are aligned by their ends. Before
+            it A's own values stand in every arm.
         answer, instead: the tokens whose difference of logits is the metric.
 
     Attributes:
-        log_p: of the next token after A and B [side, d_vocab].
-        gradient: of the metric by z [side, layer, pos, head, d_head], like :attr:`held` in A's positions from ``first``.
-        held: what heads wrote on B [layer, pos, head, d_head].
-        shape: of an arm: layers, positions from ``first`` on, heads.
+        difference: the metric after A, and after B.
+        nothing: the metric of A's tokens with every head at B.
+        kl: KL(A ‖ B) of the next token, in nats.
+        held: what heads wrote on B [layer, pos, head, d_head], in A's positions from ``first`` on.
+        gradient: of the metric [side, layer, pos, head, d_head], likewise.
+        shape: of an arm: layers, positions, heads.
     """
 
     needs_gradients = True
@@ -63,118 +64,109 @@ class FrozenContext(CleanRun):
     def __init__(
         self, model: Model, a: Sequence[int], b: Sequence[int], first: int, answer: int, instead: int
     ) -> None:
-        rows = [
-            PromptPair(name, name, tuple(side), tuple(side), (answer,), (instead,))
-            for name, side in (("A", a), ("B", b))
-        ]
-        pairs = PromptPairs(rows, task="why", metric="logit_diff", counterfactual="b", seed=0, bos=True)
-        super().__init__(model, pairs)
+        sides = {"A": tuple(a), "B": tuple(b)}
+        rows = [PromptPair(name, name, ids, ids, (answer,), (instead,)) for name, ids in sides.items()]
+        super().__init__(
+            model, PromptPairs(rows, task="why", metric="logit_diff", counterfactual="b", seed=0, bos=True)
+        )
         self.first, self.length = first, len(a)
         self._gradients: dict[int, Float[Tensor, "layer pos head d_head"]] = {}
-        self.forwards = feed(model, pairs, [self])
-        later = slice(first, len(a)), slice(first + len(b) - len(a), len(b))
+        self.forwards = feed(model, self.pairs, [self])
+        in_a, in_b = slice(first, len(a)), slice(first + len(b) - len(a), len(b))
         self.corrupt_z[:, 0] = self.z[:, 0]
-        self.corrupt_z[:, 0, later[0]] = self.held = self.z[:, 1, later[1]]
-        self.gradient = torch.stack([self._gradients[side][:, at] for side, at in enumerate(later)])
+        self.corrupt_z[:, 0, in_a] = self.held = self.z[:, 1, in_b]
+        self.gradient = torch.stack([self._gradients[0][:, in_a], self._gradients[1][:, in_b]])
         self.shape = tuple(self.held.shape[:3])
+        self.difference: tuple[float, float] = tuple(self.metric_[0].tolist())
         with torch.no_grad():
-            log_p = self._unpatched([0, 1])
-        self.log_p = torch.stack([log_p[side].float().log_softmax(-1) for side in (0, 1)])
-        self.kl = float(kl_divergence(self.log_p[0], self.log_p[1]))
-        self.nothing = float(self.measure(self.arms([()]))[0][0])
-        """The metric of A's tokens with every head at B."""
+            logits = self._unpatched([0, 1])
+        self._log_p, other = (logits[side].log_softmax(-1) for side in (0, 1))
+        self.kl = float(kl_divergence(self._log_p, other))
+        self.nothing = float(self.measure(self.arms([[]]))[0][0])
 
     def update(self, batch: PairBatch) -> None:
         super().update(batch)
         for row, index in enumerate(batch.indices):
             self._gradients[index] = torch.stack([gradient[row] for gradient in batch.z_gradient])
 
-    @property
-    def difference(self) -> tuple[float, float]:
-        """The metric after A and after B."""
-        a, b = self.metric_[0].tolist()
-        return a, b
+    def nodes(self, places: Sequence[int] | np.ndarray) -> list[Node]:
+        """Nodes by their places in a flattened arm."""
+        layers, positions, heads = np.unravel_index(np.asarray(places, dtype=int), self.shape)
+        columns = (x.tolist() for x in (layers, positions + self.first, heads))
+        return [Node(*at) for at in zip(*columns, strict=True)]
 
-    def estimates(self) -> Float[np.ndarray, "layer pos head"]:
-        """Of every node's effect: (z_A − z_B) · mean of both gradients."""
-        change = self.z[:, 0, self.first : self.length] - self.held
-        return (change * self.gradient.mean(0)).sum(-1).float().cpu().numpy()
-
-    def arms(self, live: Sequence[Sequence[Node]]) -> Bool[np.ndarray, "arm layer pos head"]:
-        """Arms in which these nodes are live."""
+    def arms(self, live: Sequence[Sequence[Node]]) -> Arms:
+        """Arms in which these nodes are live, and no other."""
         arms = np.zeros((len(live), *self.shape), dtype=bool)
         for arm, nodes in zip(arms, live, strict=True):
             for node in nodes:
                 arm[node.layer, node.position - self.first, node.head] = True
         return arms
 
+    def estimates(self) -> Float[np.ndarray, "layer pos head"]:
+        """Of every node's effect: (z_A − z_B) · mean of both gradients."""
+        change = self.z[:, 0, self.first : self.length] - self.held
+        return (change * self.gradient.mean(0)).sum(-1).float().cpu().numpy()
+
     @torch.no_grad()
     def measure(
-        self, live: Bool[np.ndarray, "arm layer pos head"], progress: Progress | None = None
+        self, live: Arms, progress: Progress | None = None
     ) -> tuple[Float[np.ndarray, " arm"], Float[np.ndarray, " arm"]]:
-        """Of every arm the metric, and KL(A ‖ arm) of the next token in nats."""
-        together, metric, kl = max(1, MOST_POSITIONS // self.shape[1]), [], []
+        """Of every arm the metric, and KL(A ‖ arm) of the next token."""
+        together, metric, kl = max(1, MOST_POSITIONS // self.shape[1]), list[float](), list[float]()
         for begin in range(0, len(live), together):
-            arms = live[begin : begin + together]
-            logits = self._logits(arms)[0].float()
-            metric += task_metric(logits, [self.pairs[0]] * len(arms), self.pairs.metric).tolist()
-            kl += kl_divergence(self.log_p[0], logits.log_softmax(-1)).tolist()
+            logits = self._logits(live[begin : begin + together])[0].float()
+            metric += task_metric(logits, [self.pairs[0]] * len(logits), self.pairs.metric).tolist()
+            kl += kl_divergence(self._log_p, logits.log_softmax(-1)).tolist()
             if progress is not None:
-                progress(len(arms))
+                progress(len(logits))
         return np.array(metric), np.array(kl)
 
-    def shares(
-        self, live: Bool[np.ndarray, "arm layer pos head"], progress: Progress | None = None
-    ) -> tuple[Float[np.ndarray, " arm"], Float[np.ndarray, " arm"]]:
+    def shares(self, live: Arms, progress: Progress | None = None) -> Float[np.ndarray, "2 arm"]:
         """Of every arm f, the restored share of the difference that heads make, and the share of KL(A ‖ B) removed."""
         metric, kl = self.measure(live, progress)
-        return (metric - self.nothing) / (self.difference[0] - self.nothing), 1 - kl / self.kl
+        return np.stack([(metric - self.nothing) / (self.difference[0] - self.nothing), 1 - kl / self.kl])
 
-    def grow(self, sizes: Sequence[int] = SIZES, progress: Progress | None = None) -> list[Node]:
-        """Nodes in the order in which they are put into the frozen context.
+    def grow(self, progress: Progress | None = None) -> list[Node]:
+        """Nodes in the order in which they are put into the frozen context, until none promises anything.
 
-        At each size the gradient of −|1 − f| − KL(A ‖ arm) / KL(A ‖ B), taken with the nodes so far live, says what
-        every other node promises: (z − z_B) · gradient, z what it would write if it were live, too. Where no node
-        promises anything, as the last of a chain without the first, z is what it writes in A.
+        At each of :data:`SIZES` the gradient of −|1 − f| − KL(A ‖ arm) / KL(A ‖ B), with the nodes so far live, says
+        what another promises: (z − z_B) · gradient, z what it would write if it were live. Where all promise nothing,
+        as the last of a chain without the first, z is what it writes in A.
         """
         arm, order = np.zeros(self.shape, dtype=bool), list[Node]()
-        for size in sizes:
-            live, as_in_a = self.gains(arm)
+        for size in SIZES:
+            live, as_in_a = self._gains(arm)
             gains = live if live[~arm].max(initial=0) >= LEAST_GAIN else as_in_a
-            gains[arm] = -np.inf
-            for place in np.argsort(-gains, axis=None)[: size - len(order)]:
-                layer, position, head = map(int, np.unravel_index(place, gains.shape))
-                if gains[layer, position, head] < LEAST_GAIN:
-                    return order
-                arm[layer, position, head] = True
-                order.append(Node(layer, position + self.first, head))
+            best = np.argsort(np.where(arm, np.inf, -gains), axis=None)[: size - len(order)]
+            order += self.nodes(best[gains.flat[best] >= LEAST_GAIN])
+            if len(order) < size:
+                break
+            arm = self.arms([order])[0]
             if progress is not None:
                 progress(1)
         return order
 
     @torch.enable_grad()
-    def gains(self, arm: Bool[np.ndarray, "layer pos head"]) -> Float[np.ndarray, "kind layer pos head"]:
-        """See :meth:`grow`: with z live, and as in A."""
+    def _gains(self, arm: Bool[np.ndarray, "layer pos head"]) -> Float[np.ndarray, "kind layer pos head"]:
         logits, written, live = self._logits(arm[None])
         metric = task_metric(logits, [self.pairs[0]], self.pairs.metric)[0]
         restored = (metric - self.nothing) / (self.difference[0] - self.nothing)
-        kl = kl_divergence(self.log_p[0], logits[0].float().log_softmax(-1)) / self.kl
+        kl = kl_divergence(self._log_p, logits[0].float().log_softmax(-1)) / self.kl
         gradients = torch.autograd.grad(-(1 - restored).abs() - kl, written)
         at_nodes = torch.stack([gradient[0, -self.shape[1] :] for gradient in gradients])
         values = torch.stack([torch.cat(live).detach(), self.z[:, 0, self.first : self.length]])
         return ((values - self.held) * at_nodes).sum(-1).float().cpu().numpy()
 
-    def _logits(
-        self, live: Bool[np.ndarray, "arm layer pos head"]
-    ) -> tuple[Float[Tensor, "arm d_vocab"], list[Tensor], list[Tensor]]:
-        """Logits of all tokens; what heads write in every layer; and what they would from ``first`` on, were all live."""
+    def _logits(self, live: Arms) -> tuple[Float[Tensor, "arm d_vocab"], list[Tensor], list[Tensor]]:
+        """Logits of all tokens; with gradients, what heads write a layer, and what they would, were all live."""
         written, would = list[Tensor](), list[Tensor]()
         mask = torch.from_numpy(live).to(self.held.device)[..., None]
         begin = self.first * takes_prefix(self.model)
 
         def hold(layer: int, z: Tensor) -> Tensor:
-            later = z[:, self.first - begin :]
-            z = torch.cat([z[:, : self.first - begin], torch.where(mask[:, layer], later, self.held[layer])], 1)
+            before, later = z[:, : self.first - begin], z[:, self.first - begin :]
+            z = torch.cat([before, torch.where(mask[:, layer], later, self.held[layer])], 1)
             if torch.is_grad_enabled():
                 written.append(z)
                 would.append(later)
@@ -184,57 +176,30 @@ class FrozenContext(CleanRun):
             Site("attn", layer).hook: partial(hold, layer) for layer in range(self.n_layers)
         }
         rows = [0] * len(live)
-        resid = self.resid[0][rows, begin : self.length].detach().requires_grad_(torch.is_grad_enabled())
+        resid = self.resid[0][rows, begin : self.length].requires_grad_(torch.is_grad_enabled())
         return self.logits(rows, 0, resid, hooks, begin, every_token=True), written, would
 
-    def effects_of(self, nodes: Sequence[Node]) -> Float[np.ndarray, " node"]:
-        """Fall of A's metric when one node's output is replaced by its value on B, all else live."""
-        return self.effects_with(nodes, [self.corrupt_z[n.layer, 0, n.position, n.head] for n in nodes])
+    def patched(
+        self,
+        nodes: Sequence[Node],
+        values: Sequence[Float[Tensor, " d_head"]] | None = None,
+        receivers: Sequence[Node] = (),
+    ) -> tuple[Float[np.ndarray, " node"], list[Float[Tensor, "node d_head"]]]:
+        """Fall of A's metric when one node writes something else, all else live: one node a row.
 
-    def effects_with(
-        self, nodes: Sequence[Node], values: Sequence[Float[Tensor, " d_head"]]
-    ) -> Float[np.ndarray, " node"]:
-        """Fall of A's metric when one node writes something else, a node and its value a row."""
+        Args:
+            values: what it writes, by default what it wrote on B.
+            receivers: nodes of which it is told what they then write.
+        """
         if not nodes:
-            return np.zeros(0)
-        outcome = self.run(np.zeros(len(nodes), dtype=int), self._patches(nodes, torch.stack(list(values))))
-        return self.difference[0] - outcome.metric
-
-    def without(
-        self, senders: Sequence[Node], receivers: Sequence[Node]
-    ) -> Float[Tensor, "sender receiver d_head"]:
-        """What the receivers write in A when one sender writes what it wrote on B, and all else is live."""
-        n = len(senders)
-        values = torch.stack([self.corrupt_z[s.layer, 0, s.position, s.head] for s in senders])
-        read = [(receiver.site, np.full(n, receiver.position)) for receiver in receivers]
-        outcome = self.run(np.zeros(n, dtype=int), self._patches(senders, values), read)
-        return torch.stack(outcome.read, 1)
-
-    def _patches(self, nodes: Sequence[Node], values: Float[Tensor, "node d_head"]) -> list[Patch]:
-        """One patch for each site, whose rows are its nodes."""
-        positions = np.array([node.position for node in nodes])
-        rows = {site: np.array([node.site == site for node in nodes]) for site in {n.site for n in nodes}}
-        return [Patch(site, values, positions, mask) for site, mask in sorted(rows.items(), key=lambda x: x[0])]
-
-    def looks_at(self, nodes: Sequence[Node]) -> list[Float[np.ndarray, " pos"]]:
-        """Of every node, which share of its attention · |value| in A each position has."""
-        shares: dict[Node, np.ndarray] = {}
-        norms: dict[int, Float[Tensor, "pos group"]] = {}
-
-        def values(layer: int, v: Tensor) -> None:
-            norms[layer] = v[0].float().norm(dim=-1)
-
-        def pattern(layer: int, weights: Tensor) -> None:
-            for node in {node for node in nodes if node.layer == layer}:
-                group = node.head * norms[layer].shape[1] // self.n_heads
-                share = weights[0, node.head, node.position].float() * norms[layer][:, group]
-                shares[node] = (share / share.sum().clamp_min(1e-30)).cpu().numpy()
-
-        hooks: dict[str, HookFunction] = {}
-        for layer in {node.layer for node in nodes}:
-            hooks[f"blocks.{layer}.attn.hook_v"] = partial(values, layer)
-            hooks[f"blocks.{layer}.attn.hook_pattern"] = partial(pattern, layer)
-        row = torch.tensor([self.pairs[0].clean_tokens], device=model_device(self.model))
-        with torch.no_grad():
-            end_logits(self.model, row, hooks)
-        return [shares[node] for node in nodes]
+            return np.zeros(0), []
+        if values is None:
+            values = [self.corrupt_z[node.layer, 0, node.position, node.head] for node in nodes]
+        rows, positions = np.zeros(len(nodes), dtype=int), np.array([node.position for node in nodes])
+        patches = [
+            Patch(site, torch.stack(list(values)), positions, np.array([node.site == site for node in nodes]))
+            for site in sorted({node.site for node in nodes})
+        ]
+        read = [(node.site, np.full(len(nodes), node.position)) for node in receivers]
+        outcome = self.run(rows, patches, read)
+        return self.difference[0] - outcome.metric, list(outcome.read)
