@@ -1,5 +1,6 @@
 """``interp why``: which heads at which tokens make the difference between two prompts."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -13,35 +14,20 @@ from interp.cli.options import (
     OverwriteOption,
     SomeModelOption,
     request_of_command,
-    seed_option,
 )
 from interp.cli.terminal import suggest, words_of
-from interp.errors import InputError
-
-FILE = "why.json"
 
 
 def why(
     context: Context,
     a: Annotated[str, typer.Argument(metavar="PROMPT_A", help="a prompt")],
-    b: Annotated[
-        str,
-        typer.Argument(
-            metavar="PROMPT_B", help="the same with a word exchanged; of other length, with the same end"
-        ),
-    ],
+    b: Annotated[str, typer.Argument(metavar="PROMPT_B", help="of equal length, or with the same end")],
     answer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT", help="what A says, with its space: ' Mary' (default: by the largest term of KL)"
-        ),
+        str | None, typer.Option(metavar="TEXT", help="after A, such as ' Mary' (default: by KL)")
     ] = None,
-    instead: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="what B says (default: likewise)")
-    ] = None,
-    seed: Annotated[int, seed_option("random nodes and senders")] = 0,
+    instead: Annotated[str | None, typer.Option(metavar="TEXT", help="after B, likewise")] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help=f"folder for {FILE} and the text, why.txt")
+        Path | None, typer.Option(metavar="FOLDER", help="folder for why.json and why.txt")
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="also write the result here; - for stdout")
@@ -52,8 +38,7 @@ def why(
     dtype: DtypeOption = "float32",
 ) -> None:
     """Find the heads at tokens that make the model say one thing after A and another after B, by patching."""
-    import json
-
+    from interp import contrast
     from interp.files import check_file, check_folder, write_json, write_text
     from interp.models import load_model, parse_device
     from interp.progress import bar
@@ -61,37 +46,22 @@ def why(
     parse_device(device)
     request, to_stdout = request_of_command(context), str(json_file) == "-"
     if out is not None:
-        check_folder(out, "an explanation", contents={FILE, "why.txt"})
-        check_file(out / FILE, "--out", request=request, overwrite=overwrite, within=out)
+        check_folder(out, "an explanation", contents=("why.json", "why.txt"))
+        check_file(out / "why.json", "--out", request=request, overwrite=overwrite, within=out)
     if json_file is not None and not to_stdout:
         check_file(json_file, "--json", request=request, overwrite=overwrite)
-        if out is not None and json_file.absolute().is_relative_to(out.absolute()):
-            raise InputError(
-                f"--json {json_file}: it would lie in the folder of --out, which holds {FILE} anyway"
-            )
-
-    from interp.contrast import why as explain
-
-    found = explain(
-        load_model(model, device=device, dtype=dtype),
-        a,
-        b,
-        answer=answer,
-        instead=instead,
-        seed=seed,
-        stage=bar,
-    )
-    told = {"request": request, **found.as_json()}
+    loaded = load_model(model, device=device, dtype=dtype)
+    found = contrast.why(loaded, a, b, answer=answer, instead=instead, stage=bar)
     if out is not None:
         write_text(out / "why.txt", found.text() + "\n")
-        write_json(out / FILE, told)
+        write_json(out / "why.json", {"request": request, **found.as_json()})
     if to_stdout:
         typer.echo(json.dumps(found.as_json(), allow_nan=False))
         return
     if json_file is not None:
-        write_json(json_file, told)
+        write_json(json_file, {"request": request, **found.as_json()})
     typer.echo(found.text())
     for path in filter(None, (out, json_file)):
         typer.echo(f"saved    {path}")
-    options = {"--model": None if model == DEFAULT_MODEL else model, "--answer": instead, "--instead": answer}
-    suggest((["why", b, a, *words_of(options)], "the other way about"))
+    other = {"--model": None if model == DEFAULT_MODEL else model, "--answer": instead, "--instead": answer}
+    suggest((["why", *words_of(other), "--", b, a], "the other way about"))

@@ -40,23 +40,17 @@ class WhyNode:
 
 @dataclass(frozen=True)
 class Arrow:
-    """From one node to a later one, by their places among the nodes; the falls of the metric that make it."""
+    """From one node to a later one, by their places among the nodes, with two falls of the metric.
+
+    Attributes:
+        direct: the later node alone reads what the earlier one wrote on B.
+        total: so does all that lies between them.
+    """
 
     sender: int
     receiver: int
     total: float
     direct: float
-
-    @property
-    def doubt(self) -> str:
-        """Where total and direct disagree."""
-        return (
-            " (opposite)"
-            if self.total * self.direct < 0
-            else " (less)"
-            if self.total / self.direct < 0.5
-            else ""
-        )
 
 
 @dataclass(frozen=True)
@@ -99,7 +93,7 @@ class Why:
     needed: float
     sparse: bool
     left: float
-    notes: tuple[str, ...]
+    notes: list[str]
     seconds: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
@@ -110,47 +104,41 @@ class Why:
 
     def text(self) -> str:
         """At most 25 lines; what a user typed is escaped."""
-        a, b = self.answers["answer"], self.answers["instead"]
-        alone = next((row for row in self.alone if row.nodes == self.kept), Alone(0, 0.0, 0.0))
-        many = (
-            "heads at tokens are enough"
-            if self.sparse
-            else "heads at tokens are not enough, it is not sparse"
-        )
+        a, b, kept = self.answers["answer"], self.answers["instead"], self.kept
+        alone = next((row for row in self.alone if row.nodes == kept), Alone(0, 0.0, 0.0))
+        enough = "are enough" if self.sparse else "are not enough: this difference is not sparse"
         lines = [
             f"A {self.a!r:.{_WIDTH}} → {a['token']!r} {a['a']:.0%}, {b['token']!r} {b['a']:.0%}",
             f"B {self.b!r:.{_WIDTH}} → {b['token']!r} {b['b']:.0%}, {a['token']!r} {a['b']:.0%}",
             f"{a['token']!r} less {b['token']!r}: {self.difference['a']:+.2f} logits after A, "
             f"{self.difference['b']:+.2f} after B; {self.answers['uncovered']:.0%} of KL is about other tokens",
             *(f"note: {note}" for note in self.notes),
-            f"{self.kept} {many}: alone, with every other head as after B, they restore {alone.restored:.0%} of the "
-            f"difference and remove {alone.kl_removed:.0%} of KL",
+            f"{kept} heads at tokens {enough}. Alone, with every other head as after B, they restore "
+            f"{alone.restored:.0%} of the difference and remove {alone.kl_removed:.0%} of KL",
             f"taken out of A they lose {self.needed:.0%} of it; {self.left:.0%} is made by no head",
             "",
-            *map(self._line, self.nodes[: min(self.kept, _NODES)]),
+            *map(_line, self.nodes[: min(kept, _NODES)]),
         ]
         arrows = sorted(self.arrows or [], key=lambda arrow: -abs(arrow.direct))
         for arrow in arrows[:_ARROWS]:
             ends = f"{self.nodes[arrow.sender]} → {self.nodes[arrow.receiver]}"
-            lines.append(f"  {ends}: direct {arrow.direct:+.2f}, in all {arrow.total:+.2f}{arrow.doubt}")
-        more = (
-            f"{max(0, len(self.nodes) - _NODES)} more nodes and {max(0, len(arrows) - _ARROWS)} more arrows"
+            odd = " (they disagree)" if not 0.5 <= arrow.total / arrow.direct <= 2 else ""
+            lines.append(f"  {ends}: direct {arrow.direct:+.2f}, in all {arrow.total:+.2f}{odd}")
+        told = (
+            f"{len(self.nodes)} nodes and {len(arrows)} arrows"
+            if self.arrows is not None
+            else "no arrows: unknown"
         )
-        unknown = "; arrows are not known for this model's attention" if self.arrows is None else ""
-        lines += [
-            f"  {more} with --json{unknown}",
-            "",
-            "restored by      " + "".join(f"{n:>6}" for n in CURVE),
-        ]
+        lines += [f"  {told} in all (--json)", "", "restored by      " + "".join(f"{n:>6}" for n in CURVE)]
         rows = {"these nodes": [row for row in self.alone if row.nodes in CURVE], **self.controls}
         for name, row in rows.items():
             lines.append(f"  {name:<15}" + "".join(f"{x.restored:>6.0%}" for x in row))
         return "\n".join(lines)
 
-    def _line(self, node: WhyNode) -> str:
-        line = f"  {node!s:<22} {node.effect:+.2f} looks at "
-        line += ", ".join(f"{token!r} {share:.0%}" for token, _, share in node.looks_at[:2])
-        if node.raises is not None and node.lowers is not None:
-            raises, lowers = (", ".join(map(repr, words[:2])) for words in (node.raises, node.lowers))
-            line += f"; raises {raises}, lowers {lowers}"
-        return line
+
+def _line(node: WhyNode) -> str:
+    looks = ", ".join(f"{token!r} {share:.0%}" for token, _, share in node.looks_at[:2])
+    line = f"  {node!s:<22} {node.effect:+.2f} looks at {looks}"
+    for name, words in (("raises", node.raises), ("lowers", node.lowers)):
+        line += f"; {name} {', '.join(map(repr, words[:2]))}" if words else ""
+    return line

@@ -129,11 +129,8 @@ class EdgePatcher:
         normed = self.model.blocks[layer].ln1((clean.resid[layer, place, at] - written)[None])[0]
         parts: dict[Into, Tensor] = {}
         for into in QKV:
-            weight, _ = blocks.weight(layer, into)
-            changed = normed @ blocks.per_query_head(weight, 0)[head]
-            bias = blocks.bias(layer, into)
             parts[into] = self._clean(layer, into, place)[:, : position + 1, head].repeat(len(senders), 1, 1)
-            parts[into][rows, at] = changed if bias is None else changed + bias[head]
+            parts[into][rows, at] = self._read(layer, into, normed)[:, head]
         q, k, v = (parts[into][:, :, None] for into in QKV)
         scores = blocks.scores(blocks.rotate(q[:, position:], position), blocks.rotate(k))
         return blocks.mix(scores.softmax(-1), v)[:, 0, 0]
@@ -158,7 +155,11 @@ class EdgePatcher:
         return blocks.attend(*(parts[name][:, :, None] for name in QKV))[:, :, 0]
 
     def _clean(self, layer: int, into: Into, places: np.ndarray) -> Float[Tensor, "pair pos head d_head"]:
-        normed = self.model.blocks[layer].ln1(self.clean.resid[layer, places])
+        return self._read(layer, into, self.model.blocks[layer].ln1(self.clean.resid[layer, places]))
+
+    def _read(
+        self, layer: int, into: Into, normed: Float[Tensor, "*any d_model"]
+    ) -> Float[Tensor, "*any head d_head"]:
         projected, bias = self.blocks.project(layer, into, normed), self.blocks.bias(layer, into)
         return projected if bias is None else projected + bias
 
