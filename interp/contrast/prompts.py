@@ -121,8 +121,10 @@ def _answers(
     few = torch.cat([two, (1 - two.sum(-1, keepdim=True)).clamp_min(1e-9)], 1).log()
     covered = float(kl_divergence(few[0], few[1]) / kl_divergence(log_p[0], log_p[1]))
     told: dict[str, Any] = {
-        name: {"token": text, "a": after_a, "b": after_b}
-        for name, text, after_a, after_b in zip(("answer", "instead"), texts, *two.tolist(), strict=True)
+        name: {"token": text, "id": token, "a": after_a, "b": after_b}
+        for name, text, token, after_a, after_b in zip(
+            ("answer", "instead"), texts, (answer, instead), *two.tolist(), strict=True
+        )
     }
     return (answer, instead), told | {"uncovered": min(max(1 - covered, 0.0), 1.0)}
 
