@@ -110,13 +110,8 @@ def _alone(
     """What the first nodes do alone, for every number of them; and the controls."""
     rng = np.random.default_rng(0)
     orders = [by_size, *(rng.permutation(len(by_size)) for _ in range(DRAWS))]
-    arms = context.arms(
-        [
-            *(chosen[: n + 1] for n in range(len(chosen))),
-            *(context.nodes(order[:n]) for order in orders for n in CURVE),
-            [],
-        ]
-    )
+    firsts = [chosen[: n + 1] for n in range(len(chosen))]
+    arms = context.arms([*firsts, *(context.nodes(order[:n]) for order in orders for n in CURVE), []])
     arms[-1, :, -1] = True  # all heads at END
     shares = context.shares(arms, done)
     controls = shares[:, len(chosen) : -1].reshape(2, 1 + DRAWS, len(CURVE))

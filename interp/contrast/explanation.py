@@ -7,7 +7,7 @@ ENOUGH = 0.8, 1.2
 """Nodes are enough where they restore a share within these: more is no better explanation than less."""
 CURVE = (1, 2, 5, 10, 20)
 """Numbers of nodes that are looked at alone."""
-_NODES, _ARROWS, _WIDTH = 7, 4, 90  # that the text shows
+_NODES, _ARROWS, _WIDTH = 6, 3, 90  # that the text shows
 _JSON = ("a", "b", "answers", "difference", "nodes", "arrows", "alone", "needed", "sparse", "seconds")
 
 

@@ -1,7 +1,6 @@
 """What a head at a token looks at, what it writes, and its codes."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from interp.codesearch.labels import labels_of
 from interp.contrast.explanation import WhyNode
 from interp.contrast.prompts import token_text
 from interp.interventions.frozen import FrozenContext, Node
-from interp.interventions.patch import Reader, patched_logits
 from interp.models.residual_writes import FinalNorm, ResidualWrites
 
 LOOKED_AT, WRITTEN = 4, 5
@@ -24,41 +22,18 @@ def read_nodes(
     context: FrozenContext, nodes: Sequence[Node], effects: Sequence[float], estimates: Sequence[float]
 ) -> list[WhyNode]:
     """Nodes with what can be read of each."""
-    tokens = [token_text(context.model, token) for token in context.pairs[0].clean_tokens]
-    looks = [
-        [(tokens[at], at, float(share[at])) for at in np.argsort(-share, kind="stable")[:LOOKED_AT].tolist()]
-        for share in _looks_at(context, nodes)
-    ]
-    columns = zip(
-        nodes, effects, estimates, looks, _writes(context, nodes), _codes(context, nodes), strict=True
-    )
-    return [
-        WhyNode(str(node.site), node.position, tokens[node.position], effect, estimate, seen, *written, code)
-        for node, effect, estimate, seen, written, code in columns
-    ]
-
-
-def _looks_at(context: FrozenContext, nodes: Sequence[Node]) -> list[Float[np.ndarray, " pos"]]:
-    """Of every node, which share of its attention · |value| in A each position has."""
-    norms: dict[int, Float[Tensor, "pos group"]] = {}
-    shares: dict[Node, np.ndarray] = {}
-
-    def values(layer: int, v: Tensor) -> None:
-        norms[layer] = v[0].float().norm(dim=-1)
-
-    def pattern(layer: int, weights: Tensor) -> None:
-        size = norms[layer].repeat_interleave(context.n_heads // norms[layer].shape[1], 1)
-        for node in nodes:
-            if node.layer == layer:
-                share = weights[0, node.head, node.position].float() * size[:, node.head]
-                shares[node] = (share / share.sum().clamp_min(1e-30)).cpu().numpy()
-
-    readers: dict[str, list[Reader]] = {}
-    for layer in {node.layer for node in nodes}:
-        readers[f"blocks.{layer}.attn.hook_v"] = [partial(values, layer)]
-        readers[f"blocks.{layer}.attn.hook_pattern"] = [partial(pattern, layer)]
-    patched_logits(context.model, context.pairs[0].clean_tokens, [], readers)
-    return [shares[node] for node in nodes]
+    tokens, read = [token_text(context.model, token) for token in context.pairs[0].clean_tokens], []
+    written, codes = _writes(context, nodes), _codes(context, nodes)
+    for node, effect, estimate, tokens_written, code in zip(
+        nodes, effects, estimates, written, codes, strict=True
+    ):
+        share = context.looks_at(node)
+        seen = [
+            (tokens[i], i, float(share[i])) for i in np.argsort(-share, kind="stable")[:LOOKED_AT].tolist()
+        ]
+        at = str(node.site), node.position, tokens[node.position]
+        read.append(WhyNode(*at, effect, estimate, seen, *tokens_written, code))
+    return read
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.activations.metric import kl_divergence, task_metric
-from interp.activations.stream import PairBatch, Progress, feed
+from interp.activations.stream import Progress, batches
 from interp.interventions.clean_run import MOST_POSITIONS, CleanRun
 from interp.interventions.patch import Patch
 from interp.models import HookFunction, Model, Site
@@ -45,7 +45,6 @@ class FrozenContext(CleanRun):
     """Two prompts, run once with gradients; A is pair 0 of this clean run, B pair 1.
 
     Args:
-        a, b: tokens, of any lengths.
         first: of A's positions, the first at which B's values are known: the prompts are aligned by their ends. Before
             it A's own values stand in every arm.
         answer, instead: the tokens whose difference of logits is the metric.
@@ -53,10 +52,9 @@ class FrozenContext(CleanRun):
     Attributes:
         difference: the metric after A, and after B.
         nothing: the metric of A's tokens with every head at B.
-        kl: KL(A ‖ B) of the next token, in nats.
-        held: what heads wrote on B [layer, pos, head, d_head], in A's positions from ``first`` on.
+        held, change: what heads wrote on B, and on A less that [layer, pos, head, d_head], from ``first`` on.
         gradient: of the metric [side, layer, pos, head, d_head], likewise.
-        shape: of an arm: layers, positions, heads.
+        shape: of an arm.
     """
 
     needs_gradients = True
@@ -64,30 +62,34 @@ class FrozenContext(CleanRun):
     def __init__(
         self, model: Model, a: Sequence[int], b: Sequence[int], first: int, answer: int, instead: int
     ) -> None:
-        sides = {"A": tuple(a), "B": tuple(b)}
-        rows = [PromptPair(name, name, ids, ids, (answer,), (instead,)) for name, ids in sides.items()]
-        super().__init__(
-            model, PromptPairs(rows, task="why", metric="logit_diff", counterfactual="b", seed=0, bos=True)
-        )
+        rows = [PromptPair("", "", ids, ids, (answer,), (instead,)) for ids in (tuple(a), tuple(b))]
+        pairs = PromptPairs(rows, task="why", metric="logit_diff", counterfactual="b", seed=0, bos=True)
+        super().__init__(model, pairs)
+        gradients: dict[int, Float[Tensor, "layer pos head d_head"]] = {}
+        points = [
+            f"blocks.{layer}.attn.hook_{name}" for layer in range(self.n_layers) for name in ("pattern", "v")
+        ]
+        for batch in batches(model, pairs, [self], hooks=points):
+            for row, side in enumerate(batch.indices):
+                gradients[side] = torch.stack([gradient[row] for gradient in batch.z_gradient])
+                if side == 0:
+                    self._attention = [
+                        (batch.tape[pattern][row].detach(), batch.tape[v][row].detach().norm(dim=-1))
+                        for pattern, v in zip(points[::2], points[1::2], strict=True)
+                    ]
         self.first, self.length = first, len(a)
-        self._gradients: dict[int, Float[Tensor, "layer pos head d_head"]] = {}
-        self.forwards = feed(model, self.pairs, [self])
         in_a, in_b = slice(first, len(a)), slice(first + len(b) - len(a), len(b))
+        self.gradient = torch.stack([gradients[0][:, in_a], gradients[1][:, in_b]])
         self.corrupt_z[:, 0] = self.z[:, 0]
         self.corrupt_z[:, 0, in_a] = self.held = self.z[:, 1, in_b]
-        self.gradient = torch.stack([self._gradients[0][:, in_a], self._gradients[1][:, in_b]])
+        self.change = self.z[:, 0, in_a] - self.held
         self.shape = tuple(self.held.shape[:3])
-        self.difference: tuple[float, float] = tuple(self.metric_[0].tolist())
         with torch.no_grad():
-            logits = self._unpatched([0, 1])
+            logits, nothing = self._unpatched([0, 1]), self._logits(self.arms([[]]))[0]
         self._log_p, other = (logits[side].log_softmax(-1) for side in (0, 1))
         self.kl = float(kl_divergence(self._log_p, other))
-        self.nothing = float(self.measure(self.arms([[]]))[0][0])
-
-    def update(self, batch: PairBatch) -> None:
-        super().update(batch)
-        for row, index in enumerate(batch.indices):
-            self._gradients[index] = torch.stack([gradient[row] for gradient in batch.z_gradient])
+        self.difference: tuple[float, float] = tuple(self.metric_[0].tolist())
+        self.nothing = float(task_metric(nothing, [pairs[0]], pairs.metric))
 
     def nodes(self, places: Sequence[int] | np.ndarray) -> list[Node]:
         """Nodes by their places in a flattened arm."""
@@ -105,27 +107,32 @@ class FrozenContext(CleanRun):
 
     def estimates(self) -> Float[np.ndarray, "layer pos head"]:
         """Of every node's effect: (z_A − z_B) · mean of both gradients."""
-        change = self.z[:, 0, self.first : self.length] - self.held
-        return (change * self.gradient.mean(0)).sum(-1).float().cpu().numpy()
+        return (self.change * self.gradient.mean(0)).sum(-1).float().cpu().numpy()
+
+    def looks_at(self, node: Node) -> Float[np.ndarray, " pos"]:
+        """Which share of the node's attention · |value| in A each position has."""
+        pattern, sizes = self._attention[node.layer]
+        share = pattern[node.head, node.position] * sizes[:, node.head * sizes.shape[1] // self.n_heads]
+        return (share / share.sum()).float().cpu().numpy()
 
     @torch.no_grad()
-    def measure(
-        self, live: Arms, progress: Progress | None = None
-    ) -> tuple[Float[np.ndarray, " arm"], Float[np.ndarray, " arm"]]:
-        """Of every arm the metric, and KL(A ‖ arm) of the next token."""
-        together, metric, kl = max(1, MOST_POSITIONS // self.shape[1]), list[float](), list[float]()
-        for begin in range(0, len(live), together):
-            logits = self._logits(live[begin : begin + together])[0].float()
-            metric += task_metric(logits, [self.pairs[0]] * len(logits), self.pairs.metric).tolist()
-            kl += kl_divergence(self._log_p, logits.log_softmax(-1)).tolist()
-            if progress is not None:
-                progress(len(logits))
-        return np.array(metric), np.array(kl)
-
     def shares(self, live: Arms, progress: Progress | None = None) -> Float[np.ndarray, "2 arm"]:
         """Of every arm f, the restored share of the difference that heads make, and the share of KL(A ‖ B) removed."""
-        metric, kl = self.measure(live, progress)
-        return np.stack([(metric - self.nothing) / (self.difference[0] - self.nothing), 1 - kl / self.kl])
+        together, told = max(1, MOST_POSITIONS // self.shape[1]), list[Tensor]()
+        for begin in range(0, len(live), together):
+            restored, kl = self._measured(self._logits(live[begin : begin + together])[0])
+            told.append(torch.stack([restored, 1 - kl]))
+            if progress is not None:
+                progress(len(kl))
+        return torch.cat(told, 1).double().cpu().numpy()
+
+    def _measured(
+        self, logits: Float[Tensor, "arm d_vocab"]
+    ) -> tuple[Float[Tensor, " arm"], Float[Tensor, " arm"]]:
+        """f, and KL(A ‖ arm) as a share of KL(A ‖ B)."""
+        metric = task_metric(logits, [self.pairs[0]] * len(logits), self.pairs.metric)
+        kl = kl_divergence(self._log_p, logits.float().log_softmax(-1))
+        return (metric - self.nothing) / (self.difference[0] - self.nothing), kl / self.kl
 
     def grow(self, progress: Progress | None = None) -> list[Node]:
         """Nodes in the order in which they are put into the frozen context, until none promises anything.
@@ -150,13 +157,11 @@ class FrozenContext(CleanRun):
     @torch.enable_grad()
     def _gains(self, arm: Bool[np.ndarray, "layer pos head"]) -> Float[np.ndarray, "kind layer pos head"]:
         logits, written, live = self._logits(arm[None])
-        metric = task_metric(logits, [self.pairs[0]], self.pairs.metric)[0]
-        restored = (metric - self.nothing) / (self.difference[0] - self.nothing)
-        kl = kl_divergence(self._log_p, logits[0].float().log_softmax(-1)) / self.kl
-        gradients = torch.autograd.grad(-(1 - restored).abs() - kl, written)
+        restored, kl = self._measured(logits)
+        gradients = torch.autograd.grad((-(1 - restored).abs() - kl).sum(), written)
         at_nodes = torch.stack([gradient[0, -self.shape[1] :] for gradient in gradients])
-        values = torch.stack([torch.cat(live).detach(), self.z[:, 0, self.first : self.length]])
-        return ((values - self.held) * at_nodes).sum(-1).float().cpu().numpy()
+        changes = torch.stack([torch.cat(live).detach() - self.held, self.change])
+        return (changes * at_nodes).sum(-1).float().cpu().numpy()
 
     def _logits(self, live: Arms) -> tuple[Float[Tensor, "arm d_vocab"], list[Tensor], list[Tensor]]:
         """Logits of all tokens; with gradients, what heads write a layer, and what they would, were all live."""
