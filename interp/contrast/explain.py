@@ -7,7 +7,6 @@ from contextlib import contextmanager
 import numpy as np
 from jaxtyping import Float, Int
 
-from interp.activations.stream import Progress
 from interp.contrast.explanation import CURVE, ENOUGH, Alone, Arrow, Why
 from interp.contrast.prompts import read_contrast
 from interp.contrast.reading import read_nodes
@@ -66,23 +65,21 @@ def why(
     by_size, large = np.argsort(-np.abs(estimates), axis=None), LARGE * abs(at_a - at_b)
     with timed("choice", len(SIZES)) as done:
         chosen = context.grow(done)
-    with timed("alone", len(chosen) + (1 + DRAWS) * len(CURVE) + 1) as done:
-        alone, controls = _alone(context, chosen, by_size, done)
+    with timed("alone"):
+        alone, controls = _alone(context, chosen, by_size)
         sparse = [row.nodes for row in alone if ENOUGH[0] <= row.restored <= ENOUGH[1]]
         kept = sparse[0] if sparse else len(chosen)
         needed = 1 - float(context.shares(~context.arms([chosen[:kept]]))[0, 0])
     with timed("patches"):
         most = min(max(int((np.abs(estimates) >= large).sum()), LEAST_MEASURED), MOST_MEASURED)
         measured = list(dict.fromkeys([*chosen, *context.nodes(by_size[:most])]))[:MOST_MEASURED]
-        effects, _ = context.patched(measured)
-        others = [
-            i for i in np.argsort(-np.abs(effects)).tolist() if i >= len(chosen) and abs(effects[i]) >= large
-        ]
-        order = [*range(len(chosen)), *others]
-        nodes, effects = [measured[i] for i in order], effects[order]
+        effect = dict(zip(measured, context.patched(measured)[0].tolist(), strict=True))
+        others = [node for node in measured[len(chosen) :] if abs(effect[node]) >= large]
+        nodes = [*chosen, *sorted(others, key=lambda node: -abs(effect[node]))]
+        effects = [effect[node] for node in nodes]
     with timed("reading"):
         told = [float(estimates[at.layer, at.position - context.first, at.head]) for at in nodes]
-        read = read_nodes(context, nodes, effects.tolist(), told)
+        read = read_nodes(context, nodes, effects, told)
     with timed("arrows"):
         ends = [i for i in range(len(nodes)) if i < kept or abs(effects[i]) >= large][: max(CURVE)]
         arrows = _arrows(context, nodes, effects, ends)
@@ -105,7 +102,7 @@ def why(
 
 
 def _alone(
-    context: FrozenContext, chosen: list[Node], by_size: Int[np.ndarray, " node"], done: Progress
+    context: FrozenContext, chosen: list[Node], by_size: Int[np.ndarray, " node"]
 ) -> tuple[list[Alone], dict[str, list[Alone]]]:
     """What the first nodes do alone, for every number of them; and the controls."""
     rng = np.random.default_rng(0)
@@ -113,7 +110,7 @@ def _alone(
     firsts = [chosen[: n + 1] for n in range(len(chosen))]
     arms = context.arms([*firsts, *(context.nodes(order[:n]) for order in orders for n in CURVE), []])
     arms[-1, :, -1] = True  # all heads at END
-    shares = context.shares(arms, done)
+    shares = context.shares(arms)
     controls = shares[:, len(chosen) : -1].reshape(2, 1 + DRAWS, len(CURVE))
 
     def rows(sizes: Sequence[int], shares: Float[np.ndarray, "2 n"]) -> list[Alone]:
@@ -127,7 +124,7 @@ def _alone(
 
 
 def _arrows(
-    context: FrozenContext, nodes: Sequence[Node], effects: Float[np.ndarray, " node"], ends: Sequence[int]
+    context: FrozenContext, nodes: Sequence[Node], effects: Sequence[float], ends: Sequence[int]
 ) -> list[Arrow] | None:
     """Which node tells which, of those whose places are ``ends``; ``None`` where attention or wiring are not known.
 

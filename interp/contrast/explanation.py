@@ -13,15 +13,11 @@ _JSON = ("a", "b", "answers", "difference", "nodes", "arrows", "alone", "needed"
 
 @dataclass(frozen=True)
 class WhyNode:
-    """A head at a token of A.
+    """A head at a token of A, counted with BOS.
 
-    Attributes:
-        position: counted with BOS.
-        effect: fall of A's metric in logits when B's value stands there; measured.
-        estimate: of it, from gradients.
-        looks_at: token, position and share of attention · |value| in A, the largest first.
-        raises, lowers: tokens, by what the head adds to their logits directly in A; ``None`` where that is not known.
-        code: ``a``, ``b``, ``name_a``, ``name_b``; ``None`` without codebooks of the model.
+    ``effect``: fall of A's metric in logits when B's value stands there, measured. ``looks_at``: token, position, share
+    of attention · |value| in A. ``raises``, ``lowers``: tokens, by what it adds to their logits directly in A, ``None``
+    where that is not known. ``code``: a, b, name_a, name_b, ``None`` without codebooks of the model.
     """
 
     site: str
@@ -40,12 +36,8 @@ class WhyNode:
 
 @dataclass(frozen=True)
 class Arrow:
-    """From one node to a later one, by their places among the nodes, with two falls of the metric.
-
-    Attributes:
-        direct: the later node alone reads what the earlier one wrote on B.
-        total: so does all that lies between them.
-    """
+    """From one node to a later one, by their places: falls of the metric when the later one alone reads what the
+    earlier one wrote on B (direct), or all that lies between them as well."""
 
     sender: int
     receiver: int
@@ -108,18 +100,18 @@ class Why:
         alone = next((row for row in self.alone if row.nodes == kept), Alone(0, 0.0, 0.0))
         enough = "are enough" if self.sparse else "are not enough: this difference is not sparse"
         lines = [
-            f"A {self.a!r:.{_WIDTH}} → {a['token']!r} {a['a']:.0%}, {b['token']!r} {b['a']:.0%}",
-            f"B {self.b!r:.{_WIDTH}} → {b['token']!r} {b['b']:.0%}, {a['token']!r} {a['b']:.0%}",
+            f"A {self.a!r:.{_WIDTH}} → {a['token']!r} {a['a']:z.0%}, {b['token']!r} {b['a']:z.0%}",
+            f"B {self.b!r:.{_WIDTH}} → {b['token']!r} {b['b']:z.0%}, {a['token']!r} {a['b']:z.0%}",
             f"{a['token']!r} less {b['token']!r}: {self.difference['a']:+.2f} logits after A, "
-            f"{self.difference['b']:+.2f} after B; {self.answers['uncovered']:.0%} of KL is about other tokens",
+            f"{self.difference['b']:+.2f} after B; {self.answers['uncovered']:z.0%} of KL is about other tokens",
             *(f"note: {note}" for note in self.notes),
             f"{kept} heads at tokens {enough}. Alone, with every other head as after B, they restore "
-            f"{alone.restored:.0%} of the difference and remove {alone.kl_removed:.0%} of KL",
-            f"taken out of A they lose {self.needed:.0%} of it; {self.left:.0%} is made by no head",
+            f"{alone.restored:z.0%} of the difference and remove {alone.kl_removed:z.0%} of KL",
+            f"taken out of A they lose {self.needed:z.0%} of it; {self.left:z.0%} is made by no head",
             "",
             *map(_line, self.nodes[: min(kept, _NODES)]),
         ]
-        arrows = sorted(self.arrows or [], key=lambda arrow: -abs(arrow.direct))
+        arrows = sorted(self.arrows or [], key=lambda x: (max(x.sender, x.receiver) >= kept, -abs(x.direct)))
         for arrow in arrows[:_ARROWS]:
             ends = f"{self.nodes[arrow.sender]} → {self.nodes[arrow.receiver]}"
             odd = " (they disagree)" if not 0.5 <= arrow.total / arrow.direct <= 2 else ""
@@ -132,12 +124,12 @@ class Why:
         lines += [f"  {told} in all (--json)", "", "restored by      " + "".join(f"{n:>6}" for n in CURVE)]
         rows = {"these nodes": [row for row in self.alone if row.nodes in CURVE], **self.controls}
         for name, row in rows.items():
-            lines.append(f"  {name:<15}" + "".join(f"{x.restored:>6.0%}" for x in row))
+            lines.append(f"  {name:<15}" + "".join(f"{x.restored:>z6.0%}" for x in row))
         return "\n".join(lines)
 
 
 def _line(node: WhyNode) -> str:
-    looks = ", ".join(f"{token!r} {share:.0%}" for token, _, share in node.looks_at[:2])
+    looks = ", ".join(f"{token!r} {share:z.0%}" for token, _, share in node.looks_at[:2])
     line = f"  {node!s:<22} {node.effect:+.2f} looks at {looks}"
     for name, words in (("raises", node.raises), ("lowers", node.lowers)):
         line += f"; {name} {', '.join(map(repr, words[:2]))}" if words else ""

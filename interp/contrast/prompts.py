@@ -53,8 +53,8 @@ def read_contrast(model: Model, a: str, b: str, answer: str | None, instead: str
                 raise InputError(f"{name} {text!r:.40}: give a text that is not empty")
             check_unicode(text, name)
     encoder = PromptEncoder(model.tokenizer, bos=True)
-    tokens = [encoder.bos + encoder.encode(text) for text in (a, b)]
-    first, notes = align(*tokens)
+    in_a, in_b = (encoder.bos + encoder.encode(text) for text in (a, b))
+    first, notes = align(in_a, in_b)
     given = [() if text is None else encoder.continuation(a, text) for text in (answer, instead)]
     if all(given):
         shared = _equal(*given)
@@ -62,17 +62,17 @@ def read_contrast(model: Model, a: str, b: str, answer: str | None, instead: str
             raise InputError("the two answers are the same, or one begins the other: give two that differ")
         if shared:
             notes.append(f"{shared} tokens that both answers begin with stand behind both prompts")
-            tokens = [side + given[0][:shared] for side in tokens]
+            in_a, in_b = (side + given[0][:shared] for side in (in_a, in_b))
             given = [ids[shared:] for ids in given]
-    for name, ids in zip(("prompt A", "prompt B", "answer", "instead"), tokens + given, strict=True):
+    for name, ids in zip(("prompt A", "prompt B", "answer", "instead"), (in_a, in_b, *given), strict=True):
         if len(ids) > model.cfg.n_ctx:
             raise InputError(f"{name} has {len(ids)} tokens: the model reads at most {model.cfg.n_ctx}")
         check_tokens(model, ids, name)
     for text, ids in zip((answer, instead), given, strict=True):
         if len(ids) > 1:
             notes.append(f"{text!r} has several tokens: {token_text(model, ids[0])!r} counts")
-    pair, told = _answers(model, *tokens, *(ids[0] if ids else None for ids in given))
-    return Contrast(*tokens, first, pair, told, notes)
+    answers, told = _answers(model, in_a, in_b, *(ids[0] if ids else None for ids in given))
+    return Contrast(in_a, in_b, first, answers, told, notes)
 
 
 def align(a: Tokens, b: Tokens) -> tuple[int, list[str]]:

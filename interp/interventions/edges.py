@@ -127,13 +127,14 @@ class EdgePatcher:
         outputs = torch.stack([self.model.blocks[site.layer].attn.W_O[site.head] for site, _ in senders])
         written = torch.einsum("sd,sdm->sm", clean.z[of] - clean.corrupt_z[of], outputs)
         normed = self.model.blocks[layer].ln1((clean.resid[layer, place, at] - written)[None])[0]
-        parts: dict[Into, Tensor] = {}
+        parts = []
         for into in QKV:
-            parts[into] = self._clean(layer, into, place)[:, : position + 1, head].repeat(len(senders), 1, 1)
-            parts[into][rows, at] = self._read(layer, into, normed)[:, head]
-        q, k, v = (parts[into][:, :, None] for into in QKV)
-        scores = blocks.scores(blocks.rotate(q[:, position:], position), blocks.rotate(k))
-        return blocks.mix(scores.softmax(-1), v)[:, 0, 0]
+            part = self._clean(layer, into, place)[:, :, head].repeat(len(senders), 1, 1)
+            part[rows, at] = self._read(layer, into, normed)[:, head]
+            parts.append(part[:, :, None])
+        q, k = (blocks.rotate(part)[:, : position + 1] for part in parts[:2])
+        scores = blocks.scores(q[:, position:], k)
+        return blocks.mix(scores.softmax(-1), parts[2][:, : position + 1])[:, 0, 0]
 
     @torch.no_grad()
     def _without(

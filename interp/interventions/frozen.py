@@ -116,14 +116,12 @@ class FrozenContext(CleanRun):
         return (share / share.sum()).float().cpu().numpy()
 
     @torch.no_grad()
-    def shares(self, live: Arms, progress: Progress | None = None) -> Float[np.ndarray, "2 arm"]:
+    def shares(self, live: Arms) -> Float[np.ndarray, "2 arm"]:
         """Of every arm f, the restored share of the difference that heads make, and the share of KL(A ‖ B) removed."""
         together, told = max(1, MOST_POSITIONS // self.shape[1]), list[Tensor]()
         for begin in range(0, len(live), together):
             restored, kl = self._measured(self._logits(live[begin : begin + together])[0])
             told.append(torch.stack([restored, 1 - kl]))
-            if progress is not None:
-                progress(len(kl))
         return torch.cat(told, 1).double().cpu().numpy()
 
     def _measured(
@@ -134,7 +132,7 @@ class FrozenContext(CleanRun):
         kl = kl_divergence(self._log_p, logits.float().log_softmax(-1))
         return (metric - self.nothing) / (self.difference[0] - self.nothing), kl / self.kl
 
-    def grow(self, progress: Progress | None = None) -> list[Node]:
+    def grow(self, progress: Progress) -> list[Node]:
         """Nodes in the order in which they are put into the frozen context, until none promises anything.
 
         At each of :data:`SIZES` the gradient of −|1 − f| − KL(A ‖ arm) / KL(A ‖ B), with the nodes so far live, says
@@ -150,8 +148,7 @@ class FrozenContext(CleanRun):
             if len(order) < size:
                 break
             arm = self.arms([order])[0]
-            if progress is not None:
-                progress(1)
+            progress(1)
         return order
 
     @torch.enable_grad()

@@ -10,6 +10,7 @@ from interp.contrast import why
 from interp.contrast.explanation import CURVE
 from interp.contrast.prompts import align
 from interp.errors import InputError
+from interp.interventions.edges import EdgePatcher
 from interp.interventions.frozen import FrozenContext, Node
 from interp.models import parse_site
 from interp.planted.models import planted_truth
@@ -189,6 +190,26 @@ def test_arrows_effects_and_what_is_read_are_those_of_whole_forwards(family, tin
             assert node.raises[0] == model.tokenizer.decode([int(logits.argmax())])
             assert node.lowers[0] == model.tokenizer.decode([int(logits.argmin())])
     assert len(told.text().splitlines()) <= 25
+
+
+@pytest.mark.parametrize("family", ["gpt2", "pythia", "llama", "qwen2", "phi"])
+def test_what_a_receiver_anywhere_writes_is_that_of_whole_forwards(family, tiny_model):
+    model = tiny_model(family)
+    a, b = [3, 20, 31, 40, 25, 33, 21, 50], [3, 20, 32, 40, 26, 33, 21, 50]
+    context, hooked = FrozenContext(model, a, b, 2, 11, 30), Hooked(model, a, b, 11, 30)
+    senders = [Node(0, 2, 0), Node(0, 4, 2), Node(0, 5, 1)]
+    for position in (5, 6, 7):
+        receiver, places = Node(1, position, 1), [(sender.site, sender.position) for sender in senders]
+        direct = EdgePatcher(context).at_token(0, receiver.site, position, places)
+        _, live = context.patched(senders, receivers=[receiver])
+        for row, sender in enumerate(senders):
+            torch.testing.assert_close(
+                direct[row], hooked.after(sender, receiver, direct=True), atol=1e-4, rtol=0
+            )
+            torch.testing.assert_close(
+                live[0][row], hooked.after(sender, receiver, direct=False), atol=1e-4, rtol=0
+            )
+        assert (direct - hooked.cache_a[receiver.site.hook][0, position, 1]).abs().max() > 1e-2
 
 
 def test_models_whose_wiring_is_not_known_have_nodes_and_no_arrows(tiny_model):
