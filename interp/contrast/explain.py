@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.contrast.explanation import CURVE, ENOUGH, Alone, Arrow, Why
-from interp.contrast.prompts import read_contrast
+from interp.contrast.prompts import LEAST_DIFFERENCE, read_contrast
 from interp.contrast.reading import read_nodes
 from interp.errors import InputError
 from interp.interventions.edges import EdgePatcher
@@ -62,6 +62,10 @@ def why(
     with timed("run"):
         context = FrozenContext(model, contrast.a, contrast.b, contrast.first, *contrast.answers)
     estimates, (at_a, at_b) = context.estimates(), context.difference
+    if abs(at_a - context.nothing) < LEAST_DIFFERENCE:
+        raise InputError(
+            "with every head as after B the model still says what it says after A: no head explains it"
+        )
     by_size, large = np.argsort(-np.abs(estimates), axis=None), LARGE * abs(at_a - at_b)
     with timed("choice", len(SIZES)) as done:
         chosen = context.grow(done)
