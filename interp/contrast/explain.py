@@ -77,7 +77,7 @@ def why(
     with timed("patches"):
         most = min(max(int((np.abs(estimates) >= large).sum()), LEAST_MEASURED), MOST_MEASURED)
         measured = list(dict.fromkeys([*chosen, *context.nodes(by_size[:most])]))[:MOST_MEASURED]
-        effect = dict(zip(measured, context.patched(measured)[0].tolist(), strict=True))
+        effect = dict(zip(measured, context.node_effects(measured)[0].tolist(), strict=True))
         others = [node for node in measured[len(chosen) :] if abs(effect[node]) >= large]
         nodes = [*chosen, *sorted(others, key=lambda node: -abs(effect[node]))]
         effects = [effect[node] for node in nodes]
@@ -159,12 +159,12 @@ def _arrows(
                 if estimate > bar and estimate >= least / 2:  # it is measured below
                     likely.append((u, v, least))
                     values.append(value)
-    direct = context.patched([nodes[v] for _, v, _ in likely], values)[0].tolist()
+    direct = context.node_effects([nodes[v] for _, v, _ in likely], values)[0].tolist()
     drawn = [(u, v, fall) for (u, v, least), fall in zip(likely, direct, strict=True) if abs(fall) >= least]
     first = sorted({u for u, _, _ in drawn})
-    read = context.patched([nodes[u] for u in first], receivers=nodes)[1]
+    read = context.node_effects([nodes[u] for u in first], receivers=nodes)[1]
     written_live = [read[v][first.index(u)] for u, v, _ in drawn]
-    total = context.patched([nodes[v] for _, v, _ in drawn], written_live)[0].tolist()
+    total = context.node_effects([nodes[v] for _, v, _ in drawn], written_live)[0].tolist()
     return [Arrow(u, v, whole, fall) for (u, v, fall), whole in zip(drawn, total, strict=True)]
 
 

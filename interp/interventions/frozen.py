@@ -181,7 +181,7 @@ class FrozenContext(CleanRun):
         resid = self.resid[0][rows, begin : self.length].requires_grad_(torch.is_grad_enabled())
         return self.logits(rows, 0, resid, hooks, begin, every_token=True), written, would
 
-    def patched(
+    def node_effects(
         self,
         nodes: Sequence[Node],
         values: Sequence[Float[Tensor, " d_head"]] | None = None,

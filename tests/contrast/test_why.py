@@ -64,7 +64,7 @@ class Hooked:
 
         return self.run([hold(layer) for layer in range(len(live))]).log_softmax(-1)
 
-    def patched(self, node, value) -> float:
+    def node_effects(self, node, value) -> float:
         """Fall of the metric when one node writes this."""
         return self.at_a - self.metric(self.run([self._put(node, value)]))
 
@@ -145,7 +145,7 @@ def test_shares_are_those_of_whole_forwards(family, added, tiny_model):
         assert removed == pytest.approx(1 - kl / whole, abs=1e-3)
     assert np.ptp(context.shares(arms)[0]) > 0.5
     nodes = context.nodes(rng.permutation(arms[0].size)[:6])
-    effects, _ = context.patched(nodes)
+    effects, _ = context.node_effects(nodes)
     np.testing.assert_allclose(effects, [hooked.patched(n, hooked.of_b(n)) for n in nodes], atol=1e-3)
     assert np.abs(effects).max() > 1e-2
     assert context.difference == pytest.approx((hooked.at_a, hooked.metric(hooked.log_q)), abs=1e-3)
@@ -201,7 +201,7 @@ def test_what_a_receiver_anywhere_writes_is_that_of_whole_forwards(family, tiny_
     for position in (5, 6, 7):
         receiver, places = Node(1, position, 1), [(sender.site, sender.position) for sender in senders]
         direct = EdgePatcher(context).at_token(0, receiver.site, position, places)
-        _, live = context.patched(senders, receivers=[receiver])
+        _, live = context.node_effects(senders, receivers=[receiver])
         for row, sender in enumerate(senders):
             torch.testing.assert_close(
                 direct[row], hooked.after(sender, receiver, direct=True), atol=1e-4, rtol=0
