@@ -64,7 +64,7 @@ class Hooked:
 
         return self.run([hold(layer) for layer in range(len(live))]).log_softmax(-1)
 
-    def node_effects(self, node, value) -> float:
+    def patched(self, node, value) -> float:
         """Fall of the metric when one node writes this."""
         return self.at_a - self.metric(self.run([self._put(node, value)]))
 
