@@ -59,6 +59,7 @@ BASE = {
     "discover": f"{MODEL} -n 6",
     "program": "run",
     "grow": f"{MODEL} -n 6 --held-out 6",
+    "why": "Mary,John,John, Mary,John,Mary, --model planted-inhibition --json new.json",
     "validate": "run -n 6 --seeds 1",
     "export": "run --out new.json",
     "tasks": "",

@@ -32,6 +32,7 @@ _EXPORTS = {
     "load_task": "interp.tasks",
     "find_circuit": "interp.runs.discover",
     "Run": "interp.runs.run",
+    "why": "interp.contrast",
     "Codebooks": "interp.bottlenecks.store",
     "fit_codebooks": "interp.bottlenecks.fit",
     "train_codebooks": "interp.training",

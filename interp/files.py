@@ -107,6 +107,7 @@ _KINDS = {
     "codebooks": ("manifest.json", "sites"),
     "a code index": ("manifest.json", "layout"),
     "a bench": ("bench.json", "format"),
+    "an explanation": ("why.json", "answers"),
 }
 """By which file, with which key in it, the folder of each kind of result is known."""
 _PACKAGE = Path(__file__).resolve().parent

@@ -31,6 +31,7 @@ ORDER = (
         "circuits",
         "programs",
         "codesearch",
+        "contrast",
         "steering",
         "evaluation",
         "runs",

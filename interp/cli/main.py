@@ -22,6 +22,7 @@ MODULES = {
     "discover": "discover:discover",
     "program": "discover:show_program",
     "grow": "discover:grow",
+    "why": "why:why",
     "validate": "discover:validate",
     "export": "discover:export",
     "tasks": "tasks:tasks_app",

@@ -208,6 +208,33 @@ class EdgePatcher:
         return self.clean.effects(pairs, layers, heads, replacements)
 
     @torch.no_grad()
+    def at_token(
+        self, pair: int, receiver: Site, position: int, senders: Sequence[tuple[Site, int]]
+    ) -> Float[Tensor, "sender d_head"]:
+        """What a head writes at a token on a pair's clean prompt when one sender at a token is taken from its input.
+
+        Query, keys and values read x − (z_u − z'_u) W_O at the sender's position; all else is clean.
+
+        Args:
+            senders: heads of earlier layers with positions, none of them after the receiver's.
+        """
+        layer, head, clean, blocks = receiver.layer, receiver.head, self.clean, self.blocks
+        place = clean.places(np.array([pair]))
+        rows, at = torch.arange(len(senders)), torch.tensor([at for _, at in senders])
+        of = [site.layer for site, _ in senders], place, at, [site.head for site, _ in senders]
+        outputs = torch.stack([self.model.blocks[site.layer].attn.W_O[site.head] for site, _ in senders])
+        written = torch.einsum("sd,sdm->sm", clean.z[of] - clean.corrupt_z[of], outputs)
+        normed = self.model.blocks[layer].ln1((clean.resid[layer, place, at] - written)[None])[0]
+        parts = []
+        for into in QKV:
+            part = self._clean(layer, into, place)[:, :, head].repeat(len(senders), 1, 1)
+            part[rows, at] = self._read(layer, into, normed)[:, head]
+            parts.append(part[:, :, None])
+        q, k = (blocks.rotate(part)[:, : position + 1] for part in parts[:2])
+        scores = blocks.scores(q[:, position:], k)
+        return blocks.mix(scores.softmax(-1), parts[2][:, : position + 1])[:, 0, 0]
+
+    @torch.no_grad()
     def _without(
         self, layer: int, into: Into, places: np.ndarray, heads: np.ndarray, senders: Sequence[Site]
     ) -> Float[Tensor, "edge pos d_head"]:
@@ -227,7 +254,11 @@ class EdgePatcher:
         return blocks.attend(*(parts[name][:, :, None] for name in QKV))[:, :, 0]
 
     def _clean(self, layer: int, into: Into, places: np.ndarray) -> Float[Tensor, "pair pos head d_head"]:
-        normed = self.model.blocks[layer].ln1(self.clean.resid[layer, places])
+        return self._read(layer, into, self.model.blocks[layer].ln1(self.clean.resid[layer, places]))
+
+    def _read(
+        self, layer: int, into: Into, normed: Float[Tensor, "*any d_model"]
+    ) -> Float[Tensor, "*any head d_head"]:
         projected, bias = self.blocks.project(layer, into, normed), self.blocks.bias(layer, into)
         return projected if bias is None else projected + bias
 

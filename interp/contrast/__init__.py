@@ -1,0 +1,6 @@
+"""Two prompts → the heads at tokens that make the model say one thing here and another there."""
+
+from interp.contrast.explain import why
+from interp.contrast.explanation import Why
+
+__all__ = ["Why", "why"]

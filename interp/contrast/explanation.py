@@ -1,0 +1,136 @@
+"""What explains a difference between two prompts: its form in JSON, and in words."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+ENOUGH = 0.8, 1.2
+"""Nodes are enough where they restore a share within these: more is no better explanation than less."""
+CURVE = (1, 2, 5, 10, 20)
+"""Numbers of nodes that are looked at alone."""
+_NODES, _ARROWS, _WIDTH = 6, 3, 90  # that the text shows
+_JSON = ("a", "b", "answers", "difference", "nodes", "arrows", "alone", "needed", "sparse", "seconds")
+
+
+@dataclass(frozen=True)
+class WhyNode:
+    """A head at a token of A, counted with BOS.
+
+    ``effect``: fall of A's metric in logits when B's value stands there, measured. ``looks_at``: token, position, share
+    of attention · |value| in A. ``raises``, ``lowers``: tokens, by what it adds to their logits directly in A, ``None``
+    where that is not known. ``code``: a, b, name_a, name_b, ``None`` without codebooks of the model.
+    """
+
+    site: str
+    position: int
+    token: str
+    effect: float
+    estimate: float
+    looks_at: list[tuple[str, int, float]]
+    raises: list[str] | None
+    lowers: list[str] | None
+    code: dict[str, Any] | None
+
+    def __str__(self) -> str:
+        return f"{self.site} @ {self.token!r} {self.position}"
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """From one node to a later one, by their places: falls of the metric when the later one alone reads what the
+    earlier one wrote on B (direct), or all that lies between them as well."""
+
+    sender: int
+    receiver: int
+    total: float
+    direct: float
+
+
+@dataclass(frozen=True)
+class Alone:
+    """So many nodes alone, all other heads at B: f, and the share of KL(A ‖ B) removed."""
+
+    nodes: int
+    restored: float
+    kl_removed: float
+
+
+@dataclass(frozen=True)
+class Why:
+    """Why a model says one thing after A and another after B.
+
+    Attributes:
+        answers: two tokens with their probabilities after A and B, and the share of KL that they do not cover.
+        difference: logit of the first answer less that of the second, after A and after B.
+        nodes: first those that were put into the frozen context, in that order; then others of large effect.
+        kept: how many make the explanation: the fewest with f in :data:`ENOUGH`, else all that were put in.
+        arrows: among nodes that are kept or of large effect; ``None`` where the model's attention is not known.
+        alone: the first nodes, at :data:`CURVE` and at ``kept``.
+        controls: the same for nodes in attribution's order, random ones (mean of draws), and all heads at END.
+        needed: share of the difference that is lost when B's values stand at the kept nodes, all else live.
+        sparse: whether at most twenty nodes have f in :data:`ENOUGH`.
+        left: share of the difference that no head makes: with every head at B it is still there.
+        notes: what a reader must know, one sentence each.
+        seconds: by stage.
+    """
+
+    a: str
+    b: str
+    answers: dict[str, Any]
+    difference: dict[str, float]
+    nodes: list[WhyNode]
+    kept: int
+    arrows: list[Arrow] | None
+    alone: list[Alone]
+    controls: dict[str, list[Alone]]
+    needed: float
+    sparse: bool
+    left: float
+    notes: list[str]
+    seconds: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        whole = asdict(self)
+        for arrow in whole["arrows"] or []:
+            arrow |= {"from": arrow.pop("sender"), "to": arrow.pop("receiver")}
+        return {key: whole[key] for key in _JSON} | {"alone_with_mlps": None}
+
+    def text(self) -> str:
+        """At most 25 lines; what a user typed is escaped."""
+        a, b, kept = self.answers["answer"], self.answers["instead"], self.kept
+        alone = next((row for row in self.alone if row.nodes == kept), Alone(0, 0.0, 0.0))
+        enough = "are enough" if self.sparse else "are not enough: this difference is not sparse"
+        lines = [
+            f"A {self.a!r:.{_WIDTH}} → {a['token']!r} {a['a']:z.0%}, {b['token']!r} {b['a']:z.0%}",
+            f"B {self.b!r:.{_WIDTH}} → {b['token']!r} {b['b']:z.0%}, {a['token']!r} {a['b']:z.0%}",
+            f"{a['token']!r} less {b['token']!r}: {self.difference['a']:+.2f} logits after A, "
+            f"{self.difference['b']:+.2f} after B; {self.answers['uncovered']:z.0%} of KL is about other tokens",
+            *(f"note: {note}" for note in self.notes),
+            f"{kept} heads at tokens {enough}. Alone, with every other head as after B, they restore "
+            f"{alone.restored:z.0%} of the difference and remove {alone.kl_removed:z.0%} of KL",
+            f"taken out of A they lose {self.needed:z.0%} of it; {self.left:z.0%} is made by no head",
+            "",
+            *map(_line, self.nodes[: min(kept, _NODES)]),
+        ]
+        arrows = sorted(self.arrows or [], key=lambda x: (max(x.sender, x.receiver) >= kept, -abs(x.direct)))
+        for arrow in arrows[:_ARROWS]:
+            ends = f"{self.nodes[arrow.sender]} → {self.nodes[arrow.receiver]}"
+            odd = " (they disagree)" if not 0.5 <= arrow.total / arrow.direct <= 2 else ""
+            lines.append(f"  {ends}: direct {arrow.direct:+.2f}, in all {arrow.total:+.2f}{odd}")
+        told = (
+            f"{len(self.nodes)} nodes and {len(arrows)} arrows"
+            if self.arrows is not None
+            else "no arrows: unknown"
+        )
+        lines += [f"  {told} in all (--json)", "", "restored by      " + "".join(f"{n:>6}" for n in CURVE)]
+        rows = {"these nodes": [row for row in self.alone if row.nodes in CURVE], **self.controls}
+        for name, row in rows.items():
+            lines.append(f"  {name:<15}" + "".join(f"{x.restored:>z6.0%}" for x in row))
+        return "\n".join(lines)
+
+
+def _line(node: WhyNode) -> str:
+    looks = ", ".join(f"{token!r} {share:z.0%}" for token, _, share in node.looks_at[:2])
+    line = f"  {node!s:<22} {node.effect:+.2f} looks at {looks}"
+    for name, words in (("raises", node.raises), ("lowers", node.lowers)):
+        line += f"; {name} {', '.join(map(repr, words[:2]))}" if words else ""
+    return line

@@ -1,0 +1,142 @@
+"""Two prompts as a question: their tokens, how they are aligned, and the two answers that are told apart."""
+
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.activations.metric import kl_divergence
+from interp.errors import InputError
+from interp.interventions.patch import patched_logits
+from interp.models import Model
+from interp.models.limits import check_tokens
+from interp.prompts.encoding import PromptEncoder
+from interp.text.special import check_unicode
+
+Tokens = tuple[int, ...]
+LEAST_DIFFERENCE = 1e-2
+"""In logits: a smaller one is rounding."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """
+    Attributes:
+        a, b: with BOS.
+        first: of A's positions, the first from which on the prompts are aligned by their ends.
+        answers: the token that A makes likelier, and that which B does.
+        told: both with their probabilities, and ``uncovered``, the share of KL(A ‖ B) that is lost when all other
+            tokens count as one.
+        notes: what a reader must know, one sentence each.
+    """
+
+    a: Tokens
+    b: Tokens
+    first: int
+    answers: tuple[int, int]
+    told: dict[str, Any]
+    notes: list[str]
+
+
+def read_contrast(model: Model, a: str, b: str, answer: str | None, instead: str | None) -> Contrast:
+    """Tokens, alignment and answers of two prompts.
+
+    Raises:
+        InputError: prompts or answers that are empty, too long, the same, or without a difference to explain.
+    """
+    for name, text in {"prompt A": a, "prompt B": b, "answer": answer, "instead": instead}.items():
+        if text is not None or name.startswith("prompt"):
+            if not isinstance(text, str) or not text.strip():
+                raise InputError(f"{name} {text!r:.40}: give a text that is not empty")
+            check_unicode(text, name)
+    encoder = PromptEncoder(model.tokenizer, bos=True)
+    in_a, in_b = (encoder.bos + encoder.encode(text) for text in (a, b))
+    first, notes = align(in_a, in_b)
+    given = [() if text is None else encoder.continuation(a, text) for text in (answer, instead)]
+    if all(given):
+        shared = _equal(*given)
+        if shared == min(map(len, given)):
+            raise InputError("the two answers are the same, or one begins the other: give two that differ")
+        if shared:
+            notes.append(f"{shared} tokens that both answers begin with stand behind both prompts")
+            in_a, in_b = (side + given[0][:shared] for side in (in_a, in_b))
+            given = [ids[shared:] for ids in given]
+    for name, ids in zip(("prompt A", "prompt B", "answer", "instead"), (in_a, in_b, *given), strict=True):
+        if len(ids) > model.cfg.n_ctx:
+            raise InputError(f"{name} has {len(ids)} tokens: the model reads at most {model.cfg.n_ctx}")
+        check_tokens(model, ids, name)
+    for text, ids in zip((answer, instead), given, strict=True):
+        if len(ids) > 1:
+            notes.append(f"{text!r} has several tokens: {token_text(model, ids[0])!r} counts")
+    answers, told = _answers(model, in_a, in_b, *(ids[0] if ids else None for ids in given))
+    return Contrast(in_a, in_b, first, answers, told, notes)
+
+
+def align(a: Tokens, b: Tokens) -> tuple[int, list[str]]:
+    """From which position of A on the prompts are aligned: for equal lengths token by token, else by their common end.
+
+    Raises:
+        InputError: they are the same, or of different lengths and end in different tokens.
+    """
+    if a == b:
+        raise InputError("both prompts are the same tokens: change the word that you want to ask about")
+    begin = _equal(a, b)
+    if len(a) == len(b):
+        return begin, []
+    end = min(_equal(a[::-1], b[::-1]), min(len(a), len(b)) - begin)
+    if not end:
+        raise InputError(
+            f"the prompts have {len(a)} and {len(b)} tokens and no common end: give prompts of equal length, or with "
+            "the same last words"
+        )
+    alone = len(a) - begin - end
+    note = f"{alone} tokens of A have no partner in B: what heads do there stays in every arm, no node explains it"
+    return len(a) - end, [note] if alone else []
+
+
+def _equal(a: Tokens, b: Tokens) -> int:
+    """How many tokens are the same from the beginning on."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+
+
+def _answers(
+    model: Model, a: Tokens, b: Tokens, answer: int | None, instead: int | None
+) -> tuple[tuple[int, int], dict[str, Any]]:
+    """The tokens with the largest terms of KL(A ‖ B) and KL(B ‖ A), where none are given; and what is told of them."""
+    log_p = torch.stack([patched_logits(model, side, []) for side in (a, b)]).log_softmax(-1)
+    p, ratio = log_p.exp(), log_p[0] - log_p[1]
+    if bool(p.isnan().any()):
+        raise InputError("the model gives NaN or infinite logits on these prompts: try --dtype float32")
+    answer = _largest(p[0] * ratio, instead) if answer is None else answer
+    instead = _largest(p[1] * -ratio, answer) if instead is None else instead
+    texts = [token_text(model, token) for token in (answer, instead)]
+    if answer == instead or not abs(float(ratio[answer] - ratio[instead])) >= LEAST_DIFFERENCE:
+        raise InputError(
+            f"{texts[0]!r} against {texts[1]!r} is the same after both prompts: nothing to explain"
+        )
+    two = p[:, [answer, instead]]
+    few = torch.cat([two, (1 - two.sum(-1, keepdim=True)).clamp_min(1e-9)], 1).log()
+    covered = float(kl_divergence(few[0], few[1]) / kl_divergence(log_p[0], log_p[1]))
+    told: dict[str, Any] = {
+        name: {"token": text, "id": token, "a": after_a, "b": after_b}
+        for name, text, token, after_a, after_b in zip(
+            ("answer", "instead"), texts, (answer, instead), *two.tolist(), strict=True
+        )
+    }
+    return (answer, instead), told | {"uncovered": min(max(1 - covered, 0.0), 1.0)}
+
+
+def _largest(terms: Float[Tensor, " d_vocab"], other: int | None) -> int:
+    """The token with the largest term, but not the other answer."""
+    terms = terms.nan_to_num(0.0)  # some families' padding never comes
+    if other is not None:
+        terms[other] = -torch.inf
+    return int(terms.argmax())
+
+
+def token_text(model: Model, token: int) -> str:
+    """A token as it stands in a text; a part of a character shows as U+FFFD."""
+    return str(model.tokenizer.decode([token], clean_up_tokenization_spaces=False))

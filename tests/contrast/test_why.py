@@ -1,0 +1,303 @@
+"""Written circuits come out as written, and every number is that of whole forwards with hooks."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from interp.contrast import why
+from interp.contrast.explanation import CURVE
+from interp.contrast.prompts import align
+from interp.errors import InputError
+from interp.interventions.edges import EdgePatcher
+from interp.interventions.frozen import FrozenContext, Node
+from interp.models import parse_site
+from interp.planted.models import planted_truth
+from interp.tasks import load_task
+from tests.oracles import planted
+
+KEYS = {
+    *("a", "b", "answers", "difference", "nodes", "arrows", "alone"),
+    *("alone_with_mlps", "needed", "sparse", "seconds"),
+}
+A = "Mary and John went to the store . John gave a ring to"
+B = "Mary and John went to the store . Mary gave a ring to"
+TINY_A = "When Mary and John went to the store, John gave a drink to"
+TINY_B = "When Mary and John went to the store, Mary gave a drink to"
+
+
+class Hooked:
+    """Two prompts run by transformer-lens alone, aligned by their ends from a position of A on."""
+
+    def __init__(self, model, a, b, answer, instead):
+        self.model, self.a, self.shift = model, a, len(b) - len(a)
+        self.pair = answer, instead
+        with torch.no_grad():
+            logits, self.cache_a = model.run_with_cache(torch.tensor([a]))
+            other, self.cache_b = model.run_with_cache(torch.tensor([b]))
+        self.log_p, self.log_q = logits[0, -1].log_softmax(-1), other[0, -1].log_softmax(-1)
+        self.at_a = self.metric(self.log_p)
+
+    def metric(self, logits) -> float:
+        return float(logits[self.pair[0]] - logits[self.pair[1]])
+
+    def of_b(self, node) -> torch.Tensor:
+        return self.cache_b[node.site.hook][0, node.position + self.shift, node.head]
+
+    def run(self, hooks) -> torch.Tensor:
+        with torch.no_grad():
+            return self.model.run_with_hooks(torch.tensor([self.a]), fwd_hooks=hooks)[0, -1]
+
+    def alone(self, live, first) -> torch.Tensor:
+        """Log-probabilities with every head at B from ``first`` on, but for those that are live."""
+
+        def hold(layer):
+            def hook(z, **_):
+                z = z.clone()
+                for position, head in np.argwhere(~live[layer]):
+                    at = Node(layer, position + first, head)
+                    z[0, at.position, head] = self.of_b(at)
+                return z
+
+            return f"blocks.{layer}.attn.hook_z", hook
+
+        return self.run([hold(layer) for layer in range(len(live))]).log_softmax(-1)
+
+    def patched(self, node, value) -> float:
+        """Fall of the metric when one node writes this."""
+        return self.at_a - self.metric(self.run([self._put(node, value)]))
+
+    def after(self, sender, receiver, *, direct: bool) -> torch.Tensor:
+        """What a receiver writes when the sender writes what it did on B; with all between them as in A if direct."""
+        read, hooks = [], [self._put(sender, self.of_b(sender))]
+        for name in self.cache_a if direct else ():
+            if name.endswith(("attn.hook_z", "hook_mlp_out")) and name != receiver.site.hook:
+                whole = self.cache_a[name].clone()
+                if name == sender.site.hook:
+                    whole[0, sender.position, sender.head] = self.of_b(sender)
+                hooks.append((name, lambda _x, whole=whole, **_: whole))
+        hooks.append((receiver.site.hook, lambda z, **_: read.append(z.clone())))
+        self.run(hooks)
+        return read[0][0, receiver.position, receiver.head]
+
+    def _put(self, node, value):
+        def hook(z, **_):
+            z = z.clone()
+            z[0, node.position, node.head] = value
+            return z
+
+        return node.site.hook, hook
+
+
+def node_of(told) -> Node:
+    site = parse_site(told.site)
+    return Node(site.layer, told.position, site.head)
+
+
+def tokens_of(model, text) -> list[int]:
+    bos = model.tokenizer.bos_token_id
+    return [bos, *model.tokenizer(text, add_special_tokens=False).input_ids]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "roles"),
+    [
+        ("planted-induction", "random", {"a0.h3": "B"}),
+        ("planted-inhibition", "abc", {"a0.h1": "S2"}),
+        ("planted-inhibition", "s2_io", {"a0.h1": "S2"}),
+    ],
+)
+def test_what_was_written_comes_out_and_nothing_else(name, kind, roles):
+    model, truth = planted(name, 1)[0], planted_truth(name)
+    for pair in load_task(name).sample(model.tokenizer, 4, 3, kind):
+        answer, instead = (model.tokenizer.decode(ids) for ids in (pair.answers, pair.wrong_answers))
+        told = why(model, pair.clean, pair.corrupt, answer=answer, instead=instead)
+        wanted = {(site, pair.positions[roles.get(site, "END")]) for site in truth.heads}
+        assert {(node.site, node.position) for node in told.nodes} == wanted
+        assert told.kept == len(wanted) and told.sparse and not told.notes
+        arrows = {(told.nodes[x.sender].site, told.nodes[x.receiver].site) for x in told.arrows}
+        assert arrows == {(sender, receiver) for sender, receiver, _ in truth.edges}
+        assert told.alone[-1].restored == pytest.approx(1, abs=0.01) == told.needed
+        assert told.alone[-1].kl_removed == pytest.approx(1, abs=0.01)
+        assert max(abs(row.restored) for row in told.controls["at random"][:2]) < 0.5
+
+
+@pytest.mark.parametrize("family", ["gpt2", "pythia", "llama", "gemma2"])
+@pytest.mark.parametrize("added", [(), (7, 9)])
+def test_shares_are_those_of_whole_forwards(family, added, tiny_model):
+    model = tiny_model(family)
+    a = [3, 20, 31, 40, 25, 33, 21, 50]
+    b = [3, 20, *added, 32, 40, 26, 33, 21, 50]
+    first = 6 - 1 if added else 2  # of unequal lengths the common end
+    context, hooked = FrozenContext(model, a, b, first, 11, 30), Hooked(model, a, b, 11, 30)
+    rng = np.random.default_rng(0)
+    arms = rng.random((5, *context.shape)) < np.array([0, 0.2, 0.5, 0.8, 1])[:, None, None, None]
+    log_p = [hooked.alone(arm, first) for arm in arms]
+    nothing, whole = (
+        hooked.metric(log_p[0]),
+        float(torch.nn.functional.kl_div(*_kl(hooked.log_q, hooked.log_p))),
+    )
+    for (restored, removed), mine in zip(context.shares(arms).T, log_p, strict=True):
+        share = (hooked.metric(mine) - nothing) / (hooked.at_a - nothing)
+        assert restored == pytest.approx(share, abs=1e-3)
+        kl = float(torch.nn.functional.kl_div(*_kl(mine, hooked.log_p)))
+        assert removed == pytest.approx(1 - kl / whole, abs=1e-3)
+    assert np.ptp(context.shares(arms)[0]) > 0.5
+    nodes = context.nodes(rng.permutation(arms[0].size)[:6])
+    effects, _ = context.node_effects(nodes)
+    np.testing.assert_allclose(effects, [hooked.patched(n, hooked.of_b(n)) for n in nodes], atol=1e-3)
+    assert np.abs(effects).max() > 1e-2
+    assert context.difference == pytest.approx((hooked.at_a, hooked.metric(hooked.log_q)), abs=1e-3)
+
+
+def _kl(log_q, log_p):
+    return log_q, log_p, None, None, "sum", True
+
+
+@pytest.mark.parametrize("family", ["gpt2", "pythia", "llama", "qwen2", "phi"])
+def test_arrows_effects_and_what_is_read_are_those_of_whole_forwards(family, tiny_model, monkeypatch):
+    monkeypatch.setattr("interp.contrast.explain.ABOVE", 0.0)
+    monkeypatch.setattr("interp.contrast.explain.DRAWN", 0.01)
+    model = tiny_model(family)
+    told = why(model, TINY_A, TINY_B)
+    a, b = (tokens_of(model, text) for text in (TINY_A, TINY_B))
+    answers = [told.answers[x]["id"] for x in ("answer", "instead")]
+    hooked = Hooked(model, a, b, *answers)
+    assert told.arrows
+    for arrow in told.arrows:
+        u, v = (node_of(told.nodes[end]) for end in (arrow.sender, arrow.receiver))
+        for direct, number in ((True, arrow.direct), (False, arrow.total)):
+            value = hooked.after(u, v, direct=direct)
+            assert number == pytest.approx(hooked.patched(v, value), abs=2e-4)
+    for node in told.nodes:
+        at = node_of(node)
+        assert node.effect == pytest.approx(hooked.patched(at, hooked.of_b(at)), abs=2e-4)
+        prefix = f"blocks.{at.layer}.attn"
+        values = hooked.cache_a[f"{prefix}.hook_v"][0].norm(dim=-1)
+        values = values.repeat_interleave(model.cfg.n_heads // values.shape[1], 1)[:, at.head]
+        share = hooked.cache_a[f"{prefix}.hook_pattern"][0, at.head, at.position] * values
+        for token, position, number in node.looks_at:
+            assert number == pytest.approx(float(share[position] / share.sum()), abs=1e-3)
+            assert token == model.tokenizer.decode([a[position]])
+        assert node.looks_at[0][2] == pytest.approx(float((share / share.sum()).max()), abs=1e-3)
+        if family == "llama":
+            written = (
+                hooked.cache_a[f"{prefix}.hook_z"][0, at.position, at.head]
+                @ model.blocks[at.layer].attn.W_O[at.head]
+            )
+            logits = (written * model.ln_final.original_component.weight) @ model.W_U
+            assert node.raises[0] == model.tokenizer.decode([int(logits.argmax())])
+            assert node.lowers[0] == model.tokenizer.decode([int(logits.argmin())])
+    assert len(told.text().splitlines()) <= 25
+
+
+@pytest.mark.parametrize("family", ["gpt2", "pythia", "llama", "qwen2", "phi"])
+def test_what_a_receiver_anywhere_writes_is_that_of_whole_forwards(family, tiny_model):
+    model = tiny_model(family)
+    a, b = [3, 20, 31, 40, 25, 33, 21, 50], [3, 20, 32, 40, 26, 33, 21, 50]
+    context, hooked = FrozenContext(model, a, b, 2, 11, 30), Hooked(model, a, b, 11, 30)
+    senders = [Node(0, 2, 0), Node(0, 4, 2), Node(0, 5, 1)]
+    for position in (5, 6, 7):
+        receiver, places = Node(1, position, 1), [(sender.site, sender.position) for sender in senders]
+        direct = EdgePatcher(context).at_token(0, receiver.site, position, places)
+        _, live = context.node_effects(senders, receivers=[receiver])
+        for row, sender in enumerate(senders):
+            torch.testing.assert_close(
+                direct[row], hooked.after(sender, receiver, direct=True), atol=1e-4, rtol=0
+            )
+            torch.testing.assert_close(
+                live[0][row], hooked.after(sender, receiver, direct=False), atol=1e-4, rtol=0
+            )
+        assert (direct - hooked.cache_a[receiver.site.hook][0, position, 1]).abs().max() > 1e-2
+
+
+def test_models_whose_wiring_is_not_known_have_nodes_and_no_arrows(tiny_model):
+    told = why(tiny_model("gemma2"), TINY_A, TINY_B)
+    assert told.nodes and told.arrows is None and told.as_json()["arrows"] is None
+    assert all(node.code is None for node in told.nodes)
+    told = why(tiny_model("bloom"), TINY_A, TINY_B)
+    assert told.nodes and (told.nodes[0].raises is None or len(told.nodes[0].raises) == 5)
+    assert len(told.text().splitlines()) <= 25
+
+
+def test_answers_are_by_kl_and_of_several_tokens_the_first_that_differs_counts(tiny_model):
+    model = tiny_model("llama")
+    a, b = (torch.tensor([tokens_of(model, text)]) for text in (TINY_A, TINY_B))
+    with torch.no_grad():
+        log_p, log_q = (model(side)[0, -1].log_softmax(-1) for side in (a, b))
+    told = why(model, TINY_A, TINY_B)
+    terms = log_p.exp() * (log_p - log_q), log_q.exp() * (log_q - log_p)
+    best = [int(x.argmax()) for x in terms]
+    assert [told.answers[x]["id"] for x in ("answer", "instead")] == best
+    p, q = (torch.cat([x.exp()[best], 1 - x.exp()[best].sum()[None]]) for x in (log_p, log_q))
+    assert told.answers["uncovered"] == pytest.approx(
+        1 - float((p * (p / q).log()).sum() / terms[0].sum()), abs=1e-3
+    )
+    assert told.answers["answer"]["b"] == pytest.approx(float(log_q.exp()[best[0]]), abs=1e-4)
+    several = why(model, TINY_A, TINY_B, answer="Qx", instead="Qz")
+    assert any("both answers begin" in note for note in several.notes)
+    first = why(model, TINY_A, TINY_B, answer=" zebra")
+    assert any("several tokens" in note for note in first.notes)
+
+
+def test_prompts_of_other_lengths_are_aligned_by_their_ends():
+    assert align((1, 5, 2, 3), (1, 6, 2, 3)) == (1, [])
+    first, notes = align((1, 5, 6, 2, 3), (1, 7, 2, 3))
+    assert first == 3 and notes[0].startswith("2 tokens of A")
+    assert align((1, 2, 3), (1, 9, 2, 3)) == (1, [])  # nothing of A is left over
+    assert align((1, 2, 2, 3), (1, 2, 3))[0] == 3  # the common beginning goes first
+    model, _ = planted("planted-induction", 1)
+    told = why(model, "store ring river old park store", "ring river park store")
+    assert told.notes and min(node.position for node in told.nodes) >= 5
+
+
+BAD = [
+    ((A, A), "the same tokens"),
+    ((A, ""), "prompt B ''"),
+    (("  ", B), "prompt A '  '"),
+    ((A, "Mary went"), "no common end"),
+    ((A + " the" * 200, B + " the" * 200), "tokens: the model reads at most"),
+    ((A, B, "Mary", "Mary"), "the two answers are the same"),
+    ((A, B, "", "Mary"), "answer ''"),
+    ((A, B, "Mary John", "Mary"), "one begins the other"),
+    ((A, B, "ring", "book"), "nothing to explain"),
+    ((A, B + "\ud83d"), "half of a surrogate"),
+]
+
+
+@pytest.mark.parametrize(("given", "words"), BAD)
+def test_bad_input_is_one_line(given, words):
+    model, _ = planted("planted-inhibition", 1)
+    a, b, *answers = given
+    options = dict(zip(("answer", "instead"), answers, strict=False))
+    with pytest.raises(InputError) as error:
+        why(model, a, b, **options)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_the_command_writes_its_result_and_replaces_no_other(command):
+    words = ("why", A, B, "--model", "planted-inhibition")
+    shown = command(*words, "--out", "told", "--json", "told.json")
+    assert shown.code == 0 and len(shown.out.splitlines()) <= 28
+    assert "4 heads at tokens are enough" in shown.out
+    for path in ("told/why.json", "told.json"):
+        with open(path) as file:
+            stored = json.load(file)
+        assert stored.keys() == KEYS | {"request"}
+    assert [row["nodes"] for row in stored["alone"]] == [n for n in (*CURVE[:2], 4)]
+    assert stored["nodes"][0].keys() == {
+        *("site", "position", "token", "effect", "estimate", "looks_at", "raises", "lowers", "code")
+    }
+    assert stored["arrows"][0].keys() == {"from", "to", "total", "direct"}
+    printed = command(*words, "--json", "-")
+    assert json.loads(printed.out).keys() == KEYS
+    assert command(*words, "--out", "told").code == 0
+    refused = command("why", B, A, "--model", "planted-inhibition", "--out", "told")
+    assert refused.code == 2 and "--overwrite" in refused.error
+    assert "told.json is there already" in command("why", B, A, "--json", "told.json").error
+    assert command("why", B, A, "--model", "planted-inhibition", "--out", "told", "--overwrite").code == 0
+    [following] = shown.following
+    assert command(*following).code == 0
+    assert command("why", A, A, "--model", "planted-inhibition").code == 2
