@@ -14,12 +14,11 @@ from interp import load_model, load_task
 from interp.activations.metric import task_metric
 from interp.files import read_json, write_json
 from interp.interventions.patch import Patch
-from interp.programs.codes import fit_few, ids, name_codes
+from interp.programs.codes import fit_few, ids, name_codes, variables
 from interp.programs.program import FIT_PAIRS, JUDGE_PAIRS, SEED
 from interp.programs.proof import HeadCodebook, NamedVariable, set_variables, stacked
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner, read_slots
 from interp.prompts.sampling import held_out_pairs
-from interp.prompts.variables import variables
 from interp.stats import wilson_bounds
 
 OUT = RESULTS / "programs" / "rotation.json"

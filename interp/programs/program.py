@@ -17,14 +17,24 @@ from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
 from interp.errors import InputError
 from interp.interventions.clean_run import CleanRun
 from interp.models import Site
-from interp.programs.codes import PER_CODE, SIZES, Name, bits, fewest, ids, measure, name_codes
+from interp.programs.codes import (
+    PER_CODE,
+    SIZES,
+    Name,
+    Variable,
+    bits,
+    fewest,
+    ids,
+    measure,
+    name_codes,
+    variables,
+)
 from interp.programs.proof import HeadCodebook, NamedVariable, VariableSet, passed_on, set_variables, stacked
 from interp.programs.schema import Interchange, Place, Program, SlotCodes
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner, read_slots
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs, Task, Value
 from interp.prompts.sampling import apart, held_out_pairs
-from interp.prompts.variables import Variable, variables
 from interp.stats import mean_interval, ratio_interval
 
 FIT_PAIRS, JUDGE_PAIRS, SPARE_PAIRS = 512, 100, 256

@@ -15,11 +15,10 @@ from interp.activations.stream import Progress
 from interp.bottlenecks.base import Codes
 from interp.bottlenecks.kinds.codebook import Codebook
 from interp.models import Site
-from interp.programs.codes import LEAST, class_means, ids, usual_codes
+from interp.programs.codes import LEAST, Variable, class_means, ids, usual_codes
 from interp.programs.schema import Transition
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner
 from interp.prompts.pairs import Value
-from interp.prompts.variables import Variable
 
 DRAWS = 20
 """Of every random control; the held-out prompts are dealt out to them."""

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
-from interp.programs.codes import _ami, name_codes, usual_codes
-from interp.prompts.variables import Variable
+from interp.programs.codes import Variable, _ami, name_codes, usual_codes
 
 N, FITTED = 300, 200
 

@@ -14,12 +14,11 @@ from interp.interventions.clean_run import CleanRun
 from interp.models import Site
 from interp.planted.models import load_planted_model
 from interp.programs import program as programs
-from interp.programs.codes import LEAST, METRICS, bits, fit_few, measure, name_codes
+from interp.programs.codes import LEAST, METRICS, bits, fit_few, measure, name_codes, variables
 from interp.programs.program import Program, find_program
 from interp.programs.proof import HeadCodebook, NamedVariable, _at_random_heads, set_variables
 from interp.programs.slots import HeadAtRole, SlotRunner, read_slots
 from interp.prompts.sampling import held_out_pairs
-from interp.prompts.variables import variables
 from interp.runs.run import Run
 from interp.tasks import load_task
 from tests.command_line import command, elsewhere  # noqa: F401 - fixtures

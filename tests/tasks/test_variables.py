@@ -7,9 +7,9 @@ import pytest
 
 from interp.errors import InputError
 from interp.models import load_model
+from interp.programs.codes import variables
 from interp.prompts.pairs import PromptPairs
 from interp.prompts.prompt_file import PromptFile, write_prompt_file
-from interp.prompts.variables import variables
 from interp.tasks import load_task
 
 VARIED = {
