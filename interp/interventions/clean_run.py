@@ -297,6 +297,10 @@ class CleanRun(MetricConsumer):
         """
         beyond = np.setdiff1d(pairs, sorted(self.kept))
         if len(beyond):
+            if replacements is not None:
+                raise ValueError(
+                    f"pair {beyond[0]} is not kept: only corrupt outputs can be put in its heads' place"
+                )
             return self._effects_beyond(beyond, pairs, layers, heads)
         cost = float((self._share[pairs] * (1 - layers / self.n_layers)).sum())
         known = self._known[pairs, layers, heads] if replacements is None else np.full(len(pairs), np.nan)

@@ -87,3 +87,5 @@ def test_pairs_that_are_not_kept_run_again(tiny_model):
     expected, least = whole.effects(rows, layers, heads)
     np.testing.assert_allclose(effects, expected, atol=1e-4)
     assert np.abs(expected).min() > 1e-4 and least + 4 <= cost < least + 5
+    with pytest.raises(ValueError, match="pair 1 is not kept"):
+        part.effects(rows, layers, heads, [whole.z[0, 0, :, 0]] * 5)
