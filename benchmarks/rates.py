@@ -212,15 +212,15 @@ class RateBench:
         return {"share": share, "interval": list(interval), "effect": effect}
 
     def _patched(self, pairs: PromptPairs) -> list[tuple[_Batch, Tensor]]:
-        found = []
+        patched = []
         for runs in batches(self.model, pairs, batch_size=BATCH_SIZE):
             clean, corrupt = (
                 torch.stack([side.z[p.layer][:, :, p.head] for p in self.places["heads"]], 2).float().cpu()
                 for side in (runs.clean, runs.corrupt)
             )
             batch = _Batch(runs.pairs, pairs.metric, clean, corrupt, runs.clean.metric)
-            found.append((batch, self._changed(batch, corrupt - clean)))
-        return found
+            patched.append((batch, self._changed(batch, corrupt - clean)))
+        return patched
 
     @torch.no_grad()
     def _changed(self, batch: _Batch, move: Float[Tensor, "batch pos site d"]) -> Float[Tensor, " batch"]:

@@ -67,13 +67,13 @@ class Measurement:
 
     def parts(self) -> list[Part]:
         known = {key: value for key, value in self.described.items() if key != "device"}
-        found = []
+        parts = []
         for indices in equal_length_batches(self.pairs, self.batch_size):
             pairs = self.pairs.subset(indices)
             identity = json.dumps([known, self.weights, pairs.digest(), self.mlps], sort_keys=True)
             name = hashlib.sha256(identity.encode()).hexdigest()[:16]
-            found.append(Part(pairs, indices, self.folder / f"{name}.safetensors"))
-        return found
+            parts.append(Part(pairs, indices, self.folder / f"{name}.safetensors"))
+        return parts
 
     def jobs(self, name: str, place: tuple[str, ...], steps: int) -> Iterator[Job]:
         """One a part, of a desk that has ``models``, a :class:`~interp.models.OneModel`.

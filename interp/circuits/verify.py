@@ -176,15 +176,15 @@ def check_does_task(
     """Raise :class:`InputError` unless the metric is higher on clean prompts, with an interval off zero."""
     gap = np.asarray(clean - corrupt, dtype=float)
     low, high = (float(end[0]) for end in mean_interval(gap[:, None], seed))
-    told = f"the model scores {clean.mean():.3g} on clean and {corrupt.mean():.3g} on corrupt prompts"
+    means = f"the model scores {clean.mean():.3g} on clean and {corrupt.mean():.3g} on corrupt prompts"
     if low <= 0 <= high:
         raise InputError(
-            f"{told}, a gap of {gap.mean():.3g} [{low:.3g}, {high:.3g}] that includes 0: it does not do this task, so "
+            f"{means}, a gap of {gap.mean():.3g} [{low:.3g}, {high:.3g}] that includes 0: it does not do this task, so "
             "there is no circuit to find (more pairs narrow the interval)"
         )
     if high <= 0:
         raise InputError(
-            f"{told}, which is less: are answers and wrong answers, or clean and corrupt, exchanged?"
+            f"{means}, which is less: are answers and wrong answers, or clean and corrupt, exchanged?"
         )
 
 

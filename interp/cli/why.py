@@ -51,16 +51,16 @@ def why(
     if json_file is not None and not to_stdout:
         check_file(json_file, "--json", request=request, overwrite=overwrite)
     loaded = load_model(model, device=device, dtype=dtype)
-    found = contrast.why(loaded, a, b, answer=answer, instead=instead, stage=bar)
+    explanation = contrast.why(loaded, a, b, answer=answer, instead=instead, stage=bar)
     if out is not None:
-        write_text(out / "why.txt", found.text() + "\n")
-        write_json(out / "why.json", {"request": request, **found.as_json()})
+        write_text(out / "why.txt", explanation.text() + "\n")
+        write_json(out / "why.json", {"request": request, **explanation.as_json()})
     if to_stdout:
-        typer.echo(json.dumps(found.as_json(), allow_nan=False))
+        typer.echo(json.dumps(explanation.as_json(), allow_nan=False))
         return
     if json_file is not None:
-        write_json(json_file, {"request": request, **found.as_json()})
-    typer.echo(found.text())
+        write_json(json_file, {"request": request, **explanation.as_json()})
+    typer.echo(explanation.text())
     for path in filter(None, (out, json_file)):
         typer.echo(f"saved    {path}")
     other = {"--model": None if model == DEFAULT_MODEL else model, "--answer": instead, "--instead": answer}

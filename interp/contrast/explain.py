@@ -82,8 +82,8 @@ def why(
         nodes = [*chosen, *sorted(others, key=lambda node: -abs(effect[node]))]
         effects = [effect[node] for node in nodes]
     with timed("reading"):
-        told = [float(estimates[at.layer, at.position - context.first, at.head]) for at in nodes]
-        read = read_nodes(context, nodes, effects, told)
+        estimated = [float(estimates[at.layer, at.position - context.first, at.head]) for at in nodes]
+        read = read_nodes(context, nodes, effects, estimated)
     with timed("arrows"):
         ends = [i for i in range(len(nodes)) if i < kept or abs(effects[i]) >= large][: max(CURVE)]
         arrows = _arrows(context, nodes, effects, ends)

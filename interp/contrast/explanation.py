@@ -116,12 +116,12 @@ class Why:
             ends = f"{self.nodes[arrow.sender]} → {self.nodes[arrow.receiver]}"
             odd = " (they disagree)" if not 0.5 <= arrow.total / arrow.direct <= 2 else ""
             lines.append(f"  {ends}: direct {arrow.direct:+.2f}, in all {arrow.total:+.2f}{odd}")
-        told = (
+        counts = (
             f"{len(self.nodes)} nodes and {len(arrows)} arrows"
             if self.arrows is not None
             else "no arrows: unknown"
         )
-        lines += [f"  {told} in all (--json)", "", "restored by      " + "".join(f"{n:>6}" for n in CURVE)]
+        lines += [f"  {counts} in all (--json)", "", "restored by      " + "".join(f"{n:>6}" for n in CURVE)]
         rows = {"these nodes": [row for row in self.alone if row.nodes in CURVE], **self.controls}
         for name, row in rows.items():
             lines.append(f"  {name:<15}" + "".join(f"{x.restored:>z6.0%}" for x in row))

@@ -201,14 +201,14 @@ class Ablator:
         for indices in equal_length_batches(self.pairs, self.batch_size):
             together = max(1, max(PATCH_ROWS, self.batch_size) // len(indices))
             for begin in range(0, len(order), together):
-                some = order[begin : begin + together]
-                empty = bool(kept[some].min() > lacking[some].min())
-                start = int((kept if empty else lacking)[some].min())
-                measured = self._run(indices, distinct[some], start, empty=empty, with_kl=with_kl)
-                values[:, some[:, None], list(indices)] = measured
+                rows = order[begin : begin + together]
+                empty = bool(kept[rows].min() > lacking[rows].min())
+                start = int((kept if empty else lacking)[rows].min())
+                measured = self._run(indices, distinct[rows], start, empty=empty, with_kl=with_kl)
+                values[:, rows[:, None], list(indices)] = measured
                 self.forwards += measured[0].size * (1 - start / self.shape[0])
                 if progress is not None:
-                    progress(int(times[some].sum()) * len(indices))
+                    progress(int(times[rows].sum()) * len(indices))
         return values[:, inverse.reshape(-1)]
 
     def _first(self, masks: Bool[np.ndarray, "circuit component"]) -> np.ndarray:

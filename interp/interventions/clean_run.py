@@ -347,10 +347,10 @@ class CleanRun(MetricConsumer):
         if kept.any():
             effects[kept], cost = self.effects(pairs[kept], layers[kept], heads[kept])
         for begin in range(0, len(beyond), PATCH_ROWS):
-            some = beyond[begin : begin + PATCH_ROWS]
-            run = CleanRun.of(self.model, self.pairs.subset(some.tolist()), mlps=self.mlps)
-            here = np.isin(pairs, some)
-            effects[here], more = run.effects(np.searchsorted(some, pairs[here]), layers[here], heads[here])
+            part = beyond[begin : begin + PATCH_ROWS]
+            run = CleanRun.of(self.model, self.pairs.subset(part.tolist()), mlps=self.mlps)
+            here = np.isin(pairs, part)
+            effects[here], more = run.effects(np.searchsorted(part, pairs[here]), layers[here], heads[here])
             cost += run.forwards + more
         return effects, cost
 

@@ -81,11 +81,11 @@ class ComponentGraph:
 
     @cached_property
     def receivers(self) -> tuple[Receiver, ...]:
-        found = []
+        receivers = []
         for layer in range(self.n_layers):
-            found += [Receiver("attn", layer, head, into) for head in range(self.n_heads) for into in QKV]
-            found += [Receiver("mlp", layer)] * self.mlps
-        return (*found, Receiver("logits", self.n_layers))
+            receivers += [Receiver("attn", layer, head, into) for head in range(self.n_heads) for into in QKV]
+            receivers += [Receiver("mlp", layer)] * self.mlps
+        return (*receivers, Receiver("logits", self.n_layers))
 
     def head_sender(self, layer: int, head: int) -> int:
         """Where a head stands among the senders."""
@@ -363,16 +363,16 @@ class EdgeSets(Consumer):
             those = slice(first, first + graph.n_heads)
             moved[:, :, :, those] = out - corrupt[:, :, those]
             if graph.mlps:
-                own = graph.mlp_sender(above)
+                mlp_sender = graph.mlp_sender(above)
                 mlp = [r for r in graph.receivers if (r.kind, r.layer) == ("mlp", above)]
                 out = blocks.mlp(above, inputs(mlp)[:, :, 0]).unflatten(0, moved.shape[:2])
-                moved[:, :, :, own] = out - corrupt[:, :, own]
+                moved[:, :, :, mlp_sender] = out - corrupt[:, :, mlp_sender]
         return inputs([graph.receivers[-1]])[:, -1, 0].unflatten(0, moved.shape[:2])
 
     def _biases(self, receiver: Receiver) -> Tensor | float:
         """Sum of the attention layers' output biases that the receiver reads; they belong to no head."""
-        own = receiver.kind == "mlp" and self.graph.sequential
-        layers = range(receiver.layer + own)
+        own_heads = receiver.kind == "mlp" and self.graph.sequential
+        layers = range(receiver.layer + own_heads)
         return sum((output_bias(self.model, layer) for layer in layers), 0.0)
 
     def _written(self, embedded: Tensor, side: Activations) -> Float[Tensor, "batch pos sender d_model"]:

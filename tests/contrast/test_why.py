@@ -90,9 +90,9 @@ class Hooked:
         return node.site.hook, hook
 
 
-def node_of(told) -> Node:
-    site = parse_site(told.site)
-    return Node(site.layer, told.position, site.head)
+def node_of(node) -> Node:
+    site = parse_site(node.site)
+    return Node(site.layer, node.position, site.head)
 
 
 def tokens_of(model, text) -> list[int]:
@@ -112,15 +112,17 @@ def test_what_was_written_comes_out_and_nothing_else(name, kind, roles):
     model, truth = planted(name, 1)[0], planted_truth(name)
     for pair in load_task(name).sample(model.tokenizer, 4, 3, kind):
         answer, instead = (model.tokenizer.decode(ids) for ids in (pair.answers, pair.wrong_answers))
-        told = why(model, pair.clean, pair.corrupt, answer=answer, instead=instead)
+        explanation = why(model, pair.clean, pair.corrupt, answer=answer, instead=instead)
         wanted = {(site, pair.positions[roles.get(site, "END")]) for site in truth.heads}
-        assert {(node.site, node.position) for node in told.nodes} == wanted
-        assert told.kept == len(wanted) and told.sparse and not told.notes
-        arrows = {(told.nodes[x.sender].site, told.nodes[x.receiver].site) for x in told.arrows}
+        assert {(node.site, node.position) for node in explanation.nodes} == wanted
+        assert explanation.kept == len(wanted) and explanation.sparse and not explanation.notes
+        arrows = {
+            (explanation.nodes[x.sender].site, explanation.nodes[x.receiver].site) for x in explanation.arrows
+        }
         assert arrows == {(sender, receiver) for sender, receiver, _ in truth.edges}
-        assert told.alone[-1].restored == pytest.approx(1, abs=0.01) == told.needed
-        assert told.alone[-1].kl_removed == pytest.approx(1, abs=0.01)
-        assert max(abs(row.restored) for row in told.controls["at random"][:2]) < 0.5
+        assert explanation.alone[-1].restored == pytest.approx(1, abs=0.01) == explanation.needed
+        assert explanation.alone[-1].kl_removed == pytest.approx(1, abs=0.01)
+        assert max(abs(row.restored) for row in explanation.controls["at random"][:2]) < 0.5
 
 
 @pytest.mark.parametrize("family", ["gpt2", "pythia", "llama", "gemma2"])
@@ -160,17 +162,17 @@ def test_arrows_effects_and_what_is_read_are_those_of_whole_forwards(family, tin
     monkeypatch.setattr("interp.contrast.explain.ABOVE", 0.0)
     monkeypatch.setattr("interp.contrast.explain.DRAWN", 0.01)
     model = tiny_model(family)
-    told = why(model, TINY_A, TINY_B)
+    explanation = why(model, TINY_A, TINY_B)
     a, b = (tokens_of(model, text) for text in (TINY_A, TINY_B))
-    answers = [told.answers[x]["id"] for x in ("answer", "instead")]
+    answers = [explanation.answers[x]["id"] for x in ("answer", "instead")]
     hooked = Hooked(model, a, b, *answers)
-    assert told.arrows
-    for arrow in told.arrows:
-        u, v = (node_of(told.nodes[end]) for end in (arrow.sender, arrow.receiver))
+    assert explanation.arrows
+    for arrow in explanation.arrows:
+        u, v = (node_of(explanation.nodes[end]) for end in (arrow.sender, arrow.receiver))
         for direct, number in ((True, arrow.direct), (False, arrow.total)):
             value = hooked.after(u, v, direct=direct)
             assert number == pytest.approx(hooked.patched(v, value), abs=2e-4)
-    for node in told.nodes:
+    for node in explanation.nodes:
         at = node_of(node)
         assert node.effect == pytest.approx(hooked.patched(at, hooked.of_b(at)), abs=2e-4)
         prefix = f"blocks.{at.layer}.attn"
@@ -189,7 +191,7 @@ def test_arrows_effects_and_what_is_read_are_those_of_whole_forwards(family, tin
             logits = (written * model.ln_final.original_component.weight) @ model.W_U
             assert node.raises[0] == model.tokenizer.decode([int(logits.argmax())])
             assert node.lowers[0] == model.tokenizer.decode([int(logits.argmin())])
-    assert len(told.text().splitlines()) <= 25
+    assert len(explanation.text().splitlines()) <= 25
 
 
 @pytest.mark.parametrize("family", ["gpt2", "pythia", "llama", "qwen2", "phi"])
@@ -213,12 +215,14 @@ def test_what_a_receiver_anywhere_writes_is_that_of_whole_forwards(family, tiny_
 
 
 def test_models_whose_wiring_is_not_known_have_nodes_and_no_arrows(tiny_model):
-    told = why(tiny_model("gemma2"), TINY_A, TINY_B)
-    assert told.nodes and told.arrows is None and told.as_json()["arrows"] is None
-    assert all(node.code is None for node in told.nodes)
-    told = why(tiny_model("bloom"), TINY_A, TINY_B)
-    assert told.nodes and (told.nodes[0].raises is None or len(told.nodes[0].raises) == 5)
-    assert len(told.text().splitlines()) <= 25
+    explanation = why(tiny_model("gemma2"), TINY_A, TINY_B)
+    assert explanation.nodes and explanation.arrows is None and explanation.as_json()["arrows"] is None
+    assert all(node.code is None for node in explanation.nodes)
+    explanation = why(tiny_model("bloom"), TINY_A, TINY_B)
+    assert explanation.nodes and (
+        explanation.nodes[0].raises is None or len(explanation.nodes[0].raises) == 5
+    )
+    assert len(explanation.text().splitlines()) <= 25
 
 
 def test_answers_are_by_kl_and_of_several_tokens_the_first_that_differs_counts(tiny_model):
@@ -226,15 +230,15 @@ def test_answers_are_by_kl_and_of_several_tokens_the_first_that_differs_counts(t
     a, b = (torch.tensor([tokens_of(model, text)]) for text in (TINY_A, TINY_B))
     with torch.no_grad():
         log_p, log_q = (model(side)[0, -1].log_softmax(-1) for side in (a, b))
-    told = why(model, TINY_A, TINY_B)
+    explanation = why(model, TINY_A, TINY_B)
     terms = log_p.exp() * (log_p - log_q), log_q.exp() * (log_q - log_p)
     best = [int(x.argmax()) for x in terms]
-    assert [told.answers[x]["id"] for x in ("answer", "instead")] == best
+    assert [explanation.answers[x]["id"] for x in ("answer", "instead")] == best
     p, q = (torch.cat([x.exp()[best], 1 - x.exp()[best].sum()[None]]) for x in (log_p, log_q))
-    assert told.answers["uncovered"] == pytest.approx(
+    assert explanation.answers["uncovered"] == pytest.approx(
         1 - float((p * (p / q).log()).sum() / terms[0].sum()), abs=1e-3
     )
-    assert told.answers["answer"]["b"] == pytest.approx(float(log_q.exp()[best[0]]), abs=1e-4)
+    assert explanation.answers["answer"]["b"] == pytest.approx(float(log_q.exp()[best[0]]), abs=1e-4)
     several = why(model, TINY_A, TINY_B, answer="Qx", instead="Qz")
     assert any("both answers begin" in note for note in several.notes)
     first = why(model, TINY_A, TINY_B, answer=" zebra")
@@ -248,8 +252,8 @@ def test_prompts_of_other_lengths_are_aligned_by_their_ends():
     assert align((1, 2, 3), (1, 9, 2, 3)) == (1, [])  # nothing of A is left over
     assert align((1, 2, 2, 3), (1, 2, 3))[0] == 3  # the common beginning goes first
     model, _ = planted("planted-induction", 1)
-    told = why(model, "store ring river old park store", "ring river park store")
-    assert told.notes and min(node.position for node in told.nodes) >= 5
+    explanation = why(model, "store ring river old park store", "ring river park store")
+    assert explanation.notes and min(node.position for node in explanation.nodes) >= 5
 
 
 BAD = [
@@ -279,10 +283,10 @@ def test_bad_input_is_one_line(given, words):
 @pytest.mark.usefixtures("elsewhere")
 def test_the_command_writes_its_result_and_replaces_no_other(command):
     words = ("why", A, B, "--model", "planted-inhibition")
-    shown = command(*words, "--out", "told", "--json", "told.json")
+    shown = command(*words, "--out", "explanation", "--json", "explanation.json")
     assert shown.code == 0 and len(shown.out.splitlines()) <= 28
     assert "4 heads at tokens are enough" in shown.out
-    for path in ("told/why.json", "told.json"):
+    for path in ("explanation/why.json", "explanation.json"):
         with open(path) as file:
             stored = json.load(file)
         assert stored.keys() == KEYS | {"request"}
@@ -293,11 +297,13 @@ def test_the_command_writes_its_result_and_replaces_no_other(command):
     assert stored["arrows"][0].keys() == {"from", "to", "total", "direct"}
     printed = command(*words, "--json", "-")
     assert json.loads(printed.out).keys() == KEYS
-    assert command(*words, "--out", "told").code == 0
-    refused = command("why", B, A, "--model", "planted-inhibition", "--out", "told")
+    assert command(*words, "--out", "explanation").code == 0
+    refused = command("why", B, A, "--model", "planted-inhibition", "--out", "explanation")
     assert refused.code == 2 and "--overwrite" in refused.error
-    assert "told.json is there already" in command("why", B, A, "--json", "told.json").error
-    assert command("why", B, A, "--model", "planted-inhibition", "--out", "told", "--overwrite").code == 0
+    assert "explanation.json is there already" in command("why", B, A, "--json", "explanation.json").error
+    assert (
+        command("why", B, A, "--model", "planted-inhibition", "--out", "explanation", "--overwrite").code == 0
+    )
     [following] = shown.following
     assert command(*following).code == 0
     assert command("why", A, A, "--model", "planted-inhibition").code == 2
