@@ -39,7 +39,7 @@ def why(
 ) -> None:
     """Find the heads at tokens that make the model say one thing after A and another after B, by patching."""
     from interp import contrast
-    from interp.files import check_file, check_folder, write_json, write_text
+    from interp.files import check_file, check_folder, write_json
     from interp.models import load_model, parse_device
     from interp.progress import bar
 
@@ -53,8 +53,7 @@ def why(
     loaded = load_model(model, device=device, dtype=dtype)
     explanation = contrast.why(loaded, a, b, answer=answer, instead=instead, stage=bar)
     if out is not None:
-        write_text(out / "why.txt", explanation.text() + "\n")
-        write_json(out / "why.json", {"request": request, **explanation.as_json()})
+        explanation.save(out, request)
     if to_stdout:
         typer.echo(json.dumps(explanation.as_json(), allow_nan=False))
         return

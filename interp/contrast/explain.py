@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.contrast.explanation import CURVE, ENOUGH, Alone, Arrow, Why
-from interp.contrast.prompts import LEAST_DIFFERENCE, read_contrast
+from interp.contrast.prompts import LEAST_DIFFERENCE, read_contrast, token_text
 from interp.contrast.reading import read_nodes
 from interp.errors import InputError
 from interp.interventions.edges import EdgePatcher
 from interp.interventions.frozen import SIZES, FrozenContext, Node
-from interp.models import Model
+from interp.models import Model, describe_model
 from interp.progress import Stage, silent
 
 LEAST_MEASURED, MOST_MEASURED = 30, 80
@@ -88,6 +88,12 @@ def why(
         ends = [i for i in range(len(nodes)) if i < kept or abs(effects[i]) >= large][: max(CURVE)]
         arrows = _arrows(context, nodes, effects, ends)
     return Why(
+        model=describe_model(model)["spec"],
+        chat=False,
+        tokens=[token_text(model, token) for token in contrast.a],
+        tokens_b=[token_text(model, token) for token in contrast.b],
+        alone_with_mlps=None,
+        with_mlps=None,
         a=a,
         b=b,
         answers=contrast.told,

@@ -1,23 +1,31 @@
-"""What explains a difference between two prompts: its form in JSON, and in words."""
+"""What explains a difference between two prompts: its form in JSON, on disk, and in words."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from interp.errors import InputError, fault
+from interp.files import read_json, write_json, write_text
 
 ENOUGH = 0.8, 1.2
 """Nodes are enough where they restore a share within these: more is no better explanation than less."""
 CURVE = (1, 2, 5, 10, 20)
 """Numbers of nodes that are looked at alone."""
 _NODES, _ARROWS, _WIDTH = 6, 3, 90  # that the text shows
-_JSON = ("a", "b", "answers", "difference", "nodes", "arrows", "alone", "needed", "sparse", "seconds")
+RESULT, TEXT = "why.json", "why.txt"
+"""In the folder of an explanation."""
 
 
 @dataclass(frozen=True)
 class WhyNode:
-    """A head at a token of A, counted with BOS.
+    """A head, or in the second ranking an MLP, at a token of A, counted with BOS.
 
     ``effect``: fall of A's metric in logits when B's value stands there, measured. ``looks_at``: token, position, share
     of attention · |value| in A. ``raises``, ``lowers``: tokens, by what it adds to their logits directly in A, ``None``
-    where that is not known. ``code``: a, b, name_a, name_b, ``None`` without codebooks of the model.
+    where that is not known. An MLP looks at nothing. ``code``: a, b, name_a, name_b, ``None`` without codebooks.
     """
 
     site: str
@@ -55,10 +63,25 @@ class Alone:
 
 
 @dataclass(frozen=True)
+class WithMlps:
+    """The second ranking: MLPs are nodes as heads are, held at B unless they stand where the prompts differ.
+
+    Attributes as of :class:`Why`. ``nodes`` are those that were put in, in that order.
+    """
+
+    nodes: list[WhyNode]
+    kept: int
+    sparse: bool
+
+
+@dataclass(frozen=True)
 class Why:
     """Why a model says one thing after A and another after B.
 
     Attributes:
+        model: the spec it was loaded by; ``None`` if it was not loaded by one.
+        chat: whether both prompts stand as a user's message in the model's chat template.
+        tokens, tokens_b: of both prompts, BOS included, as they stand in the text.
         answers: two tokens with their probabilities after A and B, and the share of KL that they do not cover.
         difference: logit of the first answer less that of the second, after A and after B.
         nodes: first those that were put into the frozen context, in that order; then others of large effect.
@@ -69,18 +92,25 @@ class Why:
         needed: share of the difference that is lost when B's values stand at the kept nodes, all else live.
         sparse: whether at most twenty nodes have f in :data:`ENOUGH`.
         left: share of the difference that no head makes: with every head at B it is still there.
+        alone_with_mlps, with_mlps: the same curve, and nodes, with MLPs as nodes; ``None`` in models without MLPs.
         notes: what a reader must know, one sentence each.
         seconds: by stage.
     """
 
+    model: str | None
+    chat: bool
     a: str
     b: str
+    tokens: list[str]
+    tokens_b: list[str]
     answers: dict[str, Any]
     difference: dict[str, float]
     nodes: list[WhyNode]
     kept: int
     arrows: list[Arrow] | None
     alone: list[Alone]
+    alone_with_mlps: list[Alone] | None
+    with_mlps: WithMlps | None
     controls: dict[str, list[Alone]]
     needed: float
     sparse: bool
@@ -92,7 +122,42 @@ class Why:
         whole = asdict(self)
         for arrow in whole["arrows"] or []:
             arrow |= {"from": arrow.pop("sender"), "to": arrow.pop("receiver")}
-        return {key: whole[key] for key in _JSON} | {"alone_with_mlps": None}
+        return whole
+
+    @classmethod
+    def of_json(cls, stored: dict[str, Any]) -> "Why":
+        """Of :meth:`as_json`; pydantic's ``ValidationError`` says what is missing or wrong."""
+        names = {"from": "sender", "to": "receiver"}
+        arrows = stored.get("arrows") and [
+            {names.get(key, key): value for key, value in arrow.items()} for arrow in stored["arrows"]
+        ]
+        known = {key: value for key, value in stored.items() if key in cls.__annotations__}
+        return TypeAdapter(cls).validate_python(known | {"arrows": arrows})
+
+    def save(self, folder: Path | str, request: Mapping[str, Any] | None = None) -> Path:
+        """Write ``why.json`` and ``why.txt`` into a folder."""
+        folder = Path(folder)
+        write_text(folder / TEXT, self.text() + "\n")
+        write_json(folder / RESULT, {"request": request, **self.as_json()})
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Why":
+        """Read the folder again.
+
+        Raises:
+            InputError: it holds no explanation, or one that cannot be read.
+        """
+        path = Path(folder) / RESULT
+        if not path.is_file():
+            raise InputError(f"{folder} holds no explanation: interp why … --out makes one")
+        try:
+            return cls.of_json(read_json(path))
+        except ValidationError as error:
+            wrong = fault(error)
+        except (ValueError, TypeError, AttributeError) as error:
+            wrong = str(error)
+        raise InputError(f"{path} cannot be read ({wrong}): make it again by interp why … --out")
 
     def text(self) -> str:
         """At most 25 lines; what a user typed is escaped."""

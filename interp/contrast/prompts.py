@@ -47,13 +47,11 @@ def read_contrast(model: Model, a: str, b: str, answer: str | None, instead: str
     Raises:
         InputError: prompts or answers that are empty, too long, the same, or without a difference to explain.
     """
-    for name, text in {"prompt A": a, "prompt B": b, "answer": answer, "instead": instead}.items():
-        if text is not None or name.startswith("prompt"):
-            if not isinstance(text, str) or not text.strip():
-                raise InputError(f"{name} {text!r:.40}: give a text that is not empty")
-            check_unicode(text, name)
     encoder = PromptEncoder(model.tokenizer, bos=True)
-    in_a, in_b = (encoder.bos + encoder.encode(text) for text in (a, b))
+    in_a, in_b = (read_prompt(model, encoder, text, f"prompt {name}") for name, text in (("A", a), ("B", b)))
+    for name, text in (("answer", answer), ("instead", instead)):
+        if text is not None:
+            check_text(text, name)
     first, notes = align(in_a, in_b)
     given = [() if text is None else encoder.continuation(a, text) for text in (answer, instead)]
     if all(given):
@@ -65,14 +63,36 @@ def read_contrast(model: Model, a: str, b: str, answer: str | None, instead: str
             in_a, in_b = (side + given[0][:shared] for side in (in_a, in_b))
             given = [ids[shared:] for ids in given]
     for name, ids in zip(("prompt A", "prompt B", "answer", "instead"), (in_a, in_b, *given), strict=True):
-        if len(ids) > model.cfg.n_ctx:
-            raise InputError(f"{name} has {len(ids)} tokens: the model reads at most {model.cfg.n_ctx}")
-        check_tokens(model, ids, name)
+        check_length(model, ids, name)
     for text, ids in zip((answer, instead), given, strict=True):
         if len(ids) > 1:
             notes.append(f"{text!r} has several tokens: {token_text(model, ids[0])!r} counts")
     answers, told = _answers(model, in_a, in_b, *(ids[0] if ids else None for ids in given))
     return Contrast(in_a, in_b, first, answers, told, notes)
+
+
+def check_text(text: object, name: str) -> None:
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"{name} {text!r:.40}: give a text that is not empty")
+    check_unicode(text, name)
+
+
+def read_prompt(model: Model, encoder: PromptEncoder, text: str, name: str) -> Tokens:
+    """Its tokens, BOS included.
+
+    Raises:
+        InputError: it is empty, or more than the model reads.
+    """
+    check_text(text, name)
+    ids = encoder.bos + encoder.encode(text)
+    check_length(model, ids, name)
+    return ids
+
+
+def check_length(model: Model, ids: Tokens, name: str) -> None:
+    if len(ids) > model.cfg.n_ctx:
+        raise InputError(f"{name} has {len(ids)} tokens: the model reads at most {model.cfg.n_ctx}")
+    check_tokens(model, ids, name)
 
 
 def align(a: Tokens, b: Tokens) -> tuple[int, list[str]]:

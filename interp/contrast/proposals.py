@@ -1,0 +1,134 @@
+"""One prompt, and no other to compare it with: prompts B are proposed, each with one word of A exchanged.
+
+A name becomes another of the prompt, of the list of names that the tasks have, or one that the model finds likely
+there; a number one of as many digits; a content word one that the model finds likely. Only what leaves the number of
+tokens as it is is proposed, and of each word the exchange that changes the next token most.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from interp.activations.metric import kl_divergence
+from interp.activations.stream import end_logits
+from interp.contrast.prompts import Tokens, read_prompt, token_text
+from interp.models import Model, model_device
+from interp.models.limits import check_tokens
+from interp.prompts.encoding import PromptEncoder
+from interp.prompts.sampling import read_data
+
+WORD = re.compile(r"[^\W\d_]+|\d+")
+SHORTEST = 3
+"""Letters of a word that is exchanged."""
+LIKELY, OF_EACH, MOST = 50, 4, 128
+"""So many tokens are asked for what else could stand there, so many are tried of each kind; and prompts in all."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """
+    Attributes:
+        prompt: B.
+        was, becomes: the word of A, and what stands there in B.
+        top: the likeliest next token after A, ``p_a`` and ``p_b`` its probabilities, and ``top_b`` the likeliest
+            after B.
+        kl: KL(A ‖ B) of the next token, in nats.
+    """
+
+    prompt: str
+    was: str
+    becomes: str
+    top: str
+    p_a: float
+    p_b: float
+    top_b: str
+    kl: float
+
+
+@torch.no_grad()
+def propose(model: Model, a: str, *, most: int = 8) -> list[Proposal]:
+    """Prompts to compare ``a`` with, the largest change of the next token first.
+
+    Raises:
+        InputError: the prompt is empty or too long.
+    """
+    encoder = PromptEncoder(model.tokenizer, bos=True)
+    ids = read_prompt(model, encoder, a, "prompt A")
+    others = _exchanged(model, encoder, a, ids)
+    rows = torch.tensor([ids, *(tokens for _, _, _, tokens in others)], device=model_device(model))
+    log_p = torch.cat([end_logits(model, part).float().log_softmax(-1) for part in rows.split(32)])
+    kl = kl_divergence(log_p[:1], log_p[1:]).nan_to_num(0.0).tolist()
+    top, tops = int(log_p[0].argmax()), log_p.argmax(-1).tolist()
+    p = log_p[:, top].exp().tolist()
+    best: dict[int, Proposal] = {}
+    for row in sorted(range(len(others)), key=lambda row: -kl[row]):
+        place, becomes, prompt, _ = others[row]
+        was = WORD.match(a, place)
+        assert was is not None
+        texts = token_text(model, top), p[0], p[row + 1], token_text(model, tops[row + 1])
+        best.setdefault(place, Proposal(prompt, was.group(), becomes, *texts, kl[row]))
+    return list(best.values())[:most]
+
+
+def _exchanged(
+    model: Model, encoder: PromptEncoder, a: str, ids: Tokens
+) -> list[tuple[int, str, str, Tokens]]:
+    """Where a word begins, what it becomes, and the prompt in text and in tokens."""
+    words, names = list(WORD.finditer(a)), read_data("ioi")["names"]
+    likely = likely_words(model, encoder, a, ids)
+    rng, made = np.random.default_rng(0), list[tuple[int, str, str, Tokens]]()
+    for word in words:
+        text = word.group()
+        if text.isdigit():
+            low = 10 ** (len(text) - 1) if len(text) > 1 else 0
+            candidates = [str(low + int(x)) for x in rng.integers(0, 10 ** len(text) - low, 4 * OF_EACH)]
+        elif text[0].isupper() and (word.start() or text in names):
+            of_prompt = [other.group() for other in words if other.group()[0].isupper() and other.start()]
+            listed = rng.permutation(names).tolist()[:OF_EACH] if text in names else []
+            candidates = [*of_prompt, *listed, *likely.get(word.start(), [])]
+        elif is_content(text):
+            number = text[:-1] if text.endswith("s") else f"{text}s"
+            candidates = [number, *likely.get(word.start(), [])]
+        else:
+            continue
+        fit = 0
+        for other in dict.fromkeys(candidates):
+            prompt = a[: word.start()] + other + a[word.end() :]
+            tokens = encoder.bos + encoder.encode(prompt)
+            if other != text and len(tokens) == len(ids) and tokens != ids and fit < OF_EACH:
+                check_tokens(model, tokens, "a proposed prompt")
+                made.append((word.start(), other, prompt, tokens))
+                fit += 1
+    if len(made) > MOST:
+        made = [made[i] for i in sorted(rng.permutation(len(made))[:MOST].tolist())]
+    return made
+
+
+def is_content(word: str) -> bool:
+    """Whether it is a word of some length and no function word."""
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    return len(word) >= SHORTEST and word.isalpha() and word.lower() not in ENGLISH_STOP_WORDS
+
+
+@torch.no_grad()
+def likely_words(model: Model, encoder: PromptEncoder, a: str, ids: Tokens) -> dict[int, list[str]]:
+    """By where a word begins: content words in the same case that the model finds likely there, the likeliest first."""
+    row = torch.tensor([ids], device=model_device(model))
+    top = model(row)[0].float().nan_to_num(-torch.inf).topk(min(LIKELY, model.cfg.d_vocab)).indices.tolist()
+    likely: dict[int, list[str]] = {}
+    for word in WORD.finditer(a):
+        before = encoder.bos + encoder.encode(a[: word.start()].rstrip(" "))
+        if not before or before != ids[: len(before)] or len(before) == len(ids):
+            continue
+        spaced = a[word.start() - 1 : word.start()] == " "
+        texts = [token_text(model, token) for token in top[len(before) - 1]]
+        words = [text.strip() for text in texts if text.startswith(" ") == spaced]
+        likely[word.start()] = [
+            text
+            for text in words
+            if is_content(text) and text != word.group() and text[0].isupper() == word.group()[0].isupper()
+        ]
+    return likely
