@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from interp.contrast.explanation import CURVE, ENOUGH, Alone, Arrow, Why
+from interp.contrast.explanation import CURVE, ENOUGH, Alone, Arrow, Why, WithMlps
 from interp.contrast.prompts import LEAST_DIFFERENCE, read_contrast, token_text
 from interp.contrast.reading import read_nodes
 from interp.errors import InputError
@@ -32,6 +33,7 @@ def why(
     *,
     answer: str | None = None,
     instead: str | None = None,
+    chat: bool = False,
     stage: Stage = silent,
 ) -> Why:
     """Which heads at which tokens make the model say one thing after ``a`` and another after ``b``.
@@ -44,6 +46,7 @@ def why(
         a, b: prompts of equal length in tokens, or with a common end.
         answer, instead: what is told apart, with the space in front; by default the tokens with the largest terms of
             KL(A ‖ B) and KL(B ‖ A). Of several tokens the first that differs counts.
+        chat: put both into the model's chat template, as a user's message.
 
     Raises:
         InputError: prompts or answers that cannot be compared.
@@ -58,79 +61,109 @@ def why(
         seconds[name] = round(time.perf_counter() - begin, 3)
 
     with timed("answers"):
-        contrast = read_contrast(model, a, b, answer, instead)
+        contrast = read_contrast(model, a, b, answer, instead, chat=chat)
     with timed("run"):
         context = FrozenContext(model, contrast.a, contrast.b, contrast.first, *contrast.answers)
-    estimates, (at_a, at_b) = context.estimates(), context.difference
-    if abs(at_a - context.nothing) < LEAST_DIFFERENCE:
+    at_a, at_b = context.difference
+    if abs(at_a - context.nothing[0]) < LEAST_DIFFERENCE:
         raise InputError(
             "with every head as after B the model still says what it says after A: no head explains it"
         )
-    by_size, large = np.argsort(-np.abs(estimates), axis=None), LARGE * abs(at_a - at_b)
+    estimates = {mlps: context.estimates(mlps=mlps) for mlps in context.kinds}
     with timed("choice", len(SIZES)) as done:
-        chosen = context.grow(done)
+        orders = context.grow(done)
     with timed("alone"):
-        alone, controls = _alone(context, chosen, by_size)
-        sparse = [row.nodes for row in alone if ENOUGH[0] <= row.restored <= ENOUGH[1]]
-        kept = sparse[0] if sparse else len(chosen)
-        needed = 1 - float(context.shares(~context.arms([chosen[:kept]]))[0, 0])
+        curves = [
+            _alone(context, order, mlps=mlps) for mlps, order in zip(context.kinds, orders, strict=True)
+        ]
+        controls = _controls(context, estimates[False])
+        needed = 1 - float(context.shares(~context.arms([orders[0][: curves[0].kept]]))[0, 0])
     with timed("patches"):
-        most = min(max(int((np.abs(estimates) >= large).sum()), LEAST_MEASURED), MOST_MEASURED)
-        measured = list(dict.fromkeys([*chosen, *context.nodes(by_size[:most])]))[:MOST_MEASURED]
-        effect = dict(zip(measured, context.node_effects(measured)[0].tolist(), strict=True))
-        others = [node for node in measured[len(chosen) :] if abs(effect[node]) >= large]
-        nodes = [*chosen, *sorted(others, key=lambda node: -abs(effect[node]))]
-        effects = [effect[node] for node in nodes]
+        effects = _effects(context, orders, estimates[False])
+        large = LARGE * abs(at_a - at_b)
+        others = [node for node in effects if abs(effects[node]) >= large and node.head is not None]
+        others = sorted(set(others) - set(orders[0]), key=lambda node: -abs(effects[node]))
+        nodes = [*orders[0], *others]
     with timed("reading"):
-        estimated = [float(estimates[at.layer, at.position - context.first, at.head]) for at in nodes]
-        read = read_nodes(context, nodes, effects, estimated)
+        every = list(dict.fromkeys([*nodes, *(node for order in orders for node in order)]))
+        read = dict(
+            zip(every, read_nodes(context, every, effects, estimates[context.kinds[-1]]), strict=True)
+        )
     with timed("arrows"):
-        ends = [i for i in range(len(nodes)) if i < kept or abs(effects[i]) >= large][: max(CURVE)]
-        arrows = _arrows(context, nodes, effects, ends)
+        ends = [i for i, node in enumerate(nodes) if i < curves[0].kept or abs(effects[node]) >= large]
+        arrows = _arrows(context, nodes, [effects[node] for node in nodes], ends[: max(CURVE)])
     return Why(
         model=describe_model(model)["spec"],
-        chat=False,
-        tokens=[token_text(model, token) for token in contrast.a],
-        tokens_b=[token_text(model, token) for token in contrast.b],
-        alone_with_mlps=None,
-        with_mlps=None,
+        chat=chat,
         a=a,
         b=b,
+        tokens=[token_text(model, token) for token in contrast.a],
+        tokens_b=[token_text(model, token) for token in contrast.b],
         answers=contrast.told,
         difference={"a": at_a, "b": at_b},
-        nodes=read,
-        kept=kept,
+        nodes=[read[node] for node in nodes],
+        kept=curves[0].kept,
         arrows=arrows,
-        alone=[row for row in alone if row.nodes in (*CURVE, kept)],
+        alone=curves[0].rows,
+        alone_with_mlps=curves[1].rows if context.mlps else None,
+        with_mlps=WithMlps([read[node] for node in orders[1]], curves[1].kept, curves[1].sparse)
+        if context.mlps
+        else None,
         controls=controls,
         needed=needed,
-        sparse=bool(sparse),
-        left=(context.nothing - at_b) / (at_a - at_b),
+        sparse=curves[0].sparse,
+        left=(context.nothing[0] - at_b) / (at_a - at_b),
         notes=contrast.notes,
         seconds=seconds,
     )
 
 
-def _alone(
-    context: FrozenContext, chosen: list[Node], by_size: Int[np.ndarray, " node"]
-) -> tuple[list[Alone], dict[str, list[Alone]]]:
-    """What the first nodes do alone, for every number of them; and the controls."""
-    rng = np.random.default_rng(0)
-    orders = [by_size, *(rng.permutation(len(by_size)) for _ in range(DRAWS))]
-    firsts = [chosen[: n + 1] for n in range(len(chosen))]
-    arms = context.arms([*firsts, *(context.nodes(order[:n]) for order in orders for n in CURVE), []])
+class _Curve(NamedTuple):
+    rows: list[Alone]
+    kept: int
+    sparse: bool
+
+
+def _alone(context: FrozenContext, order: list[Node], *, mlps: bool) -> _Curve:
+    """What the first nodes do alone, and the fewest that are enough, else all."""
+    firsts = [order[: n + 1] for n in range(len(order))]
+    rows = _rows(range(1, len(order) + 1), context.shares(context.arms(firsts, mlps=mlps), mlps=mlps))
+    enough = [row.nodes for row in rows if ENOUGH[0] <= row.restored <= ENOUGH[1]]
+    kept = enough[0] if enough else len(order)
+    return _Curve([row for row in rows if row.nodes in (*CURVE, kept)], kept, bool(enough))
+
+
+def _controls(
+    context: FrozenContext, estimates: Float[np.ndarray, "layer pos component"]
+) -> dict[str, list[Alone]]:
+    """As many nodes by attribution, random ones, and all heads at END, alone."""
+    rng, heads = np.random.default_rng(0), np.flatnonzero(~context.arms([[]])[0])
+    orders = [np.argsort(-np.abs(estimates), axis=None), *(rng.permutation(heads) for _ in range(DRAWS))]
+    arms = context.arms([*(context.nodes(order[:n]) for order in orders for n in CURVE), []])
     arms[-1, :, -1] = True  # all heads at END
     shares = context.shares(arms)
-    controls = shares[:, len(chosen) : -1].reshape(2, 1 + DRAWS, len(CURVE))
-
-    def rows(sizes: Sequence[int], shares: Float[np.ndarray, "2 n"]) -> list[Alone]:
-        return [Alone(n, *both) for n, both in zip(sizes, shares.T.tolist(), strict=True)]
-
-    return rows(range(1, len(chosen) + 1), shares[:, : len(chosen)]), {
-        "by attribution": rows(CURVE, controls[:, 0]),
-        "at random": rows(CURVE, controls[:, 1:].mean(1)),
-        "all heads at END": rows([int(arms[-1].sum())], shares[:, -1:]),
+    several = shares[:, :-1].reshape(2, 1 + DRAWS, len(CURVE))
+    return {
+        "by attribution": _rows(CURVE, several[:, 0]),
+        "at random": _rows(CURVE, several[:, 1:].mean(1)),
+        "all heads at END": _rows([context.n_layers * context.n_heads], shares[:, -1:]),
     }
+
+
+def _rows(sizes: Sequence[int], shares: Float[np.ndarray, "2 n"]) -> list[Alone]:
+    return [Alone(n, *both) for n, both in zip(sizes, shares.T.tolist(), strict=True)]
+
+
+def _effects(
+    context: FrozenContext, orders: Sequence[list[Node]], estimates: Float[np.ndarray, "layer pos component"]
+) -> dict[Node, float]:
+    """Of all nodes that were put in, and of those heads that are estimated to be large."""
+    by_size = np.argsort(-np.abs(estimates), axis=None)
+    large = int((np.abs(estimates) >= LARGE * abs(np.subtract(*context.difference))).sum())
+    likely = context.nodes(by_size[: min(max(large, LEAST_MEASURED), MOST_MEASURED)])
+    measured = list(dict.fromkeys([*orders[0], *likely]))[:MOST_MEASURED]
+    measured = list(dict.fromkeys([*measured, *orders[-1]]))
+    return dict(zip(measured, context.node_effects(measured)[0].tolist(), strict=True))
 
 
 def _arrows(
@@ -148,7 +181,7 @@ def _arrows(
     except InputError:
         return None
     likely, values = [], []
-    every = context.nodes(np.random.default_rng(0).permutation(int(np.prod(context.shape))))
+    every = context.nodes(np.random.default_rng(0).permutation(np.flatnonzero(~context.arms([[]])[0])))
     for v in ends:
         receiver = nodes[v]
         senders = [u for u in ends if _before(nodes[u], receiver)]

@@ -14,7 +14,7 @@ from interp.interventions.patch import patched_logits
 from interp.models import Model
 from interp.models.limits import check_tokens
 from interp.prompts.encoding import PromptEncoder
-from interp.text.special import check_unicode
+from interp.text.special import check_unicode, in_chat_template
 
 Tokens = tuple[int, ...]
 LEAST_DIFFERENCE = 1e-2
@@ -41,19 +41,24 @@ class Contrast:
     notes: list[str]
 
 
-def read_contrast(model: Model, a: str, b: str, answer: str | None, instead: str | None) -> Contrast:
+def read_contrast(
+    model: Model, a: str, b: str, answer: str | None, instead: str | None, *, chat: bool = False
+) -> Contrast:
     """Tokens, alignment and answers of two prompts.
 
     Raises:
         InputError: prompts or answers that are empty, too long, the same, or without a difference to explain.
     """
     encoder = PromptEncoder(model.tokenizer, bos=True)
-    in_a, in_b = (read_prompt(model, encoder, text, f"prompt {name}") for name, text in (("A", a), ("B", b)))
+    in_a, in_b = (
+        read_prompt(model, encoder, text, f"prompt {name}", chat=chat) for name, text in (("A", a), ("B", b))
+    )
+    before = in_chat_template(model.tokenizer, a) if chat else a
     for name, text in (("answer", answer), ("instead", instead)):
         if text is not None:
             check_text(text, name)
     first, notes = align(in_a, in_b)
-    given = [() if text is None else encoder.continuation(a, text) for text in (answer, instead)]
+    given = [() if text is None else encoder.continuation(before, text) for text in (answer, instead)]
     if all(given):
         shared = _equal(*given)
         if shared == min(map(len, given)):
@@ -77,16 +82,22 @@ def check_text(text: object, name: str) -> None:
     check_unicode(text, name)
 
 
-def read_prompt(model: Model, encoder: PromptEncoder, text: str, name: str) -> Tokens:
-    """Its tokens, BOS included.
+def read_prompt(model: Model, encoder: PromptEncoder, text: str, name: str, *, chat: bool = False) -> Tokens:
+    """Its tokens, BOS included; with ``chat`` as a user's message in the model's chat template.
 
     Raises:
         InputError: it is empty, or more than the model reads.
     """
     check_text(text, name)
-    ids = encoder.bos + encoder.encode(text)
+    ids = prompt_tokens(encoder, text, chat=chat)
     check_length(model, ids, name)
     return ids
+
+
+def prompt_tokens(encoder: PromptEncoder, text: str, *, chat: bool) -> Tokens:
+    if chat:
+        return encoder.encode(in_chat_template(encoder.tokenizer, text))
+    return encoder.bos + encoder.encode(text)
 
 
 def check_length(model: Model, ids: Tokens, name: str) -> None:

@@ -13,11 +13,12 @@ import torch
 
 from interp.activations.metric import kl_divergence
 from interp.activations.stream import end_logits
-from interp.contrast.prompts import Tokens, read_prompt, token_text
+from interp.contrast.prompts import Tokens, prompt_tokens, read_prompt, token_text
 from interp.models import Model, model_device
 from interp.models.limits import check_tokens
 from interp.prompts.encoding import PromptEncoder
 from interp.prompts.sampling import read_data
+from interp.text.special import in_chat_template
 
 WORD = re.compile(r"[^\W\d_]+|\d+")
 SHORTEST = 3
@@ -48,15 +49,15 @@ class Proposal:
 
 
 @torch.no_grad()
-def propose(model: Model, a: str, *, most: int = 8) -> list[Proposal]:
+def propose(model: Model, a: str, *, chat: bool = False, most: int = 8) -> list[Proposal]:
     """Prompts to compare ``a`` with, the largest change of the next token first.
 
     Raises:
         InputError: the prompt is empty or too long.
     """
     encoder = PromptEncoder(model.tokenizer, bos=True)
-    ids = read_prompt(model, encoder, a, "prompt A")
-    others = _exchanged(model, encoder, a, ids)
+    ids = read_prompt(model, encoder, a, "prompt A", chat=chat)
+    others = _exchanged(model, encoder, a, ids, chat=chat)
     rows = torch.tensor([ids, *(tokens for _, _, _, tokens in others)], device=model_device(model))
     log_p = torch.cat([end_logits(model, part).float().log_softmax(-1) for part in rows.split(32)])
     kl = kl_divergence(log_p[:1], log_p[1:]).nan_to_num(0.0).tolist()
@@ -73,11 +74,11 @@ def propose(model: Model, a: str, *, most: int = 8) -> list[Proposal]:
 
 
 def _exchanged(
-    model: Model, encoder: PromptEncoder, a: str, ids: Tokens
+    model: Model, encoder: PromptEncoder, a: str, ids: Tokens, *, chat: bool
 ) -> list[tuple[int, str, str, Tokens]]:
     """Where a word begins, what it becomes, and the prompt in text and in tokens."""
     words, names = list(WORD.finditer(a)), read_data("ioi")["names"]
-    likely = likely_words(model, encoder, a, ids)
+    likely = likely_words(model, encoder, a, ids, chat=chat)
     rng, made = np.random.default_rng(0), list[tuple[int, str, str, Tokens]]()
     for word in words:
         text = word.group()
@@ -96,7 +97,7 @@ def _exchanged(
         fit = 0
         for other in dict.fromkeys(candidates):
             prompt = a[: word.start()] + other + a[word.end() :]
-            tokens = encoder.bos + encoder.encode(prompt)
+            tokens = prompt_tokens(encoder, prompt, chat=chat)
             if other != text and len(tokens) == len(ids) and tokens != ids and fit < OF_EACH:
                 check_tokens(model, tokens, "a proposed prompt")
                 made.append((word.start(), other, prompt, tokens))
@@ -114,13 +115,16 @@ def is_content(word: str) -> bool:
 
 
 @torch.no_grad()
-def likely_words(model: Model, encoder: PromptEncoder, a: str, ids: Tokens) -> dict[int, list[str]]:
+def likely_words(
+    model: Model, encoder: PromptEncoder, a: str, ids: Tokens, *, chat: bool = False
+) -> dict[int, list[str]]:
     """By where a word begins: content words in the same case that the model finds likely there, the likeliest first."""
     row = torch.tensor([ids], device=model_device(model))
     top = model(row)[0].float().nan_to_num(-torch.inf).topk(min(LIKELY, model.cfg.d_vocab)).indices.tolist()
     likely: dict[int, list[str]] = {}
+    front = in_chat_template(model.tokenizer, a).partition(a)[0] if chat else ""
     for word in WORD.finditer(a):
-        before = encoder.bos + encoder.encode(a[: word.start()].rstrip(" "))
+        before = (() if chat else encoder.bos) + encoder.encode((front + a[: word.start()]).rstrip(" "))
         if not before or before != ids[: len(before)] or len(before) == len(ids):
             continue
         spaced = a[word.start() - 1 : word.start()] == " "

@@ -1,6 +1,6 @@
 """What a head at a token looks at, what it writes, and its codes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -19,20 +19,23 @@ LOOKED_AT, WRITTEN = 4, 5
 
 
 def read_nodes(
-    context: FrozenContext, nodes: Sequence[Node], effects: Sequence[float], estimates: Sequence[float]
+    context: FrozenContext,
+    nodes: Sequence[Node],
+    effects: Mapping[Node, float],
+    estimates: Float[np.ndarray, "layer pos component"],
 ) -> list[WhyNode]:
     """Nodes with what can be read of each."""
     tokens, read = [token_text(context.model, token) for token in context.pairs[0].clean_tokens], []
     written, codes = _writes(context, nodes), _codes(context, nodes)
-    for node, effect, estimate, tokens_written, code in zip(
-        nodes, effects, estimates, written, codes, strict=True
-    ):
-        share = context.looks_at(node)
-        seen = [
-            (tokens[i], i, float(share[i])) for i in np.argsort(-share, kind="stable")[:LOOKED_AT].tolist()
-        ]
+    for node, tokens_written, code in zip(nodes, written, codes, strict=True):
+        looks_at = []
+        if node.head is not None:
+            share = context.looks_at(node)
+            order = np.argsort(-share, kind="stable")[:LOOKED_AT].tolist()
+            looks_at = [(tokens[i], i, float(share[i])) for i in order]
         at = str(node.site), node.position, tokens[node.position]
-        read.append(WhyNode(*at, effect, estimate, seen, *tokens_written, code))
+        estimate = float(estimates[context.place(node)])
+        read.append(WhyNode(*at, effects[node], estimate, looks_at, *tokens_written, code))
     return read
 
 
@@ -40,7 +43,7 @@ def read_nodes(
 def _writes(
     context: FrozenContext, nodes: Sequence[Node]
 ) -> Sequence[tuple[list[str] | None, list[str] | None]]:
-    """Tokens whose logits the head's output in A raises and lowers most through W_O, final norm and unembedding.
+    """Tokens whose logits the node's output in A raises and lowers most through W_O, final norm and unembedding.
 
     Which tokens these are does not depend on the norm's scale.
     """
@@ -49,7 +52,10 @@ def _writes(
         return [(None, None)] * len(nodes)
     norm, z = FinalNorm.of(model), context.z[:, 0]
     added = [
-        wiring.added_by_heads(model, at.layer, z[at.layer, at.position][None])[0, at.head] for at in nodes
+        context.mlp[at.layer, 0, at.position]
+        if at.head is None
+        else wiring.added_by_heads(model, at.layer, z[at.layer, at.position][None])[0, at.head]
+        for at in nodes
     ]
     logits: Float[Tensor, "node d_vocab"] = norm.norm.direction(torch.stack(added)) @ norm.unembedding
 
@@ -60,16 +66,20 @@ def _writes(
 
 
 def _codes(context: FrozenContext, nodes: Sequence[Node]) -> list[dict | None]:
-    """By the codebooks of heads that come with the package for this model, if any do."""
-    opened = (Codebooks.from_pretrained(name, context.model) for name in pretrained_names(context.model))
-    books = next((books for books in opened if all(site.startswith("a") for site in books)), None)
-    if books is None:
-        return [None] * len(nodes)
-    labels, codes = labels_of(books), list[dict | None]()
+    """By the codebooks that come with the package for this model, if any do."""
+    books = [Codebooks.from_pretrained(name, context.model) for name in pretrained_names(context.model)]
+    labels, codes = [labels_of(each) for each in books], list[dict | None]()
     for node in nodes:
-        site, at = str(node.site), (node.layer, 0, node.position, node.head)
-        both = torch.stack([context.z[at], context.corrupt_z[at]]).float()
-        a, b = books[site].encode(both).ids[:, 0].tolist()
-        name_a, name_b = ("" if labels is None else labels.text(site, code) for code in (a, b))
+        site = str(node.site)
+        which = next((i for i, each in enumerate(books) if site in each), None)
+        if which is None:
+            codes.append(None)
+            continue
+        in_a = (context.mlp if node.head is None else context.z)[node.layer, 0, node.position]
+        both = torch.stack([in_a if node.head is None else in_a[node.head], context.on_b(node)]).float()
+        a, b = books[which][site].encode(both).ids[:, 0].tolist()
+        name_a, name_b = (
+            "" if (known := labels[which]) is None else known.text(site, code) for code in (a, b)
+        )
         codes.append({"a": a, "b": b, "name_a": name_a, "name_b": name_b})
     return codes

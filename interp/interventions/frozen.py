@@ -1,8 +1,11 @@
 """One prompt in the frozen context of another: heads at tokens write what they wrote there, or recompute.
 
 Two prompts, A and B, run once with gradients. Then any number of *arms* share a forward of A's tokens. An arm says of
-every head at every token whether it is live, that is recomputes from what it now reads, or held at its value on B.
-MLPs and embeddings are live. With few nodes live an arm asks if they are enough, with few held, if they are needed.
+every head and MLP at every token whether it is live, that is recomputes from what it now reads, or held at its value
+on B. Embeddings are live. With few nodes live an arm asks if they are enough, with few held, if they are needed.
+
+Two kinds of arms: in one all MLPs are live and only heads are nodes; in the other MLPs are nodes, too, but for those
+at the tokens in which the prompts differ, which are live as embeddings are.
 """
 
 from collections.abc import Sequence
@@ -22,23 +25,26 @@ from interp.models import HookFunction, Model, Site
 from interp.models.partial_forward import takes_prefix
 from interp.prompts.pairs import PromptPair, PromptPairs
 
-SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20)
+SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20)
 """Numbers of nodes from which on the gradient is taken anew."""
+SOFT = 0.3
+"""While nodes are chosen the others stand so far on the way from B's value to what they would write: the first of a
+chain then counts before the last is put in."""
 LEAST_GAIN = 1e-3
 """A node that promises less, as a share of the difference, is not chosen."""
-Arms = Bool[np.ndarray, "arm layer pos head"]
+Arms = Bool[np.ndarray, "arm layer pos component"]
 
 
 class Node(NamedTuple):
-    """A head at a token."""
+    """A head at a token, or an MLP if there is no head."""
 
     layer: int
     position: int
-    head: int
+    head: int | None
 
     @property
     def site(self) -> Site:
-        return Site("attn", self.layer, self.head)
+        return Site("mlp", self.layer) if self.head is None else Site("attn", self.layer, self.head)
 
 
 class FrozenContext(CleanRun):
@@ -51,10 +57,9 @@ class FrozenContext(CleanRun):
 
     Attributes:
         difference: the metric after A, and after B.
-        nothing: the metric of A's tokens with every head at B.
-        held, change: what heads wrote on B, and on A less that [layer, pos, head, d_head], from ``first`` on.
-        gradient: of the metric [side, layer, pos, head, d_head], likewise.
-        shape: of an arm.
+        shape: of an arm: layer, position from ``first`` on, heads and, in models with MLPs, the layer's MLP.
+        nothing: the metric of A's tokens with every head at B; and with every MLP at B too, if the model has any.
+        gradient: of the metric at heads [side, layer, pos, head, d_head], from ``first`` on.
     """
 
     needs_gradients = True
@@ -64,118 +69,167 @@ class FrozenContext(CleanRun):
     ) -> None:
         rows = [PromptPair("", "", ids, ids, (answer,), (instead,)) for ids in (tuple(a), tuple(b))]
         pairs = PromptPairs(rows, task="why", metric="logit_diff", counterfactual="b", seed=0, bos=True)
-        super().__init__(model, pairs)
-        gradients: dict[int, Float[Tensor, "layer pos head d_head"]] = {}
+        super().__init__(model, pairs, mlps=True)
+        self.first, self.length = first, len(a)
+        in_a, in_b = slice(first, len(a)), slice(first + len(b) - len(a), len(b))
+        gradients: dict[int, list[Tensor]] = {}
         points = [
             f"blocks.{layer}.attn.hook_{name}" for layer in range(self.n_layers) for name in ("pattern", "v")
         ]
         for batch in batches(model, pairs, [self], hooks=points):
             for row, side in enumerate(batch.indices):
-                gradients[side] = torch.stack([gradient[row] for gradient in batch.z_gradient])
+                kinds = [batch.z_gradient, batch.mlp_gradient][: 1 + self.mlps]
+                gradients[side] = [
+                    torch.stack([layer[row, (in_a, in_b)[side]] for layer in kind]) for kind in kinds
+                ]
                 if side == 0:
                     self._attention = [
                         (batch.tape[pattern][row].detach(), batch.tape[v][row].detach().norm(dim=-1))
                         for pattern, v in zip(points[::2], points[1::2], strict=True)
                     ]
-        self.first, self.length = first, len(a)
-        in_a, in_b = slice(first, len(a)), slice(first + len(b) - len(a), len(b))
-        self.gradient = torch.stack([gradients[0][:, in_a], gradients[1][:, in_b]])
-        self.corrupt_z[:, 0] = self.z[:, 0]
-        self.corrupt_z[:, 0, in_a] = self.held = self.z[:, 1, in_b]
-        self.change = self.z[:, 0, in_a] - self.held
-        self.shape = tuple(self.held.shape[:3])
+        self.gradient = torch.stack([gradients[0][0], gradients[1][0]])
+        stored = [(self.z, self.corrupt_z)] + ([(self.mlp, self.corrupt_mlp)] if self.mlps else [])
+        self._held, self._change = list[Tensor](), list[Tensor]()
+        for clean, corrupt in stored:
+            corrupt[:, 0] = clean[:, 0]
+            corrupt[:, 0, in_a] = clean[:, 1, in_b]
+            self._held.append(clean[:, 1, in_b])
+            self._change.append(clean[:, 0, in_a] - clean[:, 1, in_b])
+        self.shape = (*self._held[0].shape[:2], self.n_heads + self.mlps)
+        self._estimates = self._along(
+            self._change, [(x + y) / 2 for x, y in zip(gradients[0], gradients[1], strict=True)]
+        )
+        self.differ = np.array([x != y for x, y in zip(a[in_a], b[in_b], strict=True)])
         with torch.no_grad():
-            logits, nothing = self._unpatched([0, 1]), self._logits(self.arms([[]]))[0]
+            logits = self._unpatched([0, 1])
+            nothing = self._logits(np.concatenate([self.arms([[]], mlps=mlps) for mlps in self.kinds]))[0]
         self._log_p, other = (logits[side].log_softmax(-1) for side in (0, 1))
         self.kl = float(kl_divergence(self._log_p, other))
         self.difference: tuple[float, float] = tuple(self.metric_[0].tolist())
-        self.nothing = float(task_metric(nothing, [pairs[0]], pairs.metric))
+        self.nothing: list[float] = self._metric(nothing).tolist()
+
+    @property
+    def kinds(self) -> tuple[bool, ...]:
+        """Of arms: whether MLPs are nodes in them."""
+        return (False, True)[: 1 + self.mlps]
 
     def nodes(self, places: Sequence[int] | np.ndarray) -> list[Node]:
         """Nodes by their places in a flattened arm."""
-        layers, positions, heads = np.unravel_index(np.asarray(places, dtype=int), self.shape)
-        columns = (x.tolist() for x in (layers, positions + self.first, heads))
-        return [Node(*at) for at in zip(*columns, strict=True)]
+        layers, positions, components = np.unravel_index(np.asarray(places, dtype=int), self.shape)
+        columns = (x.tolist() for x in (layers, positions + self.first, components))
+        return [
+            Node(layer, position, None if component == self.n_heads else component)
+            for layer, position, component in zip(*columns, strict=True)
+        ]
 
-    def arms(self, live: Sequence[Sequence[Node]]) -> Arms:
-        """Arms in which these nodes are live, and no other."""
+    def place(self, node: Node) -> tuple[int, int, int]:
+        """Where a node stands in an arm."""
+        return (node.layer, node.position - self.first, self.n_heads if node.head is None else node.head)
+
+    def arms(self, live: Sequence[Sequence[Node]], *, mlps: bool = False) -> Arms:
+        """Arms in which these nodes are live, and no other; MLPs live unless they are nodes."""
         arms = np.zeros((len(live), *self.shape), dtype=bool)
+        arms[:, :, self.differ if mlps else slice(None), self.n_heads :] = True
         for arm, nodes in zip(arms, live, strict=True):
             for node in nodes:
-                arm[node.layer, node.position - self.first, node.head] = True
+                arm[self.place(node)] = True
         return arms
 
-    def estimates(self) -> Float[np.ndarray, "layer pos head"]:
-        """Of every node's effect: (z_A − z_B) · mean of both gradients."""
-        return (self.change * self.gradient.mean(0)).sum(-1).float().cpu().numpy()
+    def estimates(self, *, mlps: bool = False) -> Float[np.ndarray, "layer pos component"]:
+        """Of every node's effect: (value in A − value in B) · mean of both gradients; 0 of what is no node."""
+        estimates = self._estimates.copy()
+        estimates[self.arms([[]], mlps=mlps)[0]] = 0
+        return estimates
+
+    def _along(
+        self, changes: Sequence[Tensor], gradients: Sequence[Tensor]
+    ) -> Float[np.ndarray, "*arm layer pos component"]:
+        """Change · gradient of every component, of [*arm, layer, pos, head, d_head] and [*arm, layer, pos, d_model]."""
+        parts = [(x * y).sum(-1).float().cpu() for x, y in zip(changes, gradients, strict=True)]
+        return torch.cat([parts[0], *(part[..., None] for part in parts[1:])], -1).numpy()
 
     def looks_at(self, node: Node) -> Float[np.ndarray, " pos"]:
         """Which share of the node's attention · |value| in A each position has."""
+        assert node.head is not None
         pattern, sizes = self._attention[node.layer]
         share = pattern[node.head, node.position] * sizes[:, node.head * sizes.shape[1] // self.n_heads]
         return (share / share.sum()).float().cpu().numpy()
 
     @torch.no_grad()
-    def shares(self, live: Arms) -> Float[np.ndarray, "2 arm"]:
-        """Of every arm f, the restored share of the difference that heads make, and the share of KL(A ‖ B) removed."""
-        together, told = max(1, MOST_POSITIONS // self.shape[1]), list[Tensor]()
+    def shares(self, live: Arms, *, mlps: bool = False) -> Float[np.ndarray, "2 arm"]:
+        """Of every arm f, the restored share of the difference that nodes make, and the share of KL(A ‖ B) removed."""
+        together, shares = max(1, MOST_POSITIONS // self.shape[1]), list[Tensor]()
         for begin in range(0, len(live), together):
-            restored, kl = self._measured(self._logits(live[begin : begin + together])[0])
-            told.append(torch.stack([restored, 1 - kl]))
-        return torch.cat(told, 1).double().cpu().numpy()
+            restored, kl = self._measured(self._logits(live[begin : begin + together])[0], self.nothing[mlps])
+            shares.append(torch.stack([restored, 1 - kl]))
+        return torch.cat(shares, 1).double().cpu().numpy()
+
+    def _metric(self, logits: Float[Tensor, "arm d_vocab"]) -> Float[Tensor, " arm"]:
+        return task_metric(logits, [self.pairs[0]] * len(logits), self.pairs.metric)
 
     def _measured(
-        self, logits: Float[Tensor, "arm d_vocab"]
+        self, logits: Float[Tensor, "arm d_vocab"], nothing: float | Float[Tensor, " arm"]
     ) -> tuple[Float[Tensor, " arm"], Float[Tensor, " arm"]]:
         """f, and KL(A ‖ arm) as a share of KL(A ‖ B)."""
-        metric = task_metric(logits, [self.pairs[0]] * len(logits), self.pairs.metric)
         kl = kl_divergence(self._log_p, logits.float().log_softmax(-1))
-        return (metric - self.nothing) / (self.difference[0] - self.nothing), kl / self.kl
-
-    def grow(self, progress: Progress) -> list[Node]:
-        """Nodes in the order in which they are put into the frozen context, until none promises anything.
-
-        At each of :data:`SIZES` the gradient of −|1 − f| − KL(A ‖ arm) / KL(A ‖ B), with the nodes so far live, says
-        what another promises: (z − z_B) · gradient, z what it would write if it were live. Where all promise nothing,
-        as the last of a chain without the first, z is what it writes in A.
-        """
-        arm, order = np.zeros(self.shape, dtype=bool), list[Node]()
-        for size in SIZES:
-            live, as_in_a = self._gains(arm)
-            gains = live if live[~arm].max(initial=0) >= LEAST_GAIN else as_in_a
-            best = np.argsort(np.where(arm, np.inf, -gains), axis=None)[: size - len(order)]
-            order += self.nodes(best[gains.flat[best] >= LEAST_GAIN])
-            if len(order) < size:
-                break
-            arm = self.arms([order])[0]
-            progress(1)
-        return order
+        return (self._metric(logits) - nothing) / (self.difference[0] - nothing), kl / self.kl
 
     @torch.enable_grad()
-    def _gains(self, arm: Bool[np.ndarray, "layer pos head"]) -> Float[np.ndarray, "kind layer pos head"]:
-        logits, written, live = self._logits(arm[None])
-        restored, kl = self._measured(logits)
-        gradients = torch.autograd.grad((-(1 - restored).abs() - kl).sum(), written)
-        at_nodes = torch.stack([gradient[0, -self.shape[1] :] for gradient in gradients])
-        changes = torch.stack([torch.cat(live).detach() - self.held, self.change])
-        return (changes * at_nodes).sum(-1).float().cpu().numpy()
+    def grow(self, progress: Progress) -> list[list[Node]]:
+        """Of every kind of arm, nodes in the order in which they are put in, until none promises anything.
 
-    def _logits(self, live: Arms) -> tuple[Float[Tensor, "arm d_vocab"], list[Tensor], list[Tensor]]:
-        """Logits of all tokens; with gradients, what heads write a layer, and what they would, were all live."""
-        written, would = list[Tensor](), list[Tensor]()
-        mask = torch.from_numpy(live).to(self.held.device)[..., None]
+        At each of :data:`SIZES` the gradient of −|1 − f| − KL(A ‖ arm) / KL(A ‖ B) says what another promises:
+        (what it would write − its value on B) · gradient. All kinds share a forward.
+        """
+        arms = np.concatenate([self.arms([[]], mlps=mlps) for mlps in self.kinds])
+        nothing = torch.tensor(self.nothing, device=self._held[0].device)
+        orders: list[list[Node]] = [[] for _ in self.kinds]
+        for size in SIZES:
+            logits, written, live = self._logits(arms, SOFT)
+            restored, kl = self._measured(logits, nothing)
+            flat = [x for kind in written for x in kind]
+            slopes = iter(torch.autograd.grad((-(1 - restored).abs() - kl).sum(), flat))
+            gradients = [
+                torch.stack([next(slopes)[:, -self.shape[1] :] for _ in kind], 1) for kind in written
+            ]
+            changes = [
+                torch.stack([x.detach() for x in kind], 1) - held
+                for kind, held in zip(live, self._held, strict=True)
+            ]
+            gains = self._along(changes, gradients)
+            for arm, order, gain in zip(arms, orders, gains, strict=True):
+                best = np.argsort(np.where(arm, np.inf, -gain), axis=None)[: max(size - len(order), 0)]
+                order += self.nodes(best[gain.flat[best] >= LEAST_GAIN])
+                arm.flat[best[gain.flat[best] >= LEAST_GAIN]] = True
+            progress(1)
+        return orders
+
+    def _logits(
+        self, live: Arms, soft: float = 0.0
+    ) -> tuple[Float[Tensor, "arm d_vocab"], list[list[Tensor]], list[list[Tensor]]]:
+        """Logits of all tokens; with gradients, what heads and MLPs write a layer, and what they would, were all live.
+
+        ``soft``: of what is held, how far from B's value.
+        """
+        written: list[list[Tensor]] = [[] for _ in self._held]
+        would: list[list[Tensor]] = [[] for _ in self._held]
+        weights = torch.from_numpy(np.where(live, 1.0, soft)).to(self._held[0])[..., None]
         begin = self.first * takes_prefix(self.model)
 
-        def hold(layer: int, z: Tensor) -> Tensor:
-            before, later = z[:, : self.first - begin], z[:, self.first - begin :]
-            z = torch.cat([before, torch.where(mask[:, layer], later, self.held[layer])], 1)
+        def hold(layer: int, kind: int, activation: Tensor) -> Tensor:
+            before, later = (activation[:, : self.first - begin], activation[:, self.first - begin :])
+            weight = (weights[:, layer, :, : self.n_heads], weights[:, layer, :, -1])[kind]
+            changed = torch.cat([before, torch.lerp(self._held[kind][layer], later, weight)], 1)
             if torch.is_grad_enabled():
-                written.append(z)
-                would.append(later)
-            return z
+                written[kind].append(changed)
+                would[kind].append(later)
+            return changed
 
+        sites = [Site("attn", layer) for layer in range(self.n_layers)]
+        if self.mlps and not live[..., -1].all():
+            sites += [Site("mlp", layer) for layer in range(self.n_layers)]
         hooks: dict[str, HookFunction] = {
-            Site("attn", layer).hook: partial(hold, layer) for layer in range(self.n_layers)
+            site.hook: partial(hold, site.layer, int(site.kind == "mlp")) for site in sites
         }
         rows = [0] * len(live)
         resid = self.resid[0][rows, begin : self.length].requires_grad_(torch.is_grad_enabled())
@@ -184,7 +238,7 @@ class FrozenContext(CleanRun):
     def node_effects(
         self,
         nodes: Sequence[Node],
-        values: Sequence[Float[Tensor, " d_head"]] | None = None,
+        values: Sequence[Float[Tensor, " d"]] | None = None,
         receivers: Sequence[Node] = (),
     ) -> tuple[Float[np.ndarray, " node"], list[Float[Tensor, "node d_head"]]]:
         """Fall of A's metric when one node writes something else, all else live: one node a row.
@@ -196,12 +250,21 @@ class FrozenContext(CleanRun):
         if not nodes:
             return np.zeros(0), []
         if values is None:
-            values = [self.corrupt_z[node.layer, 0, node.position, node.head] for node in nodes]
+            values = [self.on_b(node) for node in nodes]
         rows, positions = np.zeros(len(nodes), dtype=int), np.array([node.position for node in nodes])
-        patches = [
-            Patch(site, torch.stack(list(values)), positions, np.array([node.site == site for node in nodes]))
-            for site in sorted({node.site for node in nodes})
-        ]
+        patches = []
+        for site in sorted({node.site for node in nodes}):
+            here = np.array([node.site == site for node in nodes])
+            written = torch.stack([value for value, at in zip(values, here, strict=True) if at])
+            whole = written.new_zeros(len(nodes), written.shape[-1])
+            whole[torch.from_numpy(here)] = written
+            patches.append(Patch(site, whole, positions, here))
         read = [(node.site, np.full(len(nodes), node.position)) for node in receivers]
         outcome = self.run(rows, patches, read)
         return self.difference[0] - outcome.metric, list(outcome.read)
+
+    def on_b(self, node: Node) -> Float[Tensor, " d"]:
+        """What a node wrote on B; before ``first``, on A."""
+        stored = self.corrupt_mlp if node.head is None else self.corrupt_z
+        at = stored[node.layer, 0, node.position]
+        return at if node.head is None else at[node.head]

@@ -22,7 +22,7 @@ from interp.models import Model, model_device
 from interp.models.generate import generate, pad_left
 from interp.models.hooks import as_it_is
 from interp.models.limits import check_texts
-from interp.text.special import check_unicode, ends, opened, until_end
+from interp.text.special import ends, in_chat_template, opened, token_ids, until_end
 
 BATCH_SIZE = 32
 """Texts per forward pass when they are judged."""
@@ -99,17 +99,10 @@ def encode_prompts(model: Model, prompts: Sequence[str], *, chat: bool = False) 
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise InputError("this model has no tokenizer: it cannot read text")
-    if chat and not tokenizer.chat_template:
-        raise InputError("this model's tokenizer has no chat template: continue the prompt as plain text")
-
-    def of_user(prompt: str) -> list[int]:
-        """The template brings what stands in front."""
-        check_unicode(prompt)
-        message = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer(text, add_special_tokens=False).input_ids)
-
-    rows = [of_user(prompt) if chat else opened(tokenizer, prompt) for prompt in prompts]
+    rows = [
+        token_ids(tokenizer, in_chat_template(tokenizer, prompt)) if chat else opened(tokenizer, prompt)
+        for prompt in prompts
+    ]
     if [] in rows:
         raise InputError(f"prompt {prompts[rows.index([])]!r} is empty")
     check_texts(model, prompts, rows)

@@ -31,6 +31,15 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
+def in_chat_template(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """A user's message up to where the model answers; the template brings BOS, where there is one."""
+    if not tokenizer.chat_template:
+        raise InputError("this model's tokenizer has no chat template: give the prompt as plain text")
+    check_unicode(text)
+    message = [{"role": "user", "content": text}]
+    return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+
 def check_unicode(text: str, where: str = "text") -> None:
     """Raise :class:`InputError` for half of a surrogate pair: a cut emoji, or bytes of a terminal that are no UTF-8."""
     try:

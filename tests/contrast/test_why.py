@@ -44,26 +44,30 @@ class Hooked:
         return float(logits[self.pair[0]] - logits[self.pair[1]])
 
     def of_b(self, node) -> torch.Tensor:
-        return self.cache_b[node.site.hook][0, node.position + self.shift, node.head]
+        at = self.cache_b[node.site.hook][0, node.position + self.shift]
+        return at if node.head is None else at[node.head]
 
     def run(self, hooks) -> torch.Tensor:
         with torch.no_grad():
             return self.model.run_with_hooks(torch.tensor([self.a]), fwd_hooks=hooks)[0, -1]
 
     def alone(self, live, first) -> torch.Tensor:
-        """Log-probabilities with every head at B from ``first`` on, but for those that are live."""
+        """Log-probabilities with every head and MLP at B from ``first`` on, but for those that are live."""
+        heads = self.model.cfg.n_heads
 
-        def hold(layer):
-            def hook(z, **_):
-                z = z.clone()
-                for position, head in np.argwhere(~live[layer]):
-                    at = Node(layer, position + first, head)
-                    z[0, at.position, head] = self.of_b(at)
-                return z
+        def hold(layer, *, mlp):
+            def hook(x, **_):
+                x = x.clone()
+                for position, component in np.argwhere(~live[layer]):
+                    if mlp == (component == heads):
+                        at = Node(layer, position + first, None if mlp else component)
+                        x[(0, at.position, *((at.head,) if not mlp else ()))] = self.of_b(at)
+                return x
 
-            return f"blocks.{layer}.attn.hook_z", hook
+            return f"blocks.{layer}.{'hook_mlp_out' if mlp else 'attn.hook_z'}", hook
 
-        return self.run([hold(layer) for layer in range(len(live))]).log_softmax(-1)
+        hooks = [hold(layer, mlp=mlp) for layer in range(len(live)) for mlp in (False, True)]
+        return self.run(hooks).log_softmax(-1)
 
     def patched(self, node, value) -> float:
         """Fall of the metric when one node writes this."""
@@ -83,10 +87,10 @@ class Hooked:
         return read[0][0, receiver.position, receiver.head]
 
     def _put(self, node, value):
-        def hook(z, **_):
-            z = z.clone()
-            z[0, node.position, node.head] = value
-            return z
+        def hook(x, **_):
+            x = x.clone()
+            x[(0, node.position, *(() if node.head is None else (node.head,)))] = value
+            return x
 
         return node.site.hook, hook
 
@@ -128,7 +132,8 @@ def test_what_was_written_comes_out_and_nothing_else(name, kind, roles):
 
 @pytest.mark.parametrize("family", ["gpt2", "pythia", "llama", "gemma2"])
 @pytest.mark.parametrize("added", [(), (7, 9)])
-def test_shares_are_those_of_whole_forwards(family, added, tiny_model):
+@pytest.mark.parametrize("mlps", [False, True])
+def test_shares_are_those_of_whole_forwards(family, added, mlps, tiny_model):
     model = tiny_model(family)
     a = [3, 20, 31, 40, 25, 33, 21, 50]
     b = [3, 20, *added, 32, 40, 26, 33, 21, 50]
@@ -136,17 +141,21 @@ def test_shares_are_those_of_whole_forwards(family, added, tiny_model):
     context, hooked = FrozenContext(model, a, b, first, 11, 30), Hooked(model, a, b, 11, 30)
     rng = np.random.default_rng(0)
     arms = rng.random((5, *context.shape)) < np.array([0, 0.2, 0.5, 0.8, 1])[:, None, None, None]
+    arms |= context.arms([[]], mlps=mlps)
+    assert arms[0].sum() == (
+        2 * (0 if added else 2) if mlps else 2 * context.shape[1]
+    )  # layers × changed tokens
     log_p = [hooked.alone(arm, first) for arm in arms]
     nothing, whole = (
         hooked.metric(log_p[0]),
         float(torch.nn.functional.kl_div(*_kl(hooked.log_q, hooked.log_p))),
     )
-    for (restored, removed), mine in zip(context.shares(arms).T, log_p, strict=True):
+    for (restored, removed), mine in zip(context.shares(arms, mlps=mlps).T, log_p, strict=True):
         share = (hooked.metric(mine) - nothing) / (hooked.at_a - nothing)
         assert restored == pytest.approx(share, abs=1e-3)
         kl = float(torch.nn.functional.kl_div(*_kl(mine, hooked.log_p)))
         assert removed == pytest.approx(1 - kl / whole, abs=1e-3)
-    assert np.ptp(context.shares(arms)[0]) > 0.5
+    assert np.ptp(context.shares(arms, mlps=mlps)[0]) > 0.5
     nodes = context.nodes(rng.permutation(arms[0].size)[:6])
     effects, _ = context.node_effects(nodes)
     np.testing.assert_allclose(effects, [hooked.patched(n, hooked.of_b(n)) for n in nodes], atol=1e-3)
@@ -173,9 +182,14 @@ def test_arrows_effects_and_what_is_read_are_those_of_whole_forwards(family, tin
         for direct, number in ((True, arrow.direct), (False, arrow.total)):
             value = hooked.after(u, v, direct=direct)
             assert number == pytest.approx(hooked.patched(v, value), abs=2e-4)
-    for node in explanation.nodes:
+    with_mlps = explanation.with_mlps.nodes
+    assert any(node.site.startswith("m") for node in with_mlps)
+    for node in (*explanation.nodes, *with_mlps):
         at = node_of(node)
         assert node.effect == pytest.approx(hooked.patched(at, hooked.of_b(at)), abs=2e-4)
+        if at.head is None:
+            assert node.looks_at == []
+            continue
         prefix = f"blocks.{at.layer}.attn"
         values = hooked.cache_a[f"{prefix}.hook_v"][0].norm(dim=-1)
         values = values.repeat_interleave(model.cfg.n_heads // values.shape[1], 1)[:, at.head]
