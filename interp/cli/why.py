@@ -16,18 +16,29 @@ from interp.cli.options import (
     request_of_command,
 )
 from interp.cli.terminal import suggest, words_of
+from interp.errors import InputError
 
 
 def why(
     context: Context,
     a: Annotated[str, typer.Argument(metavar="PROMPT_A", help="a prompt")],
-    b: Annotated[str, typer.Argument(metavar="PROMPT_B", help="of equal length, or with the same end")],
+    others: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PROMPT_B…]",
+            help="of equal length, or with the same end; of several the mean; without one some are proposed",
+        ),
+    ] = None,
     answer: Annotated[
         str | None, typer.Option(metavar="TEXT", help="after A, such as ' Mary' (default: by KL)")
     ] = None,
     instead: Annotated[str | None, typer.Option(metavar="TEXT", help="after B, likewise")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="as messages in the model's chat template")] = False,
+    proposed: Annotated[
+        int, typer.Option(metavar="N", min=0, max=20, help="explain A against the N best proposals")
+    ] = 0,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="folder for why.json and why.txt")
+        Path | None, typer.Option(metavar="FOLDER", help="folder for why.json, why.txt and pictures")
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="also write the result here; - for stdout")
@@ -44,23 +55,46 @@ def why(
     from interp.progress import bar
 
     parse_device(device)
+    if others and proposed:
+        raise InputError(f"--proposed {proposed} needs no PROMPT_B: leave one of them out")
     request, to_stdout = request_of_command(context), str(json_file) == "-"
     if out is not None:
-        check_folder(out, "an explanation", contents=("why.json", "why.txt"))
-        check_file(out / "why.json", "--out", request=request, overwrite=overwrite, within=out)
+        if len(others or []) != 1:
+            raise InputError("--out holds one explanation: give one PROMPT_B, or write --json FILE")
+        check_folder(out, "an explanation", contents=contrast.FILES)
+        check_file(out / contrast.FILES[0], "--out", request=request, overwrite=overwrite, within=out)
     if json_file is not None and not to_stdout:
         check_file(json_file, "--json", request=request, overwrite=overwrite)
     loaded = load_model(model, device=device, dtype=dtype)
-    explanation = contrast.why(loaded, a, b, answer=answer, instead=instead, stage=bar)
-    if out is not None:
-        explanation.save(out, request)
+    answers = {"answer": answer, "instead": instead}
+    result: contrast.Why | contrast.Several | contrast.Proposals
+    if others and len(others) == 1:
+        result = contrast.why(loaded, a, others[0], **answers, chat=chat, stage=bar)
+    else:
+        prompts = others or []
+        if not others:
+            result = contrast.propose(loaded, a, chat=chat, most=proposed or 8)
+            prompts = [proposal.prompt for proposal in result.proposals[:proposed]]
+        if prompts:
+            result = contrast.why_several(loaded, a, prompts, **answers, chat=chat, stage=bar)
+    if out is not None and isinstance(result, contrast.Why):
+        result.save(out, request)
     if to_stdout:
-        typer.echo(json.dumps(explanation.as_json(), allow_nan=False))
+        typer.echo(json.dumps(result.as_json(), allow_nan=False))
         return
     if json_file is not None:
-        write_json(json_file, {"request": request, **explanation.as_json()})
-    typer.echo(explanation.text())
+        write_json(json_file, {"request": request, **result.as_json()})
+    typer.echo(result.text())
     for path in filter(None, (out, json_file)):
         typer.echo(f"saved    {path}")
-    other = {"--model": None if model == DEFAULT_MODEL else model, "--answer": instead, "--instead": answer}
-    suggest((["why", *words_of(other), "--", b, a], "the other way about"))
+    options = words_of({"--model": None if model == DEFAULT_MODEL else model}) + ["--chat"] * chat
+    if isinstance(result, contrast.Why):
+        swapped = words_of({"--answer": instead, "--instead": answer})
+        suggest((["why", *options, *swapped, "--", result.b, a], "the other way about"))
+    elif isinstance(result, contrast.Several):
+        suggest((["why", *options, "--", a, result.explanations[0].b], "its nodes and arrows"))
+    elif result.proposals:
+        suggest(
+            (["why", *options, "--", a, result.proposals[0].prompt], "explain the first"),
+            (["why", *options, "--proposed", "3", "--", a], "explain three, and their mean"),
+        )

@@ -3,10 +3,12 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from torch import Tensor
 
 from interp.contrast.explanation import CURVE, ENOUGH, Alone, Arrow, Why, WithMlps
 from interp.contrast.prompts import LEAST_DIFFERENCE, read_contrast, token_text
@@ -22,8 +24,9 @@ LARGE = 0.02
 """Of the difference: nodes of such an effect are named, and have arrows, though they are not kept."""
 DRAWS = 3
 """So often random nodes are drawn."""
-DRAWN, ABOVE, SENDERS = 0.1, 0.95, 200
-"""Arrows have this share of the smaller node's effect, above this quantile of so many random senders."""
+DRAWN, ABOVE, SENDERS, SENDERS_RUN = 0.1, 0.95, 200, 60
+"""Arrows have this share of the smaller node's effect, above this quantile of so many random senders; of fewer where
+forwards have to be run for them."""
 
 
 def why(
@@ -51,6 +54,13 @@ def why(
     Raises:
         InputError: prompts or answers that cannot be compared.
     """
+    return explain(model, a, b, answer=answer, instead=instead, chat=chat, stage=stage)[0]
+
+
+def explain(
+    model: Model, a: str, b: str, *, answer: str | None, instead: str | None, chat: bool, stage: Stage
+) -> tuple[Why, FrozenContext]:
+    """:func:`why`, and both prompts as they were run."""
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -77,7 +87,7 @@ def why(
             _alone(context, order, mlps=mlps) for mlps, order in zip(context.kinds, orders, strict=True)
         ]
         controls = _controls(context, estimates[False])
-        needed = 1 - float(context.shares(~context.arms([orders[0][: curves[0].kept]]))[0, 0])
+        needed = 1 - float(context.shares(context.without(orders[0][: curves[0].kept]))[0, 0])
     with timed("patches"):
         effects = _effects(context, orders, estimates[False])
         large = LARGE * abs(at_a - at_b)
@@ -92,7 +102,7 @@ def why(
     with timed("arrows"):
         ends = [i for i, node in enumerate(nodes) if i < curves[0].kept or abs(effects[node]) >= large]
         arrows = _arrows(context, nodes, [effects[node] for node in nodes], ends[: max(CURVE)])
-    return Why(
+    explanation = Why(
         model=describe_model(model)["spec"],
         chat=chat,
         a=a,
@@ -105,9 +115,9 @@ def why(
         kept=curves[0].kept,
         arrows=arrows,
         alone=curves[0].rows,
-        alone_with_mlps=curves[1].rows if context.mlps else None,
+        alone_with_mlps=curves[1].rows if len(curves) > 1 else None,
         with_mlps=WithMlps([read[node] for node in orders[1]], curves[1].kept, curves[1].sparse)
-        if context.mlps
+        if len(curves) > 1
         else None,
         controls=controls,
         needed=needed,
@@ -116,6 +126,7 @@ def why(
         notes=contrast.notes,
         seconds=seconds,
     )
+    return explanation, context
 
 
 class _Curve(NamedTuple):
@@ -168,36 +179,26 @@ def _effects(
 
 def _arrows(
     context: FrozenContext, nodes: Sequence[Node], effects: Sequence[float], ends: Sequence[int]
-) -> list[Arrow] | None:
-    """Which node tells which, of those whose places are ``ends``; ``None`` where attention or wiring are not known.
+) -> list[Arrow]:
+    """Which node tells which, of those whose places are ``ends``.
 
     direct(u → v) = fall of A's metric when v, and nothing else, is recomputed with u's change added to its input
     total(u → v)  = the same where everything between u and v is live
 
     What v then writes is put into A. Random senders are compared by an estimate: change of what v writes · gradient.
     """
-    try:
-        edges = EdgePatcher(context)
-    except InputError:
-        return None
     likely, values = [], []
-    every = context.nodes(np.random.default_rng(0).permutation(np.flatnonzero(~context.arms([[]])[0])))
-    for v in ends:
-        receiver = nodes[v]
-        senders = [u for u in ends if _before(nodes[u], receiver)]
-        random = [node for node in every if _before(node, receiver) and node not in nodes][:SENDERS]
-        if senders:
-            both = [(node.site, node.position) for node in [*(nodes[u] for u in senders), *random]]
-            written = edges.at_token(0, receiver.site, receiver.position, both)
-            change = context.z[receiver.layer, 0, receiver.position, receiver.head] - written
-            gradient = context.gradient[0, receiver.layer, receiver.position - context.first, receiver.head]
-            estimates = (change @ gradient).abs().float().cpu().numpy()
-            bar = np.quantile(estimates[len(senders) :], ABOVE) if random else 0.0
-            for u, estimate, value in zip(senders, estimates, written, strict=False):
-                least = DRAWN * min(abs(effects[u]), abs(effects[v]))
-                if estimate > bar and estimate >= least / 2:  # it is measured below
-                    likely.append((u, v, least))
-                    values.append(value)
+    for v, senders, written in _recomputed(context, nodes, ends):
+        change = context.z[nodes[v].layer, 0, nodes[v].position, nodes[v].head] - written
+        gradient = context.gradient[0, nodes[v].layer, nodes[v].position - context.first, nodes[v].head]
+        estimates = (change @ gradient).abs().float().cpu().numpy()
+        random = estimates[len(senders) :]
+        bar = np.quantile(random, ABOVE) if len(random) else 0.0
+        for u, estimate, value in zip(senders, estimates, written, strict=False):
+            least = DRAWN * min(abs(effects[u]), abs(effects[v]))
+            if estimate > bar and estimate >= least / 2:  # it is measured below
+                likely.append((u, v, least))
+                values.append(value)
     direct = context.node_effects([nodes[v] for _, v, _ in likely], values)[0].tolist()
     drawn = [(u, v, fall) for (u, v, least), fall in zip(likely, direct, strict=True) if abs(fall) >= least]
     first = sorted({u for u, _, _ in drawn})
@@ -205,6 +206,34 @@ def _arrows(
     written_live = [read[v][first.index(u)] for u, v, _ in drawn]
     total = context.node_effects([nodes[v] for _, v, _ in drawn], written_live)[0].tolist()
     return [Arrow(u, v, whole, fall) for (u, v, fall), whole in zip(drawn, total, strict=True)]
+
+
+def _recomputed(
+    context: FrozenContext, nodes: Sequence[Node], ends: Sequence[int]
+) -> Iterator[tuple[int, list[int], Float[Tensor, "sender d_head"]]]:
+    """Receiver, its senders, and what it writes when it reads what one of them wrote on B; random senders behind them.
+
+    Where attention is not known the model's own forwards say so, with fewer random senders.
+    """
+    heads = np.flatnonzero(~context.arms([[]])[0])
+    random = [
+        node for node in context.nodes(np.random.default_rng(0).permutation(heads)) if node not in nodes
+    ]
+    senders = {v: [u for u in ends if _before(nodes[u], nodes[v])] for v in ends}
+    senders = {v: before for v, before in senders.items() if before}
+    try:
+        edges = EdgePatcher(context)
+    except InputError:
+        rows = [*(nodes[u] for u in ends), *random[:SENDERS_RUN]]
+        written = context.direct(rows, [nodes[v] for v in senders])
+        for (v, before), values in zip(senders.items(), written, strict=True):
+            others = [row for row in range(len(ends), len(rows)) if _before(rows[row], nodes[v])]
+            yield v, before, values[[*(ends.index(u) for u in before), *others]]
+        return
+    for v, before in senders.items():
+        drawn = islice((node for node in random if _before(node, nodes[v])), SENDERS)
+        both = [(node.site, node.position) for node in chain((nodes[u] for u in before), drawn)]
+        yield v, before, edges.at_token(0, nodes[v].site, nodes[v].position, both)
 
 
 def _before(sender: Node, receiver: Node) -> bool:

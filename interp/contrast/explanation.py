@@ -15,7 +15,7 @@ ENOUGH = 0.8, 1.2
 CURVE = (1, 2, 5, 10, 20)
 """Numbers of nodes that are looked at alone."""
 _NODES, _ARROWS, _WIDTH = 6, 3, 90  # that the text shows
-RESULT, TEXT = "why.json", "why.txt"
+FILES = RESULT, TEXT, *_ = "why.json", "why.txt", "why.html", "why.svg"
 """In the folder of an explanation."""
 
 
@@ -86,13 +86,13 @@ class Why:
         difference: logit of the first answer less that of the second, after A and after B.
         nodes: first those that were put into the frozen context, in that order; then others of large effect.
         kept: how many make the explanation: the fewest with f in :data:`ENOUGH`, else all that were put in.
-        arrows: among nodes that are kept or of large effect; ``None`` where the model's attention is not known.
+        arrows: among nodes that are kept or of large effect.
         alone: the first nodes, at :data:`CURVE` and at ``kept``.
         controls: the same for nodes in attribution's order, random ones (mean of draws), and all heads at END.
         needed: share of the difference that is lost when B's values stand at the kept nodes, all else live.
         sparse: whether at most twenty nodes have f in :data:`ENOUGH`.
         left: share of the difference that no head makes: with every head at B it is still there.
-        alone_with_mlps, with_mlps: the same curve, and nodes, with MLPs as nodes; ``None`` in models without MLPs.
+        alone_with_mlps, with_mlps: the same curve, and nodes, with MLPs as nodes; ``None`` where none can be one.
         notes: what a reader must know, one sentence each.
         seconds: by stage.
     """
@@ -107,7 +107,7 @@ class Why:
     difference: dict[str, float]
     nodes: list[WhyNode]
     kept: int
-    arrows: list[Arrow] | None
+    arrows: list[Arrow]
     alone: list[Alone]
     alone_with_mlps: list[Alone] | None
     with_mlps: WithMlps | None
@@ -120,7 +120,7 @@ class Why:
 
     def as_json(self) -> dict[str, Any]:
         whole = asdict(self)
-        for arrow in whole["arrows"] or []:
+        for arrow in whole["arrows"]:
             arrow |= {"from": arrow.pop("sender"), "to": arrow.pop("receiver")}
         return whole
 
@@ -128,9 +128,7 @@ class Why:
     def of_json(cls, stored: dict[str, Any]) -> "Why":
         """Of :meth:`as_json`; pydantic's ``ValidationError`` says what is missing or wrong."""
         names = {"from": "sender", "to": "receiver"}
-        arrows = stored.get("arrows") and [
-            {names.get(key, key): value for key, value in arrow.items()} for arrow in stored["arrows"]
-        ]
+        arrows = [{names.get(key, key): value for key, value in arrow.items()} for arrow in stored["arrows"]]
         known = {key: value for key, value in stored.items() if key in cls.__annotations__}
         return TypeAdapter(cls).validate_python(known | {"arrows": arrows})
 
@@ -155,7 +153,7 @@ class Why:
             return cls.of_json(read_json(path))
         except ValidationError as error:
             wrong = fault(error)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
             wrong = str(error)
         raise InputError(f"{path} cannot be read ({wrong}): make it again by interp why … --out")
 
@@ -176,17 +174,16 @@ class Why:
             "",
             *map(_line, self.nodes[: min(kept, _NODES)]),
         ]
-        arrows = sorted(self.arrows or [], key=lambda x: (max(x.sender, x.receiver) >= kept, -abs(x.direct)))
+        arrows = sorted(self.arrows, key=lambda x: (max(x.sender, x.receiver) >= kept, -abs(x.direct)))
         for arrow in arrows[:_ARROWS]:
             ends = f"{self.nodes[arrow.sender]} → {self.nodes[arrow.receiver]}"
             odd = " (they disagree)" if not 0.5 <= arrow.total / arrow.direct <= 2 else ""
             lines.append(f"  {ends}: direct {arrow.direct:+.2f}, in all {arrow.total:+.2f}{odd}")
-        counts = (
-            f"{len(self.nodes)} nodes and {len(arrows)} arrows"
-            if self.arrows is not None
-            else "no arrows: unknown"
-        )
-        lines += [f"  {counts} in all (--json)", "", "restored by      " + "".join(f"{n:>6}" for n in CURVE)]
+        lines += [
+            f"  {len(self.nodes)} nodes and {len(arrows)} arrows in all (--json)",
+            "",
+            "restored by      " + "".join(f"{n:>6}" for n in CURVE),
+        ]
         rows = {"these nodes": [row for row in self.alone if row.nodes in CURVE], **self.controls}
         for name, row in rows.items():
             lines.append(f"  {name:<15}" + "".join(f"{x.restored:>z6.0%}" for x in row))

@@ -6,7 +6,8 @@ tokens as it is is proposed, and of each word the exchange that changes the next
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,23 +34,44 @@ class Proposal:
     Attributes:
         prompt: B.
         was, becomes: the word of A, and what stands there in B.
-        top: the likeliest next token after A, ``p_a`` and ``p_b`` its probabilities, and ``top_b`` the likeliest
-            after B.
+        p: the probability of A's likeliest token after B.
+        top: the likeliest token after B.
         kl: KL(A ‖ B) of the next token, in nats.
     """
 
     prompt: str
     was: str
     becomes: str
+    p: float
     top: str
-    p_a: float
-    p_b: float
-    top_b: str
     kl: float
 
 
+@dataclass(frozen=True)
+class Proposals:
+    """Of prompt ``a``: ``top``, the likeliest next token, and ``p`` its probability."""
+
+    a: str
+    top: str
+    p: float
+    proposals: list[Proposal]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def text(self) -> str:
+        lines = [f"A {self.a!r:.90} → {self.top!r} {self.p:z.0%}", "", f"{'exchange':<30}{'':>6}"]
+        if not self.proposals:
+            return f"{lines[0]}\nno word of it has an exchange of as many tokens: write B yourself"
+        lines[-1] = f"{'exchange':<32}{f'p({self.top!r})':>14}{'then':>14}{'KL':>8}"
+        for each in self.proposals:
+            change = f"{each.was!r} → {each.becomes!r}"
+            lines.append(f"  {change:<30}{each.p:>z14.0%}{each.top!r:>14.14}{each.kl:>8.2f}")
+        return "\n".join(lines)
+
+
 @torch.no_grad()
-def propose(model: Model, a: str, *, chat: bool = False, most: int = 8) -> list[Proposal]:
+def propose(model: Model, a: str, *, chat: bool = False, most: int = 8) -> Proposals:
     """Prompts to compare ``a`` with, the largest change of the next token first.
 
     Raises:
@@ -68,9 +90,9 @@ def propose(model: Model, a: str, *, chat: bool = False, most: int = 8) -> list[
         place, becomes, prompt, _ = others[row]
         was = WORD.match(a, place)
         assert was is not None
-        texts = token_text(model, top), p[0], p[row + 1], token_text(model, tops[row + 1])
-        best.setdefault(place, Proposal(prompt, was.group(), becomes, *texts, kl[row]))
-    return list(best.values())[:most]
+        then = token_text(model, tops[row + 1])
+        best.setdefault(place, Proposal(prompt, was.group(), becomes, p[row + 1], then, kl[row]))
+    return Proposals(a, token_text(model, top), p[0], list(best.values())[:most])
 
 
 def _exchanged(

@@ -110,8 +110,8 @@ class FrozenContext(CleanRun):
 
     @property
     def kinds(self) -> tuple[bool, ...]:
-        """Of arms: whether MLPs are nodes in them."""
-        return (False, True)[: 1 + self.mlps]
+        """Of arms: whether MLPs are nodes in them, if any MLP can be one."""
+        return (False, True)[: 1 + (self.mlps and not self.differ.all())]
 
     def nodes(self, places: Sequence[int] | np.ndarray) -> list[Node]:
         """Nodes by their places in a flattened arm."""
@@ -135,6 +135,13 @@ class FrozenContext(CleanRun):
                 arm[self.place(node)] = True
         return arms
 
+    def without(self, nodes: Sequence[Node]) -> Arms:
+        """One arm in which these nodes are held, and no other."""
+        arms = np.ones((1, *self.shape), dtype=bool)
+        for node in nodes:
+            arms[(0, *self.place(node))] = False
+        return arms
+
     def estimates(self, *, mlps: bool = False) -> Float[np.ndarray, "layer pos component"]:
         """Of every node's effect: (value in A − value in B) · mean of both gradients; 0 of what is no node."""
         estimates = self._estimates.copy()
@@ -145,8 +152,12 @@ class FrozenContext(CleanRun):
         self, changes: Sequence[Tensor], gradients: Sequence[Tensor]
     ) -> Float[np.ndarray, "*arm layer pos component"]:
         """Change · gradient of every component, of [*arm, layer, pos, head, d_head] and [*arm, layer, pos, d_model]."""
-        parts = [(x * y).sum(-1).float().cpu() for x, y in zip(changes, gradients, strict=True)]
-        return torch.cat([parts[0], *(part[..., None] for part in parts[1:])], -1).numpy()
+        heads, *mlps = ((x * y).sum(-1).float().cpu() for x, y in zip(changes, gradients, strict=True))
+        along = heads.new_zeros(*heads.shape[:-1], self.shape[-1])
+        along[..., : self.n_heads] = heads
+        if mlps:
+            along[..., -1] = mlps[0]
+        return along.numpy()
 
     def looks_at(self, node: Node) -> Float[np.ndarray, " pos"]:
         """Which share of the node's attention · |value| in A each position has."""
@@ -187,6 +198,7 @@ class FrozenContext(CleanRun):
         for size in SIZES:
             logits, written, live = self._logits(arms, SOFT)
             restored, kl = self._measured(logits, nothing)
+            written, live = ([kind for kind in kinds if kind] for kinds in (written, live))
             flat = [x for kind in written for x in kind]
             slopes = iter(torch.autograd.grad((-(1 - restored).abs() - kl).sum(), flat))
             gradients = [
@@ -194,7 +206,7 @@ class FrozenContext(CleanRun):
             ]
             changes = [
                 torch.stack([x.detach() for x in kind], 1) - held
-                for kind, held in zip(live, self._held, strict=True)
+                for kind, held in zip(live, self._held, strict=False)
             ]
             gains = self._along(changes, gradients)
             for arm, order, gain in zip(arms, orders, gains, strict=True):
@@ -262,6 +274,40 @@ class FrozenContext(CleanRun):
         read = [(node.site, np.full(len(nodes), node.position)) for node in receivers]
         outcome = self.run(rows, patches, read)
         return self.difference[0] - outcome.metric, list(outcome.read)
+
+    @torch.no_grad()
+    def direct(
+        self, senders: Sequence[Node], receivers: Sequence[Node]
+    ) -> list[Float[Tensor, "sender d_head"]]:
+        """What each receiver, a head, writes in A when one sender writes what it wrote on B and nothing between moves.
+
+        All heads and MLPs are held at A, whatever the architecture.
+        """
+        begin = self.first * takes_prefix(self.model)
+        written: dict[Node, Tensor] = {}
+
+        def hold(site: Site, stored: Tensor, activation: Tensor) -> Tensor:
+            for node in receivers:
+                if node.layer == site.layer and site.kind == "attn":
+                    written[node] = activation[:, node.position - begin, node.head].clone()
+            held = stored[site.layer, 0, begin : self.length].repeat(
+                len(activation), *[1] * (activation.ndim - 1)
+            )
+            for row, node in enumerate(senders):
+                if (node.site.layer, node.site.kind) == (site.layer, site.kind):
+                    held[(row, node.position - begin, *(() if node.head is None else (node.head,)))] = (
+                        self.on_b(node)
+                    )
+            return held
+
+        hooks: dict[str, HookFunction] = {}
+        for layer in range(self.n_layers):
+            hooks[Site("attn", layer).hook] = partial(hold, Site("attn", layer), self.z)
+            if self.mlps:
+                hooks[Site("mlp", layer).hook] = partial(hold, Site("mlp", layer), self.mlp)
+        resid = self.resid[0][[0] * len(senders), begin : self.length]
+        self.logits([0] * len(senders), 0, resid, hooks, begin)
+        return [written[node] for node in receivers]
 
     def on_b(self, node: Node) -> Float[Tensor, " d"]:
         """What a node wrote on B; before ``first``, on A."""
