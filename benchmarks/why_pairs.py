@@ -1,6 +1,6 @@
 """Pairs of prompts for :mod:`benchmarks.why`: of the shipped tasks, and ordinary ones with one content word exchanged.
 
-Development and test share no document and no seed.
+Development (seed 1) and test (seed 0) share no document and no draw.
 """
 
 from collections.abc import Iterator

@@ -141,7 +141,7 @@ def _alone(context: FrozenContext, order: list[Node], *, mlps: bool) -> _Curve:
     rows = _rows(range(1, len(order) + 1), context.shares(context.arms(firsts, mlps=mlps), mlps=mlps))
     enough = [row.nodes for row in rows if ENOUGH[0] <= row.restored <= ENOUGH[1]]
     kept = enough[0] if enough else len(order)
-    return _Curve([row for row in rows if row.nodes in (*CURVE, kept)], kept, bool(enough))
+    return _Curve([row for row in rows if row.nodes in (*CURVE, kept, len(rows))], kept, bool(enough))
 
 
 def _controls(

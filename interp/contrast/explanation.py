@@ -87,7 +87,7 @@ class Why:
         nodes: first those that were put into the frozen context, in that order; then others of large effect.
         kept: how many make the explanation: the fewest with f in :data:`ENOUGH`, else all that were put in.
         arrows: among nodes that are kept or of large effect.
-        alone: the first nodes, at :data:`CURVE` and at ``kept``.
+        alone: the first nodes, at :data:`CURVE`, at ``kept``, and all that were put in.
         controls: the same for nodes in attribution's order, random ones (mean of draws), and all heads at END.
         needed: share of the difference that is lost when B's values stand at the kept nodes, all else live.
         sparse: whether at most twenty nodes have f in :data:`ENOUGH`.

@@ -79,10 +79,10 @@ def propose(model: Model, a: str, *, chat: bool = False, most: int = 8) -> Propo
     """
     encoder = PromptEncoder(model.tokenizer, bos=True)
     ids = read_prompt(model, encoder, a, "prompt A", chat=chat)
-    others = _exchanged(model, encoder, a, ids, chat=chat)
+    others = exchanges(model, encoder, a, ids, chat=chat)
     rows = torch.tensor([ids, *(tokens for _, _, _, tokens in others)], device=model_device(model))
     log_p = torch.cat([end_logits(model, part).float().log_softmax(-1) for part in rows.split(32)])
-    kl = kl_divergence(log_p[:1], log_p[1:]).nan_to_num(0.0).tolist()
+    kl = kl_divergence(log_p[0].expand_as(log_p[1:]), log_p[1:]).nan_to_num(0.0).tolist()
     top, tops = int(log_p[0].argmax()), log_p.argmax(-1).tolist()
     p = log_p[:, top].exp().tolist()
     best: dict[int, Proposal] = {}
@@ -95,7 +95,7 @@ def propose(model: Model, a: str, *, chat: bool = False, most: int = 8) -> Propo
     return Proposals(a, token_text(model, top), p[0], list(best.values())[:most])
 
 
-def _exchanged(
+def exchanges(
     model: Model, encoder: PromptEncoder, a: str, ids: Tokens, *, chat: bool
 ) -> list[tuple[int, str, str, Tokens]]:
     """Where a word begins, what it becomes, and the prompt in text and in tokens."""

@@ -25,11 +25,11 @@ from interp.models import HookFunction, Model, Site
 from interp.models.partial_forward import takes_prefix
 from interp.prompts.pairs import PromptPair, PromptPairs
 
-SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20)
+SIZES = (1, 2, 3, 4, 6, 8, 10, 13, 16, 20)
 """Numbers of nodes from which on the gradient is taken anew."""
-SOFT = 0.3
-"""While nodes are chosen the others stand so far on the way from B's value to what they would write: the first of a
-chain then counts before the last is put in."""
+SOFT = 0.0, 0.5
+"""Gradients by which nodes are chosen are means over contexts in which the others stand so far on the way from B's
+value to what they would write: between both, the first of a chain counts before its last is put in."""
 LEAST_GAIN = 1e-3
 """A node that promises less, as a share of the difference, is not chosen."""
 Arms = Bool[np.ndarray, "arm layer pos component"]
@@ -190,13 +190,14 @@ class FrozenContext(CleanRun):
         """Of every kind of arm, nodes in the order in which they are put in, until none promises anything.
 
         At each of :data:`SIZES` the gradient of −|1 − f| − KL(A ‖ arm) / KL(A ‖ B) says what another promises:
-        (what it would write − its value on B) · gradient. All kinds share a forward.
+        (what it would write − its value on B) · gradient, in the mean over :data:`SOFT`. All share a forward.
         """
         arms = np.concatenate([self.arms([[]], mlps=mlps) for mlps in self.kinds])
-        nothing = torch.tensor(self.nothing, device=self._held[0].device)
+        nothing = torch.tensor(self.nothing[: len(arms)], device=self._held[0].device).repeat(len(SOFT))
+        soft = np.repeat(SOFT, len(arms))[:, None, None, None]
         orders: list[list[Node]] = [[] for _ in self.kinds]
         for size in SIZES:
-            logits, written, live = self._logits(arms, SOFT)
+            logits, written, live = self._logits(np.tile(arms, (len(SOFT), 1, 1, 1)), soft)
             restored, kl = self._measured(logits, nothing)
             written, live = ([kind for kind in kinds if kind] for kinds in (written, live))
             flat = [x for kind in written for x in kind]
@@ -208,7 +209,7 @@ class FrozenContext(CleanRun):
                 torch.stack([x.detach() for x in kind], 1) - held
                 for kind, held in zip(live, self._held, strict=False)
             ]
-            gains = self._along(changes, gradients)
+            gains = self._along(changes, gradients).reshape(len(SOFT), *arms.shape).mean(0)
             for arm, order, gain in zip(arms, orders, gains, strict=True):
                 best = np.argsort(np.where(arm, np.inf, -gain), axis=None)[: max(size - len(order), 0)]
                 order += self.nodes(best[gain.flat[best] >= LEAST_GAIN])
@@ -217,11 +218,11 @@ class FrozenContext(CleanRun):
         return orders
 
     def _logits(
-        self, live: Arms, soft: float = 0.0
+        self, live: Arms, soft: float | Float[np.ndarray, "arm 1 1 1"] = 0.0
     ) -> tuple[Float[Tensor, "arm d_vocab"], list[list[Tensor]], list[list[Tensor]]]:
         """Logits of all tokens; with gradients, what heads and MLPs write a layer, and what they would, were all live.
 
-        ``soft``: of what is held, how far from B's value.
+        ``soft``: of what an arm holds, how far from B's value to what it would write.
         """
         written: list[list[Tensor]] = [[] for _ in self._held]
         would: list[list[Tensor]] = [[] for _ in self._held]

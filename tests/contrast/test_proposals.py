@@ -1,0 +1,119 @@
+"""One prompt: what is proposed to compare it with, and several comparisons at once."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from interp.contrast import propose, why, why_several
+from interp.errors import InputError
+from tests.oracles import planted
+
+A = "Mary and John went to the store . John gave a ring to"
+OTHERS = [
+    "Mary and John went to the store . Mary gave a ring to",
+    "Mary and John went to the store . Paul gave a ring to",
+]
+
+
+def log_p(model, text):
+    with torch.no_grad():
+        ids = model.tokenizer(text, add_special_tokens=False).input_ids
+        return model(torch.tensor([[model.tokenizer.bos_token_id, *ids]]))[0, -1].log_softmax(-1)
+
+
+def test_what_is_proposed_changes_one_word_and_the_next_token_as_it_says():
+    model, _ = planted("planted-inhibition", 1)
+    proposals = propose(model, A)
+    before = log_p(model, A)
+    assert proposals.top == model.tokenizer.decode([int(before.argmax())])
+    assert proposals.p == pytest.approx(float(before.exp().max()), abs=1e-4)
+    assert len(proposals.proposals) >= 2
+    kl = [proposal.kl for proposal in proposals.proposals]
+    assert kl == sorted(kl, reverse=True) and kl[0] > 0.1
+    for proposal in proposals.proposals:
+        differ = [(x, y) for x, y in zip(A.split(), proposal.prompt.split(), strict=True) if x != y]
+        assert differ == [(proposal.was, proposal.becomes)]
+        after = log_p(model, proposal.prompt)
+        assert proposal.kl == pytest.approx(float((before.exp() * (before - after)).sum()), abs=1e-3)
+        assert proposal.p == pytest.approx(float(after.exp()[before.argmax()]), abs=1e-4)
+        assert proposal.top == model.tokenizer.decode([int(after.argmax())])
+
+
+def test_numbers_keep_their_digits_and_words_their_tokens(tiny_model):
+    model = tiny_model("llama")
+    a = "The war lasted from the year 1673 to the year 16"
+    length = len(model.tokenizer(a).input_ids)
+    proposals = propose(model, a).proposals
+    numbers = [proposal for proposal in proposals if proposal.was.isdigit()]
+    assert {proposal.was for proposal in numbers} == {"1673", "16"}
+    assert all(re.fullmatch(rf"\d{{{len(each.was)}}}", each.becomes) for each in numbers)
+    assert all(len(model.tokenizer(each.prompt).input_ids) == length for each in proposals)
+    assert propose(model, ", ,").proposals == []
+    with pytest.raises(InputError, match="prompt A ''"):
+        propose(model, "")
+
+
+def test_several_comparisons_have_the_mean_of_their_effects():
+    model, _ = planted("planted-inhibition", 1)
+    several = why_several(model, A, OTHERS)
+    assert [explanation.b for explanation in several.explanations] == OTHERS
+    singly = [why(model, A, b) for b in OTHERS]
+    shares = {
+        (node.site, node.position): [
+            next((x.effect for x in single.nodes if (x.site, x.position) == (node.site, node.position)), None)
+            for single in singly
+        ]
+        for node in several.nodes
+    }
+    common = [node for node in several.nodes if None not in shares[node.site, node.position]]
+    assert len(common) >= 2
+    for node in common:
+        each = [
+            effect / (single.difference["a"] - single.difference["b"])
+            for effect, single in zip(shares[node.site, node.position], singly, strict=True)
+        ]
+        assert node.share == pytest.approx(np.mean(each), abs=1e-3)
+        assert min(each) - 1e-3 <= node.low <= node.share <= node.high <= max(each) + 1e-3
+    kept = {(node.site, node.position) for single in singly for node in single.nodes[: single.kept]}
+    assert {(node.site, node.position) for node in several.nodes} == kept
+    assert max(node.kept_in for node in several.nodes) == 2
+    with pytest.raises(InputError, match="give a list of prompts"):
+        why_several(model, A, [])
+
+
+def test_the_command_proposes_and_explains_several(command):
+    words = "why", "--model", "planted-inhibition"
+    shown = command(*words, A)
+    assert shown.code == 0 and len(shown.out.splitlines()) <= 14
+    assert [following[0] for following in shown.following] == ["why", "why"]
+    several = command(*words, A, *OTHERS, "--json", "-")
+    assert json.loads(several.out).keys() == {"a", "nodes", "explanations"}
+    proposed = command(*words, "--proposed", "2", "--json", "-", "--", A)
+    stored = json.loads(proposed.out)
+    assert len(stored["explanations"]) == 2
+    assert stored["nodes"][0].keys() == {"site", "position", "token", "share", "low", "high", "kept_in"}
+    printed = json.loads(command(*words, A, "--json", "-").out)
+    assert printed.keys() == {"a", "top", "p", "proposals"}
+    assert printed["proposals"][0].keys() == {"prompt", "was", "becomes", "p", "top", "kl"}
+    for bad in ((A, *OTHERS, "--out", "folder"), (A, OTHERS[0], "--proposed", "2"), (A, "--chat")):
+        refused = command(*words, *bad)
+        assert refused.code == 2 and len(refused.error.splitlines()) == 1
+
+
+def test_a_chat_template_stands_around_both_prompts(tiny_model, monkeypatch):
+    model = tiny_model("llama")
+    template = "{{ bos_token }}User: {{ messages[0]['content'] }}\nModel:"
+    monkeypatch.setattr(model.tokenizer, "chat_template", template)
+    a, b = "The keys to the cabinet", "The doors to the cabinet"
+    explanation = why(model, a, b, chat=True)
+    text = model.tokenizer.apply_chat_template([{"role": "user", "content": a}], tokenize=False)
+    ids = model.tokenizer(text, add_special_tokens=False).input_ids
+    assert "".join(explanation.tokens) == model.tokenizer.decode(ids)
+    assert explanation.chat and explanation.a == a and explanation.tokens[-1] == ":"
+    proposals = propose(model, a, chat=True).proposals
+    assert proposals
+    for each in proposals:
+        assert len(each.prompt.split()) == 5 and "User" not in each.prompt
