@@ -12,6 +12,7 @@ integrated gradient (Hanna et al. 2024) of nodes instead of edges; heads at END 
 *Sister*: the exchanged word becomes a third one; the same nodes, and what their gradient says beforehand.
 """
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +25,6 @@ from interp import load_model
 from interp.contrast.explain import explain
 from interp.contrast.proposals import WORD, exchanges
 from interp.errors import InputError
-from interp.files import read_json, write_json
 from interp.interventions.frozen import FrozenContext, Node
 from interp.models import Model, Site
 from interp.models.partial_forward import takes_prefix
@@ -39,14 +39,33 @@ SHOWN = (5, 10, 20)
 
 def main() -> None:
     args = arguments(__doc__, seed=0, part=0, parts=1, threads=1, out=RESULTS / "why", show=False)
-    folder = args.out / f"seed-{args.seed}"
+    path = args.out / f"seed-{args.seed}-part-{args.part}.jsonl"
     if not args.show:
-        model = load_model()
+        model, measured = load_model(), {record["number"] for record in _read(path)}
+        path.parent.mkdir(parents=True, exist_ok=True)
         for number, (of, a, b) in enumerate(_pairs(model, args.seed)):
-            path = folder / f"{number:03}.json"
-            if number % args.parts == args.part and not path.is_file():
-                write_json(path, {"of": of, "a": a, "b": b, **_measure(model, a, b, args.seed)})
-    _print([read_json(path) for path in sorted(folder.glob("*.json"))])
+            if number % args.parts == args.part and number not in measured:
+                record = {"number": number, "of": of, "a": a, "b": b, **_measure(model, a, b, args.seed)}
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(_rounded(record)) + "\n")
+    paths = args.out.glob(f"seed-{args.seed}-part-*.jsonl")
+    _print(sorted((record for path in paths for record in _read(path)), key=lambda record: record["number"]))
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The records of a part; a last line without an end, of a run that was killed, goes."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    if lines and not lines[-1].endswith("\n"):
+        path.write_text("".join(lines[:-1]), encoding="utf-8")
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list) else value
 
 
 def _pairs(model: Model, seed: int) -> Iterator[tuple[str, str, str]]:

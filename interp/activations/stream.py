@@ -238,12 +238,14 @@ def run_batch(
     device = model_device(model)
     clean = torch.tensor([row.clean_tokens for row in rows], device=device)
     corrupt = torch.tensor([row.corrupt_tokens for row in rows], device=device)
-    with torch.no_grad(), hooked(model, tape.corrupt_hooks):
-        corrupt_side = _run(model, corrupt, rows, pairs.metric)
+    same = torch.equal(clean, corrupt) and not tape.corrupt_hooks  # one prompt is no pair: it runs once
+    if not same:
+        with torch.no_grad(), hooked(model, tape.corrupt_hooks):
+            corrupt_side = _run(model, corrupt, rows, pairs.metric)
     with torch.set_grad_enabled(gradients), hooked(model, tape.hooks):
         clean_side = _run(model, clean, rows, pairs.metric, patterns=patterns)
         if not gradients:
-            return PairBatch(indices, rows, clean_side, corrupt_side, tape=tape)
+            return PairBatch(indices, rows, clean_side, clean_side if same else corrupt_side, tape=tape)
         # rows are independent, so the gradient of the sum holds each row's own gradient
         found = torch.autograd.grad(
             clean_side.metric.sum(), [*clean_side.z, *clean_side.mlp], retain_graph=keep_graph
@@ -255,7 +257,8 @@ def run_batch(
         mlp=tuple(m.detach() for m in clean_side.mlp),
         metric=clean_side.metric.detach(),
     )
-    return PairBatch(indices, rows, detached, corrupt_side, tuple(found[:n]), tuple(found[n:]), tape)
+    other = detached if same else corrupt_side
+    return PairBatch(indices, rows, detached, other, tuple(found[:n]), tuple(found[n:]), tape)
 
 
 def end_logits(

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.metric import kl_divergence
+from interp.activations.stream import end_logits
 from interp.errors import InputError
-from interp.interventions.patch import patched_logits
-from interp.models import Model
+from interp.models import Model, model_device
 from interp.models.limits import check_tokens
 from interp.prompts.encoding import PromptEncoder
 from interp.text.special import check_unicode, in_chat_template
@@ -137,7 +137,10 @@ def _answers(
     model: Model, a: Tokens, b: Tokens, answer: int | None, instead: int | None
 ) -> tuple[tuple[int, int], dict[str, Any]]:
     """The tokens with the largest terms of KL(A ‖ B) and KL(B ‖ A), where none are given; and what is told of them."""
-    log_p = torch.stack([patched_logits(model, side, []) for side in (a, b)]).log_softmax(-1)
+    sides = [[a, b]] if len(a) == len(b) else [[a], [b]]
+    rows = [torch.tensor(side, device=model_device(model)) for side in sides]
+    with torch.no_grad():
+        log_p = torch.cat([end_logits(model, row) for row in rows]).float().cpu().log_softmax(-1)
     p, ratio = log_p.exp(), log_p[0] - log_p[1]
     if bool(p.isnan().any()):
         raise InputError("the model gives NaN or infinite logits on these prompts: try --dtype float32")

@@ -1,6 +1,7 @@
 """What a head at a token looks at, what it writes, and its codes."""
 
 from collections.abc import Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -12,10 +13,13 @@ from interp.codesearch.labels import labels_of
 from interp.contrast.explanation import WhyNode
 from interp.contrast.prompts import token_text
 from interp.interventions.frozen import FrozenContext, Node
+from interp.models import Model
 from interp.models.residual_writes import FinalNorm, ResidualWrites
 
 LOOKED_AT, WRITTEN = 4, 5
 """Tokens that are named of a node."""
+_shipped: WeakKeyDictionary[Model, tuple[list[Codebooks], list]] = WeakKeyDictionary()
+"""Codebooks that come with the package for a model, and their labels: read once."""
 
 
 def read_nodes(
@@ -67,8 +71,11 @@ def _writes(
 
 def _codes(context: FrozenContext, nodes: Sequence[Node]) -> list[dict | None]:
     """By the codebooks that come with the package for this model, if any do."""
-    books = [Codebooks.from_pretrained(name, context.model) for name in pretrained_names(context.model)]
-    labels, codes = [labels_of(each) for each in books], list[dict | None]()
+    if context.model not in _shipped:
+        opened = [Codebooks.from_pretrained(name, context.model) for name in pretrained_names(context.model)]
+        _shipped[context.model] = opened, [labels_of(books) for books in opened]
+    books, labels = _shipped[context.model]
+    codes: list[dict | None] = []
     for node in nodes:
         site = str(node.site)
         which = next((i for i, each in enumerate(books) if site in each), None)

@@ -107,13 +107,13 @@ def test_a_chat_template_stands_around_both_prompts(tiny_model, monkeypatch):
     model = tiny_model("llama")
     template = "{{ bos_token }}User: {{ messages[0]['content'] }}\nModel:"
     monkeypatch.setattr(model.tokenizer, "chat_template", template)
-    a, b = "The keys to the cabinet", "The doors to the cabinet"
+    a, b = "The 42 keys to the cabinet", "The 43 keys to the cabinet"
     explanation = why(model, a, b, chat=True)
     text = model.tokenizer.apply_chat_template([{"role": "user", "content": a}], tokenize=False)
     ids = model.tokenizer(text, add_special_tokens=False).input_ids
     assert "".join(explanation.tokens) == model.tokenizer.decode(ids)
     assert explanation.chat and explanation.a == a and explanation.tokens[-1] == ":"
     proposals = propose(model, a, chat=True).proposals
-    assert proposals
+    assert [each.was for each in proposals] == ["42"]
     for each in proposals:
-        assert len(each.prompt.split()) == 5 and "User" not in each.prompt
+        assert len(each.prompt.split()) == 6 and "User" not in each.prompt
