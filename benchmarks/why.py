@@ -14,6 +14,7 @@ integrated gradient (Hanna et al. 2024) of nodes instead of edges; heads at END 
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
