@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from interp.contrast import why
+from interp.contrast import Why, why
+from interp.contrast.explain import LARGE
 from interp.contrast.explanation import CURVE
 from interp.contrast.prompts import align
 from interp.errors import InputError
@@ -128,6 +129,26 @@ def test_what_was_written_comes_out_and_nothing_else(name, kind, roles):
         assert explanation.alone[-1].restored == pytest.approx(1, abs=0.01) == explanation.needed
         assert explanation.alone[-1].kl_removed == pytest.approx(1, abs=0.01)
         assert max(abs(row.restored) for row in explanation.controls["at random"][:2]) < 0.5
+
+
+@pytest.mark.parametrize("name", ["planted-backup", "planted-hydra"])
+def test_of_backups_the_nodes_are_those_of_exact_effect(name):
+    model = planted(name, 1)[0]
+    [pair] = load_task(name).sample(model.tokenizer, 1, 3)
+    answer, instead = (model.tokenizer.decode(ids) for ids in (pair.answers, pair.wrong_answers))
+    explanation = why(model, pair.clean, pair.corrupt, answer=answer, instead=instead)
+    hooked = Hooked(model, pair.clean_tokens, pair.corrupt_tokens, pair.answers[0], pair.wrong_answers[0])
+    least = LARGE * abs(hooked.at_a - hooked.metric(hooked.log_q))
+    exact = {
+        (str(node.site), node.position): hooked.patched(node, hooked.of_b(node))
+        for layer in range(model.cfg.n_layers)
+        for head in range(model.cfg.n_heads)
+        for position in range(pair.first_difference, len(pair.clean_tokens))
+        for node in [Node(layer, position, head)]
+    }
+    large = {place for place, effect in exact.items() if abs(effect) >= least}
+    assert {(n.site, n.position) for n in explanation.nodes if abs(n.effect) >= least} == large
+    assert len(large) >= 2 and set(planted_truth(name).heads) - {site for site, _ in large}  # backups hide
 
 
 @pytest.mark.parametrize("family", ["gpt2", "pythia", "llama", "gemma2"])
@@ -329,3 +350,19 @@ def test_the_command_writes_its_result_and_replaces_no_other(command):
     [following] = shown.following
     assert command(*following).code == 0
     assert command("why", A, A, "--model", "planted-inhibition").code == 2
+
+
+def test_a_saved_explanation_is_read_again_or_refused_in_one_line(tmp_path):
+    model, _ = planted("planted-inhibition", 1)
+    explanation = why(model, A, B)
+    assert Why.load(explanation.save(tmp_path / "why")) == explanation
+    stored = json.loads((tmp_path / "why" / "why.json").read_text())
+    for damage in ({"nodes": 3}, {"arrows": [{}]}, {"a": None}):
+        (tmp_path / "why" / "why.json").write_text(json.dumps(stored | damage))
+        with pytest.raises(InputError) as error:
+            Why.load(tmp_path / "why")
+        assert "interp why" in str(error.value) and "\n" not in str(error.value)
+    (tmp_path / "why" / "why.json").write_text("{")
+    for folder in (tmp_path / "why", tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="interp why"):
+            Why.load(folder)
