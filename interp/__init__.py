@@ -52,6 +52,7 @@ _LATER = {
     "planted_names": "interp.planted.models",
     "load_planted_task": "interp.planted.tasks",
     "planted_task_names": "interp.planted.tasks",
+    "execute_program": "interp.programs.execute",
     "load_run": "interp.runs.folder",
     "save_run": "interp.runs.folder",
     "save_new_run": "interp.runs.folder",

@@ -150,7 +150,8 @@ def show_program(
         raise InputError(
             f"{run} has no program: it was found with --no-program, so run interp discover again"
         )
-    typer.echo(program.model_dump_json(indent=1) if as_json else program.text())
+    words = f"{program.summary()}\n\n{program.text()}"
+    typer.echo(program.model_dump_json(indent=1) if as_json else words)
 
 
 def export(
@@ -283,7 +284,7 @@ def discover(
         write_text(json_file, run.model_dump_json(indent=1) + "\n")
     print_members(run)
     if run.program is not None:
-        typer.echo(f"\n{run.program.text()}\n")
+        typer.echo(f"\n{run.program.summary()}\n")
     note = "  (replaces the earlier run there)" if replaced else ""
     typer.echo(f"\nreport   {folder / 'report.html'}{note}")
     prompts = {"--model": model, "--n": n, "--seed": seed or None, "--counterfactual": counterfactual}

@@ -9,18 +9,19 @@ at the tokens in which the prompts differ, which are live as embeddings are.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.activations.metric import kl_divergence, task_metric
+from interp.activations.metric import kl_divergence, preferred_answers, task_metric
 from interp.activations.stream import Progress, batches
-from interp.interventions.clean_run import MOST_POSITIONS, CleanRun
-from interp.interventions.patch import Patch
+from interp.interventions.clean_run import MOST_POSITIONS, CleanRun, partition
+from interp.interventions.patch import Patch, Write, patch_hooks
 from interp.models import HookFunction, Model, Site
 from interp.models.partial_forward import takes_prefix
 from interp.prompts.pairs import PromptPair, PromptPairs
@@ -315,3 +316,76 @@ class FrozenContext(CleanRun):
         stored = self.corrupt_mlp if node.head is None else self.corrupt_z
         at = stored[node.layer, 0, node.position]
         return at if node.head is None else at[node.head]
+
+
+@dataclass(frozen=True)
+class LiveAt:
+    """A head that is live in a frozen context.
+
+    Attributes:
+        positions: in the prompt, one a row.
+        rows: those in which it is live; all if not given.
+    """
+
+    site: Site
+    positions: Int[np.ndarray, " row"]
+    rows: Bool[np.ndarray, " row"] | None = None
+
+
+@torch.no_grad()
+def in_frozen_context(
+    clean: CleanRun, pairs: Int[np.ndarray, " row"], live: Sequence[LiveAt], patches: Sequence[Patch]
+) -> tuple[Float[np.ndarray, " row"], Int[np.ndarray, " row"]]:
+    """Clean prompts with every head at every token at its value on the corrupt prompt, but for those that are live and
+    what patches write; MLPs are live.
+
+    Args:
+        pairs: of each row, as often as it is named.
+        patches: at single positions.
+
+    Returns:
+        The metric, and the preferred answer.
+    """
+    metric, preferred = np.zeros(len(pairs)), np.zeros(len(pairs), dtype=int)
+    begins = np.array([clean.pairs[pair].first_difference for pair in pairs]) * takes_prefix(clean.model)
+    ends = np.array([len(clean.pairs[pair].clean_tokens) for pair in pairs])
+    for rows in partition(np.full(len(pairs), clean.n_layers), begins, ends):
+        begin, end = int(begins[rows].min()), int(ends[rows].max())
+        places, chosen = clean.places(pairs[rows]), pairs[rows].tolist()
+
+        writes: dict[str, list[Write]] = {}
+        for patch in patches:
+            here = np.arange(len(rows)) if patch.rows is None else np.flatnonzero(patch.rows[rows])
+            if len(here):
+                writes.setdefault(patch.site.hook, []).append(patch.write(here, rows[here], begin))
+        hooks = patch_hooks(writes)
+        for layer in range(clean.n_layers):
+            held = clean.corrupt_z[layer, places, begin:end]
+            at_layer = [
+                (here, node.positions[rows[here]] - begin, node.site.head)
+                for node in live
+                if node.site.layer == layer
+                for here in [np.flatnonzero(np.ones(len(rows)) if node.rows is None else node.rows[rows])]
+            ]
+            name = Site("attn", layer).hook
+            hooks[name] = partial(_held, held, at_layer, hooks.get(name))
+        logits = clean.logits(chosen, 0, clean.resid[0][places, begin:end], hooks, begin)
+        prompts = [clean.pairs[pair] for pair in chosen]
+        metric[rows] = task_metric(logits, prompts, clean.pairs.metric).cpu().numpy()
+        preferred[rows] = preferred_answers(logits, prompts).cpu().numpy()
+        clean.forwards += float(((ends[rows] - begin) / ends[rows]).sum())
+    return metric, preferred
+
+
+def _held(
+    held: Float[Tensor, "row pos head d_head"],
+    live: Sequence[tuple[np.ndarray, np.ndarray, int | None]],
+    patch: HookFunction | None,
+    z: Float[Tensor, "row pos head d_head"],
+) -> Tensor:
+    """What stands at a layer's heads: what is held, but for those that are live, and what a patch writes."""
+    held = held.clone()
+    for at in live:
+        held[at] = z[at]
+    patched = None if patch is None else patch(held)
+    return held if patched is None else patched

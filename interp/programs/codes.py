@@ -31,7 +31,7 @@ from interp.stats import mean_interval
 
 LEAST = 5
 """Training prompts that every code is met by."""
-ENOUGH, MOST_COST, MARGIN = 0.9, 0.1, 0.02
+ENOUGH, MOST_KEPT, MOST_COST, MARGIN = 0.9, 1.1, 0.1, 0.02
 SIZES = ((2, 4, 8), (16, 32), (64, 128, 256))
 ROUGH_SIZES = (4, 16, 64)
 CONFIRMED = 5
@@ -177,12 +177,23 @@ class KeptEffect:
     @property
     def enough(self) -> bool:
         """With a margin, so that it holds on prompts by which the codebook was not chosen."""
-        return self.effect_kept >= ENOUGH + MARGIN and abs(self.reconstruction_cost) <= MOST_COST - MARGIN
+        kept = ENOUGH + MARGIN <= self.effect_kept <= MOST_KEPT - MARGIN
+        return kept and abs(self.reconstruction_cost) <= MOST_COST - MARGIN
 
     @property
     def short(self) -> float:
         """How far it is from carrying everything at no cost."""
-        return max(0, 1 - self.effect_kept) + abs(self.reconstruction_cost)
+        return abs(1 - self.effect_kept) + abs(self.reconstruction_cost)
+
+    @property
+    def effect_r2(self) -> float:
+        """Of the effect by codes over prompts."""
+        spread = ((self.effect - self.effect.mean()) ** 2).sum()
+        return float(1 - ((self.by_codes - self.effect) ** 2).sum() / spread) if spread > 0 else 0.0
+
+    @property
+    def absolute_cost(self) -> float:
+        return float(np.abs(self.own).mean() / abs(self.effect.mean()))
 
     def interval(self, seed: int) -> tuple[float, float]:
         """95 % of the effect, over pairs."""
@@ -285,6 +296,8 @@ PERMUTATIONS = 999
 SIGNIFICANT = 0.05
 STRATUM = 5
 """Prompts that a stratum has in the mean."""
+DERIVED = 0.1
+"""AMI above its null by which a derived variable has to be told better than one that the task gives."""
 CLEAR = 0.5
 """Share of a code's training prompts that have the value which it gets."""
 
@@ -298,7 +311,7 @@ class Name:
         ami, ami_null: of held-out prompts; the null's mean over permutations.
         q: Benjamini–Hochberg, over all slots and variables.
         accuracy: share of held-out prompts whose value is that of their code.
-        commonest: share that the commonest value of the training prompts gets right.
+        commonest: share that the commonest value of each side's training prompts gets right.
         values: of the codes that have one.
     """
 
@@ -318,8 +331,8 @@ def name_codes(
     n_fitted: int,
     seed: int = 0,
 ) -> dict[Key, list[Name]]:
-    """The variables that each slot tells, that of highest AMI first: those that are significant and better told than by
-    their commonest value.
+    """The variables that each slot tells, that of highest AMI above its null first: those that are significant and
+    better told than by their commonest value.
 
     Args:
         fitted: codes of the prompts that they were fitted to.
@@ -347,7 +360,12 @@ def name_codes(
         if one <= SIGNIFICANT:
             name = _name(variable, fitted[key], judged[key], n_fitted, (ami, null, float(one)))
             found[key] += [name] * (name.accuracy > name.commonest)
-    return {key: sorted(names, key=lambda name: -name.ami) for key, names in found.items()}
+    given = {variable.name for variable in usable if variable.given}
+
+    def rank(name: Name) -> float:
+        return name.ami - name.ami_null - DERIVED * (name.variable not in given)
+
+    return {key: sorted(names, key=rank, reverse=True) for key, names in found.items()}
 
 
 def _name(
@@ -366,7 +384,9 @@ def _name(
     right = np.zeros(len(codes), dtype=bool)
     right[known] = predicted[codes[known]] == after[known]
     values = {int(code): variable.values[predicted[code]] for code in np.flatnonzero(clear)}
-    commonest = float((after == np.bincount(before).argmax()).mean())
+    # of each side by itself: what only tells clean from corrupt tells no variable
+    sides = zip(variable.ids[:, :n_fitted], variable.ids[:, n_fitted:], strict=True)
+    commonest = float(np.mean([(side == np.bincount(fit).argmax()).mean() for fit, side in sides]))
     return Name(variable.name, *told, float(right.mean()), commonest, values)
 
 

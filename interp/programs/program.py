@@ -5,7 +5,7 @@ is decided where a head acts and how many codes it needs; every share in the pro
 variable that names a slot is chosen on these: where several are near, what is told of the best leans high.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,10 +25,12 @@ from interp.programs.codes import (
     bits,
     fewest,
     ids,
-    measure,
+    kept_by,
     name_codes,
+    usual_codes,
     variables,
 )
+from interp.programs.execute import execute
 from interp.programs.proof import HeadCodebook, NamedVariable, VariableSet, passed_on, set_variables, stacked
 from interp.programs.schema import Interchange, Place, Program, SlotCodes
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner, read_slots
@@ -69,11 +71,13 @@ def find_program(
     effects: Float[np.ndarray, "pair site"],
     *,
     seed: int = 0,
+    looks: Mapping[str, str] | None = None,
     stage: Stage = silent,
 ) -> Program:
     """The program of a circuit's members.
 
     Args:
+        looks: what members look like, by their names.
         clean: of the discovery's pairs.
         effects: of each member on these pairs; NaN where it was not measured.
 
@@ -98,16 +102,23 @@ def find_program(
     fitted = others.subset(apart(others, judged)[:FIT_PAIRS])
     if min(len(judged), len(fitted)) < LEAST_PAIRS // 3:
         return Program(notes=["No program: too few pairs share no prompt with those that judge or choose."])
-    return _Finder(clean, fitted, judged, seed, stage).program(sites, effects)
+    return _Finder(clean, fitted, judged, seed, looks or {}, stage).program(sites, effects)
 
 
 class _Finder:
     def __init__(
-        self, clean: CleanRun, fitted: PromptPairs, judged: PromptPairs, seed: int, stage: Stage
+        self,
+        clean: CleanRun,
+        fitted: PromptPairs,
+        judged: PromptPairs,
+        seed: int,
+        looks: Mapping[str, str],
+        stage: Stage,
     ) -> None:
         self.clean, self.model, self.pairs = clean, clean.model, clean.pairs
         self.fitted, self.judged, self.seed, self.stage = fitted, judged, seed, stage
         self.notes: list[str] = []
+        self.looks = dict(looks)
         self.carries: set[HeadAtRole] = set()
         """Slots whose codes carry most of the effect on the discovery's pairs: these are set in interchange."""
 
@@ -143,7 +154,7 @@ class _Finder:
         )
         self.notes += [f"{v.name}: cannot be told, since {v.fault}." for v in varying if v.fault and v.given]
         said = [
-            self._named(one, coded[slot], names[slot][:1])
+            self._named(one, coded[slot], names[slot][:1], varying)
             for slot, (one, *_) in zip(slots, told, strict=True)
         ]
         coded = {slot: replace(code, meaning=_meaning(code, names[slot][:1])) for slot, code in coded.items()}
@@ -151,17 +162,20 @@ class _Finder:
             interchange = self._interchange(coded, names, varying)
             advance(1)
             passed = passed_on(self.judge, coded, PASS_PAIRS, self.seed, advance)
-        return Program(
+        program = Program(
             slots=said,
             places=places,
             transitions=passed,
             interchange=[_interchange(one) for one in interchange],
+            looks=self.looks,
             n_fitted=len(self.fitted),
             n_judged=len(self.judged),
             notes=self.notes,
-            forwards=round(self.chooser.forwards - before + fitting + self.judge.forwards, 1),
             books={str(slot): book for slot, book in books.items()},
         )
+        groups, executed = execute(program, self.judge, self.seed)
+        forwards = round(self.chooser.forwards - before + fitting + self.judge.forwards, 1)
+        return program.model_copy(update={"groups": groups, "executed": executed, "forwards": forwards})
 
     def _places(
         self, sites: Sequence[str], roles: Sequence[str], effects: Float[np.ndarray, "pair site"]
@@ -210,7 +224,11 @@ class _Finder:
         book, found = fewest(self.chooser, slot, z, self.seed, rough=self.small[slot])
         if found.effect_kept >= 1 - MOST_LOST and abs(found.reconstruction_cost) <= MOST_LOST:
             self.carries.add(slot)
-        (kept,) = measure(self.judge, slot, [book], np.arange(len(self.judged)))
+        everyone = np.arange(len(self.judged))
+        here = self.judge.z(slot)
+        decoded = book.decode(book.encode(here)).detach()
+        shift = z.mean(1)[:, None].expand_as(here)
+        kept, shifted = kept_by(self.judge, slot, [decoded, shift], everyone)
         each = np.arange(book.config.n_codes)
         coded = HeadCodebook(book, ids(book, z), ids(book, self.judge.z(slot)), each)
         low, high = kept.interval(self.seed)
@@ -229,6 +247,9 @@ class _Finder:
             reconstruction_cost=kept.reconstruction_cost if told else None,
             effect_kept_low=share[0],
             effect_kept_high=share[1],
+            effect_r2=kept.effect_r2 if told else None,
+            absolute_cost=kept.absolute_cost if told else None,
+            shift_kept=shifted.effect_kept if told else None,
         )
         if not told:
             self.notes.append(
@@ -243,7 +264,9 @@ class _Finder:
         advance(1)
         return said, coded, book
 
-    def _named(self, said: SlotCodes, coded: HeadCodebook, names: Sequence[Name]) -> SlotCodes:
+    def _named(
+        self, said: SlotCodes, coded: HeadCodebook, names: Sequence[Name], varying: Sequence[Variable]
+    ) -> SlotCodes:
         n = coded.book.config.n_codes
         clean, corrupt = (np.bincount(side, minlength=n) / len(side) for side in coded.judged)
         update: dict[str, Any] = {
@@ -254,6 +277,12 @@ class _Finder:
             told = ("variable", "ami", "ami_null", "q", "accuracy", "commonest")
             update |= {key: getattr(name, key) for key in told}
             update["values"] = {str(code): value for code, value in name.values.items()}
+            variable = next(each for each in varying if each.name == name.variable)
+            before = variable.ids[:, : len(self.fitted)]
+            usual = usual_codes(coded.fitted, before, len(variable.values), 1)
+            update["usual"] = [
+                (value, int(code)) for value, code in zip(variable.values, usual, strict=True) if code >= 0
+            ]
         return said.model_copy(update=update)
 
     def _examples(self, role: str, codes: Int[np.ndarray, "side pair"], n: int) -> dict[str, list[str]]:

@@ -285,6 +285,9 @@ def _transition(
 ) -> Transition:
     codes = coded.judged[0, pairs]
     clean, corrupt = coded.meaning[coded.judged[:, pairs]]
+    share = np.bincount(coded.meaning[coded.judged].ravel(), minlength=coded.meaning.max() + 1)
+    share = share / share.sum()
+    by_frequency = np.where(clean == corrupt, 0.0, share[corrupt] / np.maximum(1 - share[clean], 1e-9))
     now, by_chance = (coded.meaning[ids(coded.book, z)] for z in (moved, null))
     other = now != clean
     stays = torch.from_numpy(~other)
@@ -297,5 +300,6 @@ def _transition(
         changes=float(other.mean()),
         as_predicted=float((now == corrupt)[other].mean()) if other.any() else 0.0,
         null=float((by_chance != clean).mean()),
+        predicted_null=float(by_frequency[other].mean()) if other.any() else 0.0,
         strength=float(along[0].sum() / along[1].sum()) if len(spoken) else 1.0,
     )

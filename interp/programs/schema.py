@@ -3,15 +3,21 @@
 import textwrap
 from typing import Any
 
+import numpy as np
 from pydantic import Field, InstanceOf, NonNegativeInt
 
+import interp
 from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
 from interp.circuits.circuit import SiteName, Strict
-from interp.programs.codes import ENOUGH, MOST_COST
+from interp.models import Model
+from interp.programs.codes import ENOUGH, MOST_COST, MOST_KEPT
 from interp.programs.slots import HeadAtRole
-from interp.prompts.pairs import Value
+from interp.prompts.pairs import PromptPairs, Value
+from interp.stats import wilson
 
 PASSED = 0.05
+MOST_LINES, LEAST_FALL = 10, 0.05
+"""Of the summary; a line whose fall is under this share of f, deleted and wrong, is left out."""
 
 
 def _json_key(key: str, **options: Any) -> Any:
@@ -38,6 +44,12 @@ class SlotCodes(Strict):
         effect_kept, reconstruction_cost: shares of the effect, in JSON ``carried`` and ``own_cost``, see
             :mod:`interp.programs.codes`; ``None`` without an effect.
         effect_kept_low, effect_kept_high: 95 % interval of ``effect_kept``, over pairs.
+        effect_r2: of the effect by codes over prompts, 1 − Σ(by codes − effect)² / Σ(effect − mean)²: signed errors
+            that cancel in the share show here.
+        absolute_cost: mean size of what a prompt loses by its own code, as a share of the effect.
+        shift_kept: share that is kept when every prompt is moved by the same shift, mean corrupt less mean clean: what
+            needs no code.
+        usual: by value of the variable the code that most prompts with it have.
         variable: what the codes stand for; ``None`` where nothing stands out.
         ami, ami_null, q, accuracy, commonest: see :class:`~interp.programs.codes.Name`.
         values: what each code stands for, as far as most of its prompts agree.
@@ -60,6 +72,10 @@ class SlotCodes(Strict):
     effect_kept_high: float | None = Field(
         default=None, validation_alias="carried_high", serialization_alias="carried_high"
     )
+    effect_r2: float | None = None
+    absolute_cost: float | None = None
+    shift_kept: float | None = None
+    usual: list[tuple[Value, int]] = []
     variable: str | None = None
     ami: float | None = None
     ami_null: float | None = None
@@ -79,7 +95,7 @@ class SlotCodes(Strict):
         """Whether its codes carry its effect at hardly any cost."""
         if self.effect_kept is None or self.reconstruction_cost is None:
             return False
-        return self.effect_kept >= ENOUGH and self.reconstruction_cost <= MOST_COST
+        return ENOUGH <= self.effect_kept <= MOST_KEPT and abs(self.reconstruction_cost) <= MOST_COST
 
 
 class Transition(Strict):
@@ -92,6 +108,8 @@ class Transition(Strict):
         changes: share of them on which the receiver says something else.
         as_predicted: share of these on which it says what it says on the corrupt prompt.
         null: ``changes`` when the sender's change is turned at random, its length kept.
+        predicted_null: ``as_predicted`` when the receiver's other meanings are drawn at their frequency; ``None`` in
+            runs of before.
         strength: where the receiver says the same, how strongly, against the clean prompt.
     """
 
@@ -101,7 +119,15 @@ class Transition(Strict):
     changes: float
     as_predicted: float
     null: float
+    predicted_null: float | None = None
     strength: float
+
+    @property
+    def known(self) -> bool:
+        """Whether the receiver changes twice as often as by chance, and more as predicted than by chance."""
+        changed = round(self.n * self.changes)
+        low, _ = wilson(round(changed * self.as_predicted), changed) if changed else (0.0, 0.0)
+        return self.changes >= 2 * self.null and low > (self.predicted_null or 0.0)
 
 
 class Interchange(Strict):
@@ -139,11 +165,74 @@ class Interchange(Strict):
     off_target_means: float
 
 
+class Group(Strict):
+    """A line of the program: slots of one role, variable and sign; ``input``: codes are written there when it runs
+    alone. ``name``: what its heads look like, if anything. ``bits``: of the slot that says most."""
+
+    name: str
+    role: str
+    variable: str
+    sign: int
+    input: bool
+    sites: list[str]
+    effect: float
+    bits: float
+
+
+class Live(Strict):
+    """Of the model with a program's codes written at all of its slots: the metric's mean, how often the preferred
+    answer is that of the unedited model, and R² of the metric over prompts."""
+
+    metric: float
+    same_answer: float
+    r2: float | None
+
+
+class Line(Strict):
+    """By how much f falls when a group is deleted, or says what it says on another prompt."""
+
+    group: NonNegativeInt
+    fall_deleted: float
+    fall_wrong: float
+
+
+class Chained(Strict):
+    """The program alone, see :mod:`interp.programs.execute`: f with a 95 % interval over prompts.
+
+    Attributes:
+        ceiling: f with what the model writes at the same input slots.
+        same_answer: how often the preferred answer is that of the unedited model.
+        zero_bits, other_prompt, unwritten: f with mean codes, the codes of another prompt, and slots that all
+            recompute with nothing written.
+    """
+
+    share: float
+    low: float
+    high: float
+    ceiling: float
+    same_answer: float
+    zero_bits: float
+    other_prompt: float
+    unwritten: float
+    lines: list[Line]
+
+
+class Executed(Strict):
+    """What a program does when it runs, on the prompts that judge."""
+
+    live: Live
+    chained: Chained
+    nulls: dict[str, Live]
+
+
 class Program(Strict):
     """What a circuit's members say, what stands for what, and what becomes of the answer when it is set.
 
     Attributes:
         slots: in the order of the forward pass.
+        groups: the slots that say a variable, as lines.
+        executed: what comes of running it; ``None`` where no slot says a variable.
+        looks: what each member looks like, if anything.
         n_fitted, n_judged: pairs that codes were fitted to, and that everything told was measured on.
         notes: what cannot be told and why, a sentence each.
         forwards: what it cost, in forward passes of one prompt.
@@ -154,20 +243,73 @@ class Program(Strict):
     places: list[Place] = []
     transitions: list[Transition] = []
     interchange: list[Interchange] = []
+    groups: list[Group] = []
+    executed: Executed | None = None
+    looks: dict[str, str] = {}
     n_fitted: NonNegativeInt = 0
     n_judged: NonNegativeInt = 0
     notes: list[str] = []
     forwards: float = 0.0
     books: dict[str, InstanceOf[MetricCodebook]] = Field(default_factory=dict, exclude=True)
 
+    def execute(self, model: Model, pairs: PromptPairs) -> Executed:
+        """Run the program on prompts of one's own, see :mod:`interp.programs.execute`.
+
+        Args:
+            pairs: of the program's task; none of them should have been seen by its discovery.
+
+        Raises:
+            InputError: no slot says a variable of these prompts.
+        """
+        return interp.execute_program(self, model, pairs)
+
     def said(self, slot: str) -> SlotCodes:
         return next(said for said in self.slots if str(said.slot) == slot)
 
     def passed_on(self, slot: str, most: int = 3) -> list[Transition]:
         """What a slot passes on as predicted, most first: in a twentieth of the prompts, and more than by chance."""
-        told = [edge for edge in self.transitions if edge.sender == slot and edge.changes >= 2 * edge.null]
+        told = [edge for edge in self.transitions if edge.sender == slot and edge.known]
         told.sort(key=lambda edge: -edge.changes * edge.as_predicted)
         return [edge for edge in told if edge.changes * edge.as_predicted >= PASSED][:most]
+
+    def summary(self) -> str:
+        """The program as a person reads it in a minute: a line a group, what setting it does, and what it accounts
+        for."""
+        if not self.groups:
+            return "\n".join(self.notes[:3])
+        falls = {} if self.executed is None else {line.group: line for line in self.executed.chained.lines}
+        lines, left = list[str](), 0
+        for number, group in enumerate(self.groups):
+            line = falls.get(number)
+            fall = np.inf if line is None else max(line.fall_deleted, line.fall_wrong)
+            least = 0 if self.executed is None else LEAST_FALL * abs(self.executed.chained.share)
+            if fall < least or len(lines) == MOST_LINES:
+                left += 1
+                continue
+            heads = ", ".join(group.sites[:4]) + (f" and {n} more" if (n := len(group.sites) - 4) > 0 else "")
+            shown = "" if line is None else f"   f −{line.fall_deleted:z.2f} / −{line.fall_wrong:z.2f}"
+            lines.append(
+                f"  {group.name or 'head':<16}{f'{heads} @ {group.role}':<44} = {group.variable:<22}"
+                f"{group.effect:+6.2f}{shown}".replace("−-", "+")
+            )
+        if left:
+            lines.append(f"  {left} more lines change little (interp program RUN)")
+        setting = sorted(self.interchange, key=lambda each: each.metric_set - each.metric_clean)
+        for each in setting[:3]:
+            lines.append(
+                f"{each.variable} set to another value: metric {each.metric_clean:.2f} → {each.metric_set:.2f}, "
+                f"{each.flipped:.0%} of answers change (own value {each.flipped_own:.0%})"
+            )
+        if self.executed is not None:
+            live, alone = self.executed.live, self.executed.chained
+            r2 = "" if live.r2 is None else f", R² over prompts {live.r2:.2f}"
+            lines += [
+                f"Written from the prompt's variables, {live.same_answer:.0%} of answers stay{r2}.",
+                f"Alone, with every other head as on the corrupt prompt, it restores {alone.share:.0%} "
+                f"[{alone.low:.0%}, {alone.high:.0%}] of the difference; the same heads with what they write "
+                f"themselves {alone.ceiling:.0%}, another prompt's program {alone.other_prompt:.0%}.",
+            ]
+        return "\n".join(lines)
 
     def text(self) -> str:
         """The program as a person reads it: a paragraph a slot, then what setting the variables does."""

@@ -23,7 +23,7 @@ from interp import CANDIDATES, DEFAULT_MODEL, MIN_PAIRS, MOST_PAIRS, MOST_SEED, 
 from interp.activations.stream import HUNDREDTHS
 from interp.circuits.circuit import CodesUsed, Component, Edge, Writes
 from interp.circuits.references import ExactEffects, reference_for
-from interp.circuits.roles import LONGEST, HeadReadout, HeadRoles, head_roles
+from interp.circuits.roles import LONGEST, HeadReadout, HeadRoles, head_roles, role_name
 from interp.circuits.verify import VerifiedHeads, verify
 from interp.errors import InputError, real_number, whole_number
 from interp.evaluation.recovery import recover
@@ -261,7 +261,10 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
     program = None
     if search.program:
         with clock("program"):
-            program = find_program(task, clean, members, checked.effects(members), seed=seed, stage=stage)
+            looks = {str(s): role_name(roles.of(s.layer, s.head)) for s in members if s.head is not None}
+            program = find_program(
+                task, clean, members, checked.effects(members), seed=seed, looks=looks, stage=stage
+            )
     source, codes = vocabulary(model, outputs, program)
     with clock("edges"), stage("edges", HUNDREDTHS) as advance:
         known: dict[str, Any] = {}

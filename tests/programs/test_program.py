@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from interp import find_circuit
 from interp.bottlenecks.kinds.codebook import Codebook
 from interp.errors import InputError
 from interp.interventions.clean_run import CleanRun
@@ -24,13 +23,6 @@ from interp.tasks import load_task
 from tests.command_line import command, elsewhere  # noqa: F401 - fixtures
 
 INHIBITION, INDUCTION = "planted-inhibition", "planted-induction"
-
-
-@pytest.fixture(scope="module")
-def run() -> Run:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(programs, "JUDGE_PAIRS", 60)
-        return find_circuit(INHIBITION, INHIBITION, n=40, program=True)
 
 
 def test_the_written_program_is_read_off_again(run):
@@ -230,7 +222,7 @@ def test_a_run_keeps_its_program(run, tmp_path, command):  # noqa: F811
     assert {"from", "to", "changes", "as_predicted", "null"} < {*edge}
     controls = {f"{what}_{how}" for what in ("metric", "flipped") for how in ("own", "random")}
     assert {"variable", "sites", "n", "metric_clean", "metric_set", "flipped"} | controls < {*one}
-    assert command("program", str(tmp_path / "run")).out.strip() == run.program.text()
+    assert command("program", str(tmp_path / "run")).out.strip().endswith(run.program.text())
     as_json = json.loads(command("program", str(tmp_path / "run"), "--json").out)
     assert as_json["slots"] == written["program"]
     written["program"][0]["codes"] += 1
@@ -242,7 +234,8 @@ def test_a_run_keeps_its_program(run, tmp_path, command):  # noqa: F811
 @pytest.mark.usefixtures("elsewhere")
 def test_a_discovery_ends_with_the_program_unless_it_is_left_out(command):  # noqa: F811
     words = ("discover", INDUCTION, "-n", "8")
-    assert "a0.h3 @ B says" in command(*words, "--out", "a").out
+    shown = command(*words, "--out", "a").out
+    assert "a0.h3 @ B" in shown and len(shown.splitlines()) <= 45
     assert "says" not in command(*words, "--out", "b", "--no-program").out
     assert Run.load("b").program is None
     assert "--no-program" in command("program", "b").error

@@ -1,0 +1,258 @@
+"""A program executed: from a prompt's variables alone its codes are written, and the model says what it then says.
+
+*Live*: at every slot that says a variable stands the code of the prompt's true value; all else of the model runs. How
+near comes the metric, prompt by prompt? R² = 1 − Σ(m̂ − m)² / Σ(m − m̄)².
+
+*Alone, chained*: every head at every token is held at the corrupt prompt, MLPs live. Codes are written at the slots of
+the input stage only; slots of later stages recompute. f = (m − nothing live) / (clean − nothing live). Had all slots
+been written, a program of which nothing but the last heads is true would do as well. A line is true as far as f falls
+when it is deleted, or says another value.
+
+Nulls: each slot's mean code (0 bits), and the program of another prompt.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.bottlenecks.base import Codes
+from interp.errors import InputError
+from interp.interventions.frozen import LiveAt, in_frozen_context
+from interp.interventions.patch import Patch
+from interp.models import Model
+from interp.programs.codes import Variable, variables
+from interp.programs.schema import Chained, Executed, Group, Line, Live, Program, SlotCodes
+from interp.programs.slots import Edit, HeadAtRole, SlotRunner
+from interp.prompts.pairs import PromptPairs
+from interp.stats import mean_interval
+
+LINE_PAIRS = 32
+"""Of the first prompts, for lines deleted and wrong."""
+
+
+def groups_of(program: Program, end: str = "END") -> list[Group]:
+    """Slots of one role, variable and sign as a line, those of the input stage first, then by size.
+
+    The input stage is what stands before the last role, or, where all slots stand there, what no other slot is seen to
+    tell anything.
+    """
+    named = [said for said in program.slots if said.variable is not None and said.usual]
+    told = {edge.receiver for edge in program.transitions if edge.known}
+    early = {str(said.slot) for said in named if said.role != end}
+    inputs = early or {str(said.slot) for said in named} - told
+
+    def key(said: SlotCodes) -> tuple[bool, str, str, bool]:
+        return str(said.slot) not in inputs, said.role, said.variable or "", said.effect < 0
+
+    lines = [
+        Group(
+            name=_name(list(members), program),
+            role=role,
+            variable=variable,
+            sign=-1 if negative else 1,
+            input=not later,
+            sites=[str(said.site) for said in members],
+            effect=sum(said.effect for said in members),
+            bits=max(said.bits for said in members),
+        )
+        for (later, role, variable, negative), several in groupby(sorted(named, key=key), key)
+        if (members := list(several))
+    ]
+    return sorted(lines, key=lambda line: (not line.input, -abs(line.effect)))
+
+
+def _name(members: Sequence[SlotCodes], program: Program) -> str:
+    """What most of the effect looks like."""
+    weight: dict[str, float] = {}
+    for said in members:
+        look = program.looks.get(str(said.site), "")
+        weight[look] = weight.get(look, 0.0) + abs(said.effect)
+    return max(weight, key=weight.__getitem__)
+
+
+class Execution:
+    """A program on some pairs.
+
+    Args:
+        runner: of the pairs; no prompt of them may have fitted the program.
+    """
+
+    def __init__(self, program: Program, runner: SlotRunner, seed: int = 0) -> None:
+        self.runner, self.seed = runner, seed
+        self.groups = groups_of(program)
+        varying = {variable.name: variable for variable in variables(runner.pairs, runner.model.tokenizer)}
+        self.group_of = {
+            HeadAtRole.of(site, group.role): group for group in self.groups for site in group.sites
+        }
+        slots = {said.slot: said for said in program.slots}
+        self.slots = [slots[slot] for slot in self.group_of if slots[slot].variable in varying]
+        n = len(runner.pairs)
+        self.other = np.roll(np.arange(n), 1 + seed % max(1, n - 1))
+        self.codes = {str(said.slot): _codes(said, varying[said.variable or ""]) for said in self.slots}
+        self.books = program.books
+        self.mean = {str(said.slot): self._mean(said) for said in self.slots}
+
+    def _mean(self, said: SlotCodes) -> Float[Tensor, " d"]:
+        shares = np.array([said.shares[str(code)] for code in range(said.codes)]).mean(1)
+        return torch.from_numpy(shares).float() @ self._vectors(said, np.arange(said.codes))
+
+    def _vectors(self, said: SlotCodes, codes: Int[np.ndarray, " row"]) -> Float[Tensor, "row d"]:
+        chosen = torch.from_numpy(codes)[:, None]
+        return self.books[str(said.slot)].decode(Codes(chosen, torch.ones(chosen.shape))).detach()
+
+    def values(self, said: SlotCodes, how: str, pairs: Int[np.ndarray, " row"]) -> Float[Tensor, "row d"]:
+        """What is written at a slot: ``said``, the code of the true value; ``other``, of another prompt's; ``mean``;
+        ``whole``, what the model writes. Where no code stands for a value it is the mean."""
+        if how == "whole":
+            return self.runner.z(said.slot)[0, torch.from_numpy(pairs)]
+        codes = np.full(len(pairs), -1)
+        if how != "mean":
+            rows = self.other[pairs] if how == "other" else pairs
+            codes = self.codes[str(said.slot)][rows]
+        known = torch.from_numpy(codes >= 0)[:, None]
+        return torch.where(known, self._vectors(said, np.maximum(codes, 0)), self.mean[str(said.slot)])
+
+    def live(self) -> tuple[Live, dict[str, Live]]:
+        """At all slots, all else live: the program, and its nulls."""
+        n, hows = len(self.runner.pairs), ("said", "mean", "other")
+        pairs = np.arange(n)
+        outcome = self.runner.run(
+            np.tile(pairs, len(hows)),
+            [
+                Edit(said.slot, torch.cat([self.values(said, how, pairs) for how in hows]))
+                for said in self.slots
+            ],
+        )
+        metric = self.runner.metric[0]
+        spread = ((metric - metric.mean()) ** 2).sum()
+        arms = {
+            how: Live(
+                metric=float(predicted.mean()),
+                same_answer=float((preferred == self.runner.preferred).mean()),
+                r2=float(1 - ((predicted - metric) ** 2).sum() / spread) if spread > 0 else None,
+            )
+            for how, predicted, preferred in zip(
+                hows, outcome.metric.reshape(-1, n), outcome.preferred.reshape(-1, n), strict=True
+            )
+        }
+        return arms.pop("said"), {"zero_bits": arms["mean"], "other_prompt": arms["other"]}
+
+    def chained(self, *, lines: bool = True) -> Chained:
+        """Codes at the input stage alone, later slots recomputed, all else corrupt."""
+        n = len(self.runner.pairs)
+        arms = {
+            "nothing": [],
+            "said": self._arm("said"),
+            "whole": self._arm("whole"),
+            "mean": self._arm("mean"),
+            "other": self._arm("other"),
+            "unwritten": self._arm(None),
+        }
+        metric, preferred = self._run(list(arms.values()), np.arange(n))
+        clean, nothing = self.runner.metric[0].mean(), metric[0].mean()
+        f = (metric.mean(1) - nothing) / (clean - nothing)
+        share = dict(zip(arms, f.tolist(), strict=True))
+        falls = (metric[1] - metric[0]) / (clean - nothing)
+        low, high = mean_interval(falls[:, None], self.seed)
+        return Chained(
+            share=share["said"],
+            low=float(low[0]),
+            high=float(high[0]),
+            ceiling=share["whole"],
+            same_answer=float((preferred[1] == self.runner.preferred).mean()),
+            zero_bits=share["mean"],
+            other_prompt=share["other"],
+            unwritten=share["unwritten"],
+            lines=self._lines() if lines else [],
+        )
+
+    def _lines(self) -> list[Line]:
+        pairs = np.arange(min(LINE_PAIRS, len(self.runner.pairs)))
+        arms = [[], self._arm("said")]
+        for group in self.groups:
+            arms += [self._arm("said", deleted=group), self._arm("said", wrong=group)]
+        metric, _ = self._run(arms, pairs)
+        f = (metric.mean(1) - metric[0].mean()) / (self.runner.metric[0, pairs].mean() - metric[0].mean())
+        return [
+            Line(
+                group=number,
+                fall_deleted=float(f[1] - f[2 + 2 * number]),
+                fall_wrong=float(f[1] - f[3 + 2 * number]),
+            )
+            for number in range(len(self.groups))
+        ]
+
+    def _arm(
+        self, how: str | None, *, deleted: Group | None = None, wrong: Group | None = None
+    ) -> list[tuple[SlotCodes, str | None]]:
+        """Slots that are not held, and what is written there; ``None``: they recompute."""
+        arm: list[tuple[SlotCodes, str | None]] = []
+        for said in self.slots:
+            group = self.group_of[said.slot]
+            if group is deleted:
+                continue
+            if group is wrong:
+                arm.append((said, "other"))
+            elif how is None or not group.input:
+                arm.append((said, None))
+            else:
+                arm.append((said, how))
+        return arm
+
+    def _run(
+        self, arms: Sequence[Sequence[tuple[SlotCodes, str | None]]], pairs: Int[np.ndarray, " pair"]
+    ) -> tuple[Float[np.ndarray, "arm pair"], Int[np.ndarray, "arm pair"]]:
+        rows, n = np.tile(pairs, len(arms)), len(pairs)
+        live, patches = [], []
+        for said in self.slots:
+            positions = said.slot.positions([self.runner.pairs[pair] for pair in rows])
+            how = [next((way for slot, way in arm if slot is said), "held") for arm in arms]
+            recompute = np.repeat([way is None for way in how], n)
+            if recompute.any() and said.slot.site.kind == "attn":
+                live.append(LiveAt(said.slot.site, positions, recompute))
+            written = np.repeat([way not in (None, "held") for way in how], n)
+            if written.any():
+                held = torch.zeros_like(self.values(said, "mean", pairs))
+                values = [held if way in (None, "held") else self.values(said, way, pairs) for way in how]
+                patches.append(Patch(said.slot.site, torch.cat(values), positions, written))
+        metric, preferred = in_frozen_context(self.runner.clean, rows, live, patches)
+        return metric.reshape(len(arms), n), preferred.reshape(len(arms), n)
+
+
+def _codes(said: SlotCodes, variable: Variable) -> Int[np.ndarray, " pair"]:
+    """The usual code of each clean prompt's value; −1 where none is known."""
+    usual = {_same(value): code for value, code in said.usual}
+    return np.array([usual.get(_same(variable.values[value]), -1) for value in variable.ids[0]])
+
+
+def _same(value: object) -> tuple[str, object]:
+    """1 and True are different values, and the same key."""
+    return type(value).__name__, value
+
+
+def execute(
+    program: Program, runner: SlotRunner, seed: int = 0, *, lines: bool = True
+) -> tuple[list[Group], Executed | None]:
+    """A program on pairs that did not fit it: its lines, and what comes of it; ``None`` where no slot says anything."""
+    execution = Execution(program, runner, seed)
+    if not execution.slots:
+        return [], None
+    live, nulls = execution.live()
+    return execution.groups, Executed(live=live, chained=execution.chained(lines=lines), nulls=nulls)
+
+
+def execute_program(program: Program, model: Model, pairs: PromptPairs) -> Executed:
+    """:meth:`~interp.programs.schema.Program.execute`."""
+    if program.groups and not program.books:
+        raise InputError("this program has no codebooks: load its run again with Run.load")
+    mlps = any(said.slot.site.kind == "mlp" for said in program.slots)
+    _, executed = execute(program, SlotRunner.of(model, pairs, mlps=mlps))
+    if executed is None:
+        raise InputError(
+            "no slot of this program says a variable of these prompts: there is nothing to execute"
+        )
+    return executed
