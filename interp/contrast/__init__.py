@@ -2,5 +2,6 @@
 
 from interp.contrast.explain import why
 from interp.contrast.explanation import Why
+from interp.contrast.play import replay
 
-__all__ = ["Why", "why"]
+__all__ = ["Why", "replay", "why"]
