@@ -131,17 +131,13 @@ class Play:
             self._check(edit)
         logits = self._logits(parsed)
         tops, p = logits.argmax(-1).tolist(), logits.softmax(-1)
-        difference = logits[:, self._answers[0]] - logits[:, self._answers[1]]
-        return [
-            Outcome(
-                str(parsed[row - 1]) if row else None,
-                *p[row, self._answers].tolist(),
-                float(difference[row]),
-                token_text(self.model, top),
-                float(p[row, top]),
-            )
-            for row, top in enumerate(tops)
-        ]
+        outcomes = list[Outcome]()
+        for row, (edit, top) in enumerate(zip([None, *map(str, parsed)], tops, strict=True)):
+            answer, instead = p[row, self._answers].tolist()
+            difference = float(logits[row, self._answers[0]] - logits[row, self._answers[1]])
+            text = token_text(self.model, top)
+            outcomes.append(Outcome(edit, answer, instead, difference, text, float(p[row, top])))
+        return outcomes
 
     def _logits(self, edits: Sequence[Edit]) -> Float[Tensor, "edit d_vocab"]:
         """After A, the clean run's pair 0, before and after each edit."""
