@@ -131,12 +131,13 @@ class Play:
             self._check(edit)
         logits = self._logits(parsed)
         tops, p = logits.argmax(-1).tolist(), logits.softmax(-1)
+        names: list[str | None] = [None, *map(str, parsed)]
         outcomes = list[Outcome]()
-        for row, (edit, top) in enumerate(zip([None, *map(str, parsed)], tops, strict=True)):
+        for row, (name, top) in enumerate(zip(names, tops, strict=True)):
             answer, instead = p[row, self._answers].tolist()
             difference = float(logits[row, self._answers[0]] - logits[row, self._answers[1]])
             text = token_text(self.model, top)
-            outcomes.append(Outcome(edit, answer, instead, difference, text, float(p[row, top])))
+            outcomes.append(Outcome(name, answer, instead, difference, text, float(p[row, top])))
         return outcomes
 
     def _logits(self, edits: Sequence[Edit]) -> Float[Tensor, "edit d_vocab"]:
