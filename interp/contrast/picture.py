@@ -30,6 +30,8 @@ from interp.contrast.layout import (
 )
 from interp.contrast.words import MINUS, about, curves, headline, label, signed
 
+BOLD = 1.25
+"""So many times as wide bold text is."""
 AGREE = 0.5, 2.0
 """Total effects within these multiples of the direct one need no mark."""
 STYLE = """
@@ -183,7 +185,7 @@ def _node(explanation: Why, box: Box, largest: float) -> Markup:
         if words:
             says.append(f"{sign}{cut(label(words[0]), room / 2 - 12)}")
     first = f"{node.site}\u2002{signed(node.effect)}"
-    token = cut(label(node.token), room - 1.1 * width_of(first) - 4)
+    token = cut(label(node.token), room - BOLD * width_of(first) - 4)
     lines = [
         Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(name, left + 7, box.y + y, text)
         for name, y, text in (("strong", 16, first), ("weak", 31, looks), ("weak", 46, " ".join(says)))
@@ -252,7 +254,7 @@ def _answers(explanation: Why, columns: Columns) -> list[Markup]:
             columns.end - EDGE - (2 - number) * wide + GAP,
             f"\u2003A {told['a']:.0%}\u2002B {told['b']:.0%}",
         )
-        text = cut(label(told["token"]), wide - GAP - 36 - width_of(numbers)) + numbers
+        text = cut(label(told["token"]), (wide - GAP - 36) / BOLD - width_of(numbers)) + numbers
         parts.append(
             Markup(
                 '<g class="{}"><title>{}</title><rect class="frame" x="{x:.1f}" y="8" width="{w}" height="26" rx="13"/>'

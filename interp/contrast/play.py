@@ -1,12 +1,12 @@
 """Play with an explanation: nodes of A write something else, one after the other, and both answers move.
 
-====================  ==========================================================
+====================  =========================================================
 edit                  what the node then writes
-====================  ==========================================================
+====================  =========================================================
 ``a23.h3@15=b``       what it wrote after B
 ``a23.h3@15=0``       nothing
-``a23.h3@15=c417``    the vector of code 417 of the codebooks that come for heads
-====================  ==========================================================
+``a23.h3@15=c417``    the vector of code 417 of the codebooks that come with it
+====================  =========================================================
 
 15 is the position in A, counted with BOS as in :class:`~interp.contrast.explanation.WhyNode`. ``m12@15=0`` is an MLP.
 """
@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import Codes
+from interp.bottlenecks.dictionary import Dictionary
 from interp.bottlenecks.store import Codebooks, pretrained_names
 from interp.contrast.explanation import Why
 from interp.contrast.prompts import Tokens, align, read_prompt, token_text
@@ -107,14 +108,14 @@ class Play:
 
     Attributes:
         first: of A's positions, the first that can get B's value.
-        books: the codebooks of heads that come with the package for the model, if any do.
+        books: the codebooks that come with the package for the model.
     """
 
     @torch.no_grad()
     def __init__(self, model: Model, explanation: Why) -> None:
         self.model, (a, b) = model, read_tokens(model, explanation)
         self.first, self.length, self.shift = align(a, b)[0], len(a), len(b) - len(a)
-        self.books = head_codebooks(model)
+        self.books = shipped_codebooks(model)
         self._answers = [explanation.answers[name]["id"] for name in ("answer", "instead")]
         pair = (self._answers[0],), (self._answers[1],)
         rows = [PromptPair("", "", ids, ids, *pair) for ids in (a, b)]
@@ -164,10 +165,15 @@ class Play:
         value = self._run.at(edit.site, np.array([pair]), np.array([position]), corrupt=False)[0]
         if edit.to == "b":
             return value
-        if edit.to == "0" or self.books is None:
+        book = self.book(edit.site)
+        if book is None or not isinstance(edit.to, int):
             return torch.zeros_like(value)
         ids = torch.tensor([edit.to], device=value.device)
-        return self.books[str(edit.site)].decode(Codes(ids, torch.ones_like(ids).float())).to(value)
+        return book.decode(Codes(ids, torch.ones_like(ids).float())).to(value)
+
+    def book(self, site: Site) -> Dictionary | None:
+        """The codebook of a node."""
+        return next((books[str(site)] for books in self.books if _whole(site) in books), None)
 
     def _check(self, edit: Edit) -> None:
         """Raise :class:`InputError` where there is no such node, or nothing to put there."""
@@ -184,19 +190,23 @@ class Play:
                 f"edit {edit}: B has nothing else there; the prompts are compared from position {self.first} on"
             )
         if isinstance(edit.to, int):
-            if self.books is None:
-                raise InputError(f"edit {edit}: no codebooks of heads come with the package for this model")
-            if edit.site.kind == "mlp" or str(Site("attn", edit.site.layer)) not in self.books:
-                raise InputError(f"edit {edit}: {edit.site} has no codebook, heads have")
-            n_codes = self.books[str(edit.site)].config.n_codes
-            if edit.to >= n_codes:
-                raise InputError(f"edit {edit}: the codes of {edit.site} are c0 to c{n_codes - 1}")
+            book = self.book(edit.site)
+            if book is None:
+                raise InputError(f"edit {edit}: no codebook for {edit.site} comes with the package")
+            if edit.to >= book.config.n_codes:
+                raise InputError(
+                    f"edit {edit}: the codes of {edit.site} are c0 to c{book.config.n_codes - 1}"
+                )
 
 
-def head_codebooks(model: Model) -> Codebooks | None:
-    """The codebooks of heads that come with the package for a model."""
-    opened = (Codebooks.from_pretrained(name, model) for name in pretrained_names(model))
-    return next((books for books in opened if all(site.startswith("a") for site in books)), None)
+def _whole(site: Site) -> str:
+    """The site that a node's codebook is stored for: all heads of its layer, or the MLP."""
+    return str(Site(site.kind, site.layer))
+
+
+def shipped_codebooks(model: Model) -> list[Codebooks]:
+    """Those that come with the package for a model."""
+    return [Codebooks.from_pretrained(name, model) for name in pretrained_names(model)]
 
 
 def read_tokens(model: Model, explanation: Why) -> tuple[Tokens, Tokens]:

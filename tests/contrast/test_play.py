@@ -21,7 +21,7 @@ def books(monkeypatch) -> Codebooks:
     """Of the heads of two layers, as if they came with the package."""
     made = {f"a{layer}": Codebook(CodebookConfig(6, N_CODES, groups=4, k=1, seed=layer)) for layer in (0, 1)}
     stored = Codebooks(None, {"sites": [*made]}, made)
-    monkeypatch.setattr(play, "head_codebooks", lambda _model: stored)
+    monkeypatch.setattr(play, "shipped_codebooks", lambda _model: [stored])
     return stored
 
 
@@ -86,7 +86,7 @@ BAD = [
     ("a1.h2@99=0", "A has positions 0 to"),
     ("a1.h2@1=b", "compared from position"),
     ("a1.h2@3=c6", "c0 to c5"),
-    ("m1@3=c1", "m1 has no codebook"),
+    ("m1@3=c1", "no codebook for m1"),
 ]
 
 
@@ -105,7 +105,7 @@ def test_what_cannot_be_played_is_one_line(tiny_model):
     explanation = why(model, TINY_A, TINY_B)
     end = len(explanation.tokens) - 1
     for edits, words in (
-        ([f"a1.h2@{end}=c1"], "no codebooks of heads"),
+        ([f"a1.h2@{end}=c1"], "no codebook for a1.h2"),
         ([f"m1@{end}=0"] * 65, "at most 64"),
     ):
         with pytest.raises(InputError) as error:
