@@ -75,7 +75,7 @@ def place_columns(explanation: Why, shown: Sequence[int]) -> Columns:
     others = len(tokens) - len(flat)
     upright = sum(wide.values()) + NARROW * others <= room
     if not upright:
-        fair = max((room - TICK * others) / len(flat), 2 * WIDE[0])
+        fair = max((room - TICK * others) / len(flat), 1.5 * WIDE[0])
         wide = {i: min(width, fair) for i, width in wide.items()}
     widths = [wide.get(i, NARROW if upright else TICK) for i in range(len(tokens))]
     beside = Counter((nodes[i].position, parse_site(nodes[i].site).order) for i in shown)

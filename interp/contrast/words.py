@@ -34,8 +34,8 @@ def headline(explanation: Why) -> list[str]:
         f"After A the model says {quoted(answer['token'])} with {answer['a']:.0%}, after B with {answer['b']:.0%}. "
         f"It says {quoted(instead['token'])} with {instead['a']:.0%} after A, with {instead['b']:.0%} after B.",
         says,
-        f"With B's values at them in A, {explanation.needed:z.0%} of the difference is lost; {explanation.left:z.0%} "
-        "is made by no head. Backups can hide: a head that another one replaces shows no effect.",
+        f"With B's values at them in A, {explanation.needed:z.0%} of the difference is lost; {explanation.left:z.0%} of "
+        "it stays when every head is as after B. Backups can hide: a head that another one replaces shows no effect.",
     ]
 
 
