@@ -133,16 +133,15 @@ def _bars(explanation: Why, outcome: Outcome | None) -> str:
 
 def _list(explanation: Why, edits: list[str], outcomes: Sequence[Outcome]) -> None:
     """What was done, with a way back."""
-    names = [label(explanation.answers[name]["token"]) for name in ("answer", "instead")]
+    answer, instead = (plain(label(explanation.answers[name]["token"])) for name in ("answer", "instead"))
     lines = list[str]()
     for number, (edit, outcome) in enumerate(zip_longest(edits, outcomes[1:]), 1):
-        line = f"{number}. {plain(edit)}"
-        if outcome is not None:
-            line = (
-                f"{number}. `{outcome.edit}`: {plain(names[0])} {outcome.answer:.0%}, {plain(names[1])} {outcome.instead:.0%}, "
-                f"likeliest {plain(quoted(outcome.top))} {outcome.p_top:.0%}"
-            )
-        lines.append(line)
+        if outcome is None:
+            lines.append(f"{number}. {plain(edit)}")
+        else:
+            top = f"{plain(quoted(outcome.top))} {outcome.p_top:.0%}"
+            shares = f"{answer} {outcome.answer:.0%}, {instead} {outcome.instead:.0%}"
+            lines.append(f"{number}. `{edit}`: {shares}, likeliest {top}")
     st.markdown("\n".join(lines))
     with st.container(horizontal=True):
         for name, left in (("Step back", edits[:-1]), ("Clear", [])):
