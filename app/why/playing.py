@@ -11,7 +11,7 @@ from interp.app import engine
 from interp.app.widgets.tokens import plain
 from interp.contrast import Why
 from interp.contrast.play import Outcome, Play
-from interp.contrast.words import label, quoted, signed
+from interp.contrast.words import every_node, label, quoted, signed
 from interp.report.style import BLUE, ORANGE
 
 _BAR = "display:grid;grid-template-columns:5.5em 1fr 3em;gap:.15em .6em;align-items:center;font-size:.9em"
@@ -62,13 +62,13 @@ def _outcomes(explanation: Why, edits: Sequence[str]) -> list[Outcome]:
 
 
 def _name(explanation: Why, index: int) -> str:
-    node = explanation.nodes[index]
+    node = every_node(explanation)[index]
     return f"{node.site} at {label(node.token)} {node.position}, {signed(node.effect)}"
 
 
 def _about(explanation: Why, index: int) -> None:
     """What a node looks at, writes and says, and its arrows."""
-    node, lines = explanation.nodes[index], list[str]()
+    node, lines = every_node(explanation)[index], list[str]()
     kept = "kept" if index < explanation.kept else "not kept"
     lines.append(f"**Effect** {signed(node.effect)} logits when B's value stands there; {kept}")
     if node.looks_at:
@@ -98,7 +98,7 @@ def _about(explanation: Why, index: int) -> None:
 
 def _buttons(explanation: Why, index: int) -> str | None:
     """The edit that was asked for."""
-    node, to = explanation.nodes[index], None
+    node, to = every_node(explanation)[index], None
     at = f"{node.site}@{node.position}"
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if st.button("Patch B's value", key="patch", type="primary"):

@@ -2,6 +2,7 @@
 
 import html
 import json
+from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
@@ -16,7 +17,8 @@ from interp.app.widgets.tokens import plain
 from interp.contrast import Why, why
 from interp.contrast.layout import MOST_NODES, shown_nodes
 from interp.contrast.picture import page, svg
-from interp.contrast.words import curves, headline, label, signed
+from interp.contrast.words import curves, every_node, headline, label, signed
+from interp.errors import InputError
 from interp.files import unused
 from interp.report.style import BLUE, GREEN, GREY, ORANGE, layout
 
@@ -32,7 +34,7 @@ def explained(asked: dict[str, Any] | None, saved: str | None, typed: dict[str, 
             folder = engine.runs() / saved
             key: tuple = saved, run_store.changed(folder / run_store.WHY)
             run_store.check_inside(folder)
-            explanation = engine.asked_last("why", key, lambda: Why.load(folder))
+            explanation = engine.asked_last("why", key, lambda: _opened(folder))
             python = f"interp.contrast.Why.load({f'{run_store.shown_path()}/{saved}'!r})"
         elif asked is not None:
             key = engine.model_name(), *asked.values()
@@ -67,6 +69,17 @@ def _made(asked: dict[str, Any]) -> Why:
         )
 
 
+def _opened(folder: Path) -> Why:
+    explanation = Why.load(folder)
+    try:
+        page(explanation)
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{folder / run_store.WHY} does not fit together ({error!r}): make it again"
+        ) from None
+    return explanation
+
+
 def _told(explanation: Why) -> None:
     first, *more = map(plain, headline(explanation))
     st.markdown(f"{first}  \n**{more[0]}** {' '.join(more[1:])}")
@@ -81,7 +94,7 @@ def _drawn(explanation: Why, key: str, python: str) -> None:
     if not explanation.nodes:
         return
     last = (st.session_state["edits"] or [""])[-1].partition("=")[0]
-    names = [f"{node.site}@{node.position}" for node in explanation.nodes]
+    names = [f"{node.site}@{node.position}" for node in every_node(explanation)]
     st.session_state.setdefault(chosen, names.index(last) if last in names else 0)
     with st.container(key="why-result"):
         left, right = st.columns([13, 7], gap="small")
@@ -93,7 +106,8 @@ def _drawn(explanation: Why, key: str, python: str) -> None:
             take = lambda node: st.session_state.__setitem__(chosen, node)  # noqa: E731
             node_picture(svg(explanation, n), st.session_state[chosen], most, "picture", take)
         with right:
-            panel(explanation, chosen, shown_nodes(explanation, most), python)
+            others = range(most, len(every_node(explanation)))
+            panel(explanation, chosen, [*shown_nodes(explanation, most), *others], python)
 
 
 def _kept(explanation: Why, asked: dict[str, Any] | None) -> None:

@@ -1,6 +1,6 @@
 """An explanation in words: sentences, and how tokens and numbers are written. All is plain text, nothing is escaped."""
 
-from interp.contrast.explanation import Alone, Why
+from interp.contrast.explanation import Alone, Why, WhyNode
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -34,14 +34,20 @@ def headline(explanation: Why) -> list[str]:
         f"After A the model says {quoted(answer['token'])} with {answer['a']:.0%}, after B with {answer['b']:.0%}. "
         f"It says {quoted(instead['token'])} with {instead['a']:.0%} after A, with {instead['b']:.0%} after B.",
         says,
-        f"With B's values at them in A, {explanation.needed:z.0%} of the difference is lost; {explanation.left:z.0%} of "
-        "it stays when every head is as after B. Backups can hide: a head that another one replaces shows no effect.",
+        f"With B's values at them in A {explanation.needed:z.0%} of the difference is lost. {explanation.left:z.0%} "
+        "stays when every head is as after B. Backups can hide: a head that another one replaces shows no effect.",
     ]
 
 
 def alone_of(explanation: Why) -> Alone:
     """What the kept nodes do alone."""
     return next((row for row in explanation.alone if row.nodes == explanation.kept), Alone(0, 0.0, 0.0))
+
+
+def every_node(explanation: Why) -> list[WhyNode]:
+    """The explanation's nodes, and behind them the MLPs of the second ranking."""
+    more = explanation.with_mlps.nodes if explanation.with_mlps else []
+    return [*explanation.nodes, *(node for node in more if node.site.startswith("m"))]
 
 
 def curves(explanation: Why) -> dict[str, list[Alone]]:

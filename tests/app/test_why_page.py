@@ -5,7 +5,6 @@ import re
 
 import pytest
 
-from interp.app import engine
 from interp.contrast import Why, replay, why
 from interp.contrast.play import Play
 from tests.app.conftest import asked, button_of, error_of, html_of, plain_html, press, strips_of, text_of
@@ -117,8 +116,12 @@ def test_an_explanation_is_saved_beside_others_and_opened_again(page, tmp_path, 
     assert app.selectbox(key="saved").options == ["why-2", "why"]
     for gone in ("../why", "/etc"):
         assert "Here is no explanation called" in page(saved=gone).warning[0].value
-    (tmp_path / "runs" / "why" / "why.json").write_text("{}")
-    assert "cannot be read" in error_of(page(saved="why"))
+    for wrong, message in (
+        ({}, "cannot be read"),
+        ({**stored.as_json(), "answers": {}}, "does not fit together"),
+    ):
+        (tmp_path / "runs" / "why" / "why.json").write_text(json.dumps(wrong))
+        assert message in error_of(page(saved="why"))
 
 
 def test_what_a_saved_explanation_says_is_shown_as_text_and_of_another_model_is_not_played(page, tmp_path):
@@ -141,4 +144,4 @@ def test_a_click_needs_one_forward_of_prompts_that_were_run_once(page, monkeypat
     for label in ("Patch B's value", "Remove", "Step back"):
         press(app, label)
     assert len(made) == 1
-    assert json.dumps(asked(app, "edits")) and button_of(app, "Clear") and engine.turn
+    assert button_of(app, "Clear")
