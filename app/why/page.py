@@ -17,19 +17,26 @@ PROPOSALS = 6
 
 
 def fill() -> None:
-    """What the address says, what was asked here before, or the pair that the page opens with."""
-    name = st.query_params.get("saved")
-    saved = run_store.folders("explanations") if name else ()
+    """When the page is opened: what its address says, what was asked here before, or the pair that it begins with."""
+    if "a" in st.session_state:
+        return
+    address, name = st.query_params.to_dict(), st.query_params.get("saved")
+    given: dict = {key: value for key, value in address.items() if key in FIELDS}
+    if name is not None and name in run_store.folders("explanations"):
+        given |= prompts_of(name)
+    if given or "edits" in address:
+        for key in ("why asked", "edits of"):
+            st.session_state.pop(key, None)
     before = st.session_state.get("why asked") or {}
-    given = {key: value for key, value in st.query_params.to_dict().items() if key in FIELDS}
-    if name in saved:
-        path = engine.runs() / name / run_store.WHY
-        given = {key: run_store.says(path, key) or "" for key in ("a", "b")}
     for key in FIELDS:
-        otherwise = before.get(key, PAIR.get(key, "")) if not given else ""
-        st.session_state.setdefault(key, str(given.get(key, otherwise)))
-    chat = before.get("chat", False) if not given else st.query_params.get("chat") == "true"
-    st.session_state.setdefault("chat", chat)
+        st.session_state[key] = (before | given).get(key, PAIR.get(key, ""))
+    st.session_state["chat"] = address.get("chat") == "true" or before.get("chat", False)
+
+
+def prompts_of(name: str) -> dict[str, str]:
+    """Both prompts of a saved explanation."""
+    path = engine.runs() / name / run_store.WHY
+    return {key: str(run_store.says(path, key) or "") for key in ("a", "b")}
 
 
 def typed() -> dict:
@@ -46,11 +53,8 @@ def ask(b: str | None = None) -> None:
 
 def open_saved() -> None:
     """Show the prompts of the explanation that was picked."""
-    path = engine.runs() / str(st.session_state["saved"]) / run_store.WHY
-    if st.session_state["saved"]:
-        for key in ("a", "b"):
-            st.session_state[key] = str(run_store.says(path, key) or "")
-        st.session_state["answer"] = st.session_state["instead"] = ""
+    if name := st.session_state["saved"]:
+        st.session_state.update(dict.fromkeys(FIELDS, "") | prompts_of(name))
 
 
 def show_proposals() -> None:

@@ -88,6 +88,8 @@ def test_another_prompt_is_proposed_and_taken(page):
     assert becomes in app.text_area(key="b").value and was in A
     app.text_area(key="a").set_value(B).run()
     assert "have changed" in app.info[0].value
+    app.switch_page("start/page.py").run().switch_page("why/page.py").run()
+    assert app.text_area(key="a").value == A and not app.info  # what was explained last
 
 
 @pytest.mark.parametrize(
