@@ -98,16 +98,19 @@ def _drawn(explanation: Why, key: str, python: str) -> None:
     st.session_state.setdefault(chosen, names.index(last) if last in names else 0)
     with st.container(key="why-result"):
         left, right = st.columns([13, 7], gap="small")
+        n = most = len(explanation.nodes)
+        order = shown_nodes(explanation, most)
         with left:
-            n = most = len(explanation.nodes)
             if most > 1:
                 first = min(max(explanation.kept, 1), MOST_NODES)
+                if (node := st.session_state[chosen]) in order:  # a link's
+                    first = max(first, order.index(node) + 1)
                 n = st.slider("Nodes in the picture", 1, most, first, key=f"shown of {key}")
             take = lambda node: st.session_state.__setitem__(chosen, node)  # noqa: E731
             node_picture(svg(explanation, n), st.session_state[chosen], most, "picture", take)
         with right:
             others = range(most, len(every_node(explanation)))
-            panel(explanation, chosen, [*shown_nodes(explanation, most), *others], python)
+            panel(explanation, chosen, [*order, *others], python)
 
 
 def _kept(explanation: Why, asked: dict[str, Any] | None) -> None:
