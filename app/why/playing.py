@@ -26,7 +26,6 @@ def panel(explanation: Why, chosen: str, order: Sequence[int], python: str) -> N
     """
     bars = st.container()
     node = st.selectbox("Node", order, key=chosen, format_func=lambda i: _name(explanation, i))
-    _about(explanation, node)
     edits: list[str] = st.session_state["edits"]
     outcomes = list[Outcome]()
     with engine.saying():
@@ -40,10 +39,12 @@ def panel(explanation: Why, chosen: str, order: Sequence[int], python: str) -> N
         st.html(_bars(explanation, outcomes[-1] if outcomes else None))
     if edits:
         _list(explanation, edits, outcomes)
-        st.code(_python(explanation, edits, python), language="python")
         st.query_params["edits"] = ",".join(edits)
     else:
         st.query_params.pop("edits", None)
+    _about(explanation, node)
+    if edits:
+        st.code(_python(explanation, edits, python), language="python")
 
 
 def _outcomes(explanation: Why, edits: Sequence[str]) -> list[Outcome]:
@@ -81,7 +82,7 @@ def _about(explanation: Why, index: int) -> None:
         for side in "ab":
             named = f"{node.code[side]} {node.code[f'name_{side}']}"
             lines.append(f"**Code after {side.upper()}** {plain(named)}")
-    for arrow in explanation.arrows or []:
+    for arrow in sorted(explanation.arrows or [], key=lambda arrow: -abs(arrow.direct)):
         if index in (arrow.sender, arrow.receiver):
             other = arrow.receiver if index == arrow.sender else arrow.sender
             to = "To" if index == arrow.sender else "From"
@@ -100,12 +101,13 @@ def _buttons(explanation: Why, index: int) -> str | None:
     """The edit that was asked for."""
     node, to = every_node(explanation)[index], None
     at = f"{node.site}@{node.position}"
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with st.container(horizontal=True):
         if st.button("Patch B's value", key="patch", type="primary"):
             to = "b"
         if st.button("Remove", key="remove", help="It writes nothing at this token."):
             to = "0"
-        if node.code is not None:
+    if node.code is not None:
+        with st.container(horizontal=True, vertical_alignment="bottom"):
             code = st.number_input("Code", 0, value=int(node.code["b"]), key=f"code of {at}", width=110)
             if st.button("Set code", key="set code"):
                 to = f"c{code}"
