@@ -93,8 +93,8 @@ def address_of_model() -> dict[str, str]:
 
 
 def forget() -> None:
-    """Drop the texts that this tab has steered, which hold the model."""
-    for name in ("comparison", "branches", "look"):
+    """Drop the texts that this tab has steered, and the prompts that it plays with, which hold the model."""
+    for name in ("comparison", "branches", "look", "play"):
         st.session_state.pop(name, None)
 
 

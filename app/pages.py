@@ -8,8 +8,9 @@ from interp.app import engine
 from interp.app.widgets import url_state
 
 HERE = Path(__file__).parent
-START = st.Page(HERE / "start" / "page.py", title="Start", icon=":material/home:", default=True)
+WHY = st.Page(HERE / "why" / "page.py", title="Why", icon=":material/compare_arrows:", default=True)
 OTHERS = {
+    "start": ("Start", "home"),
     "live": ("Live text", "text_fields"),
     "codes": ("Codes", "search"),
     "circuit": ("Circuit", "account_tree"),
@@ -22,13 +23,14 @@ PAGES = [
 ]
 
 st.set_page_config(page_icon=str(HERE / "icon.svg"), layout="wide")
-page = st.navigation([START, *PAGES], position="top")
+page = st.navigation([WHY, *PAGES], position="top")
 st.set_page_config(page_title=f"{page.title} · interp")
 st.html(HERE / "style.css")
 url_state.mend()
-if page is not START:
+if page not in (WHY, PAGES[0]):  # these two are there before the libraries
     engine.libraries()
-if engine.loading().libraries.done():
-    engine.choose_model()
+with st.empty():  # also while it is not there, so that what follows keeps its place
+    if engine.loading().libraries.done():
+        engine.choose_model()
 page.run()
 engine.loading()

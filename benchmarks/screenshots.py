@@ -43,6 +43,12 @@ def _steer(page: Page) -> None:
     page.get_by_text("at the token before").wait_for(timeout=120_000)
 
 
+def _play(page: Page) -> None:
+    page.locator("[data-node='0']").click(timeout=120_000)
+    page.get_by_role("button", name="Patch B's value").click()
+    page.get_by_text("A, edited").first.wait_for(timeout=120_000)
+
+
 def _ready(page: Page) -> None:
     page.get_by_text("is ready").wait_for(timeout=120_000)
 
@@ -53,7 +59,8 @@ def _set_a_code(page: Page) -> None:
 
 
 PICTURES = (
-    Picture("start", "/", _ready),
+    Picture("why", "/", _play),
+    Picture("start", "/start", _ready),
     Picture("live", "/live?site=a12&token=9"),
     Picture("gallery", "/codes?index=index"),
     Picture("codes", "/codes?q=%5Cbreturn%5Cw*"),

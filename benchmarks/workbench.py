@@ -164,7 +164,7 @@ def main() -> None:
         workbench(given.runs.absolute(), Path(log) / "log", given.threads) as (address, context),
     ):
         tab = Tab(context, address)
-        tab.page.goto(address)
+        tab.page.goto(f"{address}/start")
         tab.page.get_by_text("is ready").wait_for(timeout=300_000)
         times = switch_pages(tab.page, given.rounds)
         times["choose a token"] = choose_tokens(tab, given.rounds)

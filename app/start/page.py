@@ -1,4 +1,4 @@
-"""The first page: what the others do, what to click first, and how far the model is."""
+"""What the other pages do, what to click first, and how far the model is."""
 
 import time
 
@@ -16,6 +16,14 @@ COUNTED = (
     ("benches", "bench", "benches"),
 )
 PAGES = (
+    (
+        "why",
+        "Why",
+        ":material/compare_arrows:",
+        "Give two prompts: which heads at which tokens make the difference? Change what they write.",
+        "a number",
+        {"a": "The keys to the cabinet", "b": "The key to the cabinet", "answer": " are", "instead": " is"},
+    ),
     (
         "live",
         "Live text",
@@ -83,7 +91,7 @@ with st.container(border=True):
     # a button, since it is what a newcomer should click
     if st.button("Begin here: a story with fire in it", type="primary", icon=":material/arrow_forward:"):
         st.switch_page("steering/page.py")
-columns = [*st.columns(2), *st.columns(2)]
+columns = [*st.columns(3), *st.columns(2)]
 for column, (view, name, icon, does, example, asked) in zip(columns, PAGES, strict=True):
     with column.container(border=True, height="stretch"):
         st.page_link(f"{view}/page.py", label=f"**{name}**", icon=icon)

@@ -11,12 +11,13 @@ from interp.app import engine
 from interp.errors import InputError
 from interp.files import read_json
 
-BENCH, QUALITY = "bench.json", "quality.json"
+BENCH, QUALITY, WHY = "bench.json", "quality.json", "why.json"
 _KINDS: dict[str, Callable[[Path], bool]] = {
     "runs": lambda folder: (folder / "run.json").is_file(),
     "indexes": lambda folder: _holds_index(folder),
     "codebooks": lambda folder: (folder / "manifest.json").is_file() and not _holds_index(folder),
     "benches": lambda folder: (folder / BENCH).is_file(),
+    "explanations": lambda folder: (folder / WHY).is_file(),
 }
 
 

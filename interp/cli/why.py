@@ -50,7 +50,7 @@ def why(
 ) -> None:
     """Find the heads at tokens that make the model say one thing after A and another after B, by patching."""
     from interp import contrast
-    from interp.files import check_file, check_folder, write_json
+    from interp.files import check_file, check_folder, write_json, write_text
     from interp.models import load_model, parse_device
     from interp.progress import bar
 
@@ -79,6 +79,8 @@ def why(
             result = contrast.why_several(loaded, a, prompts, **answers, chat=chat, stage=bar)
     if out is not None and isinstance(result, contrast.Why):
         result.save(out, request)
+        write_text(out / "why.html", contrast.page(result))
+        write_text(out / "why.svg", contrast.svg(result))
     if to_stdout:
         typer.echo(json.dumps(result.as_json(), allow_nan=False))
         return

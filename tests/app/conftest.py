@@ -56,8 +56,11 @@ def open_page(tiny_model_folder, monkeypatch) -> Callable[..., AppTest]:
     def open_it(view: str, runs: Path, **address: str) -> AppTest:
         monkeypatch.setenv("INTERP_MODEL", str(tiny_model_folder("llama")))
         monkeypatch.setenv("INTERP_RUNS", str(runs))
-        app = AppTest.from_file(str(MAIN), default_timeout=TIMEOUT).run()
-        app.switch_page(f"{view}/page.py")
+        app = AppTest.from_file(str(MAIN), default_timeout=TIMEOUT)
+        if view != "why":  # the first page, which explains nothing here
+            app.session_state["a"] = app.session_state["b"] = ""
+            app.session_state["why asked"] = None
+            app.run().switch_page(f"{view}/page.py")
         for name, value in address.items():
             app.query_params[name] = value
         app.run()

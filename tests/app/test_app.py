@@ -1,4 +1,4 @@
-"""The shell of the workbench: the first page, what it finds, where it listens, and what goes wrong in loading."""
+"""The shell of the workbench: the page *Start*, what it finds, where it listens, and what goes wrong in loading."""
 
 import tomllib
 from pathlib import Path
@@ -26,25 +26,26 @@ def _write(folder: Path, *names: str) -> None:
 
 @pytest.fixture
 def start(tiny_model_folder, monkeypatch, tmp_path):
-    """Opens the first page on a runs folder and waits for the model that it began to load."""
+    """Opens *Start* on a runs folder and waits for the model that it began to load."""
 
     def open_it(model: str | None = None) -> AppTest:
         monkeypatch.setenv("INTERP_MODEL", model or str(tiny_model_folder("llama")))
         monkeypatch.setenv("INTERP_RUNS", str(tmp_path / "runs"))
-        app = AppTest.from_file(str(MAIN), default_timeout=TIMEOUT).run()
+        app = AppTest.from_file(str(MAIN), default_timeout=TIMEOUT)
+        app.session_state["a"] = app.session_state["b"] = ""  # the first page explains nothing
         engine.loading().model.exception(timeout=TIMEOUT)
-        app.run()
+        app.run().switch_page("start/page.py").run()
         assert not app.exception
         return app
 
     return open_it
 
 
-def test_the_first_page_leads_everywhere_and_counts_what_lies_in_the_runs_folder(start, tmp_path):
+def test_start_leads_everywhere_and_counts_what_lies_in_the_runs_folder(start, tmp_path):
     app = start()
     assert "is ready: 2 layers of 4 heads" in text_of(app)
     links = {link.proto.page.rpartition("/")[2] for link in app.get("page_link")}
-    assert links == {view for view in VIEWS if view != "start"}
+    assert links == {view.replace("why", "") for view in VIEWS if view != "start"}
     assert "no runs · no code indexes · no sets of codebooks · no benches" in text_of(app)
     runs = tmp_path / "runs"
     for name in ("a", "b", ".hidden"):
@@ -55,7 +56,7 @@ def test_the_first_page_leads_everywhere_and_counts_what_lies_in_the_runs_folder
     assert sorted(run_store.folders("runs")) == ["a", "b"]
 
 
-def test_a_model_that_cannot_be_loaded_is_named_on_the_first_page_and_on_others(start):
+def test_a_model_that_cannot_be_loaded_is_named_on_every_page(start):
     app = start("nowhere/<b>nothing</b>")
     assert "is ready" not in text_of(app) and "nowhere/<b>nothing" in text_of(app)
     app.switch_page("live/page.py").run()

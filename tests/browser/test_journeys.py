@@ -42,8 +42,8 @@ def pairs(tiny_model_folder) -> bytes:
     return json.dumps({"prompts": prompts[:12]}).encode()
 
 
-def test_the_first_page_tells_when_the_model_is_ready_and_leads_to_steering(tab):
-    page = tab().page
+def test_start_tells_when_the_model_is_ready_and_leads_to_steering(tab):
+    page = tab("/start").page
     expect(page.get_by_text("is ready: 2 layers of 4 heads")).to_be_visible(timeout=180_000)
     page.get_by_role("button", name="Begin here").click()
     expect(page.get_by_role("heading", name="Steering")).to_be_visible()

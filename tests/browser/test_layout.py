@@ -7,7 +7,8 @@ pytestmark = pytest.mark.browser
 
 BEGIN = "Begin here: a story with fire in it"
 PAGES = {
-    "/": ("Read and steer", ["Steering", BEGIN, "Live text", "Codes", "Circuit", "Evaluation"]),
+    "/": ("Why", ["Prompt A", "Prompt B", "Explain", "Propose another prompt", "kept", "Patch B's value"]),
+    "/start": ("Read and steer", ["Steering", BEGIN, "Live text", "Codes", "Circuit", "Evaluation"]),
     "/live?text=Mary+had+a+store": ("Live text", ["Text", "Coloured by", "Token"]),
     "/codes?q=Mary": ("Codes", ["Index", "Regular expression", "Sorted by"]),
     "/circuit": ("Circuit", []),

@@ -1,0 +1,359 @@
+"""An explanation as a picture: tokens of A from left to right, layers upwards, nodes in boxes, arrows between them.
+
+The SVG needs nothing else, follows the theme of who looks, and holds no text that is not escaped. Of tokens, those with
+nodes, those looked at and those in which the prompts differ have room for their text; the others stand upright.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from markupsafe import Markup
+
+from interp.contrast.explanation import Arrow, Why, WhyNode
+from interp.contrast.layout import (
+    BETWEEN,
+    BOX,
+    EDGE,
+    GAP,
+    HEIGHT,
+    LINE,
+    MOST_NODES,
+    TOP,
+    UPRIGHT,
+    Box,
+    Columns,
+    b_beneath,
+    cut,
+    place_boxes,
+    place_columns,
+    shown_nodes,
+    width_of,
+)
+from interp.contrast.words import MINUS, about, curves, headline, label, signed
+
+BOLD = 1.25
+"""So many times as wide bold text is."""
+AGREE = 0.5, 2.0
+"""Total effects within these multiples of the direct one need no mark."""
+STYLE = """
+.why{color:#1f2328;--ground:#fff;--for:#2f76b8;--against:#c4661f;font:11px system-ui,sans-serif}
+@media(prefers-color-scheme:dark){.why{color:#e6e6e6;--ground:#16181d;--for:#5fa8e8;--against:#f0994d}}
+.why text{fill:currentColor;stroke:none}.why .strong{font-weight:600;font-size:12px}.why .weak{opacity:.75}
+.why .for{color:var(--for)}.why .against{color:var(--against)}.why .ground{fill:var(--ground)}
+.why .tint{fill:currentColor}.why .frame{fill:none;stroke:currentColor}.why .arrow{fill:none;stroke:currentColor}
+.why .guide{stroke:currentColor;opacity:.16}.why .look{fill:none;stroke:currentColor;opacity:.5;stroke-dasharray:1 3}
+.why .head{fill:currentColor;stroke:none}.why .against .arrow{stroke-dasharray:6 3}
+"""
+
+PAGE_STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1f2328;background:#fff}
+h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}q{quotes:none;overflow-wrap:anywhere}
+.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem}
+th,td{text-align:left;padding:.25rem .8rem .25rem 0;border-bottom:1px solid #8886;vertical-align:top}
+td.n{font-variant-numeric:tabular-nums;white-space:nowrap}dt{font-weight:600}dd{margin:0 0 .4rem}
+@media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#16181d}}
+"""
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+def svg(explanation: Why, n: int = MOST_NODES) -> str:
+    """The picture with at most ``n`` nodes: the kept ones first, then those of the largest effects.
+
+    The group of a node has its place in ``explanation.nodes`` as ``data-node``.
+    """
+    nodes, shown = explanation.nodes, shown_nodes(explanation, n)
+    columns = place_columns(explanation, shown)
+    boxes, rows, floor = place_boxes(explanation, shown, columns)
+    beneath = b_beneath(explanation)
+    upright = max(
+        (
+            width_of(label(explanation.tokens[i]))
+            for i in range(len(columns.middles))
+            if i not in columns.flat
+        ),
+        default=0.0,
+    )
+    tokens_high = max(2.2 * LINE, min(upright, UPRIGHT) if columns.upright else 0) + 10
+    height = floor + BETWEEN + tokens_high + 2 * LINE + EDGE
+    at = {box.index: box for box in boxes}
+    largest = max((abs(nodes[i].effect) for i in shown), default=0.0) or 1.0
+    arrows = [x for x in explanation.arrows or [] if {x.sender, x.receiver} <= at.keys()]
+    widest = max((abs(x.direct) for x in arrows), default=0.0) or 1.0
+    parts = [
+        *(
+            _guide(columns.middles[i], TOP - 12, floor + BETWEEN)
+            for i in sorted({nodes[i].position for i in shown})
+        ),
+        *(
+            Markup('<text class="weak" x="{}" y="{:.0f}">{}</text>').format(EDGE, y + HEIGHT / 2 + 4, row)
+            for row, y in rows.items()
+        ),
+        *(_look(nodes[box.index], box, columns, floor + BETWEEN) for box in boxes),
+        *(_to_column(box) for box in boxes),
+        *(_arrow(x, at, nodes, widest) for x in arrows),
+        *(_node(explanation, box, largest) for box in boxes),
+        *_tokens(explanation, columns, beneath, floor + BETWEEN),
+        *_answers(explanation, columns),
+        *_legend(floor + BETWEEN + tokens_high + LINE, explanation, len(shown)),
+    ]
+    head = Markup(
+        '<svg xmlns="http://www.w3.org/2000/svg" class="why" viewBox="0 0 {w:.0f} {h:.0f}" width="{w:.0f}" '
+        'height="{h:.0f}" role="group" aria-label="Heads at tokens and the arrows between them"><style>{style}</style>'
+    ).format(w=columns.end, h=height, style=Markup(STYLE))
+    return str(head + Markup("\n").join(parts) + Markup("</svg>"))
+
+
+def _guide(x: float, top: float, bottom: float) -> Markup:
+    return Markup('<line class="guide" x1="{x:.1f}" x2="{x:.1f}" y1="{}" y2="{}"/>').format(top, bottom, x=x)
+
+
+def _to_column(box: Box) -> Markup:
+    """From a box that stands beside its token's line to that line."""
+    if abs(box.x - box.column) <= BOX / 2:
+        return Markup("")
+    return Markup('<line class="guide" x1="{:.1f}" x2="{:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>').format(
+        box.x, box.column, y=box.y + HEIGHT / 2
+    )
+
+
+def _look(node: WhyNode, box: Box, columns: Columns, floor: float) -> Markup:
+    """From a node to the token that it looks at most."""
+    if not node.looks_at:
+        return Markup("")
+    x, y = columns.middles[node.looks_at[0][1]], box.y + HEIGHT
+    return Markup(
+        '<path class="look" d="M{x0:.1f} {y:.1f}C{x0:.1f} {m:.1f} {x:.1f} {m:.1f} {x:.1f} {floor:.1f}"/>'
+    ).format(x0=box.x - BOX / 4, x=x, y=y, m=(y + floor) / 2, floor=floor)
+
+
+def _arrow(arrow: Arrow, boxes: Mapping[int, Box], nodes: Sequence[WhyNode], widest: float) -> Markup:
+    """From the top of a box to the bottom of another one; past other rows at their left sides."""
+    begin, end = boxes[arrow.sender], boxes[arrow.receiver]
+    near = begin.y - end.y < HEIGHT + GAP + BETWEEN + 1 or abs(begin.x - end.x) > 1.5 * BOX
+    if near:
+        (x0, y0), (x1, y1) = (begin.x, begin.y), (end.x, end.y + HEIGHT + 7)
+        curve = f"C{x0:.1f} {(y0 + y1) / 2:.1f} {x1:.1f} {(y0 + y1) / 2:.1f} {x1:.1f} {y1:.1f}"
+        tip = f"M{x1 - 5:.1f} {y1:.1f}h10l-5 -7z"
+        middle = (x0 + x1) / 2, (y0 + y1) / 2
+    else:
+        (x0, y0), (x1, y1) = (begin.x - BOX / 2, begin.y + 14), (end.x - BOX / 2 - 7, end.y + HEIGHT - 14)
+        bend = max(min(x0, x1) - 16 - 0.1 * (y0 - y1), 4)
+        curve = f"C{bend:.1f} {y0:.1f} {bend:.1f} {y1:.1f} {x1:.1f} {y1:.1f}"
+        tip = f"M{x1:.1f} {y1 - 5:.1f}v10l7 -5z"
+        middle = 0.125 * (x0 + x1) + 0.75 * bend, (y0 + y1) / 2
+    disagree = not AGREE[0] <= arrow.total / (arrow.direct or 1e-9) <= AGREE[1]
+    told = (
+        f"{nodes[arrow.sender]} \u2192 {nodes[arrow.receiver]}\ndirect {signed(arrow.direct)}, in all "
+        f"{signed(arrow.total)} logits"
+        + ("\nthey disagree: other paths add or take away" if disagree else "")
+    )
+    mark = (
+        Markup(
+            '<circle class="ground" cx="{x:.1f}" cy="{y:.1f}" r="8"/><text class="strong" x="{x:.1f}" '
+            'y="{t:.1f}" text-anchor="middle">\u2260</text>'
+        )
+        if disagree
+        else Markup("")
+    )
+    return Markup(
+        '<g class="{}" data-arrow="{}-{}"><title>{}</title><path class="arrow" stroke-width="{:.1f}" '
+        'd="M{:.1f} {:.1f}{}"/><path class="head" d="{}"/>{}</g>'
+    ).format(
+        _sign(arrow.direct),
+        arrow.sender,
+        arrow.receiver,
+        told,
+        1 + 4 * abs(arrow.direct) / widest,
+        x0,
+        y0,
+        curve,
+        tip,
+        mark.format(x=middle[0], y=middle[1], t=middle[1] + 4),
+    )
+
+
+def _node(explanation: Why, box: Box, largest: float) -> Markup:
+    node, kept = explanation.nodes[box.index], box.index < explanation.kept
+    share, left = abs(node.effect) / largest, box.x - BOX / 2
+    room = BOX - 12
+    looks = ""
+    if node.looks_at:
+        token, _, part = node.looks_at[0]
+        end = f" {part:.0%}"
+        looks = "sees " + cut(label(token), room - width_of("sees " + end)) + end
+    says = []
+    for sign, words in (("\u2191", node.raises), ("\u2193", node.lowers)):
+        if words:
+            says.append(f"{sign}{cut(label(words[0]), room / 2 - 12)}")
+    first = f"{node.site}\u2002{signed(node.effect)}"
+    token = cut(label(node.token), room - BOLD * width_of(first) - 4)
+    lines = [
+        Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(name, left + 7, box.y + y, text)
+        for name, y, text in (("strong", 16, first), ("weak", 31, looks), ("weak", 46, " ".join(says)))
+        if text
+    ]
+    lines.append(
+        Markup('<text class="weak" x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>').format(
+            left + BOX - 7, box.y + 16, token
+        )
+    )
+    return Markup(
+        '<g class="node{}" data-node="{}"><title>{}</title><g class="{}"><rect class="ground" x="{x:.1f}" y="{y:.1f}" '
+        'width="{w}" height="{h}" rx="7"/><rect class="tint" x="{x:.1f}" y="{y:.1f}" width="{w}" height="{h}" rx="7" '
+        'opacity="{tint:.2f}"/><rect class="frame" x="{x:.1f}" y="{y:.1f}" width="{w}" height="{h}" rx="7" '
+        'stroke-width="{line:.1f}"/></g>{lines}</g>'
+    ).format(
+        " kept" if kept else "",
+        box.index,
+        about(explanation, box.index),
+        _sign(node.effect),
+        x=left,
+        y=box.y,
+        w=BOX,
+        h=HEIGHT,
+        tint=0.12 + 0.3 * share if kept else 0,
+        line=1 + 1.5 * share,
+        lines=Markup("").join(lines),
+    )
+
+
+def _tokens(explanation: Why, columns: Columns, beneath: Mapping[int, str], floor: float) -> list[Markup]:
+    parts = [Markup('<text class="strong" x="{}" y="{:.1f}">A</text>').format(EDGE, floor + LINE)]
+    if beneath:
+        parts.append(Markup('<text class="strong" x="{}" y="{:.1f}">B</text>').format(EDGE, floor + 2 * LINE))
+    for i, (token, x) in enumerate(zip(explanation.tokens, columns.middles, strict=True)):
+        text, width = label(token), columns.widths[i]
+        title = Markup("<title>{}</title>").format(f"{i} {token!r}")
+        if i in columns.flat:
+            shown = Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="middle">{}{}</text>').format(
+                x, floor + LINE, cut(text, width - 3), title
+            )
+        elif columns.upright:
+            shown = Markup(
+                '<text class="weak" transform="translate({:.1f} {:.1f})rotate(90)">{}{}</text>'
+            ).format(x - 4, floor + 5, cut(text, UPRIGHT), title)
+        else:
+            shown = Markup(
+                '<rect class="tint" opacity=".3" x="{:.1f}" y="{:.1f}" width="2" height="9">{}</rect>'
+            ).format(x - 1, floor + 6, title)
+        parts.append(shown)
+        if i in beneath:
+            parts.append(
+                Markup(
+                    '<text class="strong against" x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text>'
+                ).format(x, floor + 2 * LINE, cut(beneath[i], width - 3))
+            )
+    return parts
+
+
+def _answers(explanation: Why, columns: Columns) -> list[Markup]:
+    """At the top of END: both answers with their probabilities after A and B."""
+    parts, wide = list[Markup](), 186
+    for number, (name, sign) in enumerate((("answer", 1.0), ("instead", -1.0))):
+        told = explanation.answers[name]
+        x, numbers = (
+            columns.end - EDGE - (2 - number) * wide + GAP,
+            f"\u2003A {told['a']:.0%}\u2002B {told['b']:.0%}",
+        )
+        text = cut(label(told["token"]), (wide - GAP - 36) / BOLD - width_of(numbers)) + numbers
+        parts.append(
+            Markup(
+                '<g class="{}"><title>{}</title><rect class="frame" x="{x:.1f}" y="8" width="{w}" height="26" rx="13"/>'
+                '<text class="strong" x="{t:.1f}" y="25">{}</text></g>'
+            ).format(
+                _sign(sign),
+                f"{told['token']!r}: {told['a']:.1%} after A, {told['b']:.1%} after B",
+                f"{'+' if sign > 0 else MINUS} {text}",
+                x=x,
+                w=wide - GAP,
+                t=x + 12,
+            )
+        )
+    return parts
+
+
+def _legend(y: float, explanation: Why, n: int) -> list[Markup]:
+    rest = len(explanation.nodes) - n
+    lines = (
+        "Filled: kept. Number: by so many logits A's difference falls with B's value there. Dotted: looks at most.",
+        "Arrow: direct effect by width, dashed where negative; \u2260 where the total disagrees."
+        + (f" {rest} more nodes are not shown." if rest else ""),
+    )
+    return [
+        Markup('<text class="weak" x="{}" y="{:.1f}">{}</text>').format(EDGE, y + i * LINE, text)
+        for i, text in enumerate(lines)
+    ]
+
+
+def _sign(value: float) -> str:
+    return "for" if value >= 0 else "against"
+
+
+def page(explanation: Why) -> str:
+    """One self-contained HTML file: sentences, picture, nodes, curve, notes."""
+    more = explanation.with_mlps
+    parts = [
+        Markup("<h1>Why?</h1><dl><dt>A</dt><dd><q>{}</q></dd><dt>B</dt><dd><q>{}</q></dd></dl>").format(
+            explanation.a, explanation.b
+        ),
+        *(Markup("<p>{}</p>").format(sentence) for sentence in headline(explanation)),
+        Markup('<div class="scroll">{}</div>').format(Markup(svg(explanation))),
+        Markup("<h2>Nodes</h2>"),
+        _node_table(explanation.nodes, explanation.kept),
+        Markup("<h2>What the first nodes do alone</h2>"),
+        _curve(explanation),
+    ]
+    if more is not None:
+        enough = "are enough" if more.sparse else "are not enough"
+        parts += [
+            Markup("<h2>With MLPs as nodes</h2><p>{} nodes {}.</p>").format(more.kept, enough),
+            _node_table(more.nodes, more.kept),
+        ]
+    if explanation.notes:
+        notes = Markup("").join(Markup("<li>{}</li>").format(note) for note in explanation.notes)
+        parts.append(Markup("<h2>Notes</h2><ul>{}</ul>").format(notes))
+    chat = ", in its chat template" if explanation.chat else ""
+    parts.append(Markup("<p>Model: {}{}</p>").format(explanation.model or "in memory", chat))
+    return str(
+        Markup(
+            '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+            'content="width=device-width"><meta http-equiv="Content-Security-Policy" content="{}"><title>Why?</title>'
+            "<style>{}</style></head><body>{}</body></html>\n"
+        ).format(POLICY, Markup(PAGE_STYLE), Markup("\n").join(parts))
+    )
+
+
+def _node_table(nodes: Sequence[WhyNode], kept: int) -> Markup:
+    rows = [
+        (
+            node.site,
+            f"{label(node.token)} {node.position}",
+            signed(node.effect),
+            "kept" if i < kept else "",
+            ", ".join(
+                f"{label(token)} {position} {share:.0%}" for token, position, share in node.looks_at[:2]
+            ),
+            ", ".join(map(label, (node.raises or [])[:3])),
+            ", ".join(map(label, (node.lowers or [])[:3])),
+            "" if node.code is None else f"{node.code['a']} {node.code['name_a']}",
+        )
+        for i, node in enumerate(nodes)
+    ]
+    return _table(("node", "token", "effect", "", "looks at", "raises", "lowers", "code"), rows)
+
+
+def _curve(explanation: Why) -> Markup:
+    sizes = sorted({row.nodes for rows in curves(explanation).values() for row in rows})
+    rows = []
+    for name, each in curves(explanation).items():
+        restored = {row.nodes: f"{row.restored:z.0%}" for row in each}
+        rows.append((name, *(restored.get(size, "") for size in sizes)))
+    return _table(("share restored by", *map(str, sizes)), rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
+    top = Markup("").join(Markup("<th>{}</th>").format(name) for name in head)
+    body = Markup("\n").join(
+        Markup("<tr>{}</tr>").format(Markup("").join(Markup('<td class="n">{}</td>').format(x) for x in row))
+        for row in rows
+    )
+    return Markup('<div class="scroll"><table><tr>{}</tr>\n{}</table></div>').format(top, body)

@@ -1,0 +1,78 @@
+"""An explanation in words: sentences, and how tokens and numbers are written. All is plain text, nothing is escaped."""
+
+from interp.contrast.explanation import Alone, Why, WhyNode
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def label(token: str) -> str:
+    """A token by itself: white space in front is not shown, what cannot be seen is an escape."""
+    return repr(token.strip() or token)[1:-1].replace(" ", "\u00b7" if not token.strip() else " ")
+
+
+def quoted(token: str) -> str:
+    return f"\u201c{label(token)}\u201d"
+
+
+def signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", MINUS)
+
+
+def headline(explanation: Why) -> list[str]:
+    """What was found, in a few sentences of plain text."""
+    answer, instead = (explanation.answers[name] for name in ("answer", "instead"))
+    kept, alone = explanation.kept, alone_of(explanation)
+    share = f"{alone.restored:z.0%} of the difference and remove {alone.kl_removed:z.0%} of the KL divergence"
+    who = ", ".join(f"{node.site} at {quoted(node.token)}" for node in explanation.nodes[: min(kept, 3)])
+    who += ", \u2026" if kept > 3 else ""
+    many = "1 head at a token is" if kept == 1 else f"{kept} heads at tokens are"
+    if explanation.sparse:
+        says = f"{many} enough ({who}). With every other head as after B they restore {share}."
+    else:
+        says = f"This difference is not sparse: {many} not enough ({who}). Alone they restore {share}."
+    return [
+        f"After A the model says {quoted(answer['token'])} with {answer['a']:.0%}, after B with {answer['b']:.0%}. "
+        f"It says {quoted(instead['token'])} with {instead['a']:.0%} after A, with {instead['b']:.0%} after B.",
+        says,
+        f"With B's values at them in A {explanation.needed:z.0%} of the difference is lost. {explanation.left:z.0%} "
+        "stays when every head is as after B. Backups can hide: a head that another one replaces shows no effect.",
+    ]
+
+
+def alone_of(explanation: Why) -> Alone:
+    """What the kept nodes do alone."""
+    return next((row for row in explanation.alone if row.nodes == explanation.kept), Alone(0, 0.0, 0.0))
+
+
+def every_node(explanation: Why) -> list[WhyNode]:
+    """The explanation's nodes, and behind them the MLPs of the second ranking."""
+    more = explanation.with_mlps.nodes if explanation.with_mlps else []
+    return [*explanation.nodes, *(node for node in more if node.site.startswith("m"))]
+
+
+def curves(explanation: Why) -> dict[str, list[Alone]]:
+    """By name: the chosen nodes, with MLPs as nodes if that was asked, and the controls."""
+    rows = {"these nodes": explanation.alone}
+    if explanation.alone_with_mlps:
+        rows["with MLPs as nodes"] = explanation.alone_with_mlps
+    return rows | explanation.controls
+
+
+def about(explanation: Why, index: int) -> str:
+    """Everything of a node in lines."""
+    node = explanation.nodes[index]
+    lines = [
+        f"{node}" + (", kept" if index < explanation.kept else ""),
+        f"effect {signed(node.effect)} logits, estimate {signed(node.estimate)}",
+    ]
+    if node.looks_at:
+        lines.append("looks at " + ", ".join(f"{token!r} {i} {part:.0%}" for token, i, part in node.looks_at))
+    lines += [
+        f"{name} {', '.join(map(repr, words))}"
+        for name, words in (("raises", node.raises), ("lowers", node.lowers))
+        if words
+    ]
+    if node.code:
+        named = (f"{node.code[x]} {node.code[f'name_{x}']}".strip() + f" after {x.upper()}" for x in "ab")
+        lines.append("code " + ", ".join(named))
+    return "\n".join(lines)
