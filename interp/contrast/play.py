@@ -23,9 +23,9 @@ from torch import Tensor
 
 from interp.bottlenecks.base import Codes
 from interp.bottlenecks.dictionary import Dictionary
-from interp.bottlenecks.store import Codebooks, pretrained_names
 from interp.contrast.explanation import Why
 from interp.contrast.prompts import Tokens, align, read_prompt, token_text
+from interp.contrast.reading import shipped_codebooks
 from interp.errors import InputError
 from interp.interventions.clean_run import CleanRun
 from interp.interventions.patch import Patch
@@ -116,7 +116,7 @@ class Play:
     def __init__(self, model: Model, explanation: Why) -> None:
         self.model, (a, b) = model, read_tokens(model, explanation)
         self.first, self.length, self.shift = align(a, b)[0], len(a), len(b) - len(a)
-        self.books = shipped_codebooks(model)
+        self.books = [books for books, _ in shipped_codebooks(model)]
         self._answers = [explanation.answers[name]["id"] for name in ("answer", "instead")]
         pair = (self._answers[0],), (self._answers[1],)
         rows = [PromptPair("", "", ids, ids, *pair) for ids in (a, b)]
@@ -203,11 +203,6 @@ class Play:
 def _whole(site: Site) -> str:
     """The site that a node's codebook is stored for: all heads of its layer, or the MLP."""
     return str(Site(site.kind, site.layer))
-
-
-def shipped_codebooks(model: Model) -> list[Codebooks]:
-    """Those that come with the package for a model."""
-    return [Codebooks.from_pretrained(name, model) for name in pretrained_names(model)]
 
 
 def read_tokens(model: Model, explanation: Why) -> tuple[Tokens, Tokens]:

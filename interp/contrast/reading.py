@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.store import Codebooks, pretrained_names
-from interp.codesearch.labels import labels_of
+from interp.codesearch.labels import Labels, labels_of
 from interp.contrast.explanation import WhyNode
 from interp.contrast.prompts import token_text
 from interp.interventions.frozen import FrozenContext, Node
@@ -18,8 +18,15 @@ from interp.models.residual_writes import FinalNorm, ResidualWrites
 
 LOOKED_AT, WRITTEN = 4, 5
 """Tokens that are named of a node."""
-_shipped: WeakKeyDictionary[Model, tuple[list[Codebooks], list]] = WeakKeyDictionary()
-"""Codebooks that come with the package for a model, and their labels: read once."""
+_shipped: WeakKeyDictionary[Model, list[tuple[Codebooks, Labels | None]]] = WeakKeyDictionary()
+
+
+def shipped_codebooks(model: Model) -> list[tuple[Codebooks, Labels | None]]:
+    """Codebooks that come with the package for a model, and their labels: read once."""
+    if model not in _shipped:
+        opened = [Codebooks.from_pretrained(name, model) for name in pretrained_names(model)]
+        _shipped[model] = [(books, labels_of(books)) for books in opened]
+    return _shipped[model]
 
 
 def read_nodes(
@@ -71,22 +78,17 @@ def _writes(
 
 def _codes(context: FrozenContext, nodes: Sequence[Node]) -> list[dict | None]:
     """By the codebooks that come with the package for this model, if any do."""
-    if context.model not in _shipped:
-        opened = [Codebooks.from_pretrained(name, context.model) for name in pretrained_names(context.model)]
-        _shipped[context.model] = opened, [labels_of(books) for books in opened]
-    books, labels = _shipped[context.model]
     codes: list[dict | None] = []
     for node in nodes:
         site = str(node.site)
-        which = next((i for i, each in enumerate(books) if site in each), None)
-        if which is None:
+        both_of = next((both for both in shipped_codebooks(context.model) if site in both[0]), None)
+        if both_of is None:
             codes.append(None)
             continue
+        books, labels = both_of
         in_a = (context.mlp if node.head is None else context.z)[node.layer, 0, node.position]
         both = torch.stack([in_a if node.head is None else in_a[node.head], context.on_b(node)]).float()
-        a, b = books[which][site].encode(both).ids[:, 0].tolist()
-        name_a, name_b = (
-            "" if (known := labels[which]) is None else known.text(site, code) for code in (a, b)
-        )
+        a, b = books[site].encode(both).ids[:, 0].tolist()
+        name_a, name_b = ("" if labels is None else labels.text(site, code) for code in (a, b))
         codes.append({"a": a, "b": b, "name_a": name_a, "name_b": name_b})
     return codes
