@@ -30,8 +30,8 @@ from interp.programs.slots import Edit, HeadAtRole, SlotRunner
 from interp.prompts.pairs import PromptPairs
 from interp.stats import mean_interval
 
-LINE_PAIRS = 32
-"""Of the first prompts, for lines deleted and wrong."""
+CHAINED_PAIRS, LINE_PAIRS = 50, 24
+"""Of the first prompts: for the program alone, and for its lines deleted and wrong."""
 
 
 def groups_of(program: Program, end: str = "END") -> list[Group]:
@@ -143,17 +143,16 @@ class Execution:
 
     def chained(self, *, lines: bool = True) -> Chained:
         """Codes at the input stage alone, later slots recomputed, all else corrupt."""
-        n = len(self.runner.pairs)
+        pairs = np.arange(min(CHAINED_PAIRS, len(self.runner.pairs)))
         arms = {
             "nothing": [],
             "said": self._arm("said"),
             "whole": self._arm("whole"),
             "mean": self._arm("mean"),
             "other": self._arm("other"),
-            "unwritten": self._arm(None),
         }
-        metric, preferred = self._run(list(arms.values()), np.arange(n))
-        clean, nothing = self.runner.metric[0].mean(), metric[0].mean()
+        metric, preferred = self._run(list(arms.values()), pairs)
+        clean, nothing = self.runner.metric[0, pairs].mean(), metric[0].mean()
         f = (metric.mean(1) - nothing) / (clean - nothing)
         share = dict(zip(arms, f.tolist(), strict=True))
         falls = (metric[1] - metric[0]) / (clean - nothing)
@@ -163,10 +162,9 @@ class Execution:
             low=float(low[0]),
             high=float(high[0]),
             ceiling=share["whole"],
-            same_answer=float((preferred[1] == self.runner.preferred).mean()),
+            same_answer=float((preferred[1] == self.runner.preferred[pairs]).mean()),
             zero_bits=share["mean"],
             other_prompt=share["other"],
-            unwritten=share["unwritten"],
             lines=self._lines() if lines else [],
         )
 
@@ -187,7 +185,7 @@ class Execution:
         ]
 
     def _arm(
-        self, how: str | None, *, deleted: Group | None = None, wrong: Group | None = None
+        self, how: str, *, deleted: Group | None = None, wrong: Group | None = None
     ) -> list[tuple[SlotCodes, str | None]]:
         """Slots that are not held, and what is written there; ``None``: they recompute."""
         arm: list[tuple[SlotCodes, str | None]] = []
@@ -197,7 +195,7 @@ class Execution:
                 continue
             if group is wrong:
                 arm.append((said, "other"))
-            elif how is None or not group.input:
+            elif not group.input:
                 arm.append((said, None))
             else:
                 arm.append((said, how))

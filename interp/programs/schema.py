@@ -202,8 +202,7 @@ class Chained(Strict):
     Attributes:
         ceiling: f with what the model writes at the same input slots.
         same_answer: how often the preferred answer is that of the unedited model.
-        zero_bits, other_prompt, unwritten: f with mean codes, the codes of another prompt, and slots that all
-            recompute with nothing written.
+        zero_bits, other_prompt: f with mean codes, and with the codes of another prompt.
     """
 
     share: float
@@ -213,7 +212,6 @@ class Chained(Strict):
     same_answer: float
     zero_bits: float
     other_prompt: float
-    unwritten: float
     lines: list[Line]
 
 

@@ -21,7 +21,7 @@ def books(monkeypatch) -> Codebooks:
     """Of the heads of two layers, as if they came with the package."""
     made = {f"a{layer}": Codebook(CodebookConfig(6, N_CODES, groups=4, k=1, seed=layer)) for layer in (0, 1)}
     stored = Codebooks(None, {"sites": [*made]}, made)
-    monkeypatch.setattr(play, "shipped_codebooks", lambda _model: [stored])
+    monkeypatch.setattr(play, "shipped_codebooks", lambda _model: [(stored, None)])
     return stored
 
 
