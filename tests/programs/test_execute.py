@@ -26,7 +26,7 @@ def test_a_written_program_runs_and_its_nulls_do_not(run):
     assert executed.live.same_answer > 0.95 and abs(executed.nulls["zero_bits"].metric) < 1
     alone = executed.chained
     assert alone.ceiling == pytest.approx(1, abs=0.01)
-    assert alone.share >= 0.9 * alone.ceiling and alone.low <= alone.share <= alone.high
+    assert alone.share >= 0.85 * alone.ceiling and alone.low <= alone.share <= alone.high
     assert alone.other_prompt < 0.2 and alone.zero_bits < 0.2
     assert [line.group for line in alone.lines] == list(range(len(run.program.groups)))
     assert all(min(line.fall_deleted, line.fall_wrong) > 0.2 for line in alone.lines)  # upstream ones, too
