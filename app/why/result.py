@@ -65,7 +65,6 @@ def _made(asked: dict[str, Any]) -> Why:
             asked["b"],
             answer=asked["answer"] or None,
             instead=asked["instead"] or None,
-            chat=asked["chat"],
             stage=engine.stage,
         )
 
