@@ -4,7 +4,7 @@ import streamlit as st
 
 from interp.app import engine
 from interp.app.widgets import run_store
-from interp.app.widgets.tokens import plain
+from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import from_address, tell_missing
 
 PAIR = {
@@ -81,8 +81,8 @@ def show_proposals() -> None:
                 width="stretch",
             )
             told.markdown(
-                f"**{plain(other.top.strip())}** {other.p_a:.0%} → {other.p_b:.0%}, "
-                f"then likeliest **{plain(other.top_b.strip())}**; KL {other.kl:.2f}"
+                f"**{plain(visible(other.top))}** {other.p_a:.0%} → {other.p_b:.0%}, "
+                f"then likeliest **{plain(visible(other.top_b))}**; KL {other.kl:.2f}"
             )
 
 
