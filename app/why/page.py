@@ -61,17 +61,17 @@ def show_proposals() -> None:
     """Prompts that B could be, each a button."""
     from interp.contrast.proposals import propose
 
-    a = st.session_state["a"]
+    a, chat = st.session_state["a"], st.session_state["chat"]
 
     def make():
         with engine.running() as model, st.spinner("Trying other words"):
-            return propose(model, a, most=PROPOSALS)
+            return propose(model, a, chat=chat, most=PROPOSALS)
 
     with engine.saying():
-        proposals = engine.asked_last("proposals", (engine.model_name(), a), make)
-        if not proposals:
+        proposals = engine.asked_last("proposals", (engine.model_name(), a, chat), make)
+        if not proposals.proposals:
             st.info("No word of this prompt can be exchanged for one of as many tokens: write B yourself.")
-        for i, other in enumerate(proposals):
+        for i, other in enumerate(proposals.proposals):
             label, told = st.columns([1, 2], vertical_alignment="center")
             label.button(
                 f"{plain(other.was)} → {plain(other.becomes)}",
@@ -81,8 +81,8 @@ def show_proposals() -> None:
                 width="stretch",
             )
             told.markdown(
-                f"**{plain(visible(other.top))}** {other.p_a:.0%} → {other.p_b:.0%}, "
-                f"then likeliest **{plain(visible(other.top_b))}**; KL {other.kl:.2f}"
+                f"**{plain(visible(proposals.top))}** {proposals.p:.0%} → {other.p:.0%}, "
+                f"then likeliest **{plain(visible(other.top))}**; KL {other.kl:.2f}"
             )
 
 

@@ -65,6 +65,7 @@ def _made(asked: dict[str, Any]) -> Why:
             asked["b"],
             answer=asked["answer"] or None,
             instead=asked["instead"] or None,
+            chat=asked["chat"],
             stage=engine.stage,
         )
 

@@ -32,6 +32,7 @@ from interp.interventions.patch import Patch
 from interp.models import Model, Site, parse_site, resolve_site
 from interp.prompts.encoding import PromptEncoder
 from interp.prompts.pairs import PromptPair, PromptPairs
+from interp.text.special import in_chat_template
 
 MOST = 64
 """Edits in a row."""
@@ -220,8 +221,9 @@ def read_tokens(model: Model, explanation: Why) -> tuple[Tokens, Tokens]:
         ("A", explanation.a, explanation.tokens),
         ("B", explanation.b, explanation.tokens_b),
     ):
-        ids = read_prompt(model, encoder, text, f"prompt {name}")
-        ids += encoder.continuation(text, "".join(tokens[len(ids) :])) if len(ids) < len(tokens) else ()
+        ids = read_prompt(model, encoder, text, f"prompt {name}", chat=explanation.chat)
+        before = in_chat_template(model.tokenizer, text) if explanation.chat else text
+        ids += encoder.continuation(before, "".join(tokens[len(ids) :])) if len(ids) < len(tokens) else ()
         if [token_text(model, token) for token in ids] != tokens:
             raise InputError(
                 f"this model reads prompt {name} in other tokens: open the explanation with its own"
