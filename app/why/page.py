@@ -4,7 +4,7 @@ import streamlit as st
 
 from interp.app import engine
 from interp.app.widgets import run_store
-from interp.app.widgets.tokens import plain
+from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import from_address, tell_missing
 
 PAIR = {
@@ -81,8 +81,8 @@ def show_proposals() -> None:
                 width="stretch",
             )
             told.markdown(
-                f"**{plain(proposals.top.strip())}** {proposals.p:.0%} → {other.p:.0%}, "
-                f"then likeliest **{plain(other.top.strip())}**; KL {other.kl:.2f}"
+                f"**{plain(visible(proposals.top))}** {proposals.p:.0%} → {other.p:.0%}, "
+                f"then likeliest **{plain(visible(other.top))}**; KL {other.kl:.2f}"
             )
 
 

@@ -54,7 +54,7 @@ def explained(asked: dict[str, Any] | None, saved: str | None, typed: dict[str, 
             st.session_state["edits of"] = key
         _told(explanation)
         _drawn(explanation, str(key), python)
-        _kept(explanation, asked)
+        _kept(explanation)
 
 
 def _made(asked: dict[str, Any]) -> Why:
@@ -114,7 +114,7 @@ def _drawn(explanation: Why, key: str, python: str) -> None:
             panel(explanation, chosen, [*order, *others], python)
 
 
-def _kept(explanation: Why, asked: dict[str, Any] | None) -> None:
+def _kept(explanation: Why) -> None:
     """The curve, MLPs as nodes, and the explanation as files."""
     left, right = st.columns(2)
     with left:
@@ -126,9 +126,8 @@ def _kept(explanation: Why, asked: dict[str, Any] | None) -> None:
         st.subheader("Keep it")
         with st.container(horizontal=True):
             if st.button("Save in the runs folder"):
-                folder = unused(engine.runs() / KEEP)
-                explanation.save(folder, {"page": asked})
-                st.success(f"Saved as {plain(folder.name)}.")
+                with engine.saying():
+                    st.success(f"Saved as {plain(_saved(explanation))}.")
             for name, data, kind in (
                 ("SVG", svg(explanation), "image/svg+xml"),
                 ("HTML", page(explanation), "text/html"),
@@ -149,6 +148,16 @@ def _kept(explanation: Why, asked: dict[str, Any] | None) -> None:
                 st.dataframe(rows, hide_index=True, key="nodes with MLPs")
 
 
+def _saved(explanation: Why) -> str:
+    """The name of a new folder of the runs folder with the explanation in it."""
+    folder = unused(engine.runs() / KEEP)
+    try:
+        explanation.save(folder)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror or error})") from None
+    return folder.name
+
+
 def _curve(explanation: Why) -> go.Figure:
     figure = go.Figure()
     for (name, rows), colour in zip(curves(explanation).items(), (*COLOURS, GREY), strict=False):
@@ -165,5 +174,8 @@ def _curve(explanation: Why) -> go.Figure:
             line={"color": colour},
         )
     figure.update_xaxes(title="nodes", type="log", tickvals=[1, 2, 5, 10, 20])
-    figure.update_yaxes(title="share restored", tickformat=".0%")
+    shares = [row.restored for rows in curves(explanation).values() for row in rows]
+    figure.update_yaxes(
+        title="share restored", tickformat=".0%", range=[min(shares) - 0.05, max(shares) + 0.05]
+    )
     return layout(figure, height=300, left=60, legend=True)

@@ -83,10 +83,7 @@ def svg(explanation: Why, n: int = MOST_NODES) -> str:
             _guide(columns.middles[i], TOP - 12, floor + BETWEEN)
             for i in sorted({nodes[i].position for i in shown})
         ),
-        *(
-            Markup('<text class="weak" x="{}" y="{:.0f}">{}</text>').format(EDGE, y + HEIGHT / 2 + 4, row)
-            for row, y in rows.items()
-        ),
+        *(_text("weak", EDGE, y + HEIGHT / 2 + 4, row) for row, y in rows.items()),
         *(_look(nodes[box.index], box, columns, floor + BETWEEN) for box in boxes),
         *(_to_column(box) for box in boxes),
         *(_arrow(x, at, nodes, widest) for x in arrows),
@@ -100,6 +97,13 @@ def svg(explanation: Why, n: int = MOST_NODES) -> str:
         'height="{h:.0f}" role="group" aria-label="Heads at tokens and the arrows between them"><style>{style}</style>'
     ).format(w=columns.end, h=height, style=Markup(STYLE))
     return str(head + Markup("\n").join(parts) + Markup("</svg>"))
+
+
+def _text(look: str, x: float, y: float, text: str, anchor: str = "start", title: str = "") -> Markup:
+    told = Markup("<title>{}</title>").format(title) if title else ""
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}{}</text>').format(
+        look, x, y, anchor, text, told
+    )
 
 
 def _guide(x: float, top: float, bottom: float) -> Markup:
@@ -146,14 +150,10 @@ def _arrow(arrow: Arrow, boxes: Mapping[int, Box], nodes: Sequence[WhyNode], wid
         f"{signed(arrow.total)} logits"
         + ("\nthey disagree: other paths add or take away" if disagree else "")
     )
-    mark = (
-        Markup(
-            '<circle class="ground" cx="{x:.1f}" cy="{y:.1f}" r="8"/><text class="strong" x="{x:.1f}" '
-            'y="{t:.1f}" text-anchor="middle">\u2260</text>'
-        )
-        if disagree
-        else Markup("")
-    )
+    mark = Markup("")
+    if disagree:
+        mark = Markup('<circle class="ground" cx="{:.1f}" cy="{:.1f}" r="8"/>').format(*middle)
+        mark += _text("strong", middle[0], middle[1] + 4, "\u2260", "middle")
     return Markup(
         '<g class="{}" data-arrow="{}-{}"><title>{}</title><path class="arrow" stroke-width="{:.1f}" '
         'd="M{:.1f} {:.1f}{}"/><path class="head" d="{}"/>{}</g>'
@@ -167,7 +167,7 @@ def _arrow(arrow: Arrow, boxes: Mapping[int, Box], nodes: Sequence[WhyNode], wid
         y0,
         curve,
         tip,
-        mark.format(x=middle[0], y=middle[1], t=middle[1] + 4),
+        mark,
     )
 
 
@@ -187,15 +187,11 @@ def _node(explanation: Why, box: Box, largest: float) -> Markup:
     first = f"{node.site}\u2002{signed(node.effect)}"
     token = cut(label(node.token), room - BOLD * width_of(first) - 4)
     lines = [
-        Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(name, left + 7, box.y + y, text)
-        for name, y, text in (("strong", 16, first), ("weak", 31, looks), ("weak", 46, " ".join(says)))
-        if text
+        _text("strong", left + 7, box.y + 16, first),
+        _text("weak", left + BOX - 7, box.y + 16, token, "end"),
+        _text("weak", left + 7, box.y + 31, looks),
+        _text("weak", left + 7, box.y + 46, " ".join(says)),
     ]
-    lines.append(
-        Markup('<text class="weak" x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>').format(
-            left + BOX - 7, box.y + 16, token
-        )
-    )
     return Markup(
         '<g class="node{}" data-node="{}"><title>{}</title><g class="{}"><rect class="ground" x="{x:.1f}" y="{y:.1f}" '
         'width="{w}" height="{h}" rx="7"/><rect class="tint" x="{x:.1f}" y="{y:.1f}" width="{w}" height="{h}" rx="7" '
@@ -217,31 +213,25 @@ def _node(explanation: Why, box: Box, largest: float) -> Markup:
 
 
 def _tokens(explanation: Why, columns: Columns, beneath: Mapping[int, str], floor: float) -> list[Markup]:
-    parts = [Markup('<text class="strong" x="{}" y="{:.1f}">A</text>').format(EDGE, floor + LINE)]
+    parts = [_text("strong", EDGE, floor + LINE, "A")]
     if beneath:
-        parts.append(Markup('<text class="strong" x="{}" y="{:.1f}">B</text>').format(EDGE, floor + 2 * LINE))
+        parts.append(_text("strong", EDGE, floor + 2 * LINE, "B"))
     for i, (token, x) in enumerate(zip(explanation.tokens, columns.middles, strict=True)):
-        text, width = label(token), columns.widths[i]
-        title = Markup("<title>{}</title>").format(f"{i} {token!r}")
+        text, room, title = label(token), columns.widths[i] - 3, f"{i} {token!r}"
         if i in columns.flat:
-            shown = Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="middle">{}{}</text>').format(
-                x, floor + LINE, cut(text, width - 3), title
-            )
+            parts.append(_text("", x, floor + LINE, cut(text, room), "middle", title))
         elif columns.upright:
-            shown = Markup(
-                '<text class="weak" transform="translate({:.1f} {:.1f})rotate(90)">{}{}</text>'
-            ).format(x - 4, floor + 5, cut(text, UPRIGHT), title)
-        else:
-            shown = Markup(
-                '<rect class="tint" opacity=".3" x="{:.1f}" y="{:.1f}" width="2" height="9">{}</rect>'
-            ).format(x - 1, floor + 6, title)
-        parts.append(shown)
-        if i in beneath:
+            turned = Markup('<g transform="translate({:.1f} {:.1f})rotate(90)">{}</g>')
             parts.append(
-                Markup(
-                    '<text class="strong against" x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text>'
-                ).format(x, floor + 2 * LINE, cut(beneath[i], width - 3))
+                turned.format(x - 4, floor + 5, _text("weak", 0.0, 0.0, cut(text, UPRIGHT), title=title))
             )
+        else:
+            tick = Markup(
+                '<rect class="tint" opacity=".3" x="{:.1f}" y="{:.1f}" width="2" height="9"><title>{}</title></rect>'
+            )
+            parts.append(tick.format(x - 1, floor + 6, title))
+        if i in beneath:
+            parts.append(_text("strong against", x, floor + 2 * LINE, cut(beneath[i], room), "middle"))
     return parts
 
 
@@ -250,22 +240,18 @@ def _answers(explanation: Why, columns: Columns) -> list[Markup]:
     parts, wide = list[Markup](), 186
     for number, (name, sign) in enumerate((("answer", 1.0), ("instead", -1.0))):
         told = explanation.answers[name]
-        x, numbers = (
-            columns.end - EDGE - (2 - number) * wide + GAP,
-            f"\u2003A {told['a']:.0%}\u2002B {told['b']:.0%}",
-        )
+        x = columns.end - EDGE - (2 - number) * wide + GAP
+        numbers = f"\u2003A {told['a']:.0%}\u2002B {told['b']:.0%}"
         text = cut(label(told["token"]), (wide - GAP - 36) / BOLD - width_of(numbers)) + numbers
+        title = f"{told['token']!r}: {told['a']:.1%} after A, {told['b']:.1%} after B"
         parts.append(
             Markup(
-                '<g class="{}"><title>{}</title><rect class="frame" x="{x:.1f}" y="8" width="{w}" height="26" rx="13"/>'
-                '<text class="strong" x="{t:.1f}" y="25">{}</text></g>'
+                '<g class="{}"><rect class="frame" x="{:.1f}" y="8" width="{}" height="26" rx="13"/>{}</g>'
             ).format(
                 _sign(sign),
-                f"{told['token']!r}: {told['a']:.1%} after A, {told['b']:.1%} after B",
-                f"{'+' if sign > 0 else MINUS} {text}",
-                x=x,
-                w=wide - GAP,
-                t=x + 12,
+                x,
+                wide - GAP,
+                _text("strong", x + 12, 25.0, f"{'+' if sign > 0 else MINUS} {text}", title=title),
             )
         )
     return parts
@@ -278,10 +264,7 @@ def _legend(y: float, explanation: Why, n: int) -> list[Markup]:
         "Arrow: direct effect by width, dashed where negative; \u2260 where the total disagrees."
         + (f" {rest} more nodes are not shown." if rest else ""),
     )
-    return [
-        Markup('<text class="weak" x="{}" y="{:.1f}">{}</text>').format(EDGE, y + i * LINE, text)
-        for i, text in enumerate(lines)
-    ]
+    return [_text("weak", EDGE, y + i * LINE, line) for i, line in enumerate(lines)]
 
 
 def _sign(value: float) -> str:

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.browser
 
 ADDRESS = "https://evil.example/x:www.evil.example:me@evil.example->now"
 PLACES = {
+    "two prompts and an edit": ("/", {"a": f"{MARKUP} a", "b": f"{MARKUP} b", "edits": MARKUP}),
     "a bench": ("/evaluation", {"bench": f"bench {NAME}"}),
     "a run": ("/circuit", {"run": NAME}),
     "a corpus": ("/codes", {"q": "script"}),
