@@ -67,6 +67,8 @@ MAY_WRITE = {
     "hooks there read, and change nothing": (
         "interp.circuits.roles",
         "interp.codesearch.build",
+        "interp.contrast.prompts",
+        "interp.contrast.proposals",
         "interp.steering.texts",
         "interp.steering.code_effect",
         "interp.evaluation.codebook_quality",
