@@ -1,0 +1,246 @@
+"""What a template file says of its variables: their lists, what shows them, and the answers that belong to them."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+
+from interp.errors import InputError
+from interp.prompts.pairs import Value
+from interp.prompts.template_form import Assignment, Entry, Form, Kind, Piece, Reference, Values, pieces_of
+
+NAMED = 5
+"""Dropped words that an error names."""
+
+
+def _variable(target: str) -> str:
+    """``S`` of ``S`` or ``S@2``."""
+    return target.partition("@")[0]
+
+
+def occurrences(template: Sequence[Piece]) -> Counter[str]:
+    """How often a template shows each variable."""
+    return Counter(piece.reference.name for piece in template if piece.reference)
+
+
+class TemplateModel:
+    """The checked content of a template file, and its high-level model :meth:`expected`."""
+
+    def __init__(self, form: Form, where: str) -> None:
+        """Check what a file says; ``where`` is its name, with which errors begin."""
+        self._where, self._space = where, form.space
+        self.values = Values(
+            {name: given for name, given in form.values.items() if not isinstance(given, str)},
+            {name: self._owner(name, form.values) for name in form.values},
+        )
+        self.templates = [self._parsed(text, f"templates[{i}]") for i, text in enumerate(form.templates)]
+        self.answer = [self._parsed(text, "answer") for text in form.answer]
+        self.wrong = None if form.wrong is None else [self._parsed(text, "wrong") for text in form.wrong]
+        if shared := set(form.answer) & set(form.wrong or ()):
+            raise self._error(f"{shared.pop()!r} is both an answer and wrong")
+        self.kinds = {kind.called: kind for kind in form.corrupt}
+        self._kind_answers = {
+            name: [self._parsed(text, f"corrupt {name}: answer") for text in kind.answer]
+            for name, kind in self.kinds.items()
+            if kind.answer is not None
+        }
+        self.apart = tuple(
+            dict.fromkeys(target for kind in form.corrupt for target in kind.set if "@" in target)
+        )
+        """Occurrences that are variables of their own, such as ``S@2``."""
+        self.often = {
+            name: max(count[name] for count in map(occurrences, self.templates)) for name in form.values
+        }
+        places = [
+            (i == 0, piece)
+            for template in self.templates
+            for i, piece in enumerate(template)
+            if piece.reference
+        ]
+        self._places = {
+            owner: dict.fromkeys(
+                (first, piece.text, piece.reference)
+                for first, piece in places
+                if piece.reference and self.values.owners[piece.reference.name] == owner
+            )
+            for owner in self.values.lists
+        }
+        shown = [(piece.reference.name, piece.occurrence) for _, piece in places if piece.reference]
+        self.roles = [self.role(*place) for place in dict.fromkeys(shown)]
+        if twice := [role for role in self.roles if self.roles.count(role) > 1]:
+            raise self._error(
+                f"{twice[0]} is a variable, and the role of an occurrence of another: rename it"
+            )
+        self._check_kinds(form.corrupt)
+        self._check_use(form)
+
+    def _error(self, message: str) -> InputError:
+        return InputError(f"{self._where}: {message}")
+
+    def _owner(self, name: str, given: Mapping[str, str | Sequence[Entry]]) -> str:
+        """The variable whose list a variable is drawn from."""
+        if not name.isidentifier() or name in ("END", "template"):
+            raise self._error(f"values: {name!r} is no name: letters and digits, not END and not template")
+        chain = [name]
+        while isinstance(source := given[chain[-1]], str):
+            if source not in given or source in chain:
+                raise self._error(
+                    f"values.{name} names {source!r}: it may name another variable that has a list ({', '.join(given)})"
+                )
+            chain.append(source)
+        return chain[-1]
+
+    def _parsed(self, text: str, where: str) -> tuple[Piece, ...]:
+        try:
+            pieces = pieces_of(text)
+        except ValueError as error:
+            raise self._error(f"{where}: {error}") from None
+        for piece in pieces:
+            if piece.reference:
+                self._check_reference(piece.reference, where, shown=where.startswith("templates"))
+        return pieces
+
+    def _check_reference(self, reference: Reference, where: str, *, shown: bool) -> None:
+        """Refuse what no value has; what is shown in a prompt every value must have, as one text."""
+        owners, name = self.values.owners, reference.name
+        for unknown in {name, reference.by or name} - owners.keys():
+            raise self._error(f"{where} names {unknown}: the variables are {', '.join(owners)}")
+        entries = self.values.entries(name)
+        if reference.step >= len(entries):
+            raise self._error(f"{where}: no value of {name} has {reference.step} others after it")
+        fields = [reference.field] if reference.field else []
+        if reference.by:
+            fields = [entry.text for entry in self.values.entries(reference.by)]
+        for field in fields:
+            lacking = [entry.text for entry in entries if len(entry.fields.get(field, ())) < 1]
+            several = [entry.text for entry in entries if len(entry.fields.get(field, ())) > 1]
+            if len(lacking) == len(entries) or (shown and (lacking or several)):
+                having = ", ".join(dict.fromkeys(key for entry in entries for key in entry.fields))
+                raise self._error(
+                    f"{where}: {(lacking + several)[0]!r} of {name} has not one text as its field {field!r} "
+                    f"(fields: {having})"
+                )
+
+    def _check_kinds(self, kinds: Sequence[Kind]) -> None:
+        if len(self.kinds) < len(kinds):
+            raise self._error(f"two kinds of corrupt prompt have one name ({', '.join(self.kinds)})")
+        owners = self.values.owners
+        fewest = {name: min(occurrences(template)[name] for template in self.templates) for name in owners}
+        for kind in kinds:
+            where = f"corrupt {kind.called}"
+            for target, value in kind.set.items():
+                name, at, occurrence = target.partition("@")
+                if name not in owners:
+                    raise self._error(f"{where} sets {name}: the variables are {', '.join(owners)}")
+                if at and not (occurrence.isdecimal() and 1 <= int(occurrence) <= fewest[name]):
+                    raise self._error(
+                        f"{where}: {target} is not in every template, of {name} there are {fewest[name]}"
+                    )
+                source = value[1:-1] if value.startswith("{") and value.endswith("}") else None
+                if source is not None and owners.get(source) != owners[name]:
+                    alike = (other for other in owners if owners[other] == owners[name] and other != name)
+                    raise self._error(
+                        f"{where} sets {target} to {value}: a variable of the same list ({', '.join(alike) or 'none'})"
+                    )
+                if source is None and value != "*" and self.values.entry(name, value) is None:
+                    raise self._error(
+                        f'{where} sets {target} to {value!r}: it may be a value of its list, "*" or "{{NAME}}"'
+                    )
+            if self.wrong is None and kind.answer is None and any("@" in target for target in kind.set):
+                raise self._error(
+                    f"{where} sets an occurrence apart, so its prompts have no answer: say wrong, or its answer"
+                )
+
+    def _check_use(self, form: Form) -> None:
+        formulas = [*self.templates, *self.answer, *(self.wrong or ())]
+        formulas += [formula for answer in self._kind_answers.values() for formula in answer]
+        references = [piece.reference for formula in formulas for piece in formula if piece.reference]
+        used = {name for reference in references for name in (reference.name, reference.by)}
+        used |= {value[1:-1] for kind in form.corrupt for value in kind.set.values()}
+        targets = {_variable(target) for kind in form.corrupt for target in kind.set}
+        changed = targets | {reference.name for reference in references if reference.by in targets}
+        self.changed = {self.values.owners[name] for name in changed}
+        """Lists of which a kind replaces values."""
+        if unused := [name for name in form.values if name not in used]:
+            raise self._error(f"values: {', '.join(unused)} stands in no template, answer or kind")
+        self.steps = {
+            owner: [ref for ref in references if ref.step and self.values.owners[ref.name] == owner]
+            for owner in self.values.lists
+        }
+        self.check_sizes(self.values.lists, {})
+
+    def check_sizes(self, lists: Mapping[str, Sequence[Entry]], dropped: Mapping[str, list[str]]) -> None:
+        """Refuse a list that is too short for its variables and the fresh draws of a kind."""
+        for owner, entries in lists.items():
+            variables = [name for name, its in self.values.owners.items() if its == owner]
+            fresh = max(len(self.fresh(kind, owner)) for kind in self.kinds.values())
+            if len(entries) < len(variables) + fresh:
+                why = f" ({self.lost(owner, dropped[owner])})" if dropped.get(owner) else ""
+                raise self._error(
+                    f"the list of {owner} has {len(entries)} values that can be used{why}: "
+                    f"{', '.join(variables)} and {fresh} fresh draws need {len(variables) + fresh}"
+                )
+
+    @staticmethod
+    def lost(owner: str, texts: Sequence[str]) -> str:
+        """Which values a tokenizer makes unusable."""
+        named = ", ".join(texts[:NAMED]) + ", …" * (len(texts) > NAMED)
+        return f"{len(texts)} values of {owner} are of another length with this tokenizer: {named}"
+
+    def fresh(self, kind: Kind, owner: str) -> list[str]:
+        """What a kind sets to a fresh draw from a list."""
+        owners = self.values.owners
+        return [
+            target
+            for target, value in kind.set.items()
+            if value == "*" and owners[_variable(target)] == owner
+        ]
+
+    def meant(self, target: str, value: str, chosen: Mapping[str, Entry]) -> Entry:
+        """The value that a kind's ``"{NAME}"`` or text means on a clean prompt; checked when the file was read."""
+        entry = chosen.get(value[1:-1]) or self.values.entry(_variable(target), value)
+        assert entry is not None
+        return entry
+
+    def has_steps(self, owner: str, entry: Entry) -> bool:
+        """Whether a value has as many after it as ``{NAME+2}`` looks ahead."""
+        return all(self.values.texts(reference, entry, {}) for reference in self.steps[owner])
+
+    def shown(self, owner: str, entry: Entry) -> Iterator[tuple[bool, str, list[str]]]:
+        """The places where a value is shown: whether the prompt begins there, the space before, the possible texts."""
+        for first, space, reference in self._places[owner]:
+            by = reference.by
+            options = [{by: option} for option in self.values.entries(by)] if by else [{}]
+            yield first, space, [self.values.texts(reference, entry, option)[0] for option in options]
+
+    def role(self, name: str, occurrence: int) -> str:
+        return f"{name}{occurrence}" if self.often[name] > 1 else name
+
+    def expected(self, variables: Mapping[str, Value]) -> tuple[str, ...] | None:
+        """The answers that belong to the variables of one prompt, as texts that follow it.
+
+        ``None`` where the file gives none: a value that the answer needs is null or not of its list, two variables of
+        a list are equal, or an occurrence differs from its variable and no kind says what the answer is then.
+        """
+        chosen = {name: self.values.entry(name, variables.get(name)) for name in self.values.owners}
+        names = [name for name, entry in chosen.items() if entry is not None]
+        equal = any(chosen[a] is chosen[b] for a, b in combinations(names, 2))
+        apart = any(
+            key in variables and variables[key] != variables.get(_variable(key)) for key in self.apart
+        )
+        formulas = None if equal or apart else self.answer
+        for name, answer in self._kind_answers.items() if formulas is None else ():
+            sets = self.kinds[name].set.items()
+            if all(
+                value == "*" or variables.get(target) == variables.get(value[1:-1], value)
+                for target, value in sets
+            ):
+                formulas = answer
+                break
+        return None if formulas is None else self.texts(formulas, chosen)
+
+    def texts(self, formulas: Sequence[Sequence[Piece]], chosen: Assignment) -> tuple[str, ...] | None:
+        """The texts of answers, with the space that is due before them."""
+        texts = self.values.answers(formulas, chosen)
+        if texts is None or not self._space:
+            return texts
+        return tuple(text if text[0].isspace() else f" {text}" for text in texts)
