@@ -26,7 +26,7 @@ from interp.prompts.prompt_file import (
 )
 from interp.prompts.sampling import TRIES, Made, SampledTask, distinct, seeded
 from interp.prompts.template_form import FORMAT, Entry, Form, Kind
-from interp.prompts.template_model import TemplateModel, occurrences
+from interp.prompts.template_model import TemplateModel, occurrences, variable_of
 
 FRESH_TRIES = 20
 """Corrupt prompts drawn for one clean prompt until one of them can be used."""
@@ -113,17 +113,13 @@ class TemplateFile(TaskFile, SampledTask):
         pairs = [pairs[kind] for text in texts if not isinstance(pairs := built[text], str)]
         dropped |= Counter(cause for cause in built.values() if isinstance(cause, str))
         notes = long_answers(sum(several for _, several in pairs), n)
-        return (
-            [pair for pair, _ in pairs],
-            dropped,
-            notes + self._agreeing([pair for pair, _ in pairs], usable),
-        )
+        chosen_pairs = [pair for pair, _ in pairs]
+        return chosen_pairs, dropped, notes + self._agreeing(chosen_pairs, usable)
 
     def _usable(self, encoder: PromptEncoder) -> tuple[dict[str, list[Entry]], dict[str, list[str]]]:
         """By list the values that can be drawn, and the texts of those that this tokenizer makes unusable."""
         usable, lost = {}, {}
-        for owner, entries in self._model.values.lists.items():
-            entries = [entry for entry in entries if self._model.has_steps(owner, entry)]
+        for owner, entries in self._model.drawn.items():
             lengths = {entry: self._lengths(encoder, owner, entry) for entry in entries}
             known = Counter(length for length in lengths.values() if length is not None)
             usual = {length for length, _ in known.most_common(1 if owner in self._model.changed else None)}
@@ -134,14 +130,20 @@ class TemplateFile(TaskFile, SampledTask):
     def _lengths(self, encoder: PromptEncoder, owner: str, entry: Entry) -> tuple[int, ...] | None:
         """Tokens of what a value shows in each place; ``None`` for words that the tokenizer lacks, or where the texts
         between which a variable chooses have several lengths."""
-        unknown, lengths = getattr(encoder.tokenizer, "unk_token_id", None), []
-        for first, space, texts in self._model.shown(owner, entry):
-            ids = [
-                encoder.encode(text) if first else encoder.continuation("the", space + text) for text in texts
-            ]
-            if len({len(tokens) for tokens in ids}) != 1 or any(unknown in tokens for tokens in ids):
-                return None
-            lengths.append(len(ids[0]))
+        values, unknown = self._model.values, getattr(encoder.tokenizer, "unk_token_id", None)
+        lengths = []
+        for first, space, reference in self._model.places:
+            if values.owners[reference.name] == owner:
+                by = reference.by or ""
+                choices = [{by: option} for option in values.entries(by)] if by else [{}]
+                texts = [values.texts(reference, entry, choice)[0] for choice in choices]
+                ids = [
+                    encoder.encode(text) if first else encoder.continuation("the", space + text)
+                    for text in texts
+                ]
+                if len({len(tokens) for tokens in ids}) != 1 or any(unknown in tokens for tokens in ids):
+                    return None
+                lengths.append(len(ids[0]))
         return tuple(lengths)
 
     def _chosen(self, usable: Mapping[str, list[Entry]], stream: random.Random) -> dict[str, Entry]:
@@ -177,7 +179,7 @@ class TemplateFile(TaskFile, SampledTask):
         pairs: dict[str, tuple[PromptPair, bool]] = {}
         for name, kind in self._model.kinds.items():
             pair: tuple[PromptPair, bool] | str = ""
-            for _ in range(FRESH_TRIES):
+            for _ in range(FRESH_TRIES if "*" in kind.set.values() else 1):
                 sets = self._set(kind, chosen, usable, streams[name])
                 pair = self._pair(encoder, template, chosen, sets)
                 if not isinstance(pair, str):
@@ -195,20 +197,16 @@ class TemplateFile(TaskFile, SampledTask):
         stream: random.Random,
     ) -> dict[str, Entry]:
         """What a kind sets, with its values; fresh draws differ from each other and from the clean prompt's values."""
-        fresh = {
-            target: entry
-            for owner, entries in usable.items()
-            if (targets := self._model.fresh(kind, owner))
-            for target, entry in zip(
-                targets,
-                stream.sample([entry for entry in entries if entry not in chosen.values()], len(targets)),
-                strict=True,
-            )
-        }
-        return {
-            target: fresh[target] if value == "*" else self._model.meant(target, value, chosen)
-            for target, value in kind.set.items()
-        }
+        sets: dict[str, Entry] = {}
+        taken = [*chosen.values()]
+        for target, value in kind.set.items():
+            if value == "*":
+                entries = usable[self._model.values.owners[variable_of(target)]]
+                taken.append(stream.choice([entry for entry in entries if entry not in taken]))
+                sets[target] = taken[-1]
+            else:
+                sets[target] = self._model.meant(target, value, chosen)
+        return sets
 
     def _pair(
         self, encoder: PromptEncoder, template: int, chosen: Mapping[str, Entry], sets: Mapping[str, Entry]
@@ -252,7 +250,7 @@ class TemplateFile(TaskFile, SampledTask):
             gone = shown[name] and all(f"{name}@{k + 1}" in apart for k in range(shown[name]))
             told[name] = None if gone else entry.text
         for target in self._model.apart:
-            told[target] = apart.get(target, chosen[target.partition("@")[0]]).text
+            told[target] = apart.get(target, chosen[variable_of(target)]).text
         return told | ({"template": str(template + 1)} if len(self._model.templates) > 1 else {})
 
     def _agreeing(self, pairs: list[PromptPair], usable: Mapping[str, list[Entry]]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """What a template file says of its variables: their lists, what shows them, and the answers that belong to them."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from interp.errors import InputError
@@ -12,9 +12,14 @@ NAMED = 5
 """Dropped words that an error names."""
 
 
-def _variable(target: str) -> str:
+def variable_of(target: str) -> str:
     """``S`` of ``S`` or ``S@2``."""
     return target.partition("@")[0]
+
+
+def _source(value: str) -> str | None:
+    """``S`` of ``{S}``, which a kind sets something to."""
+    return value[1:-1] if value[0] == "{" and value[-1] == "}" else None
 
 
 def occurrences(template: Sequence[Piece]) -> Counter[str]:
@@ -47,26 +52,22 @@ class TemplateModel:
             dict.fromkeys(target for kind in form.corrupt for target in kind.set if "@" in target)
         )
         """Occurrences that are variables of their own, such as ``S@2``."""
-        self.often = {
-            name: max(count[name] for count in map(occurrences, self.templates)) for name in form.values
-        }
-        places = [
-            (i == 0, piece)
+        often = [occurrences(template) for template in self.templates]
+        self._often = {name: max(count[name] for count in often) for name in form.values}
+        self._fewest = {name: min(count[name] for count in often) for name in form.values}
+        shown = [
+            (i == 0, piece, piece.reference)
             for template in self.templates
             for i, piece in enumerate(template)
             if piece.reference
         ]
-        self._places = {
-            owner: dict.fromkeys(
-                (first, piece.text, piece.reference)
-                for first, piece in places
-                if piece.reference and self.values.owners[piece.reference.name] == owner
-            )
-            for owner in self.values.lists
-        }
-        shown = [(piece.reference.name, piece.occurrence) for _, piece in places if piece.reference]
-        self.roles = [self.role(*place) for place in dict.fromkeys(shown)]
-        if twice := [role for role in self.roles if self.roles.count(role) > 1]:
+        self.places = tuple(
+            dict.fromkeys((first, piece.text, reference) for first, piece, reference in shown)
+        )
+        """Where values are shown: whether the prompt begins there, the space before, and what is shown."""
+        roles = dict.fromkeys((reference.name, piece.occurrence) for _, piece, reference in shown)
+        self.roles = tuple(self.role(*role) for role in roles)
+        if twice := [role for role, count in Counter(self.roles).items() if count > 1]:
             raise self._error(
                 f"{twice[0]} is a variable, and the role of an occurrence of another: rename it"
             )
@@ -105,37 +106,34 @@ class TemplateModel:
         for unknown in {name, reference.by or name} - owners.keys():
             raise self._error(f"{where} names {unknown}: the variables are {', '.join(owners)}")
         entries = self.values.entries(name)
-        if reference.step >= len(entries):
-            raise self._error(f"{where}: no value of {name} has {reference.step} others after it")
         fields = [reference.field] if reference.field else []
         if reference.by:
             fields = [entry.text for entry in self.values.entries(reference.by)]
         for field in fields:
-            lacking = [entry.text for entry in entries if len(entry.fields.get(field, ())) < 1]
-            several = [entry.text for entry in entries if len(entry.fields.get(field, ())) > 1]
-            if len(lacking) == len(entries) or (shown and (lacking or several)):
-                having = ", ".join(dict.fromkeys(key for entry in entries for key in entry.fields))
+            counts = {entry.text: len(entry.fields.get(field, ())) for entry in entries}
+            wrong = [text for text, count in counts.items() if count != 1]
+            if not any(counts.values()) or (shown and wrong):
+                fields_of_all = dict.fromkeys(key for entry in entries for key in entry.fields)
                 raise self._error(
-                    f"{where}: {(lacking + several)[0]!r} of {name} has not one text as its field {field!r} "
-                    f"(fields: {having})"
+                    f"{where}: {wrong[0]!r} of {name} has not one text as its field {field!r} "
+                    f"(fields: {', '.join(fields_of_all)})"
                 )
 
     def _check_kinds(self, kinds: Sequence[Kind]) -> None:
         if len(self.kinds) < len(kinds):
             raise self._error(f"two kinds of corrupt prompt have one name ({', '.join(self.kinds)})")
         owners = self.values.owners
-        fewest = {name: min(occurrences(template)[name] for template in self.templates) for name in owners}
         for kind in kinds:
             where = f"corrupt {kind.called}"
             for target, value in kind.set.items():
                 name, at, occurrence = target.partition("@")
                 if name not in owners:
                     raise self._error(f"{where} sets {name}: the variables are {', '.join(owners)}")
-                if at and not (occurrence.isdecimal() and 1 <= int(occurrence) <= fewest[name]):
+                if at and not (occurrence.isdecimal() and 1 <= int(occurrence) <= self._fewest[name]):
                     raise self._error(
-                        f"{where}: {target} is not in every template, of {name} there are {fewest[name]}"
+                        f"{where}: {target} is not in every template, of {name} there are {self._fewest[name]}"
                     )
-                source = value[1:-1] if value.startswith("{") and value.endswith("}") else None
+                source = _source(value)
                 if source is not None and owners.get(source) != owners[name]:
                     alike = (other for other in owners if owners[other] == owners[name] and other != name)
                     raise self._error(
@@ -155,26 +153,39 @@ class TemplateModel:
         formulas += [formula for answer in self._kind_answers.values() for formula in answer]
         references = [piece.reference for formula in formulas for piece in formula if piece.reference]
         used = {name for reference in references for name in (reference.name, reference.by)}
-        used |= {value[1:-1] for kind in form.corrupt for value in kind.set.values()}
-        targets = {_variable(target) for kind in form.corrupt for target in kind.set}
+        used |= {_source(value) for kind in form.corrupt for value in kind.set.values()}
+        targets = {variable_of(target) for kind in form.corrupt for target in kind.set}
         changed = targets | {reference.name for reference in references if reference.by in targets}
         self.changed = {self.values.owners[name] for name in changed}
         """Lists of which a kind replaces values."""
         if unused := [name for name in form.values if name not in used]:
             raise self._error(f"values: {', '.join(unused)} stands in no template, answer or kind")
-        self.steps = {
-            owner: [ref for ref in references if ref.step and self.values.owners[ref.name] == owner]
-            for owner in self.values.lists
+        self.drawn = {
+            owner: [entry for entry in entries if self._has_steps(owner, entry, references)]
+            for owner, entries in self.values.lists.items()
         }
-        self.check_sizes(self.values.lists, {})
+        """The values that can be drawn: those with as many after them as ``{NAME+2}`` looks ahead."""
+        self.check_sizes(self.drawn, {})
 
-    def check_sizes(self, lists: Mapping[str, Sequence[Entry]], dropped: Mapping[str, list[str]]) -> None:
+    def _has_steps(self, owner: str, entry: Entry, references: Sequence[Reference]) -> bool:
+        owners = self.values.owners
+        steps = [reference for reference in references if reference.step and owners[reference.name] == owner]
+        return all(self.values.texts(reference, entry, {}) for reference in steps)
+
+    def check_sizes(self, lists: Mapping[str, Sequence[Entry]], lost: Mapping[str, list[str]]) -> None:
         """Refuse a list that is too short for its variables and the fresh draws of a kind."""
+        owners = self.values.owners
         for owner, entries in lists.items():
-            variables = [name for name, its in self.values.owners.items() if its == owner]
-            fresh = max(len(self.fresh(kind, owner)) for kind in self.kinds.values())
+            variables = [name for name in owners if owners[name] == owner]
+            fresh = max(
+                sum(
+                    value == "*" and owners[variable_of(target)] == owner
+                    for target, value in kind.set.items()
+                )
+                for kind in self.kinds.values()
+            )
             if len(entries) < len(variables) + fresh:
-                why = f" ({self.lost(owner, dropped[owner])})" if dropped.get(owner) else ""
+                why = f" ({self.lost(owner, lost[owner])})" if lost.get(owner) else ""
                 raise self._error(
                     f"the list of {owner} has {len(entries)} values that can be used{why}: "
                     f"{', '.join(variables)} and {fresh} fresh draws need {len(variables) + fresh}"
@@ -186,34 +197,15 @@ class TemplateModel:
         named = ", ".join(texts[:NAMED]) + ", …" * (len(texts) > NAMED)
         return f"{len(texts)} values of {owner} are of another length with this tokenizer: {named}"
 
-    def fresh(self, kind: Kind, owner: str) -> list[str]:
-        """What a kind sets to a fresh draw from a list."""
-        owners = self.values.owners
-        return [
-            target
-            for target, value in kind.set.items()
-            if value == "*" and owners[_variable(target)] == owner
-        ]
-
     def meant(self, target: str, value: str, chosen: Mapping[str, Entry]) -> Entry:
         """The value that a kind's ``"{NAME}"`` or text means on a clean prompt; checked when the file was read."""
-        entry = chosen.get(value[1:-1]) or self.values.entry(_variable(target), value)
+        source = _source(value)
+        entry = chosen[source] if source else self.values.entry(variable_of(target), value)
         assert entry is not None
         return entry
 
-    def has_steps(self, owner: str, entry: Entry) -> bool:
-        """Whether a value has as many after it as ``{NAME+2}`` looks ahead."""
-        return all(self.values.texts(reference, entry, {}) for reference in self.steps[owner])
-
-    def shown(self, owner: str, entry: Entry) -> Iterator[tuple[bool, str, list[str]]]:
-        """The places where a value is shown: whether the prompt begins there, the space before, the possible texts."""
-        for first, space, reference in self._places[owner]:
-            by = reference.by
-            options = [{by: option} for option in self.values.entries(by)] if by else [{}]
-            yield first, space, [self.values.texts(reference, entry, option)[0] for option in options]
-
     def role(self, name: str, occurrence: int) -> str:
-        return f"{name}{occurrence}" if self.often[name] > 1 else name
+        return f"{name}{occurrence}" if self._often[name] > 1 else name
 
     def expected(self, variables: Mapping[str, Value]) -> tuple[str, ...] | None:
         """The answers that belong to the variables of one prompt, as texts that follow it.
@@ -225,15 +217,13 @@ class TemplateModel:
         names = [name for name, entry in chosen.items() if entry is not None]
         equal = any(chosen[a] is chosen[b] for a, b in combinations(names, 2))
         apart = any(
-            key in variables and variables[key] != variables.get(_variable(key)) for key in self.apart
+            key in variables and variables[key] != variables.get(variable_of(key)) for key in self.apart
         )
         formulas = None if equal or apart else self.answer
         for name, answer in self._kind_answers.items() if formulas is None else ():
             sets = self.kinds[name].set.items()
-            if all(
-                value == "*" or variables.get(target) == variables.get(value[1:-1], value)
-                for target, value in sets
-            ):
+            meant = {target: variables.get(source) if (source := _source(to)) else to for target, to in sets}
+            if all(to in ("*", variables.get(target)) for target, to in meant.items()):
                 formulas = answer
                 break
         return None if formulas is None else self.texts(formulas, chosen)

@@ -160,12 +160,12 @@ def test_answers_of_other_kinds_of_tasks_are_right_by_construction(template_file
 
 def test_samples_are_seeded_distinct_and_used_up(template_file, smollm2):
     task = template_file(IOI)
-    pairs = task.sample(smollm2, 60, 3, "S@2")
-    assert list(pairs) == list(template_file(IOI).sample(smollm2, 60, 3, "S@2"))
+    pairs = task.sample(smollm2, 40, 3, "S@2")
+    assert list(pairs) == list(template_file(IOI).sample(smollm2, 40, 3, "S@2"))
     assert list(task.sample(smollm2, 20, 3, "S@2")) == pairs[:20] != list(task.sample(smollm2, 20, 4, "S@2"))
-    assert len({pair.clean for pair in pairs}) == 60
-    others = held_out_pairs(task, smollm2, 30, pairs)
-    assert len(others) == 30 and not {p.clean for p in others} & {p.clean for p in pairs}
+    assert len({pair.clean for pair in pairs}) == 40
+    others = held_out_pairs(task, smollm2, 9, pairs)
+    assert len(others) == 9 and not {p.clean for p in others} & {p.clean for p in pairs}
     small = template_file(SUCCESSOR)
     assert len(sample_pairs(small, smollm2, None, small.default_n)) == 5
     with pytest.raises(TooFewPairs, match="6 pairs asked for.* give 5 "):
@@ -173,13 +173,13 @@ def test_samples_are_seeded_distinct_and_used_up(template_file, smollm2):
 
 
 def test_words_of_other_lengths_are_dropped_counted_and_named(template_file, smollm2):
-    names = {**IOI["values"], "IO": [*PEOPLE[:4], "Bartholomew", "Wilhelmina"], "thing": ["Bartholomew"]}
+    names = {**IOI["values"], "IO": [*PEOPLE[:5], "Bartholomew", "Wilhelmina"], "thing": ["Bartholomew"]}
     pairs = template_file(IOI, values=names).sample(smollm2, 30, 0, "flip")
-    assert pairs.dropped == {"values of IO": 2} or pairs.dropped == {"values of IO": 2, "roles": 0}
-    assert not any(name in pair.clean.partition(",")[0] for pair in pairs for name in names["IO"][4:])
+    assert pairs.dropped == {"values of IO": 2}
+    assert not any(name in pair.clean.partition(",")[0] for pair in pairs for name in names["IO"][5:])
     assert "thing is 'Bartholomew' in every prompt" in pairs.notes
     assert any(note.startswith("S and S@1 have the same value") for note in pairs.notes)
-    names["IO"] = names["IO"][1:]
+    names["IO"] = names["IO"][2:]
     with pytest.raises(InputError, match=r"list of IO has 3 .*2 values .*Bartholomew, Wilhelmina.* need 5"):
         template_file(IOI, values=names).sample(smollm2, 1)
 
@@ -200,7 +200,7 @@ PRONOUN = {
         ({"templates": ["{A-1} said"]}, "braces"),
         ({"templates": "{A} said"}, "templates .*array"),
         ({"templates": ["{A.later} said"]}, "'x' of A .*'later'.*text"),
-        ({"templates": ["{A+3} said"]}, "3 others"),
+        ({"templates": ["{A+3} said"]}, "list of A has 0 "),
         ({"values": {"A": ["x", "y"], "B": ["z"]}}, "values: B stands in no"),
         ({"values": {"A": "B"}}, "values.A names 'B'"),
         ({"values": {"A": "A"}}, "values.A names 'A'"),
