@@ -149,7 +149,8 @@ class TemplateFile(TaskFile, SampledTask):
     def _chosen(self, usable: Mapping[str, list[Entry]], stream: random.Random) -> dict[str, Entry]:
         """A value for each variable; those of one list all differ."""
         owners = self._model.values.owners
-        rest = {owner: iter(stream.sample(entries, len(entries))) for owner, entries in usable.items()}
+        needed = Counter(owners.values())
+        rest = {owner: iter(stream.sample(entries, needed[owner])) for owner, entries in usable.items()}
         return {name: next(rest[owner]) for name, owner in owners.items()}
 
     def _pieces(self, template: int, chosen: Mapping[str, Entry], apart: Mapping[str, Entry]) -> list[Piece]:
