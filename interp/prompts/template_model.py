@@ -133,15 +133,12 @@ class TemplateModel:
                     raise self._error(
                         f"{where}: {target} is not in every template, of {name} there are {self._fewest[name]}"
                     )
-                source = _source(value)
-                if source is not None and owners.get(source) != owners[name]:
-                    alike = (other for other in owners if owners[other] == owners[name] and other != name)
+                alike = [
+                    f"{{{other}}}" for other in owners if owners[other] == owners[name] and other != name
+                ]
+                if value not in ("*", *alike) and self.values.entry(name, value) is None:
                     raise self._error(
-                        f"{where} sets {target} to {value}: a variable of the same list ({', '.join(alike) or 'none'})"
-                    )
-                if source is None and value != "*" and self.values.entry(name, value) is None:
-                    raise self._error(
-                        f'{where} sets {target} to {value!r}: it may be a value of its list, "*" or "{{NAME}}"'
+                        f"{where} sets {target} to {value}: it may be {', '.join(['*', *alike])} or a value of its list"
                     )
             if self.wrong is None and kind.answer is None and any("@" in target for target in kind.set):
                 raise self._error(
@@ -160,17 +157,17 @@ class TemplateModel:
         """Lists of which a kind replaces values."""
         if unused := [name for name in form.values if name not in used]:
             raise self._error(f"values: {', '.join(unused)} stands in no template, answer or kind")
+        steps = [reference for reference in references if reference.step]
         self.drawn = {
-            owner: [entry for entry in entries if self._has_steps(owner, entry, references)]
+            owner: [
+                entry
+                for entry in entries
+                if all(self.values.texts(r, entry, {}) for r in steps if self.values.owners[r.name] == owner)
+            ]
             for owner, entries in self.values.lists.items()
         }
         """The values that can be drawn: those with as many after them as ``{NAME+2}`` looks ahead."""
         self.check_sizes(self.drawn, {})
-
-    def _has_steps(self, owner: str, entry: Entry, references: Sequence[Reference]) -> bool:
-        owners = self.values.owners
-        steps = [reference for reference in references if reference.step and owners[reference.name] == owner]
-        return all(self.values.texts(reference, entry, {}) for reference in steps)
 
     def check_sizes(self, lists: Mapping[str, Sequence[Entry]], lost: Mapping[str, list[str]]) -> None:
         """Refuse a list that is too short for its variables and the fresh draws of a kind."""
