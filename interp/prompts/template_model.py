@@ -121,7 +121,9 @@ class TemplateModel:
 
     def _check_kinds(self, kinds: Sequence[Kind]) -> None:
         if len(self.kinds) < len(kinds):
-            raise self._error(f"two kinds of corrupt prompt have one name ({', '.join(self.kinds)})")
+            raise self._error(
+                f"two kinds of corrupt prompt are called the same ({', '.join(self.kinds)}): give a name"
+            )
         owners = self.values.owners
         for kind in kinds:
             where = f"corrupt {kind.called}"

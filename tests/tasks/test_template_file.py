@@ -220,7 +220,7 @@ PRONOUN = {
         ({"corrupt": [{"A": "w"}]}, "A to w: it may be ."),
         ({"corrupt": [{"A": "{B}"}]}, "A to {B}: it may be ."),
         ({"corrupt": [{"A@1": "*"}]}, "say wrong"),
-        ({"corrupt": [{"A": "*"}, {"A": "*"}]}, "one name"),
+        ({"corrupt": [{"A": "*"}, {"A": "*"}]}, "called the same"),
         ({"metric": "accuracy"}, "'accuracy'"),
         ({"prompts": []}, "prompts"),
     ],
