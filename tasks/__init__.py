@@ -6,7 +6,8 @@ from typing import Any
 
 from interp.errors import InputError, TooFewPairs
 from interp.prompts.pairs import Metric, PromptPair, PromptPairs, Task
-from interp.prompts.prompt_file import PromptFile, write_prompt_file
+from interp.prompts.prompt_file import PromptFile, TaskFile, write_prompt_file
+from interp.prompts.template_file import TemplateFile, load_task_file
 from interp.tasks.registry import SHIPPED, load_task, task_names
 
 _CLASSES = {place.partition(":")[2]: place.partition(":")[0] for place in SHIPPED.values()}
@@ -19,8 +20,11 @@ __all__ = [
     "PromptPair",
     "PromptPairs",
     "Task",
+    "TaskFile",
+    "TemplateFile",
     "TooFewPairs",
     "load_task",
+    "load_task_file",
     "task_names",
     "write_prompt_file",
 ]

@@ -1,6 +1,9 @@
 """Subject–verb agreement: "I think that the keys near the cabinet" -> " are", not " is"."""
 
+from collections.abc import Mapping
+
 from interp.prompts.encoding import PromptEncoder
+from interp.prompts.pairs import Value
 from interp.prompts.sampling import Made, SampledTask, distinct, fill, read_data, require_words, seeded
 
 NUMBERS = ("singular", "plural")
@@ -24,6 +27,11 @@ class Agreement(SampledTask):
     name = "agreement"
     roles = ("subject", "place", "attractor", "END")
     counterfactuals = ("number", "both")
+
+    def expected(self, variables: Mapping[str, Value]) -> tuple[str, ...] | None:
+        """The verbs of the subject's number."""
+        verbs = {number: read_data(self.name)[number] for number in NUMBERS}.get(variables.get("number"))
+        return None if verbs is None else tuple(f" {verb}" for verb in verbs)
 
     def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         data = read_data(self.name)

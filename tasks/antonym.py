@@ -1,6 +1,9 @@
 """A relation given by two examples: "The list: big -> small, up -> down, hot ->" -> " cold", not " hot"."""
 
+from collections.abc import Mapping
+
 from interp.prompts.encoding import PromptEncoder
+from interp.prompts.pairs import Value
 from interp.prompts.sampling import Made, SampledTask, distinct, fill, read_data, require_words, seeded
 
 
@@ -22,6 +25,15 @@ class Antonym(SampledTask):
     name = "antonym"
     roles = ("from1", "to1", "from2", "to2", "query", "END")
     counterfactuals = ("relation", "query")
+
+    def expected(self, variables: Mapping[str, Value]) -> tuple[str, ...] | None:
+        """The opposite of the query, or where the examples repeat their word the query."""
+        opposites = read_data(self.name)["opposites"]
+        other = dict([*opposites, *(both[::-1] for both in opposites)])
+        query = variables.get("query")
+        if query not in other or variables.get("relation") not in ("opposite", "same"):
+            return None
+        return (f" {query if variables['relation'] == 'same' else other[query]}",)
 
     def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         data = read_data(self.name)

@@ -1,6 +1,9 @@
 """Factual recall: "Anna was born in the capital of France, the city of" -> " Paris"."""
 
+from collections.abc import Mapping
+
 from interp.prompts.encoding import PromptEncoder
+from interp.prompts.pairs import Value
 from interp.prompts.sampling import Made, SampledTask, distinct, fill, read_data, require_words, seeded
 
 
@@ -19,6 +22,11 @@ class Capital(SampledTask):
     name = "capital"
     roles = ("country", "END")
     counterfactuals = ("country",)
+
+    def expected(self, variables: Mapping[str, Value]) -> tuple[str, ...] | None:
+        """The capital of the country."""
+        capital = read_data(self.name)["capitals"].get(variables.get("country"))
+        return None if capital is None else (f" {capital}",)
 
     def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         data = read_data(self.name)

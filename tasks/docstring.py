@@ -1,6 +1,7 @@
 """Docstring completion: which argument of the ``def`` line does the third ``:param`` document?"""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from interp.prompts.encoding import Piece, PromptEncoder
@@ -58,6 +59,11 @@ class Docstring(SampledTask):
         "random_def_doc",
         "random_answer_doc",
     )
+
+    def expected(self, variables: Mapping[str, Value]) -> tuple[str, ...] | None:
+        """The argument to document, if the documented ones lead to it."""
+        argument = variables.get("argument")
+        return None if argument is None else (f" {argument}",)
 
     def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         data = read_data(self.name)

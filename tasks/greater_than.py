@@ -1,6 +1,7 @@
 """Greater-than: "The war lasted from the year 1732 to the year 17" -> any two digits above 32."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from interp.errors import InputError, TooFewPairs
@@ -10,6 +11,7 @@ from interp.prompts.sampling import Made, SampledTask, read_data, require_words,
 
 CENTURIES = range(11, 18)
 LAST_TWO = range(2, 99)
+ENDINGS = [f"{ending:02d}" for ending in range(100)]
 
 DIGIT_NOTE = (
     "this tokenizer writes a year digit by digit, so the metric asks for the next digit, the tens digit "
@@ -48,6 +50,15 @@ class GreaterThan(SampledTask):
     metric: Metric = "prob_diff"
     roles = ("XX", "YY", "Y1", "Y2", "END")
     counterfactuals = ("01", "range", "year", "random", "unrelated", "copy")
+
+    def expected(self, variables: Mapping[str, Value]) -> tuple[str, ...] | None:
+        """The endings above the start year's, of two digits.
+
+        Where a digit is a token, the first digit of an ending is asked for, and the start year's own counts for neither
+        side. The end of the prompt is no variable, so nothing is said of the kinds ``range`` and ``copy``.
+        """
+        last_two = f"{variables.get('tens')}{variables.get('ones')}"
+        return tuple(ENDINGS[int(last_two) + 1 :]) or None if last_two in ENDINGS else None
 
     def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         all_nouns = read_data(self.name)["nouns"]
@@ -106,7 +117,7 @@ def _read_years(encoder: PromptEncoder) -> Years:
         if all(_writes(tokens[year], year, ids) for century in by_century for year in century):
             usable = tuple(year for century in by_century for year in century if year[2] not in "09")
             return Years(usable, total - len(usable), ids, digits=True)
-    endings = [encoder.encode(f"{ending:02d}") for ending in range(100)]
+    endings = [encoder.encode(ending) for ending in ENDINGS]
     usable = []
     if all(len(ids) == 1 for ids in endings):
         ids = tuple(ending[0] for ending in endings)

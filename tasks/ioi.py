@@ -1,8 +1,10 @@
 """Indirect object identification: "When Mary and John went to the store, John gave a drink to" -> " Mary"."""
 
 import re
+from collections.abc import Mapping
 
 from interp.prompts.encoding import Piece, PromptEncoder
+from interp.prompts.pairs import Value
 from interp.prompts.sampling import Made, SampledTask, distinct, names_told, read_data, require_words, seeded
 
 NAMES_NEEDED = 5
@@ -31,6 +33,11 @@ class IOI(SampledTask):
     name = "ioi"
     roles = ("IO", "S1", "S1+1", "S2", "END")
     counterfactuals = ("abc", "s2_io", "oneill")
+
+    def expected(self, variables: Mapping[str, Value]) -> tuple[str, ...] | None:
+        """The name mentioned once, where one of two is repeated."""
+        io = variables.get("IO")
+        return None if io is None else (f" {io}",)
 
     def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         data = read_data(self.name)

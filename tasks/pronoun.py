@@ -1,6 +1,9 @@
 """Gendered pronouns: "I met Anna at the museum, and" -> " she", not " he"."""
 
+from collections.abc import Mapping
+
 from interp.prompts.encoding import PromptEncoder
+from interp.prompts.pairs import Value
 from interp.prompts.sampling import Made, SampledTask, distinct, fill, read_data, require_words, seeded
 
 PRONOUNS = {"female": "she", "male": "he"}
@@ -21,6 +24,11 @@ class Pronoun(SampledTask):
     name = "pronoun"
     roles = ("name", "END")
     counterfactuals = ("gender",)
+
+    def expected(self, variables: Mapping[str, Value]) -> tuple[str, ...] | None:
+        """The pronoun of the gender."""
+        pronoun = PRONOUNS.get(variables.get("gender"))
+        return None if pronoun is None else (f" {pronoun}",)
 
     def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         data = read_data(self.name)

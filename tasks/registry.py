@@ -8,7 +8,7 @@ from typing import Any, get_args
 import interp
 from interp.errors import InputError, whole_number
 from interp.prompts.pairs import Metric, Task
-from interp.prompts.prompt_file import PromptFile
+from interp.prompts.template_file import load_task_file
 from interp.prompts.user_code import FAILURES, load_object, told
 
 SHIPPED = {
@@ -37,8 +37,8 @@ def load_task(spec: str | Path | Task | object) -> Task:
     (4, ['END', 'IO', 'S1', 'S1+1', 'S2'])
 
     Args:
-        spec: a shipped name (``task_names()``), a prompt file (``.json`` or ``.jsonl``), or a class of one's
-            own as ``package.module:ClassName`` or ``path/to/file.py:ClassName``; the class is called without
+        spec: a shipped name (``task_names()``), a file of prompts or templates (``.json``, ``.jsonl``), or a class of
+            one's own as ``package.module:ClassName`` or ``path/to/file.py:ClassName``; the class is called without
             arguments. Or a task itself, an object of such a class.
 
     Raises:
@@ -57,7 +57,7 @@ def load_task(spec: str | Path | Task | object) -> Task:
     if spec.startswith("planted-"):
         return interp.load_planted_task(spec)
     if Path(spec).suffix.lower() in (".json", ".jsonl"):
-        return PromptFile(spec)
+        return load_task_file(spec)
     if ":" in spec:
         found = load_object(spec)
         task = _made(found, spec) if isinstance(found, type) else found
@@ -66,7 +66,7 @@ def load_task(spec: str | Path | Task | object) -> Task:
     close = difflib.get_close_matches(spec.lower().replace("_", "-"), task_names(), n=1)
     raise InputError(
         f"unknown task {spec!r}{f', did you mean {close[0]!r}?' if close else ''} "
-        f"(tasks: {', '.join(task_names())}; or a .json or .jsonl file of prompts, or module:ClassName)"
+        f"(tasks: {', '.join(task_names())}; or a .json or .jsonl file of prompts or templates, or module:ClassName)"
     )
 
 

@@ -1,6 +1,9 @@
 """Succession: "The list that Anna wrote: March, April, May," -> " June"."""
 
+from collections.abc import Mapping
+
 from interp.prompts.encoding import PromptEncoder
+from interp.prompts.pairs import Value
 from interp.prompts.sampling import Made, SampledTask, distinct, fill, read_data, require_words, seeded
 
 SHOWN = 3
@@ -21,6 +24,13 @@ class Successor(SampledTask):
     name = "successor"
     roles = ("first", "second", "last", "END")
     counterfactuals = ("stretch",)
+
+    def expected(self, variables: Mapping[str, Value]) -> tuple[str, ...] | None:
+        """What comes after the last member shown."""
+        for words in read_data(self.name)["sequences"]:
+            if words[0] == variables.get("sequence") and variables.get("last") in words[:-1]:
+                return (f" {words[words.index(variables['last']) + 1]}",)
+        return None
 
     def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         data = read_data(self.name)

@@ -21,7 +21,7 @@ from interp.report import wording
 from interp.report.page import render_report, write_report
 from interp.runs.discover import CircuitSearch, find_circuit
 from interp.scores.registry import DEFAULT_METHOD, METHODS, REFERENCE_METHOD
-from interp.tasks import PromptFile, load_task, task_names
+from interp.tasks import TaskFile, load_task, load_task_file, task_names
 
 LARGEST = 2
 """Megabytes of an uploaded file."""
@@ -41,6 +41,13 @@ A JSON file in auto-circuit's format, or JSONL with one such prompt a line:
 ```
 
 Both prompts of a pair need equally many tokens; at least five pairs are needed.
+
+Or a JSON file of templates, which makes any number of pairs:
+
+```json
+{"templates": ["The capital of {country} is"], "answer": "{country.capital}", "corrupt": [{"country": "*"}],
+ "values": {"country": [{"name": "France", "capital": "Paris"}, {"name": "Spain", "capital": "Madrid"}]}}
+```
 """
 
 
@@ -49,7 +56,7 @@ def model_for(task: str | UploadedFile) -> str:
     return task if task in planted_task_names() else engine.model_name()
 
 
-def prompt_file(upload: UploadedFile) -> PromptFile:
+def prompt_file(upload: UploadedFile) -> TaskFile:
     """The task in an uploaded file, which is neither too large nor of another kind; nothing is written."""
     name, short = (wording.token(upload.name, limit).replace("·", " ") for limit in (None, 60))
     if upload.size > LARGEST * 2**20:
@@ -58,7 +65,7 @@ def prompt_file(upload: UploadedFile) -> PromptFile:
         )
     if Path(upload.name).suffix.lower() not in (".json", ".jsonl"):
         raise InputError(f"{short} is no file of prompts: its name ends in .json or .jsonl")
-    return PromptFile(name, upload.getvalue())
+    return load_task_file(name, upload.getvalue())
 
 
 def run_name(task: str, method: str) -> str:
@@ -78,7 +85,7 @@ def find_and_save(
     """Run the discovery as the command line does, holding the lock, and save it under a new name, which is returned."""
     sent = not isinstance(wanted, str)
     task = prompt_file(wanted) if sent else load_task(wanted)
-    most = min(n, len(task.prompts)) if sent else n
+    most = min(n, task.most) if isinstance(task, TaskFile) else n
     CircuitSearch(task, method, most, seed)  # a mistake should not wait for the model
     with engine.running(model_for(wanted)) as model:
         progress = Progress(method, most, draw, program=program)

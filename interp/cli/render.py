@@ -135,7 +135,11 @@ def print_examples(model: Model, pairs: PromptPairs, examples: int, batch_size: 
             " ".join(repr(model.tokenizer.decode([i])) for i in ids[:6]) + (" …" if len(ids) > 6 else "")
             for ids in (pair.answers, pair.wrong_answers)
         )
-        console.print(Text(f"answer  {answers}   wrong {wrong}\n"))
+        console.print(Text(f"answer  {answers}   wrong {wrong}"))
+        for side, variables in pair.variables.items():
+            told = ", ".join(f"{name} {'–' if value is None else value}" for name, value in variables.items())
+            console.print(Text(f"{side:<7} {told}"), soft_wrap=True)
+        console.print()
     scorer = MetricConsumer(len(pairs))
     feed(model, pairs, [scorer], batch_size=batch_size)
     for side, values in zip(("clean", "corrupt"), scorer.metric_, strict=True):

@@ -29,7 +29,7 @@ def tasks_root(context: options.Context) -> None:
     )
     console = plain_console()
     console.print(table(("task", "metric", "counterfactuals (default first)", "roles", "n"), rows))
-    console.print("or a .json / .jsonl file of prompts, or module:Class of your own")
+    console.print("or a .json / .jsonl file of prompts or templates, or module:Class of your own")
     console.print("interp tasks show TASK prints prompts and how a model scores on them")
 
 
@@ -41,14 +41,14 @@ def tasks_show(
         int | None,
         pairs_option(help="pairs that the score is taken over (default: 50, or as many as there are)"),
     ] = None,
-    examples: Annotated[int, whole_option(least=0, help="pairs printed")] = 3,
+    examples: Annotated[int, whole_option(least=0, help="pairs printed")] = 5,
     seed: options.SeedOption = 0,
     counterfactual: options.CounterfactualOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = "float32",
     batch_size: options.BatchOption = 16,
 ) -> None:
-    """Print example prompts with tokens and roles marked, and how the model scores on clean and corrupt ones."""
+    """Print example prompts with tokens, roles and variables, and how the model scores on clean and corrupt ones."""
     wanted, spec = options.task_and_model(task, model, counterfactual)
 
     from interp.cli.render import print_examples

@@ -6,7 +6,7 @@ activation patching, the report — reads only these pairs, never a task's text.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
@@ -168,4 +168,17 @@ class Task(Protocol):
         self, tokenizer: Any, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
     ) -> PromptPairs:
         """Return ``n`` pairs, a pure function of its arguments."""
+        ...
+
+
+@runtime_checkable
+class HighLevelModel(Protocol):
+    """What a task may also be: a function from its variables to the answers. ``isinstance`` says whether it is."""
+
+    def expected(self, variables: Mapping[str, Value]) -> tuple[str, ...] | None:
+        """The answers that belong to the variables of one prompt, as texts that follow it.
+
+        They begin with a space where one is due. ``None``: a prompt with these values has no answer, or the task
+        knows none.
+        """
         ...

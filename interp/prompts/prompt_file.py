@@ -75,22 +75,29 @@ def parse_prompts(data: bytes, path: Path) -> _Document:
     """The prompts of a ``.jsonl`` file, or of a JSON file, and the metric to score them by; ``path`` is not read."""
     data = data.removeprefix(codecs.BOM_UTF8)
     if path.suffix.lower() != ".jsonl":
-        return _validated(_Document, data, str(path))
+        return validated(_Document, data, str(path), FORMAT)
     # only "\n" ends a line: JSON text may hold other Unicode line separators
     lines = [(number, line) for number, line in enumerate(data.split(b"\n"), 1) if line.strip()]
     if not lines:
         raise InputError(f"{path} holds no prompt")
-    return _Document(prompts=[_validated(FilePrompt, line, f"{path}, line {n}") for n, line in lines])
+    prompts = [validated(FilePrompt, line, f"{path}, line {n}", FORMAT) for n, line in lines]
+    return _Document(prompts=prompts)
 
 
-def _validated(kind: type[_Model], data: bytes, where: str) -> _Model:
+def validated(kind: type[_Model], data: bytes, where: str, form: str) -> _Model:
+    """The JSON in ``data`` as ``kind``; what is wrong with it is an :class:`InputError` that says the form."""
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-        given = "" if first["type"] in ("missing", "json_invalid") else f", not {first['input']!r:.60}"
-        wrong = f"{where}: {place.lstrip('.')} {first['msg']}{given} (the form is {FORMAT})"
+        given = (
+            ""
+            if first["type"] in ("missing", "json_invalid", "value_error")
+            else f", not {first['input']!r:.60}"
+        )
+        said = first["msg"].removeprefix("Value error, ")
+        wrong = f"{where}: {place.lstrip('.')} {said}{given} (the form is {form})"
         raise InputError(" ".join(wrong.split())) from None
 
 
@@ -102,7 +109,26 @@ def read_file(path: Path) -> bytes:
         raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
-class PromptFile:
+class TaskFile:
+    """A task in a file of the user's, read once: the file may be another by the time it is sampled."""
+
+    most: int
+    """Pairs that it has at most, whatever the tokenizer."""
+    default_n: int
+
+    def __init__(self, path: str | Path, data: bytes | None = None) -> None:
+        """Read the file.
+
+        Args:
+            data: what the file holds, where it lies nowhere, such as an upload; ``path`` is then only its name.
+        """
+        self.path = Path(path)
+        self.name = str(path)
+        self.metric: Metric = "logit_diff"
+        self.data = read_file(self.path) if data is None else data
+
+
+class PromptFile(TaskFile):
     """Prompts from a JSON file in auto-circuit's format or a JSONL file with the same keys on each line.
 
     JSON::
@@ -133,15 +159,8 @@ class PromptFile:
     counterfactuals = ("file",)
 
     def __init__(self, path: str | Path, data: bytes | None = None) -> None:
-        """Read and check the file.
-
-        Args:
-            data: what the file holds, where it lies nowhere, such as an upload; ``path`` is then only its name.
-        """
-        self.path = Path(path)
-        self.name = str(path)
-        self.metric: Metric
-        self.data = read_file(self.path) if data is None else data
+        """Read and check the file, see :class:`TaskFile`."""
+        super().__init__(path, data)
         document = parse_prompts(self.data, self.path)
         self.prompts, self.metric = document.prompts, document.metric
         self._roles = [document.word_idxs | prompt.word_idxs for prompt in self.prompts]
@@ -150,7 +169,8 @@ class PromptFile:
             {**by_index, **prompt.roles} for by_index, prompt in zip(self._roles, self.prompts, strict=True)
         ]
         self.roles = (*dict.fromkeys(role for roles in named for role in roles), "END")
-        self.default_n = min(100, len(self.prompts))
+        self.most = len(self.prompts)
+        self.default_n = min(100, self.most)
         # how many pairs there are is found by sampling again and again: the file is encoded once for it
         self._encoded: tuple[weakref.ref, bool, list[tuple[PromptPair, bool]], Counter[str]] | None = None
 
@@ -167,11 +187,6 @@ class PromptFile:
             raise self._shortage(n, len(usable), dropped)
         seeded("prompt-file", seed).shuffle(usable)
         chosen = usable[:n]
-        several = sum(long_answer for _, long_answer in chosen)
-        note = (
-            f"{several} of {n} pairs have answers of several tokens: they are scored by the first token at "
-            "which answers and wrong answers differ, with what they share before it appended to both prompts"
-        )
         return PromptPairs(
             [pair for pair, _ in chosen],
             task=self.name,
@@ -180,7 +195,7 @@ class PromptFile:
             seed=seed,
             bos=bos,
             dropped=dict(dropped),
-            notes=(note,) if several else (),
+            notes=long_answers(sum(long_answer for _, long_answer in chosen), n),
         )
 
     def _encode(self, tokenizer: Any, bos: bool) -> tuple[list[tuple[PromptPair, bool]], Counter[str]]:
@@ -190,7 +205,7 @@ class PromptFile:
         usable: list[tuple[PromptPair, bool]] = []
         seen: set[tuple] = set()
         for i, (prompt, roles) in enumerate(zip(self.prompts, self._roles, strict=True)):
-            built = _build(encoder, prompt, roles, f"{self.name}: prompts[{i}]")
+            built = build_pair(encoder, prompt, roles, f"{self.name}: prompts[{i}]")
             if isinstance(built, str):
                 dropped[built] += 1
             elif built[0].identity in seen:
@@ -214,6 +229,15 @@ class PromptFile:
             f"{self.name}: {n} pairs asked for, but {usable} of {len(self.prompts)} are usable with this "
             f"tokenizer{why}: ask for an n of at most {usable}"
         )
+
+
+def long_answers(several: int, n: int) -> tuple[str, ...]:
+    """The note on pairs whose answers are several tokens, if there are any."""
+    note = (
+        f"{several} of {n} pairs have answers of several tokens: they are scored by the first token at "
+        "which answers and wrong answers differ, with what they share before it appended to both prompts"
+    )
+    return (note,) if several else ()
 
 
 def write_prompt_file(pairs: PromptPairs, path: str | Path, tokenizer: Any) -> None:
@@ -247,10 +271,17 @@ def _added_text(tokenizer: Any, pair: PromptPair, token: int, shift: int) -> str
     return tokenizer.decode([*head, token], clean_up_tokenization_spaces=False)[len(before) :]
 
 
-def _build(
+def build_pair(
     encoder: PromptEncoder, prompt: FilePrompt, roles: dict[str, int], where: str
 ) -> tuple[PromptPair, bool] | str:
-    """The pair and whether an answer has several tokens; or what is wrong: ``lengths``, ``equality`` or ``answers``."""
+    """The pair of one entry, by which files of all kinds are read.
+
+    Args:
+        roles: token index by role, without BOS.
+
+    Returns:
+        The pair, and whether an answer has several tokens; or what is wrong: ``lengths``, ``equality`` or ``answers``.
+    """
     clean, corrupt = encoder.encode(prompt.clean), encoder.encode(prompt.corrupt)
     if len(clean) != len(corrupt) or not clean:
         return "lengths"

@@ -57,7 +57,7 @@ from interp.scores.eap import attributed_edges
 from interp.scores.method import Method
 from interp.scores.registry import DEFAULT_METHOD, load_method, method_config, with_mlps
 from interp.scores.result import FALSE_DISCOVERY_RATE, EdgeScore, Scores
-from interp.tasks import PromptFile, load_task
+from interp.tasks import TaskFile, load_task
 
 TOO_FEW = f"n {{}}: too few, at least {MIN_PAIRS} pairs of {{}} are needed to check a circuit"
 EXAMPLES = 3
@@ -143,7 +143,7 @@ class CircuitSearch:
     @property
     def is_user_class(self) -> bool:
         """Whether the task is a class of one's own, which may have the name of a task of the package."""
-        return self.task_spec != self.task.name and not isinstance(self.task, PromptFile)
+        return self.task_spec != self.task.name and not isinstance(self.task, TaskFile)
 
     def request(self, model: str | None, dtype: str) -> dict[str, Any]:
         """All that a run is asked for, as JSON; pairs per forward pass are no part."""
@@ -152,7 +152,7 @@ class CircuitSearch:
         options = {key: value for key, value in asdict(self.config).items() if key != "batch_size"}
         asked = {key: getattr(self, key) for key in same} | {"method": self.method.name, "config": options}
         asked |= {"task": self.task_spec, "model": model, "dtype": dtype}
-        if isinstance(self.task, PromptFile):  # the same name may hold other prompts by now
+        if isinstance(self.task, TaskFile):  # the same name may hold other prompts by now
             asked["prompts"] = hashlib.sha256(self.task.data).hexdigest()
         # of a file of the user's the name says what it holds
         modules = (self.method.score.__module__, type(self.task).__module__)
@@ -323,7 +323,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
         examples=[_example(model, pairs, checked, i) for i in range(min(EXAMPLES, len(pairs)))],
         arrays=_arrays(scores, checked, readout),
         own_reference=own,
-        prompts=task if isinstance(task, PromptFile) else None,
+        prompts=task if isinstance(task, TaskFile) else None,
     )
 
 

@@ -30,7 +30,7 @@ from interp.errors import InputError, fault, one_line
 from interp.files import atomic_path, check_folder, readable, request_of, write_text
 from interp.programs.program import Program
 from interp.runs.run import Run
-from interp.tasks import PromptFile, PromptPairs, Task, load_task, task_names
+from interp.tasks import PromptPairs, Task, load_task, load_task_file, task_names
 
 RESULT = "run.json"
 """The :class:`~interp.runs.run.Run` as JSON, as ``interp discover --json`` prints it."""
@@ -126,7 +126,7 @@ def task_of(run: Run, folder: Path | str | None) -> Task:
     if run.task in task_names():
         return load_task(run.task)
     path = kept_prompts(folder) if folder else None
-    prompts = run.prompts if path is None else PromptFile(path)
+    prompts = run.prompts if path is None else load_task_file(path)
     if prompts is None:
         raise InputError(
             f"the prompts of this run are not at hand: {run.task!r} is no task of this package, and no prompts lie "

@@ -15,7 +15,7 @@ from interp.circuits.circuit import Circuit, Component, Edge, SiteName, Strict, 
 from interp.circuits.references import ExactEffects, Reference, named_reference
 from interp.evaluation.recovery import Recovery
 from interp.programs.program import Program
-from interp.tasks import PromptFile
+from interp.tasks import TaskFile
 
 _PROOF = ("transitions", "interchange")
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -194,7 +194,7 @@ class Run(Strict):
     program: Program | None = None
     arrays: dict[str, InstanceOf[np.ndarray]] = Field(default_factory=dict, exclude=True)
     own_reference: InstanceOf[ExactEffects] | None = Field(default=None, exclude=True)
-    prompts: InstanceOf[PromptFile] | None = Field(default=None, exclude=True)
+    prompts: InstanceOf[TaskFile] | None = Field(default=None, exclude=True)
     validity: Validity | None = Field(default=None, exclude=True)
 
     @model_serializer(mode="wrap")

@@ -11,11 +11,23 @@ TASKS = ROOT / "docs/tasks.md"
 
 def test_the_example_file_is_a_task(gpt2, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (example,) = [block for block in blocks(TASKS) if block.language == "json"]
+    (example,) = [block for block in blocks(TASKS) if block.language == "json" and "prompts" in block.text]
     Path("capitals.json").write_text(example.text, encoding="utf-8")
     pairs = load_task("capitals.json").sample(gpt2, n=2)
     countries = {gpt2.decode([pair.clean_tokens[pair.positions["country"]]]) for pair in pairs}
     assert countries == {" France", " Italy"} and pairs.dropped == {}
+
+
+def test_the_examples_of_templates_are_tasks(smollm2, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    examples = [b.text for b in blocks(TASKS) if b.language == "json" and "templates" in b.text]
+    for text in examples:
+        Path("mine.json").write_text(text, encoding="utf-8")
+        task = load_task("mine.json")
+        for kind in task.counterfactuals:
+            pairs = task.sample(smollm2, 3, counterfactual=kind)
+            assert len(pairs) == 3 and pairs.dropped == {}
+    assert len(examples) == 6
 
 
 def test_the_example_class_is_a_task(gpt2, tmp_path, monkeypatch):

@@ -4,15 +4,17 @@ import json
 
 import numpy as np
 import pytest
+from streamlit.proto.Common_pb2 import FileURLs
+from streamlit.runtime.uploaded_file_manager import UploadedFile, UploadedFileRec
 from streamlit.testing.v1 import AppTest
 
-from interp.app.circuit.find import LARGEST, run_name
+from interp.app.circuit.find import FORMAT, LARGEST, prompt_file, run_name
 from interp.circuits.roles import view_pair
 from interp.models import load_model, parse_site
 from interp.runs.discover import find_circuit
 from interp.runs.folder import PROMPTS, pairs_of
 from interp.runs.run import Run
-from interp.tasks import PromptFile, load_task
+from interp.tasks import PromptFile, TemplateFile, load_task
 from tests.app.circuit.conftest import N, figure_of, metric_of, prompts_file
 from tests.app.conftest import array_of, asked, error_of, press, unescaped
 
@@ -99,6 +101,15 @@ def test_a_bad_file_is_one_clear_line_and_nothing_is_kept(page, tmp_path, name, 
     app = _with_file(page(tmp_path), name, data)
     assert message in error_of(press(app, "Find"))
     assert not list(tmp_path.iterdir()) and not app.metric
+
+
+def test_both_forms_that_the_page_shows_are_taken():
+    texts = [part.partition("```")[0].encode() for part in FORMAT.split("```json")[1:]]
+    records = [UploadedFileRec("1", "a.json", "application/json", text) for text in texts]
+    sent = [UploadedFile(record, FileURLs()) for record in records]
+    prompts, templates = map(prompt_file, sent)
+    assert isinstance(prompts, PromptFile) and isinstance(templates, TemplateFile)
+    assert (prompts.most, templates.most) == (1, 2)
 
 
 def test_names_of_runs_are_harmless():

@@ -1,0 +1,294 @@
+"""Template files: right answers by construction, kinds of corrupt prompt, seeds, mistakes, and a discovery from one."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from interp.errors import InputError
+from interp.models import load_model
+from interp.planted.tasks import NAMES, OBJECTS, PLACES
+from interp.prompts.pairs import HighLevelModel, Task
+from interp.prompts.sampling import held_out_pairs, sample_pairs
+from interp.runs.discover import find_circuit
+from interp.runs.folder import pairs_of, task_of
+from interp.runs.run import Run
+from interp.tasks import PromptFile, TemplateFile, TooFewPairs, load_task
+from tests.tasks.reading import at, changed_roles, decoded
+
+PEOPLE = ["Mary", "John", "Anna", "Peter", "Paul", "Sarah", "Emma", "Robert"]
+IOI = {
+    "templates": [
+        "When {IO} and {S} went to the {place}, {S} gave a {thing} to",
+        "When {S} and {IO} went to the {place}, {S} gave a {thing} to",
+    ],
+    "values": {"IO": PEOPLE, "S": "IO", "place": ["store", "school"], "thing": ["drink", "book"]},
+    "answer": "{IO}",
+    "wrong": "{S}",
+    "corrupt": [
+        {"name": "flip", "set": {"S@2": "{IO}"}, "answer": "{S}"},
+        {"IO": "*", "S@1": "*", "S@2": "*"},
+        {"S@2": "*"},
+    ],
+}
+VERBS = {"singular": ["is", "was", "has"], "plural": ["are", "were", "have"]}
+NOUNS = {"key": "keys", "table": "tables", "book": "books", "car": "cars", "door": "doors"}
+AGREEMENT = {
+    "templates": ["I think that the {noun[number]} near the {attractor[near]}"],
+    "values": {
+        "number": [{"text": number, "verbs": verbs} for number, verbs in VERBS.items()],
+        "near": list(VERBS),
+        "noun": [{"singular": noun, "plural": plural} for noun, plural in NOUNS.items()],
+        "attractor": "noun",
+    },
+    "answer": "{number.verbs}",
+    "corrupt": [{"number": "*"}, {"name": "both", "set": {"number": "*", "near": "*"}}],
+}
+CAPITALS = {"France": "Paris", "Spain": "Madrid", "Italy": "Rome", "Japan": "Tokyo", "Peru": "Lima"}
+CAPITAL = {
+    "templates": ["{name} lives in {country}, in the capital city of"],
+    "values": {
+        "name": PEOPLE,
+        "country": [{"country": country, "capital": city} for country, city in CAPITALS.items()],
+    },
+    "answer": "{country.capital}",
+    "corrupt": [{"country": "*"}],
+}
+GREATER_THAN = {
+    "templates": ["The {noun} lasted from the year {century}{tens}{ones} to the year {century}"],
+    "values": {
+        "noun": ["war", "trip", "trial"],
+        "century": {"from": "11", "to": "17"},
+        "tens": {"from": "0", "to": "8"},
+        "ones": {"from": "0", "to": "9"},
+    },
+    "answer": "{tens.above}",
+    "wrong": "{tens.below}",
+    "space": False,
+    "metric": "prob_diff",
+    "corrupt": [{"tens": "0", "ones": "1"}],
+}
+COUNT = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
+SUCCESSOR = {
+    "templates": ["The list: {word}, {word+1}, {word+2},"],
+    "values": {"word": COUNT},
+    "answer": "{word+3}",
+    "corrupt": [{"word": "*"}],
+}
+OPPOSITES = {"hot": "cold", "big": "small", "up": "down", "left": "right"}
+ANTONYM = {
+    "templates": ["The list: {a} -> {a[relation]}, {b} -> {b[relation]}, {query} ->"],
+    "values": {
+        "relation": ["opposite", "same"],
+        "a": [{"same": word, "opposite": other} for word, other in OPPOSITES.items()],
+        "b": "a",
+        "query": "a",
+    },
+    "answer": "{query[relation]}",
+    "corrupt": [{"relation": "*"}, {"query": "*"}],
+}
+
+
+@pytest.fixture
+def template_file(tmp_path):
+    """Writes a file, with changes, and reads it as the command line does."""
+
+    def make(document: dict, **changes) -> TemplateFile:
+        path = tmp_path / "mine.json"
+        path.write_text(json.dumps(document | changes), encoding="utf-8")
+        task = load_task(path)
+        assert isinstance(task, TemplateFile) and isinstance(task, Task) and isinstance(task, HighLevelModel)
+        return task
+
+    return make
+
+
+def test_ioi_of_each_kind(template_file, real_tokenizer):
+    task = template_file(IOI)
+    assert task.roles == ("IO", "S1", "place", "S2", "thing", "END")
+    assert task.counterfactuals == ("flip", "IO+S@1+S@2", "S@2")
+    samples = {kind: task.sample(real_tokenizer, 40, 1, kind) for kind in task.counterfactuals}
+    assert [pair.clean for pair in samples["flip"]] == [pair.clean for pair in samples["S@2"]]
+    for pair in samples["flip"]:
+        io, s1, s2 = (at(real_tokenizer, pair, role) for role in ("IO", "S1", "S2"))
+        assert io != s1 == s2 and at(real_tokenizer, pair, "S2", "corrupt") == io
+        assert changed_roles(pair) == {"S2"}
+        clean, corrupt = pair.variables["clean"], pair.variables["corrupt"]
+        assert [clean[name] for name in ("IO", "S", "S@1", "S@2")] == [io, s1, s1, s1]
+        assert corrupt == clean | {"S@2": io} and clean["template"] == pair.template
+        assert task.expected(clean) == (f" {io}",) and decoded(real_tokenizer, pair.answers) == [io]
+        assert task.expected(corrupt) == (f" {s1}",) and decoded(real_tokenizer, pair.wrong_answers) == [s1]
+        assert task.expected(clean | {"S": io}) is task.expected(clean | {"IO": None}) is None
+    assert Counter(pair.template for pair in samples["flip"]) == {"1": 20, "2": 20}
+    for pair in samples["IO+S@1+S@2"]:
+        sides = [{at(real_tokenizer, pair, r, side) for r in ("IO", "S1", "S2")} for side in pair.variables]
+        assert [len(names) for names in sides] == [2, 3] and not sides[0] & sides[1]
+        assert pair.variables["corrupt"]["S"] is task.expected(pair.variables["corrupt"]) is None
+
+
+def test_answers_of_other_kinds_of_tasks_are_right_by_construction(template_file, smollm2):
+    for pair in template_file(AGREEMENT).sample(smollm2, 30, counterfactual="both"):
+        clean, corrupt = pair.variables["clean"], pair.variables["corrupt"]
+        assert {clean["number"], corrupt["number"]} == set(VERBS) and clean["near"] != corrupt["near"]
+        subject = clean["noun"] if clean["number"] == "singular" else NOUNS[clean["noun"]]
+        assert at(smollm2, pair, "noun") == subject and changed_roles(pair) == {"noun", "attractor"}
+        assert decoded(smollm2, pair.answers) == VERBS[clean["number"]]
+        assert decoded(smollm2, pair.wrong_answers) == VERBS[corrupt["number"]]
+    for pair in template_file(CAPITAL).sample(smollm2, 30):
+        country, other = (at(smollm2, pair, "country", side) for side in pair.variables)
+        assert decoded(smollm2, pair.answers) == [CAPITALS[country]] and country != other
+        assert decoded(smollm2, pair.wrong_answers) == [CAPITALS[other]]
+    pairs = template_file(GREATER_THAN).sample(smollm2, 30)
+    assert pairs.metric == "prob_diff"
+    for pair in pairs:
+        tens = int(pair.variables["clean"]["tens"])
+        assert 1 <= tens <= 8 and pair.corrupt == pair.clean[:-17] + "01" + pair.clean[-15:]
+        assert decoded(smollm2, pair.answers) == [str(digit) for digit in range(tens + 1, 10)]
+        assert decoded(smollm2, pair.wrong_answers) == [str(digit) for digit in range(tens)]
+    for pair in template_file(SUCCESSOR).sample(smollm2, 5):
+        word, later, latest = (at(smollm2, pair, f"word{i}") for i in (1, 2, 3))
+        start = COUNT.index(word)
+        assert [word, later, latest, *decoded(smollm2, pair.answers)] == COUNT[start : start + 4]
+    task = template_file(ANTONYM)
+    for pair in task.sample(smollm2, 30):
+        query, asked = pair.variables["clean"]["query"], pair.variables["clean"]["relation"]
+        answers = [OPPOSITES[query], query] if asked == "opposite" else [query, OPPOSITES[query]]
+        assert decoded(smollm2, pair.answers + pair.wrong_answers) == answers
+        assert changed_roles(pair) == {"a2", "b2"}
+        assert task.expected(pair.variables["corrupt"]) == (f" {answers[1]}",)
+
+
+def test_samples_are_seeded_distinct_and_used_up(template_file, smollm2):
+    task = template_file(IOI)
+    pairs = task.sample(smollm2, 40, 3, "S@2")
+    assert list(pairs) == list(template_file(IOI).sample(smollm2, 40, 3, "S@2"))
+    assert list(task.sample(smollm2, 20, 3, "S@2")) == pairs[:20] != list(task.sample(smollm2, 20, 4, "S@2"))
+    assert len({pair.clean for pair in pairs}) == 40
+    others = held_out_pairs(task, smollm2, 9, pairs)
+    assert len(others) == 9 and not {p.clean for p in others} & {p.clean for p in pairs}
+    small = template_file(SUCCESSOR)
+    assert len(sample_pairs(small, smollm2, None, small.default_n)) == 5
+    with pytest.raises(TooFewPairs, match="6 pairs asked for.* give 5 "):
+        small.sample(smollm2, 6)
+
+
+def test_words_of_other_lengths_are_dropped_counted_and_named(template_file, smollm2):
+    names = {**IOI["values"], "IO": [*PEOPLE[:5], "Bartholomew", "Wilhelmina"], "thing": ["Bartholomew"]}
+    pairs = template_file(IOI, values=names).sample(smollm2, 30, 0, "flip")
+    assert pairs.dropped == {"values of IO": 2}
+    assert not any(name in pair.clean.partition(",")[0] for pair in pairs for name in names["IO"][5:])
+    assert "thing is 'Bartholomew' in every prompt" in pairs.notes
+    assert any(note.startswith("S and S@1 have the same value") for note in pairs.notes)
+    names["IO"] = names["IO"][2:]
+    with pytest.raises(InputError, match=r"list of IO has 3 .*2 values .*Bartholomew, Wilhelmina.* need 5"):
+        template_file(IOI, values=names).sample(smollm2, 1)
+
+
+PRONOUN = {
+    "templates": ["{A} said that"],
+    "values": {"A": ["x", "y", "z"]},
+    "answer": "{A}",
+    "corrupt": [{"A": "*"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"templates": ["{B} said"]}, r"templates\[0\] names B: the variables are A"),
+        ({"templates": ["{A said"]}, "braces"),
+        ({"templates": ["{A-1} said"]}, "braces"),
+        ({"templates": "{A} said"}, "templates .*array"),
+        ({"templates": ["{A.later} said"]}, "'x' of A .*'later'.*text"),
+        ({"templates": ["{A+3} said"]}, "list of A has 0 "),
+        ({"values": {"A": ["x", "y"], "B": ["z"]}}, "values: B stands in no"),
+        ({"values": {"A": "B"}}, "values.A names 'B'"),
+        ({"values": {"A": "A"}}, "values.A names 'A'"),
+        ({"values": {"A": ["x", "x"]}}, "values.A 'x' .*twice"),
+        ({"values": {"A": ["x", 3]}}, r"values.A \[1\] is 3"),
+        ({"values": {"A": [{"a": "x", "b": 3}]}}, r"\[0\]: field 'b' is 3"),
+        ({"values": {"A": {"from": "9", "to": "12"}}}, "range"),
+        ({"values": {"A": ["x"]}}, "list of A has 1 .*need 2"),
+        ({"values": {"A b": ["x", "y"]}}, "'A b' is no name"),
+        ({"values": {}}, "values"),
+        ({"answer": "{A.later}"}, "answer: 'x' of A .*'later'"),
+        ({"answer": "{A}", "wrong": ["{A}"]}, r"'{A}' is both"),
+        ({"answer": 3}, "answer .*array"),
+        ({"corrupt": []}, "corrupt"),
+        ({"corrupt": [{"B": "*"}]}, "sets B: the variables are A"),
+        ({"corrupt": [{"A@2": "*"}]}, "A@2 is not in every template"),
+        ({"corrupt": [{"A": "w"}]}, "A to w: it may be ."),
+        ({"corrupt": [{"A": "{B}"}]}, "A to {B}: it may be ."),
+        ({"corrupt": [{"A@1": "*"}]}, "say wrong"),
+        ({"corrupt": [{"A": "*"}, {"A": "*"}]}, "called the same"),
+        ({"metric": "accuracy"}, "'accuracy'"),
+        ({"prompts": []}, "prompts"),
+    ],
+    ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
+)
+def test_a_mistake_is_one_line_that_names_it(template_file, changes, message):
+    with pytest.raises(InputError, match=message) as error:
+        template_file(PRONOUN, **changes)
+    assert "mine.json" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_is_no_template_file_is_read_as_prompts_or_refused(tmp_path):
+    prompts = {"clean": "a b", "corrupt": "a c", "answers": [' "templates"'], "wrong_answers": ["templates"]}
+    (tmp_path / "prompts.json").write_text(json.dumps({"prompts": [prompts]}))
+    assert isinstance(load_task(tmp_path / "prompts.json"), PromptFile)
+    (tmp_path / "cut.json").write_text(json.dumps(IOI)[:-3])
+    with pytest.raises(InputError, match="JSON.*the form is {.templates"):
+        load_task(tmp_path / "cut.json")
+
+
+def test_a_planted_circuit_is_found_from_templates_and_the_run_samples_them_again(template_file, tmp_path):
+    name = "planted-inhibition"
+    frames = (
+        "{first} and {second} went to the {place} . {S} gave a {object} to",
+        "Then {first} and {second} left the {place} . {S} handed a {object} to",
+        "When {first} met {second} at the {place} , {S} gave the {object} to",
+        "{first} and {second} left the old {place} while {S} passed the {object} to",
+    )
+    orders = (("{IO}", "{S}"), ("{S}", "{IO}"))
+    task = template_file(
+        {
+            "templates": [
+                frame.replace("{first}", first).replace("{second}", second)
+                for frame in frames
+                for first, second in orders
+            ],
+            "values": {"IO": [*NAMES, "Unheard"], "S": "IO", "place": PLACES, "object": OBJECTS},
+            "answer": "{IO}",
+            "wrong": "{S}",
+            "corrupt": [{"IO": "*", "S@1": "*", "S@2": "*"}],
+        }
+    )
+    model = load_model(name)
+    run = find_circuit(model, task, n=16)
+    shipped = find_circuit(model, name, n=16)
+    assert {part.site for part in run.members} == {part.site for part in shipped.members}
+    assert run.provenance.pairs.dropped == {"values of IO": 1}
+    run.save(tmp_path / "run")
+    (tmp_path / "mine.json").unlink()
+    again = Run.load(tmp_path / "run")
+    pairs = pairs_of(again, tmp_path / "run", model.tokenizer, 16)
+    assert isinstance(task_of(again, tmp_path / "run"), TemplateFile)
+    assert list(pairs) == list(task.sample(model.tokenizer, 16))
+
+
+def test_the_command_line_shows_five_pairs_with_their_variables(template_file, command, tmp_path):
+    template_file(
+        {
+            "templates": ["{IO} and {S} went to the store . {S} gave a ring to"],
+            "values": {"IO": NAMES, "S": "IO"},
+            "answer": "{IO}",
+            "wrong": "{S}",
+            "corrupt": [{"S@2": "{IO}"}],
+        }
+    )
+    outcome = command(
+        "tasks", "show", str(tmp_path / "mine.json"), "--model", "planted-inhibition", "-n", "8"
+    )
+    assert outcome.code == 0
+    assert outcome.out.count("answer  ") == outcome.out.count("⟨S2⟩") // 2 == 5
+    assert outcome.out.count("S@2 ") == 10
