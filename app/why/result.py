@@ -1,5 +1,6 @@
 """An explanation on its page: made or opened, told, drawn, kept."""
 
+import contextlib
 import html
 import json
 from pathlib import Path
@@ -14,7 +15,7 @@ from interp.app.widgets import run_store
 from interp.app.widgets.charts import chart
 from interp.app.widgets.node_picture import node_picture
 from interp.app.widgets.tokens import plain
-from interp.contrast import Why, why
+from interp.contrast import Why, template_of, why
 from interp.contrast.layout import MOST_NODES, shown_nodes
 from interp.contrast.picture import page, svg
 from interp.contrast.words import curves, every_node, headline, label, signed
@@ -134,6 +135,9 @@ def _kept(explanation: Why) -> None:
                 ("JSON", json.dumps(explanation.as_json(), indent=1), "application/json"),
             ):
                 st.download_button(name, data, f"why.{name.lower()}", kind, on_click="ignore")
+            if (form := _template(explanation)) is not None:
+                told = "A task of such prompts: read it, then find its circuit on *Circuit*."
+                st.download_button("Template", form, "template.json", help=told, on_click="ignore")
         if (more := explanation.with_mlps) is not None:
             enough = "are enough" if more.sparse else "are not enough"
             with st.expander(f"With MLPs as nodes: {more.kept} {enough}"):
@@ -146,6 +150,17 @@ def _kept(explanation: Why) -> None:
                     for node in more.nodes
                 ]
                 st.dataframe(rows, hide_index=True, key="nodes with MLPs")
+
+
+def _template(explanation: Why) -> str | None:
+    """Both prompts as a template file; ``None`` where they differ in several words."""
+
+    def make() -> str | None:
+        with contextlib.suppress(InputError), engine.running() as model:
+            return json.dumps(template_of(model, explanation), indent=1)
+        return None
+
+    return engine.asked_last("template", (engine.model_name(), explanation.a, explanation.b), make)
 
 
 def _saved(explanation: Why) -> str:

@@ -43,6 +43,10 @@ def why(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="also write the result here; - for stdout")
     ] = None,
+    template: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="also write both prompts as a template file, for discover"),
+    ] = None,
     overwrite: OverwriteOption = False,
     model: SomeModelOption = DEFAULT_MODEL,
     device: DeviceOption = None,
@@ -58,6 +62,10 @@ def why(
     if others and proposed:
         raise InputError(f"--proposed {proposed} needs no PROMPT_B: leave one of them out")
     request, to_stdout = request_of_command(context), str(json_file) == "-"
+    if template is not None:
+        if len(others or []) != 1:
+            raise InputError("--template holds one pair: give one PROMPT_B")
+        check_file(template, "--template", request=request, overwrite=overwrite)
     if out is not None:
         if len(others or []) != 1:
             raise InputError("--out holds one explanation: give one PROMPT_B, or write --json FILE")
@@ -81,18 +89,22 @@ def why(
         result.save(out, request)
         write_text(out / "why.html", contrast.page(result))
         write_text(out / "why.svg", contrast.svg(result))
+    if template is not None and isinstance(result, contrast.Why):
+        write_json(template, contrast.template_of(loaded, result))
     if to_stdout:
         typer.echo(json.dumps(result.as_json(), allow_nan=False))
         return
     if json_file is not None:
         write_json(json_file, {"request": request, **result.as_json()})
     typer.echo(result.text())
-    for path in filter(None, (out, json_file)):
+    for path in filter(None, (out, json_file, template)):
         typer.echo(f"saved    {path}")
     options = words_of({"--model": None if model == DEFAULT_MODEL else model}) + ["--chat"] * chat
     if isinstance(result, contrast.Why):
         swapped = words_of({"--answer": instead, "--instead": answer})
-        suggest((["why", *options, *swapped, "--", result.b, a], "the other way about"))
+        again = ["why", *options, *swapped, "--", result.b, a], "the other way about"
+        task = [(["discover", str(template)], "the circuit of such prompts")] if template is not None else []
+        suggest(*task, again)
     elif isinstance(result, contrast.Several):
         suggest((["why", *options, "--", a, result.explanations[0].b], "its nodes and arrows"))
     elif result.proposals:

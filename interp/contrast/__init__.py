@@ -6,6 +6,7 @@ from interp.contrast.picture import page, svg
 from interp.contrast.play import replay
 from interp.contrast.proposals import Proposal, Proposals, propose
 from interp.contrast.several import Several, why_several
+from interp.contrast.template import template_of
 
 __all__ = [
     "FILES",
@@ -17,6 +18,7 @@ __all__ = [
     "propose",
     "replay",
     "svg",
+    "template_of",
     "why",
     "why_several",
 ]

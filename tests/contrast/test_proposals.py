@@ -9,6 +9,8 @@ import torch
 
 from interp.contrast import propose, why, why_several
 from interp.errors import InputError
+from interp.models import load_model
+from interp.tasks import load_task
 from tests.oracles import planted
 
 A = "Mary and John went to the store . John gave a ring to"
@@ -117,3 +119,22 @@ def test_a_chat_template_stands_around_both_prompts(tiny_model, monkeypatch):
     assert [each.was for each in proposals] == ["42"]
     for each in proposals:
         assert len(each.prompt.split()) == 6 and "User" not in each.prompt
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("elsewhere")
+def test_a_pair_becomes_a_task(command):
+    a, b = "The keys to the cabinet", "The key to the cabinet"
+    shown = command("why", a, b, "--answer", " are", "--instead", " is", "--template", "keys.json")
+    assert shown.code == 0 and shown.following[0] == ["discover", "keys.json"]
+    model = load_model()
+    task = load_task("keys.json")
+    pairs = task.sample(model.tokenizer, 6, 0)
+    by_word = {"keys": " are", "key": " is"}
+    for pair in pairs:
+        word = pair.variables["clean"]["word"]
+        assert model.tokenizer.decode(pair.answers) == by_word[word]
+        assert task.expected(pair.variables["clean"]) == (by_word[word],)
+        assert {word, pair.variables["corrupt"]["word"]} == set(by_word)
+    for bad in ((a, "The key to the door"), ("Mary {x}", "John {x}")):
+        assert command("why", *bad, "--template", "other.json").code == 2
