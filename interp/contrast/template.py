@@ -52,7 +52,8 @@ def template_of(model: Model, explanation: Why) -> dict[str, Any]:
         texts = [
             text
             for text in dict.fromkeys([match.group(), *likely.get(place, [])])
-            if len(encoder.continuation(a[:place].rstrip(" "), f" {text}")) == length
+            if text not in (word.group(), other)
+            and len(encoder.continuation(a[:place].rstrip(" "), f" {text}")) == length
         ]
         free = match.group().islower() and is_content(match.group()) and place not in places
         if free and len(texts) > 1 and len(values) <= MOST_WORDS:
