@@ -43,7 +43,7 @@ def why(
 
     >>> told = why(load_model("planted-induction"), "store ring river store", "park ring river store")
     >>> [str(node) for node in told.nodes], told.sparse
-    (["a1.h1 @ 'store' 4", "a0.h3 @ 'ring' 2", "a2.h4 @ 'store' 4"], True)
+    (["a0.h3 @ 'ring' 2", "a1.h1 @ 'store' 4", "a2.h4 @ 'store' 4"], True)
 
     Args:
         a, b: prompts of equal length in tokens, or with a common end.
