@@ -9,7 +9,6 @@ import torch
 
 from interp.contrast import propose, why, why_several
 from interp.errors import InputError
-from interp.models import load_model
 from interp.tasks import load_task
 from tests.oracles import planted
 
@@ -121,20 +120,24 @@ def test_a_chat_template_stands_around_both_prompts(tiny_model, monkeypatch):
         assert len(each.prompt.split()) == 6 and "User" not in each.prompt
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("elsewhere")
 def test_a_pair_becomes_a_task(command):
-    a, b = "The keys to the cabinet", "The key to the cabinet"
-    shown = command("why", a, b, "--answer", " are", "--instead", " is", "--template", "keys.json")
-    assert shown.code == 0 and shown.following[0] == ["discover", "keys.json"]
-    model = load_model()
-    task = load_task("keys.json")
-    pairs = task.sample(model.tokenizer, 6, 0)
-    by_word = {"keys": " are", "key": " is"}
+    words = ("--model", "planted-inhibition", "--template", "names.json")
+    shown = command("why", A, OTHERS[0], *words)
+    assert shown.code == 0 and shown.following[0] == ["discover", "names.json"]
+    model, _ = planted("planted-inhibition", 1)
+    explanation = why(model, A, OTHERS[0])
+    by_word = dict(
+        zip(("John", "Mary"), (explanation.answers[x]["token"] for x in ("answer", "instead")), strict=True)
+    )
+    task = load_task("names.json")
+    pairs = task.sample(model.tokenizer, 2, 0)
+    assert {pair.clean for pair in pairs} == {A, OTHERS[0]}
     for pair in pairs:
         word = pair.variables["clean"]["word"]
-        assert model.tokenizer.decode(pair.answers) == by_word[word]
-        assert task.expected(pair.variables["clean"]) == (by_word[word],)
+        [expected] = task.expected(pair.variables["clean"])
+        assert model.tokenizer.decode(pair.answers) == by_word[word] == expected.strip()
         assert {word, pair.variables["corrupt"]["word"]} == set(by_word)
-    for bad in ((a, "The key to the door"), ("Mary {x}", "John {x}")):
-        assert command("why", *bad, "--template", "other.json").code == 2
+    for bad in ((A, "Mary and John went to the park . Mary gave a ring to"), (A,), (A, *OTHERS)):
+        refused = command("why", *bad, *words[:2], "--template", "other.json")
+        assert refused.code == 2 and len(refused.error.splitlines()) == 1
