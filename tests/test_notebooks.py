@@ -31,9 +31,9 @@ SMALLER = {
     },
     "what_the_heads_say": {
         "n=64, candidates=12": "n=8, candidates=4",
-        "import pandas as pd": "import pandas as pd, interp.programs.program as p; p.FIT_PAIRS, p.JUDGE_PAIRS = 96, 32",
+        "import pandas as pd": "import pandas as pd, interp.programs.program as p; p.FIT_PAIRS, p.JUDGE_PAIRS = 64, 24",
     },
-    "why_did_it_say_that": {"in proposals[:3]": "in proposals[:2]"},
+    "why_did_it_say_that": {"in proposals[:3]": "in proposals[:1]"},
     "your_own_task_and_model": {
         '"n": 10, "candidates": 6': '"n": 5, "candidates": 2',
         "n=8, candidates=4": "n=5, candidates=2",
