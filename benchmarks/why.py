@@ -8,7 +8,8 @@ logit or more; seed 1 is development, of which 24 and 16 pairs are taken. What a
 on, and parts can run side by side.
 
 Orders that nodes are put in: ours; attribution's, by the mean gradient of both prompts; NAP-IG's, which is EAP-IG's
-integrated gradient (Hanna et al. 2024) of nodes instead of edges; heads at END by attribution; random ones.
+integrated gradient (Hanna et al. 2024) of nodes instead of edges; heads at END by attribution; random ones. A + puts
+those first that bring A's answer about, which is the stronger form. Shares have Wilson intervals.
 *Sister*: the exchanged word becomes a third one; the same nodes, and what their gradient says beforehand.
 """
 
@@ -24,13 +25,14 @@ from benchmarks.common import RESULTS, arguments, print_table
 from benchmarks.why_pairs import TASKS, TEXTS, ordinary_pairs, task_pairs
 from interp import load_model
 from interp.contrast.explain import explain
-from interp.contrast.proposals import WORD, exchanges
+from interp.contrast.proposals import exchanged_word, exchanges
 from interp.errors import InputError
 from interp.interventions.frozen import FrozenContext, Node
 from interp.models import Model, Site
 from interp.models.partial_forward import takes_prefix
 from interp.progress import silent
 from interp.prompts.encoding import PromptEncoder
+from interp.stats import wilson
 
 EACH = {0: (20, 30), 1: (3, 8)}
 """Pairs a task and a text, by seed."""
@@ -85,17 +87,7 @@ def _measure(model: Model, a: str, b: str, seed: int) -> dict[str, Any]:
     if abs(difference) < LEAST:
         return {"excluded": f"a difference of {difference:.2f} logits"}
     chosen = [_node(node.site, node.position) for node in explanation.nodes[: explanation.alone[-1].nodes]]
-    estimates = context.estimates()
-    end = np.zeros_like(estimates)
-    end[:, -1] = estimates[:, -1]
-    heads = np.flatnonzero(~context.arms([[]])[0])
-    orders = {
-        "ours": chosen,
-        "attribution": _by_size(context, estimates),
-        "NAP-IG": _by_size(context, _integrated(context)),
-        "END": _by_size(context, end),
-        "random": context.nodes(np.random.default_rng(seed).permutation(heads)[:MOST]),
-    }
+    orders = {"ours": chosen, **_orders(context, seed)}
     curves = {
         name: context.shares(context.arms([order[:n] for n in range(1, len(order) + 1)])).tolist()
         for name, order in orders.items()
@@ -122,13 +114,31 @@ def _measure(model: Model, a: str, b: str, seed: int) -> dict[str, Any]:
     }
 
 
+def _orders(context: FrozenContext, seed: int) -> dict[str, list[Node]]:
+    """The others: by size, or those first that bring A's answer about, which the metric rewards."""
+    estimates, integrated = context.estimates(), _integrated(context)
+    end = np.zeros_like(estimates)
+    end[:, -1] = estimates[:, -1]
+    sign = np.sign(np.subtract(*context.difference))
+    heads = np.flatnonzero(~context.arms([[]])[0])
+    return {
+        "attribution": _largest(context, np.abs(estimates)),
+        "attribution +": _largest(context, sign * estimates),
+        "NAP-IG": _largest(context, np.abs(integrated)),
+        "NAP-IG +": _largest(context, sign * integrated),
+        "END": _largest(context, np.abs(end)),
+        "END +": _largest(context, sign * end),
+        "random": context.nodes(np.random.default_rng(seed).permutation(heads)[:MOST]),
+    }
+
+
 def _node(site: str, position: int) -> Node:
     layer, head = site[1:].split(".h")
     return Node(int(layer), position, int(head))
 
 
-def _by_size(context: FrozenContext, scores: np.ndarray) -> list[Node]:
-    return context.nodes(np.argsort(-np.abs(scores), axis=None)[:MOST])
+def _largest(context: FrozenContext, scores: np.ndarray) -> list[Node]:
+    return context.nodes(np.argsort(-scores, axis=None)[:MOST])
 
 
 @torch.enable_grad()
@@ -163,11 +173,10 @@ def _sister(
     model: Model, context: FrozenContext, a: str, b: str, kept: list[Node], seed: int
 ) -> dict[str, float] | None:
     """The same nodes where the exchanged word is a third one, if the prompts differ in one word."""
-    words = list(zip(WORD.finditer(a), WORD.finditer(b), strict=False))
-    differ = [(x.start(), x.group(), y.group()) for x, y in words if x.group() != y.group()]
-    if len(differ) != 1:
+    exchanged = exchanged_word(a, b)
+    if exchanged is None:
         return None
-    place, was, other = differ[0]
+    place, was, other = exchanged[0].start(), exchanged[0].group(), exchanged[1]
     encoder = PromptEncoder(model.tokenizer, bos=True)
     third = [
         tokens
@@ -219,7 +228,7 @@ def _print(records: list[dict[str, Any]]) -> None:
     rows: list[tuple] = []
     for group, kept in groups.items():
         title = f"{group}, {len(kept)} ({excluded[group]} excluded)"
-        for order in ("ours", "attribution", "NAP-IG", "END", "random"):
+        for order in kept[0]["curves"] if kept else ():
             curves = [record["curves"][order] for record in kept]
             cells = [_quartiles([_first(c, least_kl=None, most=np.inf) for c in curves])]
             cells += [_quartiles([_first(c, least_kl=least) for c in curves]) for least in (None, 0.8)]
@@ -255,10 +264,12 @@ def _predictions(kept: list[dict[str, Any]]) -> tuple[Any, ...]:
     sisters = [x["sister"] for x in kept if x["sister"] and abs(x["sister"]["difference"]) >= LEAST]
     same, predicted = "", ""
     if len(sisters) > 2:
-        real, said = (np.array([s[key] for s in sisters]) for key in ("difference", "predicted"))
+        real, foretold = (np.array([s[key] for s in sisters]) for key in ("difference", "predicted"))
         restored, needed = (np.median([s[key] for s in sisters]) for key in ("restored", "needed"))
         same = f"{restored:.2f}, {needed:.2f} of {len(sisters)}"
-        predicted = f"{np.mean(np.sign(real) == np.sign(said)):.2f}, {np.corrcoef(real, said)[0, 1]:.2f}"
+        predicted = (
+            f"{np.mean(np.sign(real) == np.sign(foretold)):.2f}, {np.corrcoef(real, foretold)[0, 1]:.2f}"
+        )
     arrows = np.array([arrow for x in kept for arrow in x["arrows"]]).reshape(-1, 2)
     agree = np.sign(arrows[:, 0]) == np.sign(arrows[:, 1])
     return (
@@ -276,10 +287,10 @@ def _predictions(kept: list[dict[str, Any]]) -> tuple[Any, ...]:
 
 def _quartiles(values: list[float]) -> str:
     quartiles = np.quantile(values, [0.25, 0.5, 0.75], method="inverted_cdf")
-    return (
-        " / ".join("never" if np.isinf(x) else f"{x:.0f}" for x in quartiles)
-        + f" ({np.mean(np.isfinite(values)):.0%})"
-    )
+    reached = int(np.isfinite(values).sum())
+    low, high = wilson(reached, len(values))
+    words = " / ".join("never" if np.isinf(x) else f"{x:.0f}" for x in quartiles)
+    return f"{words} ({reached / len(values):.0%} [{low:.0%}, {high:.0%}])"
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def show_proposals() -> None:
         if not proposals.proposals:
             st.info("No word of this prompt can be exchanged for one of as many tokens: write B yourself.")
         for i, other in enumerate(proposals.proposals):
-            label, told = st.columns([1, 2], vertical_alignment="center")
+            label, change = st.columns([1, 2], vertical_alignment="center")
             label.button(
                 f"{plain(other.was)} → {plain(other.becomes)}",
                 key=f"proposal {i}",
@@ -80,7 +80,7 @@ def show_proposals() -> None:
                 args=(other.prompt,),
                 width="stretch",
             )
-            told.markdown(
+            change.markdown(
                 f"**{plain(visible(proposals.top))}** {proposals.p:.0%} → {other.p:.0%}, "
                 f"then likeliest **{plain(visible(other.top))}**; KL {other.kl:.2f}"
             )

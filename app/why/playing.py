@@ -118,11 +118,11 @@ def _bars(explanation: Why, outcome: Outcome | None) -> str:
     """HTML: both answers after A, after B, and with the edits."""
     rows = [Markup("")]
     for name, colour in (("answer", BLUE), ("instead", ORANGE)):
-        told = explanation.answers[name]
-        shares = [("after A", told["a"]), ("after B", told["b"])]
+        of = explanation.answers[name]
+        shares = [("after A", of["a"]), ("after B", of["b"])]
         if outcome is not None:
             shares.append(("A, edited", getattr(outcome, name)))
-        rows.append(Markup('<b style="grid-column:1/-1">{}</b>').format(quoted(told["token"])))
+        rows.append(Markup('<b style="grid-column:1/-1">{}</b>').format(quoted(of["token"])))
         for when, share in shares:
             rows.append(
                 Markup(

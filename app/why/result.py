@@ -136,8 +136,8 @@ def _kept(explanation: Why) -> None:
             ):
                 st.download_button(name, data, f"why.{name.lower()}", kind, on_click="ignore")
             if (form := _template(explanation)) is not None:
-                told = "A task of such prompts: read it, then find its circuit on *Circuit*."
-                st.download_button("Template", form, "template.json", help=told, on_click="ignore")
+                use = "A task of such prompts: read it, then find its circuit on *Circuit*."
+                st.download_button("Template", form, "template.json", help=use, on_click="ignore")
         if (more := explanation.with_mlps) is not None:
             enough = "are enough" if more.sparse else "are not enough"
             with st.expander(f"With MLPs as nodes: {more.kept} {enough}"):

@@ -70,7 +70,7 @@ def why(
         if len(others or []) != 1:
             raise InputError("--out holds one explanation: give one PROMPT_B, or write --json FILE")
         check_folder(out, "an explanation", contents=contrast.FILES)
-        check_file(out / contrast.FILES[0], "--out", request=request, overwrite=overwrite, within=out)
+        check_file(out / contrast.RESULT, "--out", request=request, overwrite=overwrite, within=out)
     if json_file is not None and not to_stdout:
         check_file(json_file, "--json", request=request, overwrite=overwrite)
     loaded = load_model(model, device=device, dtype=dtype)
@@ -86,9 +86,9 @@ def why(
         if prompts:
             result = contrast.why_several(loaded, a, prompts, **answers, chat=chat, stage=bar)
     if out is not None and isinstance(result, contrast.Why):
-        result.save(out, request)
-        write_text(out / "why.html", contrast.page(result))
-        write_text(out / "why.svg", contrast.svg(result))
+        write_text(out / contrast.PAGE, contrast.page(result))
+        write_text(out / contrast.PICTURE, contrast.svg(result))
+        result.save(out, request)  # last, as it says that all is there
     if template is not None and isinstance(result, contrast.Why):
         write_json(template, contrast.template_of(loaded, result))
     if to_stdout:

@@ -1,7 +1,7 @@
 """Two prompts → the heads at tokens that make the model say one thing here and another there."""
 
 from interp.contrast.explain import why
-from interp.contrast.explanation import FILES, Why
+from interp.contrast.explanation import FILES, PAGE, PICTURE, RESULT, Why
 from interp.contrast.picture import page, svg
 from interp.contrast.play import replay
 from interp.contrast.proposals import Proposal, Proposals, propose
@@ -10,8 +10,11 @@ from interp.contrast.template import template_of
 
 __all__ = [
     "FILES",
+    "PAGE",
+    "PICTURE",
     "Proposal",
     "Proposals",
+    "RESULT",
     "Several",
     "Why",
     "page",

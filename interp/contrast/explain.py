@@ -41,8 +41,8 @@ def why(
 ) -> Why:
     """Which heads at which tokens make the model say one thing after ``a`` and another after ``b``.
 
-    >>> told = why(load_model("planted-induction"), "store ring river store", "park ring river store")
-    >>> [str(node) for node in told.nodes], told.sparse
+    >>> explanation = why(load_model("planted-induction"), "store ring river store", "park ring river store")
+    >>> [str(node) for node in explanation.nodes], explanation.sparse
     (["a0.h3 @ 'ring' 2", "a1.h1 @ 'store' 4", "a2.h4 @ 'store' 4"], True)
 
     Args:
@@ -109,7 +109,7 @@ def explain(
         b=b,
         tokens=[token_text(model, token) for token in contrast.a],
         tokens_b=[token_text(model, token) for token in contrast.b],
-        answers=contrast.told,
+        answers=contrast.probabilities,
         difference={"a": at_a, "b": at_b},
         nodes=[read[node] for node in nodes],
         kept=curves[0].kept,

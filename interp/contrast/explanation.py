@@ -15,7 +15,8 @@ ENOUGH = 0.8, 1.2
 CURVE = (1, 2, 5, 10, 20)
 """Numbers of nodes that are looked at alone."""
 _NODES, _ARROWS, _WIDTH = 6, 3, 90  # that the text shows
-FILES = RESULT, TEXT, *_ = "why.json", "why.txt", "why.html", "why.svg"
+RESULT, TEXT, PAGE, PICTURE = "why.json", "why.txt", "why.html", "why.svg"
+FILES = RESULT, TEXT, PAGE, PICTURE
 """In the folder of an explanation."""
 
 

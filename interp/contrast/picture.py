@@ -100,9 +100,9 @@ def svg(explanation: Why, n: int = MOST_NODES) -> str:
 
 
 def _text(look: str, x: float, y: float, text: str, anchor: str = "start", title: str = "") -> Markup:
-    told = Markup("<title>{}</title>").format(title) if title else ""
+    tooltip = Markup("<title>{}</title>").format(title) if title else ""
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}{}</text>').format(
-        look, x, y, anchor, text, told
+        look, x, y, anchor, text, tooltip
     )
 
 
@@ -145,7 +145,7 @@ def _arrow(arrow: Arrow, boxes: Mapping[int, Box], nodes: Sequence[WhyNode], wid
         tip = f"M{x1:.1f} {y1 - 5:.1f}v10l7 -5z"
         middle = 0.125 * (x0 + x1) + 0.75 * bend, (y0 + y1) / 2
     disagree = not AGREE[0] <= arrow.total / (arrow.direct or 1e-9) <= AGREE[1]
-    told = (
+    tooltip = (
         f"{nodes[arrow.sender]} \u2192 {nodes[arrow.receiver]}\ndirect {signed(arrow.direct)}, in all "
         f"{signed(arrow.total)} logits"
         + ("\nthey disagree: other paths add or take away" if disagree else "")
@@ -161,7 +161,7 @@ def _arrow(arrow: Arrow, boxes: Mapping[int, Box], nodes: Sequence[WhyNode], wid
         _sign(arrow.direct),
         arrow.sender,
         arrow.receiver,
-        told,
+        tooltip,
         1 + 4 * abs(arrow.direct) / widest,
         x0,
         y0,
@@ -239,11 +239,11 @@ def _answers(explanation: Why, columns: Columns) -> list[Markup]:
     """At the top of END: both answers with their probabilities after A and B."""
     parts, wide = list[Markup](), 186
     for number, (name, sign) in enumerate((("answer", 1.0), ("instead", -1.0))):
-        told = explanation.answers[name]
+        of = explanation.answers[name]
         x = columns.end - EDGE - (2 - number) * wide + GAP
-        numbers = f"\u2003A {told['a']:.0%}\u2002B {told['b']:.0%}"
-        text = cut(label(told["token"]), (wide - GAP - 36) / BOLD - width_of(numbers)) + numbers
-        title = f"{told['token']!r}: {told['a']:.1%} after A, {told['b']:.1%} after B"
+        numbers = f"\u2003A {of['a']:.0%}\u2002B {of['b']:.0%}"
+        text = cut(label(of["token"]), (wide - GAP - 36) / BOLD - width_of(numbers)) + numbers
+        title = f"{of['token']!r}: {of['a']:.1%} after A, {of['b']:.1%} after B"
         parts.append(
             Markup(
                 '<g class="{}"><rect class="frame" x="{:.1f}" y="8" width="{}" height="26" rx="13"/>{}</g>'

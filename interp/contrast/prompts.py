@@ -28,7 +28,7 @@ class Contrast:
         a, b: with BOS.
         first: of A's positions, the first from which on the prompts are aligned by their ends.
         answers: the token that A makes likelier, and that which B does.
-        told: both with their probabilities, and ``uncovered``, the share of KL(A ‖ B) that is lost when all other
+        probabilities: of both after A and B, and ``uncovered``, the share of KL(A ‖ B) that is lost when all other
             tokens count as one.
         notes: what a reader must know, one sentence each.
     """
@@ -37,7 +37,7 @@ class Contrast:
     b: Tokens
     first: int
     answers: tuple[int, int]
-    told: dict[str, Any]
+    probabilities: dict[str, Any]
     notes: list[str]
 
 
@@ -72,8 +72,8 @@ def read_contrast(
     for text, ids in zip((answer, instead), given, strict=True):
         if len(ids) > 1:
             notes.append(f"{text!r} has several tokens: {token_text(model, ids[0])!r} counts")
-    answers, told = _answers(model, in_a, in_b, *(ids[0] if ids else None for ids in given))
-    return Contrast(in_a, in_b, first, answers, told, notes)
+    answers, probabilities = _answers(model, in_a, in_b, *(ids[0] if ids else None for ids in given))
+    return Contrast(in_a, in_b, first, answers, probabilities, notes)
 
 
 def check_text(text: object, name: str) -> None:
@@ -136,7 +136,7 @@ def _equal(a: Tokens, b: Tokens) -> int:
 def _answers(
     model: Model, a: Tokens, b: Tokens, answer: int | None, instead: int | None
 ) -> tuple[tuple[int, int], dict[str, Any]]:
-    """The tokens with the largest terms of KL(A ‖ B) and KL(B ‖ A), where none are given; and what is told of them."""
+    """The tokens with the largest terms of KL(A ‖ B) and KL(B ‖ A), where none are given; and their probabilities."""
     sides = [[a, b]] if len(a) == len(b) else [[a], [b]]
     rows = [torch.tensor(side, device=model_device(model)) for side in sides]
     with torch.no_grad():
@@ -154,13 +154,13 @@ def _answers(
     two = p[:, [answer, instead]]
     few = torch.cat([two, (1 - two.sum(-1, keepdim=True)).clamp_min(1e-9)], 1).log()
     covered = float(kl_divergence(few[0], few[1]) / kl_divergence(log_p[0], log_p[1]))
-    told: dict[str, Any] = {
+    probabilities: dict[str, Any] = {
         name: {"token": text, "id": token, "a": after_a, "b": after_b}
         for name, text, token, after_a, after_b in zip(
             ("answer", "instead"), texts, (answer, instead), *two.tolist(), strict=True
         )
     }
-    return (answer, instead), told | {"uncovered": min(max(1 - covered, 0.0), 1.0)}
+    return (answer, instead), probabilities | {"uncovered": min(max(1 - covered, 0.0), 1.0)}
 
 
 def _largest(terms: Float[Tensor, " d_vocab"], other: int | None) -> int:

@@ -129,6 +129,14 @@ def exchanges(
     return made
 
 
+def exchanged_word(a: str, b: str) -> tuple[re.Match[str], str] | None:
+    """The word of A that is another one in B, and that one, if the prompts differ in one word alone."""
+    of_a, of_b = list(WORD.finditer(a)), list(WORD.finditer(b))
+    words = zip(of_a, of_b, strict=False)
+    differ = [(word, other.group()) for word, other in words if word.group() != other.group()]
+    return differ[0] if len(of_a) == len(of_b) and len(differ) == 1 else None
+
+
 def is_content(word: str) -> bool:
     """Whether it is a word of some length and no function word."""
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from interp.contrast.explanation import Why
-from interp.contrast.proposals import WORD, is_content, likely_words
+from interp.contrast.proposals import WORD, exchanged_word, is_content, likely_words
 from interp.errors import InputError
 from interp.models import Model
 from interp.prompts.encoding import PromptEncoder
@@ -29,12 +29,10 @@ def template_of(model: Model, explanation: Why) -> dict[str, Any]:
     a, b = explanation.a, explanation.b
     if explanation.chat:
         raise InputError("a template file holds plain prompts: leave the chat template out")
-    of_a, of_b = list(WORD.finditer(a)), list(WORD.finditer(b))
-    words = zip(of_a, of_b, strict=False)
-    differ = [(x, y.group()) for x, y in words if x.group() != y.group()]
-    if len(of_a) != len(of_b) or len(differ) != 1 or {"{", "}"} & set(a + b):
-        raise InputError("a template needs prompts without braces that differ in one word")
-    word, other = differ[0]
+    exchanged = exchanged_word(a, b)
+    if exchanged is None or {"{", "}"} & set(a + b):
+        raise InputError(f"{b!r:.60}: a template needs prompts without braces that differ in one word")
+    word, other = exchanged
     encoder = PromptEncoder(model.tokenizer, bos=True)
     ids = encoder.bos + encoder.encode(a)
     likely = likely_words(model, encoder, a, ids)
@@ -47,7 +45,7 @@ def template_of(model: Model, explanation: Why) -> dict[str, Any]:
         ]
     }
     places = {word.start(): (word, "word")}
-    for place, match in sorted((match.start(), match) for match in of_a):
+    for place, match in sorted((match.start(), match) for match in WORD.finditer(a)):
         length = len(encoder.continuation(a[:place].rstrip(" "), f" {match.group()}"))
         texts = [
             text

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.activations.stream import Progress
 from interp.bottlenecks.base import Codes
 from interp.errors import InputError
 from interp.interventions.frozen import LiveAt, in_frozen_context
@@ -30,6 +31,7 @@ from interp.programs.slots import Edit, HeadAtRole, SlotRunner
 from interp.prompts.pairs import PromptPairs
 from interp.stats import mean_interval
 
+STEPS = 2
 CHAINED_PAIRS, LINE_PAIRS = 50, 24
 """Of the first prompts: for the program alone, and for its lines deleted and wrong."""
 
@@ -40,13 +42,13 @@ def groups_of(program: Program, end: str = "END") -> list[Group]:
     The input stage is what stands before the last role, or, where all slots stand there, what no other slot is seen to
     tell anything.
     """
-    named = [said for said in program.slots if said.variable is not None and said.usual]
-    told = {edge.receiver for edge in program.transitions if edge.known}
-    early = {str(said.slot) for said in named if said.role != end}
-    inputs = early or {str(said.slot) for said in named} - told
+    named = [coded for coded in program.slots if coded.variable is not None and coded.usual]
+    receivers = {edge.receiver for edge in program.transitions if edge.known}
+    early = {str(coded.slot) for coded in named if coded.role != end}
+    inputs = early or {str(coded.slot) for coded in named} - receivers
 
-    def key(said: SlotCodes) -> tuple[bool, str, str, bool]:
-        return str(said.slot) not in inputs, said.role, said.variable or "", said.effect < 0
+    def key(coded: SlotCodes) -> tuple[bool, str, str, bool]:
+        return str(coded.slot) not in inputs, coded.role, coded.variable or "", coded.effect < 0
 
     lines = [
         Group(
@@ -55,9 +57,9 @@ def groups_of(program: Program, end: str = "END") -> list[Group]:
             variable=variable,
             sign=-1 if negative else 1,
             input=not later,
-            sites=[str(said.site) for said in members],
-            effect=sum(said.effect for said in members),
-            bits=max(said.bits for said in members),
+            sites=[str(coded.site) for coded in members],
+            effect=sum(coded.effect for coded in members),
+            bits=max(coded.bits for coded in members),
         )
         for (later, role, variable, negative), several in groupby(sorted(named, key=key), key)
         if (members := list(several))
@@ -68,9 +70,9 @@ def groups_of(program: Program, end: str = "END") -> list[Group]:
 def _name(members: Sequence[SlotCodes], program: Program) -> str:
     """What most of the effect looks like."""
     weight: dict[str, float] = {}
-    for said in members:
-        look = program.looks.get(str(said.site), "")
-        weight[look] = weight.get(look, 0.0) + abs(said.effect)
+    for coded in members:
+        look = program.looks.get(str(coded.site), "")
+        weight[look] = weight.get(look, 0.0) + abs(coded.effect)
     return max(weight, key=weight.__getitem__)
 
 
@@ -88,43 +90,43 @@ class Execution:
         self.group_of = {
             HeadAtRole.of(site, group.role): group for group in self.groups for site in group.sites
         }
-        slots = {said.slot: said for said in program.slots}
+        slots = {coded.slot: coded for coded in program.slots}
         self.slots = [slots[slot] for slot in self.group_of if slots[slot].variable in varying]
         n = len(runner.pairs)
         self.other = np.roll(np.arange(n), 1 + seed % max(1, n - 1))
-        self.codes = {str(said.slot): _codes(said, varying[said.variable or ""]) for said in self.slots}
+        self.codes = {str(coded.slot): _codes(coded, varying[coded.variable or ""]) for coded in self.slots}
         self.books = program.books
-        self.mean = {str(said.slot): self._mean(said) for said in self.slots}
+        self.mean = {str(coded.slot): self._mean(coded) for coded in self.slots}
 
-    def _mean(self, said: SlotCodes) -> Float[Tensor, " d"]:
-        shares = np.array([said.shares[str(code)] for code in range(said.codes)]).mean(1)
-        return torch.from_numpy(shares).float() @ self._vectors(said, np.arange(said.codes))
+    def _mean(self, coded: SlotCodes) -> Float[Tensor, " d"]:
+        shares = np.array([coded.shares[str(code)] for code in range(coded.codes)]).mean(1)
+        return torch.from_numpy(shares).float() @ self._vectors(coded, np.arange(coded.codes))
 
-    def _vectors(self, said: SlotCodes, codes: Int[np.ndarray, " row"]) -> Float[Tensor, "row d"]:
+    def _vectors(self, coded: SlotCodes, codes: Int[np.ndarray, " row"]) -> Float[Tensor, "row d"]:
         chosen = torch.from_numpy(codes)[:, None]
-        return self.books[str(said.slot)].decode(Codes(chosen, torch.ones(chosen.shape))).detach()
+        return self.books[str(coded.slot)].decode(Codes(chosen, torch.ones(chosen.shape))).detach()
 
-    def values(self, said: SlotCodes, how: str, pairs: Int[np.ndarray, " row"]) -> Float[Tensor, "row d"]:
-        """What is written at a slot: ``said``, the code of the true value; ``other``, of another prompt's; ``mean``;
+    def values(self, coded: SlotCodes, how: str, pairs: Int[np.ndarray, " row"]) -> Float[Tensor, "row d"]:
+        """What is written at a slot: ``program``, the code of the true value; ``other``, of another prompt's; ``mean``;
         ``whole``, what the model writes. Where no code stands for a value it is the mean."""
         if how == "whole":
-            return self.runner.z(said.slot)[0, torch.from_numpy(pairs)]
+            return self.runner.z(coded.slot)[0, torch.from_numpy(pairs)]
         codes = np.full(len(pairs), -1)
         if how != "mean":
             rows = self.other[pairs] if how == "other" else pairs
-            codes = self.codes[str(said.slot)][rows]
+            codes = self.codes[str(coded.slot)][rows]
         known = torch.from_numpy(codes >= 0)[:, None]
-        return torch.where(known, self._vectors(said, np.maximum(codes, 0)), self.mean[str(said.slot)])
+        return torch.where(known, self._vectors(coded, np.maximum(codes, 0)), self.mean[str(coded.slot)])
 
     def live(self) -> tuple[Live, dict[str, Live]]:
         """At all slots, all else live: the program, and its nulls."""
-        n, hows = len(self.runner.pairs), ("said", "mean", "other")
+        n, hows = len(self.runner.pairs), ("program", "mean", "other")
         pairs = np.arange(n)
         outcome = self.runner.run(
             np.tile(pairs, len(hows)),
             [
-                Edit(said.slot, torch.cat([self.values(said, how, pairs) for how in hows]))
-                for said in self.slots
+                Edit(coded.slot, torch.cat([self.values(coded, how, pairs) for how in hows]))
+                for coded in self.slots
             ],
         )
         metric = self.runner.metric[0]
@@ -139,14 +141,14 @@ class Execution:
                 hows, outcome.metric.reshape(-1, n), outcome.preferred.reshape(-1, n), strict=True
             )
         }
-        return arms.pop("said"), {"zero_bits": arms["mean"], "other_prompt": arms["other"]}
+        return arms.pop("program"), {"zero_bits": arms["mean"], "other_prompt": arms["other"]}
 
-    def chained(self, *, lines: bool = True) -> Chained:
+    def chained(self) -> Chained:
         """Codes at the input stage alone, later slots recomputed, all else corrupt."""
         pairs = np.arange(min(CHAINED_PAIRS, len(self.runner.pairs)))
         arms = {
             "nothing": [],
-            "said": self._arm("said"),
+            "program": self._arm("program"),
             "whole": self._arm("whole"),
             "mean": self._arm("mean"),
             "other": self._arm("other"),
@@ -158,21 +160,21 @@ class Execution:
         falls = (metric[1] - metric[0]) / (clean - nothing)
         low, high = mean_interval(falls[:, None], self.seed)
         return Chained(
-            share=share["said"],
+            share=share["program"],
             low=float(low[0]),
             high=float(high[0]),
             ceiling=share["whole"],
             same_answer=float((preferred[1] == self.runner.preferred[pairs]).mean()),
             zero_bits=share["mean"],
             other_prompt=share["other"],
-            lines=self._lines() if lines else [],
+            lines=self._lines(),
         )
 
     def _lines(self) -> list[Line]:
         pairs = np.arange(min(LINE_PAIRS, len(self.runner.pairs)))
-        arms = [[], self._arm("said")]
+        arms = [[], self._arm("program")]
         for group in self.groups:
-            arms += [self._arm("said", deleted=group), self._arm("said", wrong=group)]
+            arms += [self._arm("program", deleted=group), self._arm("program", wrong=group)]
         metric, _ = self._run(arms, pairs)
         f = (metric.mean(1) - metric[0].mean()) / (self.runner.metric[0, pairs].mean() - metric[0].mean())
         return [
@@ -189,16 +191,16 @@ class Execution:
     ) -> list[tuple[SlotCodes, str | None]]:
         """Slots that are not held, and what is written there; ``None``: they recompute."""
         arm: list[tuple[SlotCodes, str | None]] = []
-        for said in self.slots:
-            group = self.group_of[said.slot]
+        for coded in self.slots:
+            group = self.group_of[coded.slot]
             if group is deleted:
                 continue
             if group is wrong:
-                arm.append((said, "other"))
+                arm.append((coded, "other"))
             elif not group.input:
-                arm.append((said, None))
+                arm.append((coded, None))
             else:
-                arm.append((said, how))
+                arm.append((coded, how))
         return arm
 
     def _run(
@@ -206,24 +208,24 @@ class Execution:
     ) -> tuple[Float[np.ndarray, "arm pair"], Int[np.ndarray, "arm pair"]]:
         rows, n = np.tile(pairs, len(arms)), len(pairs)
         live, patches = [], []
-        for said in self.slots:
-            positions = said.slot.positions([self.runner.pairs[pair] for pair in rows])
-            how = [next((way for slot, way in arm if slot is said), "held") for arm in arms]
+        for coded in self.slots:
+            positions = coded.slot.positions([self.runner.pairs[pair] for pair in rows])
+            how = [next((way for slot, way in arm if slot is coded), "held") for arm in arms]
             recompute = np.repeat([way is None for way in how], n)
-            if recompute.any() and said.slot.site.kind == "attn":
-                live.append(LiveAt(said.slot.site, positions, recompute))
+            if recompute.any() and coded.slot.site.kind == "attn":
+                live.append(LiveAt(coded.slot.site, positions, recompute))
             written = np.repeat([way not in (None, "held") for way in how], n)
             if written.any():
-                held = torch.zeros_like(self.values(said, "mean", pairs))
-                values = [held if way in (None, "held") else self.values(said, way, pairs) for way in how]
-                patches.append(Patch(said.slot.site, torch.cat(values), positions, written))
+                held = torch.zeros_like(self.values(coded, "mean", pairs))
+                values = [held if way in (None, "held") else self.values(coded, way, pairs) for way in how]
+                patches.append(Patch(coded.slot.site, torch.cat(values), positions, written))
         metric, preferred = in_frozen_context(self.runner.clean, rows, live, patches)
         return metric.reshape(len(arms), n), preferred.reshape(len(arms), n)
 
 
-def _codes(said: SlotCodes, variable: Variable) -> Int[np.ndarray, " pair"]:
+def _codes(coded: SlotCodes, variable: Variable) -> Int[np.ndarray, " pair"]:
     """The usual code of each clean prompt's value; −1 where none is known."""
-    usual = {_same(value): code for value, code in said.usual}
+    usual = {_same(value): code for value, code in coded.usual}
     return np.array([usual.get(_same(variable.values[value]), -1) for value in variable.ids[0]])
 
 
@@ -233,21 +235,28 @@ def _same(value: object) -> tuple[str, object]:
 
 
 def execute(
-    program: Program, runner: SlotRunner, seed: int = 0, *, lines: bool = True
+    program: Program, runner: SlotRunner, seed: int = 0, progress: Progress = lambda _done: None
 ) -> tuple[list[Group], Executed | None]:
-    """A program on pairs that did not fit it: its lines, and what comes of it; ``None`` where no slot says anything."""
+    """A program on pairs that did not fit it: its lines, and what comes of it; ``None`` where no slot says anything.
+
+    Args:
+        progress: is told of :data:`STEPS` steps.
+    """
     execution = Execution(program, runner, seed)
     if not execution.slots:
         return [], None
     live, nulls = execution.live()
-    return execution.groups, Executed(live=live, chained=execution.chained(lines=lines), nulls=nulls)
+    progress(1)
+    chained = execution.chained()
+    progress(1)
+    return execution.groups, Executed(live=live, chained=chained, nulls=nulls)
 
 
 def execute_program(program: Program, model: Model, pairs: PromptPairs) -> Executed:
     """:meth:`~interp.programs.schema.Program.execute`."""
     if program.groups and not program.books:
         raise InputError("this program has no codebooks: load its run again with Run.load")
-    mlps = any(said.slot.site.kind == "mlp" for said in program.slots)
+    mlps = any(coded.slot.site.kind == "mlp" for coded in program.slots)
     _, executed = execute(program, SlotRunner.of(model, pairs, mlps=mlps))
     if executed is None:
         raise InputError(

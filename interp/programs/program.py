@@ -30,7 +30,7 @@ from interp.programs.codes import (
     usual_codes,
     variables,
 )
-from interp.programs.execute import execute
+from interp.programs.execute import STEPS, execute
 from interp.programs.proof import HeadCodebook, NamedVariable, VariableSet, passed_on, set_variables, stacked
 from interp.programs.schema import Interchange, Place, Program, SlotCodes
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner, read_slots
@@ -173,7 +173,8 @@ class _Finder:
             notes=self.notes,
             books={str(slot): book for slot, book in books.items()},
         )
-        groups, executed = execute(program, self.judge, self.seed)
+        with self.stage("running the program", STEPS) as advance:
+            groups, executed = execute(program, self.judge, self.seed, advance)
         forwards = round(self.chooser.forwards - before + fitting + self.judge.forwards, 1)
         return program.model_copy(update={"groups": groups, "executed": executed, "forwards": forwards})
 

@@ -274,21 +274,24 @@ class Program(Strict):
         """The program as a person reads it in a minute: a line a group, what setting it does, and what it accounts
         for."""
         if not self.groups:
-            return "\n".join(self.notes[:3])
+            slots = f"No slot says a variable; {len(self.slots)} slots are read (interp program RUN)."
+            return "\n".join([slots, *self.notes[:3]] if self.slots else self.notes[:3])
         falls = {} if self.executed is None else {line.group: line for line in self.executed.chained.lines}
-        lines, left = list[str](), 0
+        head = "" if self.executed is None else "   f falls: deleted / wrong"
+        lines = [f"  {'program':<16}{'heads @ role':<44}   {'say':<22}effect{head}"]
+        left = 0
         for number, group in enumerate(self.groups):
             line = falls.get(number)
-            fall = np.inf if line is None else max(line.fall_deleted, line.fall_wrong)
+            fall = np.inf if line is None else max(abs(line.fall_deleted), abs(line.fall_wrong))
             least = 0 if self.executed is None else LEAST_FALL * abs(self.executed.chained.share)
-            if fall < least or len(lines) == MOST_LINES:
+            if fall < least or len(lines) > MOST_LINES:
                 left += 1
                 continue
             heads = ", ".join(group.sites[:4]) + (f" and {n} more" if (n := len(group.sites) - 4) > 0 else "")
-            shown = "" if line is None else f"   f −{line.fall_deleted:z.2f} / −{line.fall_wrong:z.2f}"
+            shown = "" if line is None else f"   {line.fall_deleted:+z.2f} / {line.fall_wrong:+z.2f}"
             lines.append(
                 f"  {group.name or 'head':<16}{f'{heads} @ {group.role}':<44} = {group.variable:<22}"
-                f"{group.effect:+6.2f}{shown}".replace("−-", "+")
+                f"{group.effect:+6.2f}{shown}"
             )
         if left:
             lines.append(f"  {left} more lines change little (interp program RUN)")

@@ -216,9 +216,11 @@ class TemplateFile(TaskFile, SampledTask):
         model = self._model
         apart = {target: entry for target, entry in sets.items() if "@" in target}
         changed = {name: sets.get(name, entry) for name, entry in chosen.items()}
-        told = Sides(clean=self._told(template, chosen, {}), corrupt=self._told(template, changed, apart))
-        answers = model.expected(told.clean)
-        wrong = model.expected(told.corrupt) if model.wrong is None else model.texts(model.wrong, chosen)
+        sides = Sides(
+            clean=self._variables(template, chosen, {}), corrupt=self._variables(template, changed, apart)
+        )
+        answers = model.expected(sides.clean)
+        wrong = model.expected(sides.corrupt) if model.wrong is None else model.texts(model.wrong, chosen)
         if not answers or not wrong:
             return "answers"
         clean, corrupt = self._pieces(template, chosen, {}), self._pieces(template, changed, apart)
@@ -233,7 +235,7 @@ class TemplateFile(TaskFile, SampledTask):
             corrupt=_joined(corrupt),
             answers=list(answers),
             wrong_answers=list(wrong),
-            variables=told,
+            variables=sides,
         )
         roles = {role: at - len(encoder.bos) for role, at in positions.items() if role != "END"}
         built = build_pair(encoder, prompt, roles, self.name)
@@ -241,18 +243,18 @@ class TemplateFile(TaskFile, SampledTask):
             return built
         return replace(built[0], template=str(template + 1)), built[1]
 
-    def _told(
+    def _variables(
         self, template: int, chosen: Mapping[str, Entry], apart: Mapping[str, Entry]
     ) -> dict[str, Value]:
         """The variables of one prompt; a variable whose every occurrence is set apart has no value."""
         shown = occurrences(self._model.templates[template])
-        told: dict[str, Value] = {}
+        values: dict[str, Value] = {}
         for name, entry in chosen.items():
             gone = shown[name] and all(f"{name}@{k + 1}" in apart for k in range(shown[name]))
-            told[name] = None if gone else entry.text
+            values[name] = None if gone else entry.text
         for target in self._model.apart:
-            told[target] = apart.get(target, chosen[variable_of(target)]).text
-        return told | ({"template": str(template + 1)} if len(self._model.templates) > 1 else {})
+            values[target] = apart.get(target, chosen[variable_of(target)]).text
+        return values | ({"template": str(template + 1)} if len(self._model.templates) > 1 else {})
 
     def _agreeing(self, pairs: list[PromptPair], usable: Mapping[str, list[Entry]]) -> tuple[str, ...]:
         """Notes on variables of which nothing can be told: those of one value, and two that never differ."""
@@ -274,9 +276,9 @@ class TemplateFile(TaskFile, SampledTask):
     ) -> TooFewPairs:
         there = sum(not isinstance(pairs, str) for pairs in built.values())
         causes = Counter(cause for cause in built.values() if isinstance(cause, str))
-        said = [f"{count} clean prompts dropped for their {cause}" for cause, count in causes.items()]
-        said += [self._model.lost(owner, texts) for owner, texts in lost.items() if texts]
-        why = f" ({'; '.join(said)})" if said else ""
+        reasons = [f"{count} clean prompts dropped for their {cause}" for cause, count in causes.items()]
+        reasons += [self._model.lost(owner, texts) for owner, texts in lost.items() if texts]
+        why = f" ({'; '.join(reasons)})" if reasons else ""
         return TooFewPairs(
             f"{self.name}: {n} pairs asked for, but templates and values give {there} with this tokenizer{why}: "
             f"ask for an n of at most {there}, or give more values"

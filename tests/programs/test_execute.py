@@ -46,8 +46,8 @@ def test_what_runs_alone_is_what_hooks_say(run, pairs):
     everyone = np.arange(len(pairs))
     arms = {
         "nothing": [],
-        "said": execution._arm("said"),
-        "wrong": execution._arm("said", wrong=execution.groups[0]),
+        "program": execution._arm("program"),
+        "wrong": execution._arm("program", wrong=execution.groups[0]),
     }
     metric, _ = execution._run(list(arms.values()), everyone)
     assert np.ptp(metric, axis=0).min() > 0.5
@@ -59,10 +59,10 @@ def test_what_runs_alone_is_what_hooks_say(run, pairs):
             def hold(name, arm=arm, corrupt=corrupt, pair=pair, row=row):
                 def hook(z, **_):
                     held = corrupt[name].clone()
-                    for said, how in arm:
-                        if said.slot.site.hook == name:
-                            at = 0, pair.positions[said.role], said.slot.site.head
-                            held[at] = z[at] if how is None else execution.values(said, how, everyone)[row]
+                    for coded, how in arm:
+                        if coded.slot.site.hook == name:
+                            at = 0, pair.positions[coded.role], coded.slot.site.head
+                            held[at] = z[at] if how is None else execution.values(coded, how, everyone)[row]
                     return held
 
                 return name, hook
@@ -81,9 +81,9 @@ def test_a_loaded_run_executes_its_program_and_a_false_one_shows(run, pairs, tmp
     executed = loaded.execute(model, pairs)
     assert executed.chained.share > 0.8
     codes = [
-        said.model_copy(update={"usual": list(zip(values, [codes[-1], *codes[:-1]], strict=True))})
-        for said in loaded.slots
-        for values, codes in [zip(*said.usual, strict=True)]
+        coded.model_copy(update={"usual": list(zip(values, [codes[-1], *codes[:-1]], strict=True))})
+        for coded in loaded.slots
+        for values, codes in [zip(*coded.usual, strict=True)]
     ]
     false = loaded.model_copy(update={"slots": codes})
     assert false.execute(model, pairs).chained.share < 0.3
