@@ -8,7 +8,7 @@ Two kinds of arms: in one all MLPs are live and only heads are nodes; in the oth
 at the tokens in which the prompts differ, which are live as embeddings are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -332,33 +332,50 @@ class LiveAt:
     rows: Bool[np.ndarray, " row"] | None = None
 
 
-@torch.no_grad()
-def in_frozen_context(
-    clean: CleanRun, pairs: Int[np.ndarray, " row"], live: Sequence[LiveAt], patches: Sequence[Patch]
-) -> tuple[Float[np.ndarray, " row"], Int[np.ndarray, " row"]]:
-    """Clean prompts with every head at every token at its value on the corrupt prompt, but for those that are live and
-    what patches write; MLPs are live.
+@dataclass(frozen=True)
+class FrozenPart:
+    """Rows of :func:`frozen_parts` that share a forward.
+
+    Attributes:
+        begin: the position from which it ran.
+        written: with gradients, what stands at each layer's heads [row, pos, head, d_head] ...
+        change: ... and how far what they would write, were they live, is from what is held.
+    """
+
+    rows: Int[np.ndarray, " part"]
+    logits: Float[Tensor, "part d_vocab"]
+    begin: int
+    written: list[Tensor]
+    change: list[Tensor]
+
+
+def frozen_parts(
+    clean: CleanRun,
+    pairs: Int[np.ndarray, " row"],
+    live: Sequence[LiveAt],
+    patches: Sequence[Patch],
+    soft: float = 0.0,
+) -> Iterator[FrozenPart]:
+    """Forward by forward, clean prompts with every head at every token at its value on the corrupt prompt, but for
+    those that are live and what patches write; MLPs are live. With gradients where they are enabled.
 
     Args:
         pairs: of each row, as often as it is named.
         patches: at single positions.
-
-    Returns:
-        The metric, and the preferred answer.
+        soft: how far what is held stands from the corrupt value on the way to what the head would write.
     """
-    metric, preferred = np.zeros(len(pairs)), np.zeros(len(pairs), dtype=int)
     begins = np.array([clean.pairs[pair].first_difference for pair in pairs]) * takes_prefix(clean.model)
     ends = np.array([len(clean.pairs[pair].clean_tokens) for pair in pairs])
     for rows in partition(np.full(len(pairs), clean.n_layers), begins, ends):
         begin, end = int(begins[rows].min()), int(ends[rows].max())
         places, chosen = clean.places(pairs[rows]), pairs[rows].tolist()
-
         writes: dict[str, list[Write]] = {}
         for patch in patches:
             here = np.arange(len(rows)) if patch.rows is None else np.flatnonzero(patch.rows[rows])
             if len(here):
                 writes.setdefault(patch.site.hook, []).append(patch.write(here, rows[here], begin))
-        hooks = patch_hooks(writes)
+        hooks, written, change = patch_hooks(writes), list[Tensor](), list[Tensor]()
+        tape = (written, change) if torch.is_grad_enabled() else None
         for layer in range(clean.n_layers):
             held = clean.corrupt_z[layer, places, begin:end]
             at_layer = [
@@ -368,12 +385,23 @@ def in_frozen_context(
                 for here in [np.flatnonzero(np.ones(len(rows)) if node.rows is None else node.rows[rows])]
             ]
             name = Site("attn", layer).hook
-            hooks[name] = partial(_held, held, at_layer, hooks.get(name))
-        logits = clean.logits(chosen, 0, clean.resid[0][places, begin:end], hooks, begin)
-        prompts = [clean.pairs[pair] for pair in chosen]
-        metric[rows] = task_metric(logits, prompts, clean.pairs.metric).cpu().numpy()
-        preferred[rows] = preferred_answers(logits, prompts).cpu().numpy()
-        clean.forwards += float(((ends[rows] - begin) / ends[rows]).sum())
+            hooks[name] = partial(_held, held, at_layer, hooks.get(name), soft, tape)
+        resid = clean.resid[0][places, begin:end].requires_grad_(tape is not None)
+        logits = clean.logits(chosen, 0, resid, hooks, begin)
+        yield FrozenPart(rows, logits, begin, written, change)
+        clean.forwards += float(((ends[rows] - begin) / ends[rows]).sum()) * (1 if tape is None else 3)
+
+
+@torch.no_grad()
+def in_frozen_context(
+    clean: CleanRun, pairs: Int[np.ndarray, " row"], live: Sequence[LiveAt], patches: Sequence[Patch]
+) -> tuple[Float[np.ndarray, " row"], Int[np.ndarray, " row"]]:
+    """The metric and the preferred answer of :func:`frozen_parts`."""
+    metric, preferred = np.zeros(len(pairs)), np.zeros(len(pairs), dtype=int)
+    for part in frozen_parts(clean, pairs, live, patches):
+        prompts = [clean.pairs[pair] for pair in pairs[part.rows]]
+        metric[part.rows] = task_metric(part.logits, prompts, clean.pairs.metric).cpu().numpy()
+        preferred[part.rows] = preferred_answers(part.logits, prompts).cpu().numpy()
     return metric, preferred
 
 
@@ -381,11 +409,18 @@ def _held(
     held: Float[Tensor, "row pos head d_head"],
     live: Sequence[tuple[np.ndarray, np.ndarray, int | None]],
     patch: HookFunction | None,
+    soft: float,
+    tape: tuple[list[Tensor], list[Tensor]] | None,
     z: Float[Tensor, "row pos head d_head"],
 ) -> Tensor:
     """What stands at a layer's heads: what is held, but for those that are live, and what a patch writes."""
-    held = held.clone()
+    stands = held.clone() if tape is None else torch.lerp(held, z, soft)
     for at in live:
-        held[at] = z[at]
-    patched = None if patch is None else patch(held)
-    return held if patched is None else patched
+        stands[at] = z[at]
+    if patch is not None:
+        patched = patch(stands)
+        stands = stands if patched is None else patched
+    if tape is not None:
+        tape[0].append(stands)
+        tape[1].append(z.detach() - held)
+    return stands

@@ -36,44 +36,29 @@ CHAINED_PAIRS, LINE_PAIRS = 50, 24
 """Of the first prompts: for the program alone, and for its lines deleted and wrong."""
 
 
-def groups_of(program: Program, end: str = "END") -> list[Group]:
-    """Slots of one role, variable and sign as a line, those of the input stage first, then by size.
-
-    The input stage is what stands before the last role, or, where all slots stand there, what no other slot is seen to
-    tell anything.
-    """
-    named = [coded for coded in program.slots if coded.variable is not None and coded.usual]
-    receivers = {edge.receiver for edge in program.transitions if edge.known}
-    early = {str(coded.slot) for coded in named if coded.role != end}
-    inputs = early or {str(coded.slot) for coded in named} - receivers
+def groups_of(program: Program) -> list[Group]:
+    """Slots of one role, look or variable, and sign as a line: those of the input stage first, then by size."""
 
     def key(coded: SlotCodes) -> tuple[bool, str, str, bool]:
-        return str(coded.slot) not in inputs, coded.role, coded.variable or "", coded.effect < 0
-
-    lines = [
-        Group(
-            name=_name(list(members), program),
-            role=role,
-            variable=variable,
-            sign=-1 if negative else 1,
-            input=not later,
-            sites=[str(coded.site) for coded in members],
-            effect=sum(coded.effect for coded in members),
-            bits=max(coded.bits for coded in members),
-        )
-        for (later, role, variable, negative), several in groupby(sorted(named, key=key), key)
-        if (members := list(several))
-    ]
-    return sorted(lines, key=lambda line: (not line.input, -abs(line.effect)))
-
-
-def _name(members: Sequence[SlotCodes], program: Program) -> str:
-    """What most of the effect looks like."""
-    weight: dict[str, float] = {}
-    for coded in members:
         look = program.looks.get(str(coded.site), "")
-        weight[look] = weight.get(look, 0.0) + abs(coded.effect)
-    return max(weight, key=weight.__getitem__)
+        return not coded.input, coded.role, look or coded.variable or "", coded.effect < 0
+
+    lines = []
+    for (later, role, _, negative), slots in groupby(sorted(program.slots, key=key), key):
+        members = sorted(slots, key=lambda coded: -abs(coded.effect))
+        lines.append(
+            Group(
+                name=program.looks.get(str(members[0].site), ""),
+                role=role,
+                variable=next((coded.variable for coded in members if coded.variable is not None), None),
+                sign=-1 if negative else 1,
+                input=not later,
+                sites=[str(coded.site) for coded in members],
+                effect=sum(coded.effect for coded in members),
+                bits=max(coded.bits for coded in members),
+            )
+        )
+    return sorted(lines, key=lambda line: (not line.input, -abs(line.effect)))
 
 
 class Execution:
@@ -91,10 +76,11 @@ class Execution:
             HeadAtRole.of(site, group.role): group for group in self.groups for site in group.sites
         }
         slots = {coded.slot: coded for coded in program.slots}
-        self.slots = [slots[slot] for slot in self.group_of if slots[slot].variable in varying]
+        self.slots = [slots[slot] for slot in self.group_of]
+        self.named = [coded for coded in self.slots if coded.variable in varying and coded.usual]
         n = len(runner.pairs)
         self.other = np.roll(np.arange(n), 1 + seed % max(1, n - 1))
-        self.codes = {str(coded.slot): _codes(coded, varying[coded.variable or ""]) for coded in self.slots}
+        self.codes = {str(coded.slot): _codes(coded, varying[coded.variable or ""]) for coded in self.named}
         self.books = program.books
         self.mean = {str(coded.slot): self._mean(coded) for coded in self.slots}
 
@@ -108,11 +94,11 @@ class Execution:
 
     def values(self, coded: SlotCodes, how: str, pairs: Int[np.ndarray, " row"]) -> Float[Tensor, "row d"]:
         """What is written at a slot: ``program``, the code of the true value; ``other``, of another prompt's; ``mean``;
-        ``whole``, what the model writes. Where no code stands for a value it is the mean."""
+        ``whole``, what the model writes. Where no code stands for a value, or no variable is said, it is the mean."""
         if how == "whole":
             return self.runner.z(coded.slot)[0, torch.from_numpy(pairs)]
         codes = np.full(len(pairs), -1)
-        if how != "mean":
+        if how != "mean" and str(coded.slot) in self.codes:
             rows = self.other[pairs] if how == "other" else pairs
             codes = self.codes[str(coded.slot)][rows]
         known = torch.from_numpy(codes >= 0)[:, None]
@@ -126,7 +112,7 @@ class Execution:
             np.tile(pairs, len(hows)),
             [
                 Edit(coded.slot, torch.cat([self.values(coded, how, pairs) for how in hows]))
-                for coded in self.slots
+                for coded in self.named
             ],
         )
         metric = self.runner.metric[0]
@@ -181,9 +167,9 @@ class Execution:
             Line(
                 group=number,
                 fall_deleted=float(f[1] - f[2 + 2 * number]),
-                fall_wrong=float(f[1] - f[3 + 2 * number]),
+                fall_wrong=None if group.variable is None else float(f[1] - f[3 + 2 * number]),
             )
-            for number in range(len(self.groups))
+            for number, group in enumerate(self.groups)
         ]
 
     def _arm(
@@ -195,12 +181,10 @@ class Execution:
             group = self.group_of[coded.slot]
             if group is deleted:
                 continue
-            if group is wrong:
+            if group is wrong and str(coded.slot) in self.codes:
                 arm.append((coded, "other"))
-            elif not group.input:
-                arm.append((coded, None))
             else:
-                arm.append((coded, how))
+                arm.append((coded, how if group.input else None))
         return arm
 
     def _run(
@@ -243,7 +227,7 @@ def execute(
         progress: is told of :data:`STEPS` steps.
     """
     execution = Execution(program, runner, seed)
-    if not execution.slots:
+    if not execution.named:
         return [], None
     live, nulls = execution.live()
     progress(1)

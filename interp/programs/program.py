@@ -5,7 +5,7 @@ is decided where a head acts and how many codes it needs; every share in the pro
 variable that names a slot is chosen on these: where several are near, what is told of the best leans high.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +31,8 @@ from interp.programs.codes import (
     variables,
 )
 from interp.programs.execute import STEPS, execute
+from interp.programs.growth import SIZES as GROWN
+from interp.programs.growth import grow
 from interp.programs.proof import HeadCodebook, NamedVariable, VariableSet, passed_on, set_variables, stacked
 from interp.programs.schema import Interchange, Place, Program, SlotCodes
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner, read_slots
@@ -46,16 +48,19 @@ LEAST_PAIRS = 24
 CHOOSE_PAIRS, PASS_PAIRS = 64, 50
 PLACE_PAIRS = 16
 """Fewer than every member was patched on before it was settled."""
+GROW_PAIRS = 12
+SHARE_PAIRS = 48
+"""Of the judging prompts, for what codes keep of a slot's effect."""
 SEED = 3000
 """Of the prompts that are drawn for it, the run's own seed added."""
 SHARE = 0.2
-"""Of a head's effect, from which on it acts at a role."""
+"""Of an MLP's effect, from which on it acts at a role."""
 SMALL = 0.05
 """Of the gap: codes of slots below are sought among few sizes."""
 LEAST_EFFECT = 1e-3
 """Of the gap: below, a difference is one of rounding."""
 LEFT = 0.1
-"""Of a head's effect: where no more than this is left, earlier roles are not looked at."""
+"""Of an MLP's effect: where no more than this is left, earlier roles are not looked at."""
 MOST_SLOTS = 40
 MOST_LOST = 0.25
 """Of the effect: codes that lose more are not set in interchange."""
@@ -127,12 +132,13 @@ class _Finder:
         chosen = self.pairs.subset(range(min(CHOOSE_PAIRS, len(self.pairs))))
         mlps = any(HeadAtRole.of(site, "").site.kind == "mlp" for site in sites)
         kept = self.clean.mlps >= mlps and self.clean.kept.issuperset(range(len(chosen)))
-        total = len(chosen) * (not kept) + len(self.fitted) + len(self.judged)
-        with self.stage("prompts for the program", total) as advance:
+        with self.stage("program's heads", len(chosen) * (not kept) + len(GROWN)) as advance:
             before = self.clean.forwards if kept else 0.0
             clean = self.clean if kept else CleanRun.of(self.model, chosen, mlps=mlps, progress=advance)
             self.chooser = SlotRunner(clean, chosen)
-            places, slots = self._places(sites, roles, effects[: len(chosen)])
+            grown = self._grown(sites, roles, advance)
+            places, slots = self._places(sites, roles, grown, effects[: len(chosen)])
+        with self.stage("prompts for the program", len(self.fitted) + len(self.judged)) as advance:
             self.fit_z, fitting = read_slots(self.model, self.fitted, slots, advance)
             self.judge = SlotRunner.of(self.model, self.judged, mlps=mlps, progress=advance)
         with self.stage("codes", len(slots)) as advance:
@@ -178,43 +184,64 @@ class _Finder:
         forwards = round(self.chooser.forwards - before + fitting + self.judge.forwards, 1)
         return program.model_copy(update={"groups": groups, "executed": executed, "forwards": forwards})
 
+    def _grown(self, sites: Sequence[str], roles: Sequence[str], advance: Any) -> set[HeadAtRole]:
+        """The heads at roles that the program is made of; ``self.inputs`` are those of them at which it is written.
+
+        What stands at the last role recomputes where anything before it is written.
+        """
+        candidates = [HeadAtRole.of(site, role) for site in sites for role in roles]
+        candidates = [slot for slot in candidates if slot.site.kind == "attn"]
+        slots, inputs = grow(
+            self.chooser.clean, candidates, np.arange(min(GROW_PAIRS, len(self.chooser.pairs))), advance
+        )
+        last = max(roles, key=self.pairs[0].positions.__getitem__)
+        self.inputs = {slot for slot in inputs if slot.role != last} or {*inputs}
+        without = {slot.site for slot in candidates} - {slot.site for slot in slots}
+        if without:
+            self.notes.append(f"The program does without {', '.join(map(str, sorted(without)))}.")
+        return {*slots}
+
     def _places(
-        self, sites: Sequence[str], roles: Sequence[str], effects: Float[np.ndarray, "pair site"]
+        self,
+        sites: Sequence[str],
+        roles: Sequence[str],
+        grown: Collection[HeadAtRole],
+        effects: Float[np.ndarray, "pair site"],
     ) -> tuple[list[Place], list[HeadAtRole]]:
-        """Where members act, and the slots that carry enough of their effect to be read."""
-        runner, some = self.chooser, np.arange(min(PLACE_PAIRS, len(self.chooser.pairs)))
+        """Where members act, and the slots that are read: what was grown, and MLPs where they have enough effect."""
+        runner, rows = self.chooser, np.arange(min(PLACE_PAIRS, len(self.chooser.pairs)))
         self.gap = float((runner.metric[0] - runner.metric[1]).mean())
-        wholes = dict(zip(sites, np.nanmean(effects[some], axis=0), strict=True))
+        wholes = dict(zip(sites, np.nanmean(effects[rows], axis=0), strict=True))
         at: dict[str, dict[str, tuple[float, float, float]]] = {site: {} for site in sites}
         slots: list[tuple[float, HeadAtRole]] = []
 
         def elsewhere(site: str) -> float:
             return float(wholes[site] - sum(mean for mean, *_ in at[site].values()))
 
-        # the last role first: it is the cheapest, and most heads act there alone
+        # the last role first: it is the cheapest, and most MLPs act there alone
         for role in sorted(roles, key=lambda role: -self.pairs[0].positions[role]):
-            left = [site for site in sites if abs(elsewhere(site)) > LEFT * abs(wholes[site])]
-            tried = [HeadAtRole.of(site, role) for site in left]
+            tried = [
+                slot
+                for site in sites
+                for slot in [HeadAtRole.of(site, role)]
+                if slot in grown
+                or (slot.site.kind == "mlp" and abs(elsewhere(site)) > LEFT * abs(wholes[site]))
+            ]
             if not tried:
-                break
-            edits = stacked([[Edit(slot, runner.z(slot)[1, some])] for slot in tried], len(some))
-            metric = runner.run(np.tile(some, len(tried)), edits).metric.reshape(len(tried), len(some))
-            falls = (runner.metric[0, some] - metric).T
-            for site, slot, mean, low, high in zip(
-                left, tried, falls.mean(0), *mean_interval(falls, self.seed), strict=True
+                continue
+            edits = stacked([[Edit(slot, runner.z(slot)[1, rows])] for slot in tried], len(rows))
+            metric = runner.run(np.tile(rows, len(tried)), edits).metric.reshape(len(tried), len(rows))
+            falls = (runner.metric[0, rows] - metric).T
+            for slot, mean, low, high in zip(
+                tried, falls.mean(0), *mean_interval(falls, self.seed), strict=True
             ):
+                site = str(slot.site)
                 at[site][role] = float(mean), float(low), float(high)
-                size, least = float(abs(mean)), max(SHARE * abs(wholes[site]), LEAST_EFFECT * self.gap)
-                if size >= least and low * high > 0:
-                    slots.append((size, slot))
-        places = [Place(site=site, roles=at[site], elsewhere=elsewhere(site)) for site in sites]
-        read = {slot.site for _, slot in slots}
-        self.notes += [
-            f"{p.site} acts at no role by itself."
-            for p in places
-            if HeadAtRole.of(p.site, "").site not in read
-        ]
-        slots.sort(key=lambda one: -one[0])
+                least = max(SHARE * abs(wholes[site]), LEAST_EFFECT * self.gap)
+                if slot in grown or (abs(mean) >= least and low * high > 0):
+                    slots.append((float(abs(mean)), slot))
+        places = [Place(site=site, roles=at[site], elsewhere=elsewhere(site)) for site in sites if at[site]]
+        slots.sort(key=lambda sized: -sized[0])
         self.small = {slot: size < SMALL * self.gap for size, slot in slots}
         if len(slots) > MOST_SLOTS:
             self.notes.append(f"{len(slots) - MOST_SLOTS} places of least effect are not read.")
@@ -225,8 +252,8 @@ class _Finder:
         book, found = fewest(self.chooser, slot, z, self.seed, rough=self.small[slot])
         if found.effect_kept >= 1 - MOST_LOST and abs(found.reconstruction_cost) <= MOST_LOST:
             self.carries.add(slot)
-        everyone = np.arange(len(self.judged))
-        here = self.judge.z(slot)
+        everyone = np.arange(min(SHARE_PAIRS, len(self.judged)))
+        here = self.judge.z(slot)[:, : len(everyone)]
         decoded = book.decode(book.encode(here)).detach()
         shift = z.mean(1)[:, None].expand_as(here)
         kept, shifted = kept_by(self.judge, slot, [decoded, shift], everyone)
@@ -242,6 +269,7 @@ class _Finder:
             effect=effect,
             low=low,
             high=high,
+            input=slot in self.inputs,
             codes=book.config.n_codes,
             bits=bits(coded.judged),
             effect_kept=kept.effect_kept if told else None,
@@ -322,7 +350,7 @@ class _Finder:
             judged = NamedVariable(
                 variable, {slot: coded[slot] for slot in slots}, {slot: told[slot] for slot in slots}
             )
-            one = set_variables(self.judge, [judged], self.fit_z, self.seed)
+            one = set_variables(self.judge, [judged], self.fit_z, self.seed, controls=False)
             if one is not None:
                 found.append(one)
                 together += [judged] * (fall >= TOGETHER * self.gap)
@@ -331,7 +359,7 @@ class _Finder:
                     f"{variable.name}: codes stand for fewer than two of its values, so none can be set to another."
                 )
         if len(together) > 1:
-            both = set_variables(self.judge, together, self.fit_z, self.seed)
+            both = set_variables(self.judge, together, self.fit_z, self.seed, controls=False)
             found += [both] if both is not None else []
         return found
 
@@ -360,11 +388,11 @@ def _meaning(coded: HeadCodebook, name: Sequence[Name]) -> Int[np.ndarray, " cod
 
 
 def _interchange(one: VariableSet) -> Interchange:
-    answers: dict[str, Any] = dict.fromkeys(("metric_heads", "flipped_heads", "off_target_heads"))
-    answers |= {
+    answers: dict[str, Any] = {
         f"{of}_{how}": getattr(answer, of)
         for how, answer in one.by.items()
         for of in ("metric", "flipped", "off_target")
+        if not np.isnan(getattr(answer, of))
     }
     return Interchange(
         variable=one.variable,
@@ -372,6 +400,6 @@ def _interchange(one: VariableSet) -> Interchange:
         n=one.n,
         metric_clean=one.metric_clean,
         flipped=answers.pop("flipped_set"),
-        off_target=answers.pop("off_target_set"),
+        off_target=answers.pop("off_target_set", None),
         **answers,
     )

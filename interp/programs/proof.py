@@ -100,7 +100,7 @@ def set_variables(
         runner: of the held-out prompts.
         told: variables with no slot in common.
         fit_z: what stood at the slots on the prompts that codes were fitted to.
-        controls: what comes of ``set`` alone if not.
+        controls: what comes of ``set`` and ``own`` alone if not.
     """
     rng = np.random.default_rng(seed)
     n, pairs = len(runner.pairs), np.arange(len(runner.pairs))
@@ -151,11 +151,11 @@ def _changes(
             for slot, c in coded.items()
         }
 
-    changes = {"set": moved({slot: nearest[slot][codes[slot], new] for slot in coded})}
+    changes = {
+        "set": moved({slot: nearest[slot][codes[slot], new] for slot in coded}),
+        "own": moved({slot: usual_codes(c.fitted, before, n_values, LEAST)[now] for slot, c in coded.items()}),
+    }
     if controls:
-        changes["own"] = moved(
-            {slot: usual_codes(c.fitted, before, n_values, LEAST)[now] for slot, c in coded.items()}
-        )
         changes["codes"] = moved(
             {slot: rng.integers(c.book.config.n_codes, size=len(now)) for slot, c in coded.items()}
         )

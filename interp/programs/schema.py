@@ -40,6 +40,7 @@ class SlotCodes(Strict):
 
     Attributes:
         effect, low, high: fall of the metric with the corrupt prompt's output there, with its 95 % interval.
+        input: whether the program, when it runs alone, is written there.
         codes: how many there are; ``bits`` is the entropy of those in use.
         effect_kept, reconstruction_cost: shares of the effect, in JSON ``carried`` and ``own_cost``, see
             :mod:`interp.programs.codes`; ``None`` without an effect.
@@ -62,6 +63,7 @@ class SlotCodes(Strict):
     effect: float
     low: float
     high: float
+    input: bool = False
     codes: int
     bits: float
     effect_kept: float | None = _json_key("carried")
@@ -147,31 +149,44 @@ class Interchange(Strict):
     metric_clean: float
     metric_set: float
     metric_own: float
-    metric_random: float
-    metric_heads: float | None
-    metric_codes: float
-    metric_means: float
+    metric_random: float | None = None
+    metric_heads: float | None = None
+    metric_codes: float | None = None
+    metric_means: float | None = None
     flipped: float
     flipped_own: float
-    flipped_random: float
-    flipped_heads: float | None
-    flipped_codes: float
-    flipped_means: float
-    off_target: float
-    off_target_own: float
-    off_target_random: float
-    off_target_heads: float | None
-    off_target_codes: float
-    off_target_means: float
+    flipped_random: float | None = None
+    flipped_heads: float | None = None
+    flipped_codes: float | None = None
+    flipped_means: float | None = None
+    off_target: float | None = None
+    off_target_own: float | None = None
+    off_target_random: float | None = None
+    off_target_heads: float | None = None
+    off_target_codes: float | None = None
+    off_target_means: float | None = None
+    accuracy: float | None = None
+    accuracy_ceiling: float | None = None
+    accuracy_whole: float | None = None
+    accuracy_means: float | None = None
+    accuracy_codes: float | None = None
+    accuracy_rotation: float | None = None
+    isolation: float | None = None
 
 
 class Group(Strict):
-    """A line of the program: slots of one role, variable and sign; ``input``: codes are written there when it runs
-    alone. ``name``: what its heads look like, if anything. ``bits``: of the slot that says most."""
+    """A line of the program: slots of one role, look or variable, and sign.
+
+    Attributes:
+        name: what its heads look like, if anything.
+        variable: what the slot of most effect says, if anything.
+        input: whether codes are written there when the program runs alone; else they recompute.
+        bits: of the slot that says most.
+    """
 
     name: str
     role: str
-    variable: str
+    variable: str | None
     sign: int
     input: bool
     sites: list[str]
@@ -189,11 +204,11 @@ class Live(Strict):
 
 
 class Line(Strict):
-    """By how much f falls when a group is deleted, or says what it says on another prompt."""
+    """By how much f falls when a group is deleted, or says what it says on another prompt, if it says a variable."""
 
     group: NonNegativeInt
     fall_deleted: float
-    fall_wrong: float
+    fall_wrong: float | None
 
 
 class Chained(Strict):
