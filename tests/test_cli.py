@@ -18,6 +18,7 @@ import pytest
 import interp
 from interp.circuits.references import ExactEffects, reference_for, reference_names
 from interp.cli.options import DEFAULT_MODEL, file_name
+from interp.cli.render import print_members
 from interp.interventions.effects import PartialEffects
 from interp.models import load_tokenizer, model_names
 from interp.planted.models import planted_truth
@@ -27,6 +28,7 @@ from interp.runs.run import Run
 from interp.scores.registry import METHODS, load_method
 from interp.tasks import load_task, task_names
 from tests.command_line import ONE_THREAD
+from tests.report.synthetic import make_run, published
 
 PLANTED = "planted-inhibition"
 NAME = f"{PLANTED}-adaptive-patching"
@@ -453,3 +455,13 @@ def test_what_commands_write_lies_where_the_workbench_looks(command):
 
 def test_what_the_documentation_names_can_be_imported_from_the_package():
     assert all(getattr(interp, name) is not None for name in interp.__all__)
+
+
+def test_of_many_members_the_largest_are_printed(capsys):
+    run = make_run(members=40, references=published(model="smollm2-135m-instruct"))
+    print_members(run)
+    lines = capsys.readouterr().out.splitlines()
+    printed = [line.split()[0] for line in lines if line.startswith(" a")]
+    assert printed == [part.site for part in run.members[:10]]
+    # beside 23 of the program and of what to do next
+    assert "and 30 more members (report, --json)" in lines and len(lines) <= 45 - 23

@@ -1,4 +1,4 @@
-"""What the heads of a circuit say: the graph of its program, the codes of a slot, and a code set on a prompt."""
+"""What the heads of a circuit say: the groups of its program, the codes of a slot, and a code set on a prompt."""
 
 import streamlit as st
 
@@ -13,6 +13,7 @@ from interp.models.limits import check_tokens
 from interp.programs.own_prompt import CodeAt, same_place, set_codes
 from interp.programs.schema import SlotCodes
 from interp.prompts.encoding import PromptEncoder
+from interp.report.groups import GRAPH_EXPLAINED, TABLE_EXPLAINED, group_graph, group_rows
 from interp.report.program import EXPLAINED, code_rows, code_value, command, program_plot, slot_id
 
 MOST = 128
@@ -22,15 +23,22 @@ _ANSWERS = Kept(64)
 
 
 def program(found: Opened) -> None:
-    """The graph, and the slot that is opened; of a run without a program what makes one."""
+    """Its groups, and the slot that is opened; of a run without a program what makes one."""
     st.subheader("What the heads say")
     told = found.run.program
     if told is None:
         line = command(found.run, found.prompts, found.reference)
         st.caption(f"This run has no program of what its heads say. To make one: {plain(line)}")
         return
+    if rows := group_rows(told):
+        st.dataframe(rows, hide_index=True, key="groups")
+        st.caption(TABLE_EXPLAINED)
+        st.markdown(plain(" ".join(told.accounts_for())))
+        st.html(group_graph(found.run))
+        st.caption(GRAPH_EXPLAINED)
     if told.slots:
-        _slots(found)
+        with st.expander("Slot by slot", expanded="slot" in st.query_params):
+            _slots(found)
     for note in told.notes:
         st.caption(plain(note))
 

@@ -284,7 +284,7 @@ def discover(
         write_text(json_file, run.model_dump_json(indent=1) + "\n")
     print_members(run)
     if run.program is not None:
-        typer.echo(f"\n{run.program.summary()}\n")
+        typer.echo(f"\n{run.program.summary()}")
     note = "  (replaces the earlier run there)" if replaced else ""
     typer.echo(f"\nreport   {folder / 'report.html'}{note}")
     prompts = {"--model": model, "--n": n, "--seed": seed or None, "--counterfactual": counterfactual}

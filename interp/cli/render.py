@@ -20,11 +20,11 @@ if TYPE_CHECKING:  # no discovery needs it
     from interp.report.compare import Comparison
     from interp.scores.adaptive_patching.nested import NestedCircuits
 
-REFERENCE_ROWS = 20
+MEMBER_ROWS, REFERENCE_ROWS = 10, 20
 
 
 def print_members(run: Run) -> None:
-    """The circuit as a table, and how the scores compare with the references there are."""
+    """The circuit's largest members as a table, and how the scores compare with the references there are."""
     console, metric, pairs = plain_console(), run.metric, run.provenance.pairs
     # what other tasks drop are words, of which they have enough
     dropped = pairs.dropped if pairs.counterfactual == "file" else {}
@@ -36,7 +36,10 @@ def print_members(run: Run) -> None:
     )
     if run.members:
         names = ("member", "looks like", "score", "effect", "95 % interval", "of the gap")
-        console.print(table(names, (_member(part, metric.gap) for part in run.members), left=names[:2]))
+        largest = run.members[:MEMBER_ROWS]
+        console.print(table(names, (_member(part, metric.gap) for part in largest), left=names[:2]))
+    if (more := len(run.members) - MEMBER_ROWS) > 0:
+        console.print(f"and {more} more members (report, --json)")
     inside, checked = len(run.members), len(run.checked)
     console.print(f"{inside} members of {checked} checked, {len(run.edges)} edges scored among them")
     for why in run.left_out:
@@ -68,13 +71,12 @@ def _member(part: Component, gap: float) -> tuple[str, ...]:
 def _recovery(name: str, judged: Recovery) -> str:
     """ROC AUC with interval, average precision and Spearman, beside the nulls."""
     interval = f" [{judged.interval[0]:.3f}, {judged.interval[1]:.3f}]" if judged.interval else ""
-    nulls = ", ".join(
-        f"{key.replace('_', ' ')} {auc:.3f}" for key, auc in vars(judged.nulls).items() if auc is not None
-    )
+    nulls = judged.nulls
     return (
-        f"against {name}: ROC AUC {_number(judged.roc_auc)}{interval}, average precision "
-        f"{_number(judged.average_precision)}, Spearman {_number(judged.spearman)} "
-        f"({judged.n_positive} of {judged.n_heads} heads; nulls: {nulls})"
+        f"against {name}: ROC AUC {_number(judged.roc_auc)}{interval}, AP {_number(judged.average_precision)}, "
+        f"Spearman {_number(judged.spearman)} ({judged.n_positive} of {judged.n_heads} heads; nulls: random "
+        f"{_number(nulls.random_mean)} ± {_number(nulls.random_sd)}, layer index {_number(nulls.layer_index)}, "
+        f"layer mean {_number(nulls.layer_mean)})"
     )
 
 

@@ -3,7 +3,6 @@
 import textwrap
 from typing import Any
 
-import numpy as np
 from pydantic import Field, InstanceOf, NonNegativeInt
 
 import interp
@@ -194,6 +193,12 @@ class Group(Strict):
     bits: float
 
 
+def heads_at_role(group: Group) -> str:
+    """``a8.h0, a11.h6, a14.h3, a15.h6 and 3 more @ S2``."""
+    more = f" and {n} more" if (n := len(group.sites) - 4) > 0 else ""
+    return f"{', '.join(group.sites[:4])}{more} @ {group.role}"
+
+
 class Live(Strict):
     """Of the model with a program's codes written at all of its slots: the metric's mean, how often the preferred
     answer is that of the unedited model, and R² of the metric over prompts."""
@@ -291,23 +296,16 @@ class Program(Strict):
         if not self.groups:
             slots = f"No slot says a variable; {len(self.slots)} slots are read (interp program RUN)."
             return "\n".join([slots, *self.notes[:3]] if self.slots else self.notes[:3])
-        falls = {} if self.executed is None else {line.group: line for line in self.executed.chained.lines}
         head = "" if self.executed is None else "   f falls: deleted / wrong"
         lines = [f"  {'program':<16}{'heads @ role':<44}   {'say':<22}effect{head}"]
-        left = 0
-        for number, group in enumerate(self.groups):
-            line = falls.get(number)
-            fall = np.inf if line is None else max(abs(line.fall_deleted), abs(line.fall_wrong))
-            least = 0 if self.executed is None else LEAST_FALL * abs(self.executed.chained.share)
-            if fall < least or len(lines) > MOST_LINES:
-                left += 1
-                continue
-            heads = ", ".join(group.sites[:4]) + (f" and {n} more" if (n := len(group.sites) - 4) > 0 else "")
-            shown = "" if line is None else f"   {line.fall_deleted:+z.2f} / {line.fall_wrong:+z.2f}"
+        shown = self.lines_that_count()[:MOST_LINES]
+        for group, line in shown:
+            falls = "" if line is None else f"   {line.fall_deleted:+z.2f} / {line.fall_wrong:+z.2f}"
             lines.append(
-                f"  {group.name or 'head':<16}{f'{heads} @ {group.role}':<44} = {group.variable:<22}"
-                f"{group.effect:+6.2f}{shown}"
+                f"  {group.name or 'head':<16}{heads_at_role(group):<44} = {group.variable:<22}"
+                f"{group.effect:+6.2f}{falls}"
             )
+        left = len(self.groups) - len(shown)
         if left:
             lines.append(f"  {left} more lines change little (interp program RUN)")
         setting = sorted(self.interchange, key=lambda each: each.metric_set - each.metric_clean)
@@ -316,16 +314,33 @@ class Program(Strict):
                 f"{each.variable} set to another value: metric {each.metric_clean:.2f} → {each.metric_set:.2f}, "
                 f"{each.flipped:.0%} of answers change (own value {each.flipped_own:.0%})"
             )
-        if self.executed is not None:
-            live, alone = self.executed.live, self.executed.chained
-            r2 = "" if live.r2 is None else f", R² over prompts {live.r2:.2f}"
-            lines += [
-                f"Written from the prompt's variables, {live.same_answer:.0%} of answers stay{r2}.",
-                f"Alone, with every other head as on the corrupt prompt, it restores {alone.share:.0%} "
-                f"[{alone.low:.0%}, {alone.high:.0%}] of the difference; the same heads with what they write "
-                f"themselves {alone.ceiling:.0%}, another prompt's program {alone.other_prompt:.0%}.",
-            ]
-        return "\n".join(lines)
+        return "\n".join(lines + self.accounts_for())
+
+    def lines_that_count(self) -> list[tuple[Group, Line | None]]:
+        """Groups whose fall, deleted or wrong, is :data:`LEAST_FALL` of f or more; all where nothing was run."""
+        if self.executed is None:
+            return [(group, None) for group in self.groups]
+        alone = self.executed.chained
+        falls = {line.group: line for line in alone.lines}
+        return [
+            (group, line)
+            for number, group in enumerate(self.groups)
+            if (line := falls.get(number)) is not None
+            and max(abs(line.fall_deleted), abs(line.fall_wrong)) >= LEAST_FALL * abs(alone.share)
+        ]
+
+    def accounts_for(self) -> list[str]:
+        """How far the program accounts for the model, as sentences; none where nothing was run."""
+        if self.executed is None:
+            return []
+        live, alone = self.executed.live, self.executed.chained
+        r2 = "" if live.r2 is None else f", R² over prompts {live.r2:.2f}"
+        return [
+            f"Written from the prompt's variables, {live.same_answer:.0%} of answers stay{r2}.",
+            f"Alone, with every other head as on the corrupt prompt, it restores {alone.share:.0%} "
+            f"[{alone.low:.0%}, {alone.high:.0%}] of the difference; the same heads with what they write "
+            f"themselves {alone.ceiling:.0%}, another prompt's program {alone.other_prompt:.0%}.",
+        ]
 
     def text(self) -> str:
         """The program as a person reads it: a paragraph a slot, then what setting the variables does."""

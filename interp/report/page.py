@@ -14,7 +14,7 @@ from interp.errors import InputError
 from interp.evaluation.recovery import roc_curve_points
 from interp.files import write_text
 from interp.report import circuit_figures as figures
-from interp.report import repeat, wording
+from interp.report import groups, repeat, wording
 from interp.report.circuit_figures import pattern_plot, tone
 from interp.report.program import program_section
 from interp.report.style import embed, environment
@@ -23,7 +23,7 @@ from interp.runs.run import Run
 from interp.scores.result import layer_prior
 
 TOP_EDGES = 20
-MODULES = {"figures": figures, "repeat": repeat, "wording": wording}
+MODULES = {"figures": figures, "groups": groups, "repeat": repeat, "wording": wording}
 """What the template asks for what needs no more than the run."""
 
 

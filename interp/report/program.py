@@ -1,6 +1,7 @@
 """What the heads of a circuit say: the graph of its program, the codes of each slot, and the proof by interchange."""
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import plotly.graph_objects as go
@@ -83,15 +84,21 @@ def shown(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def roles_in_order(run: Run, roles: Iterable[str]) -> list[str]:
+    """As they stand in the example's prompt."""
+    order = run.examples[0].positions if run.examples else {}
+    return sorted(roles, key=lambda role: (order.get(role, len(order)), role))
+
+
 def program_plot(run: Run, ink: str | None = None, chosen: str | None = None) -> go.Figure:
     """Slots by layer, from left to right, and by role, in the order of the prompt from top to bottom.
 
     The chosen one has a ring.
     """
-    program, order = run.program or Program(), run.examples[0].positions if run.examples else {}
+    program = run.program or Program()
     slots, names = program.slots, [str(said.slot) for said in program.slots]
     layers = sorted({said.slot.layer for said in slots})
-    roles = sorted({said.role for said in slots}, key=lambda role: (order.get(role, len(order)), role))
+    roles = roles_in_order(run, {said.role for said in slots})
     met: Counter[tuple[int, str]] = Counter()
     places = []  # layer, and role with its row
     for said in slots:

@@ -44,7 +44,10 @@ def layout(
 
 
 def spread(
-    heights: Sequence[float] | Float[np.ndarray, " n"], least: float, low: float, high: float
+    heights: Sequence[float] | Float[np.ndarray, " n"],
+    least: int | float,
+    low: int | float,
+    high: int | float,
 ) -> Float[np.ndarray, " n"]:
     """Heights in rising order with at least ``least`` between neighbours, moved as little as a sweep up and one down
     need; evenly from ``low`` to ``high`` where that does not fit."""

@@ -11,11 +11,13 @@ from interp.models import load_model
 from interp.programs import program as programs
 from interp.programs.own_prompt import CodeAt, same_place, set_codes
 from interp.programs.program import Program
+from interp.programs.schema import LEAST_FALL
 from interp.prompts.encoding import PromptEncoder
+from interp.report.groups import group_graph, group_rows
 from interp.report.page import render_report
 from interp.runs.run import Run
 from tests.app.circuit.conftest import figure_of
-from tests.app.conftest import asked, error_of, press, table_of, text_of
+from tests.app.conftest import asked, error_of, html_of, press, table_of, text_of
 from tests.report.synthetic import EVIL, make_run
 from tests.report.test_page import Page
 
@@ -79,13 +81,39 @@ def test_the_report_has_the_graph_and_the_values(run):
         assert f"{one.metric_clean:.2f}" in text and f"{100 * one.flipped:.0f} %" in text
 
 
+def test_groups_come_first_and_those_that_change_little_are_left_out(run):
+    text, graph, program = Page(render_report(run)).text, str(group_graph(run)), run.program
+    rows = group_rows(program)
+    assert [row["stage"] for row in rows] == ["input", "", ""]
+    for group, line, row in zip(program.groups, program.executed.chained.lines, rows, strict=True):
+        sites = ", ".join(group.sites)
+        assert (row["heads @ role"], row["says"]) == (f"{sites} @ {group.role}", group.variable)
+        assert row["f falls if deleted"] == f"{line.fall_deleted:+.2f}"
+        assert f"{sites}: {group.effect:+.2f}" in graph
+    order = ["Written from the", "A click on a box", "Slot by slot", "A dot is a head"]
+    assert sorted(order, key=text.index) == order
+    slots = {f"{site} @ {group.role}": i for i, group in enumerate(program.groups) for site in group.sites}
+    edges = {(slots[edge.sender], slots[edge.receiver]) for edge in program.transitions if edge.known}
+    assert graph.count("<br>→") == len({(a, b) for a, b in edges if a != b}) > 0
+    changed = run.model_copy(deep=True)
+    alone = changed.program.executed.chained
+    for line, share in zip(alone.lines, (0.9, -1.1, 1.1), strict=True):
+        line.fall_deleted, line.fall_wrong = share * LEAST_FALL * alone.share, 0.0
+    assert group_rows(changed.program)[0]["heads @ role"] == rows[1]["heads @ role"]
+    assert group_graph(changed).count("<details") == 2
+
+
 def test_markup_notes_alone_and_no_program(run):
-    said = run.program.slots[0]
+    said, group = run.program.slots[0], run.program.groups[0]
     changed = {"role": EVIL, "variable": EVIL, "values": {"0": EVIL}, "examples": {"0": [EVIL]}}
-    evil = Program(slots=[said.model_copy(update=changed)], notes=[EVIL])
+    evil = Program(
+        slots=[said.model_copy(update=changed)],
+        groups=[group.model_copy(update={"role": EVIL, "variable": EVIL})],
+        notes=[EVIL],
+    )
     page = Page(render_report(run.model_copy(update={"program": evil})))
     page.check()
-    assert EVIL in page.text and "<script" not in json.dumps(page.figures)
+    assert page.text.count(EVIL) > 3 and "<script" not in json.dumps(page.figures)
     page = Page(render_report(run.model_copy(update={"program": Program(notes=["Too few pairs."])})))
     assert "Too few pairs." in page.text and "held-out" not in page.text and "slot-0" not in page.ids
     none = render_report(make_run(members=1))
@@ -110,6 +138,8 @@ def test_a_code_set_changes_the_answer_to_what_it_says_and_the_own_one_does_not(
 def test_the_page_opens_a_slot_and_sets_a_code(page, folder, run, saved):
     app, (a, b, two, text) = page(folder, run="planted"), two_names(run)
     dots = figure_of(app, "What heads say")["data"][-1]
+    assert table_of(app, "heads @ role", "stage").to_dict("records") == group_rows(run.program)
+    assert str(group_graph(run)) in html_of(app)
     assert dots["customdata"] == [[f"slot-{i}"] for i in range(len(run.program.slots))] and not app.text_input
     app.selectbox(key="slot").set_value(SLOT).run()
     assert not app.exception and asked(app, "slot") == SLOT
