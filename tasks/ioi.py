@@ -39,6 +39,13 @@ class IOI(SampledTask):
         io = variables.get("IO")
         return None if io is None else (f" {io}",)
 
+    def after(self, variables: Mapping[str, Value], values: Mapping[str, Value]) -> dict[str, Value]:
+        """Variables once some are set: where *order* alone changes, the other name is the repeated one."""
+        changed = {**variables, **values}
+        if not {"IO", "S"} & {*values} and changed["order"] != variables["order"]:
+            changed |= {"IO": variables["S"], "S": variables["IO"]}
+        return changed
+
     def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         data = read_data(self.name)
         names = encoder.words(data["names"])

@@ -140,18 +140,40 @@ def validate(
 
 def show_program(
     run: options.RunArgument,
+    judge: Annotated[
+        bool, typer.Option("--judge", help="run the controls first, and keep them with the run: some minutes")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
 ) -> None:
-    """Print a run's program: which head says what at which role, and what setting it does to the answer."""
+    """Print a run's program: which head says what at which role, and what setting it does to the answer.
+
+    --judge asks more of it: does a variable that is set give the answer that the task then expects? Beside the codes:
+    random codes, class means, whole outputs, other heads, and a learned rotation.
+    """
     from interp.runs.run import Run
 
-    program = Run.load(run).program
-    if program is None:
+    loaded = Run.load(run)
+    if loaded.program is None:
         raise InputError(
             f"{run} has no program: it was found with --no-program, so run interp discover again"
         )
+    if judge:
+        from interp.files import check_writable
+        from interp.progress import bar
+        from interp.report.page import write_report
+        from interp.runs.folder import REPORT, RESULT, save_judged
+        from interp.runs.judge import judge_program
+
+        check_writable(run / RESULT, "RUN")
+        loaded.program = judge_program(loaded, folder=run, stage=bar)
+        save_judged(loaded, run)
+        if (run / REPORT).is_file():
+            write_report(run)
+    program = loaded.program
     words = f"{program.summary()}\n\n{program.text()}"
     typer.echo(program.model_dump_json(indent=1) if as_json else words)
+    if not (judge or as_json) and program.interchange and program.interchange[0].flipped_random is None:
+        suggest((["program", str(run), "--judge"], "controls, and how often the expected answer comes"))
 
 
 def export(

@@ -6,13 +6,13 @@ in which one bigram ``A B`` is begun again: ``… A B … A`` -> ``B``. All othe
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from interp.errors import InputError
 from interp.prompts.encoding import PromptEncoder
-from interp.prompts.pairs import PromptPair, Variables
+from interp.prompts.pairs import PromptPair, Value, Variables
 from interp.prompts.sampling import Made, SampledTask, names_told, seeded
 
 
@@ -54,6 +54,11 @@ class PlantedNames(SampledTask):
     counterfactuals: tuple[str, ...] = ("abc", "s2_io")
     roles = ("IO", "S1", "S1+1", "S2", "END")
     default_n = 50
+
+    def expected(self, variables: Mapping[str, Value]) -> tuple[str, ...] | None:
+        """The name mentioned once, where one of two is repeated."""
+        io = variables.get("IO")
+        return None if io is None else (f" {io}",)
 
     def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         """The clean prompts are the same for every counterfactual."""

@@ -34,7 +34,7 @@ LEAST = 5
 ENOUGH, MOST_KEPT, MOST_COST, MARGIN = 0.9, 1.1, 0.1, 0.02
 SIZES = ((2, 4, 8), (16, 32), (64, 128, 256))
 ROUGH_SIZES = (4, 16, 64)
-CONFIRMED = 5
+CONFIRMED = 2
 """Codebooks that are looked at on all pairs."""
 PER_CODE = 8
 """Training prompts a code that k-means starts with: some codes get fewer than :data:`LEAST` and go."""
@@ -241,7 +241,7 @@ def fewest(
     enough, the least short of it.
 
     By the first metric the sizes of :data:`SIZES` are tried on half of the pairs, a row of them at a time, then sizes
-    in between; by the others only smaller ones than the best. The smallest have to hold on all pairs. Where a change
+    in between; by the others, where none is enough, the largest. The smallest have to hold on all pairs. Where a change
     at the slot is costly, there are fewer pairs.
 
     Args:
@@ -267,11 +267,9 @@ def fewest(
     best = min(everything, key=lambda one: one.rank)
     everything += tried([best.size - best.size // 2 * step // 4 for step in (1, 2, 3)], METRICS[0])
     for metric in METRICS[1:]:
-        best = min(everything, key=lambda one: one.rank)
-        if best.found.enough and best.size <= SIZES[0][1]:
+        if min(everything, key=lambda one: one.rank).found.enough:
             break
-        sizes = [best.size * step // 4 for step in (1, 2, 3)] if best.found.enough else [most // 2, most]
-        everything += tried(sizes, metric)
+        everything += tried([most // 2, most], metric)
     chosen = sorted(everything, key=lambda one: one.rank)[:CONFIRMED]
     both = np.arange(min(len(runner.pairs), 2 * n))
     found = measure(runner, slot, [one.book for one in chosen], both)

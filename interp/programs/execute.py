@@ -32,7 +32,7 @@ from interp.prompts.pairs import PromptPairs
 from interp.stats import mean_interval
 
 STEPS = 2
-CHAINED_PAIRS, LINE_PAIRS = 50, 24
+CHAINED_PAIRS, LINE_PAIRS = 40, 16
 """Of the first prompts: for the program alone, and for its lines deleted and wrong."""
 
 

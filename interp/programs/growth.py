@@ -44,7 +44,10 @@ def grow(
     pairs: Int[np.ndarray, " pair"],
     progress: Progress = lambda _: None,
 ) -> Growth:
-    """The program's slots among heads at roles, by pairs that are kept; ``progress`` is told of ``len(SIZES)`` steps."""
+    """The program's slots among heads at roles, by pairs that are kept.
+
+    ``progress`` is told of ``len(SIZES)`` steps.
+    """
     positions = {slot: slot.positions([clean.pairs[pair] for pair in pairs]) for slot in candidates}
     target = clean.metric_[0, pairs]
     taken: list[HeadAtRole] = []
@@ -71,7 +74,7 @@ def grow(
         progress(1)
     best = int(np.flatnonzero(np.array(distances) <= min(distances) + NEAR * abs(difference))[0])
     slots = taken[: sizes[best]]
-    inputs = (candidates[i] for i in np.flatnonzero(shares[0] >= INPUT * shares[best]))
+    inputs = (candidates[int(i)] for i in np.flatnonzero(shares[0] >= INPUT * shares[best]))
     return Growth(slots, frozenset(inputs) & {*slots})
 
 

@@ -16,7 +16,7 @@ from interp.activations.means import distinct_roles
 from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
 from interp.errors import InputError
 from interp.interventions.clean_run import CleanRun
-from interp.models import Site
+from interp.models import Model, Site
 from interp.programs.codes import (
     PER_CODE,
     SIZES,
@@ -41,15 +41,15 @@ from interp.prompts.pairs import PromptPairs, Task, Value
 from interp.prompts.sampling import apart, held_out_pairs
 from interp.stats import mean_interval, ratio_interval
 
-FIT_PAIRS, JUDGE_PAIRS, SPARE_PAIRS = 512, 100, 256
+FIT_PAIRS, JUDGE_PAIRS, SPARE_PAIRS = 512, 64, 256
 """Pairs to fit codes and to judge; spare ones take the place of those that share a prompt with others."""
 LEAST_PAIRS = 24
 """Pairs beyond those of the discovery without which nothing is told."""
-CHOOSE_PAIRS, PASS_PAIRS = 64, 50
+CHOOSE_PAIRS, PASS_PAIRS = 64, 32
 PLACE_PAIRS = 16
 """Fewer than every member was patched on before it was settled."""
 GROW_PAIRS = 12
-SHARE_PAIRS = 48
+SHARE_PAIRS = 32
 """Of the judging prompts, for what codes keep of a slot's effect."""
 SEED = 3000
 """Of the prompts that are drawn for it, the run's own seed added."""
@@ -91,23 +91,32 @@ def find_program(
     model, pairs, sites = clean.model, clean.pairs, [str(site) for site in members]
     if not sites:
         return Program(notes=["No program: the circuit has no members."])
+    parts = fit_and_judge(task, pairs, model, seed)
+    if isinstance(parts, str):
+        return Program(notes=[parts])
+    fitted, judged = parts
+    return _Finder(clean, fitted, judged, seed, looks or {}, stage).program(sites, effects)
+
+
+def fit_and_judge(
+    task: Task, pairs: PromptPairs, model: Model, seed: int
+) -> tuple[PromptPairs, PromptPairs] | str:
+    """Pairs that codes are fitted to and pairs that judge, beyond those of a discovery; or why there are too few."""
     try:
         most = FIT_PAIRS + JUDGE_PAIRS + SPARE_PAIRS
         others = held_out_pairs(task, model.tokenizer, most, pairs, pairs.counterfactual, seed=SEED + seed)
     except InputError:
         others = pairs.subset([])
     if len(others) < LEAST_PAIRS:
-        return Program(
-            notes=[
-                f"No program: {len(others)} pairs are left beyond the {len(pairs)} of the discovery, and "
-                f"{LEAST_PAIRS} or more are needed; {FIT_PAIRS + JUDGE_PAIRS} are best."
-            ]
+        return (
+            f"No program: {len(others)} pairs are left beyond the {len(pairs)} of the discovery, and "
+            f"{LEAST_PAIRS} or more are needed; {FIT_PAIRS + JUDGE_PAIRS} are best."
         )
     judged = others.subset(apart(others, pairs)[: min(JUDGE_PAIRS, len(others) // 3)])
     fitted = others.subset(apart(others, judged)[:FIT_PAIRS])
     if min(len(judged), len(fitted)) < LEAST_PAIRS // 3:
-        return Program(notes=["No program: too few pairs share no prompt with those that judge or choose."])
-    return _Finder(clean, fitted, judged, seed, looks or {}, stage).program(sites, effects)
+        return "No program: too few pairs share no prompt with those that judge or choose."
+    return fitted, judged
 
 
 class _Finder:

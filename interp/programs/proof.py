@@ -106,7 +106,7 @@ def set_variables(
     n, pairs = len(runner.pairs), np.arange(len(runner.pairs))
     changes: dict[str, dict[HeadAtRole, Tensor]] = {}
     for one in told:
-        found = _changes(runner, one, fit_z, rng, controls)
+        found = changes_of(runner, one, fit_z, rng, controls)
         if found is None:
             return None
         for how, its in found.items():
@@ -123,22 +123,24 @@ def set_variables(
     return VariableSet(name, tuple(changes["set"]), n, float(runner.metric[0].mean()), by)
 
 
-def _changes(
+def changes_of(
     runner: SlotRunner,
     told: NamedVariable,
     fit_z: Mapping[HeadAtRole, Tensor],
     rng: np.random.Generator,
     controls: bool,
+    new: Int[np.ndarray, " pair"] | None = None,
 ) -> dict[str, dict[HeadAtRole, Float[Tensor, "pair d"]]] | None:
-    """What is added to the slots of a variable on every held-out pair, in each way."""
+    """What is added to the slots of a variable on every held-out pair, in each way; ``new``: the values to be set."""
     coded, variable = told.coded, told.variable
     n_fitted, n_values = next(iter(coded.values())).fitted.shape[1], len(variable.values)
     before, now = variable.ids[:, :n_fitted], variable.ids[0, n_fitted:]
     nearest = {
         slot: _nearest_of_value(c.book, told.values[slot], variable.values) for slot, c in coded.items()
     }
-    known = np.any([(table >= 0).any(0) for table in nearest.values()], axis=0)
-    new = _other_values(now, before, known, _answers(runner, variable, now), rng)
+    if new is None:
+        known = np.any([(table >= 0).any(0) for table in nearest.values()], axis=0)
+        new = _other_values(now, before, known, _answers(runner, variable, now), rng)
     if new is None:
         return None
     codes = {slot: c.judged[0] for slot, c in coded.items()}
@@ -153,7 +155,9 @@ def _changes(
 
     changes = {
         "set": moved({slot: nearest[slot][codes[slot], new] for slot in coded}),
-        "own": moved({slot: usual_codes(c.fitted, before, n_values, LEAST)[now] for slot, c in coded.items()}),
+        "own": moved(
+            {slot: usual_codes(c.fitted, before, n_values, LEAST)[now] for slot, c in coded.items()}
+        ),
     }
     if controls:
         changes["codes"] = moved(

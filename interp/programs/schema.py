@@ -1,6 +1,7 @@
 """What a program is: slots and their codes, transitions, interchange; JSON in and out."""
 
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field, InstanceOf, NonNegativeInt
@@ -140,6 +141,10 @@ class Interchange(Strict):
         flipped … : shares of them whose preferred answer differs from the unedited model's.
         off_target … : KL of the next token from the unedited model's, answers left out, in nats.
         …_heads: ``None`` where a slot is an MLP, or its layer has no other head.
+        accuracy …, isolation: see :mod:`interp.programs.judge`; of ``n_accuracy`` prompts; ``_right``: where the
+            unedited model is right on both.
+
+    What ``interp program RUN --judge`` adds is ``None`` before.
     """
 
     variable: str
@@ -164,7 +169,9 @@ class Interchange(Strict):
     off_target_heads: float | None = None
     off_target_codes: float | None = None
     off_target_means: float | None = None
+    n_accuracy: NonNegativeInt = 0
     accuracy: float | None = None
+    accuracy_right: float | None = None
     accuracy_ceiling: float | None = None
     accuracy_whole: float | None = None
     accuracy_means: float | None = None
@@ -191,6 +198,10 @@ class Group(Strict):
     sites: list[str]
     effect: float
     bits: float
+
+    @property
+    def says(self) -> str:
+        return self.variable or "no variable"
 
 
 def heads_at_role(group: Group) -> str:
@@ -300,9 +311,10 @@ class Program(Strict):
         lines = [f"  {'program':<16}{'heads @ role':<44}   {'say':<22}effect{head}"]
         shown = self.lines_that_count()[:MOST_LINES]
         for group, line in shown:
-            falls = "" if line is None else f"   {line.fall_deleted:+z.2f} / {line.fall_wrong:+z.2f}"
+            falls = "" if line is None else f"   {line.fall_deleted:+z.2f}"
+            falls += "" if line is None or line.fall_wrong is None else f" / {line.fall_wrong:+z.2f}"
             lines.append(
-                f"  {group.name or 'head':<16}{heads_at_role(group):<44} = {group.variable:<22}"
+                f"  {group.name or 'head':<16}{heads_at_role(group):<44} = {group.says:<22}"
                 f"{group.effect:+6.2f}{falls}"
             )
         left = len(self.groups) - len(shown)
@@ -326,7 +338,7 @@ class Program(Strict):
             (group, line)
             for number, group in enumerate(self.groups)
             if (line := falls.get(number)) is not None
-            and max(abs(line.fall_deleted), abs(line.fall_wrong)) >= LEAST_FALL * abs(alone.share)
+            and max(abs(line.fall_deleted), abs(line.fall_wrong or 0)) >= LEAST_FALL * abs(alone.share)
         ]
 
     def accounts_for(self) -> list[str]:
@@ -346,12 +358,25 @@ class Program(Strict):
         """The program as a person reads it: a paragraph a slot, then what setting the variables does."""
         lines = [line for said in self.slots for line in self._paragraph(said)]
         for one in sorted(self.interchange, key=lambda one: one.metric_set - one.metric_clean):
-            heads = "" if one.flipped_heads is None else f", other heads {one.flipped_heads:.0%}"
+            controls = {"own value": one.flipped_own, "turned at random": one.flipped_random}
+            controls |= {"other heads": one.flipped_heads}
             lines.append(
                 f"{one.variable} set to another value at {', '.join(one.sites)}: metric {one.metric_clean:.2f} → "
-                f"{one.metric_set:.2f}, {one.flipped:.0%} of {one.n} answers change (own value {one.flipped_own:.0%}, "
-                f"turned at random {one.flipped_random:.0%}{heads})"
+                f"{one.metric_set:.2f}, {one.flipped:.0%} of {one.n} answers change ({_shares(controls)})"
             )
+            accuracies = {
+                "codes": one.accuracy,
+                "ceiling": one.accuracy_ceiling,
+                "whole z": one.accuracy_whole,
+            }
+            accuracies |= {"class means": one.accuracy_means, "random codes": one.accuracy_codes}
+            accuracies |= {"rotation": one.accuracy_rotation}
+            if one.accuracy is not None:
+                lines.append(
+                    f"    the expected token comes out on top of {one.n_accuracy}: {_shares(accuracies)}"
+                )
+            if one.isolation is not None:
+                lines.append(f"    where it should stay the top token stays in {one.isolation:.0%}")
         lines += self.notes
         return "\n".join(
             filled for line in lines for filled in textwrap.wrap(line, 116, subsequent_indent="    ")
@@ -372,3 +397,7 @@ class Program(Strict):
                 f"    → {edge.receiver} in {edge.changes:.0%} of prompts, {edge.as_predicted:.0%} of these as predicted"
             )
         return lines
+
+
+def _shares(shares: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share is not None)

@@ -180,5 +180,8 @@ class HighLevelModel(Protocol):
 
         They begin with a space where one is due. ``None``: a prompt with these values has no answer, or the task
         knows none.
+
+        A task whose variables depend on each other may also have ``after(variables, values)``, which says what the
+        variables of a prompt are once some of them are set; else only these change.
         """
         ...

@@ -35,7 +35,7 @@ def group_rows(program: Program) -> list[dict[str, str]]:
         {
             "looks like": group.name or "head",
             "heads @ role": shown(heads_at_role(group), 80),
-            "says": shown(group.variable, 40),
+            "says": shown(group.says, 40),
             "effect": signed(group.effect, 2),
             "f falls if deleted": signed(None if line is None else line.fall_deleted, 2),
             "if wrong": signed(None if line is None else line.fall_wrong, 2),
@@ -103,13 +103,13 @@ def _arrow(x0: int, y0: float, x1: int, y1: float) -> str:
 
 
 def _box(group: Group, x: int, y: float, largest: float, receivers: Sequence[Group]) -> Markup:
-    colour, says = tone(group.effect, 0.1 + 0.4 * abs(group.effect) / largest), shown(group.variable)
+    colour, says = tone(group.effect, 0.1 + 0.4 * abs(group.effect) / largest), shown(group.says)
     style = (
         f"position:absolute;left:{x}px;top:{y:.1f}px;width:{_WIDTH}px;box-sizing:border-box;border-radius:6px;"
         f"border:{2 if group.input else 1}px solid;background:linear-gradient({colour},{colour}),Canvas"
     )
     inside = [f"{', '.join(group.sites)}: {signed(group.effect, 2)}"]
-    inside += [f"→ {other.name or 'head'} = {shown(other.variable)}" for other in receivers]
+    inside += [f"→ {other.name or 'head'} = {shown(other.says)}" for other in receivers]
     return Markup(
         '<details style="{}"><summary style="padding:2px 6px;cursor:pointer;{cut}" title="{says}"><b>{}</b>'
         '<div style="{cut}">= {says}</div></summary><div style="padding:0 6px 4px">{}</div></details>'

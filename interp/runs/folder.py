@@ -71,6 +71,11 @@ def save_validity(run: Run, folder: Path | str) -> Path:
     return path
 
 
+def save_judged(run: Run, folder: Path | str) -> None:
+    """Write a run's result again, where its program was judged; nothing else in the folder changes."""
+    write_text(Path(folder) / RESULT, run.model_dump_json(indent=1) + "\n")
+
+
 def load_run(folder: Path | str) -> Run:
     """Read a run folder, or say in one line what is wrong with it."""
     folder = Path(folder)
