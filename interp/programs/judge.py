@@ -88,9 +88,9 @@ class Judge:
             for how, answers in found.by.items()
             for of in ("metric", "flipped", "off_target")
         }
-        return entry.model_copy(update=update | self._accuracies(told))
+        return entry.model_copy(update={"n": found.n} | update | self._accuracies(told))
 
-    def _accuracies(self, told: Sequence[NamedVariable]) -> dict[str, float | None]:
+    def _accuracies(self, told: Sequence[NamedVariable]) -> dict[str, Any]:
         if self.task is None:
             return {}
         rng, n = np.random.default_rng(self.seed), len(self.runner.pairs)

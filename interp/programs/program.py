@@ -205,9 +205,6 @@ class _Finder:
         )
         last = max(roles, key=self.pairs[0].positions.__getitem__)
         self.inputs = {slot for slot in inputs if slot.role != last} or {*inputs}
-        without = {slot.site for slot in candidates} - {slot.site for slot in slots}
-        if without:
-            self.notes.append(f"The program does without {', '.join(map(str, sorted(without)))}.")
         return {*slots}
 
     def _places(
@@ -217,7 +214,10 @@ class _Finder:
         grown: Collection[HeadAtRole],
         effects: Float[np.ndarray, "pair site"],
     ) -> tuple[list[Place], list[HeadAtRole]]:
-        """Where members act, and the slots that are read: what was grown, and MLPs where they have enough effect."""
+        """Where members act, and the slots that are read: what was grown, and MLPs where they have enough effect.
+
+        So are heads, where none was grown.
+        """
         runner, rows = self.chooser, np.arange(min(PLACE_PAIRS, len(self.chooser.pairs)))
         self.gap = float((runner.metric[0] - runner.metric[1]).mean())
         wholes = dict(zip(sites, np.nanmean(effects[rows], axis=0), strict=True))
@@ -234,7 +234,9 @@ class _Finder:
                 for site in sites
                 for slot in [HeadAtRole.of(site, role)]
                 if slot in grown
-                or (slot.site.kind == "mlp" and abs(elsewhere(site)) > LEFT * abs(wholes[site]))
+                or (
+                    (slot.site.kind == "mlp" or not grown) and abs(elsewhere(site)) > LEFT * abs(wholes[site])
+                )
             ]
             if not tried:
                 continue
@@ -250,6 +252,9 @@ class _Finder:
                 if slot in grown or (abs(mean) >= least and low * high > 0):
                     slots.append((float(abs(mean)), slot))
         places = [Place(site=site, roles=at[site], elsewhere=elsewhere(site)) for site in sites if at[site]]
+        without = {*sites} - {str(slot.site) for _, slot in slots}
+        if without:
+            self.notes.append(f"The program does without {', '.join(sorted(without, key=[*sites].index))}.")
         slots.sort(key=lambda sized: -sized[0])
         self.small = {slot: size < SMALL * self.gap for size, slot in slots}
         if len(slots) > MOST_SLOTS:

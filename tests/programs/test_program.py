@@ -18,6 +18,7 @@ from interp.programs.program import Program, find_program
 from interp.programs.proof import HeadCodebook, NamedVariable, _at_random_heads, set_variables
 from interp.programs.slots import HeadAtRole, SlotRunner, read_slots
 from interp.prompts.sampling import held_out_pairs
+from interp.runs.judge import judge_program
 from interp.runs.run import Run
 from interp.tasks import load_task
 from tests.command_line import command, elsewhere  # noqa: F401 - fixtures
@@ -27,7 +28,7 @@ INHIBITION, INDUCTION = "planted-inhibition", "planted-induction"
 
 def test_the_written_program_is_read_off_again(run):
     program = run.program
-    assert program is not None and (program.n_fitted, program.n_judged) == (512, 60)
+    assert program is not None and (program.n_fitted, program.n_judged) == (512, 64)
     said = {str(one.slot): one for one in program.slots}
     assert list(said) == ["a0.h1 @ S2", "a1.h2 @ END", "a2.h0 @ END", "a3.h5 @ END"]
     for slot in ("a0.h1 @ S2", "a1.h2 @ END"):
@@ -58,7 +59,7 @@ def test_what_fits_codes_chooses_them_and_judges_them_shares_no_prompt(monkeypat
         task, CleanRun.of(model, task.sample(model.tokenizer, 40)), [Site("attn", 0, 1)], np.ones((40, 1))
     )
     chosen, fitted, judged = ({t for p in some for t in (p.clean_tokens, p.corrupt_tokens)} for some in sets)
-    assert [len(some) for some in sets] == [40, 512, 100]
+    assert [len(some) for some in sets] == [40, 512, programs.JUDGE_PAIRS]
     assert not judged & (chosen | fitted)
 
 
@@ -91,18 +92,32 @@ def test_transitions_say_what_is_passed_on(run):
     assert all(edge.sender < edge.receiver for edge in run.program.transitions)
 
 
-def test_names_that_change_places_by_codes_change_the_answer(run):
+@pytest.fixture(scope="module")
+def judged(run):
+    return judge_program(run)
+
+
+def test_names_that_change_places_by_codes_change_the_answer(run, judged):
     """To the other name, as strongly as the model preferred the first; random names would leave it open."""
-    by = {one.variable: one for one in run.program.interchange}
+    by = {one.variable: one for one in judged.interchange}
+    assert (
+        judged.model_copy(update={"interchange": run.program.interchange}).model_dump()
+        == run.program.model_dump()
+    )
     assert {name: one.sites for name, one in by.items()} == {
         "S": ["a0.h1 @ S2"],
         "IO": ["a2.h0 @ END", "a3.h5 @ END"],
         "IO + S": ["a2.h0 @ END", "a3.h5 @ END", "a0.h1 @ S2"],
     }
     for one in by.values():
-        assert one.n == 60 and one.flipped == 1 and one.flipped_means > 0.9
-        assert one.metric_set < -8 < 9 < one.metric_own == pytest.approx(one.metric_clean, abs=0.1)
-        assert one.flipped_own == one.flipped_heads == 0 and one.flipped_random <= 0.1
+        assert one.n == 64 and one.flipped > 0.95 and one.flipped_means > 0.9
+        assert one.metric_set < -7 < 9 < one.metric_own == pytest.approx(one.metric_clean, abs=0.1)
+        assert one.flipped_own == one.flipped_heads == 0 and one.flipped_random <= 0.2
+    # another prompt's name becomes the top token, as often as on that prompt
+    io = by["IO"]
+    assert io.n_accuracy > 40 and io.accuracy_ceiling == io.accuracy_whole == 1
+    assert io.accuracy > 0.9 and io.accuracy_rotation > 0.9 and io.accuracy_codes < 0.3
+    assert by["S"].n_accuracy == 0 and by["S"].accuracy is None and by["S"].isolation is not None
 
 
 def test_the_control_at_other_heads_is_left_out_where_there_is_none():
@@ -197,7 +212,7 @@ def test_few_codes_cost():
     )
 
 
-def test_a_run_keeps_its_program(run, tmp_path, command):  # noqa: F811
+def test_a_run_keeps_its_program(run, judged, tmp_path, command):  # noqa: F811
     run.save(tmp_path / "run")
     kept = Run.load(tmp_path / "run").program
     assert kept.model_dump() == run.program.model_dump() and kept.text() == run.program.text()
@@ -222,7 +237,10 @@ def test_a_run_keeps_its_program(run, tmp_path, command):  # noqa: F811
     assert {"from", "to", "changes", "as_predicted", "null"} < {*edge}
     controls = {f"{what}_{how}" for what in ("metric", "flipped") for how in ("own", "random")}
     assert {"variable", "sites", "n", "metric_clean", "metric_set", "flipped"} | controls < {*one}
-    assert command("program", str(tmp_path / "run")).out.strip().endswith(run.program.text())
+    shown = command("program", str(tmp_path / "run"))
+    assert run.program.text() in shown.out and "--judge" in shown.following[0]
+    command("program", str(tmp_path / "run"), "--judge")
+    assert Run.load(tmp_path / "run").program.model_dump() == judged.model_dump()
     as_json = json.loads(command("program", str(tmp_path / "run"), "--json").out)
     assert as_json["slots"] == written["program"]
     written["program"][0]["codes"] += 1
@@ -266,5 +284,6 @@ def test_more_codes_than_prompts_allow_are_asked_for(monkeypatch):
     program = find_program(
         task, CleanRun.of(model, pairs.subset(range(20))), [Site("attn", 0, 1)], np.full((20, 1), 12.6)
     )
+    # by itself it brings nothing back, since the heads that read it are no members: it is read all the same
     assert [said.role for said in program.slots] == ["S2"] and not program.slots[0].enough
     assert any("more pairs" in note for note in program.notes)
