@@ -31,7 +31,7 @@ from interp.stats import mean_interval
 
 LEAST = 5
 """Training prompts that every code is met by."""
-ENOUGH, MOST_KEPT, MOST_COST, MARGIN = 0.9, 1.1, 0.1, 0.02
+ENOUGH, MOST_KEPT, MOST_COST, MARGIN = 0.9, 1.1, 0.1, 0.05
 SIZES = ((2, 4, 8), (16, 32), (64, 128, 256))
 ROUGH_SIZES = (4, 16, 64)
 CONFIRMED = 2

@@ -21,14 +21,14 @@ from torch import Tensor
 from interp.activations.stream import Progress
 from interp.interventions.clean_run import CleanRun
 from interp.interventions.patch import Patch
-from interp.programs.codes import ids, variables
+from interp.programs.codes import Variable, ids, variables
 from interp.programs.proof import HeadCodebook, NamedVariable, changes_of, set_variables, stacked
 from interp.programs.schema import Interchange, Program
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner, read_slots
 from interp.prompts.pairs import HighLevelModel, PromptPairs, Task, Value
 
 RANKS = 1, 4
-TRAIN_PAIRS, BATCH, STEPS, RATE = 128, 16, 40, 0.1
+TRAIN_PAIRS, BATCH, STEPS, RATE = 64, 8, 30, 0.1
 """Of the rotation."""
 
 
@@ -51,6 +51,13 @@ class Judge:
         everything = fitted.subset(range(len(fitted)))
         everything += [*judged]
         varying = {v.name: v for v in variables(everything, model.tokenizer)}
+        # on clean prompts the token at S2 is S: what the task knows under another name
+        self._known_as = {
+            name: next(
+                (given.name for given in varying.values() if given.given and _same(variable, given)), name
+            )
+            for name, variable in varying.items()
+        }
         self.named: dict[str, NamedVariable] = {}
         for said in coded:
             variable = varying[said.variable or ""]
@@ -96,7 +103,7 @@ class Judge:
         rng, n = np.random.default_rng(self.seed), len(self.runner.pairs)
         now = np.stack([named.variable.ids[0, len(self.fitted) :] for named in told])
         sources = _drawn(now, now, rng)
-        names = [named.variable.name for named in told]
+        names = [self._known_as[named.variable.name] for named in told]
         clean = [pair.variables.get("clean", {}) for pair in self.runner.pairs]
         after = getattr(self.task, "after", lambda base, values: {**base, **values})
         expected = [
@@ -166,7 +173,7 @@ class Judge:
         assert self.task is not None
         model = self.runner.model
         pairs = self.fitted.subset(range(min(TRAIN_PAIRS, len(self.fitted))))
-        names, rng = [named.variable.name for named in told], np.random.default_rng(self.seed)
+        names, rng = [self._known_as[named.variable.name] for named in told], np.random.default_rng(self.seed)
         own = np.stack([named.variable.ids[0, : len(pairs)] for named in told])
         values = [pair.variables["clean"] for pair in pairs]
         clean = CleanRun.of(model, pairs)
@@ -208,6 +215,12 @@ class Judge:
                 loss.backward()
                 adam.step()
         return {rank: {slot: _projection(x).detach() for slot, x in of.items()} for rank, of in raw.items()}
+
+
+def _same(variable: Variable, given: Variable) -> bool:
+    """Whether a variable that the task gives tells the same clean prompts apart."""
+    pairs = {*zip(variable.ids[0], given.ids[0], strict=True)}
+    return len(pairs) == len(np.unique(variable.ids[0])) == len(np.unique(given.ids[0]))
 
 
 def _projection(directions: Float[Tensor, "d rank"]) -> Float[Tensor, "d d"]:
