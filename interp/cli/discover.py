@@ -247,7 +247,7 @@ def discover(
     program: Annotated[
         bool,
         typer.Option(
-            "--program/--no-program", help="also find out what the members say, on some 700 more pairs"
+            "--program/--no-program", help="also find out what the members say, on some 600 more pairs"
         ),
     ] = True,
     overwrite: options.OverwriteOption = False,

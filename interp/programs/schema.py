@@ -329,7 +329,10 @@ class Program(Strict):
         return "\n".join(lines + self.accounts_for())
 
     def lines_that_count(self) -> list[tuple[Group, Line | None]]:
-        """Groups whose fall, deleted or wrong, is :data:`LEAST_FALL` of f or more; all where nothing was run."""
+        """Groups without which, or false, f differs by :data:`LEAST_FALL` of it; all where nothing was run.
+
+        What opposes the answer raises f when it is deleted. When it is false, more f says nothing.
+        """
         if self.executed is None:
             return [(group, None) for group in self.groups]
         alone = self.executed.chained
@@ -338,7 +341,7 @@ class Program(Strict):
             (group, line)
             for number, group in enumerate(self.groups)
             if (line := falls.get(number)) is not None
-            and max(abs(line.fall_deleted), abs(line.fall_wrong or 0)) >= LEAST_FALL * abs(alone.share)
+            and max(abs(line.fall_deleted), line.fall_wrong or 0) >= LEAST_FALL * abs(alone.share)
         ]
 
     def accounts_for(self) -> list[str]:
