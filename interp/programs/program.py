@@ -7,6 +7,7 @@ variable that names a slot is chosen on these: where several are near, what is t
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,7 @@ class _Finder:
         self.fitted, self.judged, self.seed, self.stage = fitted, judged, seed, stage
         self.notes: list[str] = []
         self.looks = dict(looks)
+        self.opposing: set[HeadAtRole] = set()
         self.carries: set[HeadAtRole] = set()
         """Slots whose codes carry most of the effect on the discovery's pairs: these are set in interchange."""
 
@@ -249,6 +251,8 @@ class _Finder:
                 site = str(slot.site)
                 at[site][role] = float(mean), float(low), float(high)
                 least = max(SHARE * abs(wholes[site]), LEAST_EFFECT * self.gap)
+                if mean < 0:
+                    self.opposing.add(slot)
                 if slot in grown or (abs(mean) >= least and low * high > 0):
                     slots.append((float(abs(mean)), slot))
         places = [Place(site=site, roles=at[site], elsewhere=elsewhere(site)) for site in sites if at[site]]
@@ -349,14 +353,16 @@ class _Finder:
         names: dict[HeadAtRole, list[Name]],
         varying: Iterable[Variable],
     ) -> list[VariableSet]:
-        """Every variable by itself, and together those that move the metric by themselves on the discovery's pairs."""
+        """Every variable by itself, at heads that help and at those that oppose; and together those that move the metric
+        by themselves on the discovery's pairs."""
         found: list[VariableSet] = []
         together: list[NamedVariable] = []
-        for variable in varying:
+        for variable, opposes in product(varying, (False, True)):
             told = {
                 slot: some[0].values
                 for slot, some in names.items()
                 if some and some[0].variable == variable.name and slot in self.carries
+                if (slot in self.opposing) == opposes
             }
             if not told:
                 continue

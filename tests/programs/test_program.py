@@ -116,7 +116,8 @@ def test_names_that_change_places_by_codes_change_the_answer(run, judged):
     # another prompt's name becomes the top token, as often as on that prompt
     io = by["IO"]
     assert io.n_accuracy > 40 and io.accuracy_ceiling == io.accuracy_whole == 1
-    assert io.accuracy > 0.9 and io.accuracy_rotation > 0.9 and io.accuracy_codes < 0.3
+    # four directions cannot hold the names
+    assert io.accuracy > 0.9 > io.accuracy_rotation and io.accuracy_codes < 0.3
     assert by["S"].n_accuracy == 0 and by["S"].accuracy is None and by["S"].isolation is not None
 
 
