@@ -31,7 +31,9 @@ from interp.stats import mean_interval
 
 LEAST = 5
 """Training prompts that every code is met by."""
-ENOUGH, MOST_KEPT, MOST_COST, MARGIN = 0.9, 1.1, 0.1, 0.05
+ENOUGH, MOST_KEPT, MOST_COST = 0.9, 1.1, 0.1
+CHOSEN = 0.95, 1.08, 0.08
+"""The same where codes are chosen, so that it holds on other prompts; too little adds up along a chain."""
 SIZES = ((2, 4, 8), (16, 32), (64, 128, 256))
 ROUGH_SIZES = (4, 16, 64)
 CONFIRMED = 2
@@ -177,8 +179,8 @@ class KeptEffect:
     @property
     def enough(self) -> bool:
         """With a margin, so that it holds on prompts by which the codebook was not chosen."""
-        kept = ENOUGH + MARGIN <= self.effect_kept <= MOST_KEPT - MARGIN
-        return kept and abs(self.reconstruction_cost) <= MOST_COST - MARGIN
+        least, most, cost = CHOSEN
+        return least <= self.effect_kept <= most and abs(self.reconstruction_cost) <= cost
 
     @property
     def short(self) -> float:

@@ -353,8 +353,8 @@ class _Finder:
         names: dict[HeadAtRole, list[Name]],
         varying: Iterable[Variable],
     ) -> list[VariableSet]:
-        """Every variable by itself, at heads that help and at those that oppose; and together those that move the metric
-        by themselves on the discovery's pairs."""
+        """Every variable by itself, at heads that help and at those that oppose; together those that move the metric by
+        themselves on the discovery's pairs."""
         found: list[VariableSet] = []
         together: list[NamedVariable] = []
         for variable, opposes in product(varying, (False, True)):
