@@ -5,8 +5,8 @@ further slot promises: (what it would write − its corrupt value) · gradient o
 two contexts, what is held as on the corrupt prompt and half way to what it would write, so that the first of a chain
 shows before its last is in. The size is the smallest at which mean |m − m clean| is near the least.
 
-A slot is an *input* if no other slot tells it: of the share of its clean value that it writes with all slots live, it
-writes most with none live.
+A slot is an *input* if no other slot tells it: nine tenths of what it does for the metric with all slots live, (what it
+would write − its corrupt value) · gradient, are in what it would write with none live.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ LEAST_GAIN = 1e-3
 """A slot that promises less, as a share of the difference, is not taken."""
 NEAR = 0.05
 """Of the difference: a smaller program may be so much further from the clean prompts than the nearest one."""
-INPUT = 0.5
+INPUT = 0.9
 
 
 class Growth(NamedTuple):
@@ -51,40 +51,38 @@ def grow(
     positions = {slot: slot.positions([clean.pairs[pair] for pair in pairs]) for slot in candidates}
     target = clean.metric_[0, pairs]
     taken: list[HeadAtRole] = []
-    sizes, distances = list[int](), list[float]()
-    nothing, shares = target, list[Float[np.ndarray, " candidate"]]()
+    hard, sizes, difference = list[_Step](), list[int](), 0.0
     for size in (*SIZES, 0):
         steps = [_step(clean, pairs, taken, positions, soft) for soft in SOFT]
-        if not taken:
-            nothing = steps[0].metric
-        difference = float((target - nothing).mean())
+        hard.append(steps[0])
         sizes.append(len(taken))
-        shares.append(steps[0].restored)
-        distances.append(float(abs(target - steps[0].metric).mean()))
-        gains = np.mean([step.gains for step in steps], axis=0)
+        difference = abs(float((target - hard[0].metric).mean()))
+        gains = sum((step.along(step) * np.sign(target - step.metric)).mean(1) for step in steps) / len(SOFT)
         promising = [i for i in np.argsort(-gains) if candidates[i] not in taken]
-        more = [
-            candidates[i]
-            for i in promising[: max(0, size - len(taken))]
-            if gains[i] >= LEAST_GAIN * abs(difference)
-        ]
+        more = [i for i in promising[: max(0, size - len(taken))] if gains[i] >= LEAST_GAIN * difference]
         if not more:
             break
-        taken += more
+        taken += [candidates[i] for i in more]
         progress(1)
-    best = int(np.flatnonzero(np.array(distances) <= min(distances) + NEAR * abs(difference))[0])
+    distances = np.array([abs(target - step.metric).mean() for step in hard])
+    best = int(np.flatnonzero(distances <= distances.min() + NEAR * difference)[0])
     slots = taken[: sizes[best]]
-    inputs = (candidates[int(i)] for i in np.flatnonzero(shares[0] >= INPUT * shares[best]))
+    whole, by_itself = (hard[best].along(step).mean(1) for step in (hard[best], hard[0]))
+    inputs = (candidates[int(i)] for i in np.flatnonzero(by_itself * np.sign(whole) >= INPUT * abs(whole)))
     return Growth(slots, frozenset(inputs) & {*slots})
 
 
 class _Step(NamedTuple):
-    """With some slots live: the metric, what each candidate promises, and which share of its clean value it would
-    write."""
+    """With some slots live: the metric, its gradient at each candidate, and how far what it would write is from its
+    corrupt value."""
 
     metric: Float[np.ndarray, " pair"]
-    gains: Float[np.ndarray, " candidate"]
-    restored: Float[np.ndarray, " candidate"]
+    slopes: Float[np.ndarray, "candidate pair d"]
+    changes: Float[np.ndarray, "candidate pair d"]
+
+    def along(self, other: "_Step") -> Float[np.ndarray, "candidate pair"]:
+        """What the changes of a step do for the metric of this one."""
+        return (self.slopes * other.changes).sum(-1)
 
 
 @torch.enable_grad()
@@ -96,21 +94,16 @@ def _step(
     soft: float,
 ) -> _Step:
     live = [LiveAt(slot.site, positions[slot]) for slot in taken]
-    metric = np.zeros(len(pairs))
-    gains, along, size = (np.zeros(len(positions)) for _ in range(3))
+    shape = len(positions), len(pairs), clean.model.cfg.d_head
+    metric, slopes, changes = np.zeros(len(pairs)), np.zeros(shape), np.zeros(shape)
     for part in frozen_parts(clean, pairs, live, [], soft):
-        chosen = pairs[part.rows]
-        predicted = task_metric(part.logits, [clean.pairs[pair] for pair in chosen], clean.pairs.metric)
+        prompts = [clean.pairs[pair] for pair in pairs[part.rows]]
+        predicted = task_metric(part.logits, prompts, clean.pairs.metric)
         metric[part.rows] = predicted.detach().cpu().numpy()
-        target = torch.from_numpy(clean.metric_[0, chosen]).to(predicted)
-        slopes = torch.autograd.grad(-(target - predicted).abs().sum() / len(pairs), part.written)
-        here, places = np.arange(len(chosen)), clean.places(chosen)
+        gradients = torch.autograd.grad(predicted.sum(), part.written)
+        rows = np.arange(len(part.rows))
         for number, (slot, where) in enumerate(positions.items()):
-            at = where[part.rows]
-            change = part.change[slot.layer][here, at - part.begin, slot.site.head]
-            stored = (z[slot.layer, places, at, slot.site.head] for z in (clean.z, clean.corrupt_z))
-            whole = next(stored) - next(stored)
-            gains[number] += float((change * slopes[slot.layer][here, at - part.begin, slot.site.head]).sum())
-            along[number] += float((change * whole).sum())
-            size[number] += float((whole * whole).sum())
-    return _Step(metric, gains, along / np.maximum(size, 1e-12))
+            at = rows, where[part.rows] - part.begin, slot.site.head
+            slopes[number, part.rows] = gradients[slot.layer][at].cpu().numpy()
+            changes[number, part.rows] = part.change[slot.layer][at].cpu().numpy()
+    return _Step(metric, slopes, changes)

@@ -196,17 +196,11 @@ class _Finder:
         return program.model_copy(update={"groups": groups, "executed": executed, "forwards": forwards})
 
     def _grown(self, sites: Sequence[str], roles: Sequence[str], advance: Any) -> set[HeadAtRole]:
-        """The heads at roles that the program is made of; ``self.inputs`` are those of them at which it is written.
-
-        What stands at the last role recomputes where anything before it is written.
-        """
+        """The heads at roles that the program is made of; ``self.inputs`` are those of them at which it is written."""
         candidates = [HeadAtRole.of(site, role) for site in sites for role in roles]
         candidates = [slot for slot in candidates if slot.site.kind == "attn"]
-        slots, inputs = grow(
-            self.chooser.clean, candidates, np.arange(min(GROW_PAIRS, len(self.chooser.pairs))), advance
-        )
-        last = max(roles, key=self.pairs[0].positions.__getitem__)
-        self.inputs = {slot for slot in inputs if slot.role != last} or {*inputs}
+        pairs = np.arange(min(GROW_PAIRS, len(self.chooser.pairs)))
+        slots, self.inputs = grow(self.chooser.clean, candidates, pairs, advance)
         return {*slots}
 
     def _places(
