@@ -5,8 +5,8 @@ further slot promises: (what it would write − its corrupt value) · gradient o
 two contexts, what is held as on the corrupt prompt and half way to what it would write, so that the first of a chain
 shows before its last is in. The size is the smallest at which mean |m − m clean| is near the least.
 
-A slot is an *input* if no other slot tells it: nine tenths of what it does for the metric with all slots live, (what it
-would write − its corrupt value) · gradient, are in what it would write with none live.
+A slot is an *input* if no other slot tells it: what it does for the metric, (what it would write − its corrupt value) ·
+gradient, is within a tenth the same with all slots live and with none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ LEAST_GAIN = 1e-3
 """A slot that promises less, as a share of the difference, is not taken."""
 NEAR = 0.05
 """Of the difference: a smaller program may be so much further from the clean prompts than the nearest one."""
-INPUT = 0.9
+TOLD = 0.1
 
 
 class Growth(NamedTuple):
@@ -68,7 +68,7 @@ def grow(
     best = int(np.flatnonzero(distances <= distances.min() + NEAR * difference)[0])
     slots = taken[: sizes[best]]
     whole, by_itself = (hard[best].along(step).mean(1) for step in (hard[best], hard[0]))
-    inputs = (candidates[int(i)] for i in np.flatnonzero(by_itself * np.sign(whole) >= INPUT * abs(whole)))
+    inputs = (candidates[int(i)] for i in np.flatnonzero(abs(by_itself - whole) <= TOLD * abs(whole)))
     return Growth(slots, frozenset(inputs) & {*slots})
 
 
