@@ -1,8 +1,8 @@
 """The program of a circuit: which head says what at which role, in how many codes, what it stands for, and proof.
 
 No prompt that judges is among those that find the circuit or fit codes, on either side. On those of the discovery it
-is decided where a head acts and how many codes it needs; every share in the program is of the held-out ones. Only the
-variable that names a slot is chosen on these: where several are near, what is told of the best leans high.
+is decided which heads make the program, how many codes they need and which variable names them; all that is told of
+them is of the held-out ones, and a name has to hold there.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -162,19 +162,13 @@ class _Finder:
         n, m = len(self.fitted), len(self.judged)
         self.of_chosen = {v.name: replace(v, ids=np.delete(v.ids, range(n, n + m), axis=1)) for v in varying}
         varying = [replace(v, ids=v.ids[:, : n + m]) for v in varying]
-        names = name_codes(
-            {slot: c.fitted for slot, c in coded.items()},
-            {slot: c.judged for slot, c in coded.items()},
-            varying,
-            len(self.fitted),
-            self.seed,
-        )
+        names = self._names(coded, varying)
         self.notes += [f"{v.name}: cannot be told, since {v.fault}." for v in varying if v.fault and v.given]
         said = [
-            self._named(one, coded[slot], names[slot][:1], varying)
+            self._named(one, coded[slot], names[slot], varying)
             for slot, (one, *_) in zip(slots, told, strict=True)
         ]
-        coded = {slot: replace(code, meaning=_meaning(code, names[slot][:1])) for slot, code in coded.items()}
+        coded = {slot: replace(code, meaning=_meaning(code, names[slot])) for slot, code in coded.items()}
         with self.stage("setting codes", len(slots) + 1) as advance:
             interchange = self._interchange(coded, names, varying)
             advance(1)
@@ -304,6 +298,22 @@ class _Finder:
             )
         advance(1)
         return said, coded, book
+
+    def _names(
+        self, coded: Mapping[HeadAtRole, HeadCodebook], varying: Sequence[Variable]
+    ) -> dict[HeadAtRole, list[Name]]:
+        """The variable that each slot tells best on the discovery's pairs, if it tells it on those that judge."""
+        fitted, n = {slot: codebook.fitted for slot, codebook in coded.items()}, len(self.fitted)
+        chosen = {slot: ids(codebook.book, self.chooser.z(slot)) for slot, codebook in coded.items()}
+        best = name_codes(fitted, chosen, list(self.of_chosen.values()), n, self.seed)
+        judged = {slot: codebook.judged for slot, codebook in coded.items()}
+        names = name_codes(fitted, judged, varying, n, self.seed)
+        return {
+            slot: [
+                name for name in names[slot] if name.variable in {first.variable for first in best[slot][:1]}
+            ]
+            for slot in coded
+        }
 
     def _named(
         self, said: SlotCodes, coded: HeadCodebook, names: Sequence[Name], varying: Sequence[Variable]
