@@ -24,7 +24,7 @@ from interp.bottlenecks.base import Codes
 from interp.errors import InputError
 from interp.interventions.frozen import LiveAt, in_frozen_context
 from interp.interventions.patch import Patch
-from interp.models import Model
+from interp.models import Model, parse_site
 from interp.programs.codes import Variable, variables
 from interp.programs.schema import Chained, Executed, Group, Line, Live, Program, SlotCodes
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner
@@ -37,7 +37,7 @@ CHAINED_PAIRS, LINE_PAIRS = 40, 16
 
 
 def groups_of(program: Program) -> list[Group]:
-    """Slots of one role, look or variable, and sign as a line: those of the input stage first, then by size."""
+    """Slots of one role, look or variable, and sign as a line, in the order of the forward pass."""
 
     def key(coded: SlotCodes) -> tuple[bool, str, str, bool]:
         look = program.looks.get(str(coded.site), "")
@@ -58,7 +58,7 @@ def groups_of(program: Program) -> list[Group]:
                 bits=max(coded.bits for coded in members),
             )
         )
-    return sorted(lines, key=lambda line: (not line.input, -abs(line.effect)))
+    return sorted(lines, key=lambda line: parse_site(line.sites[0]).layer)
 
 
 class Execution:

@@ -309,7 +309,11 @@ class Program(Strict):
             return "\n".join([slots, *self.notes[:3]] if self.slots else self.notes[:3])
         head = "" if self.executed is None else "   f falls: deleted / wrong"
         lines = [f"  {'program':<16}{'heads @ role':<44}   {'say':<22}effect{head}"]
-        shown = self.lines_that_count()[:MOST_LINES]
+        shown = self.lines_that_count()
+        for _ in shown[MOST_LINES:]:
+            shown.remove(
+                min(shown, key=lambda both: abs(both[1].fall_deleted) if both[1] else abs(both[0].effect))
+            )
         for group, line in shown:
             falls = "" if line is None else f"   {line.fall_deleted:+z.2f}"
             falls += "" if line is None or line.fall_wrong is None else f" / {line.fall_wrong:+z.2f}"
