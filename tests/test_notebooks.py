@@ -10,6 +10,7 @@ from nbclient import NotebookClient
 from tests.command_line import ONE_THREAD
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+FEWER_PROMPTS = "import pandas as pd, interp.programs.program as p; p.FIT_PAIRS, p.JUDGE_PAIRS = 64, 24"
 SMALLER = {
     "codes_on_ioi": {
         "tokenizer, 24, seed=1": "tokenizer, 16, seed=1",
@@ -31,10 +32,11 @@ SMALLER = {
     },
     "what_the_heads_say": {
         "n=64, candidates=12": "n=8, candidates=4",
-        "import pandas as pd": "import pandas as pd, interp.programs.program as p; p.FIT_PAIRS, p.JUDGE_PAIRS = 64, 24",
+        "import pandas as pd": FEWER_PROMPTS,
     },
     "why_did_it_say_that": {"in proposals[:3]": "in proposals[:1]"},
     "your_own_task_and_model": {
+        "import pandas as pd": FEWER_PROMPTS,
         '"n": 10, "candidates": 6': '"n": 5, "candidates": 2',
         "n=8, candidates=4": "n=5, candidates=2",
     },
