@@ -65,11 +65,8 @@ class Judge:
             codebook = HeadCodebook(
                 book, ids(book, self.fit_z[said.slot]), ids(book, runner.z(said.slot)), np.arange(said.codes)
             )
-            named = self.named.setdefault(variable.name, NamedVariable(variable, {}, {}))
-            values: dict[int, Value] = {int(code): value for code, value in said.values.items()}
-            self.named[variable.name] = NamedVariable(
-                variable, {**named.coded, said.slot: codebook}, {**named.values, said.slot: values}
-            )
+            known = self.named[variable.name].coded if variable.name in self.named else {}
+            self.named[variable.name] = NamedVariable(variable, {**known, said.slot: codebook})
         self._clean_top = runner.run(
             np.arange(len(judged)),
             [Edit(coded[0].slot, runner.z(coded[0].slot)[0], np.zeros(len(judged), bool))],
@@ -83,7 +80,6 @@ class Judge:
             NamedVariable(
                 named.variable,
                 {slot: codebook for slot, codebook in named.coded.items() if str(slot) in sites},
-                named.values,
             )
             for named in (self.named[name] for name in entry.variable.split(" + "))
         ]

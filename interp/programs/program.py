@@ -38,7 +38,7 @@ from interp.programs.proof import HeadCodebook, NamedVariable, VariableSet, pass
 from interp.programs.schema import Interchange, Place, Program, SlotCodes
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner, read_slots
 from interp.progress import Stage, silent
-from interp.prompts.pairs import PromptPairs, Task, Value
+from interp.prompts.pairs import PromptPairs, Task
 from interp.prompts.sampling import apart, held_out_pairs
 from interp.stats import mean_interval, ratio_interval
 
@@ -362,18 +362,16 @@ class _Finder:
         found: list[VariableSet] = []
         together: list[NamedVariable] = []
         for variable, opposes in product(varying, (False, True)):
-            told = {
-                slot: some[0].values
-                for slot, some in names.items()
-                if some and some[0].variable == variable.name and slot in self.carries
+            told = [
+                slot
+                for slot, its in names.items()
+                if its and its[0].variable == variable.name and slot in self.carries
                 if (slot in self.opposing) == opposes
-            }
+            ]
             if not told:
                 continue
             slots, fall = self._strongest(told, coded, variable.name)
-            judged = NamedVariable(
-                variable, {slot: coded[slot] for slot in slots}, {slot: told[slot] for slot in slots}
-            )
+            judged = NamedVariable(variable, {slot: coded[slot] for slot in slots})
             one = set_variables(self.judge, [judged], self.fit_z, self.seed, controls=False)
             if one is not None:
                 found.append(one)
@@ -388,7 +386,7 @@ class _Finder:
         return found
 
     def _strongest(
-        self, told: dict[HeadAtRole, dict[int, Value]], coded: dict[HeadAtRole, HeadCodebook], variable: str
+        self, told: Sequence[HeadAtRole], coded: Mapping[HeadAtRole, HeadCodebook], variable: str
     ) -> tuple[list[HeadAtRole], float]:
         """All slots that tell a variable, or those at one role: whichever moves the metric most on the discovery's
         pairs, and by how much. What is told at an earlier role may be told again at a later one."""
@@ -397,7 +395,7 @@ class _Finder:
         z, falls = self.chooser.z, []
         for part in parts if len(roles) > 1 else parts[:1]:
             its = {slot: replace(coded[slot], judged=ids(coded[slot].book, z(slot))) for slot in part}
-            chosen = NamedVariable(self.of_chosen[variable], its, {slot: told[slot] for slot in part})
+            chosen = NamedVariable(self.of_chosen[variable], its)
             one = set_variables(self.chooser, [chosen], self.fit_z, self.seed, controls=False)
             falls.append(-np.inf if one is None else one.metric_clean - one.by["set"].metric)
         best = int(np.argmax(falls))

@@ -15,10 +15,9 @@ from interp.activations.stream import Progress
 from interp.bottlenecks.base import Codes
 from interp.bottlenecks.kinds.codebook import Codebook
 from interp.models import Site
-from interp.programs.codes import LEAST, Variable, class_means, ids, usual_codes
+from interp.programs.codes import Variable, class_means, ids, usual_codes
 from interp.programs.schema import Transition
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner
-from interp.prompts.pairs import Value
 
 DRAWS = 20
 """Of every random control; the held-out prompts are dealt out to them."""
@@ -55,7 +54,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class NamedVariable:
-    """A variable, the slots that tell it, and what their codes stand for.
+    """A variable and the slots that tell it.
 
     Attributes:
         variable: of the prompts of fitting and, behind them, the held-out ones.
@@ -63,7 +62,6 @@ class NamedVariable:
 
     variable: Variable
     coded: Mapping[HeadAtRole, HeadCodebook]
-    values: Mapping[HeadAtRole, Mapping[int, Value]]
 
 
 @dataclass(frozen=True)
@@ -72,9 +70,9 @@ class VariableSet:
     Attributes:
         variable: several are joined by " + ".
         n: held-out prompts that have a value and another one to be set.
-        by: ``set`` (the code of another value that is nearest to the own code), ``own`` (the usual code of their own
-            value), ``random`` (the change of ``set`` turned at random, its length kept), ``heads`` (that change at
-            random heads), ``codes`` (random codes of the same codebooks), ``means`` (class means in place of codes).
+        by: ``set`` (the usual code of another value), ``own`` (that of their own value), ``random`` (the change of
+            ``set`` turned at random, its length kept), ``heads`` (that change at random heads), ``codes`` (random codes
+            of the same codebooks), ``means`` (class means in place of codes).
     """
 
     variable: str
@@ -135,11 +133,9 @@ def changes_of(
     coded, variable = told.coded, told.variable
     n_fitted, n_values = next(iter(coded.values())).fitted.shape[1], len(variable.values)
     before, now = variable.ids[:, :n_fitted], variable.ids[0, n_fitted:]
-    nearest = {
-        slot: _nearest_of_value(c.book, told.values[slot], variable.values) for slot, c in coded.items()
-    }
+    usual = {slot: usual_codes(c.fitted, before, n_values, 1) for slot, c in coded.items()}
     if new is None:
-        known = np.any([(table >= 0).any(0) for table in nearest.values()], axis=0)
+        known = np.any([codes >= 0 for codes in usual.values()], axis=0)
         new = _other_values(now, before, known, _answers(runner, variable, now), rng)
     if new is None:
         return None
@@ -154,10 +150,8 @@ def changes_of(
         }
 
     changes = {
-        "set": moved({slot: nearest[slot][codes[slot], new] for slot in coded}),
-        "own": moved(
-            {slot: usual_codes(c.fitted, before, n_values, LEAST)[now] for slot, c in coded.items()}
-        ),
+        "set": moved({slot: usual[slot][new] for slot in coded}),
+        "own": moved({slot: usual[slot][now] for slot in coded}),
     }
     if controls:
         changes["codes"] = moved(
@@ -181,20 +175,6 @@ def stacked(ways: Sequence[Sequence[Edit]], n: int) -> list[Edit]:
             values = edit.values.new_zeros(len(ways), *edit.values.shape)
             values[way] = edit.values
             found.append(Edit(edit.slot, values.flatten(0, 1), rows.ravel(), edit.add))
-    return found
-
-
-def _nearest_of_value(
-    book: Codebook, values: Mapping[int, Value], of: Sequence[Value]
-) -> Int[np.ndarray, "code value"]:
-    """For every code the nearest one of each value, as the codebook compares; −1 where no code stands for it."""
-    with torch.no_grad():
-        codes = book.comparable(book.codes.float())[0]
-        distance = torch.cdist(codes, codes).numpy()
-    found = np.full((len(codes), len(of)), -1)
-    for place, value in enumerate(of):
-        if some := [code for code, told in values.items() if told == value]:
-            found[:, place] = np.array(some)[distance[:, some].argmin(1)]
     return found
 
 

@@ -13,7 +13,7 @@ from interp.interventions.clean_run import CleanRun
 from interp.models import Site
 from interp.planted.models import load_planted_model
 from interp.programs import program as programs
-from interp.programs.codes import LEAST, METRICS, bits, fit_few, measure, name_codes, variables
+from interp.programs.codes import LEAST, METRICS, bits, fit_few, measure, variables
 from interp.programs.program import Program, find_program
 from interp.programs.proof import HeadCodebook, NamedVariable, _at_random_heads, set_variables
 from interp.programs.slots import HeadAtRole, SlotRunner, read_slots
@@ -154,16 +154,8 @@ def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass():
     (name,) = (v for v in variables(others, model.tokenizer) if v.name == "S")
     # it knows the name as well as the head does
     assert bits(coded[decoy].judged) == pytest.approx(bits(coded[head].judged), abs=0.5)
-    named = name_codes(
-        {slot: c.fitted for slot, c in coded.items()},
-        {slot: c.judged for slot, c in coded.items()},
-        [name],
-        200,
-    )
     by_decoy, by_head = (
-        set_variables(
-            runner, [NamedVariable(name, {slot: coded[slot]}, {slot: named[slot][0].values})], z
-        ).by["set"]
+        set_variables(runner, [NamedVariable(name, {slot: coded[slot]})], z).by["set"]
         for slot in (decoy, head)
     )
     assert by_head.flipped > 0.9 and by_decoy.flipped == 0
