@@ -361,7 +361,7 @@ def frozen_parts(
 
     Args:
         pairs: of each row, as often as it is named.
-        patches: at single positions.
+        patches: at single positions. Before the first token that differs nothing is live or written: all is the same.
         soft: how far what is held stands from the corrupt value on the way to what the head would write.
     """
     begins = np.array([clean.pairs[pair].first_difference for pair in pairs]) * takes_prefix(clean.model)
@@ -371,7 +371,7 @@ def frozen_parts(
         places, chosen = clean.places(pairs[rows]), pairs[rows].tolist()
         writes: dict[str, list[Write]] = {}
         for patch in patches:
-            here = np.arange(len(rows)) if patch.rows is None else np.flatnonzero(patch.rows[rows])
+            here = _chosen(patch, rows, begin)
             if len(here):
                 writes.setdefault(patch.site.hook, []).append(patch.write(here, rows[here], begin))
         hooks, written, change = patch_hooks(writes), list[Tensor](), list[Tensor]()
@@ -382,7 +382,7 @@ def frozen_parts(
                 (here, node.positions[rows[here]] - begin, node.site.head)
                 for node in live
                 if node.site.layer == layer
-                for here in [np.flatnonzero(np.ones(len(rows)) if node.rows is None else node.rows[rows])]
+                for here in [_chosen(node, rows, begin)]
             ]
             name = Site("attn", layer).hook
             hooks[name] = partial(_held, held, at_layer, hooks.get(name), soft, tape)
@@ -390,6 +390,13 @@ def frozen_parts(
         logits = clean.logits(chosen, 0, resid, hooks, begin)
         yield FrozenPart(rows, logits, begin, written, change)
         clean.forwards += float(((ends[rows] - begin) / ends[rows]).sum()) * (1 if tape is None else 3)
+
+
+def _chosen(at: LiveAt | Patch, rows: Int[np.ndarray, " part"], begin: int) -> Int[np.ndarray, " chosen"]:
+    """Which of some rows a node or a patch is in, from a position on."""
+    assert at.positions is not None
+    inside = at.positions[rows] >= begin
+    return np.flatnonzero(inside if at.rows is None else inside & at.rows[rows])
 
 
 @torch.no_grad()

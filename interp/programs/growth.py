@@ -101,9 +101,10 @@ def _step(
         predicted = task_metric(part.logits, prompts, clean.pairs.metric)
         metric[part.rows] = predicted.detach().cpu().numpy()
         gradients = torch.autograd.grad(predicted.sum(), part.written)
-        rows = np.arange(len(part.rows))
         for number, (slot, where) in enumerate(positions.items()):
-            at = rows, where[part.rows] - part.begin, slot.site.head
-            slopes[number, part.rows] = gradients[slot.layer][at].cpu().numpy()
-            changes[number, part.rows] = part.change[slot.layer][at].cpu().numpy()
+            # before the first token that differs nothing changes
+            here = np.flatnonzero(where[part.rows] >= part.begin)
+            rows, at = part.rows[here], (here, where[part.rows[here]] - part.begin, slot.site.head)
+            slopes[number, rows] = gradients[slot.layer][at].cpu().numpy()
+            changes[number, rows] = part.change[slot.layer][at].cpu().numpy()
     return _Step(metric, slopes, changes)

@@ -1,9 +1,15 @@
 """A program that is executed restores what hooks say, lines that are false show, and nulls restore nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from interp.interventions.clean_run import CleanRun
+from interp.interventions.frozen import LiveAt, in_frozen_context
+from interp.interventions.patch import Patch
+from interp.models import Site
 from interp.programs.codes import KeptEffect
 from interp.programs.execute import Execution
 from interp.programs.schema import Transition
@@ -100,3 +106,16 @@ def test_errors_that_cancel_and_chance_agreement_are_told():
     assert Transition(**edge, as_predicted=0.9, predicted_null=0.4).known
     assert not Transition(**edge, as_predicted=0.7, predicted_null=0.7).known
     assert not Transition(**edge | {"null": 0.5}, as_predicted=0.9, predicted_null=0.1).known
+
+
+def test_what_stands_before_the_first_difference_is_neither_live_nor_written(pairs):
+    model, _ = planted(NAME, 1)
+    clean = CleanRun.of(model, pairs)
+    everyone = np.arange(len(pairs))
+    site, start = Site("attn", 3, 5), np.zeros(len(pairs), dtype=int)
+    nothing, _ = in_frozen_context(clean, everyone, [], [])
+    patch = Patch(site, torch.full((len(pairs), model.cfg.d_head), 50.0), start)
+    for live, patches in (([LiveAt(site, start)], []), ([], [patch])):
+        np.testing.assert_array_equal(in_frozen_context(clean, everyone, live, patches)[0], nothing)
+    at_end = replace(patch, positions=np.array([pair.positions["END"] for pair in pairs]))
+    assert abs(in_frozen_context(clean, everyone, [], [at_end])[0] - nothing).max() > 0.1
