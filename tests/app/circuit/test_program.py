@@ -27,8 +27,8 @@ PLANTED, SLOT = "planted-inhibition", "a0.h1 @ S2"
 @pytest.fixture(scope="module")
 def run() -> Run:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(programs, "FIT_PAIRS", 120)
-        patch.setattr(programs, "JUDGE_PAIRS", 40)
+        patch.setattr(programs, "FIT_PAIRS", 256)
+        patch.setattr(programs, "JUDGE_PAIRS", 64)
         return find_circuit(PLANTED, PLANTED, n=20, program=True)
 
 
