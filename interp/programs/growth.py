@@ -99,12 +99,12 @@ def _step(
     for part in frozen_parts(clean, pairs, live, [], soft):
         prompts = [clean.pairs[pair] for pair in pairs[part.rows]]
         predicted = task_metric(part.logits, prompts, clean.pairs.metric)
-        metric[part.rows] = predicted.detach().cpu().numpy()
+        metric[part.rows] = predicted.detach().float().cpu().numpy()
         gradients = torch.autograd.grad(predicted.sum(), part.written)
         for number, (slot, where) in enumerate(positions.items()):
             # before the first token that differs nothing changes
             here = np.flatnonzero(where[part.rows] >= part.begin)
             rows, at = part.rows[here], (here, where[part.rows[here]] - part.begin, slot.site.head)
-            slopes[number, rows] = gradients[slot.layer][at].cpu().numpy()
-            changes[number, rows] = part.change[slot.layer][at].cpu().numpy()
+            slopes[number, rows] = gradients[slot.layer][at].float().cpu().numpy()
+            changes[number, rows] = part.change[slot.layer][at].float().cpu().numpy()
     return _Step(metric, slopes, changes)
