@@ -98,9 +98,9 @@ def main() -> None:
                 entry.flipped_means,
             )
             shares += tuple(getattr(entry, key) for key in (*ACCURACIES, "isolation"))
-            told = (None if share is None else f"{share:.0%}" for share in shares)
+            shown = (None if share is None else f"{share:.0%}" for share in shares)
             metric = f"{entry.metric_clean:.2f} → {entry.metric_set:.2f}"
-            interchange.append((name, entry.variable, len(entry.sites), metric, *told, entry.n_accuracy))
+            interchange.append((name, entry.variable, len(entry.sites), metric, *shown, entry.n_accuracy))
     columns = ("task", "variable", "slots", "metric", "flipped", "own", "random", "codes", "means")
     columns += ("accuracy", "ceiling", "whole z", "means", "rotation", "random codes", "isolation", "n")
     print_table(columns, interchange, "a variable set", left=2)

@@ -158,14 +158,17 @@ def show_program(
             f"{run} has no program: it was found with --no-program, so run interp discover again"
         )
     if judge:
-        from interp.files import check_writable
+        from interp.files import check_writable, request_of
         from interp.progress import bar
         from interp.report.page import write_report
         from interp.runs.folder import REPORT, RESULT, save_judged
         from interp.runs.judge import judge_program
 
         check_writable(run / RESULT, "RUN")
+        before = request_of(run / RESULT)
         loaded.program = judge_program(loaded, folder=run, stage=bar)
+        if request_of(run / RESULT) != before:
+            raise InputError(f"RUN {run}: another run lies there by now, so its controls are not kept")
         save_judged(loaded, run)
         if (run / REPORT).is_file():
             write_report(run)

@@ -105,12 +105,12 @@ def variables(pairs: PromptPairs, tokenizer: Any) -> list[Variable]:
         values = tuple(sorted(set(everything), key=lambda value: (value is None, str(value))))
         where = {value: k for k, value in enumerate(values)}
         ids = np.array([where[value] for value in everything]).reshape(2, len(pairs))
-        if i < given or (len(values) > 1 and not any(_same(ids, known.ids) for known in found)):
+        if i < given or (len(values) > 1 and not any(same_partition(ids, known.ids) for known in found)):
             found.append(Variable(name, values, ids, i < given))
     return found
 
 
-def _same(a: Int[np.ndarray, "side pair"], b: Int[np.ndarray, "side pair"]) -> bool:
+def same_partition(a: Int[np.ndarray, "..."], b: Int[np.ndarray, "..."]) -> bool:
     """Whether two variables tell the same prompts apart."""
     return len(set(zip(a.flat, b.flat, strict=True))) == len(np.unique(a)) == len(np.unique(b))
 

@@ -240,6 +240,10 @@ def execute_program(program: Program, model: Model, pairs: PromptPairs) -> Execu
     """:meth:`~interp.programs.schema.Program.execute`."""
     if program.groups and not program.books:
         raise InputError("this program has no codebooks: load its run again with Run.load")
+    if program.groups and not any(coded.input for coded in program.slots):
+        raise InputError(
+            "this program names no slot at which it is written, as those of before did not: run the discovery again"
+        )
     mlps = any(coded.slot.site.kind == "mlp" for coded in program.slots)
     _, executed = execute(program, SlotRunner.of(model, pairs, mlps=mlps))
     if executed is None:

@@ -29,6 +29,7 @@ LEAST_GAIN = 1e-3
 NEAR = 0.05
 """Of the difference: a smaller program may be so much further from the clean prompts than the nearest one."""
 TOLD = 0.1
+"""Of what a slot does: so much may other slots change at an input."""
 
 
 class Growth(NamedTuple):

@@ -11,6 +11,7 @@ and a rotation learned on training prompts: distributed alignment search (Geiger
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 from interp.activations.stream import Progress
 from interp.interventions.clean_run import CleanRun
 from interp.interventions.patch import Patch
-from interp.programs.codes import Variable, ids, variables
+from interp.programs.codes import ids, same_partition, variables
 from interp.programs.proof import HeadCodebook, NamedVariable, changes_of, set_variables, stacked
 from interp.programs.schema import Interchange, Program
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner, read_slots
@@ -52,15 +53,15 @@ class Judge:
         everything += [*judged]
         varying = {v.name: v for v in variables(everything, model.tokenizer)}
         # on clean prompts the token at S2 is S: what the task knows under another name
+        given = [variable for variable in varying.values() if variable.given]
         self._known_as = {
-            name: next(
-                (given.name for given in varying.values() if given.given and _same(variable, given)), name
-            )
+            name: next((each.name for each in given if same_partition(variable.ids[0], each.ids[0])), name)
             for name, variable in varying.items()
         }
         self.named: dict[str, NamedVariable] = {}
         for said in coded:
-            variable = varying[said.variable or ""]
+            if (variable := varying.get(said.variable or "")) is None:
+                continue  # it tells no two of these prompts apart
             book = program.books[str(said.slot)]
             codebook = HeadCodebook(
                 book, ids(book, self.fit_z[said.slot]), ids(book, runner.z(said.slot)), np.arange(said.codes)
@@ -75,31 +76,33 @@ class Judge:
 
     def entry(self, entry: Interchange) -> Interchange:
         """One entry with its controls and accuracies."""
-        sites = {*entry.sites}
-        told = [
+        sites, names = {*entry.sites}, entry.variable.split(" + ")
+        if not {*names} <= self.named.keys():
+            return entry
+        named = [
             NamedVariable(
-                named.variable,
-                {slot: codebook for slot, codebook in named.coded.items() if str(slot) in sites},
+                self.named[name].variable,
+                {slot: codebook for slot, codebook in self.named[name].coded.items() if str(slot) in sites},
             )
-            for named in (self.named[name] for name in entry.variable.split(" + "))
+            for name in names
         ]
-        found = set_variables(self.runner, told, self.fit_z, self.seed)
-        if found is None:
+        outcome = set_variables(self.runner, named, self.fit_z, self.seed)
+        if outcome is None:
             return entry
         update: dict[str, Any] = {
             f"{of}_{how}".removesuffix("_set") if of != "metric" else f"metric_{how}": getattr(answers, of)
-            for how, answers in found.by.items()
+            for how, answers in outcome.by.items()
             for of in ("metric", "flipped", "off_target")
         }
-        return entry.model_copy(update={"n": found.n} | update | self._accuracies(told))
+        return entry.model_copy(update={"n": outcome.n} | update | self._accuracies(named))
 
-    def _accuracies(self, told: Sequence[NamedVariable]) -> dict[str, Any]:
+    def _accuracies(self, variables_set: Sequence[NamedVariable]) -> dict[str, Any]:
         if self.task is None:
             return {}
         rng, n = np.random.default_rng(self.seed), len(self.runner.pairs)
-        now = np.stack([named.variable.ids[0, len(self.fitted) :] for named in told])
+        now = np.stack([named.variable.ids[0, len(self.fitted) :] for named in variables_set])
         sources = _drawn(now, now, rng)
-        names = [self._known_as[named.variable.name] for named in told]
+        names = [self._known_as[named.variable.name] for named in variables_set]
         clean = [pair.variables.get("clean", {}) for pair in self.runner.pairs]
         after = getattr(self.task, "after", lambda base, values: {**base, **values})
         expected = [
@@ -118,7 +121,7 @@ class Judge:
         if not (counted.any() or stays.any()):
             return {}
         arms: dict[str, dict[HeadAtRole, Tensor]] = {}
-        for named in told:
+        for named in variables_set:
             new = named.variable.ids[0, len(self.fitted) + sources]
             changes = changes_of(self.runner, named, self.fit_z, rng, True, new)
             assert changes is not None
@@ -128,7 +131,7 @@ class Judge:
         whole = {slot: self.runner.z(slot)[0] for slot in slots}
         arms["whole"] = {slot: z[torch.from_numpy(sources)] - z for slot, z in whole.items()}
         if counted.any():
-            for rank, rotation in self._rotations(told, after).items():
+            for rank, rotation in self._rotations(variables_set, after).items():
                 arms[f"rotation {rank}"] = {slot: arms["whole"][slot] @ rotation[slot] for slot in slots}
         edits = stacked(
             [[Edit(slot, whole[slot] + by) for slot, by in changes.items()] for changes in arms.values()], n
@@ -162,18 +165,22 @@ class Judge:
         encode = self.runner.model.tokenizer.encode
         return frozenset(encode(text, add_special_tokens=False)[0] for text in texts)
 
+    @cached_property
+    def _training(self) -> CleanRun:
+        pairs = self.fitted.subset(range(min(TRAIN_PAIRS, len(self.fitted))))
+        return CleanRun.of(self.runner.model, pairs)
+
     def _rotations(
-        self, told: Sequence[NamedVariable], after: Any
+        self, variables_set: Sequence[NamedVariable], after: Any
     ) -> dict[int, dict[HeadAtRole, Float[Tensor, "d d"]]]:
         """Of each rank the projection at every slot by which a source's part gives the expected answer most often."""
         assert self.task is not None
-        model = self.runner.model
-        pairs = self.fitted.subset(range(min(TRAIN_PAIRS, len(self.fitted))))
-        names, rng = [self._known_as[named.variable.name] for named in told], np.random.default_rng(self.seed)
-        own = np.stack([named.variable.ids[0, : len(pairs)] for named in told])
+        clean, rng = self._training, np.random.default_rng(self.seed)
+        pairs = clean.pairs
+        names = [self._known_as[named.variable.name] for named in variables_set]
+        now = np.stack([named.variable.ids[0, : len(pairs)] for named in variables_set])
         values = [pair.variables["clean"] for pair in pairs]
-        clean = CleanRun.of(model, pairs)
-        z = {slot: self.fit_z[slot][0, : len(pairs)] for named in told for slot in named.coded}
+        z = {slot: self.fit_z[slot][0, : len(pairs)] for named in variables_set for slot in named.coded}
         generator = torch.Generator().manual_seed(self.seed)
         raw = {
             rank: {
@@ -181,10 +188,11 @@ class Judge:
             }
             for rank in RANKS
         }
-        adam = torch.optim.Adam([x for of in raw.values() for x in of.values()], RATE)
+        parameters = [x for of in raw.values() for x in of.values()]
+        adam = torch.optim.Adam(parameters, RATE)
         for _ in range(STEPS):
             base = rng.choice(len(pairs), min(BATCH, len(pairs)), replace=False)
-            source = _drawn(own[:, base], own, rng)
+            source = _drawn(now[:, base], now, rng)
             to = [
                 self._tokens(after(values[i], {name: values[j][name] for name in names}))
                 for i, j in zip(base, source, strict=True)
@@ -206,17 +214,11 @@ class Judge:
                 for row, log_p in zip(part, logits.float().log_softmax(-1), strict=True):
                     if tokens := to[row % len(base)]:
                         loss = loss - log_p[list(tokens)].logsumexp(0)
-            if loss.requires_grad:
-                adam.zero_grad()
-                loss.backward()
+            if loss.requires_grad:  # of the directions alone, not of the model's weights
+                for x, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                    x.grad = gradient
                 adam.step()
         return {rank: {slot: _projection(x).detach() for slot, x in of.items()} for rank, of in raw.items()}
-
-
-def _same(variable: Variable, given: Variable) -> bool:
-    """Whether a variable that the task gives tells the same clean prompts apart."""
-    pairs = {*zip(variable.ids[0], given.ids[0], strict=True)}
-    return len(pairs) == len(np.unique(variable.ids[0])) == len(np.unique(given.ids[0]))
 
 
 def _projection(directions: Float[Tensor, "d rank"]) -> Float[Tensor, "d d"]:

@@ -134,6 +134,7 @@ class _Finder:
         self.fitted, self.judged, self.seed, self.stage = fitted, judged, seed, stage
         self.notes: list[str] = []
         self.looks = dict(looks)
+        self.inputs: frozenset[HeadAtRole] = frozenset()
         self.opposing: set[HeadAtRole] = set()
         self.carries: set[HeadAtRole] = set()
         """Slots whose codes carry most of the effect on the discovery's pairs: these are set in interchange."""
@@ -149,6 +150,7 @@ class _Finder:
             self.chooser = SlotRunner(clean, chosen)
             grown = self._grown(sites, roles, advance)
             places, slots = self._places(sites, roles, grown, effects[: len(chosen)])
+            self.inputs = self.inputs or frozenset(slots)  # of MLPs alone, none is seen to tell another
         with self.stage("prompts for the program", len(self.fitted) + len(self.judged)) as advance:
             self.fit_z, fitting = read_slots(self.model, self.fitted, slots, advance)
             self.judge = SlotRunner.of(self.model, self.judged, mlps=mlps, progress=advance)
@@ -362,19 +364,19 @@ class _Finder:
         found: list[VariableSet] = []
         together: list[NamedVariable] = []
         for variable, opposes in product(varying, (False, True)):
-            told = [
+            telling = [
                 slot
                 for slot, its in names.items()
                 if its and its[0].variable == variable.name and slot in self.carries
                 if (slot in self.opposing) == opposes
             ]
-            if not told:
+            if not telling:
                 continue
-            slots, fall = self._strongest(told, coded, variable.name)
+            slots, fall = self._strongest(telling, coded, variable.name)
             judged = NamedVariable(variable, {slot: coded[slot] for slot in slots})
-            one = set_variables(self.judge, [judged], self.fit_z, self.seed, controls=False)
-            if one is not None:
-                found.append(one)
+            outcome = set_variables(self.judge, [judged], self.fit_z, self.seed, controls=False)
+            if outcome is not None:
+                found.append(outcome)
                 together += [judged] * (fall >= TOGETHER * self.gap)
             else:
                 self.notes.append(
@@ -386,12 +388,12 @@ class _Finder:
         return found
 
     def _strongest(
-        self, told: Sequence[HeadAtRole], coded: Mapping[HeadAtRole, HeadCodebook], variable: str
+        self, telling: Sequence[HeadAtRole], coded: Mapping[HeadAtRole, HeadCodebook], variable: str
     ) -> tuple[list[HeadAtRole], float]:
         """All slots that tell a variable, or those at one role: whichever moves the metric most on the discovery's
         pairs, and by how much. What is told at an earlier role may be told again at a later one."""
-        roles = dict.fromkeys(slot.role for slot in told)
-        parts = [list(told), *([slot for slot in told if slot.role == role] for role in roles)]
+        roles = dict.fromkeys(slot.role for slot in telling)
+        parts = [list(telling), *([slot for slot in telling if slot.role == role] for role in roles)]
         z, falls = self.chooser.z, []
         for part in parts if len(roles) > 1 else parts[:1]:
             its = {slot: replace(coded[slot], judged=ids(coded[slot].book, z(slot))) for slot in part}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from interp.errors import InputError
 from interp.interventions.clean_run import CleanRun
 from interp.interventions.frozen import LiveAt, in_frozen_context
 from interp.interventions.patch import Patch
@@ -93,6 +94,9 @@ def test_a_loaded_run_executes_its_program_and_a_false_one_shows(run, pairs, tmp
     ]
     false = loaded.model_copy(update={"slots": codes})
     assert false.execute(model, pairs).chained.share < 0.3
+    unwritten = [coded.model_copy(update={"input": False}) for coded in loaded.slots]
+    with pytest.raises(InputError, match="run the discovery again"):
+        loaded.model_copy(update={"slots": unwritten}).execute(model, pairs)
 
 
 def test_errors_that_cancel_and_chance_agreement_are_told():
