@@ -30,7 +30,11 @@ SMALLER = {
         "(1.25, 2.5, 3.75)": "(2.5,)",
         "(1.0, 2.0, 3.0)": "(2.0,)",
     },
-    "what_the_heads_say": {"n=64, candidates=12": "n=8, candidates=4", "import pandas as pd": FEWER_PROMPTS},
+    "what_the_heads_say": {
+        # a program of few prompts has names only where values are few
+        '"ioi", n=64, candidates=12': '"agreement", n=8, candidates=4',
+        "import pandas as pd": FEWER_PROMPTS,
+    },
     "why_did_it_say_that": {"in proposals[:3]": "in proposals[:1]"},
     "your_own_task_and_model": {
         "import pandas as pd": FEWER_PROMPTS,
