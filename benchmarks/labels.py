@@ -1,10 +1,10 @@
-"""Labels of the codebooks that come with the package, made from two million tokens of everyday text, docs and code.
+"""Labels of the codebooks that come with the package, made from half a million tokens of everyday text, docs and code.
 
     python -m benchmarks.labels encode     # goes on where it stopped
     python -m benchmarks.labels label      # writes interp/bottlenecks/data/*/labels.parquet
     python -m benchmarks.labels show       # prints the tables of docs/evidence.md; -n codes of each, drawn with --seed
 
-Both codebooks are read in one pass: bfloat16, fused attention, codes by products whose factors are rounded to
+Both codebooks are read in one pass: bfloat16, codes by products whose factors are rounded to
 bfloat16. An index that ``interp index build`` makes in float32 has the same codes at 95 % of tokens, and takes six
 times as long.
 """
@@ -28,8 +28,9 @@ from interp.codesearch.build import WORK, finish
 from interp.codesearch.corpus import Corpus, read_corpus
 from interp.codesearch.firing_stats import Gathered
 from interp.codesearch.index import IDS
-from interp.codesearch.labels import LABELS, LEAST, MIXED, RARE, starts_of
+from interp.codesearch.labels import LABELS, LEAST, MIXED, RARE, TEXTS, starts_of
 from interp.codesearch.layout import IdFile, Layout, names_of_groups
+from interp.codesearch.looks import LOOKS, MOST, PARTS, largest_looks, looks_layout
 from interp.files import read_json, write_json, write_text
 from interp.models.embedded import packaged_folder
 from interp.progress import bar
@@ -39,7 +40,7 @@ from interp.text import load_text
 NAMES = ("smollm2-135m-instruct-k1", "smollm2-135m-instruct-mlps-k1")
 KINDS = ("news", "articles", "reviews", "answers", "stories", "medicine", "wiki", "c", "python", "html")
 TEXT = "+".join(["stdlib", *(f"probes:{kind}" for kind in KINDS)])
-TOKENS, CONTEXT, BLOCKS = 2_048_000, 128, 4
+TOKENS, CONTEXT, BLOCKS = 524_288, 128, 4
 FOLDER = Path("runs/labels")
 
 
@@ -66,6 +67,11 @@ def books() -> dict[str, Codebook]:
     return {site: book for name in NAMES for site, book in Codebooks.from_pretrained(name).items()}
 
 
+def _rows(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    made = {} if path.exists() else {"dtype": np.uint16, "shape": shape}
+    return np.lib.format.open_memmap(path, "w+" if made else "r+", **made)
+
+
 def encode(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "text.json").exists():
@@ -75,23 +81,35 @@ def encode(folder: Path) -> None:
         write_json(folder / "text.json", describe_text(text))
     tokens = torch.from_numpy(np.load(folder / "tokens.npy").astype(np.int64))
     model = AutoModelForCausalLM.from_pretrained(
-        packaged_folder(), dtype=torch.bfloat16, attn_implementation="sdpa"
+        packaged_folder(), dtype=torch.bfloat16, attn_implementation="eager"
     ).eval()
     torch.set_float32_matmul_precision("medium")
     choosers = {site: Chooser(book) for site, book in books().items()}
     bounds = np.cumsum([0, *(len(one.codes) for one in choosers.values())]).tolist()
     columns = dict(zip(choosers, map(slice, bounds[:-1], bounds[1:]), strict=True))
-    path, mark = folder / "ids.npy", folder / "done"
-    shape = tokens.numel(), bounds[-1]
-    made = {} if path.exists() else {"dtype": np.uint16, "shape": shape}
-    ids = np.lib.format.open_memmap(path, "w+" if made else "r+", **made)
+    mark = folder / "done"
     done = int(mark.read_text()) if mark.exists() else 0
+    ids = _rows(folder / "ids.npy", (tokens.numel(), bounds[-1]))
+    heads = model.config.num_attention_heads
+    looks = _rows(folder / "looks.npy", (tokens.numel(), len(model.model.layers) * heads, MOST))
     found = np.zeros((BLOCKS * CONTEXT, bounds[-1]), np.uint16)
+    looked = np.zeros((BLOCKS * CONTEXT, *looks.shape[1:]), np.uint16)
+    values: dict[int, torch.Tensor] = {}
 
     def look(site: str, x: torch.Tensor) -> None:
         choosers[site].choose(x.reshape(-1, x.shape[-1]), found[: x.shape[0] * x.shape[1], columns[site]])
 
+    def keep_value(layer: int, value: torch.Tensor) -> None:
+        values[layer] = value.unflatten(-1, (-1, model.model.layers[layer].self_attn.head_dim))
+
+    def keep_looks(layer: int, pattern: torch.Tensor) -> None:
+        largest = largest_looks(pattern, values.pop(layer))
+        none = CONTEXT * PARTS
+        looked[: len(largest), layer * heads : (layer + 1) * heads] = np.where(largest < 0, none, largest)
+
     for i, layer in enumerate(model.model.layers):
+        layer.self_attn.v_proj.register_forward_hook(lambda _, __, y, i=i: keep_value(i, y))
+        layer.self_attn.register_forward_hook(lambda _, __, y, i=i: keep_looks(i, y[1]))
         layer.self_attn.o_proj.register_forward_pre_hook(lambda _, x, site=f"a{i}": look(site, x[0]))
         layer.mlp.register_forward_hook(lambda _, __, y, site=f"m{i}": look(site, y))
     with torch.no_grad(), bar("reading codes", len(tokens)) as progress:
@@ -99,11 +117,13 @@ def encode(folder: Path) -> None:
         while done < len(tokens):
             some = tokens[done : done + BLOCKS]
             model.model(some, use_cache=False)
-            ids[done * CONTEXT : (done + len(some)) * CONTEXT] = found[: len(some) * CONTEXT]
+            rows = slice(done * CONTEXT, (done + len(some)) * CONTEXT)
+            ids[rows], looks[rows] = found[: some.numel()], looked[: some.numel()]
             done += len(some)
             progress(len(some))
             if done % (100 * BLOCKS) == 0 or done == len(tokens):
                 ids.flush()
+                looks.flush()
                 write_text(mark, str(done))
 
 
@@ -126,11 +146,21 @@ def label(folder: Path) -> None:
     rows = (order[:, None] * CONTEXT + np.arange(CONTEXT)).ravel()
     ids = np.load(folder / "ids.npy", mmap_mode="r")
     for begin in range(0, len(parts), 50):
-        some = np.concatenate([ids[at : at + 2**17, begin : begin + 50] for at in range(0, len(rows), 2**17)])
-        some = some[: len(rows)][rows]
+        some = ids[: len(rows), begin : begin + 50][rows]
         for i in range(some.shape[1]):
             file.write(begin + i, 0, some[:, i : i + 1].astype(np.int64))
     file.flush()
+    looked = looks_layout(layout, CONTEXT)
+    looks_file, looks = (
+        IdFile.create(place / WORK / LOOKS, looked),
+        np.load(folder / "looks.npy", mmap_mode="r"),
+    )
+    for begin in range(0, len(looked.books), 50):
+        kept = looks[: len(rows), begin : begin + 50][rows]
+        for i in range(kept.shape[1]):
+            none = kept[:, i] == CONTEXT * PARTS
+            looks_file.write(begin + i, 0, np.where(none, -1, kept[:, i].astype(np.int64)))
+    looks_file.flush()
     corpus = corpus_of(tokens[order], sources[order])
     fingerprint = codebooks_fingerprint(every)
     request = {
@@ -140,7 +170,7 @@ def label(folder: Path) -> None:
         "error_term": True,
     }
     finish(place, file, corpus, Gathered(layout.n_codes), request)
-    labels = label_index(CodeIndex.open(place), stage=bar)
+    labels = label_index(CodeIndex.open(place, every), model=load_model(), stage=bar)
     for name in NAMES:
         codebooks = Codebooks.from_pretrained(name)
         names = [part.name for part in parts if part.site in codebooks.sites]
@@ -150,8 +180,10 @@ def label(folder: Path) -> None:
 def part_of(labels: Labels, names: Sequence[str], fingerprint: str) -> Labels:
     """Those of some of the books, which are codebooks of their own."""
     kept = np.concatenate([np.arange(b, b + n) for b, n in (labels.starts[name] for name in names)])
-    used, numbers = np.unique(labels.columns["text"][kept], return_inverse=True)
-    columns = {name: column[kept] for name, column in labels.columns.items()} | {"text": numbers}
+    columns = {name: column[kept] for name, column in labels.columns.items()}
+    texts = [name for name in TEXTS if name in columns]
+    used, numbers = np.unique(np.stack([columns[name] for name in texts]), return_inverse=True)
+    columns |= dict(zip(texts, numbers.reshape(len(texts), -1), strict=True))
     sites = {name.partition(".")[0] for name in names}
     about = {
         **labels.about,

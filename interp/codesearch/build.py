@@ -51,6 +51,7 @@ from interp.codesearch.layout import (
     span_of,
     without_repeats,
 )
+from interp.codesearch.looks import LOOKS, LooksReader, looks_layout
 from interp.errors import InputError
 from interp.executor import SERIAL, Job, Shard, Told, Workers, run
 from interp.files import atomic_path, read_json, write_json
@@ -108,8 +109,9 @@ def write_index(
         _note(work, request)
         gathered = _joined(work, text, layout, batch_size)
         if gathered is None:
-            if not (work / IDS).exists() and (work / STATE).exists() and (folder / IDS).exists():
-                (folder / IDS).replace(work / IDS)  # killed after the ids were put in place
+            for name in (IDS, LOOKS):
+                if not (work / name).exists() and (work / STATE).exists() and (folder / name).exists():
+                    (folder / name).replace(work / name)  # killed after it was put in place
             options = (request["error_term"], batch_size, save_seconds, turn, stage)
             gathered = _run(model, books, text.tokens, layout, work, *options)
         sources = None if text.sources is None else text.sources.numpy()
@@ -155,7 +157,9 @@ def finish(
     for name, array in arrays.items():
         with atomic_path(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
             np.save(file, array, allow_pickle=False)
-    (folder / WORK / IDS).replace(folder / IDS)
+    for name in (LOOKS, IDS):
+        if (folder / WORK / name).exists():
+            (folder / WORK / name).replace(folder / name)
     write_json(
         folder / MANIFEST,
         {
@@ -274,14 +278,18 @@ def _run(
     stage: Stage,
 ) -> Gathered:
     """All batches that an earlier process has not done."""
-    if not (work / IDS).exists():
+    context = tokens.shape[1]
+    files = {IDS: layout} | ({LOOKS: looked} if (looked := looks_layout(layout, context)) else {})
+    if not all((work / name).exists() for name in files):
         (work / STATE).unlink(missing_ok=True)
-        IdFile.create(work / f"{IDS}.new", layout)
-        (work / f"{IDS}.new").replace(work / IDS)
+        for name, part in files.items():
+            IdFile.create(work / f"{name}.new", part)
+            (work / f"{name}.new").replace(work / name)
     ids = IdFile.open(work / IDS, layout, write=True)
+    looks = IdFile.open(work / LOOKS, looked, write=True) if looked else None
+    reader = LooksReader(looked) if looked else None
     gathered, done = _restored(work / STATE, layout.n_codes)
     wrappers = {site: FiringStatsWrapper(book) for site, book in books.items()}
-    context = tokens.shape[1]
     saved = time.monotonic()
     with torch.no_grad(), stage("reading codes", len(tokens)) as progress:
         progress(done)
@@ -290,14 +298,18 @@ def _run(
             # nobody reads the logits
             with (
                 turn(),
-                hooked(model, {"unembed.hook_in": lambda x: x[:1, -1:]}),
+                hooked(model, {"unembed.hook_in": lambda x: x[:1, -1:], **(reader.hooks if reader else {})}),
                 attach(model, wrappers, error_term=error_term),
             ):
                 model(batch.to(model_device(model)))
             _store(wrappers, ids, gathered, done * context)
+            if reader and looks:
+                reader.store(looks, done * context)
             done += len(batch)
             if time.monotonic() - saved >= save_seconds or done == len(tokens):
                 ids.flush()
+                if looks:
+                    looks.flush()
                 with atomic_path(work / STATE) as temporary:
                     save_file({**gathered.state(), "done": np.array([done])}, temporary)
                 saved = time.monotonic()
@@ -374,14 +386,19 @@ def _joined(work: Path, text: TextBlocks, layout: Layout, batch_size: int) -> Ga
     if any(found[place][1] < len(part) for place, part in parts.items()):
         return None
     (work / STATE).unlink(missing_ok=True)  # of a build that was begun in another way
-    ids, whole = IdFile.create(work / IDS, layout), Gathered(layout.n_codes)
+    whole = Gathered(layout.n_codes)
+    for name, file in {IDS: layout, LOOKS: looks_layout(layout, context)}.items():
+        if file is None:
+            continue
+        joined = IdFile.create(work / name, file)
+        for place, part in parts.items():
+            n_tokens, start = len(part) * context, part.start * context
+            own = IdFile.open(place / name, Layout(file.books, n_tokens))
+            for i in range(len(file.books)):
+                joined.write(i, start, own.rows(i, np.arange(n_tokens)).astype(np.int64))
+        joined.flush()
     for place, part in parts.items():
-        n_tokens, start = len(part) * context, part.start * context
-        own = IdFile.open(place / IDS, Layout(layout.books, n_tokens))
-        for i in range(len(layout.books)):
-            ids.write(i, start, own.rows(i, np.arange(n_tokens)).astype(np.int64))
-        whole.merge(found[place][0], start)
-    ids.flush()
+        whole.merge(found[place][0], part.start * context)
     return whole
 
 

@@ -29,6 +29,7 @@ from interp.codesearch.build import BATCH_SIZE, SAVE_SECONDS, WORK, folder_of, r
 from interp.codesearch.corpus import Corpus
 from interp.codesearch.firing_stats import BINS, N_TOP, RANKS, unpack_counts
 from interp.codesearch.layout import BLOCK, CORPUS, FORMAT, IDS, MANIFEST, Book, IdFile, Layout, span_of
+from interp.codesearch.looks import LOOKS, looked_at, looks_layout
 from interp.errors import InputError
 from interp.files import read_json, write_json
 from interp.models import Model
@@ -137,6 +138,7 @@ class CodeIndex:
     tables: Mapping[str, np.ndarray]
     _books: Mapping[str, Dictionary] | None = None
     _books_within: Sequence[Path] | None = None
+    _looks: IdFile | None = None
 
     def __post_init__(self) -> None:
         self.books, self.n_tokens = self.layout.books, self.layout.n_tokens
@@ -163,19 +165,22 @@ class CodeIndex:
         manifest = _read_manifest(folder)
         try:
             layout = Layout(tuple(Book(*entry) for entry in manifest["layout"]), manifest["n_tokens"])
-            for name in (IDS, *(f"{table}.npy" for table in (*CORPUS, *_TABLES))):
+            files = {IDS, *(f"{table}.npy" for table in (*CORPUS, *_TABLES))}
+            for name in files | ({LOOKS} & manifest["bytes"].keys()):
                 size, wanted = (folder / name).stat().st_size, manifest["bytes"][name]
                 if size != wanted:
                     raise _damaged(folder / name, f"{size} bytes, not {wanted}")
             tables = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in (*CORPUS, *_TABLES)}
             _check(folder, layout, tables, manifest)
             ids = IdFile.open(folder / IDS, layout)
+            looked = looks_layout(layout, manifest["context"])
+            looks = IdFile.open(folder / LOOKS, looked) if looked and LOOKS in manifest["bytes"] else None
         except InputError:
             raise
         except Exception as error:  # NumPy reads a header as Python: a damaged one may end in anything
             why = f"no {error} there" if isinstance(error, KeyError) else error
             raise InputError(f"the index {folder} is damaged: {why}; build it again") from None
-        index = cls(folder, manifest, layout, ids, tables, books, books_within)
+        index = cls(folder, manifest, layout, ids, tables, books, books_within, looks)
         if books is not None:
             index.check_books(books)
         return index
@@ -225,6 +230,16 @@ class CodeIndex:
         """The tokens that carry a code, in order of the corpus."""
         spans = self.tables["lists"][self.layout.code(book, code)]
         return positions(self.ids, self.layout.number(book), code, spans, int(self.manifest["span"]))
+
+    def looked_at(
+        self, head: str
+    ) -> tuple[Int[np.ndarray, "token place"], Float[np.ndarray, "token place"]] | None:
+        """Where a head looks, see :func:`~interp.codesearch.looks.looked_at`; None for what is no head, and in an index
+        of before that was kept."""
+        if self._looks is None or head not in self._looks.layout.numbers:
+            return None
+        number = self._looks.layout.numbers[head]
+        return looked_at(self._looks, number, self.n_tokens, self.corpus.context)
 
     def top(self, book: str, code: int, by: str = "margin") -> Top:
         """At most ``N_TOP`` contexts, by one of ``RANKS``, see :mod:`~interp.codesearch.firing_stats`."""

@@ -1,7 +1,10 @@
 """A label for every code: the pattern that tells best at which tokens the code is on.
 
-No language model is asked. Patterns are those of :mod:`interp.codesearch.patterns`. The documents are split in two: on
-one half the pattern with the best F1 is chosen; precision, recall and F1 are measured on the other.
+No language model is asked. A code of a head is looked at from three sides, with patterns of
+:mod:`interp.codesearch.patterns`: what the head *looks at* where the code is on, what it *stands at*, and what the code
+*writes*. The documents are split in two: on one half the pattern with the best F1 is chosen, of both sides the better
+is the name; precision, recall and F1 are measured on the other half. What it writes is read off the weights, see
+:mod:`interp.codesearch.writes`.
 
 A code of a head is often one of many that share a pattern out among them. Where no F1 is :data:`FITS` of the way from
 that of a random code to 1, a pattern is chosen that most of the code's tokens have, at least :data:`MOSTLY` of them and
@@ -28,9 +31,12 @@ from jaxtyping import Float, Int, Shaped
 
 from interp.bottlenecks.store import PRETRAINED, Codebooks
 from interp.codesearch.index import CodeIndex
-from interp.codesearch.patterns import MOST_VALUES, SIMPLER, Boolean, Patterns, Variable
+from interp.codesearch.layout import Book
+from interp.codesearch.patterns import MOST_VALUES, SIMPLER, Boolean, Family, Patterns, Variable
+from interp.codesearch.writes import writes
 from interp.errors import InputError
 from interp.files import atomic_path, parse_json
+from interp.models import Model
 from interp.progress import Stage, silent
 
 LABELS = "labels.parquet"
@@ -41,6 +47,9 @@ MOSTLY, LIFT = 0.5, 2.0
 SHARES = 0.5, 0.8
 """Values of F1 that it is told how many codes reach."""
 RARE, MIXED = "rare", "mixed"
+TEXTS = ("text", "stands", "looks", "writes")
+"""Columns of words, kept as numbers among all; those but the first may lack."""
+_PERCENT = ("precision", "recall", "f1", "null", "stands_f1", "looks_f1")
 _ROUNDS = 6
 
 
@@ -54,6 +63,10 @@ class Label:
             with the code, as a search of the index has it.
         null: mean F1 of random codes of the same frequency.
         firings: tokens of the second half at which it is on.
+        stands, looks: the best pattern of each side, and its F1; empty where there is no such side.
+        writes: the tokens that it raises, or lowers, most; empty where no model was asked.
+        writes_gain: how much more than other tokens of the text it raises those that come next on the second half, in
+            standard deviations; of random codes 0.
     """
 
     text: str
@@ -62,6 +75,12 @@ class Label:
     f1: float
     null: float
     firings: int
+    stands: str = ""
+    stands_f1: float = 0.0
+    looks: str = ""
+    looks_f1: float = 0.0
+    writes: str = ""
+    writes_gain: float = 0.0
 
     @property
     def named(self) -> bool:
@@ -87,6 +106,18 @@ class _Best:
     def f1(self) -> Float[np.ndarray, " code"]:
         return 2 * self.hits / np.maximum(self.tokens + self.fired, 1)
 
+    def merged(self, other: "_Best", n_kinds: int) -> "_Best":
+        """Of each code the better; the other's kinds are numbered behind ``n_kinds``."""
+        both, better = _Best(self.fired), other.score > self.score
+        for name in ("score", "hits", "tokens"):
+            setattr(both, name, np.where(better, getattr(other, name), getattr(self, name)))
+        both.kind = np.where(better, other.kind + n_kinds, self.kind)
+        both.values = {
+            **{code: values for code, values in self.values.items() if not better[code]},
+            **{code: values for code, values in other.values.items() if better[code]},
+        }
+        return both
+
     def take(
         self, codes: np.ndarray, score: np.ndarray, hits: np.ndarray, tokens: Any, kind: int
     ) -> np.ndarray:
@@ -98,9 +129,7 @@ class _Best:
         return better
 
 
-def best_patterns(
-    patterns: Patterns, ids: Shaped[np.ndarray, "token k"], n_codes: int
-) -> tuple[_Best, _Best]:
+def best_patterns(patterns: Family, ids: Shaped[np.ndarray, "token k"], n_codes: int) -> tuple[_Best, _Best]:
     """The best pattern of every code of one book, by F1 and by what most of its tokens have."""
     width = 2 * (n_codes + 1)
     small = np.uint16 if width < 2**16 else np.int32  # numbers of 16 bits are sorted by radix
@@ -232,7 +261,7 @@ class Labels:
         if not 0 <= code < n:
             return None
         row = {name: column[begin + code].item() for name, column in self.columns.items()}
-        return Label(**{**row, "text": self.texts[row["text"]]})
+        return Label(**{name: self.texts[value] if name in TEXTS else value for name, value in row.items()})
 
     def text(self, book: str, code: int) -> str:
         """What stands beside the code's number; empty where there is no label."""
@@ -289,11 +318,15 @@ class Labels:
 
         books = np.repeat(np.arange(len(self.starts)), [n for _, n in self.starts.values()])
         columns = {"book": pa.DictionaryArray.from_arrays(pa.array(books, pa.int32()), list(self.starts))}
-        texts = pa.array(self.columns["text"], pa.int32())
-        columns["text"] = pa.DictionaryArray.from_arrays(texts, self.texts)
-        for name in ("precision", "recall", "f1", "null"):
-            columns[name] = pa.array(np.rint(100 * self.columns[name]), pa.uint8())
-        columns["firings"] = pa.array(self.columns["firings"], pa.uint32())
+        for name, column in self.columns.items():
+            if name in TEXTS:
+                used, numbers = np.unique(column, return_inverse=True)
+                words = [self.texts[i] for i in used.tolist()]
+                columns[name] = pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int32()), words)
+            elif name in _PERCENT:
+                columns[name] = pa.array(np.rint(100 * column), pa.uint8())
+            else:
+                columns[name] = pa.array(column, pa.uint32() if name == "firings" else pa.float16())
         about = {key: value for key, value in self.about.items() if key != "texts"}
         table = pa.table(columns).replace_schema_metadata({"labels": json.dumps({"format": FORMAT, **about})})
         with atomic_path(path) as temporary:
@@ -310,14 +343,24 @@ class Labels:
             about = parse_json((table.schema.metadata or {})[b"labels"])
             if about.pop("format") != FORMAT:
                 raise ValueError(f"not of format {FORMAT}, which this version reads")
-            book, text = (table[name].combine_chunks().dictionary_encode() for name in ("book", "text"))
+            book = table["book"].combine_chunks().dictionary_encode()
             sizes = np.bincount(book.indices.to_numpy())
             if (np.diff(book.indices.to_numpy()) < 0).any():
                 raise ValueError("its books are not one after the other")
-            columns = {name: table[name].to_numpy() / 100 for name in ("precision", "recall", "f1", "null")}
-            columns |= {"text": text.indices.to_numpy(), "firings": table["firings"].to_numpy()}
+            there = table.column_names
+            columns = {name: table[name].to_numpy() / 100 for name in _PERCENT if name in there}
+            columns["firings"] = table["firings"].to_numpy()
+            if "writes_gain" in there:
+                columns["writes_gain"] = table["writes_gain"].to_numpy().astype(np.float32)
+            texts: dict[str, int] = {}
+            for name in (name for name in TEXTS if name == "text" or name in there):
+                text = table[name].combine_chunks().dictionary_encode()
+                numbers = np.array(
+                    [texts.setdefault(words, len(texts)) for words in text.dictionary.to_pylist()]
+                )
+                columns[name] = numbers[text.indices.to_numpy()]
             names = map(str, book.dictionary.to_pylist())
-            return cls({**about, "texts": text.dictionary.to_pylist()}, starts_of(names, sizes), columns)
+            return cls({**about, "texts": list(texts)}, starts_of(names, sizes), columns)
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError) as error:
             raise InputError(f"cannot read the labels {path}: {error}") from None
 
@@ -379,23 +422,64 @@ def _opened(path: Path, changed: int) -> Labels:  # noqa: ARG001 - a key of the 
     return Labels.open(path)
 
 
-def label_index(index: CodeIndex, *, seed: int = 0, stage: Stage = silent) -> Labels:
-    """Label every code of an index; :class:`InputError` for a corpus of one document."""
+def label_index(
+    index: CodeIndex, *, model: Model | None = None, seed: int = 0, stage: Stage = silent
+) -> Labels:
+    """Label every code of an index; :class:`InputError` for a corpus of one document.
+
+    Args:
+        model: the index's own, that tells what codes write; codebooks must be at hand then.
+    """
     patterns = Patterns(index.corpus, seed=seed)
     rng = np.random.default_rng(seed)
-    firsts = {book.site: i for i, book in reversed(list(enumerate(index.books)))}
-    found, random = [], {}
-    with stage("labelling codes", len(index.books) + len(firsts)) as done:
-        for number, book in enumerate(index.books):
-            ids = index.ids.book(number).reshape(-1, book.k)[: index.n_tokens]
-            found.append(best_patterns(patterns, ids, book.n_codes))
-            done(1)
-            if firsts[book.site] == number:
-                random[book.site] = best_patterns(patterns, rng.permutation(ids), book.n_codes)[0]
-                done(1)
-    null = NullF1(*(np.concatenate([getattr(b, name) for b in random.values()]) for name in ("fired", "f1")))
+    firsts = {book.site: book for book in reversed(index.books)}
+    random: dict[str, _Best] = {}
     texts: dict[str, int] = {}
-    parts = [_columns(patterns, best, mostly, null, texts) for best, mostly in found]
+
+    def read(ids: np.ndarray, book: Book) -> tuple[dict[str, Family], dict[str, tuple[_Best, _Best]]]:
+        """The patterns of each side, and the best of each, both sides together under ``text``."""
+        sides: dict[str, Family] = {"stands": patterns}
+        if (looked := index.looked_at(book.name)) is not None:
+            sides["looks"] = patterns.looking(looked[0][:, 0])
+        best = {side: best_patterns(family, ids, book.n_codes) for side, family in sides.items()}
+        sides["text"], best["text"] = patterns, best["stands"]
+        if looked is not None:
+            every, n_kinds = patterns.all + sides["looks"].all, len(patterns.all)
+            sides["text"] = Family(patterns.half, patterns.sizes, every)
+            both = zip(best["stands"], best["looks"], strict=True)
+            first, second = (stands.merged(looks, n_kinds) for stands, looks in both)
+            best["text"] = first, second
+        return sides, best
+
+    def ids_of(number: int) -> np.ndarray:
+        return index.ids.book(number).reshape(-1, index.books[number].k)[: index.n_tokens]
+
+    with stage("labelling codes", len(index.books) + len(firsts)) as done:
+        for site, book in firsts.items():
+            random[site] = read(rng.permutation(ids_of(index.layout.number(book.name))), book)[1]["text"][0]
+            done(1)
+        null = NullF1(
+            *(np.concatenate([getattr(b, name) for b in random.values()]) for name in ("fired", "f1"))
+        )
+        parts = []
+        for number, book in enumerate(index.books):
+            ids = ids_of(number)
+            sides, best = read(ids, book)
+            columns = _columns(sides["text"], *best["text"], null, texts)
+            if "looks" in sides:
+                for side in ("stands", "looks"):
+                    of_side = _columns(sides[side], *best[side], null, texts)
+                    columns |= {side: of_side["text"], f"{side}_f1": of_side["f1"]}
+            elif any(index.looked_at(other.name) is not None for other in index.books):
+                nothing = np.full(book.n_codes, texts.setdefault("", len(texts)))
+                columns |= {"stands": columns["text"], "stands_f1": columns["f1"]}
+                columns |= {"looks": nothing, "looks_f1": np.zeros(book.n_codes)}
+            if model is not None:
+                words, gain = writes(index, model, book.name, ids, patterns.half)
+                numbers = [texts.setdefault(text, len(texts)) for text in words]
+                columns |= {"writes": np.array(numbers), "writes_gain": gain}
+            parts.append(columns)
+            done(1)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     about = {
         "books": index.manifest["books"]["fingerprint"],
@@ -427,7 +511,7 @@ class NullF1:
 
 
 def _columns(
-    patterns: Patterns, best: _Best, mostly: _Best, null: NullF1, texts: dict[str, int]
+    patterns: Family, best: _Best, mostly: _Best, null: NullF1, texts: dict[str, int]
 ) -> dict[str, np.ndarray]:
     """What is kept of one book's codes; ``texts`` numbers the labels."""
     fired, random = best.fired, null(best.fired)

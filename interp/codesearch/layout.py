@@ -5,6 +5,7 @@
     manifest.json     format, model, codebooks, text, layout, sizes; written last
     ids.npy           uint16, block by block of 1024 tokens, in it [book, token, k]
     counts.npy        tokens that carry each code;   lists.npy   the spans of tokens that hold it, one bit each
+    looks.npy         where each head looks, laid out as the ids; see :mod:`interp.codesearch.looks`
     top_*.npy         best contexts of each code;    histogram.npy   its similarities, fired and not
     tokens.npy  documents.npy  text.npy  vocabulary*.npy  special.npy     the text
 

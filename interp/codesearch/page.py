@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from interp.codesearch.contexts import CodeContext, code_contexts, spaced
 from interp.codesearch.index import CodeIndex, Similarities
 from interp.codesearch.search import count_at, largest
+from interp.codesearch.writes import written_vectors
 from interp.errors import InputError
-from interp.models import Model, model_device, parse_site
-from interp.models.residual_writes import FinalNorm, LinearNorm, ResidualWrites
+from interp.models import Model
+from interp.models.residual_writes import FinalNorm
 from interp.stats import wilson
 
 
@@ -57,7 +58,8 @@ def logit_lens(index: CodeIndex, model: Model, book: str, code: int, n: int = 10
     training puts into books of several codes, writes no token.
     """
     index.check_model(model)
-    vector = written_vector(index, model, book, code)
+    index.layout.code(book, code)
+    vector = written_vectors(index, model, book)[code]
     if not vector.any():
         return LogitLens([], [])
     final = FinalNorm.of(model)
@@ -69,28 +71,6 @@ def logit_lens(index: CodeIndex, model: Model, book: str, code: int, n: int = 10
     )
     text = index.corpus.token_text
     return LogitLens(*([(text(i), float(logits[i])) for i in furthest] for furthest in (up, down)))
-
-
-@torch.no_grad()
-def written_vector(index: CodeIndex, model: Model, book: str, code: int) -> Float[torch.Tensor, " d_model"]:
-    """What the code stands for in the residual stream."""
-    found = index.books[index.layout.number(book)]
-    index.layout.code(book, code)
-    dictionary = index.codebooks()[found.site]
-    config, site, width = dictionary.config, parse_site(found.site), model.cfg.d_model
-    vector = dictionary.codes[found.vectors, code].detach().float().to(model_device(model))
-    if site.kind == "attn":
-        weights = model.blocks[site.layer].attn.W_O.detach().float()  # [head, d_head, d_model]
-        head = found.group if site.head is None else site.head
-        own = vector @ (weights[head] if config.d_in == model.cfg.d_head else weights.flatten(0, 1))
-        behind = ResidualWrites.of(model).norm
-        if behind is None:
-            return own
-        norm = LinearNorm.of(getattr(model.blocks[site.layer], behind), width, weights)
-        return norm.direction(own)  # but for its scale, which the final norm takes away
-    whole = vector.new_zeros(width)
-    whole[found.group * config.d_in : (found.group + 1) * config.d_in] = vector
-    return whole
 
 
 RELATED_SAMPLE = 1000

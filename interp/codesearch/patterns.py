@@ -104,19 +104,29 @@ def halves(corpus: Corpus, seed: int) -> Int[np.ndarray, " token"]:
     return np.repeat(of_document, corpus.document_lengths()).astype(np.int64)
 
 
-class Patterns:
-    """The family over one corpus, worked out once.
+@dataclass
+class Family:
+    """Patterns over one corpus.
 
     Attributes:
         half: 0 or 1 of every token, by document; ``sizes`` are their numbers of tokens.
         all: of two that are as good the first is better: one token before a class that it makes up.
     """
 
+    half: Int[np.ndarray, " token"]
+    sizes: tuple[int, ...]
+    all: list[Variable | Boolean]
+
+
+class Patterns(Family):
+    """What a token is and where it stands, worked out once; and, of one head, what it looks at from there."""
+
     def __init__(self, corpus: Corpus, *, seed: int = 0) -> None:
         tokens = np.asarray(corpus.tokens).astype(np.int64)
         self.half = halves(corpus, seed)
         self.sizes = tuple(np.bincount(self.half, minlength=2).tolist())
-        words = Vocabulary(corpus)
+        words = self._words = Vocabulary(corpus)
+        self._tokens, self._context = tokens, corpus.context
         before, after = _shifted(tokens, corpus.context, 1), _shifted(tokens, corpus.context, -1)
         places = list(_places(corpus, tokens, before, words))
         kind = np.select([dict(places)[CODE], dict(places)[PROSE]], [1, 2])
@@ -126,6 +136,52 @@ class Patterns:
             self._recent(tokens, corpus.context, words),
             *(self._boolean(*named) for named in (*_classes(tokens, before, after, words), *places)),
         ]
+
+    def looking(self, place: Int[np.ndarray, " token"]) -> Family:
+        """Of a head that looks at token ``place`` from each token, −1 for none: the token there, the one before it, its
+        class, and how it stands to the token that looks."""
+        tokens, words, there = self._tokens, self._words, place >= 0
+        every, at = np.arange(len(tokens)), np.maximum(place, 0)
+        seen = np.where(there, tokens[at], -1)
+        first = at % self._context == 0
+        before = np.where(there & ~first, tokens[at - 1], -1)
+        relation = relations(tokens, place, self._context, words)
+        number, names = words.partition()
+        n, size = len(names), len(words.texts)
+
+        def quoted(values: Sequence[int]) -> str:
+            shown = " ".join(f"“{words.texts[value]}”" for value in values[:SHOWN])
+            return shown + (f" +{len(values) - SHOWN}" if len(values) > SHOWN else "")
+
+        def any_case(values: Sequence[int]) -> str:
+            shown = " ".join(f"“{words.words[value]}”" for value in values[:SHOWN])
+            more = f" +{len(values) - SHOWN}" if len(values) > SHOWN else ""
+            return f"looks at {shown}{more} in any case"
+
+        def related(values: Sequence[int]) -> str:
+            return "looks at " + " or ".join(RELATIONS[value] for value in values)
+
+        def classed(values: Sequence[int]) -> str:
+            shown = [f"{names[v % n]}, {RELATIONS[v // n]}" for v in values]
+            return "looks at " + "; ".join(shown[:2]) + (f" +{len(shown) - 2}" if len(shown) > 2 else "")
+
+        def exact(values: Sequence[int]) -> str:
+            shown = [f"“{words.texts[v % size]}”, {RELATIONS[v // size]}" for v in values]
+            return "looks at " + "; ".join(shown[:2]) + (f" +{len(shown) - 2}" if len(shown) > 2 else "")
+
+        word = np.where(there & ~words.blank[seen], words.word[seen], -1)
+        variables: list[tuple[np.ndarray, float, Callable]] = [
+            (seen, 0.0, lambda values: f"looks at {quoted(values)}"),
+            (word, SIMPLER / 2, any_case),
+            (before, 0.0, lambda values: f"looks behind {quoted(values)}"),
+            (relation, 0.0, related),
+            (np.where(there, relation * n + number[seen], -1), SIMPLER / 2, classed),
+            (np.where(there, relation * size + seen, -1), SIMPLER / 2, exact),
+        ]
+        patterns: list[Variable | Boolean] = [self._variable(every, *rest) for rest in variables]
+        for name, of in words.classes():
+            patterns.append(self._boolean(f"looks at {name}", there & of[seen]))
+        return Family(self.half, self.sizes, patterns)
 
     def _boolean(self, text: str, where: Bool[np.ndarray, " token"]) -> Boolean:
         tokens = np.flatnonzero(where)
@@ -342,6 +398,41 @@ def _places(
     share = np.bincount(segment, symbols) / np.bincount(segment)
     yield CODE, share[segment] >= 0.15
     yield PROSE, share[segment] < 0.05
+
+
+RELATIONS = (
+    "the first token",
+    "itself",
+    "the token before",
+    "the same token earlier",
+    "what followed the same token",
+    "the last punctuation mark",
+    "one of the four before",
+    "one further back",
+)
+"""How a token that is looked at stands to the one that looks; the first that holds."""
+
+
+def relations(
+    tokens: np.ndarray, place: np.ndarray, context: int, words: "Vocabulary"
+) -> Int[np.ndarray, " token"]:
+    """By its number among :data:`RELATIONS`; −1 where nothing is looked at."""
+    every, there = np.arange(len(tokens)), place >= 0
+    at = np.maximum(place, 0)
+    back = every - at
+    mark = words.where(lambda text: text.strip() and not any(map(str.isalnum, text)))
+    mark |= words.where(lambda text: "\n" in text)
+    last = np.roll(np.maximum.accumulate(np.where(mark[tokens], every, -1)), 1)
+    holds = [
+        (at % context == 0) & (back > 0),
+        back == 0,
+        back == 1,
+        tokens[at] == tokens,
+        (at % context > 0) & (tokens[at - 1] == tokens),
+        at == last,
+        back <= 4,
+    ]
+    return np.where(there, np.select(holds, list(range(len(holds))), len(holds)), -1)
 
 
 def _ends_in(ending: str, text: str) -> bool:

@@ -21,7 +21,7 @@ from interp.codesearch import (
     search_similar,
 )
 from interp.codesearch.firing_stats import FiringStatsWrapper, Gathered
-from interp.codesearch.page import written_vector
+from interp.codesearch.writes import written_vectors
 from interp.errors import InputError
 from interp.models.residual_writes import ResidualWrites
 from interp.text import load_text
@@ -254,7 +254,7 @@ def test_a_code_is_written_through_the_norm_behind_attention(tiny_model, tmp_pat
         (tmp_path / "text.txt").write_text("The cat sat on the mat. " * 60)
         corpus = load_text(str(tmp_path / "text.txt"), model, n_tokens=128, context=16)
         build_index(model, {"a1": book}, corpus, tmp_path / "index")
-        found = written_vector(CodeIndex.open(tmp_path / "index", {"a1": book}), model, "a1.h2", 3)
+        found = written_vectors(CodeIndex.open(tmp_path / "index", {"a1": book}), model, "a1.h2")[3]
         z = torch.zeros(1, model.cfg.n_heads, model.cfg.d_head)
         z[0, 2] = book.codes[2, 3]
         added = ResidualWrites.of(model).added_by_heads(model, 1, z)[0, 2]
