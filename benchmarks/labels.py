@@ -189,6 +189,7 @@ def part_of(labels: Labels, names: Sequence[str], fingerprint: str) -> Labels:
         **labels.about,
         "books": fingerprint,
         "random": {site: random for site, random in labels.about["random"].items() if site in sites},
+        "looks": {name: looks for name, looks in labels.about.get("looks", {}).items() if name in names},
         "texts": [labels.texts[i] for i in used.tolist()],
     }
     return Labels(about, starts_of(names, [labels.starts[name][1] for name in names]), columns)

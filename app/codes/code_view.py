@@ -178,6 +178,8 @@ def told(found: Labels | None, book: str, code: int, place: DeltaGenerator) -> N
         place.markdown(f"**mixed**: no simple pattern tells where it is on; the best has {held}")
     else:
         place.markdown("**rare**: too seldom on to be named")
+    if sides := wording.code_sides(found, book, code):
+        place.caption(plain(" · ".join(sides)))
 
 
 def explained(index: CodeIndex, name: str) -> None:

@@ -9,9 +9,10 @@ from interp.app.codes.code_view import code_cells, in_line, pick
 from interp.app.widgets.code_names import labels, steering_by
 from interp.bottlenecks.edits import code_name
 from interp.bottlenecks.store import Codebooks
-from interp.codesearch import CodeIndex, Labels
+from interp.codesearch import CodeIndex, Labels, summarise_heads
 from interp.codesearch.contexts import code_contexts
 from interp.codesearch.layout import can_be_edited
+from interp.report import wording
 
 SHOWN = 30
 HEIGHT = 420
@@ -22,6 +23,13 @@ COLUMNS = {
     "F1": NumberColumn(format="%.2f", help="How well it tells that, on text that did not choose it."),
     "clearest at": st.column_config.TextColumn(width="large"),
     "steering": st.column_config.LinkColumn(display_text="steer by it", help="Opens the page Steering."),
+}
+HEADS = {
+    "looks at": st.column_config.TextColumn(
+        help="Where most of its attention · |value| goes, at most tokens."
+    ),
+    "share": NumberColumn(format="percent", help="Of the tokens."),
+    "F1": NumberColumn(format="%.2f", help="Mean of its codes' names, on text that did not choose them."),
 }
 
 
@@ -41,6 +49,7 @@ def of_index(index: CodeIndex) -> None:
     st.caption(
         "Press a code to see where it is on. Of each head or MLP at most two are listed, each name once."
     )
+    of_heads(found, index.manifest["model"]["spec"])
 
 
 def of_codebooks(books: Codebooks, name: str) -> None:
@@ -55,6 +64,26 @@ def of_codebooks(books: Codebooks, name: str) -> None:
     ]
     st.subheader("The clearest codes")
     st.dataframe(rows, hide_index=True, column_config=COLUMNS, height=HEIGHT, key="gallery")
+    of_heads(found, books.manifest["model"]["spec"])
+
+
+def of_heads(found: Labels, model: str | None) -> None:
+    """Where every head looks and what its codes say, as a table to sort; nothing for labels of before that was kept."""
+    if not found.about.get("looks"):
+        return
+    with st.expander("What heads do"):
+        rows = [
+            {
+                "head": head.head,
+                "looks at": head.looks[0][0] if head.looks else None,
+                "share": head.looks[0][1] if head.looks else None,
+                "commonest name": wording.visible(head.names[0][0], keep=" ") if head.names else None,
+                "F1": head.f1,
+                "in the circuit of": ", ".join(task for task, _ in head.circuits),
+            }
+            for head in summarise_heads(found, model)
+        ]
+        st.dataframe(rows, hide_index=True, column_config=HEADS, height=HEIGHT, key="heads")
 
 
 def _row(found: Labels, book: str, code: int) -> dict:

@@ -95,14 +95,22 @@ def info(folder: FolderArgument) -> None:
 def label(
     folder: FolderArgument, seed: Annotated[int, seed_option("which documents choose, and which measure")] = 0
 ) -> None:
-    """Name every code by the pattern that tells best where it is on; no language model is asked."""
+    """Name every code by what its head looks at, what it stands at, and what it writes; nobody else is asked."""
     from interp.cli.render_codes import print_labels
     from interp.codesearch import CodeIndex, label_index
     from interp.codesearch.labels import keep
+    from interp.models import load_model
     from interp.progress import bar
 
-    index = CodeIndex.open(folder)
-    labels = label_index(index, seed=seed, stage=bar)
+    index, model = CodeIndex.open(folder), None
+    try:
+        index.codebooks()
+        if (spec := index.manifest["model"]["spec"]) is None:
+            raise InputError("the index does not say which model it is of")
+        model = load_model(spec)
+    except InputError as error:
+        typer.echo(f"what codes write is left out: {error}", err=True)
+    labels = label_index(index, model=model, seed=seed, stage=bar)
     print_labels(labels)
     for path in keep(index, labels):
         typer.echo(f"saved    {path}")

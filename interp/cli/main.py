@@ -30,6 +30,7 @@ MODULES = {
     "codebook": "codebook:codebook_app",
     "bottlenecks": "bottlenecks:bottlenecks",
     "index": "index:index_app",
+    "heads": "heads:heads",
     "bench": "bench:bench",
     "sweep": "sweep:sweep",
     "app": "app:workbench",

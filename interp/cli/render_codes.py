@@ -132,6 +132,8 @@ def print_page(page: CodePage, labels: Labels | None, explanations: Mapping[str,
         scores = f"precision {label.precision:.2f}, recall {label.recall:.2f}, F1 {label.f1:.2f}"
         text = wording.code_label(labels, page.book, page.code)
         console.print(Text(f"label    {text}   ({scores} on held-out text)"), soft_wrap=True)
+        for side in wording.code_sides(labels, page.book, page.code):
+            console.print(Text(f"         {side}"), soft_wrap=True)
     if explanation := explanations.get(name):
         console.print(Text(f"{explanation.model} says {wording.explanation(explanation)}"), soft_wrap=True)
     lists = {
@@ -257,7 +259,7 @@ def _found(code: FoundCode, labels: Labels | None) -> list[str | Text]:
         judged = ["–" if share is None else f"{share:.0%}" for share in of_texts]
         judged.append(f"{verdict.q_value:.2g}")
     effect = "–" if code.effect is None else f"{code.effect:+.3f}"
-    label = Text(wording.code_label(labels, code.site, code.code))
+    label = Text(wording.code_effect(labels, code.site, code.code))
     return [code.site, str(code.code), f"{code.weight:.3g}", effect, *judged, label]
 
 

@@ -3,6 +3,7 @@
 from interp.codesearch.build import build_parts
 from interp.codesearch.contexts import CodeContext, code_contexts, context_at
 from interp.codesearch.explain import Endpoint, Explanation, explain_codes, explanations_of
+from interp.codesearch.heads import HeadSummary, summarise_heads
 from interp.codesearch.index import CodeIndex, Similarities, build_index
 from interp.codesearch.labels import Labels, label_index, labels_of
 from interp.codesearch.layout import Book
@@ -19,6 +20,7 @@ __all__ = [
     "CodeContext",
     "Endpoint",
     "Explanation",
+    "HeadSummary",
     "Labels",
     "LogitLens",
     "Similar",
@@ -41,4 +43,5 @@ __all__ = [
     "search_regex",
     "search_similar",
     "search_token",
+    "summarise_heads",
 ]

@@ -247,7 +247,8 @@ class Labels:
     """Labels of every code of some codebooks, by book and id.
 
     Attributes:
-        about: ``books`` (fingerprint), ``text``, ``n_tokens``, and the rules' numbers.
+        about: ``books`` (fingerprint), ``text``, ``n_tokens``, the rules' numbers, and ``looks``: where each head
+            looks, see :meth:`~interp.codesearch.patterns.Patterns.looks`.
         starts: where each book's codes begin in the columns.
     """
 
@@ -435,6 +436,7 @@ def label_index(
     firsts = {book.site: book for book in reversed(index.books)}
     random: dict[str, _Best] = {}
     texts: dict[str, int] = {}
+    looks: dict[str, dict[str, list[float]]] = {}
 
     def read(ids: np.ndarray, book: Book) -> tuple[dict[str, Family], dict[str, tuple[_Best, _Best]]]:
         """The patterns of each side, and the best of each, both sides together under ``text``."""
@@ -466,7 +468,8 @@ def label_index(
             ids = ids_of(number)
             sides, best = read(ids, book)
             columns = _columns(sides["text"], *best["text"], null, texts)
-            if "looks" in sides:
+            if (looked := index.looked_at(book.name)) is not None:
+                looks[book.name] = patterns.looks(*looked)
                 for side in ("stands", "looks"):
                     of_side = _columns(sides[side], *best[side], null, texts)
                     columns |= {side: of_side["text"], f"{side}_f1": of_side["f1"]}
@@ -492,6 +495,7 @@ def label_index(
             site: [round(float((best.f1[best.fired >= LEAST] >= bound).mean()), 4) for bound in SHARES]
             for site, best in random.items()
         },
+        "looks": looks,
         "texts": list(texts),
     }
     names, sizes = zip(*((book.name, book.n_codes) for book in index.books), strict=True)

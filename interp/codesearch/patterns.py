@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from interp.codesearch.corpus import Corpus
 from interp.errors import InputError
@@ -182,6 +182,21 @@ class Patterns(Family):
         for name, of in words.classes():
             patterns.append(self._boolean(f"looks at {name}", there & of[seen]))
         return Family(self.half, self.sizes, patterns)
+
+    def looks(
+        self, places: Int[np.ndarray, "token place"], shares: Float[np.ndarray, "token place"]
+    ) -> dict[str, list[float]]:
+        """How often a head looks at each of :data:`RELATIONS`, on the second half: ``tokens``, at how many tokens most
+        of all; ``weight``, with how much of attention · |value|, as far as the places that are kept tell it."""
+        held = self.half == 1
+        n, kept = len(RELATIONS), held & (places[:, 0] >= 0)
+        related = [relations(self._tokens, place, self._context, self._words) for place in places.T]
+        tokens = np.bincount(related[0][kept], minlength=n) / max(kept.sum(), 1)
+        weight = np.zeros(n)
+        for relation, share in zip(related, shares.T, strict=True):
+            there = held & (relation >= 0)
+            weight += np.bincount(relation[there], share[there], n) / max(kept.sum(), 1)
+        return {"tokens": tokens.round(3).tolist(), "weight": weight.round(3).tolist()}
 
     def _boolean(self, text: str, where: Bool[np.ndarray, " token"]) -> Boolean:
         tokens = np.flatnonzero(where)

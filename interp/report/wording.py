@@ -98,6 +98,30 @@ def code_label(labels: Any, book: str, code: int) -> str:
     return "" if labels is None else visible(labels.text(book, code), keep=" ")
 
 
+def code_sides(labels: Any, book: str, code: int) -> list[str]:
+    """What is known of a code beside its name: the sides that did not give it, and what it writes."""
+    label = None if labels is None else labels.of(book, code)
+    if label is None:
+        return []
+    sides = [(label.looks, label.looks_f1), (label.stands, label.stands_f1)]
+    lines = [f"{text} (F1 {f1:.2f})" for text, f1 in sides if text not in ("", "rare", "mixed", label.text)]
+    if label.writes:
+        lines.append(f"{label.writes} ({label.writes_gain:+.2f} sd at what comes next)")
+    return [visible(line, keep=" ") for line in lines]
+
+
+WRITES = 0.2
+"""Standard deviations from which on what a code writes is its name in steering."""
+
+
+def code_effect(labels: Any, book: str, code: int) -> str:
+    """What a code writes, where the text that follows bears it out; else its name."""
+    label = None if labels is None else labels.of(book, code)
+    if label is None or not label.writes or label.writes_gain < WRITES:
+        return code_label(labels, book, code)
+    return visible(label.writes, keep=" ")
+
+
 def explanation(one: Any) -> str:
     """What a model said of a code (:class:`~interp.codesearch.explain.Explanation`), and how well that holds."""
     null = "" if one.null is None else f", {one.null:.2f} with another code's words"

@@ -16,6 +16,7 @@ from interp.codesearch.corpus import Corpus
 from interp.codesearch.firing_stats import Gathered
 from interp.codesearch.index import IDS
 from interp.codesearch.layout import IdFile, Layout
+from interp.codesearch.looks import LOOKS, PARTS, looks_layout
 from interp.models import Model
 from interp.text import TextBlocks, load_text
 
@@ -114,8 +115,14 @@ def zipf_ids(rng: np.random.Generator, shape: tuple[int, ...], n_codes: int) -> 
     return rng.choice(n_codes, shape, p=weight / weight.sum())
 
 
-def synthetic_index(folder: Path, corpus: Corpus, ids: Sequence[np.ndarray], n_codes: int) -> CodeIndex:
-    """An index of these ids, [token, k] of each book."""
+def synthetic_index(
+    folder: Path,
+    corpus: Corpus,
+    ids: Sequence[np.ndarray],
+    n_codes: int,
+    looks: Sequence[np.ndarray] | None = None,
+) -> CodeIndex:
+    """An index of these ids, [token, k] of each book; ``looks`` are positions in the block, of each book's head."""
     n = len(corpus.tokens)
     books = tuple(Book(f"a{i}.h0", f"a{i}", 0, 0, n_codes, part.shape[1]) for i, part in enumerate(ids))
     layout = Layout(books, n)
@@ -123,5 +130,10 @@ def synthetic_index(folder: Path, corpus: Corpus, ids: Sequence[np.ndarray], n_c
     for i, part in enumerate(ids):
         file.write(i, 0, part)
     file.flush()
+    if looks is not None:
+        looked = IdFile.create(folder / WORK / LOOKS, looks_layout(layout, corpus.context))
+        for i, place in enumerate(looks):
+            looked.write(i, 0, np.stack([place * PARTS + PARTS - 1, np.full(n, -1)], 1))
+        looked.flush()
     finish(folder, file, corpus, Gathered(layout.n_codes), REQUEST)
     return CodeIndex.open(folder)

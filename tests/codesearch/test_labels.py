@@ -7,6 +7,8 @@ from benchmarks.labels import part_of
 from interp.bottlenecks.store import Codebooks, pretrained_names
 from interp.codesearch import CodeIndex, build_index
 from interp.codesearch.labels import LEAST, MIXED, RARE, Labels, keep, label_index, labels_of
+from interp.codesearch.looks import PARTS
+from interp.codesearch.patterns import RELATIONS
 from interp.errors import InputError
 from tests.codesearch.conftest import make_books, save_books, synthetic_index, word_corpus, zipf_ids
 
@@ -158,6 +160,60 @@ def test_codes_of_several_slots_are_counted_once_a_token(tmp_path, planted):
     assert (label.text, label.f1) == ("digits", 1)
 
 
+@pytest.fixture(scope="module")
+def looking(planted, tmp_path_factory) -> Labels:
+    """Heads that look at a place drawn at random, or at nothing but the first token; codes that say what stands there,
+    how it stands to the token, or what stands at the token itself."""
+    corpus, rng = planted[0].corpus, np.random.default_rng(3)
+    tokens, place = np.asarray(corpus.tokens).astype(int), np.arange(N) % CONTEXT
+    looked = (rng.random(N) * (place + 1)).astype(int)
+    seen = tokens[np.arange(N) - place + looked]
+    number = {word: i + 1 for i, word in enumerate(WORDS)}
+    on = [
+        seen == number[" w3x"],
+        looked == place,
+        (looked < place - 1) & (seen == tokens) & (looked > 0),
+        tokens == number[" w3x"],
+        rng.random(N) < 0.05,
+    ]
+    ids = [np.where(where, 0, 1 + rng.integers(0, 5, N))[:, None] for where in on]
+    folder = tmp_path_factory.mktemp("looking")
+    return label_index(synthetic_index(folder, corpus, ids, 6, [looked] * len(on)))
+
+
+def test_what_a_head_looks_at_names_its_codes_where_that_tells_more(looking):
+    by_looks, by_relation, by_repeat, by_token, random = (looking.of(f"a{i}.h0", 0) for i in range(5))
+    assert (by_looks.text, by_looks.f1) == ("looks at “ w3x”", 1)
+    assert by_looks.looks == by_looks.text and by_looks.looks_f1 == 1 and by_looks.stands_f1 < 0.5
+    assert (by_relation.text, by_relation.f1) == ("looks at itself", 1)
+    assert (by_repeat.text, by_repeat.f1) == ("looks at the same token earlier", 1)
+    assert (by_token.text, by_token.f1) == ("“ w3x”", 1)
+    assert by_token.stands == by_token.text and by_token.looks_f1 < 0.5
+    assert random.text == random.looks == random.stands == MIXED
+
+
+def test_where_a_head_looks_is_counted_on_the_second_half(looking):
+    looks = looking.about["looks"]["a0.h0"]
+    of = dict(zip(RELATIONS, looks["tokens"], strict=True))
+    # of a place t, one of t + 1 is the token itself, and one the first of the block
+    expected = np.mean(1 / np.arange(1, CONTEXT + 1))
+    assert abs(of["itself"] - expected) < 0.01
+    assert abs(of["the first token"] - (expected - 1 / CONTEXT)) < 0.01
+    assert abs(sum(looks["tokens"]) - 1) < 0.01
+    assert abs(sum(looks["weight"]) - (PARTS - 0.5) / PARTS) < 0.01
+
+
+def test_sides_are_saved_and_labels_without_them_are_read(tmp_path, looking, labels):
+    looking.save(tmp_path / "labels.parquet")
+    again = Labels.open(tmp_path / "labels.parquet")
+    for i in range(5):
+        one, other = again.of(f"a{i}.h0", 0), looking.of(f"a{i}.h0", 0)
+        assert (one.text, one.stands, one.looks) == (other.text, other.stands, other.looks)
+        assert abs(one.looks_f1 - other.looks_f1) <= 0.005
+    assert again.about["looks"] == looking.about["looks"]
+    assert labels.of("a0.h0", 0).looks == "" and "looks" not in labels.columns
+
+
 def test_a_file_gives_back_what_was_saved_to_a_percent(tmp_path, labels):
     labels.save(tmp_path / "labels.parquet")
     again = Labels.open(tmp_path / "labels.parquet")
@@ -231,7 +287,7 @@ def test_codebooks_of_the_package_come_with_labels(name):
     """Of every code, of these very codebooks, and better than those of random codes."""
     books = Codebooks.from_pretrained(name)
     labels = labels_of(books)
-    assert labels is not None and labels.about["n_tokens"] > 1_000_000
+    assert labels is not None and labels.about["n_tokens"] > 500_000
     sites = {book.partition(".")[0] for book in labels.starts}
     assert sites == set(books.sites) and all(n == 512 for _, n in labels.starts.values())
     measured = labels.columns["firings"] >= LEAST
