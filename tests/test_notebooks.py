@@ -13,27 +13,29 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 FEWER_PROMPTS = "import pandas as pd, interp.programs.program as p; p.FIT_PAIRS, p.JUDGE_PAIRS = 64, 24"
 SMALLER = {
     "codes_on_ioi": {
-        "tokenizer, 24, seed=1": "tokenizer, 16, seed=1",
+        "tokenizer, 24, seed=1": "tokenizer, 10, seed=1",
         "seed in range(20)": "seed in range(2)",
     },
     "finding_a_circuit": {'"ioi", n=12, candidates=12': '"ioi", n=5, candidates=3'},
     "finite_state_machine": {
         "tokens=1_200_000": "tokens=700_000",
-        "evaluated=256, samples=200, pairs=200": "evaluated=64, samples=50, pairs=50",
+        "n_codes=300": "n_codes=150",
+        "NeoXShape(n_layers=2)": "NeoXShape(n_layers=2, d_mlp=256)",
+        "evaluated=256, samples=200, pairs=200": "evaluated=32, samples=8, pairs=30",
     },
     "steering_generation": {
-        "prompts[:16]": "prompts[:6]",
+        "prompts[:16]": "prompts[:3]",
         "list(prompts[:4]), 24": "list(prompts[:2]), 4",
-        "prompts, 24": "prompts, 12",
-        "mean_after_15(topic.positive)": "mean_after_15(topic.positive[:8])",
-        "mean_after_15(topic.negative)": "mean_after_15(topic.negative[:8])",
+        "prompts, 24": "prompts, 8",
+        "mean_after_15(topic.positive)": "mean_after_15(topic.positive[:4])",
+        "mean_after_15(topic.negative)": "mean_after_15(topic.negative[:4])",
         "(1.25, 2.5, 3.75)": "(2.5,)",
         "(1.0, 2.0, 3.0)": "(2.0,)",
     },
     "what_the_heads_say": {
         # a program of few prompts has names only where values are few
         '"ioi", n=64, candidates=12': '"agreement", n=8, candidates=4',
-        "import pandas as pd": FEWER_PROMPTS,
+        "import pandas as pd": FEWER_PROMPTS + "; import interp.programs.judge as j; j.STEPS = 3",
     },
     "why_did_it_say_that": {"in proposals[:3]": "in proposals[:1]"},
     "your_own_task_and_model": {
