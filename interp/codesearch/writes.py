@@ -7,7 +7,7 @@ does the code raise the token that comes next?
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from interp.codesearch.index import CodeIndex
@@ -16,6 +16,8 @@ from interp.models.residual_writes import FinalNorm, LinearNorm, ResidualWrites
 
 NAMED = 4
 """Tokens that are named of a code."""
+LEAST_GAIN = 0.1
+"""Standard deviations below which what a code writes is not told: the text does not bear it out."""
 
 
 @torch.no_grad()
@@ -44,11 +46,12 @@ def writes(
     index: CodeIndex,
     model: Model,
     book: str,
-    ids: Int[np.ndarray, "token k"],
+    ids: Shaped[np.ndarray, "token k"],
     half: Int[np.ndarray, " token"],
 ) -> tuple[list[str], Float[np.ndarray, " code"]]:
     """Of every code the tokens that it raises most, or lowers most where it lowers what comes next; and by how many
-    standard deviations it raises the tokens that come next on the second half more than all tokens of the text.
+    standard deviations it raises the tokens that come next on the second half more than all tokens of the text. Below
+    :data:`LEAST_GAIN` no tokens are named.
     """
     corpus, vectors = index.corpus, written_vectors(index, model, book)
     n_codes, final = len(vectors), FinalNorm.of(model)
@@ -75,6 +78,9 @@ def writes(
     down = logits.masked_fill(there, torch.inf).topk(min(NAMED, n_vocab), largest=False).indices.tolist()
     texts = []
     for number in range(n_codes):
+        if abs(gain[number]) < LEAST_GAIN:
+            texts.append("")
+            continue
         named, verb = (down[number], "lowers") if gain[number] < 0 else (up[number], "raises")
         texts.append(f"{verb} " + " ".join(f"“{corpus.token_text(i)}”" for i in named))
     return texts, gain.astype(np.float32)
