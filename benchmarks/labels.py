@@ -22,13 +22,12 @@ from interp import DEFAULT_MODEL, load_model
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.edits import code_name
 from interp.bottlenecks.store import PRETRAINED, Codebooks, codebooks_fingerprint, describe_text
-from interp.cli.render_codes import print_labels
 from interp.codesearch import Book, CodeIndex, Labels, label_index
 from interp.codesearch.build import WORK, finish
 from interp.codesearch.corpus import Corpus, read_corpus
 from interp.codesearch.firing_stats import Gathered
 from interp.codesearch.index import IDS
-from interp.codesearch.labels import LABELS, LEAST, MIXED, RARE, TEXTS, starts_of
+from interp.codesearch.labels import LABELS, LEAST, MIXED, RARE, SHARES, TEXTS, beyond_chance, starts_of
 from interp.codesearch.layout import IdFile, Layout, names_of_groups
 from interp.codesearch.looks import LOOKS, MOST, PARTS, largest_looks, looks_layout
 from interp.files import read_json, write_json, write_text
@@ -189,6 +188,9 @@ def part_of(labels: Labels, names: Sequence[str], fingerprint: str) -> Labels:
         **labels.about,
         "books": fingerprint,
         "random": {site: random for site, random in labels.about["random"].items() if site in sites},
+        "random_writes": {
+            s: share for s, share in labels.about.get("random_writes", {}).items() if s in sites
+        },
         "looks": {name: looks for name, looks in labels.about.get("looks", {}).items() if name in names},
         "texts": [labels.texts[i] for i in used.tolist()],
     }
@@ -201,27 +203,56 @@ def corpus_of(tokens: np.ndarray, sources: np.ndarray) -> Corpus:
     return read_corpus(tokens, tokenizer, 49152, sources)
 
 
+LAYERS = (0, 4, 8, 12, 16, 20, 24, 28, 29)
+
+
 def show(seed: int, n: int) -> None:
-    """By site, and codes drawn at random of those that are not rare."""
-    rng = np.random.default_rng(seed)
-    for name in NAMES:
-        labels = Labels.open(PRETRAINED / name / LABELS)
-        print_labels(labels)
-        texts = np.array(labels.texts, object)[labels.columns["text"]]
-        rare, f1 = labels.columns["firings"] < LEAST, labels.columns["f1"]
+    """By layer, and codes drawn at random of those that are not rare: lines of tables."""
+    every = [Labels.open(PRETRAINED / name / LABELS) for name in NAMES]
+    for layer in (*LAYERS, None):
         print(
-            f"{name}: {labels.about['n_tokens']} tokens; {len(texts)} codes, {rare.mean():.1%} rare; of the others "
-            f"{(~np.isin(texts[~rare], [MIXED, RARE])).mean():.1%} named, "
-            f"{np.mean([str(t).startswith('mostly') for t in texts[~rare]]):.1%} of them all by *mostly*, "
-            f"F1 ≥ .5 {(f1[~rare] >= 0.5).mean():.2%}, ≥ .8 {(f1[~rare] >= 0.8).mean():.2%}"
+            f"| {'all' if layer is None else layer} | {' | '.join(_row(labels, layer) for labels in every)} |"
+        )
+    rng = np.random.default_rng(seed)
+    for labels in every:
+        columns, n_held = labels.columns, labels.about["n_tokens"] / 2
+        measured = columns["firings"] >= LEAST
+        share = columns["firings"] / n_held
+        beyond = beyond_chance(columns["f1"], 2 * share / (1 + share))[measured]
+        random = np.mean(list(labels.about["random"].values()), 0)
+        print(
+            f"{labels.about['n_tokens']} tokens; {len(measured)} codes, {1 - measured.mean():.1%} rare; random F1 "
+            f"{columns['null'][measured].mean():.4f}, ≥ .5 {random[0]:.2%}, that write "
+            f"{np.mean(list(labels.about['random_writes'].values())):.2%}; beyond always {beyond.mean():.3f}, "
+            f"≥ .5 {(beyond >= 0.5).mean():.1%}"
         )
         names = [(book, code) for book, (_, size) in labels.starts.items() for code in range(size)]
-        for i in sorted(rng.choice(np.flatnonzero(~rare), n, replace=False)):
+        for i in sorted(rng.choice(np.flatnonzero(measured), n, replace=False)):
             one = labels.of(*names[i])
-            print(
-                f"| `{code_name(*names[i])}` | {wording.code_label(labels, *names[i])} | {one.precision:.2f} | "
-                f"{one.recall:.2f} | {one.f1:.2f} | {one.null:.2f} | {one.firings} |"
+            cells = [
+                wording.visible(text, keep=" ").replace("|", "\\|")
+                for text in (one.text, one.stands, one.looks)
+            ]
+            sides = (
+                f"{cells[1]} {one.stands_f1:.2f} | {f'{cells[2]} {one.looks_f1:.2f}' if one.looks else '–'}"
             )
+            written = f"{wording.visible(one.writes, keep=' ')} {one.writes_gain:+.2f}".replace(
+                "|", "\\|"
+            ).strip()
+            print(f"| `{code_name(*names[i])}` | {cells[0]} | {one.f1:.2f} | {sides} | {written} |")
+
+
+def _row(labels: Labels, layer: int | None) -> str:
+    """Of one layer's codes, or all, but rare ones."""
+    columns = labels.columns
+    of = np.concatenate([np.full(n, int(name[1:].split(".")[0])) for name, (_, n) in labels.starts.items()])
+    kept = (columns["firings"] >= LEAST) & ((of == layer) | (layer is None))
+    named = np.array([text not in (RARE, MIXED) for text in labels.texts])[columns["text"]][kept].mean()
+    f1, stands, looks = (columns[name][kept] for name in ("f1", "stands_f1", "looks_f1"))
+    clear = " / ".join(f"{100 * (f1 >= bound).mean():.1f}" for bound in SHARES)
+    means = f"{f1.mean():.3f}, {stands.mean():.3f}, {looks.mean():.3f}" if looks.any() else f"{f1.mean():.3f}"
+    writes = np.array([bool(text) for text in labels.texts])[columns["writes"]][kept].mean()
+    return f"{kept.sum():,} | {100 * named:.1f} | {clear} | {means} | {100 * writes:.0f}"
 
 
 def main() -> None:

@@ -247,8 +247,9 @@ class Labels:
     """Labels of every code of some codebooks, by book and id.
 
     Attributes:
-        about: ``books`` (fingerprint), ``text``, ``n_tokens``, the rules' numbers, and ``looks``: where each head
-            looks, see :meth:`~interp.codesearch.patterns.Patterns.looks`.
+        about: ``books`` (fingerprint), ``text``, ``n_tokens``, the rules' numbers, ``random_writes``: the share of
+            random codes of a site that are said to write something, and ``looks``: where each head looks, see
+            :meth:`~interp.codesearch.patterns.Patterns.looks`.
         starts: where each book's codes begin in the columns.
     """
 
@@ -435,6 +436,7 @@ def label_index(
     rng = np.random.default_rng(seed)
     firsts = {book.site: book for book in reversed(index.books)}
     random: dict[str, _Best] = {}
+    written: dict[str, float] = {}
     texts: dict[str, int] = {}
     looks: dict[str, dict[str, list[float]]] = {}
 
@@ -442,7 +444,7 @@ def label_index(
         """The patterns of each side, and the best of each, both sides together under ``text``."""
         sides: dict[str, Family] = {"stands": patterns}
         if (looked := index.looked_at(book.name)) is not None:
-            sides["looks"] = patterns.looking(looked[0][:, 0])
+            sides["looks"] = patterns.looking(*looked)
         best = {side: best_patterns(family, ids, book.n_codes) for side, family in sides.items()}
         sides["text"], best["text"] = patterns, best["stands"]
         if looked is not None:
@@ -458,7 +460,11 @@ def label_index(
 
     with stage("labelling codes", len(index.books) + len(firsts)) as done:
         for site, book in firsts.items():
-            random[site] = read(rng.permutation(ids_of(index.layout.number(book.name))), book)[1]["text"][0]
+            moved = rng.permutation(ids_of(index.layout.number(book.name)))
+            random[site] = read(moved, book)[1]["text"][0]
+            if model is not None:
+                words, _ = writes(index, model, book.name, moved, patterns.half)
+                written[site] = round(float(np.mean([bool(text) for text in words])), 4)
             done(1)
         null = NullF1(
             *(np.concatenate([getattr(b, name) for b in random.values()]) for name in ("fired", "f1"))
@@ -495,6 +501,7 @@ def label_index(
             site: [round(float((best.f1[best.fired >= LEAST] >= bound).mean()), 4) for bound in SHARES]
             for site, best in random.items()
         },
+        "random_writes": written,
         "looks": looks,
         "texts": list(texts),
     }

@@ -137,10 +137,14 @@ class Patterns(Family):
             *(self._boolean(*named) for named in (*_classes(tokens, before, after, words), *places)),
         ]
 
-    def looking(self, place: Int[np.ndarray, " token"]) -> Family:
-        """Of a head that looks at token ``place`` from each token, −1 for none: the token there, the one before it, its
-        class, and how it stands to the token that looks."""
-        tokens, words, there = self._tokens, self._words, place >= 0
+    def looking(
+        self, places: Int[np.ndarray, "token place"], shares: Float[np.ndarray, "token place"]
+    ) -> Family:
+        """Of a head that looks from each token at two places, −1 for none, with so much of its attention · |value|: the
+        token at the first, alone, with its share, with the one before it, with that at the second place; its class;
+        and how it stands to the token that looks."""
+        tokens, words, place = self._tokens, self._words, places[:, 0]
+        there = place >= 0
         every, at = np.arange(len(tokens)), np.maximum(place, 0)
         seen = np.where(there, tokens[at], -1)
         first = at % self._context == 0
@@ -149,9 +153,31 @@ class Patterns(Family):
         number, names = words.partition()
         n, size = len(names), len(words.texts)
 
+        also = np.where(places[:, 1] >= 0, tokens[np.maximum(places[:, 1], 0)], -1)
+        pairs, behind = np.unique(np.where(before >= 0, before * size + seen, -1), return_inverse=True)
+        both, together = np.unique(np.where(also >= 0, seen * size + also, -1), return_inverse=True)
+
         def quoted(values: Sequence[int]) -> str:
             shown = " ".join(f"“{words.texts[value]}”" for value in values[:SHOWN])
             return shown + (f" +{len(values) - SHOWN}" if len(values) > SHOWN else "")
+
+        def shared(values: Sequence[int]) -> str:
+            shown = [f"“{words.texts[v // len(BY)]}” by {BY[v % len(BY)]}" for v in values]
+            return "looks at " + ", ".join(shown[:2]) + (f" +{len(shown) - 2}" if len(shown) > 2 else "")
+
+        def ends(values: Sequence[int]) -> str:
+            shown = [
+                f"“{words.texts[v // size]}{words.texts[v % size]}”" for v in map(pairs.__getitem__, values)
+            ]
+            more = f" +{len(shown) - SHOWN}" if len(shown) > SHOWN else ""
+            return f"looks at the end of {' '.join(shown[:SHOWN])}{more}"
+
+        def joined(values: Sequence[int]) -> str:
+            shown = [
+                f"“{words.texts[v // size]}” and “{words.texts[v % size]}”"
+                for v in map(both.__getitem__, values)
+            ]
+            return "looks at " + "; ".join(shown[:2]) + (f" +{len(shown) - 2}" if len(shown) > 2 else "")
 
         def any_case(values: Sequence[int]) -> str:
             shown = " ".join(f"“{words.words[value]}”" for value in values[:SHOWN])
@@ -177,6 +203,9 @@ class Patterns(Family):
             (relation, 0.0, related),
             (np.where(there, relation * n + number[seen], -1), SIMPLER / 2, classed),
             (np.where(there, relation * size + seen, -1), SIMPLER / 2, exact),
+            (np.where(there, seen * len(BY) + np.digitize(shares[:, 0], _BOUNDS), -1), SIMPLER / 2, shared),
+            (np.where(before >= 0, behind, -1), SIMPLER / 2, ends),
+            (np.where(also >= 0, together, -1), SIMPLER / 2, joined),
         ]
         patterns: list[Variable | Boolean] = [self._variable(every, *rest) for rest in variables]
         for name, of in words.classes():
@@ -426,6 +455,9 @@ RELATIONS = (
     "one further back",
 )
 """How a token that is looked at stands to the one that looks; the first that holds."""
+_BOUNDS = (0.35, 0.6, 0.85)
+BY = "less than 35 %", "35 to 60 %", "60 to 85 %", "85 % or more"
+"""Shares of attention · |value| that names tell apart."""
 
 
 def relations(

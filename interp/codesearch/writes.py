@@ -16,8 +16,9 @@ from interp.models.residual_writes import FinalNorm, LinearNorm, ResidualWrites
 
 NAMED = 4
 """Tokens that are named of a code."""
-LEAST_GAIN = 0.1
-"""Standard deviations below which what a code writes is not told: the text does not bear it out."""
+LEAST_GAIN, ERRORS = 0.1, 3.0
+"""What a code writes is told from so many standard deviations, and standard errors, on: else the text does not bear it
+out."""
 
 
 @torch.no_grad()
@@ -50,8 +51,8 @@ def writes(
     half: Int[np.ndarray, " token"],
 ) -> tuple[list[str], Float[np.ndarray, " code"]]:
     """Of every code the tokens that it raises most, or lowers most where it lowers what comes next; and by how many
-    standard deviations it raises the tokens that come next on the second half more than all tokens of the text. Below
-    :data:`LEAST_GAIN` no tokens are named.
+    standard deviations it raises the tokens that come next on the second half more than all tokens of the text. No
+    tokens are named where that is less than :data:`LEAST_GAIN`, or than :data:`ERRORS` of its standard errors.
     """
     corpus, vectors = index.corpus, written_vectors(index, model, book)
     n_codes, final = len(vectors), FinalNorm.of(model)
@@ -67,18 +68,17 @@ def writes(
     spread = (logits.square() @ share - mean.square()).clamp(min=1e-12).sqrt()
     code = ids[at].ravel().astype(np.int64)
     following, on = np.repeat(after, ids.shape[1])[code < n_codes], code[code < n_codes]
-    raised = np.bincount(on, logits.numpy()[on, following], n_codes) / np.maximum(
-        np.bincount(on, minlength=n_codes), 1
-    )
-    fired = np.bincount(on, minlength=n_codes) > 0
-    gain = np.where(fired, (raised - mean.numpy()) / spread.numpy(), 0)
+    fired = np.bincount(on, minlength=n_codes)
+    raised = np.bincount(on, logits.numpy()[on, following], n_codes) / np.maximum(fired, 1)
+    gain = np.where(fired > 0, (raised - mean.numpy()) / spread.numpy(), 0)
+    told = np.abs(gain) >= np.maximum(LEAST_GAIN, ERRORS / np.sqrt(np.maximum(fired, 1)))
     # only tokens that the text has: rare ones are the largest by chance
     there = torch.from_numpy(corpus.token_counts[:n_vocab] == 0)
     up = logits.masked_fill(there, -torch.inf).topk(min(NAMED, n_vocab)).indices.tolist()
     down = logits.masked_fill(there, torch.inf).topk(min(NAMED, n_vocab), largest=False).indices.tolist()
     texts = []
     for number in range(n_codes):
-        if abs(gain[number]) < LEAST_GAIN:
+        if not told[number]:
             texts.append("")
             continue
         named, verb = (down[number], "lowers") if gain[number] < 0 else (up[number], "raises")

@@ -88,7 +88,7 @@ def test_what_a_code_writes_is_judged_by_the_tokens_that_follow(index, model):
     words_shuffled, shuffled = writes(index, model, "a0.h1", rng.permutation(ids), half)
     assert np.abs(shuffled[:2]).max() < 0.3
     named = np.array([bool(text) for text in words_shuffled])
-    assert (named == (np.abs(shuffled) >= LEAST_GAIN)).all() and not named.all()
+    assert named.mean() < 0.2 and (np.abs(shuffled[named]) >= LEAST_GAIN).all()
     strongest = [corpus.token_text(i) for i in np.argsort(-logits[0]) if corpus.token_counts[i]][0]
     assert f"“{strongest}”" in words[0]
     assert "writes" in label_index(index, model=model).columns
