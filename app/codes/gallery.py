@@ -47,7 +47,7 @@ def of_index(index: CodeIndex) -> None:
     st.subheader("The clearest codes")
     pick(rows, "gallery", COLUMNS, height=HEIGHT)
     st.caption(
-        "Press a code to see where it is on. Of each head or MLP at most two are listed, each name once."
+        "Press a code to see where it is on. Of each head one is listed, of each MLP two, each name once."
     )
     of_heads(found, index.manifest["model"]["spec"])
 

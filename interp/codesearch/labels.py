@@ -19,6 +19,7 @@ Random codes are those of one book a site, each with its firings at other tokens
 
 import contextlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,11 @@ TEXTS = ("text", "stands", "looks", "writes")
 """Columns of words, kept as numbers among all; those but the first may lack."""
 _PERCENT = ("precision", "recall", "f1", "null", "stands_f1", "looks_f1")
 _ROUNDS = 6
+_DULL = re.compile(
+    r"(mostly )?(looks at |looks behind |looks at the end of |after |before |end of |soon after )?“[^”]*”"
+    r"( in any case|, .*| by .*| in code| in prose)?|.*(<\||first token|first \d+ tokens).*",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -303,13 +309,14 @@ class Labels:
         return found
 
     def clearest(self, n: int, *, per_site: int = 2) -> list[tuple[str, int]]:
-        """Codes with a name by falling F1: of each name the best, and of each site the best few."""
-        seen, sites, found = {RARE, MIXED}, Counter[str](), list[tuple[str, int]]()
+        """Codes with a name by falling F1: of each name the best, of each head one, of another site the best few. One
+        token alone, and the first of the text, are names that nobody comes for: they are left out."""
+        seen, books, found = {RARE, MIXED}, Counter[str](), list[tuple[str, int]]()
         for book, code, text in self._by_f1:
-            site = book.partition(".")[0]
-            if text not in seen and sites[site] < per_site and len(found) < n:
+            most = 1 if ".h" in book else per_site
+            if text not in seen and books[book] < most and not _DULL.fullmatch(text) and len(found) < n:
                 seen.add(text)
-                sites[site] += 1
+                books[book] += 1
                 found.append((book, code))
         return found
 
