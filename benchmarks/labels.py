@@ -222,8 +222,7 @@ def show(seed: int, n: int) -> None:
         random = np.mean(list(labels.about["random"].values()), 0)
         print(
             f"{labels.about['n_tokens']} tokens; {len(measured)} codes, {1 - measured.mean():.1%} rare; random F1 "
-            f"{columns['null'][measured].mean():.4f}, ≥ .5 {random[0]:.2%}, that write "
-            f"{np.mean(list(labels.about['random_writes'].values())):.2%}; beyond always {beyond.mean():.3f}, "
+            f"{columns['null'][measured].mean():.4f}, ≥ .5 {random[0]:.2%}; beyond always {beyond.mean():.3f}, "
             f"≥ .5 {(beyond >= 0.5).mean():.1%}"
         )
         names = [(book, code) for book, (_, size) in labels.starts.items() for code in range(size)]
@@ -251,8 +250,7 @@ def _row(labels: Labels, layer: int | None) -> str:
     f1, stands, looks = (columns[name][kept] for name in ("f1", "stands_f1", "looks_f1"))
     clear = " / ".join(f"{100 * (f1 >= bound).mean():.1f}" for bound in SHARES)
     means = f"{f1.mean():.3f}, {stands.mean():.3f}, {looks.mean():.3f}" if looks.any() else f"{f1.mean():.3f}"
-    writes = np.array([bool(text) for text in labels.texts])[columns["writes"]][kept].mean()
-    return f"{kept.sum():,} | {100 * named:.1f} | {clear} | {means} | {100 * writes:.0f}"
+    return f"{kept.sum():,} | {100 * named:.1f} | {clear} | {means}"
 
 
 def main() -> None:
