@@ -75,6 +75,7 @@ BASE = {
     "index info": "index",
     "index label": "index",
     "index search": "index --token B",
+    "heads": "index",
     "bench": f"--tasks {MODEL} --methods random,attribution --pairs 5 --seeds 1 --out new",
     "bottlenecks": "",
     "sweep": "sweep.json --out new",
