@@ -2,11 +2,11 @@
 
     python -m benchmarks.labels encode     # goes on where it stopped
     python -m benchmarks.labels label      # writes interp/bottlenecks/data/*/labels.parquet
+    python -m benchmarks.labels control    # names by what another head looks at; writes results/labels.json
     python -m benchmarks.labels show       # prints the tables of docs/evidence.md; -n codes of each, drawn with --seed
 
-Both codebooks are read in one pass: bfloat16, codes by products whose factors are rounded to
-bfloat16. An index that ``interp index build`` makes in float32 has the same codes at 95 % of tokens, and takes six
-times as long.
+Both codebooks are read in one pass: bfloat16, codes by products whose factors are rounded to bfloat16. An index that
+``interp index build`` makes in float32 has the same codes at 95 % of tokens.
 """
 
 import shutil
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.common import arguments
+from benchmarks.common import RESULTS, arguments
 from interp import DEFAULT_MODEL, load_model
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.edits import code_name
@@ -27,13 +27,26 @@ from interp.codesearch.build import WORK, finish
 from interp.codesearch.corpus import Corpus, read_corpus
 from interp.codesearch.firing_stats import Gathered
 from interp.codesearch.index import IDS
-from interp.codesearch.labels import LABELS, LEAST, MIXED, RARE, SHARES, TEXTS, beyond_chance, starts_of
+from interp.codesearch.labels import (
+    LABELS,
+    LEAST,
+    MIXED,
+    RARE,
+    SHARES,
+    TEXTS,
+    best_patterns,
+    beyond_chance,
+    starts_of,
+)
 from interp.codesearch.layout import IdFile, Layout, names_of_groups
+from interp.codesearch.look_patterns import LookPatterns
 from interp.codesearch.looks import LOOKS, MOST, PARTS, largest_looks, looks_layout
+from interp.codesearch.patterns import Patterns
 from interp.files import read_json, write_json, write_text
 from interp.models.embedded import packaged_folder
 from interp.progress import bar
 from interp.report import wording
+from interp.stats import mean_interval
 from interp.text import load_text
 
 NAMES = ("smollm2-135m-instruct-k1", "smollm2-135m-instruct-mlps-k1")
@@ -41,6 +54,7 @@ KINDS = ("news", "articles", "reviews", "answers", "stories", "medicine", "wiki"
 TEXT = "+".join(["stdlib", *(f"probes:{kind}" for kind in KINDS)])
 TOKENS, CONTEXT, BLOCKS = 524_288, 128, 4
 FOLDER = Path("runs/labels")
+RESULT = RESULTS / "labels.json"
 
 
 class Chooser:
@@ -91,12 +105,12 @@ def encode(folder: Path) -> None:
     ids = _rows(folder / "ids.npy", (tokens.numel(), bounds[-1]))
     heads = model.config.num_attention_heads
     looks = _rows(folder / "looks.npy", (tokens.numel(), len(model.model.layers) * heads, MOST))
-    found = np.zeros((BLOCKS * CONTEXT, bounds[-1]), np.uint16)
+    codes = np.zeros((BLOCKS * CONTEXT, bounds[-1]), np.uint16)
     looked = np.zeros((BLOCKS * CONTEXT, *looks.shape[1:]), np.uint16)
     values: dict[int, torch.Tensor] = {}
 
     def look(site: str, x: torch.Tensor) -> None:
-        choosers[site].choose(x.reshape(-1, x.shape[-1]), found[: x.shape[0] * x.shape[1], columns[site]])
+        choosers[site].choose(x.reshape(-1, x.shape[-1]), codes[: x.shape[0] * x.shape[1], columns[site]])
 
     def keep_value(layer: int, value: torch.Tensor) -> None:
         values[layer] = value.unflatten(-1, (-1, model.model.layers[layer].self_attn.head_dim))
@@ -114,12 +128,12 @@ def encode(folder: Path) -> None:
     with torch.no_grad(), bar("reading codes", len(tokens)) as progress:
         progress(done)
         while done < len(tokens):
-            some = tokens[done : done + BLOCKS]
-            model.model(some, use_cache=False)
-            rows = slice(done * CONTEXT, (done + len(some)) * CONTEXT)
-            ids[rows], looks[rows] = found[: some.numel()], looked[: some.numel()]
-            done += len(some)
-            progress(len(some))
+            blocks = tokens[done : done + BLOCKS]
+            model.model(blocks, use_cache=False)
+            rows = slice(done * CONTEXT, (done + len(blocks)) * CONTEXT)
+            ids[rows], looks[rows] = codes[: blocks.numel()], looked[: blocks.numel()]
+            done += len(blocks)
+            progress(len(blocks))
             if done % (100 * BLOCKS) == 0 or done == len(tokens):
                 ids.flush()
                 looks.flush()
@@ -145,15 +159,13 @@ def label(folder: Path) -> None:
     rows = (order[:, None] * CONTEXT + np.arange(CONTEXT)).ravel()
     ids = np.load(folder / "ids.npy", mmap_mode="r")
     for begin in range(0, len(parts), 50):
-        some = ids[: len(rows), begin : begin + 50][rows]
-        for i in range(some.shape[1]):
-            file.write(begin + i, 0, some[:, i : i + 1].astype(np.int64))
+        codes = ids[: len(rows), begin : begin + 50][rows]
+        for i in range(codes.shape[1]):
+            file.write(begin + i, 0, codes[:, i : i + 1].astype(np.int64))
     file.flush()
     looked = looks_layout(layout, CONTEXT)
-    looks_file, looks = (
-        IdFile.create(place / WORK / LOOKS, looked),
-        np.load(folder / "looks.npy", mmap_mode="r"),
-    )
+    looks_file = IdFile.create(place / WORK / LOOKS, looked)
+    looks = np.load(folder / "looks.npy", mmap_mode="r")
     for begin in range(0, len(looked.books), 50):
         kept = looks[: len(rows), begin : begin + 50][rows]
         for i in range(kept.shape[1]):
@@ -189,9 +201,9 @@ def part_of(labels: Labels, names: Sequence[str], fingerprint: str) -> Labels:
         "books": fingerprint,
         "random": {site: random for site, random in labels.about["random"].items() if site in sites},
         "random_writes": {
-            s: share for s, share in labels.about.get("random_writes", {}).items() if s in sites
+            site: share for site, share in labels.about["random_writes"].items() if site in sites
         },
-        "looks": {name: looks for name, looks in labels.about.get("looks", {}).items() if name in names},
+        "looks": {name: looks for name, looks in labels.about["looks"].items() if name in names},
         "texts": [labels.texts[i] for i in used.tolist()],
     }
     return Labels(about, starts_of(names, [labels.starts[name][1] for name in names]), columns)
@@ -203,16 +215,26 @@ def corpus_of(tokens: np.ndarray, sources: np.ndarray) -> Corpus:
     return read_corpus(tokens, tokenizer, 49152, sources)
 
 
+CONTROLS = {"stands": None, "other": None, "looks": "other", "stands and looks": "stands and other"}
 LAYERS = (0, 4, 8, 12, 16, 20, 24, 28, 29)
 
 
 def show(seed: int, n: int) -> None:
-    """By layer, and codes drawn at random of those that are not rare: lines of tables."""
+    """By layer, the control, and codes drawn at random of those that are not rare: lines of tables."""
     every = [Labels.open(PRETRAINED / name / LABELS) for name in NAMES]
     for layer in (*LAYERS, None):
         print(
             f"| {'all' if layer is None else layer} | {' | '.join(_row(labels, layer) for labels in every)} |"
         )
+    rows = read_json(RESULT)
+    for name, against in CONTROLS.items():
+        f1 = np.array([row[name] for row in rows])
+        print(f"{name}: F1 {f1.mean():.3f}", end="")
+        if against is not None:
+            above = f1 - [row[against] for row in rows]
+            (low,), (high,) = mean_interval(above[:, None], seed)
+            print(f", {above.mean():+.3f} [{low:+.3f}, {high:+.3f}] above {against}", end="")
+        print()
     rng = np.random.default_rng(seed)
     for labels in every:
         columns, n_held = labels.columns, labels.about["n_tokens"] / 2
@@ -220,25 +242,51 @@ def show(seed: int, n: int) -> None:
         share = columns["firings"] / n_held
         beyond = beyond_chance(columns["f1"], 2 * share / (1 + share))[measured]
         random = np.mean(list(labels.about["random"].values()), 0)
+        another = np.mean(list(labels.about["random_writes"].values()))
         print(
             f"{labels.about['n_tokens']} tokens; {len(measured)} codes, {1 - measured.mean():.1%} rare; random F1 "
             f"{columns['null'][measured].mean():.4f}, ≥ .5 {random[0]:.2%}; beyond always {beyond.mean():.3f}, "
-            f"≥ .5 {(beyond >= 0.5).mean():.1%}"
+            f"≥ .5 {(beyond >= 0.5).mean():.1%}; writes {_written(labels).mean():.1%}, of another code {another:.1%}"
         )
         names = [(book, code) for book, (_, size) in labels.starts.items() for code in range(size)]
         for i in sorted(rng.choice(np.flatnonzero(measured), n, replace=False)):
-            one = labels.of(*names[i])
-            cells = [
-                wording.visible(text, keep=" ").replace("|", "\\|")
-                for text in (one.text, one.stands, one.looks)
-            ]
-            sides = (
-                f"{cells[1]} {one.stands_f1:.2f} | {f'{cells[2]} {one.looks_f1:.2f}' if one.looks else '–'}"
-            )
-            written = f"{wording.visible(one.writes, keep=' ')} {one.writes_gain:+.2f}".replace(
-                "|", "\\|"
-            ).strip()
-            print(f"| `{code_name(*names[i])}` | {cells[0]} | {one.f1:.2f} | {sides} | {written} |")
+            label = labels.of(*names[i])
+            looks = f"{cell(label.looks)} {label.looks_f1:.2f}" if label.looks else "–"
+            written = f"{cell(label.writes)} {label.writes_gain:+.2f}" if label.writes else "–"
+            stands = f"{cell(label.stands)} {label.stands_f1:.2f}"
+            code = code_name(*names[i])
+            print(f"| `{code}` | {cell(label.text)} | {label.f1:.2f} | {stands} | {looks} | {written} |")
+
+
+def cell(text: str) -> str:
+    return wording.visible(text, keep=" ").replace("|", "\\|")
+
+
+def control(folder: Path) -> None:
+    """Of one head a layer, drawn with seed 0: mean F1 of its codes by where they stand, by what the head looks at, and
+    by what another head of the layer looks at; and by each with where they stand."""
+    every = books()
+    index = CodeIndex.open(folder / "index", every)
+    standing, rng = Patterns(index.corpus), np.random.default_rng(0)
+    looking, rows = LookPatterns(standing), []
+    for layer in range(30):
+        head, other = (f"a{layer}.h{head}" for head in rng.choice(9, 2, replace=False))
+        ids = index.ids.book(index.layout.number(head)).reshape(-1, 1)[: index.n_tokens]
+        stands = best_patterns(standing, ids, 512)[0]
+        by = {"stands": stands}
+        for name, site in {"looks": head, "other": other}.items():
+            by[name] = best_patterns(looking.family(*index.looked_at(site)), ids, 512)[0]
+            by[f"stands and {name}"] = stands.merged(by[name], len(standing.all))
+        measured = stands.fired >= LEAST
+        rows.append(
+            {"head": head, "other head": other} | {n: float(b.f1[measured].mean()) for n, b in by.items()}
+        )
+    write_json(RESULT, rows)
+
+
+def _written(labels: Labels) -> np.ndarray:
+    """Which codes are said to write something."""
+    return np.array([bool(text) for text in labels.texts])[labels.columns["writes"]]
 
 
 def _row(labels: Labels, layer: int | None) -> str:
@@ -254,12 +302,14 @@ def _row(labels: Labels, layer: int | None) -> str:
 
 
 def main() -> None:
-    step = {"choices": ("encode", "label", "show")}
+    step = {"choices": ("encode", "label", "control", "show")}
     args = arguments(__doc__, {"step": step}, folder=FOLDER, seed=0, n=10)
     if args.step == "encode":
         encode(args.folder)
     elif args.step == "label":
         label(args.folder)
+    elif args.step == "control":
+        control(args.folder)
     else:
         show(args.seed, args.n)
 

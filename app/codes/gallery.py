@@ -68,15 +68,15 @@ def of_codebooks(books: Codebooks, name: str) -> None:
 
 
 def of_heads(found: Labels, model: str | None) -> None:
-    """Where every head looks and what its codes say, as a table to sort; nothing for labels of before that was kept."""
+    """Where every head looks and what its codes say, as a table to sort; nothing where labels do not tell."""
     if not found.about.get("looks"):
         return
     with st.expander("What heads do"):
         rows = [
             {
                 "head": head.head,
-                "looks at": head.looks[0][0] if head.looks else None,
-                "share": head.looks[0][1] if head.looks else None,
+                "looks at": head.looks[0][0],
+                "share": head.looks[0][1],
                 "commonest name": wording.visible(head.names[0][0], keep=" ") if head.names else None,
                 "F1": head.f1,
                 "in the circuit of": ", ".join(task for task, _ in head.circuits),

@@ -95,7 +95,7 @@ def info(folder: FolderArgument) -> None:
 def label(
     folder: FolderArgument, seed: Annotated[int, seed_option("which documents choose, and which measure")] = 0
 ) -> None:
-    """Name every code by what its head looks at, what it stands at, and what it writes; nobody else is asked."""
+    """Name every code by what its head looks at, what it stands at, and what it writes, all measured on the text."""
     from interp.cli.render_codes import print_labels
     from interp.codesearch import CodeIndex, label_index
     from interp.codesearch.labels import keep

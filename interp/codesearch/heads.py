@@ -1,16 +1,19 @@
 """What heads do on ordinary text: where they look, what their codes say, and in which circuits they are."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from interp.circuits.references import ExactEffects, load_reference, reference_names
 from interp.codesearch.labels import LEAST, MIXED, RARE, Labels
-from interp.codesearch.patterns import RELATIONS
+from interp.codesearch.look_patterns import RELATIONS
 from interp.errors import InputError
 from interp.models.sites import parse_site
+
+NAMES = 3
+"""Commonest names that are told of a head."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class HeadSummary:
     """One head on the text of its labels, the half that chose none.
 
     Attributes:
-        looks: share of tokens at which it looks most at each relation, by falling share.
+        looks: share of tokens at which it looks most at each relation, by falling share; the first is always there.
         weight: share of attention · |value| that goes to the first of them, as far as the two largest places tell it.
         names: the commonest names of its codes, each with its share of the tokens.
         named: share of the tokens whose code has a name.
@@ -34,13 +37,6 @@ class HeadSummary:
     f1: float
     circuits: list[tuple[str, float]]
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-NAMES = 3
-"""Commonest names that are told of a head."""
-
 
 def summarise_heads(labels: Labels, model: str | None = None) -> list[HeadSummary]:
     """Every head of some labels, in order; ``model`` names the model whose measured circuits are looked into.
@@ -52,37 +48,37 @@ def summarise_heads(labels: Labels, model: str | None = None) -> list[HeadSummar
     if not looks:
         raise InputError("these labels do not tell where heads look: build the index and its labels again")
     references = [] if model is None else [load_reference(name) for name in reference_names(model=model)]
-    measured = [reference for reference in references if isinstance(reference, ExactEffects)]
-    return [_summary(labels, head, of_head, measured) for head, of_head in looks.items()]
+    circuits = [
+        (reference.task, reference.effects() / reference.gap, reference.members())
+        for reference in references
+        if isinstance(reference, ExactEffects)
+    ]
+    return [_summary(labels, head, of_head, circuits) for head, of_head in looks.items()]
 
 
 def _summary(
-    labels: Labels, head: str, looks: dict[str, list[float]], measured: Sequence[ExactEffects]
+    labels: Labels,
+    head: str,
+    looks: dict[str, list[float]],
+    circuits: Sequence[tuple[str, Float[np.ndarray, "layer head"], Bool[np.ndarray, "layer head"]]],
 ) -> HeadSummary:
+    """``circuits``: task, effects as shares of the gap, and members."""
     begin, n = labels.starts[head]
-    firings, f1 = (labels.columns[name][begin : begin + n] for name in ("firings", "f1"))
-    texts = labels.columns["text"][begin : begin + n]
-    total = max(int(firings.sum()), 1)
-    share = np.bincount(texts, firings, len(labels.texts)) / total
-    common = np.argsort(-share, kind="stable").tolist()
-    named = [
-        (labels.texts[i], float(share[i]))
-        for i in common
-        if share[i] and labels.texts[i] not in (RARE, MIXED)
-    ]
+    firings, f1, texts = (labels.columns[name][begin : begin + n] for name in ("firings", "f1", "text"))
+    used, number = np.unique(texts, return_inverse=True)
+    share = np.bincount(number, firings) / max(int(firings.sum()), 1)
+    common = [(labels.texts[used[i]], float(share[i])) for i in np.argsort(-share, kind="stable").tolist()]
+    named = [(text, part) for text, part in common if part and text not in (RARE, MIXED)]
     order = np.argsort([-part for part in looks["tokens"]], kind="stable").tolist()
-    site, circuits = parse_site(head), []
-    for reference in measured:
-        effect = float(reference.effects()[site.layer, site.head] / reference.gap)
-        if reference.members()[site.layer, site.head]:
-            circuits.append((reference.task, effect))
-    kept = firings >= LEAST
+    site, measured = parse_site(head), firings >= LEAST
+    at = site.layer, site.head
+    member_of = [(task, float(effects[at])) for task, effects, members in circuits if members[at]]
     return HeadSummary(
         head,
-        [(RELATIONS[i], looks["tokens"][i]) for i in order if looks["tokens"][i]],
+        [(RELATIONS[i], looks["tokens"][i]) for i in order if i == order[0] or looks["tokens"][i]],
         looks["weight"][order[0]],
         named[:NAMES],
         sum(part for _, part in named),
-        float(f1[kept].mean()) if kept.any() else 0.0,
-        sorted(circuits, key=lambda circuit: -abs(circuit[1])),
+        float(f1[measured].mean()) if measured.any() else 0.0,
+        sorted(member_of, key=lambda circuit: -abs(circuit[1])),
     )

@@ -1,10 +1,10 @@
 """A label for every code: the pattern that tells best at which tokens the code is on.
 
-No language model is asked. A code of a head is looked at from three sides, with patterns of
-:mod:`interp.codesearch.patterns`: what the head *looks at* where the code is on, what it *stands at*, and what the code
-*writes*. The documents are split in two: on one half the pattern with the best F1 is chosen, of both sides the better
-is the name; precision, recall and F1 are measured on the other half. What it writes is read off the weights, see
-:mod:`interp.codesearch.writes`.
+No language model is asked. A code of a head is looked at from three sides: what the head *looks at* where the code is
+on, what it *stands at*, and what the code *writes*. For the first two there are patterns, in
+:mod:`interp.codesearch.look_patterns` and :mod:`interp.codesearch.patterns`. The documents are split in two. On one
+half the pattern with the best F1 is chosen, and of both sides the better is the name. Precision, recall and F1 are
+measured on the other half. What a code writes is read off the weights, see :mod:`interp.codesearch.writes`.
 
 A code of a head is often one of many that share a pattern out among them. Where no F1 is :data:`FITS` of the way from
 that of a random code to 1, a pattern is chosen that most of the code's tokens have, at least :data:`MOSTLY` of them and
@@ -33,6 +33,7 @@ from jaxtyping import Float, Int, Shaped
 from interp.bottlenecks.store import PRETRAINED, Codebooks
 from interp.codesearch.index import CodeIndex
 from interp.codesearch.layout import Book
+from interp.codesearch.look_patterns import LookPatterns
 from interp.codesearch.patterns import MOST_VALUES, SIMPLER, Boolean, Family, Patterns, Variable
 from interp.codesearch.writes import writes
 from interp.errors import InputError
@@ -253,9 +254,9 @@ class Labels:
     """Labels of every code of some codebooks, by book and id.
 
     Attributes:
-        about: ``books`` (fingerprint), ``text``, ``n_tokens``, the rules' numbers, ``random_writes``: the share of
-            random codes of a site that are said to write something, and ``looks``: where each head looks, see
-            :meth:`~interp.codesearch.patterns.Patterns.looks`.
+        about: ``books`` (fingerprint), ``text``, ``n_tokens``, the rules' numbers; ``random_writes``: by site, the
+            share of codes that are said to write something where another code of the same head or MLP is on;
+            ``looks``: where each head looks, see :meth:`~interp.codesearch.look_patterns.LookPatterns.measure`.
         starts: where each book's codes begin in the columns.
     """
 
@@ -439,64 +440,54 @@ def label_index(
     Args:
         model: the index's own, that tells what codes write; codebooks must be at hand then.
     """
-    patterns = Patterns(index.corpus, seed=seed)
-    rng = np.random.default_rng(seed)
-    firsts = {book.site: book for book in reversed(index.books)}
+    sides, rng = _Sides(index, Patterns(index.corpus, seed=seed)), np.random.default_rng(seed)
+    firsts = {book.site: number for number, book in reversed(list(enumerate(index.books)))}
     random: dict[str, _Best] = {}
-    written: dict[str, float] = {}
-    texts: dict[str, int] = {}
+    random_writes: dict[str, float] = {}
     looks: dict[str, dict[str, list[float]]] = {}
+    texts: dict[str, int] = {}
+    parts: list[dict[str, np.ndarray]] = []
 
-    def read(ids: np.ndarray, book: Book) -> tuple[dict[str, Family], dict[str, tuple[_Best, _Best]]]:
-        """The patterns of each side, and the best of each, both sides together under ``text``."""
-        sides: dict[str, Family] = {"stands": patterns}
-        if (looked := index.looked_at(book.name)) is not None:
-            sides["looks"] = patterns.looking(*looked)
-        best = {side: best_patterns(family, ids, book.n_codes) for side, family in sides.items()}
-        sides["text"], best["text"] = patterns, best["stands"]
-        if looked is not None:
-            every, n_kinds = patterns.all + sides["looks"].all, len(patterns.all)
-            sides["text"] = Family(patterns.half, patterns.sizes, every)
-            both = zip(best["stands"], best["looks"], strict=True)
-            first, second = (stands.merged(looks, n_kinds) for stands, looks in both)
-            best["text"] = first, second
-        return sides, best
-
-    def ids_of(number: int) -> np.ndarray:
-        return index.ids.book(number).reshape(-1, index.books[number].k)[: index.n_tokens]
+    def written(book: Book, ids: np.ndarray) -> tuple[list[str], np.ndarray]:
+        if model is None:
+            return [""] * book.n_codes, np.zeros(book.n_codes)
+        return writes(index, model, book.name, ids, sides.half)
 
     with stage("labelling codes", len(index.books) + len(firsts)) as done:
-        for site, book in firsts.items():
-            moved = rng.permutation(ids_of(index.layout.number(book.name)))
-            random[site] = read(moved, book)[1]["text"][0]
-            if model is not None:
-                words, _ = writes(index, model, book.name, moved, patterns.half)
-                written[site] = round(float(np.mean([bool(text) for text in words])), 4)
+        for site, number in firsts.items():
+            book, ids = index.books[number], sides.ids(number)
+            _, (random[site], _) = sides.best(book, rng.permutation(ids))["text"]
+            # firings stay together, but are those of another code
+            other = np.append(rng.permutation(book.n_codes), book.n_codes)
+            random_writes[site] = round(float(np.mean([bool(t) for t in written(book, other[ids])[0]])), 4)
             done(1)
         null = NullF1(
             *(np.concatenate([getattr(b, name) for b in random.values()]) for name in ("fired", "f1"))
         )
-        parts = []
         for number, book in enumerate(index.books):
-            ids = ids_of(number)
-            sides, best = read(ids, book)
-            columns = _columns(sides["text"], *best["text"], null, texts)
+            ids = sides.ids(number)
+            best = {name: _columns(*side, null, texts) for name, side in sides.best(book, ids).items()}
+            written_words, gain = written(book, ids)
+            nothing = np.full(book.n_codes, texts.setdefault("", len(texts)))
+            of_looks = best.get("looks", {"text": nothing, "f1": np.zeros(book.n_codes)})
+            parts.append(
+                {
+                    **best["text"],
+                    **{"stands": best["stands"]["text"], "stands_f1": best["stands"]["f1"]},
+                    **{"looks": of_looks["text"], "looks_f1": of_looks["f1"]},
+                    "writes": np.array([texts.setdefault(text, len(texts)) for text in written_words]),
+                    "writes_gain": gain,
+                }
+            )
             if (looked := index.looked_at(book.name)) is not None:
-                looks[book.name] = patterns.looks(*looked)
-                for side in ("stands", "looks"):
-                    of_side = _columns(sides[side], *best[side], null, texts)
-                    columns |= {side: of_side["text"], f"{side}_f1": of_side["f1"]}
-            elif any(index.looked_at(other.name) is not None for other in index.books):
-                nothing = np.full(book.n_codes, texts.setdefault("", len(texts)))
-                columns |= {"stands": columns["text"], "stands_f1": columns["f1"]}
-                columns |= {"looks": nothing, "looks_f1": np.zeros(book.n_codes)}
-            if model is not None:
-                words, gain = writes(index, model, book.name, ids, patterns.half)
-                numbers = [texts.setdefault(text, len(texts)) for text in words]
-                columns |= {"writes": np.array(numbers), "writes_gain": gain}
-            parts.append(columns)
+                looks[book.name] = sides.looking.measure(*looked)
             done(1)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    # as a file that is read numbers them: column by column
+    used = dict.fromkeys(number for name in TEXTS for number in np.unique(columns[name]).tolist())
+    numbers, words = np.zeros(len(texts), np.int64), list(texts)
+    numbers[list(used)] = np.arange(len(used))
+    columns |= {name: numbers[columns[name]] for name in TEXTS}
     about = {
         "books": index.manifest["books"]["fingerprint"],
         "text": index.manifest["text"],
@@ -508,12 +499,45 @@ def label_index(
             site: [round(float((best.f1[best.fired >= LEAST] >= bound).mean()), 4) for bound in SHARES]
             for site, best in random.items()
         },
-        "random_writes": written,
+        "random_writes": random_writes,
         "looks": looks,
-        "texts": list(texts),
+        "texts": [words[number] for number in used],
     }
     names, sizes = zip(*((book.name, book.n_codes) for book in index.books), strict=True)
     return Labels(about, starts_of(names, sizes), columns)
+
+
+class _Sides:
+    """What tokens are and what heads look at, over one index; ``half`` is of every token."""
+
+    def __init__(self, index: CodeIndex, standing: Patterns) -> None:
+        self.index, self.standing, self.half = index, standing, standing.half
+
+    @cached_property
+    def looking(self) -> LookPatterns:
+        return LookPatterns(self.standing)
+
+    def ids(self, number: int) -> Shaped[np.ndarray, "token k"]:
+        """The codes of one book."""
+        return self.index.ids.book(number).reshape(-1, self.index.books[number].k)[: self.index.n_tokens]
+
+    def best(
+        self, book: Book, ids: Shaped[np.ndarray, "token k"]
+    ) -> dict[str, tuple[Family, tuple["_Best", "_Best"]]]:
+        """The patterns, and the best of each code, of what it *stands* at and what its head *looks* at; ``text`` is of
+        both together."""
+        stands = best_patterns(self.standing, ids, book.n_codes)
+        sides: dict[str, tuple[Family, tuple[_Best, _Best]]] = {
+            "stands": (self.standing, stands),
+            "text": (self.standing, stands),
+        }
+        if (looked := self.index.looked_at(book.name)) is not None:
+            family = self.looking.family(*looked)
+            looks, n_kinds = best_patterns(family, ids, book.n_codes), len(self.standing.all)
+            both = Family(family.half, family.sizes, self.standing.all + family.all)
+            merged = stands[0].merged(looks[0], n_kinds), stands[1].merged(looks[1], n_kinds)
+            sides |= {"looks": (family, looks), "text": (both, merged)}
+        return sides
 
 
 class NullF1:
@@ -529,9 +553,10 @@ class NullF1:
 
 
 def _columns(
-    patterns: Family, best: _Best, mostly: _Best, null: NullF1, texts: dict[str, int]
+    patterns: Family, best_mostly: tuple[_Best, _Best], null: NullF1, texts: dict[str, int]
 ) -> dict[str, np.ndarray]:
     """What is kept of one book's codes; ``texts`` numbers the labels."""
+    best, mostly = best_mostly
     fired, random = best.fired, null(best.fired)
     held = _bits(mostly.hits / np.maximum(fired, 1), mostly.tokens / max(patterns.sizes[1], 1))
     by_share = (beyond_chance(best.score, random) < FITS) & (mostly.score > 0)

@@ -1,4 +1,5 @@
-"""Patterns that may tell where a code is on: sets of tokens of a corpus, worked out once. The family:
+"""Patterns that may tell where a code is on: sets of tokens of a corpus, worked out once. The family of what a token is
+and where it stands; that of what a head looks at is in :mod:`interp.codesearch.look_patterns`:
 
 * one value of a variable, or up to :data:`MOST_VALUES` of them: the token, the word whatever its case, the token
   before, the token after, the token and the one before, the token in code or in prose, its class and the class before;
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from interp.codesearch.corpus import Corpus
 from interp.errors import InputError
@@ -117,122 +118,12 @@ class Family:
     sizes: tuple[int, ...]
     all: list[Variable | Boolean]
 
-
-class Patterns(Family):
-    """What a token is and where it stands, worked out once; and, of one head, what it looks at from there."""
-
-    def __init__(self, corpus: Corpus, *, seed: int = 0) -> None:
-        tokens = np.asarray(corpus.tokens).astype(np.int64)
-        self.half = halves(corpus, seed)
-        self.sizes = tuple(np.bincount(self.half, minlength=2).tolist())
-        words = self._words = Vocabulary(corpus)
-        self._tokens, self._context = tokens, corpus.context
-        before, after = _shifted(tokens, corpus.context, 1), _shifted(tokens, corpus.context, -1)
-        places = list(_places(corpus, tokens, before, words))
-        kind = np.select([dict(places)[CODE], dict(places)[PROSE]], [1, 2])
-        every = np.arange(len(tokens))
-        self.all: list[Variable | Boolean] = [
-            *(self._variable(every, *rest) for rest in _variables(tokens, before, after, kind, words)),
-            self._recent(tokens, corpus.context, words),
-            *(self._boolean(*named) for named in (*_classes(tokens, before, after, words), *places)),
-        ]
-
-    def looking(
-        self, places: Int[np.ndarray, "token place"], shares: Float[np.ndarray, "token place"]
-    ) -> Family:
-        """Of a head that looks from each token at two places, −1 for none, with so much of its attention · |value|: the
-        token at the first, alone, with its share, with the one before it, with that at the second place; its class;
-        and how it stands to the token that looks."""
-        tokens, words, place = self._tokens, self._words, places[:, 0]
-        there = place >= 0
-        every, at = np.arange(len(tokens)), np.maximum(place, 0)
-        seen = np.where(there, tokens[at], -1)
-        first = at % self._context == 0
-        before = np.where(there & ~first, tokens[at - 1], -1)
-        relation = relations(tokens, place, self._context, words)
-        number, names = words.partition()
-        n, size = len(names), len(words.texts)
-
-        also = np.where(places[:, 1] >= 0, tokens[np.maximum(places[:, 1], 0)], -1)
-        pairs, behind = np.unique(np.where(before >= 0, before * size + seen, -1), return_inverse=True)
-        both, together = np.unique(np.where(also >= 0, seen * size + also, -1), return_inverse=True)
-
-        def quoted(values: Sequence[int]) -> str:
-            shown = " ".join(f"“{words.texts[value]}”" for value in values[:SHOWN])
-            return shown + (f" +{len(values) - SHOWN}" if len(values) > SHOWN else "")
-
-        def shared(values: Sequence[int]) -> str:
-            shown = [f"“{words.texts[v // len(BY)]}” by {BY[v % len(BY)]}" for v in values]
-            return "looks at " + ", ".join(shown[:2]) + (f" +{len(shown) - 2}" if len(shown) > 2 else "")
-
-        def ends(values: Sequence[int]) -> str:
-            shown = [
-                f"“{words.texts[v // size]}{words.texts[v % size]}”" for v in map(pairs.__getitem__, values)
-            ]
-            more = f" +{len(shown) - SHOWN}" if len(shown) > SHOWN else ""
-            return f"looks at the end of {' '.join(shown[:SHOWN])}{more}"
-
-        def joined(values: Sequence[int]) -> str:
-            shown = [
-                f"“{words.texts[v // size]}” and “{words.texts[v % size]}”"
-                for v in map(both.__getitem__, values)
-            ]
-            return "looks at " + "; ".join(shown[:2]) + (f" +{len(shown) - 2}" if len(shown) > 2 else "")
-
-        def any_case(values: Sequence[int]) -> str:
-            shown = " ".join(f"“{words.words[value]}”" for value in values[:SHOWN])
-            more = f" +{len(values) - SHOWN}" if len(values) > SHOWN else ""
-            return f"looks at {shown}{more} in any case"
-
-        def related(values: Sequence[int]) -> str:
-            return "looks at " + " or ".join(RELATIONS[value] for value in values)
-
-        def classed(values: Sequence[int]) -> str:
-            shown = [f"{names[v % n]}, {RELATIONS[v // n]}" for v in values]
-            return "looks at " + "; ".join(shown[:2]) + (f" +{len(shown) - 2}" if len(shown) > 2 else "")
-
-        def exact(values: Sequence[int]) -> str:
-            shown = [f"“{words.texts[v % size]}”, {RELATIONS[v // size]}" for v in values]
-            return "looks at " + "; ".join(shown[:2]) + (f" +{len(shown) - 2}" if len(shown) > 2 else "")
-
-        word = np.where(there & ~words.blank[seen], words.word[seen], -1)
-        variables: list[tuple[np.ndarray, float, Callable]] = [
-            (seen, 0.0, lambda values: f"looks at {quoted(values)}"),
-            (word, SIMPLER / 2, any_case),
-            (before, 0.0, lambda values: f"looks behind {quoted(values)}"),
-            (relation, 0.0, related),
-            (np.where(there, relation * n + number[seen], -1), SIMPLER / 2, classed),
-            (np.where(there, relation * size + seen, -1), SIMPLER / 2, exact),
-            (np.where(there, seen * len(BY) + np.digitize(shares[:, 0], _BOUNDS), -1), SIMPLER / 2, shared),
-            (np.where(before >= 0, behind, -1), SIMPLER / 2, ends),
-            (np.where(also >= 0, together, -1), SIMPLER / 2, joined),
-        ]
-        patterns: list[Variable | Boolean] = [self._variable(every, *rest) for rest in variables]
-        for name, of in words.classes():
-            patterns.append(self._boolean(f"looks at {name}", there & of[seen]))
-        return Family(self.half, self.sizes, patterns)
-
-    def looks(
-        self, places: Int[np.ndarray, "token place"], shares: Float[np.ndarray, "token place"]
-    ) -> dict[str, list[float]]:
-        """How often a head looks at each of :data:`RELATIONS`, on the second half: ``tokens``, at how many tokens most
-        of all; ``weight``, with how much of attention · |value|, as far as the places that are kept tell it."""
-        held = self.half == 1
-        n, kept = len(RELATIONS), held & (places[:, 0] >= 0)
-        related = [relations(self._tokens, place, self._context, self._words) for place in places.T]
-        tokens = np.bincount(related[0][kept], minlength=n) / max(kept.sum(), 1)
-        weight = np.zeros(n)
-        for relation, share in zip(related, shares.T, strict=True):
-            there = held & (relation >= 0)
-            weight += np.bincount(relation[there], share[there], n) / max(kept.sum(), 1)
-        return {"tokens": tokens.round(3).tolist(), "weight": weight.round(3).tolist()}
-
-    def _boolean(self, text: str, where: Bool[np.ndarray, " token"]) -> Boolean:
+    def boolean(self, text: str, where: Bool[np.ndarray, " token"]) -> Boolean:
         tokens = np.flatnonzero(where)
         second = int(self.half[tokens].sum())
         return Boolean(text, tokens, (len(tokens) - second, second))
 
-    def _variable(
+    def variable(
         self, tokens: np.ndarray, values: np.ndarray, margin: float, show: Callable, *, several: bool = True
     ) -> Variable:
         """Values at tokens in one row; those that are rare, or −1, are left out."""
@@ -242,6 +133,31 @@ class Patterns(Family):
         kept = np.flatnonzero(there & (counts[values, 0] >= LEAST_COUNT))
         kept = kept[np.argsort(values[kept], kind="stable")]
         return Variable(tokens[kept].astype(np.int32), values[kept], counts.T.copy(), margin, show, several)
+
+
+class Patterns(Family):
+    """What every token of a corpus is and where it stands, worked out once.
+
+    Attributes:
+        tokens, context: of the corpus.
+        words: its vocabulary.
+    """
+
+    def __init__(self, corpus: Corpus, *, seed: int = 0) -> None:
+        tokens = np.asarray(corpus.tokens).astype(np.int64)
+        self.half = halves(corpus, seed)
+        self.sizes = tuple(np.bincount(self.half, minlength=2).tolist())
+        words = Vocabulary(corpus)
+        self.tokens, self.context, self.words = tokens, corpus.context, words
+        before, after = _shifted(tokens, corpus.context, 1), _shifted(tokens, corpus.context, -1)
+        places = list(_places(corpus, tokens, before, words))
+        kind = np.select([dict(places)[CODE], dict(places)[PROSE]], [1, 2])
+        every = np.arange(len(tokens))
+        self.all: list[Variable | Boolean] = [
+            *(self.variable(every, *rest) for rest in _variables(tokens, before, after, kind, words)),
+            self._recent(tokens, corpus.context, words),
+            *(self.boolean(*named) for named in (*_classes(tokens, before, after, words), *places)),
+        ]
 
     def _recent(self, tokens: np.ndarray, context: int, words: "Vocabulary") -> Variable:
         """Words that say something, each once a token, from two to :data:`RECENT` tokens before it."""
@@ -257,7 +173,7 @@ class Patterns(Family):
         def show(values: Sequence[int]) -> str:
             return f"soon after “{words.words[values[0]]}”"
 
-        return self._variable(at, value, SIMPLER / 2, show, several=False)
+        return self.variable(at, value, SIMPLER / 2, show, several=False)
 
 
 class Vocabulary:
@@ -326,15 +242,21 @@ class Vocabulary:
             yield f"words in -{ending}", letters & self.where(partial(_ends_in, ending))
 
 
+def listed(texts: Sequence[str], separator: str = " ", most: int = SHOWN) -> str:
+    """The first of some, and how many more there are."""
+    more = f" +{len(texts) - most}" if len(texts) > most else ""
+    return separator.join(texts[:most]) + more
+
+
+def quoted(texts: Sequence[str]) -> str:
+    return listed([f"“{text}”" for text in texts])
+
+
 def _variables(
     tokens: np.ndarray, before: np.ndarray, after: np.ndarray, kind: np.ndarray, words: Vocabulary
 ) -> Iterator[tuple[np.ndarray, float, Callable]]:
     size = len(words.texts)
     own, names = words.partition()
-
-    def quoted(texts: Sequence[str]) -> str:
-        shown = " ".join(f"“{text}”" for text in texts[:SHOWN])
-        return shown + (f" +{len(texts) - SHOWN}" if len(texts) > SHOWN else "")
 
     def token(values: Sequence[int]) -> str:
         return quoted([words.texts[value] for value in values])
@@ -364,8 +286,7 @@ def _variables(
         return "; ".join(parts)
 
     def classes(values: Sequence[int]) -> str:
-        shown = [f"{names[v % len(names)]} after {names[v // len(names)]}" for v in values]
-        return "; ".join(shown[:2]) + (f" +{len(shown) - 2}" if len(shown) > 2 else "")
+        return listed([f"{names[v % len(names)]} after {names[v // len(names)]}" for v in values], "; ", 2)
 
     yield np.where(kind > 0, 3 * tokens + kind, -1), SIMPLER / 2, kinds
     yield np.where(before < 0, -1, own[before] * len(names) + own[tokens]), SIMPLER / 2, classes
@@ -442,44 +363,6 @@ def _places(
     share = np.bincount(segment, symbols) / np.bincount(segment)
     yield CODE, share[segment] >= 0.15
     yield PROSE, share[segment] < 0.05
-
-
-RELATIONS = (
-    "the first token",
-    "itself",
-    "the token before",
-    "the same token earlier",
-    "what followed the same token",
-    "the last punctuation mark",
-    "one of the four before",
-    "one further back",
-)
-"""How a token that is looked at stands to the one that looks; the first that holds."""
-_BOUNDS = (0.35, 0.6, 0.85)
-BY = "less than 35 %", "35 to 60 %", "60 to 85 %", "85 % or more"
-"""Shares of attention · |value| that names tell apart."""
-
-
-def relations(
-    tokens: np.ndarray, place: np.ndarray, context: int, words: "Vocabulary"
-) -> Int[np.ndarray, " token"]:
-    """By its number among :data:`RELATIONS`; −1 where nothing is looked at."""
-    every, there = np.arange(len(tokens)), place >= 0
-    at = np.maximum(place, 0)
-    back = every - at
-    mark = words.where(lambda text: text.strip() and not any(map(str.isalnum, text)))
-    mark |= words.where(lambda text: "\n" in text)
-    last = np.roll(np.maximum.accumulate(np.where(mark[tokens], every, -1)), 1)
-    holds = [
-        (at % context == 0) & (back > 0),
-        back == 0,
-        back == 1,
-        tokens[at] == tokens,
-        (at % context > 0) & (tokens[at - 1] == tokens),
-        at == last,
-        back <= 4,
-    ]
-    return np.where(there, np.select(holds, list(range(len(holds))), len(holds)), -1)
 
 
 def _ends_in(ending: str, text: str) -> bool:

@@ -1,0 +1,134 @@
+"""Patterns of what a head looks at from each token, which may tell where its codes are on:
+
+* the token that it looks at most: alone, in any case, with its share of attention · |value|, with the token before it,
+  with the one that it looks at next, or what stands before it;
+* its class, and how it stands to the token that looks, see :data:`RELATIONS`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from interp.codesearch.patterns import SIMPLER, Boolean, Family, Patterns, Variable, listed, quoted
+
+RELATIONS = (
+    "the first token",
+    "itself",
+    "the token before",
+    "the same token earlier",
+    "what followed the same token",
+    "the last punctuation mark",
+    "one of the four before",
+    "one further back",
+)
+"""How a token that is looked at stands to the one that looks; the first that holds."""
+BOUNDS = (0.35, 0.6, 0.85)
+SHARE_NAMES = "less than 35 %", "35 to 60 %", "60 to 85 %", "85 % or more"
+"""Shares of attention · |value| that names tell apart."""
+
+
+class LookPatterns:
+    """What all heads need of a corpus, worked out once.
+
+    Args:
+        standing: of the same corpus; its halves are those of every family.
+    """
+
+    def __init__(self, standing: Patterns) -> None:
+        self.standing, words, tokens = standing, standing.words, standing.tokens
+        self._class, self._class_names = words.partition()
+        self._classes = list(words.classes())
+        mark = words.where(lambda text: text.strip() and not any(map(str.isalnum, text)))
+        mark |= words.where(lambda text: "\n" in text)
+        every = np.arange(len(tokens))
+        self._last_mark = np.roll(np.maximum.accumulate(np.where(mark[tokens], every, -1)), 1)
+
+    def relations(self, place: Int[np.ndarray, " token"]) -> Int[np.ndarray, " token"]:
+        """Of a head that looks at these places, the number among :data:`RELATIONS`; −1 where it looks at none."""
+        tokens, context = self.standing.tokens, self.standing.context
+        at = np.maximum(place, 0)
+        back = np.arange(len(tokens)) - at
+        holds = [
+            (at % context == 0) & (back > 0),
+            back == 0,
+            back == 1,
+            tokens[at] == tokens,
+            (at % context > 0) & (tokens[at - 1] == tokens),
+            at == self._last_mark,
+            back <= 4,
+        ]
+        return np.where(place >= 0, np.select(holds, list(range(len(holds))), len(holds)), -1)
+
+    def family(
+        self, places: Int[np.ndarray, "token place"], shares: Float[np.ndarray, "token place"]
+    ) -> Family:
+        """Of a head that looks from each token at two places, −1 for none, with these shares."""
+        standing, words, place = self.standing, self.standing.words, places[:, 0]
+        tokens, there, at = standing.tokens, place >= 0, np.maximum(place, 0)
+        text, n_vocab, n_classes = words.texts, len(words.texts), len(self._class_names)
+        token = np.where(there, tokens[at], -1)
+        word = np.where(there & ~words.blank[token], words.word[token], -1)
+        before = np.where(there & (at % standing.context > 0), tokens[at - 1], -1)
+        second = np.where(places[:, 1] >= 0, tokens[np.maximum(places[:, 1], 0)], -1)
+        relation = self.relations(place)
+        by_class = np.where(there, relation * n_classes + self._class[token], -1)
+        by_token = np.where(there, relation * n_vocab + token, -1)
+        by_share = np.where(there, token * len(SHARE_NAMES) + np.digitize(shares[:, 0], BOUNDS), -1)
+        # numbered anew: the first is −1, for none
+        ends, end = np.unique(np.where(before >= 0, before * n_vocab + token, -1), return_inverse=True)
+        pairs, pair = np.unique(np.where(second >= 0, token * n_vocab + second, -1), return_inverse=True)
+
+        def shown(name: Callable[[int], str]) -> Callable[[Sequence[int]], str]:
+            """Values in words, few of them: their names are long."""
+            return lambda values: "looks at " + listed([name(value) for value in values], "; ", 2)
+
+        def tokens_of(values: Sequence[int]) -> str:
+            return quoted([text[value] for value in values])
+
+        def ends_of(values: Sequence[int]) -> str:
+            both = (divmod(int(ends[value]), n_vocab) for value in values)
+            return "looks at the end of " + quoted([text[first] + text[last] for first, last in both])
+
+        def pair_of(value: int) -> str:
+            first, next_one = divmod(int(pairs[value]), n_vocab)
+            return f"“{text[first]}” and “{text[next_one]}”"
+
+        variables: list[tuple[np.ndarray, float, Callable]] = [
+            (token, 0.0, lambda values: f"looks at {tokens_of(values)}"),
+            (word, SIMPLER / 2, lambda v: f"looks at {quoted([words.words[i] for i in v])} in any case"),
+            (before, 0.0, lambda values: f"looks behind {tokens_of(values)}"),
+            (relation, 0.0, lambda values: "looks at " + " or ".join(RELATIONS[value] for value in values)),
+            (
+                by_class,
+                SIMPLER / 2,
+                shown(lambda v: f"{self._class_names[v % n_classes]}, {RELATIONS[v // n_classes]}"),
+            ),
+            (by_token, SIMPLER / 2, shown(lambda v: f"“{text[v % n_vocab]}”, {RELATIONS[v // n_vocab]}")),
+            (
+                by_share,
+                SIMPLER / 2,
+                shown(lambda v: f"“{text[v // len(SHARE_NAMES)]}” by {SHARE_NAMES[v % len(SHARE_NAMES)]}"),
+            ),
+            (np.where(before >= 0, end, -1), SIMPLER / 2, ends_of),
+            (np.where(second >= 0, pair, -1), SIMPLER / 2, shown(pair_of)),
+        ]
+        every = np.arange(len(tokens))
+        patterns: list[Variable | Boolean] = [standing.variable(every, *rest) for rest in variables]
+        patterns += [standing.boolean(f"looks at {name}", there & of[token]) for name, of in self._classes]
+        return Family(standing.half, standing.sizes, patterns)
+
+    def measure(
+        self, places: Int[np.ndarray, "token place"], shares: Float[np.ndarray, "token place"]
+    ) -> dict[str, list[float]]:
+        """How often a head looks at each of :data:`RELATIONS`, on the second half: ``tokens``, at how many tokens most
+        of all; ``weight``, with how much of attention · |value|, as far as the places that are kept tell it."""
+        n, held = len(RELATIONS), self.standing.half == 1
+        looks = held & (places[:, 0] >= 0)
+        total, weight = max(int(looks.sum()), 1), np.zeros(n)
+        relations = [self.relations(place) for place in places.T]
+        for relation, share in zip(relations, shares.T, strict=True):
+            there = held & (relation >= 0)
+            weight += np.bincount(relation[there], share[there], n)
+        tokens = np.bincount(relations[0][looks], minlength=n)
+        return {"tokens": (tokens / total).round(3).tolist(), "weight": (weight / total).round(3).tolist()}
