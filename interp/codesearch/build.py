@@ -393,9 +393,9 @@ def _joined(work: Path, text: TextBlocks, layout: Layout, batch_size: int) -> Ga
         joined = IdFile.create(work / name, file)
         for place, part in parts.items():
             n_tokens, start = len(part) * context, part.start * context
-            own = IdFile.open(place / name, Layout(file.books, n_tokens))
+            of_part = IdFile.open(place / name, Layout(file.books, n_tokens))
             for i in range(len(file.books)):
-                joined.write(i, start, own.rows(i, np.arange(n_tokens)).astype(np.int64))
+                joined.write(i, start, of_part.rows(i, np.arange(n_tokens)).astype(np.int64))
         joined.flush()
     for place, part in parts.items():
         whole.merge(found[place][0], part.start * context)

@@ -312,14 +312,14 @@ class Labels:
     def clearest(self, n: int, *, per_site: int = 2) -> list[tuple[str, int]]:
         """Codes with a name by falling F1: of each name the best, of each head one, of another site the best few. One
         token alone, and the first of the text, are names that nobody comes for: they are left out."""
-        seen, books, found = {RARE, MIXED}, Counter[str](), list[tuple[str, int]]()
+        seen, books, clearest = {RARE, MIXED}, Counter[str](), list[tuple[str, int]]()
         for book, code, text in self._by_f1:
             most = 1 if ".h" in book else per_site
-            if text not in seen and books[book] < most and not _DULL.fullmatch(text) and len(found) < n:
+            if text not in seen and books[book] < most and not _DULL.fullmatch(text) and len(clearest) < n:
                 seen.add(text)
                 books[book] += 1
-                found.append((book, code))
-        return found
+                clearest.append((book, code))
+        return clearest
 
     def save(self, path: Path) -> None:
         """One parquet file; shares are kept to a percent."""
