@@ -55,6 +55,7 @@ TEXT = "+".join(["stdlib", *(f"probes:{kind}" for kind in KINDS)])
 TOKENS, CONTEXT, BLOCKS = 524_288, 128, 4
 FOLDER = Path("runs/labels")
 RESULT = RESULTS / "labels.json"
+BY_BOOK = "looks", "variance", "bits"
 
 
 class Chooser:
@@ -196,17 +197,12 @@ def part_of(labels: Labels, names: Sequence[str], fingerprint: str) -> Labels:
     used, numbers = np.unique(np.stack([columns[name] for name in texts]), return_inverse=True)
     columns |= dict(zip(texts, numbers.reshape(len(texts), -1), strict=True))
     sites = {name.partition(".")[0] for name in names}
-    about = {
-        **labels.about,
-        "books": fingerprint,
-        "random": {site: random for site, random in labels.about["random"].items() if site in sites},
-        "random_writes": {
-            site: share for site, share in labels.about["random_writes"].items() if site in sites
-        },
-        "looks": {name: looks for name, looks in labels.about["looks"].items() if name in names},
-        "texts": [labels.texts[i] for i in used.tolist()],
-    }
-    return Labels(about, starts_of(names, [labels.starts[name][1] for name in names]), columns)
+    about = labels.about | {"books": fingerprint, "texts": [labels.texts[i] for i in used.tolist()]}
+    for key, wanted in (("random", sites), ("random_writes", sites), *((key, names) for key in BY_BOOK)):
+        if key in about:
+            about[key] = {name: of_name for name, of_name in about[key].items() if name in wanted}
+    coarse = None if labels.coarse is None else part_of(labels.coarse, names, fingerprint)
+    return Labels(about, starts_of(names, [labels.starts[name][1] for name in names]), columns, coarse)
 
 
 def corpus_of(tokens: np.ndarray, sources: np.ndarray) -> Corpus:

@@ -46,6 +46,22 @@ def ratio_interval(
     return float(low), float(high)
 
 
+def r2_of(
+    predicted: Float[np.ndarray, " row"], value: Float[np.ndarray, " row"], seed: int, level: float = 0.95
+) -> tuple[float, float, float] | None:
+    """1 − Σ (predicted − value)² / Σ (value − mean)² with its percentile bootstrap interval; ``None`` where all values
+    are equal."""
+    if len(value) < 2 or np.ptp(value) == 0:
+        return None
+
+    def r2(predicted: np.ndarray, value: np.ndarray, axis: int) -> np.ndarray:
+        error = ((predicted - value) ** 2).mean(axis=axis)
+        return 1 - error / np.maximum(value.var(axis=axis), 1e-12)
+
+    low, high = _bootstrap((predicted, value), r2, seed, level)
+    return float(r2(predicted, value, 0)), float(low), float(high)
+
+
 def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable, seed: int, level: float) -> tuple:
     """Ends of the percentile interval; of several samples the same rows are drawn."""
     from scipy.stats import bootstrap  # takes half a second, and shares need none of it

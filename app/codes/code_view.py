@@ -17,17 +17,21 @@ from interp.app.widgets.tokens import colour, plain
 from interp.app.widgets.url_state import IN_URL
 from interp.bottlenecks.edits import code_name
 from interp.codesearch import (
+    CoarseIndex,
     CodeContext,
     CodeIndex,
     CodePage,
     Labels,
     LogitLens,
+    coarse_code,
     code_contexts,
     code_page,
     explanations_of,
+    fine_codes,
     logit_lens,
 )
 from interp.codesearch.annotations import MOST, Annotation
+from interp.codesearch.coarse import ALL
 from interp.codesearch.firing_stats import N_TOP
 from interp.codesearch.labels import MIXED
 from interp.codesearch.layout import can_be_edited
@@ -76,7 +80,7 @@ def go_to(name: str | None) -> None:
 
 def code_cells(names: Labels | None, book: str, code: int) -> dict[str, str]:
     """A code's name, and what it stands for where codes have labels, as the first cells of a row."""
-    return {"code": code_name(book, code), **beside(names)(book, code)}
+    return {"code": wording.code_title(names, book, code), **beside(names)(book, code)}
 
 
 def pick(rows: Sequence[dict], key: str, columns: dict, height: str | int = "auto") -> None:
@@ -103,20 +107,25 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
         heading: where the title goes, in place of the search's, which would stay until all else is there.
     """
     try:
-        book, code = index.layout.named(wanted)
+        if coarse_code(wanted) is None:
+            wanted = fine_codes(wanted, labels(index))
+        else:
+            index = code_index.coarse(index)
+        book, code = index.named(wanted)
     except InputError as error:
         heading.title("Codes")
         engine.say(error)
         st.button("Search", on_click=go_to, args=(None,), icon=":material/arrow_back:")
         return
-    name = code_name(book, code)
-    heading.title(plain(name))
-    names = labels(index)
+    names, name = labels(index), index.name(book, code)
+    heading.title(plain(wording.code_title(names, book, code)))
     told(names, book, code, heading)
     explained(index, name)
     toolbar(index, book, code)
     found = page(index, book, code)
     numbers(index, found)
+    if isinstance(index, CoarseIndex):
+        members(index, book, code)
     if found.count:
         where(index, found)
         left, right = st.columns(2)
@@ -139,7 +148,7 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
         right.dataframe(rows, hide_index=True, column_config=COLUMNS, key=f"tokens {name}")
         left, right = st.columns(2)
         with left:
-            related(names, found)
+            related(index, names, found)
         with right:
             nearest(index, names, found)
         documents(index, found)
@@ -150,6 +159,23 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
     st.fragment(logits, run_every=POLL if waits else None)(index, book, code, waits)
 
 
+def members(index: CoarseIndex, book: str, code: int) -> None:
+    """The codes that a coarse code is made of, the commonest first."""
+    names, every = labels(index.fine), index.members(book, code)
+    counted = sorted(((index.fine.count(book, member), member) for member in every), reverse=True)
+    on = [(count, member) for count, member in counted if count]
+    with st.expander(f"Its {len(every)} codes, {len(on)} of them on in this text"):
+        rows = [
+            {
+                "code": names.name(book, member) if names else code_name(book, member),
+                "stands for": wording.visible(names.text(book, member), keep=" ") if names else "",
+                "tokens": count,
+            }
+            for count, member in on
+        ]
+        pick(rows, f"members {index.name(book, code)}", COLUMNS, height=min(400, 60 + 35 * len(rows)))
+
+
 def documents(index: CodeIndex, found: CodePage) -> None:
     st.subheader("Documents")
     rows = []
@@ -158,7 +184,7 @@ def documents(index: CodeIndex, found: CodePage) -> None:
         begins = in_line("".join(index.corpus.pieces(index.corpus.tokens[begin : begin + 24])))
         row = {"share": one.share, "with it": one.count, "of": one.length, "document": one.document}
         rows.append(row | {"begins": begins})
-    key = f"documents {code_name(found.book, found.code)}"
+    key = f"documents {index.name(found.book, found.code)}"
     st.dataframe(rows, hide_index=True, column_config=COLUMNS, key=key)
 
 
@@ -190,9 +216,10 @@ def explained(index: CodeIndex, name: str) -> None:
 
 
 def toolbar(index: CodeIndex, book: str, code: int) -> None:
-    """Search, previous and next code, star, note, steering."""
-    name = code_name(book, code)
-    note = code_index.annotations(index).get((book, code), Annotation())
+    """Search, previous and next code, the coarse code it belongs to, steering; star and note of fine codes."""
+    name, names = index.name(book, code), labels(index)
+    coarse = isinstance(index, CoarseIndex)
+    note = Annotation() if coarse else code_index.annotations(index).get((book, code), Annotation())
 
     def keep(**change) -> None:
         try:
@@ -207,29 +234,41 @@ def toolbar(index: CodeIndex, book: str, code: int) -> None:
             st.button(
                 label,
                 on_click=go_to,
-                args=(None if other is None else code_name(book, other),),
+                args=(None if other is None else index.name(book, other),),
                 disabled=other is None,
                 icon=f":material/{icon}:",
                 help=f"The {label.lower()} code of {plain(book)} that occurs in this text.",
             )
-        st.button(
-            "Starred" if note.star else "Star",
-            key="star",
-            on_click=keep,
-            kwargs={"star": not note.star},
-            icon=":material/star:",
-            type="primary" if note.star else "secondary",
-        )
+        if names is not None and book in names.groups:
+            whole = f"{book}={names.groups[book][code]}.{ALL}"
+            st.button(
+                f"All of {plain(whole)}",
+                on_click=go_to,
+                args=(whole,),
+                icon=":material/category:",
+                help="The coarse code that it belongs to.",
+            )
+        if not coarse:
+            st.button(
+                "Starred" if note.star else "Star",
+                key="star",
+                on_click=keep,
+                kwargs={"star": not note.star},
+                icon=":material/star:",
+                type="primary" if note.star else "secondary",
+            )
         books = books_of(index.folder.name)
         if can_be_edited(book) and books is not None:
             st.page_link(
                 "steering/page.py",
                 label="Steer with it",
                 icon=":material/tune:",
-                query_params={"books": books, "codes": f"{book}={code}", "source": "by name"},
+                query_params={"books": books, "codes": name, "source": "by name"},
             )
     if "not kept" in st.session_state:
         engine.say(InputError(st.session_state.pop("not kept")))
+    if coarse:
+        return
     begins = " ".join(note.text.split())[:80]
     with (
         st.expander(f"Note: {plain(begins)}" if begins else "Note"),
@@ -262,7 +301,7 @@ def numbers(index: CodeIndex, found: CodePage) -> None:
 
 def where(index: CodeIndex, found: CodePage) -> None:
     """Contexts, in the order that was asked for."""
-    name = code_name(found.book, found.code)
+    name = index.name(found.book, found.code)
     st.subheader("Contexts")
     order = st.segmented_control(
         "Contexts",
@@ -303,7 +342,7 @@ def where(index: CodeIndex, found: CodePage) -> None:
     )
 
 
-def related(names: Labels | None, found: CodePage) -> None:
+def related(index: CodeIndex, names: Labels | None, found: CodePage) -> None:
     st.subheader("On at the same tokens")
     if not found.related:
         st.caption("No code goes with it more often than by chance.")
@@ -313,7 +352,7 @@ def related(names: Labels | None, found: CodePage) -> None:
         | {"share": one.share, "95 %": interval(one.interval), "lift": one.lift}
         for one in found.related
     ]
-    pick(rows, f"related {code_name(found.book, found.code)}", COLUMNS)
+    pick(rows, f"related {index.name(found.book, found.code)}", COLUMNS)
     st.caption(f"Counted at {found.related_sample:,} of its tokens, ranked by share × log lift.")
 
 
@@ -329,7 +368,7 @@ def nearest(index: CodeIndex, names: Labels | None, found: CodePage) -> None:
         code_cells(names, found.book, one.code) | {"cosine": one.cosine, "tokens": one.count}
         for one in found.neighbours
     ]
-    pick(rows, f"nearest {code_name(found.book, found.code)}", COLUMNS)
+    pick(rows, f"nearest {index.name(found.book, found.code)}", COLUMNS)
     st.caption("Of the same codebook, by cosine as the codebook compares vectors.")
 
 
@@ -354,7 +393,7 @@ def logits(index: CodeIndex, book: str, code: int, waited: bool) -> None:
             [{f"token, {sign}": wording.token(text), "logit": value} for text, value in entries],
             hide_index=True,
             column_config={"logit": NumberColumn(format="%.2f")},
-            key=f"lens {sign} {code_name(book, code)}",
+            key=f"lens {sign} {index.name(book, code)}",
         )
     st.caption(
         f"The vector through W_O, the final norm and the unembedding, as if it were all of the residual stream; "

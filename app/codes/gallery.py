@@ -7,7 +7,6 @@ from streamlit.column_config import NumberColumn
 
 from interp.app.codes.code_view import code_cells, in_line, pick
 from interp.app.widgets.code_names import labels, steering_by
-from interp.bottlenecks.edits import code_name
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch import CodeIndex, Labels, summarise_heads
 from interp.codesearch.contexts import code_contexts
@@ -59,7 +58,7 @@ def of_codebooks(books: Codebooks, name: str) -> None:
         return
     rows = [
         _row(found, book, code)
-        | ({"steering": steering_by(code_name(book, code), name)} if can_be_edited(book) else {})
+        | ({"steering": steering_by(found.name(book, code), name)} if can_be_edited(book) else {})
         for book, code in found.clearest(SHOWN)
     ]
     st.subheader("The clearest codes")

@@ -1,5 +1,6 @@
 """The code index of the page *Codes*: looked up by name in the runs folder, opened once for all tabs."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import streamlit as st
@@ -7,7 +8,7 @@ import streamlit as st
 from interp.app import engine
 from interp.app.widgets import run_store
 from interp.bottlenecks.store import PRETRAINED
-from interp.codesearch import CodeIndex
+from interp.codesearch import CoarseIndex, CodeIndex, coarse_level, labels_of
 from interp.codesearch.annotations import Annotation, Annotations
 from interp.codesearch.index import MANIFEST, ready_index
 from interp.errors import InputError
@@ -29,7 +30,10 @@ def changed(folder: Path) -> float:
         return 0.0
 
 
-BY_FOLDER = {CodeIndex: lambda index: (index.folder, changed(index.folder))}
+BY_FOLDER = {
+    CodeIndex: lambda index: (index.folder, changed(index.folder)),
+    CoarseIndex: lambda index: (index.folder, changed(index.folder), changed_labels(index.fine), "coarse"),
+}
 """What Streamlit's caches know an index by."""
 
 
@@ -42,6 +46,24 @@ def _opened(folder: Path, changed: float) -> CodeIndex:  # noqa: ARG001 - a key 
         return ready_index(folder, [engine.runs(), PRETRAINED])
     except OSError as error:
         raise InputError(f"{folder} cannot be read ({error.strerror or error}): reload the page") from None
+
+
+def changed_labels(index: CodeIndex) -> str:
+    """What an index's coarse level is known by."""
+    labels = labels_of(index)
+    return (
+        "" if labels is None or not labels.groups else sha256(labels.columns["coarse"].tobytes()).hexdigest()
+    )
+
+
+@st.cache_resource(max_entries=2, show_spinner="Merging codes", hash_funcs=BY_FOLDER)
+def _coarse(index: CodeIndex, changed: str) -> CoarseIndex:  # noqa: ARG001 - a key of the cache
+    return coarse_level(index)
+
+
+def coarse(index: CodeIndex) -> CoarseIndex:
+    """The index at its coarse level, made once for all tabs."""
+    return _coarse(index, changed_labels(index))
 
 
 def comparable(name: str, index: CodeIndex) -> bool:

@@ -17,13 +17,14 @@ from interp.app.widgets.code_names import labels
 from interp.app.widgets.codebook_picker import fitting
 from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import IN_URL, tell_missing, whole_number
-from interp.codesearch import CodeIndex
+from interp.codesearch import CoarseIndex, CodeIndex
 from interp.codesearch.contexts import match_contexts
 from interp.codesearch.index import MANIFEST
 from interp.codesearch.search import SORTS
 from interp.codesearch.tables import hits_csv
 from interp.errors import InputError
 
+ALL_CODES, FEW_CODES = "all codes", "coarse codes"
 MATCHES_SHOWN = 5
 WIDTH = 150  # pixels of a filter
 SORT_NAMES = dict(zip(SORTS, ("F1", "precision", "recall", "tokens"), strict=True))
@@ -67,9 +68,12 @@ def open_one_of(names: list[str]) -> None:
 
 
 def search(index: CodeIndex) -> None:
-    by = st.segmented_control(
-        "Search by", [REGEX, TOKEN, PROMPT, NAME], key="search", bind=IN_URL, default=REGEX, required=True
-    )
+    with st.container(horizontal=True):
+        by = st.segmented_control(
+            "Search by", [REGEX, TOKEN, PROMPT, NAME], key="search", bind=IN_URL, default=REGEX, required=True
+        )
+        if by in (REGEX, TOKEN):
+            index = level(index)
     if by == NAME:
         st.text_input("Code", key="named", placeholder=f"{index.books[-1].name}:7", on_change=open_named)
         st.caption("Head or site, a colon, and the code's number; Enter opens its page.")
@@ -94,6 +98,23 @@ def search(index: CodeIndex) -> None:
             similar(index, text)
         else:
             scored(index, by, text)
+
+
+def level(index: CodeIndex) -> CodeIndex:
+    """The index at the level that is chosen, where its labels have two."""
+    found = labels(index)
+    if found is None or not found.groups:
+        return index
+    chosen = st.segmented_control(
+        "Level",
+        [ALL_CODES, FEW_CODES],
+        key="level",
+        bind=IN_URL,
+        default=ALL_CODES,
+        required=True,
+        help="Each codebook's codes, or those merged into at most 16 that can be told apart.",
+    )
+    return index if chosen == ALL_CODES else code_index.coarse(index)
 
 
 def counted(n: int, one: str, many: str) -> str:
@@ -128,6 +149,8 @@ def scored(index: CodeIndex, by: str, text: str) -> None:
     )
     if hits:
         annotations, stands_for = code_index.annotations(index), labels(index)
+        if isinstance(index, CoarseIndex):
+            annotations = {}  # of codes with the same numbers
         listed = [
             {
                 **code_cells(stands_for, hit.book, hit.code),
@@ -143,7 +166,10 @@ def scored(index: CodeIndex, by: str, text: str) -> None:
             for hit in hits
         ]
         if other is not None:
-            there = scores(code_index.opened(other), by, text).hits_at(places[:most])
+            another = code_index.opened(other)
+            if isinstance(index, CoarseIndex):
+                another = CoarseIndex(another, index.groups)
+            there = scores(another, by, text).hits_at(places[:most])
             listed = [
                 row | {"P there": hit.precision, "R there": hit.recall}
                 for row, hit in zip(listed, there, strict=True)

@@ -6,7 +6,16 @@ import streamlit as st
 from streamlit.column_config import NumberColumn
 
 from interp.app import engine
-from interp.app.live.token_codes import MOST, Reading, clearest_site, codes_at, heads_of, read, shared
+from interp.app.live.token_codes import (
+    MOST,
+    Reading,
+    clearest_site,
+    coarse_ids,
+    codes_at,
+    heads_of,
+    read,
+    shared,
+)
 from interp.app.widgets.code_names import beside, labels
 from interp.app.widgets.codebook_picker import choose, name_of
 from interp.app.widgets.token_strip import by_codes, legend, token_strip
@@ -18,6 +27,7 @@ from interp.report import wording
 from interp.report.plots import site_grid
 
 TEXT = "When Mary and John went to the store, John gave a drink to"
+FEW_CODES, ALL_CODES = "coarse codes", "all codes"
 COLUMNS = {
     "stands for": st.column_config.TextColumn(
         width="medium", help="The pattern that tells best where the code is on, measured on held-out text."
@@ -48,7 +58,8 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
     n, shown = len(reading.pieces), [visible(piece) for piece in reading.pieces]
     sites, found = heads_of(reading.codes), labels(books)
     stands_for = partial(wording.code_label, found)
-    site = st.selectbox(
+    left, right = st.columns([2, 1], vertical_alignment="bottom")
+    site = left.selectbox(
         "Coloured by",
         list(sites),
         clearest_site(sites, reading, found),
@@ -65,6 +76,19 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
         st.session_state[chosen] = token
 
     codes = {place: reading.codes[place].ids[:, 0].tolist() for place in sites[site]}
+    if found is not None and found.coarse is not None and found.groups.keys() >= codes.keys():
+        level = right.segmented_control(
+            "Level",
+            [FEW_CODES, ALL_CODES],
+            key="level",
+            bind=IN_URL,
+            default=FEW_CODES,
+            required=True,
+            help="Codes merged into at most 16 of a head or MLP that can be told apart, or each by itself.",
+        )
+        if level == FEW_CODES:
+            stands_for = partial(wording.code_label, found.coarse)
+            codes = {place: coarse_ids(found.groups[place], ids) for place, ids in codes.items()}
     token_strip(reading.pieces, by_codes(codes, stands_for), st.session_state[chosen], "strip", take)
     if told := legend(codes, stands_for):
         st.html(told)

@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Int
 
 from interp.app import engine
 from interp.app.widgets.code_names import code_pages, steering_by
@@ -68,6 +70,11 @@ def clearest_site(sites: Mapping[str, Sequence[str]], reading: Reading, labels: 
 
     values = [clear(names) for names in sites.values()]
     return values.index(max(values))
+
+
+def coarse_ids(groups: Int[np.ndarray, " code"], ids: Sequence[int]) -> list[int]:
+    """The coarse code of each; −1 stays."""
+    return [int(groups[code]) if code >= 0 else -1 for code in ids]
 
 
 def codes_at(

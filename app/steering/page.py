@@ -30,7 +30,7 @@ from interp.errors import InputError
 from interp.steering import CodeSet, SteeringRequest, WeightedCode, load_topic, parse_codes, topic_names
 from interp.steering.code_set import HOW, SCALE
 from interp.steering.find import RANKINGS
-from interp.steering.request import RANDOM, gate_of
+from interp.steering.request import RANDOM, gate_of, named_codes
 from interp.steering.topics import load_presets, neutral_texts
 
 PROMPT = "One day, Tim and his mom went to"
@@ -162,7 +162,7 @@ if pressed:
         if given is not None:
             code_set = find(books, made_with(folder, books), *given, by)
         elif source == BY_NAME:
-            codes = parse_codes(st.session_state["codes"])
+            codes = named_codes(st.session_state["codes"], books, how)
         if MEANS in others and given is None:
             raise InputError(f"{MEANS}: its vector is of texts, choose codes {OF_TOPIC} or {OF_TEXTS}")
         if SAID in others and not said.strip():

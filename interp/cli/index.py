@@ -162,7 +162,12 @@ def search(
     ] = None,
     prompt: Annotated[str | None, option("TEXT", "contexts that share codes with the prompt's token")] = None,
     position: Annotated[int, option("INTEGER", "which token of the prompt; -1 the last")] = -1,
-    code: Annotated[str | None, option("SITE=ID", "one code's page, such as a12.h3=97")] = None,
+    code: Annotated[
+        str | None, option("SITE=ID", "one code's page, such as a12.h3=97, or a12.h3=3.all of a coarse one")
+    ] = None,
+    coarse: Annotated[
+        bool, typer.Option("--coarse", help="rank coarse codes, of which a book has few")
+    ] = False,
     n: Annotated[int, whole_option("--n", "-n", help="results; of --code at most 10 contexts")] = 20,
     sort: Annotated[
         Literal["f1", "precision", "recall", "count"], option("KEY", "f1, precision, recall or count")
@@ -182,7 +187,7 @@ def search(
         raise InputError("choose one of --regex, --token, --prompt and --code")
     of_rank = {"--sort": sort != "f1", "--min-precision": min_precision > 0, "--min-recall": min_recall > 0}
     if regex is None and token is None:
-        _refuse(of_rank | {"--also": bool(also)}, "ranks what --regex or --token finds")
+        _refuse(of_rank | {"--also": bool(also), "--coarse": coarse}, "ranks what --regex or --token finds")
     if prompt is None:
         of_model = {
             "--position": position != -1,
@@ -191,14 +196,16 @@ def search(
         }
         _refuse(of_model, "is about the model that reads --prompt")
     from interp import codesearch
-    from interp.bottlenecks.edits import code_name
     from interp.cli.render_codes import print_page, print_scores, print_similar
 
     index = codesearch.CodeIndex.open(folder)
     if code is not None:
+        level = index if codesearch.coarse_code(code) is None else codesearch.coarse_level(index)
+        if level is index:
+            code = codesearch.fine_codes(code, codesearch.labels_of(index))
         print_page(
-            codesearch.code_page(index, *index.layout.named(code), n=n),
-            codesearch.labels_of(index),
+            codesearch.code_page(level, *level.named(code), n=n),
+            codesearch.labels_of(level),
             codesearch.explanations_of(index),
         )
         return
@@ -219,13 +226,17 @@ def search(
     search, pattern = (
         (codesearch.search_token, token or "") if regex is None else (codesearch.search_regex, regex)
     )
+    if coarse:
+        level = codesearch.coarse_level(index)
+        # the same codes: other texts would merge them otherwise
+        index, others = level, [codesearch.CoarseIndex(other, level.groups) for other in others]
     scores, *rest = (search(searched, pattern) for searched in (index, *others))
     places = scores.places(sort=sort, min_precision=min_precision, min_recall=min_recall, most=n)
     best = scores.hits_at(places)
     elsewhere = {str(path): other.hits_at(places) for path, other in zip(also or (), rest, strict=True)}
     print_scores(scores, best, codesearch.labels_of(index), elsewhere)
     if best:
-        words = ["index", "search", str(folder), "--code", code_name(best[0].book, best[0].code)]
+        words = ["index", "search", str(folder), "--code", index.name(best[0].book, best[0].code)]
         typer.echo()
         suggest((words, "where the best one fires"))
 

@@ -60,7 +60,9 @@ def print_labels(labels: Labels) -> None:
     console.print(table(names, sites, left=("site",), no_wrap=True))
     for book, code in labels.clearest(CLEAREST):
         if label := labels.of(book, code):
-            line = f"{code_name(book, code):<12} F1 {label.f1:.2f}  {wording.code_label(labels, book, code)}"
+            line = (
+                f"{labels.name(book, code):<12} F1 {label.f1:.2f}  {wording.code_label(labels, book, code)}"
+            )
             console.print(Text(line), soft_wrap=True)
 
 
@@ -81,7 +83,7 @@ def print_scores(
         return
     hits = (
         (
-            code_name(hit.book, hit.code),
+            wording.code_title(labels, hit.book, hit.code),
             _share(hit.precision, hit.precision_interval),
             _share(hit.recall, hit.recall_interval),
             f"{hit.f1:.2f}",
@@ -125,8 +127,9 @@ def print_explanations(
 def print_page(page: CodePage, labels: Labels | None, explanations: Mapping[str, Explanation]) -> None:
     console = plain_console()
     name = code_name(page.book, page.code)
+    title = wording.code_title(labels, page.book, page.code)
     console.print(
-        f"{name}  {page.count} of {page.n_tokens} tokens ({page.frequency:.2%}), {page.n_documents} documents"
+        f"{title}  {page.count} of {page.n_tokens} tokens ({page.frequency:.2%}), {page.n_documents} documents"
     )
     if labels is not None and (label := labels.of(page.book, page.code)) is not None:
         scores = f"precision {label.precision:.2f}, recall {label.recall:.2f}, F1 {label.f1:.2f}"
@@ -139,7 +142,10 @@ def print_page(page: CodePage, labels: Labels | None, explanations: Mapping[str,
     lists = {
         "tokens": [f"{wording.token(token.text)} {token.precision:.0%}" for token in page.tokens],
         "nearest": [f"{other.code} ({other.cosine:.2f})" for other in page.neighbours or ()],
-        "with": [f"{code_name(c.book, c.code)} ({c.share:.0%}, ×{c.lift:.1f})" for c in page.related],
+        "with": [
+            f"{wording.code_title(labels, c.book, c.code)} ({c.share:.0%}, ×{c.lift:.1f})"
+            for c in page.related
+        ],
     }
     for title, entries in lists.items():
         if entries:

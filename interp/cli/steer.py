@@ -123,13 +123,19 @@ def steer(
 
         check_file(json_file, "--json", request=options.request_of_command(context), overwrite=overwrite)
 
-    from interp.bottlenecks.edits import Where, code_edits, parse_codes
+    from interp.bottlenecks.edits import Where, code_edits
     from interp.bottlenecks.gates import LABEL
+    from interp.bottlenecks.store import Codebooks
+    from interp.codesearch.levels import has_levels
+    from interp.steering.request import SteeringRequest, gate_of, named_codes
     from interp.steering.topics import load_topic, neutral_texts, read_lines
 
     # a mistake should not wait for the model
+    named = Codebooks.from_pretrained(codebooks) if has_levels(f"{codes} {when}") else {}
+    given = named_codes(codes, named, how) if codes is not None else []
+    if has_levels(when or ""):
+        when = gate_of(when, named, given)
     Where(positions, when=None if (when or "").startswith(LABEL) else when)
-    given = parse_codes(codes) if codes is not None else []
     code_edits(given, how)
     words = tuple(word.strip() for word in (count or "").split(",") if word.strip())
     texts_with: Sequence[str] = ()
@@ -141,7 +147,6 @@ def steer(
         texts_with = read_lines(positive)
         texts_without = neutral_texts() if negative is None else read_lines(negative)
 
-    from interp.bottlenecks.store import Codebooks
     from interp.cli.render_codes import as_json, print_found, print_rates, print_side_by_side
     from interp.codesearch import labels_of
     from interp.files import write_json
@@ -150,7 +155,6 @@ def steer(
     from interp.steering.cache import find_or_recall
     from interp.steering.code_set import SCALE
     from interp.steering.find import RANKINGS
-    from interp.steering.request import SteeringRequest, gate_of
 
     loaded = load_model(model, device=device, dtype=dtype)
     books = Codebooks.from_pretrained(codebooks, loaded, k=k)

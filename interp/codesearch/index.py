@@ -12,8 +12,10 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8, UInt32
 from pydantic import PositiveInt, Strict
+from torch import Tensor
 
 from interp.bottlenecks import Dictionary
+from interp.bottlenecks.edits import code_name
 from interp.bottlenecks.store import (
     PRETRAINED,
     Codebooks,
@@ -222,6 +224,14 @@ class CodeIndex:
         parts = {name: np.asarray(self.tables[name]) for name in CORPUS}
         return Corpus(context=int(self.manifest["context"]), **parts)
 
+    def named(self, name: str) -> tuple[str, int]:
+        """Book and id of a code's name; :class:`InputError` if there is none of this name."""
+        return self.layout.named(name)
+
+    def name(self, book: str, code: int) -> str:
+        """What :meth:`named` reads."""
+        return code_name(book, code)
+
     def count(self, book: str, code: int) -> int:
         """How many tokens carry a code."""
         return int(self.counts[self.layout.code(book, code)])
@@ -271,6 +281,11 @@ class CodeIndex:
             self.check_books(kept)
             self._books = kept
         return self._books
+
+    def vectors(self, book: str) -> Float[Tensor, "code d"]:
+        """What the codes of a book stand for, in the activations that it reads."""
+        place = self.books[self.layout.number(book)]
+        return self.codebooks()[place.site].codes[place.vectors].detach().float()
 
     def check_books(self, books: Mapping[str, Dictionary]) -> None:
         """Raise :class:`InputError` unless these are, among others, the codebooks it was made with."""

@@ -14,7 +14,8 @@ begins with *mostly*. What is chosen has to hold on the second half too:
 * **rare**: the code is on at fewer than :data:`LEAST` tokens there, so that nothing can be measured.
 * **mixed**: F1 is less than :data:`FITS` of that way, or for *mostly* the share or its lift too small.
 
-Random codes are those of one book a site, each with its firings at other tokens, and go the same way.
+Random codes are those of one book a site, each with its firings at other tokens, and go the same way. So do the coarse
+codes of :mod:`interp.codesearch.coarse`, into which each book's own are merged: a level of few codes that people read.
 """
 
 import contextlib
@@ -25,21 +26,28 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int, Shaped
+from torch import Tensor
 
+from interp.bottlenecks.edits import code_name
 from interp.bottlenecks.store import PRETRAINED, Codebooks
+from interp.codesearch.coarse import ALL, CoarseIndex, Groups, merge_codes, variance_kept
 from interp.codesearch.index import CodeIndex
 from interp.codesearch.layout import Book
 from interp.codesearch.look_patterns import LookPatterns
 from interp.codesearch.patterns import MOST_VALUES, SIMPLER, Boolean, Family, Patterns, Variable
-from interp.codesearch.writes import writes
+from interp.codesearch.writes import writes, written_vectors
 from interp.errors import InputError
 from interp.files import atomic_path, parse_json
 from interp.models import Model
 from interp.progress import Stage, silent
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LABELS = "labels.parquet"
 FORMAT = 1
@@ -257,20 +265,43 @@ class Labels:
         about: ``books`` (fingerprint), ``text``, ``n_tokens``, the rules' numbers; ``random_writes``: by site, the
             share of codes that are said to write something where another code of the same head or MLP is on;
             ``looks``: where each head looks, see :meth:`~interp.codesearch.look_patterns.LookPatterns.measure`.
+            Of coarse codes also ``variance``, of each book the share of its codes' variance that the level keeps, and
+            ``bits``, the entropy of its codes at both levels.
         starts: where each book's codes begin in the columns.
+        coarse: the labels of coarse codes; None in labels of before there were any, and in those themselves.
     """
 
     about: dict[str, Any]
     starts: dict[str, tuple[int, int]]
     columns: dict[str, np.ndarray]
+    coarse: "Labels | None" = None
+
+    @cached_property
+    def groups(self) -> Groups:
+        """Of each book's codes the coarse codes that they belong to; empty without that level."""
+        if self.coarse is None:
+            return {}
+        return {book: self.columns["coarse"][begin : begin + n] for book, (begin, n) in self.starts.items()}
 
     def of(self, book: str, code: int) -> Label | None:
         """None where there is no such code."""
         begin, n = self.starts.get(book, (0, 0))
         if not 0 <= code < n:
             return None
-        row = {name: column[begin + code].item() for name, column in self.columns.items()}
+        row = {name: column[begin + code].item() for name, column in self.columns.items() if name != "coarse"}
         return Label(**{name: self.texts[value] if name in TEXTS else value for name, value in row.items()})
+
+    def name(self, book: str, code: int) -> str:
+        """``a20.h0=17``; ``a20.h0=3.17`` where 17 belongs to the coarse code 3, which is itself ``a20.h0=3.all``."""
+        if "variance" in self.about:
+            return f"{book}={code}.{ALL}"
+        return f"{book}={self.groups[book][code]}.{code}" if book in self.groups else code_name(book, code)
+
+    def coarse_of(self, book: str, code: int) -> Label | None:
+        """The label of the coarse code that a code belongs to."""
+        if self.coarse is None or book not in self.groups:
+            return None
+        return self.coarse.of(book, int(self.groups[book][code]))
 
     def text(self, book: str, code: int) -> str:
         """What stands beside the code's number; empty where there is no label."""
@@ -322,9 +353,24 @@ class Labels:
         return clearest
 
     def save(self, path: Path) -> None:
-        """One parquet file; shares are kept to a percent."""
+        """One parquet file, coarse codes behind the others; shares are kept to a percent."""
         import pyarrow as pa
         import pyarrow.parquet as pq
+
+        levels = [self] if self.coarse is None else [self, self.coarse]
+        abouts = [{key: value for key, value in level.about.items() if key != "texts"} for level in levels]
+        about = {"format": FORMAT, **abouts[0]} | ({"coarse": abouts[1]} if len(levels) > 1 else {})
+        tables = [
+            level._table().append_column("level", pa.array(np.full(len(level.columns["f1"]), i, np.uint8)))
+            for i, level in enumerate(levels)
+        ]
+        table = pa.concat_tables(tables, promote_options="default").unify_dictionaries().combine_chunks()
+        table = table.replace_schema_metadata({"labels": json.dumps(about)})
+        with atomic_path(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+
+    def _table(self) -> "pa.Table":
+        import pyarrow as pa
 
         books = np.repeat(np.arange(len(self.starts)), [n for _, n in self.starts.values()])
         columns = {"book": pa.DictionaryArray.from_arrays(pa.array(books, pa.int32()), list(self.starts))}
@@ -335,12 +381,11 @@ class Labels:
                 columns[name] = pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int32()), words)
             elif name in _PERCENT:
                 columns[name] = pa.array(np.rint(100 * column), pa.uint8())
+            elif name == "coarse":
+                columns[name] = pa.array(column, pa.uint16())
             else:
                 columns[name] = pa.array(column, pa.uint32() if name == "firings" else pa.float16())
-        about = {key: value for key, value in self.about.items() if key != "texts"}
-        table = pa.table(columns).replace_schema_metadata({"labels": json.dumps({"format": FORMAT, **about})})
-        with atomic_path(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+        return pa.table(columns)
 
     @classmethod
     def open(cls, path: Path) -> "Labels":
@@ -353,26 +398,49 @@ class Labels:
             about = parse_json((table.schema.metadata or {})[b"labels"])
             if about.pop("format") != FORMAT:
                 raise ValueError(f"not of format {FORMAT}, which this version reads")
-            book = table["book"].combine_chunks().dictionary_encode()
-            sizes = np.bincount(book.indices.to_numpy())
-            if (np.diff(book.indices.to_numpy()) < 0).any():
-                raise ValueError("its books are not one after the other")
-            there = table.column_names
-            columns = {name: table[name].to_numpy() / 100 for name in _PERCENT if name in there}
-            columns["firings"] = table["firings"].to_numpy()
-            if "writes_gain" in there:
-                columns["writes_gain"] = table["writes_gain"].to_numpy().astype(np.float32)
-            texts: dict[str, int] = {}
-            for name in (name for name in TEXTS if name == "text" or name in there):
-                text = table[name].combine_chunks().dictionary_encode()
-                numbers = np.array(
-                    [texts.setdefault(words, len(texts)) for words in text.dictionary.to_pylist()]
-                )
-                columns[name] = numbers[text.indices.to_numpy()]
-            names = map(str, book.dictionary.to_pylist())
-            return cls({**about, "texts": list(texts)}, starts_of(names, sizes), columns)
+            of_coarse, coarse = about.pop("coarse", None), None
+            if of_coarse is not None:
+                level = table["level"].to_numpy()
+                coarse = cls._of(table.filter(level == 1).drop_columns("coarse"), of_coarse)
+                table = table.filter(level == 0)
+                groups, n = table["coarse"].to_numpy(), {book: n for book, (_, n) in coarse.starts.items()}
+            labels = cls._of(table, about, coarse)
+            if coarse is not None and any(
+                book not in n or groups[begin : begin + size].max() >= n[book]
+                for book, (begin, size) in labels.starts.items()
+            ):
+                raise ValueError("codes of it belong to coarse codes that it lacks")
+            return labels
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError) as error:
             raise InputError(f"cannot read the labels {path}: {error}") from None
+
+    @classmethod
+    def _of(cls, table: "pa.Table", about: dict[str, Any], coarse: "Labels | None" = None) -> "Labels":
+        """One level of a file's table."""
+        import pyarrow as pa
+
+        def words_of(name: str) -> "pa.DictionaryArray":
+            """Numbered anew: in a part of a table some are not there."""
+            return table[name].cast(pa.string()).combine_chunks().dictionary_encode()
+
+        book = words_of("book")
+        sizes = np.bincount(book.indices.to_numpy())
+        if (np.diff(book.indices.to_numpy()) < 0).any():
+            raise ValueError("its books are not one after the other")
+        there = table.column_names
+        columns = {name: table[name].to_numpy() / 100 for name in _PERCENT if name in there}
+        columns["firings"] = table["firings"].to_numpy()
+        if "writes_gain" in there:
+            columns["writes_gain"] = table["writes_gain"].to_numpy().astype(np.float32)
+        if "coarse" in there:
+            columns["coarse"] = table["coarse"].to_numpy().astype(np.int64)
+        texts: dict[str, int] = {}
+        for name in (name for name in TEXTS if name == "text" or name in there):
+            text = words_of(name)
+            numbers = np.array([texts.setdefault(words, len(texts)) for words in text.dictionary.to_pylist()])
+            columns[name] = numbers[text.indices.to_numpy()]
+        names = map(str, book.dictionary.to_pylist())
+        return cls({**about, "texts": list(texts)}, starts_of(names, sizes), columns, coarse)
 
 
 def starts_of(names: Iterable[str], sizes: Sequence[int] | np.ndarray) -> dict[str, tuple[int, int]]:
@@ -386,6 +454,9 @@ def labels_of(source: CodeIndex | Codebooks) -> Labels | None:
 
     None where there are none, or where they are of other codebooks. Read once a process.
     """
+    if isinstance(source, CoarseIndex):
+        labels = labels_of(source.fine)
+        return None if labels is None else labels.coarse
     if isinstance(source, CodeIndex):
         made = source.manifest["books"]
         own = _read(source.folder, made["fingerprint"])
@@ -435,12 +506,53 @@ def _opened(path: Path, changed: int) -> Labels:  # noqa: ARG001 - a key of the 
 def label_index(
     index: CodeIndex, *, model: Model | None = None, seed: int = 0, stage: Stage = silent
 ) -> Labels:
-    """Label every code of an index; :class:`InputError` for a corpus of one document.
+    """Label every code of an index, and every coarse one; :class:`InputError` for a corpus of one document.
 
     Args:
         model: the index's own, that tells what codes write; codebooks must be at hand then.
     """
-    sides, rng = _Sides(index, Patterns(index.corpus, seed=seed)), np.random.default_rng(seed)
+    looking = LookPatterns(Patterns(index.corpus, seed=seed))
+    with stage("merging codes", len(index.books)) as done:
+        groups, variance = dict[str, np.ndarray](), dict[str, float]()
+        for number, book in enumerate(index.books):
+            looked = index.looked_at(book.name)
+            places = None if looked is None else looked[0][:, 0]
+            vectors, begin = _vectors(index, model, book), index.layout.code(book.name, 0)
+            of_book = merge_codes(vectors, _ids(index, number), looking, places, seed=seed)
+            counts = index.counts[begin : begin + book.n_codes]
+            groups[book.name] = of_book
+            variance[book.name] = round(variance_kept(vectors, of_book, counts), 3)
+            done(1)
+    level = CoarseIndex(index, groups)
+    coarse = _label(level, looking, model, seed, stage)
+    coarse.about["variance"] = variance
+    coarse.about["bits"] = {book: [round(_entropy(of, book), 2) for of in (index, level)] for book in groups}
+    labels = _label(index, looking, model, seed, stage)
+    columns = {**labels.columns, "coarse": np.concatenate(list(groups.values()))}
+    return Labels(labels.about, labels.starts, columns, coarse)
+
+
+def _vectors(index: CodeIndex, model: Model | None, book: Book) -> Float[Tensor, "code d"]:
+    """Of a book's codes, in the residual stream where a model is at hand; all alike where no codebooks are."""
+    if model is not None:
+        return written_vectors(index, model, book.name)
+    try:
+        return index.vectors(book.name)
+    except InputError:
+        return torch.zeros(book.n_codes, 1)
+
+
+def _entropy(index: CodeIndex, book: str) -> float:
+    """Bits that the codes of a book carry a token, were each chosen by itself."""
+    begin = index.layout.code(book, 0)
+    counts = index.counts[begin : begin + index.books[index.layout.number(book)].n_codes]
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log2(share)).sum())
+
+
+def _label(index: CodeIndex, looking: LookPatterns, model: Model | None, seed: int, stage: Stage) -> Labels:
+    """Label the codes of an index at one level."""
+    half, rng = looking.standing.half, np.random.default_rng(seed)
     firsts = {book.site: number for number, book in reversed(list(enumerate(index.books)))}
     random: dict[str, _Best] = {}
     random_writes: dict[str, float] = {}
@@ -451,12 +563,12 @@ def label_index(
     def written(book: Book, ids: np.ndarray) -> tuple[list[str], np.ndarray]:
         if model is None:
             return [""] * book.n_codes, np.zeros(book.n_codes)
-        return writes(index, model, book.name, ids, sides.half)
+        return writes(index, model, book.name, ids, half)
 
     with stage("labelling codes", len(index.books) + len(firsts)) as done:
         for site, number in firsts.items():
-            book, ids = index.books[number], sides.ids(number)
-            _, (random[site], _) = sides.best(book, rng.permutation(ids))["text"]
+            book, ids = index.books[number], _ids(index, number)
+            _, (random[site], _) = best_sides(index, looking, book, rng.permutation(ids))["text"]
             # firings stay together, but are those of another code
             other = np.append(rng.permutation(book.n_codes), book.n_codes)
             random_writes[site] = round(float(np.mean([bool(t) for t in written(book, other[ids])[0]])), 4)
@@ -465,8 +577,9 @@ def label_index(
             *(np.concatenate([getattr(b, name) for b in random.values()]) for name in ("fired", "f1"))
         )
         for number, book in enumerate(index.books):
-            ids = sides.ids(number)
-            best = {name: _columns(*side, null, texts) for name, side in sides.best(book, ids).items()}
+            ids = _ids(index, number)
+            sides = best_sides(index, looking, book, ids)
+            best = {name: _columns(*side, null, texts) for name, side in sides.items()}
             written_words, gain = written(book, ids)
             nothing = np.full(book.n_codes, texts.setdefault("", len(texts)))
             of_looks = best.get("looks", {"text": nothing, "f1": np.zeros(book.n_codes)})
@@ -480,11 +593,14 @@ def label_index(
                 }
             )
             if (looked := index.looked_at(book.name)) is not None:
-                looks[book.name] = sides.looking.measure(*looked)
+                looks[book.name] = looking.measure(*looked)
             done(1)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    # as a file that is read numbers them: column by column
-    used = dict.fromkeys(number for name in TEXTS for number in np.unique(columns[name]).tolist())
+    # as a file that is read numbers them: column by column, as they come
+    used: dict[int, None] = {}
+    for name in TEXTS:
+        numbers, places = np.unique(columns[name], return_index=True)
+        used.update(dict.fromkeys(numbers[np.argsort(places)].tolist()))
     numbers, words = np.zeros(len(texts), np.int64), list(texts)
     numbers[list(used)] = np.arange(len(used))
     columns |= {name: numbers[columns[name]] for name in TEXTS}
@@ -507,37 +623,29 @@ def label_index(
     return Labels(about, starts_of(names, sizes), columns)
 
 
-class _Sides:
-    """What tokens are and what heads look at, over one index; ``half`` is of every token."""
+def _ids(index: CodeIndex, number: int) -> Shaped[np.ndarray, "token k"]:
+    """The codes of one book."""
+    return index.ids.book(number).reshape(-1, index.books[number].k)[: index.n_tokens]
 
-    def __init__(self, index: CodeIndex, standing: Patterns) -> None:
-        self.index, self.standing, self.half = index, standing, standing.half
 
-    @cached_property
-    def looking(self) -> LookPatterns:
-        return LookPatterns(self.standing)
-
-    def ids(self, number: int) -> Shaped[np.ndarray, "token k"]:
-        """The codes of one book."""
-        return self.index.ids.book(number).reshape(-1, self.index.books[number].k)[: self.index.n_tokens]
-
-    def best(
-        self, book: Book, ids: Shaped[np.ndarray, "token k"]
-    ) -> dict[str, tuple[Family, tuple["_Best", "_Best"]]]:
-        """The patterns, and the best of each code, of what it *stands* at and what its head *looks* at; ``text`` is of
-        both together."""
-        stands = best_patterns(self.standing, ids, book.n_codes)
-        sides: dict[str, tuple[Family, tuple[_Best, _Best]]] = {
-            "stands": (self.standing, stands),
-            "text": (self.standing, stands),
-        }
-        if (looked := self.index.looked_at(book.name)) is not None:
-            family = self.looking.family(*looked)
-            looks, n_kinds = best_patterns(family, ids, book.n_codes), len(self.standing.all)
-            both = Family(family.half, family.sizes, self.standing.all + family.all)
-            merged = stands[0].merged(looks[0], n_kinds), stands[1].merged(looks[1], n_kinds)
-            sides |= {"looks": (family, looks), "text": (both, merged)}
-        return sides
+def best_sides(
+    index: CodeIndex, looking: LookPatterns, book: Book, ids: Shaped[np.ndarray, "token k"]
+) -> dict[str, tuple[Family, tuple["_Best", "_Best"]]]:
+    """The patterns, and the best of each code, of what it *stands* at and what its head *looks* at; ``text`` is of both
+    together."""
+    standing = looking.standing
+    stands = best_patterns(standing, ids, book.n_codes)
+    sides: dict[str, tuple[Family, tuple[_Best, _Best]]] = {
+        "stands": (standing, stands),
+        "text": (standing, stands),
+    }
+    if (looked := index.looked_at(book.name)) is not None:
+        family = looking.family(*looked)
+        looks, n_kinds = best_patterns(family, ids, book.n_codes), len(standing.all)
+        both = Family(family.half, family.sizes, standing.all + family.all)
+        merged = stands[0].merged(looks[0], n_kinds), stands[1].merged(looks[1], n_kinds)
+        sides |= {"looks": (family, looks), "text": (both, merged)}
+    return sides
 
 
 class NullF1:

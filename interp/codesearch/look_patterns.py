@@ -37,7 +37,7 @@ class LookPatterns:
 
     def __init__(self, standing: Patterns) -> None:
         self.standing, words, tokens = standing, standing.words, standing.tokens
-        self._class, self._class_names = words.partition()
+        self.classes, self.class_names = words.partition()
         self._classes = list(words.classes())
         mark = words.where(lambda text: text.strip() and not any(map(str.isalnum, text)))
         mark |= words.where(lambda text: "\n" in text)
@@ -66,13 +66,13 @@ class LookPatterns:
         """Of a head that looks from each token at two places, −1 for none, with these shares."""
         standing, words, place = self.standing, self.standing.words, places[:, 0]
         tokens, there, at = standing.tokens, place >= 0, np.maximum(place, 0)
-        text, n_vocab, n_classes = words.texts, len(words.texts), len(self._class_names)
+        text, n_vocab, n_classes = words.texts, len(words.texts), len(self.class_names)
         token = np.where(there, tokens[at], -1)
         word = np.where(there & ~words.blank[token], words.word[token], -1)
         before = np.where(there & (at % standing.context > 0), tokens[at - 1], -1)
         second = np.where(places[:, 1] >= 0, tokens[np.maximum(places[:, 1], 0)], -1)
         relation = self.relations(place)
-        by_class = np.where(there, relation * n_classes + self._class[token], -1)
+        by_class = np.where(there, relation * n_classes + self.classes[token], -1)
         by_token = np.where(there, relation * n_vocab + token, -1)
         by_share = np.where(there, token * len(SHARE_NAMES) + np.digitize(shares[:, 0], BOUNDS), -1)
         # numbered anew: the first is −1, for none
@@ -102,7 +102,7 @@ class LookPatterns:
             (
                 by_class,
                 SIMPLER / 2,
-                shown(lambda v: f"{self._class_names[v % n_classes]}, {RELATIONS[v // n_classes]}"),
+                shown(lambda v: f"{self.class_names[v % n_classes]}, {RELATIONS[v // n_classes]}"),
             ),
             (by_token, SIMPLER / 2, shown(lambda v: f"“{text[v % n_vocab]}”, {RELATIONS[v // n_vocab]}")),
             (

@@ -41,7 +41,10 @@ def nearest_codes(index: CodeIndex, book: str, code: int, n: int = 10) -> list[N
     begin = index.layout.code(book, code) - code
     place = index.books[index.layout.number(book)]
     dictionary = index.codebooks()[place.site]
-    vectors = dictionary.comparable(dictionary.codes.detach().float())[place.vectors].cpu()
+    vectors = index.vectors(book)
+    # comparable takes the vectors of every dictionary of the site
+    every = dictionary.comparable(vectors.expand(len(dictionary.codes), -1, -1))
+    vectors = every[place.vectors].cpu()
     cosine = torch.nn.functional.cosine_similarity(vectors, vectors[code], dim=-1).numpy()
     cosine[code] = -np.inf
     return [

@@ -26,9 +26,12 @@ many times every code is exchanged for another: else the text does not bear it o
 def written_vectors(index: CodeIndex, model: Model, book: str) -> Float[Tensor, "code d_model"]:
     """What the codes of a book stand for in the residual stream."""
     place = index.books[index.layout.number(book)]
-    dictionary = index.codebooks()[place.site]
-    config, site, width = dictionary.config, parse_site(place.site), model.cfg.d_model
-    vectors = dictionary.codes[place.vectors].detach().float().to(model_device(model))
+    config = index.codebooks()[place.site].config
+    site, width, vectors = (
+        parse_site(place.site),
+        model.cfg.d_model,
+        index.vectors(book).to(model_device(model)),
+    )
     if site.kind == "attn":
         weights = model.blocks[site.layer].attn.W_O.detach().float()  # [head, d_head, d_model]
         head = place.group if site.head is None else site.head

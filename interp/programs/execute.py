@@ -16,7 +16,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.activations.stream import Progress
@@ -29,7 +29,7 @@ from interp.programs.codes import Variable, variables
 from interp.programs.schema import Chained, Executed, Group, Line, Live, Program, SlotCodes
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner
 from interp.prompts.pairs import PromptPairs
-from interp.stats import mean_interval
+from interp.stats import mean_interval, r2_of
 
 STEPS = 2
 CHAINED_PAIRS, LINE_PAIRS = 40, 16
@@ -78,6 +78,7 @@ class Execution:
         slots = {coded.slot: coded for coded in program.slots}
         self.slots = [slots[slot] for slot in self.group_of]
         self.named = [coded for coded in self.slots if coded.variable in varying and coded.usual]
+        self.variables = [varying[name] for name in {coded.variable or "": None for coded in self.named}]
         n = len(runner.pairs)
         self.other = np.roll(np.arange(n), 1 + seed % max(1, n - 1))
         self.codes = {str(coded.slot): _codes(coded, varying[coded.variable or ""]) for coded in self.named}
@@ -115,19 +116,33 @@ class Execution:
                 for coded in self.named
             ],
         )
-        metric = self.runner.metric[0]
-        spread = ((metric - metric.mean()) ** 2).sum()
         arms = {
-            how: Live(
-                metric=float(predicted.mean()),
-                same_answer=float((preferred == self.runner.preferred).mean()),
-                r2=float(1 - ((predicted - metric) ** 2).sum() / spread) if spread > 0 else None,
-            )
+            how: self._compared(predicted, preferred == self.runner.preferred)
             for how, predicted, preferred in zip(
                 hows, outcome.metric.reshape(-1, n), outcome.preferred.reshape(-1, n), strict=True
             )
         }
         return arms.pop("program"), {"zero_bits": arms["mean"], "other_prompt": arms["other"]}
+
+    def _compared(self, predicted: Float[np.ndarray, " pair"], same: Bool[np.ndarray, " pair"]) -> Live:
+        """A metric, and whether the preferred answer is the same, beside the unedited model's."""
+        metric, fewest = self.runner.metric[0], min(self.variables, key=lambda variable: len(variable.values))
+        stratum = fewest.ids[0]
+        mean = _means(metric, stratum)[stratum]
+        within = r2_of(predicted - mean, metric - mean, self.seed)
+        r2, low, high = r2_of(predicted, metric, self.seed) or (None,) * 3
+        pairs = zip(self.runner.preferred.tolist(), self.runner.pairs, strict=True)
+        wrong = np.array([preferred not in pair.answers for preferred, pair in pairs])
+        return Live(
+            metric=float(predicted.mean()),
+            same_answer=float(same.mean()),
+            r2=r2,
+            r2_low=low,
+            r2_high=high,
+            r2_within=None if within is None else within[0],
+            same_error=float(same[wrong].mean()) if wrong.any() else None,
+            errors=int(wrong.sum()),
+        )
 
     def chained(self) -> Chained:
         """Codes at the input stage alone, later slots recomputed, all else corrupt."""
@@ -211,6 +226,10 @@ def _codes(coded: SlotCodes, variable: Variable) -> Int[np.ndarray, " pair"]:
     """The usual code of each clean prompt's value; −1 where none is known."""
     usual = {_same(value): code for value, code in coded.usual}
     return np.array([usual.get(_same(variable.values[value]), -1) for value in variable.ids[0]])
+
+
+def _means(values: Float[np.ndarray, " row"], group: Int[np.ndarray, " row"]) -> Float[np.ndarray, " group"]:
+    return np.bincount(group, values) / np.maximum(np.bincount(group), 1)
 
 
 def _same(value: object) -> tuple[str, object]:

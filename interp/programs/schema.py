@@ -212,11 +212,22 @@ def heads_at_role(group: Group) -> str:
 
 class Live(Strict):
     """Of the model with a program's codes written at all of its slots: the metric's mean, how often the preferred
-    answer is that of the unedited model, and R² of the metric over prompts."""
+    answer is that of the unedited model, and R² of the metric over prompts.
+
+    Attributes:
+        r2_low, r2_high: 95 % interval over prompts.
+        r2_within: R² among prompts that are equal in the variable of the fewest values.
+        same_error, errors: of the prompts at which the unedited model prefers a wrong answer, how often that stays.
+    """
 
     metric: float
     same_answer: float
     r2: float | None
+    r2_low: float | None = None
+    r2_high: float | None = None
+    r2_within: float | None = None
+    same_error: float | None = None
+    errors: NonNegativeInt = 0
 
 
 class Line(Strict):
@@ -354,6 +365,8 @@ class Program(Strict):
             return []
         live, alone = self.executed.live, self.executed.chained
         r2 = "" if live.r2 is None else f", R² over prompts {live.r2:.2f}"
+        if live.r2_low is not None:
+            r2 += f" [{live.r2_low:.2f}, {live.r2_high:.2f}]"
         return [
             f"Written from the prompt's variables, {live.same_answer:.0%} of answers stay{r2}.",
             f"Alone, with every other head as on the corrupt prompt, it restores {alone.share:.0%} "

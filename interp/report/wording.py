@@ -94,8 +94,22 @@ def token(text: str, limit: int | None = None) -> str:
 
 
 def code_label(labels: Any, book: str, code: int) -> str:
-    """What stands beside a code's number, of :class:`~interp.codesearch.labels.Labels`; empty without a label."""
-    return "" if labels is None else visible(labels.text(book, code), keep=" ")
+    """What stands beside a code's number, of :class:`~interp.codesearch.labels.Labels`; empty without a label. The name
+    of the coarse code that it belongs to comes first."""
+    if labels is None:
+        return ""
+    coarse, text = labels.coarse_of(book, code), labels.text(book, code)
+    if coarse is not None and coarse.named and coarse.text != text:
+        text = f"{coarse.text} · {text}" if text not in _NO_NAMES else coarse.text
+    return visible(text, keep=" ")
+
+
+_NO_NAMES = "rare", "mixed", ""
+
+
+def code_title(labels: Any, book: str, code: int) -> str:
+    """A code's name, ``a20.h0=3.17`` where its labels have a coarse level."""
+    return f"{book}={code}" if labels is None else labels.name(book, code)
 
 
 def code_sides(labels: Any, book: str, code: int) -> list[str]:
@@ -104,9 +118,12 @@ def code_sides(labels: Any, book: str, code: int) -> list[str]:
     if label is None:
         return []
     sides = [(label.looks, label.looks_f1), (label.stands, label.stands_f1)]
-    lines = [f"{text} (F1 {f1:.2f})" for text, f1 in sides if text not in ("", "rare", "mixed", label.text)]
+    lines = [f"{text} (F1 {f1:.2f})" for text, f1 in sides if text not in (*_NO_NAMES, label.text)]
     if label.writes:
         lines.append(f"{label.writes} ({label.writes_gain:+.2f} sd at what comes next)")
+    if (coarse := labels.coarse_of(book, code)) is not None:
+        name = labels.coarse.name(book, int(labels.groups[book][code]))
+        lines.append(f"{name} {coarse.text} (F1 {coarse.f1:.2f})")
     return [visible(line, keep=" ") for line in lines]
 
 

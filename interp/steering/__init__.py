@@ -3,7 +3,7 @@
 from interp.bottlenecks.edits import AddCode, CodeEdit, ForbidCode, SetCode, WeightedCode, parse_codes
 from interp.steering.code_set import CodeSet, FoundCode, Verdict
 from interp.steering.find import find_codes
-from interp.steering.request import SteeringRequest
+from interp.steering.request import SteeringRequest, named_codes
 from interp.steering.steer import steer
 from interp.steering.topics import Topic, load_topic, topic_names
 
@@ -20,6 +20,7 @@ __all__ = [
     "WeightedCode",
     "find_codes",
     "load_topic",
+    "named_codes",
     "parse_codes",
     "steer",
     "topic_names",

@@ -13,11 +13,20 @@ import torch
 from interp import DEFAULT_CODEBOOKS
 from interp.bottlenecks.attach import attach, home_of
 from interp.bottlenecks.base import Bottleneck, alternatives
-from interp.bottlenecks.edits import CodeEdit, How, WeightedCode, code_edits, code_name, format_codes
-from interp.bottlenecks.gates import LABEL
+from interp.bottlenecks.edits import (
+    CodeEdit,
+    How,
+    WeightedCode,
+    code_edits,
+    code_name,
+    format_codes,
+    parse_codes,
+)
+from interp.bottlenecks.gates import LABEL, TOKEN
 from interp.bottlenecks.store import Codebooks
-from interp.codesearch.labels import labels_of
+from interp.codesearch.labels import Labels, labels_of
 from interp.codesearch.layout import can_be_edited
+from interp.codesearch.levels import fine_codes, has_levels
 from interp.errors import InputError
 from interp.models import Model, parse_site
 from interp.models.embedded import EMBEDDED
@@ -184,11 +193,14 @@ def gate_of(
     when: str | None, codebooks: Mapping[str, Bottleneck], codes: Sequence[WeightedCode]
 ) -> str | None:
     """A gate as :meth:`~interp.bottlenecks.attach.Attached.edit` reads it. ``label:TEXT`` stands for the code that
-    this label of the codebooks tells best, of those that can be read before any of the codes acts.
+    this label of the codebooks tells best, of those that can be read before any of the codes acts; a coarse code, such
+    as ``a9.h0=3.all``, for all of its codes.
     """
-    if when is None or not when.startswith(LABEL):
+    if when is None or when.startswith(TOKEN) or not (when.startswith(LABEL) or has_levels(when)):
         return when
-    labels = labels_of(codebooks) if isinstance(codebooks, Codebooks) else None
+    labels = _labels_of(codebooks)
+    if not when.startswith(LABEL):
+        return fine_codes(when, labels)
     if labels is None:
         raise InputError(
             f"gate {when!r}: these codebooks have no labels, name a code (interp index label makes some)"
@@ -198,6 +210,16 @@ def gate_of(
         if can_be_edited(site) and parse_site(site).order <= first:
             return code_name(site, code)
     raise InputError(f"gate {when!r}: no code of that label is read at or before the first that acts")
+
+
+def named_codes(text: str, codebooks: Mapping[str, Bottleneck], how: How) -> list[WeightedCode]:
+    """Codes as :func:`~interp.bottlenecks.edits.parse_codes` reads them, or by their coarse ones, see
+    :mod:`interp.codesearch.levels`."""
+    return parse_codes(fine_codes(text, _labels_of(codebooks), how) if has_levels(text) else text)
+
+
+def _labels_of(codebooks: Mapping[str, Bottleneck]) -> Labels | None:
+    return labels_of(codebooks) if isinstance(codebooks, Codebooks) else None
 
 
 def random_codes(

@@ -214,7 +214,8 @@ def test_sides_are_saved_and_labels_of_before_are_read(tmp_path, looking, labels
         assert abs(read.looks_f1 - saved.looks_f1) <= 0.005
     assert again.about["looks"] == looking.about["looks"]
     before = ("text", "precision", "recall", "f1", "null", "firings")
-    replace(labels, columns={name: labels.columns[name] for name in before}).save(tmp_path / "before.parquet")
+    of_before = {name: labels.columns[name] for name in before}
+    replace(labels, columns=of_before, coarse=None).save(tmp_path / "before.parquet")
     read, saved = Labels.open(tmp_path / "before.parquet").of("a0.h0", 0), labels.of("a0.h0", 0)
     assert (read.text, read.firings) == (saved.text, saved.firings) and read.looks == read.stands == ""
     assert saved.stands == saved.text and saved.looks == ""

@@ -30,7 +30,9 @@ def pairs():
 
 def test_a_written_program_runs_and_its_nulls_do_not(run):
     executed = run.program.executed
-    assert executed.live.same_answer > 0.95 and abs(executed.nulls["zero_bits"].metric) < 1
+    live = executed.live
+    assert live.same_answer > 0.95 and abs(executed.nulls["zero_bits"].metric) < 1
+    assert live.r2_low <= live.r2 <= live.r2_high and (live.errors, live.same_error) == (0, None)
     alone = executed.chained
     assert alone.ceiling == pytest.approx(1, abs=0.01)
     assert alone.share >= 0.85 * alone.ceiling and alone.low <= alone.share <= alone.high
