@@ -348,12 +348,21 @@ def starting_at(
                 block.__dict__.pop("forward", None)
 
 
+class _FirstBlockError(Exception):
+    """Ends a forward behind the first block; says whether that returned a tuple."""
+
+
 def _blocks_return_tuples(model: TransformerBridge) -> bool:
     """Whether the model's layer loop expects ``(hidden_states, …)`` from a block rather than a tensor."""
     if model not in _returns_tuple:
-        seen = []
-        noted = model.blocks[0].register_forward_hook(lambda _m, _i, output: seen.append(type(output)))
-        with noted, torch.no_grad():
-            model(torch.zeros(1, 2, dtype=torch.long, device=model_device(model)))
-        _returns_tuple[model] = issubclass(seen[0], tuple)
+
+        def give_up(_module: Any, _inputs: Any, output: Any) -> None:
+            raise _FirstBlockError(isinstance(output, tuple))
+
+        # no further: hooks of later layers would take it for a forward of theirs
+        with model.blocks[0].register_forward_hook(give_up), torch.no_grad():
+            try:
+                model(torch.zeros(1, 2, dtype=torch.long, device=model_device(model)))
+            except _FirstBlockError as answer:
+                _returns_tuple[model] = answer.args[0]
     return _returns_tuple[model]
