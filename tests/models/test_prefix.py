@@ -47,7 +47,7 @@ def test_a_model_is_asked_what_its_blocks_return_without_a_hook_of_later_layers(
     model, seen = tiny_model("gemma2"), []
     partial_forward._returns_tuple.pop(model, None)
     residual = kept(model, torch.randint(3, 60, (3, LENGTH)), "blocks.1.hook_resid_pre")[0]
-    with torch.no_grad(), hooked(model, {"blocks.1.hook_resid_post": lambda x: seen.append(tuple(x.shape))}):
-        with starting_at(model, 1, residual):
-            model(torch.randint(3, 60, (3, LENGTH)))
+    hooks = {"blocks.1.hook_resid_post": lambda x: seen.append(tuple(x.shape))}
+    with torch.no_grad(), hooked(model, hooks), starting_at(model, 1, residual):
+        model(torch.randint(3, 60, (3, LENGTH)))
     assert seen == [(3, LENGTH, model.cfg.d_model)]
