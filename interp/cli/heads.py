@@ -1,7 +1,7 @@
 """``interp heads``: what every head does on ordinary text."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -78,10 +78,16 @@ def heads(
         console.print(f"{summary.head} on ordinary text")
         for title, line in {
             "looks at": listed(summary.looks),
-            "its codes": f"{listed(summary.names)}; {percent(summary.named)} of tokens have a named code",
+            "its codes": f"{listed(summary.names[: 0 if summary.codes else None])}"
+            f"{'' if summary.codes else '; '}{percent(summary.named)} of tokens have a code with a name",
             "circuits": listed(summary.circuits) or "none of the measured ones",
+            **_cost(summary),
         }.items():
             console.print(f"{title:<10}{line}", soft_wrap=True, markup=False)
+        for code in summary.codes:
+            writes = f" · {visible(code.writes, keep=' ')}" if code.writes else ""
+            line = f"{code.code:<16}{percent(code.share):>7}  F1 {code.f1:.2f}  {visible(code.text, keep=' ')}{writes}"
+            console.print(line, soft_wrap=True, markup=False)
     else:
         rows = [
             (
@@ -99,3 +105,11 @@ def heads(
             console.print(f"{len(shown)} of {len(every)} heads; -n {len(every)} lists all")
         words = ["heads", *([] if source == DEFAULT_CODEBOOKS else [source]), "--head", shown[0].head]
         suggest((words, "one head in full"))
+
+
+def _cost(summary: Any) -> dict[str, str]:
+    """What it costs the model to be without a head, and to have its description in its place."""
+    if summary.kl_without is None:
+        return {}
+    described = f"; its rule and codes in its place {summary.kl_described:.4f}"
+    return {"without it": f"the next token changes by {summary.kl_without:.4f} nats{described}"}

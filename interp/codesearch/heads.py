@@ -17,16 +17,30 @@ NAMES = 3
 
 
 @dataclass(frozen=True)
+class CoarseCode:
+    """A coarse code of a head: its share of the tokens, its label, and what it writes, both empty if unknown."""
+
+    code: str
+    share: float
+    text: str
+    f1: float
+    writes: str
+
+
+@dataclass(frozen=True)
 class HeadSummary:
     """One head on the text of its labels, the half that chose none.
 
     Attributes:
         looks: share of tokens at which it looks most at each relation, by falling share; the first is always there.
         weight: share of attention · |value| that goes to the first of them, as far as the two largest places tell it.
-        names: the commonest names of its codes, each with its share of the tokens.
+        names: the commonest names of its coarse codes, of its own ones without those, each with its share of tokens.
         named: share of the tokens whose code has a name.
         f1: mean F1 of its codes, rare ones left out.
         circuits: tasks of whose circuit it is a member, with its effect as a share of the gap.
+        codes: its coarse codes, the commonest first.
+        kl_without, kl_described: KL divergence of the model's next token, in nats, where the head's output is its mean,
+            and where its rule and codes stand for it, see ``benchmarks/head_descriptions.py``; None if not measured.
     """
 
     head: str
@@ -36,6 +50,9 @@ class HeadSummary:
     named: float
     f1: float
     circuits: list[tuple[str, float]]
+    codes: list[CoarseCode]
+    kl_without: float | None = None
+    kl_described: float | None = None
 
 
 def summarise_heads(labels: Labels, model: str | None = None) -> list[HeadSummary]:
@@ -64,10 +81,9 @@ def _summary(
 ) -> HeadSummary:
     """``circuits``: task, effects as shares of the gap, and members."""
     begin, n = labels.starts[head]
-    firings, f1, texts = (labels.columns[name][begin : begin + n] for name in ("firings", "f1", "text"))
-    used, number = np.unique(texts, return_inverse=True)
-    share = np.bincount(number, firings) / max(int(firings.sum()), 1)
-    common = [(labels.texts[used[i]], float(share[i])) for i in np.argsort(-share, kind="stable").tolist()]
+    firings, f1 = (labels.columns[name][begin : begin + n] for name in ("firings", "f1"))
+    codes = [] if labels.coarse is None else _codes(labels.coarse, head)
+    common = _common(labels.coarse or labels, head)
     named = [(text, part) for text, part in common if part and text not in (RARE, MIXED)]
     order = np.argsort([-part for part in looks["tokens"]], kind="stable").tolist()
     site, measured = parse_site(head), firings >= LEAST
@@ -81,4 +97,24 @@ def _summary(
         sum(part for _, part in named),
         float(f1[measured].mean()) if measured.any() else 0.0,
         sorted(member_of, key=lambda circuit: -abs(circuit[1])),
+        codes,
+        *labels.about.get("kl", {}).get(head, (None, None)),
     )
+
+
+def _common(labels: Labels, head: str) -> list[tuple[str, float]]:
+    """Labels of a head's codes, each with its share of the tokens, the commonest first."""
+    begin, n = labels.starts[head]
+    firings, texts = (labels.columns[name][begin : begin + n] for name in ("firings", "text"))
+    used, number = np.unique(texts, return_inverse=True)
+    share = np.bincount(number, firings) / max(int(firings.sum()), 1)
+    return [(labels.texts[used[i]], float(share[i])) for i in np.argsort(-share, kind="stable").tolist()]
+
+
+def _codes(coarse: Labels, head: str) -> list[CoarseCode]:
+    every = [(code, label) for code in range(coarse.starts[head][1]) if (label := coarse.of(head, code))]
+    total = max(sum(label.firings for _, label in every), 1)
+    return [
+        CoarseCode(coarse.name(head, code), label.firings / total, label.text, label.f1, label.writes)
+        for code, label in sorted(every, key=lambda entry: -entry[1].firings)
+    ]

@@ -308,6 +308,13 @@ class Labels:
         label = self.of(book, code)
         return "" if label is None else label.text
 
+    def both_texts(self, book: str, code: int) -> str:
+        """The name of the coarse code that a code belongs to, then its own, as far as they have names."""
+        coarse, text = self.coarse_of(book, code), self.text(book, code)
+        if coarse is None or not coarse.named or coarse.text == text:
+            return text
+        return coarse.text if text in ("", RARE, MIXED) else f"{coarse.text} · {text}"
+
     @property
     def texts(self) -> list[str]:
         return self.about["texts"]

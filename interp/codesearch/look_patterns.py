@@ -113,8 +113,15 @@ class LookPatterns:
             (np.where(before >= 0, end, -1), SIMPLER / 2, ends_of),
             (np.where(second >= 0, pair, -1), SIMPLER / 2, shown(pair_of)),
         ]
-        every = np.arange(len(tokens))
-        patterns: list[Variable | Boolean] = [standing.variable(every, *rest) for rest in variables]
+        every, first = np.arange(len(tokens)), f"“{text[tokens[0]]}”"
+
+        def first_named(show: Callable) -> Callable:
+            """What every block begins with is called by its place: nobody knows such tokens."""
+            return lambda values: show(values).replace(first, "the first token")
+
+        patterns: list[Variable | Boolean] = [
+            standing.variable(every, values, margin, first_named(show)) for values, margin, show in variables
+        ]
         patterns += [standing.boolean(f"looks at {name}", there & of[token]) for name, of in self._classes]
         return Family(standing.half, standing.sizes, patterns)
 

@@ -89,6 +89,6 @@ def _codes(context: FrozenContext, nodes: Sequence[Node]) -> list[dict | None]:
         in_a = (context.mlp if node.head is None else context.z)[node.layer, 0, node.position]
         both = torch.stack([in_a if node.head is None else in_a[node.head], context.on_b(node)]).float()
         a, b = books[site].encode(both).ids[:, 0].tolist()
-        name_a, name_b = ("" if labels is None else labels.text(site, code) for code in (a, b))
+        name_a, name_b = ("" if labels is None else labels.both_texts(site, code) for code in (a, b))
         codes.append({"a": a, "b": b, "name_a": name_a, "name_b": name_b})
     return codes

@@ -96,12 +96,7 @@ def token(text: str, limit: int | None = None) -> str:
 def code_label(labels: Any, book: str, code: int) -> str:
     """What stands beside a code's number, of :class:`~interp.codesearch.labels.Labels`; empty without a label. The name
     of the coarse code that it belongs to comes first."""
-    if labels is None:
-        return ""
-    coarse, text = labels.coarse_of(book, code), labels.text(book, code)
-    if coarse is not None and coarse.named and coarse.text != text:
-        text = f"{coarse.text} · {text}" if text not in _NO_NAMES else coarse.text
-    return visible(text, keep=" ")
+    return "" if labels is None else visible(labels.both_texts(book, code), keep=" ")
 
 
 _NO_NAMES = "rare", "mixed", ""

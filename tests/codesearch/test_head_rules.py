@@ -1,0 +1,70 @@
+"""Planted attention is told by a rule from the tokens, also on text that it was not fitted on."""
+
+import pytest
+import torch
+
+from interp.codesearch.head_rules import HeadRules, Reading, common_tokens, fit_rules, read_patterns
+
+N_VOCAB, CONTEXT, STEPS = 30, 12, 120
+
+
+def attention(tokens: torch.Tensor) -> torch.Tensor:
+    """[head, block, q, k]: the token before; the same token's latest place, else the first; the last of class 1, else
+    itself; and the first for class 0 but itself for class 1."""
+    n, place = len(tokens), torch.arange(CONTEXT)
+    pattern = torch.zeros(4, n, CONTEXT, CONTEXT)
+    for block in range(n):
+        for q in range(CONTEXT):
+            row = tokens[block, :q].tolist()
+            same = [k for k in range(1, q) if row[k] == tokens[block, q]]
+            marks = [k for k in range(1, q) if row[k] % 2]
+            pattern[0, block, q, max(q - 1, 0)] = 1
+            pattern[1, block, q, same[-1] if same else 0] = 1
+            pattern[2, block, q, marks[-1] if marks else q] = 1
+            pattern[3, block, q, q if tokens[block, q] % 2 else 0] = 1
+    assert torch.allclose(pattern.sum(-1), torch.ones(4, n, CONTEXT)) and place.numel() == CONTEXT
+    return pattern
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[HeadRules, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(1, N_VOCAB, (160, CONTEXT), generator=generator)
+    classes = torch.arange(N_VOCAB) % 2
+    common = common_tokens(tokens, N_VOCAB)
+    (rules,) = fit_rules([attention(tokens).half()], tokens, classes, common, steps=STEPS)
+    return rules, classes, common
+
+
+def test_planted_attention_is_told_on_other_text(fitted):
+    rules, classes, common = fitted
+    other = torch.randint(1, N_VOCAB, (40, CONTEXT), generator=torch.Generator().manual_seed(1))
+    told = rules(Reading.of(other, classes, common)).exp()
+    torch.testing.assert_close(told.sum(-1), torch.ones(4, 40, CONTEXT))
+    assert (told.triu(1) == 0).all()
+    right = (told * attention(other)).sum(-1).mean((1, 2))
+    assert (
+        right[[0, 3]].min() > 0.95 and right[1] > 0.85 and right[2] > 0.6
+    )  # the last of several: distance and class
+    uniform = (attention(other) / (1 + torch.arange(CONTEXT))[:, None]).sum(-1).mean((1, 2))
+    assert (right > 2 * uniform).all()
+
+
+def test_a_rule_of_one_head_is_no_other_heads(fitted):
+    rules, classes, common = fitted
+    other = torch.randint(1, N_VOCAB, (20, CONTEXT), generator=torch.Generator().manual_seed(2))
+    told, planted = rules(Reading.of(other, classes, common)).exp(), attention(other)
+    right = torch.einsum("abqk,cbqk->ac", told, planted)
+    assert (right.argmax(1) == torch.arange(4)).all() and (right.argmax(0) == torch.arange(4)).all()
+
+
+def test_patterns_are_the_models(tiny_model):
+    model = tiny_model("llama")
+    tokens = torch.randint(3, 60, (10, 8), generator=torch.Generator().manual_seed(0))
+    patterns = read_patterns(model, tokens)
+    assert len(patterns) == model.cfg.n_layers
+    _, cache = model.run_with_cache(tokens)
+    for layer, pattern in enumerate(patterns):
+        torch.testing.assert_close(
+            pattern.float(), cache[f"blocks.{layer}.attn.hook_pattern"].transpose(0, 1), atol=1e-3, rtol=1e-2
+        )
