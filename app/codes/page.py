@@ -1,5 +1,6 @@
 """Search the codes of a corpus by pattern, token or prompt; open one code's page."""
 
+import contextlib
 from functools import partial
 
 import streamlit as st
@@ -17,7 +18,7 @@ from interp.app.widgets.code_names import labels
 from interp.app.widgets.codebook_picker import fitting
 from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import IN_URL, tell_missing, whole_number
-from interp.codesearch import CoarseIndex, CodeIndex
+from interp.codesearch import CoarseIndex, CodeIndex, labels_of
 from interp.codesearch.contexts import match_contexts
 from interp.codesearch.index import MANIFEST
 from interp.codesearch.search import SORTS
@@ -102,7 +103,9 @@ def search(index: CodeIndex) -> None:
 
 def level(index: CodeIndex) -> CodeIndex:
     """The index at the level that is chosen, where its labels have two."""
-    found = labels(index)
+    found = None
+    with contextlib.suppress(InputError):  # below it is said what is wrong with them
+        found = labels_of(index)
     if found is None or not found.groups:
         return index
     chosen = st.segmented_control(

@@ -8,7 +8,7 @@ import pytest
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch import CodeIndex
 from interp.codesearch.labels import LABELS, MIXED, Labels
-from tests.app.conftest import error_of, hand_labels, html_of, text_of
+from tests.app.conftest import error_of, hand_labels, html_of, text_of, with_coarse
 
 TEXT = "Mary had a store"
 EVIL = "“<img src=x onerror=alert(1)>\u202e *a*”"
@@ -82,3 +82,30 @@ def test_labels_of_other_codebooks_are_not_shown(open_page, runs):
     app = open_page("live", runs, text=TEXT, site="a0.h1")
     [row] = _strip(app)["rows"]
     assert not any(":" in title for title in row["titles"]) and "stands for" not in app.dataframe[0].value
+
+
+def test_both_levels_are_shown_searched_and_steered_by(open_page, runs):
+    with_coarse(Labels.open(runs / "books" / LABELS)).save(runs / "books" / LABELS)
+    app = open_page("live", runs, text=TEXT, site="a0.h1")
+    [row] = _strip(app)["rows"]
+    assert set(row["numbers"]) <= {"0", "1"}  # coarse ones first
+    assert all(
+        title.endswith(f"few {code}") for title, code in zip(row["titles"], row["numbers"], strict=True)
+    )
+    app.segmented_control(key="level").set_value("all codes").run()
+    [row] = _strip(app)["rows"]
+    assert set(row["numbers"]) - {"0", "1"} and all("few" in title for title in row["titles"])
+    app = open_page("codes", runs, q="the", level="coarse codes")
+    [hits] = [one.value for one in app.dataframe if "recall" in one.value]
+    assert all(code.endswith(".all") for code in hits["code"]) and set(hits["stands for"]) <= {
+        "few 0",
+        "few 1",
+    }
+    app = open_page("codes", runs, code="a0.h1=1.all")
+    index = CodeIndex.open(runs / "index")
+    odd = {token for code in range(1, index.books[0].n_codes, 2) for token in index.positions("a0.h1", code)}
+    assert not app.exception and [one.value.replace("\\", "") for one in app.title] == ["a0.h1=1.all"]
+    assert app.metric[0].value == f"{len(odd):,}" and "few 1" in text_of(app)
+    app = open_page("codes", runs, code="a0.h1=1.3")
+    assert [one.value.replace("\\", "") for one in app.title] == ["a0.h1=1.3"] and not app.exception
+    assert "it is a0.h1=1.3" in error_of(open_page("codes", runs, code="a0.h1=0.3")).replace("\\", "")
