@@ -3,6 +3,7 @@
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from interp.codesearch import CodeIndex, labels_of, search_regex
@@ -72,6 +73,20 @@ def test_labels_lie_beside_the_index_and_the_codebooks_and_are_shown(
     assert labels_of(CodeIndex.open("ix")).texts == labels.texts
     page = command("index", "search", "ix", "--code", "a0.h1=3")
     assert f"label    {code_label(labels, 'a0.h1', 3)}" in page.out
+    group = labels.groups["a0.h1"][3]
+    assert command("index", "search", "ix", "--code", f"a0.h1={group}.3").out == page.out
+    whole = command("index", "search", "ix", "--code", f"a0.h1={group}.all")
+    assert whole.code == 0 and whole.out.startswith(f"a0.h1={group}.all  ")
+    ranked = command("index", "search", "ix", "--regex", r"\w", "--coarse", "--also", "ix")
+    assert ranked.code == 0 and ".all" in ranked.out
+    wrong = command("index", "search", "ix", "--code", f"a0.h1={group + 1}.3")
+    assert wrong.code == 2 and f"it is a0.h1={group}.3" in wrong.error
+    steered = ["steer", *words[:4], "--codes", "a1.h1=0.all,a1.h0=0", "--tokens", "2", "--prompt", "Mary"]
+    written = command(*steered, "--add", "3", "--when", f"a0.h1={group}.all")
+    assert written.code == 0, written.err
+    members = np.flatnonzero(labels.groups["a0.h1"] == group)
+    assert ",".join(f"a0.h1={member}" for member in members) in written.out
+    assert command(*steered, "--when", "a0.h1=99.all").code == 2
     (tmp_path / "ix" / LABELS).unlink()
     assert (
         f"label    {code_label(labels, 'a0.h1', 3)}"
