@@ -3,6 +3,7 @@
     python -m benchmarks.labels encode     # goes on where it stopped
     python -m benchmarks.labels label      # writes interp/bottlenecks/data/*/labels.parquet
     python -m benchmarks.labels control    # names by what another head looks at; writes results/labels.json
+    python -m benchmarks.labels merged     # coarse codes against random merges; writes results/labels_merged.json
     python -m benchmarks.labels show       # prints the tables of docs/evidence.md; -n codes of each, drawn with --seed
 
 Both codebooks are read in one pass: bfloat16, codes by products whose factors are rounded to bfloat16. An index that
@@ -11,6 +12,7 @@ Both codebooks are read in one pass: bfloat16, codes by products whose factors a
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,7 @@ from interp.codesearch.labels import (
     SHARES,
     TEXTS,
     best_patterns,
+    best_sides,
     beyond_chance,
     starts_of,
 )
@@ -54,7 +57,7 @@ KINDS = ("news", "articles", "reviews", "answers", "stories", "medicine", "wiki"
 TEXT = "+".join(["stdlib", *(f"probes:{kind}" for kind in KINDS)])
 TOKENS, CONTEXT, BLOCKS = 524_288, 128, 4
 FOLDER = Path("runs/labels")
-RESULT = RESULTS / "labels.json"
+RESULT, MERGED = RESULTS / "labels.json", RESULTS / "labels_merged.json"
 BY_BOOK = "looks", "variance", "bits"
 
 
@@ -222,6 +225,15 @@ def show(seed: int, n: int) -> None:
         print(
             f"| {'all' if layer is None else layer} | {' | '.join(_row(labels, layer) for labels in every)} |"
         )
+    for layer in (*LAYERS, None):
+        print(
+            f"| {'all' if layer is None else layer} | {' | '.join(_coarse_row(of.coarse, layer) for of in every)} |"
+        )
+    if MERGED.is_file():
+        for kind in "am":
+            of_kind = [row for row in read_json(MERGED) if row["book"][0] == kind]
+            keys = ("coarse", "coarse half", "random", "random half")
+            print(kind, {key: round(float(np.mean([row[key] for row in of_kind])), 3) for key in keys})
     rows = read_json(RESULT)
     for name, against in CONTROLS.items():
         f1 = np.array([row[name] for row in rows])
@@ -280,16 +292,56 @@ def control(folder: Path) -> None:
     write_json(RESULT, rows)
 
 
+def merged(folder: Path) -> None:
+    """Of the same heads, and of each layer's MLP: coarse codes, and codes merged at random to the same sizes, beyond
+    always saying yes."""
+    every = books()
+    index = CodeIndex.open(folder / "index", every)
+    looking, rng = LookPatterns(Patterns(index.corpus)), np.random.default_rng(0)
+    groups = {k: v for name in NAMES for k, v in Labels.open(PRETRAINED / name / LABELS).groups.items()}
+    rows = []
+    for name in [*(row["head"] for row in read_json(RESULT)), *(f"m{layer}" for layer in range(30))]:
+        of_codes = groups[name]
+        row: dict[str, object] = {"book": name}
+        for arm, of in {"coarse": of_codes, "random": rng.permutation(of_codes)}.items():
+            number = index.layout.number(name)
+            ids = of[index.ids.book(number).reshape(-1, 1)[: index.n_tokens]]
+            book = replace(index.books[number], n_codes=int(of.max()) + 1)
+            best = best_sides(index, looking, book, ids)["text"][1][0]
+            share = best.fired / looking.standing.sizes[1]
+            beyond = beyond_chance(best.f1, 2 * share / (1 + share))[best.fired >= LEAST]
+            row[arm], row[f"{arm} half"] = float(beyond.mean()), float((beyond >= 0.5).mean())
+        rows.append(row)
+    write_json(MERGED, rows)
+
+
 def _written(labels: Labels) -> np.ndarray:
     """Which codes are said to write something."""
     return np.array([bool(text) for text in labels.texts])[labels.columns["writes"]]
 
 
+def _coarse_row(labels: Labels, layer: int | None) -> str:
+    """Of one layer's coarse codes, or all: named, beyond always, ≥ .5 of that, variance kept, bits of how many."""
+    columns, share = labels.columns, labels.columns["firings"] / (labels.about["n_tokens"] / 2)
+    kept = (columns["firings"] >= LEAST) & ((_layers(labels) == layer) | (layer is None))
+    beyond = beyond_chance(columns["f1"], 2 * share / (1 + share))[kept]
+    named = np.array([text not in (RARE, MIXED) for text in labels.texts])[columns["text"]][kept].mean()
+    books = [b for b in labels.starts if layer is None or int(b[1:].split(".")[0]) == layer]
+    variance = np.mean([labels.about["variance"][book] for book in books])
+    fine, coarse = np.mean([labels.about["bits"][book] for book in books], 0)
+    told = f"{100 * named:.0f} | {beyond.mean():.3f} | {100 * (beyond >= 0.5).mean():.0f}"
+    return f"{told} | {variance:.2f} | {coarse:.1f} of {fine:.1f}"
+
+
+def _layers(labels: Labels) -> np.ndarray:
+    """Of every code."""
+    return np.concatenate([np.full(n, int(name[1:].split(".")[0])) for name, (_, n) in labels.starts.items()])
+
+
 def _row(labels: Labels, layer: int | None) -> str:
     """Of one layer's codes, or all, but rare ones."""
     columns = labels.columns
-    of = np.concatenate([np.full(n, int(name[1:].split(".")[0])) for name, (_, n) in labels.starts.items()])
-    kept = (columns["firings"] >= LEAST) & ((of == layer) | (layer is None))
+    kept = (columns["firings"] >= LEAST) & ((_layers(labels) == layer) | (layer is None))
     named = np.array([text not in (RARE, MIXED) for text in labels.texts])[columns["text"]][kept].mean()
     f1, stands, looks = (columns[name][kept] for name in ("f1", "stands_f1", "looks_f1"))
     clear = " / ".join(f"{100 * (f1 >= bound).mean():.1f}" for bound in SHARES)
@@ -298,7 +350,7 @@ def _row(labels: Labels, layer: int | None) -> str:
 
 
 def main() -> None:
-    step = {"choices": ("encode", "label", "control", "show")}
+    step = {"choices": ("encode", "label", "control", "merged", "show")}
     args = arguments(__doc__, {"step": step}, folder=FOLDER, seed=0, n=10)
     if args.step == "encode":
         encode(args.folder)
@@ -306,6 +358,8 @@ def main() -> None:
         label(args.folder)
     elif args.step == "control":
         control(args.folder)
+    elif args.step == "merged":
+        merged(args.folder)
     else:
         show(args.seed, args.n)
 

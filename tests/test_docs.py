@@ -137,16 +137,21 @@ def test_the_page_on_clusters_runs_on_a_ray_head(ray_cluster, desk, monkeypatch)
     page = blocks(ROOT / "docs/cluster.md")
     for block in [block for block in page if block.file]:
         Path(block.file).write_text(block.text.replace("[0, 1, 2]", "[0]"), encoding="utf-8")
+    ran = set()
     for block in page:
         for words in _commands(block.text.replace("-n 40", "-n 8").replace("--seeds 2", "--seeds 1")):
             words = [word.replace("HEAD:10001", ray_cluster.client) for word in words]
+            kind = words[1], words[-1]
+            if kind in ran and "ray" in words:
+                continue  # the same on the same cluster
+            ran.add(kind)
             if any(word.startswith("ray://") for word in words):
                 subprocess.run([sys.executable, "-m", *words], cwd=desk, check=True)
             else:
                 assert CliRunner().invoke(command_line, words[1:]).exit_code == 0, words
     hosts = [json.loads(line) for path in desk.rglob("*log.jsonl") for line in path.read_text().splitlines()]
     assert len({job["process"] for job in hosts}) > 2
-    assert {"runs/bench/bench.json", "runs/bench2/bench.json", "runs/sweep2/sweep.json"} <= {
+    assert {"runs/bench/bench.json", "runs/sweep/sweep.json", "runs/sweep2/sweep.json"} <= {
         str(path.relative_to(desk)) for path in desk.rglob("*.json")
     }
 

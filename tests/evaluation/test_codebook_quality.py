@@ -254,7 +254,7 @@ def test_too_little_to_evaluate_is_refused(model, by_k, texts):
 @pytest.mark.slow
 def test_codes_of_all_heads_of_smollm2_beat_the_controls(smollm2, tmp_path):
     text = load_text("stdlib", smollm2, n_tokens=1024, context=64)
-    config = FitConfig(n_codes=64, k=4, selection="matching_pursuit")
+    config = FitConfig(n_codes=64, k=4, selection="matching_pursuit", sequential=False)
     folder = fit_codebooks(smollm2, ["heads"], text, tmp_path, config)
     result = quality_of_folder(smollm2, folder, ["stdlib"], n_tokens=256, control_blocks=2)
     rows = {row["condition"]: row for row in result["texts"][0]["rows"]}
