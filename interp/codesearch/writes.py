@@ -47,6 +47,20 @@ def written_vectors(index: CodeIndex, model: Model, book: str) -> Float[Tensor, 
 
 
 @torch.no_grad()
+def written_logits(
+    index: CodeIndex, model: Model, book: str, counts: Shaped[np.ndarray, " code"]
+) -> tuple[Int[np.ndarray, " token"], Float[np.ndarray, " code token"]]:
+    """The tokens that the text has, of all others rare ones would be the largest by chance; and by how much each code
+    raises each, beyond what all codes of the book do, each as often as it is on."""
+    final, vectors = FinalNorm.of(model), written_vectors(index, model, book)
+    vocabulary = np.unique(np.asarray(index.corpus.tokens).astype(np.int64))
+    weights = torch.from_numpy(counts.astype(np.float32)).to(vectors)
+    vectors = vectors - (weights @ vectors) / weights.sum().clamp(min=1)
+    logits = final.norm.direction(vectors) @ final.unembedding[:, vocabulary]
+    return vocabulary, logits.cpu().numpy()
+
+
+@torch.no_grad()
 def writes(
     index: CodeIndex,
     model: Model,
@@ -58,14 +72,11 @@ def writes(
     standard deviations it raises the tokens that come next on the second half more than all tokens of the text. No
     tokens are named where the text does not bear it out, see :data:`LEVEL`.
     """
-    corpus, vectors = index.corpus, written_vectors(index, model, book)
-    n_codes, final = len(vectors), FinalNorm.of(model)
+    corpus, n_codes = index.corpus, index.books[index.layout.number(book)].n_codes
     tokens = np.asarray(corpus.tokens).astype(np.int64)
-    # only tokens that the text has: of all, rare ones are the largest by chance
-    vocabulary, numbers = np.unique(tokens, return_inverse=True)
-    count = torch.from_numpy(np.bincount(ids.ravel(), minlength=n_codes + 1)[:n_codes]).float().to(vectors)
-    vectors = vectors - (count @ vectors) / count.sum().clamp(min=1)
-    logits = (final.norm.direction(vectors) @ final.unembedding[:, vocabulary]).cpu()
+    counts = np.bincount(ids.ravel(), minlength=n_codes + 1)[:n_codes]
+    vocabulary, of_codes = written_logits(index, model, book, counts)
+    numbers, logits = np.searchsorted(vocabulary, tokens), torch.from_numpy(of_codes)
     at = np.flatnonzero((half == 1) & (np.arange(len(tokens)) % corpus.context < corpus.context - 1))
     after, code = numbers[at + 1], ids[at].ravel().astype(np.int64)
     share = torch.from_numpy(np.bincount(after, minlength=len(vocabulary)) / max(len(after), 1)).float()
