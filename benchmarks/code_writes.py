@@ -3,11 +3,12 @@
     python -m benchmarks.code_writes          # needs the index of `python -m benchmarks.labels label`
     python -m benchmarks.code_writes --show
 
-Of 200 codes at heads of the last third of layers that are said to write something, drawn with seed 0, at eight of their
-firings on the second half of the documents: the code becomes the head's mean code. How far do the log probabilities of its
-named tokens fall? Beside it stand the named tokens of another code of the same head, the one whose tokens are nearest in
-log probability in that context. Adding a code would be circular: its tokens are read off its vector. *Out*: the whole head
-says its mean code there, and names are those of the code that is on, against the same other code's.
+Of 200 codes at heads of the last third of layers that are said to write something, drawn with seed 0, at eight of
+their firings on the second half of the documents: the code becomes the head's mean code. How far do the log
+probabilities of its named tokens fall? Beside it stand the named tokens of another code of the same head, the one whose
+tokens are nearest in log probability in that context. Adding a code would be circular: its tokens are read off its
+vector. *Out*: the whole head says its mean code there, and names are those of the code that is on, against the same
+other code's.
 """
 
 import re
@@ -20,18 +21,18 @@ from torch import Tensor
 from benchmarks.common import RESULTS, arguments, interval, kept
 from benchmarks.labels import FOLDER, NAMES, books
 from interp import load_model
+from interp.bottlenecks.edits import parse_codes
 from interp.bottlenecks.store import PRETRAINED
 from interp.codesearch import CodeIndex, Labels
 from interp.codesearch.contexts import spaced
 from interp.codesearch.labels import LABELS
 from interp.codesearch.patterns import halves
 from interp.codesearch.writes import NAMED, written_logits
-from interp.files import write_json
+from interp.files import read_json, write_json
 from interp.models import Model, hooked, parse_site
 from interp.progress import bar
 from interp.stats import mean_interval
-from interp.steering.topics import load_presets
-from interp.bottlenecks.edits import parse_codes
+from interp.steering.topics import FILE, load_topic, topic_names
 
 RESULT = RESULTS / "code_writes.json"
 CODES, FIRINGS, FIRST_LAYER = 200, 8, 20
@@ -63,7 +64,8 @@ def measure(seed: int) -> list[dict]:
             furthest = vocabulary[order[:, :NAMED] if raises else order[:, -NAMED:]]
             others = furthest[(counts > 0) & ~np.isin(furthest, furthest[code]).any(1)]
             begin = at // corpus.context * corpus.context
-            vectors, mean = index.vectors(book), torch.from_numpy(counts).float() @ index.vectors(book) / counts.sum()
+            vectors = index.vectors(book)
+            mean = torch.from_numpy(counts).float() @ vectors / counts.sum()
             falls = {"set": [], "out": []}
             for token, start in zip(at.tolist(), begin.tolist(), strict=True):
                 prompt = torch.from_numpy(tokens[start : token + 1])[None]
@@ -73,8 +75,8 @@ def measure(seed: int) -> list[dict]:
                 nearest = others[np.abs(plain[others].mean(1) - plain[furthest[code]].mean()).argmin()]
                 for way, edited in there.items():
                     sign = 1 if raises else -1
-                    own, other = (sign * float((plain - edited)[named].mean()) for named in (furthest[code], nearest))
-                    falls[way].append((own, other))
+                    fall = sign * (plain - edited)
+                    falls[way].append((float(fall[furthest[code]].mean()), float(fall[nearest].mean())))
             rows.append(
                 {"code": f"{book}={code}", "n": len(at)}
                 | {way: np.mean(both, 0).round(5).tolist() for way, both in falls.items()}
@@ -105,22 +107,28 @@ def _log_p(
 def _topics(labels: Labels, rng: np.random.Generator) -> dict[str, list[float]]:
     """By topic: of the codes chosen for it, the share that are said to raise a token of one of its words, and of as many
     codes drawn at random at the same heads, the mean of 200 draws."""
-    from interp.steering import load_topic
-
     shares = {}
-    for name, preset in load_presets().items():
-        words = {word.lower() for word in load_topic(name).words} if name in TOPICS else set()
-        codes = [(code.site, code.code) for code in parse_codes(preset.codes) if code.site in labels.starts]
-        if not words or not codes:
+    for preset in read_json(FILE)["presets"]:
+        if preset["name"] not in topic_names():
             continue
+        words = [word.lower() for word in load_topic(preset["name"]).words]
+        codes = [
+            (code.site, code.code) for code in parse_codes(preset["codes"]) if code.site in labels.starts
+        ]
 
-        def names(site: str, code: int) -> bool:
+        def names(site: str, code: int, words: list[str] = words) -> bool:
             writes = labels.of(site, code).writes
             told = re.findall("“([^”]*)”", writes) if writes.startswith("raises") else []
-            return any(len(t.strip()) > 2 and word.startswith(t.strip().lower()) for t in told for word in words)
+            return any(
+                len(t.strip()) > 2 and word.startswith(t.strip().lower()) for t in told for word in words
+            )
 
         chance = [[names(site, int(rng.integers(512))) for site, _ in codes] for _ in range(200)]
-        shares[name] = [float(np.mean([names(*code) for code in codes])), float(np.mean(chance)), len(codes)]
+        shares[preset["name"]] = [
+            float(np.mean([names(*code) for code in codes])),
+            float(np.mean(chance)),
+            len(codes),
+        ]
     return shares
 
 
@@ -134,7 +142,9 @@ def main() -> None:
         columns = np.column_stack([both, both[:, 0] - both[:, 1], both[:, 0] > both[:, 1]])
         low, high = mean_interval(columns, given.seed)
         told = [interval(*numbers, form="+.4f") for numbers in zip(columns.mean(0), low, high, strict=True)]
-        print(f"{way}: named {told[0]}, another's {told[1]}, more {told[2]}; more at {told[3]} of {len(both)} codes")
+        print(
+            f"{way}: named {told[0]}, another's {told[1]}, more {told[2]}; more at {told[3]} of {len(both)} codes"
+        )
     for topic, (share, chance, n) in result["topics"].items():
         print(f"{topic}: {share:.0%} of {n} codes name a word of it, {chance:.1%} of random ones")
 
