@@ -105,8 +105,8 @@ def _log_p(
 
 
 def _topics(labels: Labels, rng: np.random.Generator) -> dict[str, list[float]]:
-    """By topic: of the codes chosen for it, the share that are said to raise a token of one of its words, and of as many
-    codes drawn at random at the same heads, the mean of 200 draws."""
+    """By topic: of the codes chosen for it, the share that are said to raise a token of one of its words; the same of
+    codes drawn at random at the same heads, the mean of 200 draws; and how many they are."""
     shares = {}
     for preset in read_json(FILE)["presets"]:
         if preset["name"] not in topic_names():

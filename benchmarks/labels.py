@@ -233,7 +233,11 @@ def show(seed: int, n: int) -> None:
         for kind in "am":
             of_kind = [row for row in read_json(MERGED) if row["book"][0] == kind]
             keys = ("coarse", "coarse half", "random", "random half")
-            print(kind, {key: round(float(np.mean([row[key] for row in of_kind])), 3) for key in keys})
+            print(
+                kind,
+                {key: round(float(np.median([row[key] for row in of_kind])), 3) for key in keys},
+                "medians",
+            )
     rows = read_json(RESULT)
     for name, against in CONTROLS.items():
         f1 = np.array([row[name] for row in rows])
