@@ -33,7 +33,7 @@ from interp.bottlenecks.store import Codebooks
 from interp.codesearch.coarse import merged_vectors
 from interp.codesearch.corpus import read_corpus
 from interp.codesearch.head_rules import HeadRules, Reading, common_tokens, fit_rules, read_patterns
-from interp.codesearch.labels import Labels, labels_of
+from interp.codesearch.labels import LABELS, Labels, labels_of
 from interp.codesearch.patterns import Vocabulary
 from interp.files import write_json
 from interp.models import Model, hooked
@@ -200,6 +200,17 @@ def order(described: Descriptions, path: Path) -> None:
             write_json(path, done)
 
 
+def keep(singly: Mapping[str, dict], books: Codebooks) -> None:
+    """With the labels, where `interp heads` finds it; `python -m benchmarks.labels label` makes these anew."""
+    if books.folder is None or (labels := labels_of(books)) is None:
+        return
+    labels.about["kl"] = {
+        head: [round(arms["mean output"]["kl"], 5), round(arms["rule + code"]["kl"], 5)]
+        for head, arms in singly.items()
+    }
+    labels.save(books.folder / LABELS)
+
+
 def curves(described: Descriptions, path: Path, singly: Mapping[str, dict], seed: int) -> None:
     heads = [(layer, head) for layer in range(described.layers) for head in range(described.heads)]
     ordered = sorted(heads, key=lambda head: singly["a{}.h{}".format(*head)]["rule + code"]["kl"])
@@ -253,6 +264,7 @@ def main() -> None:
         )
         if "order" in given.steps:
             order(described, singly)
+            keep(kept(singly, {}), described.books)
         if "curves" in given.steps:
             curves(described, path, kept(singly, {}), given.seed)
     if path.exists():

@@ -58,7 +58,7 @@ TEXT = "+".join(["stdlib", *(f"probes:{kind}" for kind in KINDS)])
 TOKENS, CONTEXT, BLOCKS = 524_288, 128, 4
 FOLDER = Path("runs/labels")
 RESULT, MERGED = RESULTS / "labels.json", RESULTS / "labels_merged.json"
-BY_BOOK = "looks", "variance", "bits"
+BY_BOOK = "looks", "variance", "bits", "kl"
 
 
 class Chooser:

@@ -112,4 +112,4 @@ def _cost(summary: Any) -> dict[str, str]:
     if summary.kl_without is None:
         return {}
     described = f"; its rule and codes in its place {summary.kl_described:.4f}"
-    return {"without it": f"the next token changes by {summary.kl_without:.4f} nats{described}"}
+    return {"without": f"the next token changes by {summary.kl_without:.4f} nats{described}"}
