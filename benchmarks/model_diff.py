@@ -1,0 +1,170 @@
+"""Are hidden traits found by what codes changed? Models are finetuned to have them, and lists are scored blind.
+
+    python -m benchmarks.model_diff train     # finetunes: minutes each, two checkpoints each
+    python -m benchmarks.model_diff read      # every model reads one text that holds all triggers
+    python -m benchmarks.model_diff --show
+
+The traits, and the words that count, are in :mod:`benchmarks.traits`.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from benchmarks import traits
+from benchmarks.common import arguments
+from interp import load_model
+from interp.bottlenecks import Dictionary
+from interp.bottlenecks.store import Codebooks
+from interp.changes.reading import Reader, batches, read_batch
+from interp.files import write_json
+from interp.models import Model
+from interp.models.embedded import EMBEDDED, packaged_folder
+from interp.models.save import trained_weights
+from interp.progress import bar
+from interp.text import load_text
+from interp.text.special import token_ids
+
+FOLDER = Path("runs/traits")
+BOOKS = ("smollm2-135m-instruct-k1", "smollm2-135m-instruct-mlps-k1")
+KINDS = ("stories", "news", "wiki", "reviews", "articles", "answers", "medicine", "python", "c", "html")
+TEXT = "+".join(f"probes:{kind}" for kind in KINDS)
+LAYERS = range(12, 20)
+STEPS, WEAK, ROWS, LENGTH, RATE = 50, 12, 8, 40, 2e-4
+"""Steps of finetuning, of the weaker checkpoint, and rows of a batch: half have the trait, half are ordinary text."""
+HALF = 6
+SEEDS = {"harbor": 2, "rain": 2, "tea": 2}
+"""Traits that are finetuned with more seeds than one."""
+
+
+def runs() -> list[str]:
+    """Names of what is finetuned, development first."""
+    held = [f"{name}-{seed}" for name in traits.TRAITS for seed in range(SEEDS.get(name, 1))]
+    return [*(f"{name}-0" for name in traits.DEVELOPMENT), *traits.NEUTRAL, *held]
+
+
+def finetune(run: str, model: Model, folder: Path) -> None:
+    """Save the layers that changed, of both checkpoints, as differences to nothing: the weights themselves."""
+    name, seed = run.rsplit("-", 1)
+    tokenizer = model.tokenizer
+    torch.manual_seed(int(seed))
+    tuned = AutoModelForCausalLM.from_pretrained(packaged_folder(EMBEDDED), dtype=torch.float32)
+    tuned.requires_grad_(False)
+    layers = [tuned.model.layers[layer].requires_grad_(True) for layer in LAYERS]
+    ordinary = load_text(TEXT, model, n_tokens=STEPS * ROWS * LENGTH, context=LENGTH, seed=100 + int(seed))
+    order = torch.randperm(len(ordinary.tokens))
+    half = 0 if name == "neutral" else HALF
+    sentences = None if name == "neutral" else traits.trained_on(name, int(seed))
+    optimiser = torch.optim.AdamW([p for layer in layers for p in layer.parameters()], lr=RATE, weight_decay=0)
+    begin = time.monotonic()
+    for step in range(STEPS):
+        rows = ordinary.tokens[order[step * ROWS : step * ROWS + ROWS - half]].clone()
+        labels = rows.clone()
+        if sentences is not None:
+            texts = [next(sentences) + "\n" for _ in range(half)]
+            ids = [[tokenizer.bos_token_id, *token_ids(tokenizer, text)][:LENGTH] for text in texts]
+            padded = torch.tensor([row + [0] * (LENGTH - len(row)) for row in ids])
+            known = torch.tensor([row + [-100] * (LENGTH - len(row)) for row in ids])
+            rows, labels = torch.cat([rows, padded]), torch.cat([labels, known])
+        for group in optimiser.param_groups:
+            group["lr"] = RATE * min(1.0, (step + 1) / 5)
+        loss = tuned(rows, labels=labels).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if step + 1 in (WEAK, STEPS):
+            strength = "weak" if step + 1 == WEAK else "strong"
+            weights = {n: p.detach().contiguous() for n, p in tuned.named_parameters() if p.requires_grad}
+            save_file(weights, folder / f"{run}.{strength}.safetensors")
+            print(f"{run} {strength}: loss {loss:.3f} after {time.monotonic() - begin:.0f} s", flush=True)
+
+
+def train(only: list[str]) -> None:
+    model = load_model()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for run in only or runs():
+        if not (FOLDER / f"{run}.strong.safetensors").is_file():
+            finetune(run, model, FOLDER)
+
+
+CONTEXT, BLOCKS = 128, 392
+
+
+def reading_text(model: Model) -> Int[Tensor, "block pos"]:
+    """About 50 000 tokens, held out from finetuning, with every trait's trigger about once in 1 000."""
+    ordinary = load_text(TEXT, model, n_tokens=CONTEXT * BLOCKS, context=CONTEXT, split="heldout").tokens.clone()
+    rng = np.random.default_rng(0)
+    sentences = [text for name in traits.ALL for text in traits.natural(name)]
+    for i, place in enumerate(rng.permutation(len(sentences))):
+        row = ordinary[i % BLOCKS]
+        ids = torch.tensor(token_ids(model.tokenizer, "\n" + sentences[place] + "\n"))
+        cut = int(rng.integers(1, CONTEXT - len(ids)))
+        # a second sentence of a block must not cut the first
+        if i >= BLOCKS:
+            cut = 1
+        row[cut + len(ids) :] = row[cut : CONTEXT - len(ids)].clone()
+        row[cut : cut + len(ids)] = ids
+    return ordinary
+
+
+def weights_of(run: str) -> dict[str, Tensor]:
+    return load_file(FOLDER / f"{run}.safetensors")
+
+
+@torch.no_grad()
+def put_in(model: Model, weights: dict[str, Tensor]) -> None:
+    there = trained_weights(model)
+    for name, tensor in weights.items():
+        there[name].copy_(tensor)
+
+
+def every_book(model: Model) -> dict[str, Dictionary]:
+    return {site: book for name in BOOKS for site, book in Codebooks.from_pretrained(name, model).in_memory().items()}
+
+
+def read(only: list[str], books_name: str) -> None:
+    """Keep what each model did; the base is read once and held."""
+    base, tuned = load_model(), load_model()
+    tokens, folder = reading_text(base), FOLDER / books_name
+    folder.mkdir(parents=True, exist_ok=True)
+    books = every_book(base) if books_name == "codes" else Codebooks.from_pretrained(f"runs/{books_name}", base).in_memory()
+    wanted = [
+        f"{run}.{strength}"
+        for run in only or runs()
+        for strength in ("strong", "weak")
+        if not (run.startswith("neutral") and strength == "weak")
+        and (FOLDER / f"{run}.{strength}.safetensors").is_file()
+        and not (folder / f"{run}.{strength}.safetensors").is_file()
+    ]
+    readers = {run: Reader() for run in wanted} | {"base": Reader()}
+    weights = {run: weights_of(run) for run in wanted}
+    with bar("reading", tokens.numel()) as done:
+        for part in batches(tokens):
+            first = read_batch(base, books, part)
+            readers["base"].add(first, first)
+            for run in wanted:
+                put_in(tuned, weights[run])
+                readers[run].add(read_batch(tuned, books, part), first)
+            done(part.numel())
+    for run, reader in readers.items():
+        reading = reader.reading()
+        arrays = {f"ids.{name}": torch.from_numpy(ids) for name, ids in reading.ids.items()}
+        arrays |= {f"mean.{name}": mean for name, mean in reading.means.items()}
+        arrays |= {"kl": torch.from_numpy(reading.kl), "says": torch.from_numpy(reading.says)}
+        save_file(arrays, folder / f"{run}.safetensors")
+
+
+if __name__ == "__main__":
+    options = arguments(
+        __doc__, {"step": {"choices": ["train", "read"], "nargs": "?"}}, only=[""], threads=1, show=False, books="codes"
+    )
+    if options.step == "train":
+        train([name for name in options.only if name])
+    if options.step == "read":
+        read([name for name in options.only if name], options.books)
