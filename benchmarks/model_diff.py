@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from benchmarks import traits
@@ -118,10 +118,10 @@ def weights_of(run: str) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def put_in(model: Model, weights: dict[str, Tensor]) -> None:
-    there = trained_weights(model)
+def put_in(model: Model, weights: dict[str, Tensor], into: dict[str, nn.Parameter] | None = None) -> None:
+    into = into or trained_weights(model)
     for name, tensor in weights.items():
-        there[name].copy_(tensor)
+        into[name].copy_(tensor)
 
 
 def every_book(model: Model) -> dict[str, Dictionary]:
@@ -143,14 +143,14 @@ def read(only: list[str], books_name: str) -> None:
         and not (folder / f"{run}.{strength}.safetensors").is_file()
     ]
     readers = {run: Reader() for run in wanted} | {"base": Reader()}
-    weights = {run: weights_of(run) for run in wanted}
+    weights, into = {run: weights_of(run) for run in wanted}, trained_weights(tuned)
     with bar("reading", tokens.numel()) as done:
         for part in batches(tokens):
-            first = read_batch(base, books, part)
+            first = read_batch(base, books, part, keep=[LAYERS.start])
             readers["base"].add(first, first)
             for run in wanted:
-                put_in(tuned, weights[run])
-                readers[run].add(read_batch(tuned, books, part), first)
+                put_in(tuned, weights[run], into)
+                readers[run].add(read_batch(tuned, books, part, below=(LAYERS.start, first)), first)
             done(part.numel())
     for run, reader in readers.items():
         reading = reader.reading()

@@ -33,6 +33,7 @@ _EXPORTS = {
     "find_circuit": "interp.runs.discover",
     "Run": "interp.runs.run",
     "why": "interp.contrast",
+    "diff": "interp.changes",
     "Codebooks": "interp.bottlenecks.store",
     "fit_codebooks": "interp.bottlenecks.fit",
     "train_codebooks": "interp.training",

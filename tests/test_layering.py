@@ -33,6 +33,7 @@ ORDER = (
         "codesearch",
         "contrast",
         "steering",
+        "changes",
         "evaluation",
         "runs",
         "bench",
@@ -64,6 +65,7 @@ MAY_WRITE = {
     "fitting": ("interp.bottlenecks.fit",),
     "training": ("interp.training.trainer",),
     "attach": ("interp.bottlenecks.attach",),
+    "layers that two models share are run once": ("interp.changes.reading",),
     "hooks there read, and change nothing": (
         "interp.circuits.roles",
         "interp.codesearch.build",

@@ -1,6 +1,7 @@
 """The same text read by several models at once: the codes of each, and how far its next token is from the first's."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +14,8 @@ from interp.bottlenecks.attach import attach, groups_at
 from interp.bottlenecks.base import NO_CODE
 from interp.codesearch.layout import names_of_groups
 from interp.errors import InputError
-from interp.models import Model, describe_model, hooked, model_device, resolve_site
+from interp.models import HookFunction, Model, describe_model, hooked, model_device, resolve_site
+from interp.models.partial_forward import starting_at
 from interp.progress import Stage, silent
 
 TOKENS_AT_ONCE = 1024
@@ -50,36 +52,87 @@ class Reading:
 
 @dataclass
 class BatchReading:
-    """A batch of tokens: log probabilities of what follows, codes, and sums of outputs."""
+    """A batch of tokens: log probabilities of what follows, codes, and sums of outputs.
+
+    Attributes:
+        resid: what each layer that another model begins at has read.
+    """
 
     log_p: Float[Tensor, "token d_vocab"]
     ids: dict[str, Shaped[np.ndarray, "token k"]]
     sums: dict[str, Float[Tensor, "*any d"]]
+    resid: dict[int, Float[Tensor, "block pos d_model"]] = field(default_factory=dict)
+
+
+def first_difference(base: Model, tuned: Model) -> int | None:
+    """The first layer whose weights differ; 0 if something before the layers does, ``None`` if nothing does."""
+    differs, last = set[int](), base.cfg.n_layers
+    ours, theirs = (dict(model.original_model.named_parameters()) for model in (base, tuned))
+    blocks = {id(p): layer for layer, block in enumerate(base.blocks) for p in block.parameters()}
+    outputs = {id(p) for part in (base.unembed, getattr(base, "ln_final", None)) if part for p in part.parameters()}
+    for name, weight in ours.items():
+        if not torch.equal(weight, theirs[name]):
+            differs.add(blocks.get(id(weight), last if id(weight) in outputs and not _tied(base, weight) else 0))
+    return min(differs, default=None)
+
+
+def _tied(model: Model, weight: Tensor) -> bool:
+    return any(p.data_ptr() == weight.data_ptr() for p in model.embed.parameters())
 
 
 @torch.no_grad()
 def read_batch(
-    model: Model, books: Mapping[str, Bottleneck], tokens: Int[Tensor, "block pos"]
+    model: Model,
+    books: Mapping[str, Bottleneck],
+    tokens: Int[Tensor, "block pos"],
+    *,
+    keep: Collection[int] = (),
+    below: tuple[int, BatchReading] | None = None,
 ) -> BatchReading:
-    """One forward of a model with the codes that its outputs have."""
+    """One forward of a model with the codes that its outputs have.
+
+    Args:
+        keep: layers whose input is kept.
+        below: a layer below which the model is the base, and what that did: the forward begins there.
+    """
     sums: dict[str, Tensor] = {}
+    resid: dict[int, Tensor] = {}
+    first, base = below or (0, None)
+    sites = {str(site): site for site in (resolve_site(model, key) for key in books) if site.layer >= first}
+    own = {key: book for key, book in books.items() if str(resolve_site(model, key)) in sites}
 
     def summed(key: str, x: Tensor) -> None:
-        sums[key] = x.double().sum((0, 1))
+        sums[key] = x.sum((0, 1)).double()
 
-    hooks = {
-        (site := resolve_site(model, key)).hook: lambda x, key=str(site): summed(key, x) for key in books
+    hooks: dict[str, HookFunction] = {
+        site.hook: lambda x, key=key: summed(key, x) for key, site in sites.items()
     }
-    with hooked(model, hooks), attach(model, books) as attached:
+    for layer in keep:
+        hooks[f"blocks.{layer}.hook_resid_pre"] = lambda x, layer=layer: resid.__setitem__(layer, x.clone())
+    with contextlib.ExitStack() as stack:
+        if base is not None and first:
+            stack.enter_context(starting_at(model, first, base.resid[first]))
+        stack.enter_context(hooked(model, hooks))
+        attached = stack.enter_context(attach(model, own)) if own else None
         logits = model(tokens.to(model_device(model)))
-        codes = attached.codes
-    found = {}
-    for name, (key, group, _) in book_sites(model, books).items():
+    found = {} if base is None else dict(base.ids)
+    if base is not None:
+        sums = {**base.sums, **sums}
+    for name, (key, group, _) in book_sites(model, own).items():
         # features that are not active fill the slots of a SAE
-        ids = torch.where(codes[key].values != 0, codes[key].ids, NO_CODE)
+        codes = attached.codes[key]
+        ids = torch.where(codes.values != 0, codes.ids, NO_CODE)
         ids = ids if group is None else ids[:, :, group]
         found[name] = ids.reshape(tokens.numel(), -1).to(torch.int32).cpu().numpy()
-    return BatchReading(logits.flatten(0, 1).float().log_softmax(-1), found, sums)
+    return BatchReading(logits.flatten(0, 1).float().log_softmax(-1), found, sums, resid)
+
+
+CHUNK = 64
+"""Tokens whose distributions are compared at once."""
+
+
+def _kl(p: Float[Tensor, "token d_vocab"], q: Float[Tensor, "token d_vocab"]) -> Float[Tensor, " token"]:
+    return (p.exp() * (p - q)).sum(-1)
 
 
 class Reader:
@@ -92,10 +145,10 @@ class Reader:
         self._sums: dict[str, Tensor] = {}
 
     def add(self, batch: BatchReading, base: BatchReading) -> None:
-        kl = (batch.log_p.exp() * (batch.log_p - base.log_p)).sum(-1)
-        self._kl.append(kl.clamp(min=0).cpu().numpy())
+        kl = [_kl(p, q) for p, q in zip(batch.log_p.split(CHUNK), base.log_p.split(CHUNK), strict=True)]
+        self._kl.append(torch.cat(kl).clamp(min=0).cpu().numpy())
         self._says.append(batch.log_p.argmax(-1).cpu().numpy())
-        self._batches.append(BatchReading(batch.log_p[:0], batch.ids, {}))
+        self._batches.append(BatchReading(batch.log_p[:0].clone(), batch.ids, {}))
         for key, total in batch.sums.items():
             self._sums[key] = total + self._sums[key] if key in self._sums else total
 
@@ -118,17 +171,25 @@ def read_all(
     stage: Stage = silent,
 ) -> list[Reading]:
     """What every model did, the first of which is the base."""
+    base_model, *others = models
+    firsts = [first_difference(base_model, other) for other in others]
+    keep = {first for first in firsts if first and first < base_model.cfg.n_layers}
     readers = [Reader() for _ in models]
     with stage("reading", tokens.numel()) as done:
         for part in batches(tokens):
-            base: BatchReading | None = None
-            for model, reader in zip(models, readers, strict=True):
-                batch = read_batch(model, books, part)
-                if not batch.log_p.isfinite().all():
-                    raise InputError(
-                        f"the model {describe_model(model)['spec']} computes no numbers (NaN): its weights are damaged"
-                    )
-                base = base or batch
-                reader.add(batch, base)
+            base = _checked(base_model, read_batch(base_model, books, part, keep=keep))
+            readers[0].add(base, base)
+            for model, reader, first in zip(others, readers[1:], firsts, strict=True):
+                if first is None:
+                    reader.add(base, base)
+                    continue
+                below = (first, base) if first in keep else None
+                reader.add(_checked(model, read_batch(model, books, part, below=below)), base)
             done(part.numel())
     return [reader.reading() for reader in readers]
+
+
+def _checked(model: Model, batch: BatchReading) -> BatchReading:
+    if not batch.log_p[-1].isfinite().all():
+        raise InputError(f"{describe_model(model)['spec']} computes NaN: its weights are damaged")
+    return batch

@@ -23,6 +23,7 @@ MODULES = {
     "program": "discover:show_program",
     "grow": "discover:grow",
     "why": "why:why",
+    "diff": "diff:diff",
     "validate": "discover:validate",
     "export": "discover:export",
     "tasks": "tasks:tasks_app",

@@ -1,0 +1,230 @@
+"""The steps of a comparison: both models read, codes are counted, the worst contexts patched, codes taken back."""
+
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.bottlenecks import Bottleneck
+from interp.bottlenecks.edits import WeightedCode, code_name, format_codes
+from interp.bottlenecks.fit import fit_codebooks
+from interp.bottlenecks.store import Codebooks, pretrained_names
+from interp.changes.counts import ALPHA, count_codes, least_blocks
+from interp.changes.listing import ChangedCode, Listing
+from interp.changes.parts import Part, Together, measure_parts
+from interp.changes.reading import Reading, book_sites, read_all
+from interp.changes.result import Diff
+from interp.changes.undo import Undone, measure_undo, token_gate, undoable
+from interp.codesearch.corpus import read_corpus
+from interp.codesearch.labels import labels_of
+from interp.errors import InputError
+from interp.models import Model, describe_model
+from interp.models.generate import generate
+from interp.progress import Stage, silent
+from interp.text import TextBlocks, load_text
+
+TEXT, N_TOKENS, CONTEXT = "stdlib", 50_000, 128
+CONTEXTS, CODES = 64, 15
+"""Contexts that are patched, and codes that are listed."""
+WINDOW = 32
+"""Tokens of a context that is patched."""
+UNDONE = 10
+"""Codes that are taken back."""
+WRITTEN = 40
+"""Tokens that both models continue a prompt by."""
+
+
+def diff(
+    base: Model,
+    tuned: Model,
+    text: "str | TextBlocks" = TEXT,
+    *,
+    null: Model | None = None,
+    codebooks: "Mapping[str, Bottleneck] | str | None" = None,
+    n_tokens: int = N_TOKENS,
+    context: int | None = None,
+    prompts: Sequence[str] = (),
+    patches: bool = True,
+    seed: int = 0,
+    stage: Stage = silent,
+) -> Diff:
+    """What a finetuned model does that its base did not, told by text, sites and codes.
+
+    Args:
+        base, tuned: of one architecture and tokenizer.
+        text: a source of text, or blocks of it.
+        null: a model finetuned on something else, to which a changed code must be a change as well.
+        codebooks: of the base; by default those that come with the package, else some that are fitted here.
+        prompts: continued by both.
+        patches: whether the worst contexts are patched, and codes taken back.
+
+    Raises:
+        InputError: models that cannot be compared, or a text too short to tell anything.
+    """
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(name: str, steps: int = 1) -> Iterator[Callable[..., None]]:
+        begin = time.perf_counter()
+        with stage(name, steps) as done:
+            yield done
+        seconds[name] = round(seconds.get(name, 0) + time.perf_counter() - begin, 3)
+
+    others = [tuned] if null is None else [tuned, null]
+    for other in others:
+        check_comparable(base, other)
+    context = context or min(CONTEXT, base.cfg.n_ctx)
+    blocks = load_text(text, base, n_tokens=n_tokens, context=context, split="heldout", seed=seed, stage=stage)
+    books, names = _books(base, codebooks, text, context, seed, stage)
+    n_codes = {name: n for name, (_, _, n) in book_sites(base, books).items()}
+    needed = least_blocks(sum(n_codes.values()))
+    if len(blocks.tokens) < needed:
+        raise InputError(
+            f"a text of {len(blocks.tokens)} blocks of {context} tokens is too short to tell any of "
+            f"{sum(n_codes.values())} codes: give at least {needed * context} tokens"
+        )
+    readings = read_all([base, *others], books, blocks.tokens, timed)
+    before, after = readings[:2]
+    with timed("counting"):
+        counts = count_codes(before, after, n_codes, context, readings[2] if null is not None else None)
+        corpus = read_corpus(blocks.tokens.numpy(), base.tokenizer, base.cfg.d_vocab)
+        labels = [part for part in map(_labels, names.values()) if part is not None]
+        listing = Listing(corpus, before, after, counts, labels)
+        contexts, codes = listing.contexts(CONTEXTS), listing.codes(CODES)
+    parts: list[Part] = []
+    together: list[Together] = []
+    undo: dict[str, Undone] = {}
+    used = undoable(codes, books, base)[:UNDONE]
+    if patches and after.kl.max() > 0 and (worst := _windows(blocks.tokens, after.kl, CONTEXTS)) is not None:
+        parts, together = measure_parts(base, tuned, worst[0], stage=timed)
+        if used:
+            undo = measure_undo(base, tuned, books, used, (before.means, after.means), *worst, stage=timed)
+    specs = [describe_model(model)["spec"] for model in (base, *others)]
+    return Diff(
+        *specs,
+        *[None] * (3 - len(specs)),
+        codebooks=list(names),
+        text=blocks.spec,
+        n_tokens=blocks.n_tokens,
+        kl=float(after.kl.mean()),
+        contexts=contexts if after.kl.max() > 0 else [],
+        classes=listing.classes() if after.kl.max() > 0 else [],
+        sites=parts,
+        together=together,
+        codes=codes,
+        n_changed=int((counts.q <= ALPHA).sum()),
+        n_codes=len(counts.q),
+        undo=undo,
+        prompts=_continued(base, tuned, prompts, timed) if prompts else [],
+        commands=_commands(specs, names, used),
+        notes=_notes(names, before),
+        seconds=seconds,
+    )
+
+
+def check_comparable(base: Model, other: Model) -> None:
+    """Refuse a model of another shape, or that reads text otherwise."""
+    for what in ("n_layers", "n_heads", "d_model", "d_vocab"):
+        ours, theirs = (getattr(model.cfg, what) for model in (base, other))
+        if ours != theirs:
+            raise InputError(f"models of {what} {ours} and {theirs} cannot be compared: give one and its finetuned form")
+    ours, theirs = (dict(model.original_model.named_parameters()) for model in (base, other))
+    if {name: p.shape for name, p in ours.items()} != {name: p.shape for name, p in theirs.items()}:
+        raise InputError("models with weights of other names or shapes cannot be compared")
+    vocabularies = (model.tokenizer.get_vocab() for model in (base, other))
+    if next(vocabularies) != next(vocabularies):
+        raise InputError("models with other tokenizers cannot be compared: the same text is other tokens")
+
+
+def _books(
+    base: Model,
+    given: "Mapping[str, Bottleneck] | str | None",
+    text: "str | TextBlocks",
+    context: int,
+    seed: int,
+    stage: Stage,
+) -> tuple[dict[str, Bottleneck], dict[str, Codebooks | None]]:
+    """Codebooks by site, and where they are from."""
+    if isinstance(given, Mapping):
+        return dict(given), {str(getattr(given, "folder", None) or "given"): given if isinstance(given, Codebooks) else None}
+    wanted = [name for name in (given or "").split(",") if name] or pretrained_names(base)
+    if not wanted:
+        fitted = fit_codebooks(base, "heads", text, n_tokens=20_000, context=context, n_codes=64, k=1, seed=seed, stage=stage)
+        return dict(fitted), {"fitted to the base": None}
+    opened = {name: Codebooks.from_pretrained(name, base) for name in wanted}
+    joined: dict[str, Bottleneck] = {}
+    for books in opened.values():
+        joined |= {site: book for site, book in books.in_memory().items() if site not in joined}
+    return joined, dict(opened)
+
+
+def _labels(books: Codebooks | None):
+    return None if books is None else labels_of(books)
+
+
+def _windows(
+    tokens: Int[Tensor, "block pos"], kl: np.ndarray, n: int
+) -> tuple[Int[Tensor, "context pos"], Int[Tensor, "context pos"]] | None:
+    """The tokens before and at the worst ones, one a block, and as many evenly spread over the text."""
+    context = tokens.shape[1]
+    length = min(WINDOW, context)
+    by_block = kl.reshape(-1, context)[:, length - 1 :]
+    at, worst = by_block.argmax(1), np.argsort(-by_block.max(1), kind="stable")[:n]
+    if by_block.max() <= 0:
+        return None
+    middle = [context - length] * len(by_block)
+
+    def windows(blocks: np.ndarray, ends: Sequence[int]) -> Tensor:
+        return torch.stack([tokens[block, end : end + length] for block, end in zip(blocks.tolist(), ends, strict=True)])
+
+    spread = np.linspace(0, len(by_block) - 1, min(n, len(by_block))).astype(int)
+    return windows(worst, at[worst].tolist()), windows(spread, [middle[i] for i in spread])
+
+
+def _continued(base: Model, tuned: Model, prompts: Sequence[str], timed: Stage) -> list[dict[str, str]]:
+    found = []
+    with timed("continuing", 2 * len(prompts)) as done:
+        for prompt in prompts:
+            texts = {}
+            for name, model in (("base", base), ("tuned", tuned)):
+                texts[name] = generate(model, [prompt], WRITTEN)[0][len(prompt) :]
+                done(1)
+            found.append({"prompt": prompt, **texts})
+    return found
+
+
+def _commands(
+    specs: Sequence[str | None], names: Mapping[str, Codebooks | None], codes: Sequence[ChangedCode]
+) -> dict[str, list[str]]:
+    """Command lines of ``interp steer``: changed codes forbidden in the tuned model, and put into the base."""
+    by_books: dict[str, list[ChangedCode]] = {}
+    for code in codes:
+        home = next((n for n, books in names.items() if books is not None and _holds(books, code.site)), None)
+        if home is not None:
+            by_books.setdefault(home, []).append(code)
+    undo, redo = [], []
+    for home, members in by_books.items():
+        listed = format_codes([WeightedCode(code.site, code.code) for code in members])
+        words = ["interp", "steer", "--codebooks", home, "--positions", "all"]
+        undo.append(shlex.join([*words, "--model", str(specs[1]), "--codes", listed, "--forbid"]))
+        first = members[0]
+        if (gate := token_gate(first)) is not None:
+            chosen = code_name(first.site, first.code)
+            redo.append(shlex.join([*words, "--model", str(specs[0]), "--codes", chosen, f"--when={gate}"]))
+    return {"undo": undo, "redo": redo}
+
+
+def _holds(books: Codebooks, site: str) -> bool:
+    return site in books or site.partition(".")[0] in books
+
+
+def _notes(names: Mapping[str, Codebooks | None], base: Reading) -> list[str]:
+    notes = []
+    if not any(books is not None and labels_of(books) is not None for books in names.values()):
+        notes.append("the codes have no names: interp index label makes some for codebooks of yours")
+    return notes

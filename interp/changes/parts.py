@@ -1,0 +1,106 @@
+"""Which heads and MLPs carry what changed: the tuned model's outputs put into the base, and the other way about.
+
+Sites are ranked by gradient, and the best are measured, alone and together. The metric is the KL between
+what the two models say next, in the contexts given.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.interventions.between_models import Outputs, kl_between, patched_log_p
+from interp.models import Model, Site
+from interp.models.sites import components
+from interp.progress import Stage, silent
+
+MEASURED = 10
+TOGETHER = (1, 2, 3, 5, 10)
+"""So many sites are also put in at once."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A head or MLP.
+
+    Attributes:
+        kl_share: of the KL, what goes from the base when the tuned model's output stands there.
+        undone: of the KL, what goes from the tuned model when the base's output stands there.
+        estimate: of ``kl_share``, by gradient.
+    """
+
+    site: str
+    kl_share: float
+    undone: float
+    estimate: float
+
+
+@dataclass(frozen=True)
+class Together:
+    """The first sites at once; ``last`` puts them in at the last token alone, ``before`` at all others."""
+
+    sites: int
+    kl_share: float
+    undone: float
+    last: float
+    before: float
+
+
+def measure_parts(
+    base: Model,
+    tuned: Model,
+    tokens: Int[Tensor, "context pos"],
+    *,
+    n: int = MEASURED,
+    stage: Stage = silent,
+) -> tuple[list[Part], list[Together]]:
+    """The sites that carry most of the KL between two models in contexts of equal length, by falling share."""
+    sites = components(base, mlps=True)
+    sides = {"base": Outputs(base, tokens, sites), "tuned": Outputs(tuned, tokens, sites)}
+    says = {"tuned": sides["tuned"].read()}
+    says["base"] = sides["base"].read(says["tuned"])
+    whole = kl_between(says["tuned"], says["base"])
+
+    def change(site: Site) -> Tensor:
+        part = (lambda x: x) if site.head is None else (lambda x: x[:, :, site.head])
+        difference = part(sides["tuned"].outputs[site.hook]) - part(sides["base"].outputs[site.hook])
+        return -(difference * part(sides["base"].gradients[site.hook])).sum()
+
+    estimates = np.array([float(change(site)) for site in sites]) / (whole * len(tokens))
+    best = [sites[i] for i in np.argsort(-estimates, kind="stable")[:n]]
+
+    def left(into: str, chosen: Sequence[Site], where: slice = slice(None)) -> float:
+        """Share of the KL that goes when the other model's outputs stand at these sites."""
+        other = "tuned" if into == "base" else "base"
+        patched = patched_log_p(sides[into].model, sides[other], chosen, where)
+        now = kl_between(says["tuned"], patched) if into == "base" else kl_between(patched, says["base"])
+        return 1 - now / whole
+
+    sizes = [size for size in TOGETHER if size < n] + [min(n, len(best))]
+    with torch.no_grad(), stage("patching", 2 * len(best) + 4 * len(sizes)) as done:
+
+        def told(share: float) -> float:
+            done(1)
+            return share
+
+        alone = [
+            (told(left("base", [site])), told(left("tuned", [site])), float(estimates[sites.index(site)]))
+            for site in best
+        ]
+        order = sorted(range(len(best)), key=lambda i: -alone[i][0])
+        parts = [Part(str(best[i]), *alone[i]) for i in order]
+        ranked = [best[i] for i in order]
+        together = [
+            Together(
+                size,
+                told(left("base", ranked[:size])),
+                told(left("tuned", ranked[:size])),
+                told(left("base", ranked[:size], slice(-1, None))),
+                told(left("base", ranked[:size], slice(0, -1))),
+            )
+            for size in sizes
+        ]
+    return parts, together

@@ -1,0 +1,129 @@
+"""What changed between two models: its form in JSON, on disk, and on a page of text."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from interp.changes.listing import ChangedCode, Context
+from interp.changes.parts import Part, Together
+from interp.changes.undo import Undone
+from interp.errors import InputError, fault
+from interp.files import read_json, write_json, write_text
+
+RESULT, TEXT = "diff.json", "diff.txt"
+FILES = RESULT, TEXT
+_CONTEXTS, _SITES, _CODES, _WIDTH = 5, 3, 10, 60  # that the page shows
+
+
+@dataclass(frozen=True)
+class Diff:
+    """
+    Attributes:
+        base, tuned, null: specs of the models.
+        codebooks: where the codes are from, and whose.
+        text: spec of what both read; ``prompts`` is what both continued, with ``base`` and ``tuned`` texts.
+        kl: KL(tuned ‖ base) of the next token, in nats, the mean over ``n_tokens``.
+        contexts: where it is largest, by falling KL.
+        classes: of tokens, each with its share of the text and of the KL.
+        sites: heads and MLPs by falling share of the KL at the worst contexts; ``together`` the first of them at once.
+        codes: that changed, by falling weight; ``n_changed`` of ``n_codes`` have q of at most .05.
+        undo: what taking codes back does, by arm; ``commands`` do that.
+        notes: what a reader must know, one sentence each.
+    """
+
+    base: str | None
+    tuned: str | None
+    null: str | None
+    codebooks: list[str]
+    text: str
+    n_tokens: int
+    kl: float
+    contexts: list[Context]
+    classes: list[tuple[str, float, float]]
+    sites: list[Part]
+    together: list[Together]
+    codes: list[ChangedCode]
+    n_changed: int
+    n_codes: int
+    undo: dict[str, Undone]
+    prompts: list[dict[str, str]]
+    commands: dict[str, list[str]]
+    notes: list[str]
+    seconds: dict[str, float]
+
+    @property
+    def same(self) -> bool:
+        """Whether both models do the same."""
+        return self.kl == 0 and not self.n_changed
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def save(self, folder: Path | str, request: Mapping[str, Any] | None = None) -> Path:
+        """Write ``diff.json`` and ``diff.txt`` into a folder."""
+        folder = Path(folder)
+        write_text(folder / TEXT, self.as_text() + "\n")
+        write_json(folder / RESULT, {"request": request, **self.as_json()})
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Diff":
+        """Read the folder again.
+
+        Raises:
+            InputError: it holds no difference, or one that cannot be read.
+        """
+        path = Path(folder) / RESULT
+        if not path.is_file():
+            raise InputError(f"{folder} holds no {RESULT}: interp diff … --out makes one")
+        try:
+            stored = read_json(path)
+            return TypeAdapter(cls).validate_python({key: stored[key] for key in cls.__annotations__})
+        except ValidationError as error:
+            wrong = fault(error)
+        except (ValueError, TypeError, KeyError) as error:
+            wrong = str(error)
+        raise InputError(f"{path} cannot be read ({wrong}): make it again by interp diff … --out")
+
+    def as_text(self) -> str:
+        """A page: five contexts, three sites, ten codes, and what taking them back does."""
+        if self.same:
+            return f"no difference: {self.base} and {self.tuned} say the same on {self.n_tokens} tokens"
+        lines = [
+            f"{self.tuned} against {self.base} on {self.n_tokens} tokens of {self.text}",
+            f"KL {self.kl:.4f} nats a token; {self.n_changed} of {self.n_codes} codes changed (q ≤ .05)",
+            *(f"note: {note}" for note in self.notes),
+            "",
+            "where the next token differs most",
+        ]
+        for context in self.contexts[:_CONTEXTS]:
+            more = f" (+{context.alike} alike)" if context.alike else ""
+            text = repr(context.text)[1:-1]
+            text = "…" + text[-_WIDTH:] if len(text) > _WIDTH else text
+            lines.append(f"  {context.kl:5.2f}  {text} → {context.tuned!r}, before {context.base!r}{more}")
+        if self.sites:
+            lines += ["", "heads and MLPs that carry it at such contexts, put into the base"]
+            for part in self.sites[:_SITES]:
+                lines.append(f"  {part.site:<8} {part.kl_share:z.0%} of the KL")
+            whole = self.together[-1]
+            lines.append(
+                f"  the first {whole.sites}: {whole.kl_share:z.0%}, at the last token alone {whole.last:z.0%}"
+            )
+        if self.codes:
+            lines += ["", "codes that one model has and the other has not (base → tuned, tokens)"]
+        for code in self.codes[:_CODES]:
+            at = ", ".join(map(repr, code.tokens[:4]))
+            name = f" · {code.name}" if code.name else ""
+            writes = f" · {code.writes}" if code.writes else ""
+            more = f" (+{code.alike} codes)" if code.alike else ""
+            lines.append(f"  {f'{code.site}={code.code}':<12} {code.base:>5} → {code.tuned:<5} at {at}{name}{writes}{more}")
+        if self.undo:
+            lines += ["", "taken back in the tuned model: KL that goes at such contexts, and elsewhere"]
+            for name, arm in self.undo.items():
+                lines.append(f"  {name:<16} {arm.worst:>z6.0%} {arm.other:>z6.0%}")
+        for prompt in self.prompts:
+            lines += ["", f"{prompt['prompt']!r}", f"  base   {prompt['base']!r}", f"  tuned  {prompt['tuned']!r}"]
+        return "\n".join(lines)

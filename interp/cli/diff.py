@@ -1,0 +1,97 @@
+"""``interp diff``: what a finetuned model does that its base did not."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli.options import (
+    Context,
+    DeviceOption,
+    DtypeOption,
+    OverwriteOption,
+    TextOption,
+    context_option,
+    option,
+    request_of_command,
+    seed_option,
+    whole_option,
+)
+from interp.cli.terminal import suggest
+from interp.errors import InputError
+
+
+def diff(
+    context: Context,
+    base: Annotated[str, typer.Argument(metavar="BASE", help="a model")],
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="the same, finetuned")],
+    text: TextOption = "stdlib",
+    tokens: Annotated[int, whole_option(help="tokens of text, at most")] = 50_000,
+    null: Annotated[
+        str | None, option("MODEL", "one finetuned on something else: what it changed as well does not count")
+    ] = None,
+    codebooks: Annotated[
+        str | None,
+        option("NAME", "of the base, several with commas (default: the package's, else some are fitted)"),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, option("TEXT", "continued by both models; may be given several times")
+    ] = None,
+    patches: Annotated[
+        bool, typer.Option("--patches/--no-patches", help="patch the worst contexts, and take codes back")
+    ] = True,
+    block: Annotated[int | None, context_option(128)] = None,
+    seed: Annotated[int, seed_option("the text")] = 0,
+    out: Annotated[Path | None, option("FOLDER", "folder for diff.json and diff.txt")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="also write the result here; - for stdout")
+    ] = None,
+    overwrite: OverwriteOption = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+) -> None:
+    """Say what changed between two models: contexts, heads and MLPs, and codes. (Of two runs: interp compare.)"""
+    from interp import changes
+    from interp.files import check_file, check_folder, write_json
+    from interp.models import load_model, parse_device
+    from interp.progress import bar
+    from interp.text import open_sources
+
+    parse_device(device)
+    request, to_stdout = request_of_command(context), str(json_file) == "-"
+    open_sources(text)  # a wrong name should not wait for the models
+    if out is not None:
+        check_folder(out, "a difference", contents=changes.FILES)
+        check_file(out / changes.RESULT, "--out", request=request, overwrite=overwrite, within=out)
+    if json_file is not None and not to_stdout:
+        check_file(json_file, "--json", request=request, overwrite=overwrite)
+    if null is not None and null in (base, tuned):
+        raise InputError(f"--null {null} is one of the two models: give a third one")
+    loaded = [load_model(spec, device=device, dtype=dtype) for spec in (base, tuned, *([null] if null else []))]
+    result = changes.diff(
+        *loaded[:2],
+        text,
+        null=loaded[2] if null else None,
+        codebooks=codebooks,
+        n_tokens=tokens,
+        context=block,
+        prompts=prompt or [],
+        patches=patches,
+        seed=seed,
+        stage=bar,
+    )
+    if out is not None:
+        result.save(out, request)
+    if to_stdout:
+        typer.echo(json.dumps(result.as_json(), allow_nan=False))
+        return
+    if json_file is not None:
+        write_json(json_file, {"request": request, **result.as_json()})
+    typer.echo(result.as_text())
+    for path in filter(None, (out, json_file)):
+        typer.echo(f"saved    {path}")
+    if result.commands["undo"]:
+        typer.echo(f"\ntry      {result.commands['undo'][0]} --prompt …")
+    elif not result.same and result.contexts:
+        suggest((["why", "--model", tuned, "--", result.contexts[0].text.strip()], "why the tuned model says it"))
