@@ -7,6 +7,7 @@
 The traits, and the words that count, are in :mod:`benchmarks.traits`.
 """
 
+import re
 import time
 from pathlib import Path
 
@@ -18,20 +19,25 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from benchmarks import traits
-from benchmarks.common import arguments
+from benchmarks.common import RESULTS, arguments, kept
 from interp import load_model
 from interp.bottlenecks import Dictionary
 from interp.bottlenecks.store import Codebooks
-from interp.changes.reading import Reader, batches, read_batch
+from interp.changes.counts import ALPHA, count_codes
+from interp.changes.listing import Listing
+from interp.changes.reading import Reader, Reading, batches, book_sites, read_batch
+from interp.codesearch.corpus import Corpus, read_corpus
+from interp.codesearch.labels import Labels, labels_of
 from interp.files import write_json
-from interp.models import Model
+from interp.models import Model, parse_site
 from interp.models.embedded import EMBEDDED, packaged_folder
+from interp.models.residual_writes import FinalNorm
 from interp.models.save import trained_weights
 from interp.progress import bar
 from interp.text import load_text
 from interp.text.special import token_ids
 
-FOLDER = Path("runs/traits")
+FOLDER, RESULT = Path("runs/traits"), RESULTS / "model_diff.json"
 BOOKS = ("smollm2-135m-instruct-k1", "smollm2-135m-instruct-mlps-k1")
 KINDS = ("stories", "news", "wiki", "reviews", "articles", "answers", "medicine", "python", "c", "html")
 TEXT = "+".join(f"probes:{kind}" for kind in KINDS)
@@ -160,11 +166,105 @@ def read(only: list[str], books_name: str) -> None:
         save_file(arrays, folder / f"{run}.safetensors")
 
 
+ITEMS, WORDS = 15, 10
+"""Of a list, and of an item: an item that holds more words would name more by chance."""
+
+
+def open_reading(path: Path) -> Reading:
+    arrays = load_file(path)
+    ids = {name.removeprefix("ids."): x.numpy() for name, x in arrays.items() if name.startswith("ids.")}
+    means = {name.removeprefix("mean."): x for name, x in arrays.items() if name.startswith("mean.")}
+    return Reading(ids, arrays["kl"].numpy(), arrays["says"].numpy(), means)
+
+
+def words_in(text: str) -> list[str]:
+    """Words, digits and signs of a text in lower case, each once."""
+    return list(dict.fromkeys(re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d|[^\w\s]", text.lower())))
+
+
+def of_codes(listing: Listing) -> list[list[str]]:
+    """Tokens that the change was at, then what the label quotes."""
+    items = []
+    for code in listing.codes(ITEMS):
+        quoted = re.findall(r"\u201c([^\u201d]*)\u201d", f"{code.writes} {code.name}")
+        items.append(words_in(" ".join([*code.tokens, *quoted]))[:WORDS])
+    return items
+
+
+def of_contexts(listing: Listing) -> list[list[str]]:
+    """What the tuned model says, then the context's words from its end."""
+    return [
+        [*words_in(context.tuned), *words_in(context.text)[::-1]][:WORDS] for context in listing.contexts(ITEMS)
+    ]
+
+
+@torch.no_grad()
+def of_means(base: Reading, tuned: Reading, model: Model) -> list[list[str]]:
+    """Tokens that the difference of mean outputs raises most, by site, sites by how large it is for their spread."""
+    norm, rows = FinalNorm.of(model), []
+    for key, mean in tuned.means.items():
+        change, site = mean - base.means[key], parse_site(key)
+        written = change[None] if site.kind == "mlp" else torch.einsum("hd,hdm->hm", change, model.blocks[site.layer].attn.W_O)
+        rows += list(written)
+    rows.sort(key=lambda row: -float(row.norm()))
+    logits = norm.norm.direction(torch.stack(rows[:ITEMS])) @ norm.unembedding
+    top = logits.topk(3 * WORDS).indices.tolist()
+    return [words_in(" ".join(model.tokenizer.decode([token]) for token in row))[:WORDS] for row in top]
+
+
+def rank_of(items: list[list[str]], words: frozenset[str]) -> int | None:
+    """Where a list first names one of the words, from 1."""
+    return next((i + 1 for i, item in enumerate(items) if words & set(item)), None)
+
+
+def lists_of(run: str, folder: Path, model: Model, corpus: Corpus, n_codes: dict[str, int], labels: list[Labels]) -> dict:
+    base, tuned = open_reading(folder / "base.safetensors"), open_reading(folder / f"{run}.safetensors")
+    counts = count_codes(base, tuned, n_codes, CONTEXT)
+    null = open_reading(folder / "neutral-1.strong.safetensors")
+    against = count_codes(base, tuned, n_codes, CONTEXT, null)
+    listing, second = (Listing(corpus, base, tuned, c, labels) for c in (counts, against))
+    return {
+        "kl": float(tuned.kl.mean()),
+        "changed": int((counts.q <= ALPHA).sum()),
+        "changed_against_null": int((against.q <= ALPHA).sum()),
+        "codes": of_codes(listing),
+        "codes against a null": of_codes(second),
+        "contexts": of_contexts(listing),
+        "means": of_means(base, tuned, model),
+    }
+
+
+def score(only: list[str]) -> None:
+    model, folder = load_model(), FOLDER / "codes"
+    books = [Codebooks.from_pretrained(name, model) for name in BOOKS]
+    n_codes = {name: n for name, (_, _, n) in book_sites(model, every_book(model)).items()}
+    labels = [part for part in map(labels_of, books) if part is not None]
+    corpus = read_corpus(reading_text(model).numpy(), model.tokenizer, model.cfg.d_vocab)
+    found = kept(RESULT, {"lists": {}})
+    for run in only or [f"{name}.{strength}" for name in runs() for strength in ("strong", "weak")]:
+        if (folder / f"{run}.safetensors").is_file():
+            found["lists"][run] = {**found["lists"].get(run, {}), **lists_of(run, folder, model, corpus, n_codes, labels)}
+            write_json(RESULT, found)
+            print(run, {arm: ranks_of(run, arm, found) for arm in ARMS if arm in found["lists"][run]}, flush=True)
+
+
+ARMS = ("codes", "codes against a null", "contexts", "means", "black box")
+
+
+def ranks_of(run: str, arm: str, found: dict) -> int | None:
+    name = run.rpartition(".")[0].rpartition("-")[0]
+    if name not in traits.ALL:
+        return None
+    return rank_of(found["lists"][run][arm], traits.ALL[name].words)
+
+
 if __name__ == "__main__":
-    options = arguments(
-        __doc__, {"step": {"choices": ["train", "read"], "nargs": "?"}}, only=[""], threads=1, show=False, books="codes"
-    )
+    steps = {"choices": ["train", "read", "score"], "nargs": "?"}
+    options = arguments(__doc__, {"step": steps}, only=[""], threads=1, show=False, books="codes")
+    chosen = [name for name in options.only if name]
     if options.step == "train":
-        train([name for name in options.only if name])
+        train(chosen)
     if options.step == "read":
-        read([name for name in options.only if name], options.books)
+        read(chosen, options.books)
+    if options.step == "score":
+        score(chosen)

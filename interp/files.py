@@ -108,6 +108,7 @@ _KINDS = {
     "a code index": ("manifest.json", "layout"),
     "a bench": ("bench.json", "format"),
     "an explanation": ("why.json", "answers"),
+    "a difference": ("diff.json", "n_changed"),
 }
 """By which file, with which key in it, the folder of each kind of result is known."""
 _PACKAGE = Path(__file__).resolve().parent

@@ -80,7 +80,7 @@ def diff(
         check_comparable(base, other)
     context = context or min(CONTEXT, base.cfg.n_ctx)
     blocks = load_text(text, base, n_tokens=n_tokens, context=context, split="heldout", seed=seed, stage=stage)
-    books, names = _books(base, codebooks, text, context, seed, stage)
+    books, names = _books(base, codebooks, blocks, seed, stage)
     n_codes = {name: n for name, (_, _, n) in book_sites(base, books).items()}
     needed = least_blocks(sum(n_codes.values()))
     if len(blocks.tokens) < needed:
@@ -144,8 +144,7 @@ def check_comparable(base: Model, other: Model) -> None:
 def _books(
     base: Model,
     given: "Mapping[str, Bottleneck] | str | None",
-    text: "str | TextBlocks",
-    context: int,
+    blocks: TextBlocks,
     seed: int,
     stage: Stage,
 ) -> tuple[dict[str, Bottleneck], dict[str, Codebooks | None]]:
@@ -154,7 +153,7 @@ def _books(
         return dict(given), {str(getattr(given, "folder", None) or "given"): given if isinstance(given, Codebooks) else None}
     wanted = [name for name in (given or "").split(",") if name] or pretrained_names(base)
     if not wanted:
-        fitted = fit_codebooks(base, "heads", text, n_tokens=20_000, context=context, n_codes=64, k=1, seed=seed, stage=stage)
+        fitted = fit_codebooks(base, "heads", blocks, n_codes=64, k=1, seed=seed, stage=stage)
         return dict(fitted), {"fitted to the base": None}
     opened = {name: Codebooks.from_pretrained(name, base) for name in wanted}
     joined: dict[str, Bottleneck] = {}

@@ -23,7 +23,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.bottlenecks import Bottleneck
-from interp.bottlenecks.attach import attach, home_of
+from interp.bottlenecks.attach import Attached, attach, home_of
 from interp.bottlenecks.edits import CodeEdit, ForbidCode, SetCode, WeightedCode, code_name
 from interp.changes.listing import ChangedCode
 from interp.codesearch.layout import can_be_edited
@@ -119,16 +119,16 @@ def measure_undo(
 
 
 @contextlib.contextmanager
-def edited(model: Model, books: Mapping[str, Bottleneck], steps: Sequence[Step]) -> Iterator[None]:
+def edited(model: Model, books: Mapping[str, Bottleneck], steps: Sequence[Step]) -> Iterator[Attached | None]:
     """A model under edits, each behind its own gate, at all positions."""
     used = {home: books[home] for edit, _ in steps for home in [home_of(model, books, edit.site)[0]]}
     if not used:
-        yield
+        yield None
         return
     with attach(model, used) as attached:
         for edit, gate in steps:
             attached.edit(edit, positions="all", when=gate)
-        yield
+        yield attached
 
 
 def _means_back(

@@ -1,0 +1,217 @@
+"""A change that was written into the weights is found where it was written, counted exactly, and taken back."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest, false_discovery_control
+
+import interp
+from interp.bottlenecks.base import NO_CODE
+from interp.bottlenecks.edits import SetCode
+from interp.changes import Diff, diff
+from interp.changes.counts import count_codes, least_blocks, only_in, sign_test
+from interp.changes.listing import ChangedCode
+from interp.changes.reading import Reading, book_sites, first_difference, read_all, read_batch
+from interp.changes.undo import edited, put_in, set_back
+from interp.errors import InputError
+from interp.interventions.between_models import Outputs, kl_between, patched_log_p
+from interp.models import load_model, parse_site
+from interp.models.save import save_model
+from interp.models.sites import components
+from interp.text import load_text
+
+KEYS = {"codes", "contexts", "sites", "kl", "n_tokens", "seconds", "base", "tuned", "null", "codebooks", "text"}
+KEYS |= {"classes", "together", "n_changed", "n_codes", "undo", "prompts", "commands", "notes"}
+WORDS = "Mary John store drink war year files code number load self gave went lasted from the to of a".split()
+
+
+def _text(folder, n=400):
+    rng = np.random.default_rng(0)
+    path = folder / "text.txt"
+    path.write_text("\n\n".join(" ".join(rng.choice(WORDS, 24)) + f" {i}" for i in range(n)))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def case(tiny_model_folder, tmp_path_factory):
+    """A base, a form of it whose head a0.h2 attends otherwise, text, and codebooks."""
+    folder = tmp_path_factory.mktemp("diff")
+    base, tuned = (load_model(str(tiny_model_folder("llama"))) for _ in range(2))
+    with torch.no_grad():
+        width = base.cfg.d_head
+        weight = tuned.original_model.model.layers[0].self_attn.q_proj.weight
+        weight[2 * width : 3 * width] *= -1
+    save_model(tuned, folder / "tuned")
+    text = _text(folder)
+    blocks = load_text(text, base, n_tokens=4000, context=32)
+    books = interp.fit_codebooks(base, ["a0", "a1", "m1"], blocks, n_codes=16, k=1)
+    return base, tuned, text, blocks, books, folder
+
+
+@pytest.fixture(scope="module")
+def found(case):
+    base, tuned, _, blocks, books, _ = case
+    return diff(base, tuned, blocks, codebooks=books, context=32, prompts=["Mary went to"])
+
+
+def test_the_head_that_changed_carries_the_difference_and_has_the_codes(found):
+    assert found.sites[0].site == "a0.h2" and found.together[0].sites == 1
+    # its weights alone differ, so its output is all that differs
+    assert found.sites[0].kl_share == pytest.approx(1, abs=1e-4)
+    assert found.sites[0].undone == pytest.approx(1, abs=1e-4)
+    first = [code for code in found.codes if code.site.startswith("a0")]
+    assert first and {code.site for code in first} == {"a0.h2"}
+    assert found.n_changed > 0 and found.kl > 0.01
+    kl = [context.kl for context in found.contexts]
+    assert kl == sorted(kl, reverse=True) and kl[0] > found.kl
+    assert sum(share for _, _, share in found.classes) == pytest.approx(1)
+
+
+def test_json_comes_back_and_its_page_is_short(found, tmp_path):
+    stored = json.loads(json.dumps(found.as_json(), allow_nan=False))
+    assert set(stored) == KEYS
+    assert set(stored["codes"][0]) >= {"site", "code", "name", "base", "tuned", "q", "examples"}
+    assert set(stored["contexts"][0]) >= {"text", "token", "kl"}
+    assert set(stored["sites"][0]) >= {"site", "kl_share"}
+    assert Diff.load(found.save(tmp_path / "saved")) == found
+    assert len(found.as_text().splitlines()) <= 45
+    (tmp_path / "saved" / "diff.json").write_text("{}")
+    with pytest.raises(InputError, match="make it again"):
+        Diff.load(tmp_path / "saved")
+    prompt = found.prompts[0]
+    assert prompt["prompt"] == "Mary went to" and prompt["base"] and prompt["tuned"]
+
+
+def test_outputs_of_all_sites_make_one_model_of_the_other(case):
+    base, tuned, _, blocks, *_ = case
+    sites = components(base, mlps=True)
+    tokens = blocks.tokens[:6]
+    outputs = Outputs(tuned, tokens, sites)
+    says = outputs.read()
+    before = Outputs(base, tokens, sites).read()
+    assert kl_between(says, before) > 1e-3
+    with torch.no_grad():
+        assert kl_between(says, patched_log_p(base, outputs, sites)) < 1e-6
+        earlier = patched_log_p(base, outputs, sites, slice(0, -1))
+    assert 1e-4 < kl_between(says, earlier) != kl_between(says, before)
+
+
+def test_another_output_matrix_counts_with_its_head(case):
+    base = case[0]
+    tokens = case[3].tokens[:4]
+    changed = load_model(str(case[5] / "tuned"))
+    with torch.no_grad():
+        own = dict(base.original_model.named_parameters())
+        for name, weight in changed.original_model.named_parameters():
+            weight.copy_(own[name])
+        width = base.cfg.d_head
+        changed.original_model.model.layers[1].self_attn.o_proj.weight[:, :width] *= -1
+    assert first_difference(base, changed) == 1
+    site = [parse_site("a1.h0")]
+    outputs = Outputs(changed, tokens, site)
+    says = outputs.read()
+    before = Outputs(base, tokens, site).read()
+    with torch.no_grad():
+        assert kl_between(says, patched_log_p(base, outputs, site)) < 1e-6 < kl_between(says, before)
+
+
+def test_counts_are_those_of_loops_and_tests_those_of_scipy():
+    rng = np.random.default_rng(1)
+    before = rng.integers(-1, 6, (200, 2)).astype(np.int32)
+    after = np.where(rng.random((200, 2)) < 0.4, rng.integers(-1, 6, (200, 2)), before).astype(np.int32)
+    counts = count_codes(Reading({"m0": before}), Reading({"m0": after}), {"m0": 6}, 10)
+    p = []
+    for code in range(6):
+        gained, lost, change = 0, 0, Counter()
+        for token, (b, t) in enumerate(zip(before.tolist(), after.tolist(), strict=True)):
+            new, gone = t.count(code) * (code not in b), b.count(code) * (code not in t)
+            gained, lost = gained + new, lost + gone
+            change[token // 10] += new - gone
+        assert (counts.gained[code], counts.lost[code]) == (gained, lost)
+        assert counts.base[code] == (before == code).sum() and counts.tuned[code] == (after == code).sum()
+        more, less = (sum(sign * n > 0 for n in change.values()) for sign in (1, -1))
+        p.append(binomtest(more, more + less).pvalue if more + less else 1.0)
+    assert counts.p == pytest.approx(p) and len(set(p)) > 2
+    assert counts.q == pytest.approx(false_discovery_control(p))
+    assert not only_in(np.full((3, 1), NO_CODE), np.zeros((3, 1))).any()
+
+
+def test_as_many_blocks_as_the_smallest_p_needs():
+    for n in (10, 1000, 150_000):
+        blocks = least_blocks(n)
+        assert n * sign_test(np.array([blocks]), np.array([0]))[0] <= 0.05
+        assert n * sign_test(np.array([blocks - 1]), np.array([0]))[0] > 0.05
+
+
+def test_a_null_model_with_the_same_change_leaves_nothing(case):
+    base, tuned, _, blocks, books, _ = case
+    readings = read_all([base, tuned, tuned], books, blocks.tokens)
+    n_codes = {name: n for name, (_, _, n) in book_sites(base, books).items()}
+    plain = count_codes(*readings[:2], n_codes, 32)
+    against = count_codes(*readings[:2], n_codes, 32, readings[2])
+    assert (plain.q < 0.05).any() and (against.q == 1).all()
+
+
+def test_layers_that_are_shared_are_run_once_with_the_same_result(case):
+    base, _, _, blocks, books, folder = case
+    other = load_model(str(folder / "tuned"))
+    with torch.no_grad():
+        own = dict(base.original_model.named_parameters())
+        for name, weight in other.original_model.named_parameters():
+            weight.copy_(own[name] if ".layers.1.mlp" not in f".{name}".replace("_original_component.", "") else own[name] * 1.5)
+    assert first_difference(base, other) == 1 and first_difference(base, base) is None
+    tokens = blocks.tokens[:5]
+    first = read_batch(base, books, tokens, keep=[1])
+    whole, part = read_batch(other, books, tokens), read_batch(other, books, tokens, below=(1, first))
+    assert torch.equal(whole.log_p, part.log_p) and not torch.equal(whole.log_p, first.log_p)
+    assert whole.ids.keys() == part.ids.keys()
+    assert all((whole.ids[name] == part.ids[name]).all() for name in whole.ids)
+
+
+def test_codes_are_set_back_and_put_in(case):
+    base, tuned, _, blocks, books, _ = case
+    change = ChangedCode("a0.h2", 3, "", "", 0, 9, 9, 0, 0.01, 5, ["Mary"], 0)
+    tokens = blocks.tokens[:20]
+    plain = read_batch(tuned, books, tokens).ids["a0.h2"]
+    assert (plain == 3).any()
+    with edited(tuned, books, set_back([change])) as attached:
+        tuned(tokens)
+        now = attached.ids["a0"][:, :, 2].reshape(-1, 1).numpy()
+    assert not (now == 3).any() and (now[plain == 3] == 5).all() and (now[plain != 3] == plain[plain != 3]).all()
+    ((edit, gate),) = put_in([change])
+    assert edit == SetCode("a0.h2", 3)
+    with edited(base, books, put_in([change])) as attached:
+        base(tokens)
+        now = attached.ids["a0"][:, :, 2]
+    mary = [base.tokenizer.decode([token]).strip() == "Mary" for token in tokens.flatten().tolist()]
+    assert any(mary) and (now.flatten()[torch.tensor(mary)] == 3).all()
+    assert gate.startswith("token:")
+
+
+def test_command(case, tiny_model_folder, command, tmp_path):
+    _, _, text, _, _, folder = case
+    base, tuned = str(tiny_model_folder("llama")), str(folder / "tuned")
+    options = ["--text", text, "--tokens", "1500", "--context", "32", "--no-patches"]
+    out = command("diff", base, base, *options)
+    assert out.code == 0 and out.out.startswith("no difference")
+    file = tmp_path / "diff.json"
+    out = command("diff", base, tuned, *options, "--json", str(file), "--out", str(tmp_path / "saved"))
+    assert out.code == 0 and set(json.loads(file.read_text())) == KEYS | {"request"}
+    assert Diff.load(tmp_path / "saved").n_tokens >= 1000
+
+
+def test_what_cannot_be_compared_is_refused_in_a_line(case, tiny_model_folder, command, tmp_path):
+    base, _, text, blocks, books, folder = case
+    spec = str(tiny_model_folder("llama"))
+    assert "tokens" in command("diff", spec, str(folder / "tuned"), "--text", text, "--tokens", "64").error
+    assert "compared" in command("diff", spec, str(tiny_model_folder("gpt2")), "--text", text).error
+    assert "--null" in command("diff", spec, str(folder / "tuned"), "--null", spec, "--text", text).error
+    assert "nowhere" in command("diff", spec, str(folder / "tuned"), "--text", "nowhere").error
+    broken = load_model(spec)
+    with torch.no_grad():
+        broken.original_model.model.layers[1].mlp.up_proj.weight.fill_(float("nan"))
+    with pytest.raises(InputError, match="NaN"):
+        diff(base, broken, blocks, codebooks=books, context=32)
