@@ -15,6 +15,7 @@ OTHERS = {
     "codes": ("Codes", "search"),
     "circuit": ("Circuit", "account_tree"),
     "steering": ("Steering", "tune"),
+    "changes": ("Changes", "difference"),
     "evaluation": ("Evaluation", "monitoring"),
 }
 PAGES = [

@@ -11,13 +11,14 @@ from interp.app import engine
 from interp.errors import InputError
 from interp.files import read_json
 
-BENCH, QUALITY, WHY = "bench.json", "quality.json", "why.json"
+BENCH, QUALITY, WHY, DIFF = "bench.json", "quality.json", "why.json", "diff.json"
 _KINDS: dict[str, Callable[[Path], bool]] = {
     "runs": lambda folder: (folder / "run.json").is_file(),
     "indexes": lambda folder: _holds_index(folder),
     "codebooks": lambda folder: (folder / "manifest.json").is_file() and not _holds_index(folder),
     "benches": lambda folder: (folder / BENCH).is_file(),
     "explanations": lambda folder: (folder / WHY).is_file(),
+    "changes": lambda folder: (folder / DIFF).is_file(),
 }
 
 

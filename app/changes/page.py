@@ -1,0 +1,126 @@
+"""What changed between a model and its finetuned form: contexts, sites, codes, and what taking codes back does."""
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from interp.app import engine
+from interp.app.widgets import run_store
+from interp.app.widgets.charts import chart
+from interp.app.widgets.tokens import plain, visible
+from interp.app.widgets.url_state import IN_URL, tell_missing
+from interp.changes import RESULT, Diff
+
+COMMAND = "interp diff smollm2-135m-instruct FINETUNED --text TEXT --out {}/changes"
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def opened(folder: str, changed: int) -> Diff:  # noqa: ARG001 - a key of the cache
+    return Diff.load(folder)
+
+
+def contexts(found: Diff) -> None:
+    """Where the models differ most, as a table, and the classes of tokens."""
+    rows = [
+        {
+            "KL": context.kl,
+            "context": context.text[-90:],
+            "base says": visible(context.base),
+            "tuned says": visible(context.tuned),
+            "alike": context.alike,
+        }
+        for context in found.contexts
+    ]
+    st.dataframe(rows, hide_index=True, column_config={"KL": st.column_config.NumberColumn(format="%.2f")})
+    shares = [(plain(name), share, size) for name, size, share in found.classes[:5]]
+    st.caption("Tokens: " + " · ".join(f"{name} {share:.0%} of the KL, {size:.0%} of the text" for name, share, size in shares))
+
+
+def sites(found: Diff) -> None:
+    """Heads and MLPs that carry it."""
+    names = [part.site for part in found.sites]
+    bars = [
+        go.Bar(name="put into the base", x=names, y=[part.kl_share for part in found.sites]),
+        go.Bar(name="base's put back", x=names, y=[part.undone for part in found.sites]),
+    ]
+    figure = go.Figure(bars).update_layout(
+        height=280, margin={"t": 10, "b": 10}, yaxis={"tickformat": ".0%", "title": "share of the KL"}
+    )
+    chart(figure, "parts", "Shares of the KL that come with single heads and MLPs")
+    if found.together:
+        whole = found.together[-1]
+        st.caption(
+            f"The first {whole.sites} at once: {whole.kl_share:.0%}; at the last token alone {whole.last:.0%}, "
+            f"at earlier ones alone {whole.before:.0%}."
+        )
+
+
+def codes(found: Diff) -> None:
+    """Codes that one model has and the other has not, each with examples."""
+    for code in found.codes:
+        at = ", ".join(f"“{visible(token)}”" for token in code.tokens)
+        title = f"{code.site}={code.code} · {code.base} → {code.tuned} tokens · at {at}"
+        with st.expander(plain(title)):
+            for line in (code.name, code.writes):
+                if line:
+                    st.markdown(plain(line))
+            other = "" if code.instead is None else f"; in the other model mostly {code.site}={code.instead}"
+            more = f"; {code.alike} more codes changed at the same tokens" if code.alike else ""
+            st.caption(plain(f"{code.gained} tokens gained, {code.lost} lost, q {code.q:.1e}{other}{more}"))
+            for example in code.examples:
+                st.markdown(f"{plain(example.before)}**{plain(visible(example.token))}**{plain(example.after)}")
+
+
+def undo(found: Diff) -> None:
+    """What taking the codes back does."""
+    rows = [
+        {"in the tuned model": name, "KL that goes there": arm.worst, "elsewhere": arm.other}
+        for name, arm in found.undo.items()
+    ]
+    percent = st.column_config.NumberColumn(format="percent")
+    st.dataframe(rows, hide_index=True, column_config={"KL that goes there": percent, "elsewhere": percent})
+    for command in (*found.commands.get("undo", ()), *found.commands.get("redo", ())):
+        st.code(command, language="bash", wrap_lines=True)
+
+
+st.title("Changes")
+st.caption("What a finetuned model does that its base did not, told by contexts, by heads and MLPs, and by codes.")
+names = run_store.folders("changes")
+tell_missing("changes", names, "comparison")
+if not names:
+    st.info("Nothing is compared yet. This compares two models, in minutes:")
+    st.code(COMMAND.format(run_store.shown_path()), language="bash")
+else:
+    name = st.selectbox("Comparison", names, key="changes", bind=IN_URL)
+    with engine.saying(stop=True):
+        path = engine.runs() / name / RESULT
+        run_store.check_inside(path)
+        found = opened(str(path.parent), run_store.changed(path))
+    st.markdown(f"**{plain(str(found.tuned))}** against **{plain(str(found.base))}**, on {plain(found.text)}")
+    for column, (label, value) in zip(
+        st.columns(3),
+        {
+            "KL a token, nats": f"{found.kl:.4f}",
+            "tokens": f"{found.n_tokens:,}",
+            "codes that changed": f"{found.n_changed:,} of {found.n_codes:,}",
+        }.items(),
+        strict=True,
+    ):
+        column.metric(label, value)
+    if found.same:
+        st.success("No difference: both models say the same.")
+    for note in found.notes:
+        st.caption(plain(note))
+    for title, part, there in (
+        ("Where the next token differs most", contexts, found.contexts),
+        ("Heads and MLPs that carry it there", sites, found.sites),
+        ("Codes that one has and the other has not", codes, found.codes),
+        ("Taken back", undo, found.undo),
+    ):
+        if there:
+            st.subheader(title)
+            part(found)
+    for prompt in found.prompts:
+        st.subheader(plain(prompt["prompt"]))
+        for column, side in zip(st.columns(2), ("base", "tuned"), strict=True):
+            column.caption(side)
+            column.markdown(plain(prompt[side]))
