@@ -23,9 +23,10 @@ from benchmarks.common import RESULTS, arguments, kept
 from interp import load_model
 from interp.bottlenecks import Dictionary
 from interp.bottlenecks.store import Codebooks
-from interp.changes.counts import ALPHA, count_codes
+from interp.changes.counts import ALPHA
 from interp.changes.listing import Listing
 from interp.changes.reading import Reader, Reading, batches, book_sites, read_batch
+from interp.changes.words import Moved
 from interp.codesearch.corpus import Corpus, read_corpus
 from interp.codesearch.labels import Labels, labels_of
 from interp.files import write_json
@@ -182,12 +183,12 @@ def words_in(text: str) -> list[str]:
     return list(dict.fromkeys(re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d|[^\w\s]", text.lower())))
 
 
-def of_codes(listing: Listing) -> list[list[str]]:
-    """Tokens that the change was at, then what the label quotes."""
+def of_codes(listing: Listing, null: Moved | None) -> list[list[str]]:
+    """The word that a code changed at, then what its label quotes."""
     items = []
-    for code in listing.codes(ITEMS):
+    for code in listing.codes(ITEMS, null):
         quoted = re.findall(r"\u201c([^\u201d]*)\u201d", f"{code.writes} {code.name}")
-        items.append(words_in(" ".join([*code.tokens, *quoted]))[:WORDS])
+        items.append(words_in(" ".join([code.word, *quoted]))[:WORDS])
     return items
 
 
@@ -219,18 +220,22 @@ def rank_of(items: list[list[str]], words: frozenset[str]) -> int | None:
 
 def lists_of(run: str, folder: Path, model: Model, corpus: Corpus, n_codes: dict[str, int], labels: list[Labels]) -> dict:
     base, tuned = open_reading(folder / "base.safetensors"), open_reading(folder / f"{run}.safetensors")
-    counts = count_codes(base, tuned, n_codes, CONTEXT)
     null = open_reading(folder / "neutral-1.strong.safetensors")
-    against = count_codes(base, tuned, n_codes, CONTEXT, null)
-    listing, second = (Listing(corpus, base, tuned, c, labels) for c in (counts, against))
+    listing = Listing(corpus, base, tuned, n_codes, labels)
+    moved = listing.compared(null)
+    against = listing.codes(ITEMS, moved)
     return {
         "kl": float(tuned.kl.mean()),
-        "changed": int((counts.q <= ALPHA).sum()),
-        "changed_against_null": int((against.q <= ALPHA).sum()),
-        "codes": of_codes(listing),
-        "codes against a null": of_codes(second),
+        "changed": int((listing.counts.q <= ALPHA).sum()),
+        "weights": [sorted(listing.moved.weights(x), reverse=True)[:ITEMS] for x in (None, moved)],
+        "listed": [f"{code.site}={code.code} {code.word} {code.at_word}/{code.of_word} {code.expected:.1f}" for code in against],
+        "codes": of_codes(listing, None),
+        "codes, null": of_codes(listing, moved),
         "contexts": of_contexts(listing),
+        "words by KL": [words_in(word.word) for word in listing.words(ITEMS)],
+        "words by KL, null": [words_in(word.word) for word in listing.words(ITEMS, null)],
         "means": of_means(base, tuned, model),
+        "means, null": of_means(null, tuned, model),
     }
 
 
@@ -248,7 +253,7 @@ def score(only: list[str]) -> None:
             print(run, {arm: ranks_of(run, arm, found) for arm in ARMS if arm in found["lists"][run]}, flush=True)
 
 
-ARMS = ("codes", "codes against a null", "contexts", "means", "black box")
+ARMS = ("codes", "codes, null", "contexts", "words by KL", "words by KL, null", "means", "means, null", "black box")
 
 
 def ranks_of(run: str, arm: str, found: dict) -> int | None:

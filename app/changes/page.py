@@ -31,6 +31,8 @@ def contexts(found: Diff) -> None:
         for context in found.contexts
     ]
     st.dataframe(rows, hide_index=True, column_config={"KL": st.column_config.NumberColumn(format="%.2f")})
+    behind = " · ".join(f"{plain(visible(word.word))} {word.kl:.2f}" for word in found.words[:8])
+    st.caption(f"Words behind which it changes, mean KL: {behind}")
     shares = [(plain(name), share, size) for name, size, share in found.classes[:5]]
     st.caption("Tokens: " + " · ".join(f"{name} {share:.0%} of the KL, {size:.0%} of the text" for name, share, size in shares))
 
@@ -55,17 +57,17 @@ def sites(found: Diff) -> None:
 
 
 def codes(found: Diff) -> None:
-    """Codes that one model has and the other has not, each with examples."""
+    """The code that changed most at each word, with examples."""
     for code in found.codes:
-        at = ", ".join(f"“{visible(token)}”" for token in code.tokens)
-        title = f"{code.site}={code.code} · {code.base} → {code.tuned} tokens · at {at}"
-        with st.expander(plain(title)):
+        counted = f"{code.at_word} of {code.of_word}, {code.expected:.1f} expected"
+        with st.expander(plain(f"“{visible(code.word)}” · {code.site}={code.code} · {counted}")):
             for line in (code.name, code.writes):
                 if line:
                     st.markdown(plain(line))
-            other = "" if code.instead is None else f"; in the other model mostly {code.site}={code.instead}"
-            more = f"; {code.alike} more codes changed at the same tokens" if code.alike else ""
-            st.caption(plain(f"{code.gained} tokens gained, {code.lost} lost, q {code.q:.1e}{other}{more}"))
+            other = "" if code.instead is None else f"; in the base mostly {code.site}={code.instead}"
+            more = f"; {code.alike} more codes changed at this word" if code.alike else ""
+            whole = f"{code.base} tokens in the base, {code.tuned} in the tuned model"
+            st.caption(plain(f"q {code.q:.1e}; {whole}{other}{more}"))
             for example in code.examples:
                 st.markdown(f"{plain(example.before)}**{plain(visible(example.token))}**{plain(example.after)}")
 
@@ -113,7 +115,7 @@ else:
     for title, part, there in (
         ("Where the next token differs most", contexts, found.contexts),
         ("Heads and MLPs that carry it there", sites, found.sites),
-        ("Codes that one has and the other has not", codes, found.codes),
+        ("Codes that changed at a word", codes, found.codes),
         ("Taken back", undo, found.undo),
     ):
         if there:

@@ -56,14 +56,8 @@ class Counts:
         return names[i], row - int(begins[i])
 
 
-def count_codes(
-    base: Reading, tuned: Reading, n_codes: dict[str, int], context: int, null: Reading | None = None
-) -> Counts:
-    """Compare two readings of the same text, stretch by stretch of ``context`` tokens.
-
-    With a null model, that was finetuned on something else, a code's p is the larger of those against the base and
-    against the null model.
-    """
+def count_codes(base: Reading, tuned: Reading, n_codes: dict[str, int], context: int) -> Counts:
+    """Compare two readings of the same text, stretch by stretch of ``context`` tokens."""
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("base", "tuned", "gained", "lost", "p")}
     starts, total = {}, 0
     for name, n in n_codes.items():
@@ -74,10 +68,7 @@ def count_codes(
         columns["tuned"].append(_count(after, after != NO_CODE, n))
         columns["gained"].append(_count(after, gained, n))
         columns["lost"].append(_count(before, lost, n))
-        p = _p(before, after, n, context)
-        if null is not None:
-            p = np.maximum(p, _p(null.ids[name], after, n, context))
-        columns["p"].append(p)
+        columns["p"].append(_p(before, after, n, context))
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
     there, q = joined["base"] + joined["tuned"] > 0, np.ones(total)
     if there.any():

@@ -14,10 +14,10 @@ from interp.bottlenecks import Bottleneck
 from interp.bottlenecks.edits import WeightedCode, code_name, format_codes
 from interp.bottlenecks.fit import fit_codebooks
 from interp.bottlenecks.store import Codebooks, pretrained_names
-from interp.changes.counts import ALPHA, count_codes, least_blocks
+from interp.changes.counts import ALPHA, least_blocks
 from interp.changes.listing import ChangedCode, Listing
 from interp.changes.parts import Part, Together, measure_parts
-from interp.changes.reading import Reading, book_sites, read_all
+from interp.changes.reading import book_sites, read_all
 from interp.changes.result import Diff
 from interp.changes.undo import Undone, measure_undo, token_gate, undoable
 from interp.codesearch.corpus import read_corpus
@@ -58,7 +58,8 @@ def diff(
     Args:
         base, tuned: of one architecture and tokenizer.
         text: a source of text, or blocks of it.
-        null: a model finetuned on something else, to which a changed code must be a change as well.
+        null: a model finetuned on something else: what changed there as well tells nothing. Without one the list
+            also holds what any finetuning moves.
         codebooks: of the base; by default those that come with the package, else some that are fitted here.
         prompts: continued by both.
         patches: whether the worst contexts are patched, and codes taken back.
@@ -91,11 +92,11 @@ def diff(
     readings = read_all([base, *others], books, blocks.tokens, timed)
     before, after = readings[:2]
     with timed("counting"):
-        counts = count_codes(before, after, n_codes, context, readings[2] if null is not None else None)
         corpus = read_corpus(blocks.tokens.numpy(), base.tokenizer, base.cfg.d_vocab)
         labels = [part for part in map(_labels, names.values()) if part is not None]
-        listing = Listing(corpus, before, after, counts, labels)
-        contexts, codes = listing.contexts(CONTEXTS), listing.codes(CODES)
+        listing = Listing(corpus, before, after, n_codes, labels)
+        counts, third = listing.counts, readings[2] if null is not None else None
+        codes = listing.codes(CODES, None if third is None else listing.compared(third))
     parts: list[Part] = []
     together: list[Together] = []
     undo: dict[str, Undone] = {}
@@ -112,8 +113,9 @@ def diff(
         text=blocks.spec,
         n_tokens=blocks.n_tokens,
         kl=float(after.kl.mean()),
-        contexts=contexts if after.kl.max() > 0 else [],
-        classes=listing.classes() if after.kl.max() > 0 else [],
+        contexts=listing.contexts(CONTEXTS),
+        words=listing.words(CODES, third),
+        classes=listing.classes(),
         sites=parts,
         together=together,
         codes=codes,
@@ -122,7 +124,7 @@ def diff(
         undo=undo,
         prompts=_continued(base, tuned, prompts, timed) if prompts else [],
         commands=_commands(specs, names, used),
-        notes=_notes(names, before),
+        notes=_notes(names, null),
         seconds=seconds,
     )
 
@@ -212,9 +214,8 @@ def _commands(
         words = ["interp", "steer", "--codebooks", home, "--positions", "all"]
         undo.append(shlex.join([*words, "--model", str(specs[1]), "--codes", listed, "--forbid"]))
         first = members[0]
-        if (gate := token_gate(first)) is not None:
-            chosen = code_name(first.site, first.code)
-            redo.append(shlex.join([*words, "--model", str(specs[0]), "--codes", chosen, f"--when={gate}"]))
+        chosen, gate = code_name(first.site, first.code), f"--when={token_gate(first)}"
+        redo.append(shlex.join([*words, "--model", str(specs[0]), "--codes", chosen, gate]))
     return {"undo": undo, "redo": redo}
 
 
@@ -222,8 +223,10 @@ def _holds(books: Codebooks, site: str) -> bool:
     return site in books or site.partition(".")[0] in books
 
 
-def _notes(names: Mapping[str, Codebooks | None], base: Reading) -> list[str]:
+def _notes(names: Mapping[str, Codebooks | None], null: Model | None) -> list[str]:
     notes = []
+    if null is None:
+        notes.append("codes are listed without a null model (--null): some of them any finetuning would move")
     if not any(books is not None and labels_of(books) is not None for books in names.values()):
         notes.append("the codes have no names: interp index label makes some for codebooks of yours")
     return notes

@@ -1,25 +1,23 @@
-"""What is told of two readings: contexts where the models disagree most, and codes that only one of them has."""
+"""What is told of two readings: contexts where the models disagree most, and codes that changed at a word."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from interp.bottlenecks.base import NO_CODE
-from interp.changes.counts import ALPHA, Counts, only_in
+from interp.changes.counts import ALPHA, count_codes, only_in
 from interp.changes.reading import Reading
+from interp.changes.words import LEAST_WORDS, Moved, codes_at_words
 from interp.codesearch.corpus import Corpus
 from interp.codesearch.labels import MIXED, RARE, Labels
 from interp.codesearch.patterns import Vocabulary
 
-SHOWN_TOKENS, EXAMPLES = 5, 3
-"""Tokens that are named of a code, and examples of it."""
+EXAMPLES = 3
+"""Of a code."""
 BEFORE, AFTER = 12, 6
 """Tokens around the one that an example is about."""
-ALIKE = 0.5
-"""Of two codes that share this part of their tokens, the second is counted with the first."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +50,18 @@ class Example:
 
 @dataclass(frozen=True)
 class ChangedCode:
-    """A code that one model has where the other has not.
+    """A code that the tuned model has at a word far more often than its head's changes elsewhere would bring there.
 
     Attributes:
         name: of its label; empty where it has none.
         writes: what its label says that it writes.
-        base, tuned: tokens that have it in either model.
-        gained, lost: tokens that have it in one of them only.
-        instead: the code that most of those tokens have in the other model.
-        tokens: those at which only one model has it, by how many more they are than among all changes of the head.
-        alike: codes behind it in the list that changed at the same tokens, counted with it.
-        examples: of tokens that only one model has it at.
+        base, tuned: tokens of the whole text that have it in either model.
+        word: in lower case; ``of_word`` stretches of the text hold it, in ``at_word`` it has become this code,
+            ``expected`` of them by how the head's codes moved at other words, and ``null`` in the null model.
+        q: of that, over all codes and words; ``surprise`` in nats.
+        instead: the code that most of those tokens have in the base.
+        alike: other codes that changed at this word.
+        examples: tokens that have become this code.
     """
 
     site: str
@@ -71,24 +70,49 @@ class ChangedCode:
     writes: str
     base: int
     tuned: int
-    gained: int
-    lost: int
+    word: str
+    at_word: int
+    of_word: int
+    expected: float
+    surprise: float
     q: float
     instead: int | None
-    tokens: list[str]
     alike: int
     examples: list[Example] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ChangedWord:
+    """A word behind which the next token changed: the mean KL there, and in how many stretches it stands."""
+
+    word: str
+    kl: float
+    stretches: int
 
 
 class Listing:
     """Two readings of one text, and names."""
 
     def __init__(
-        self, corpus: Corpus, base: Reading, tuned: Reading, counts: Counts, labels: Sequence[Labels] = ()
+        self,
+        corpus: Corpus,
+        base: Reading,
+        tuned: Reading,
+        n_codes: dict[str, int],
+        labels: Sequence[Labels] = (),
     ) -> None:
-        self.corpus, self.base, self.tuned, self.counts = corpus, base, tuned, counts
+        self.corpus, self.base, self.tuned, self.n_codes = corpus, base, tuned, n_codes
         self.labels = {book: part for part in labels for book in part.starts}
         self.tokens = np.asarray(corpus.tokens).astype(np.int64)
+        self.vocabulary = Vocabulary(corpus)
+        unseen = self.vocabulary.blank | self.vocabulary.special
+        self.word = np.where(unseen[self.tokens], -1, self.vocabulary.word[self.tokens])
+        self.counts = count_codes(base, tuned, n_codes, corpus.context)
+        self.moved = self.compared(tuned)
+
+    def compared(self, other: Reading) -> Moved:
+        """The codes of another model at words."""
+        return codes_at_words(self.base, other, self.n_codes, self.word, self.corpus.context)
 
     def _pieces(self, first: int, end: int) -> str:
         return "".join(self.corpus.pieces(self.tokens[max(first, 0) : end]))
@@ -121,39 +145,44 @@ class Listing:
 
     def classes(self) -> list[tuple[str, float, float]]:
         """Classes of tokens with their share of the text and of the whole KL, by falling share of the KL."""
-        number, names = Vocabulary(self.corpus).partition()
+        number, names = self.vocabulary.partition()
         of_token = number[self.tokens]
         size = np.bincount(of_token, minlength=len(names)) / len(of_token)
         share = np.bincount(of_token, self.tuned.kl, len(names)) / max(float(self.tuned.kl.sum()), 1e-12)
         return [(names[i], float(size[i]), float(share[i])) for i in np.argsort(-share) if share[i] > 0]
 
-    def _changes(self, row: int) -> tuple[Int[np.ndarray, " n"], bool]:
-        """Tokens where only one model has a code, and whether it is the tuned one: that with more of them."""
-        book, code = self.counts.book_of(row)
-        gains = bool(self.counts.gained[row] >= self.counts.lost[row])
-        models = (self.tuned, self.base) if gains else (self.base, self.tuned)
-        first, second = (model.ids[book] for model in models)
-        return np.flatnonzero((only_in(first, second) & (first == code)).any(1)), gains
+    def words(self, n: int, null: Reading | None = None) -> list[ChangedWord]:
+        """Words by their KL, or by how far it exceeds that of a null model, for the square root of their number."""
+        there = self.word >= 0
+        kl = np.bincount(self.word[there], self.tuned.kl[there], len(self.moved.stretches))
+        size = np.bincount(self.word[there], minlength=len(kl))
+        mean = kl / np.maximum(size, 1)
+        weight = mean
+        if null is not None:
+            excess = kl - np.bincount(self.word[there], null.kl[there], len(kl))
+            weight = excess / np.sqrt(np.maximum(size, 1))
+        weight = np.where(self.moved.stretches >= LEAST_WORDS, weight, 0)
+        order = [i for i in np.argsort(-weight, kind="stable")[:n].tolist() if weight[i] > 0]
+        return [ChangedWord(self.vocabulary.words[i], float(mean[i]), int(self.moved.stretches[i])) for i in order]
 
-    def codes(self, n: int) -> list[ChangedCode]:
-        """Codes that changed, best first; those that changed where an earlier one did are counted with that."""
-        listed, places, alike = list[int](), list[set[int]](), Counter[int]()
-        for row in ranked(self.counts).tolist():
-            at = set(self._changes(row)[0].tolist())
-            same = next((i for i, other in enumerate(places) if _same(at, other)), None)
-            if same is not None:
-                alike[same] += 1
-            elif len(listed) < n:
-                listed.append(row)
-                places.append(at)
-            else:
+    def codes(self, n: int, null: Moved | None = None) -> list[ChangedCode]:
+        """The most surprising code of each word, words by falling weight."""
+        weight, listed = self.moved.weights(null), []
+        for word in np.argsort(-weight, kind="stable").tolist():
+            rows = np.flatnonzero((self.moved.word == word) & (self.moved.q <= ALPHA))
+            if weight[word] <= 0 or len(listed) == n:
                 break
-        return [self._code(row, alike[i]) for i, row in enumerate(listed)]
+            if len(rows):
+                listed.append(self._code(int(rows[self.moved.surprise[rows].argmax()]), len(rows) - 1))
+        return listed
 
-    def _code(self, row: int, alike: int) -> ChangedCode:
+    def _code(self, pair: int, alike: int) -> ChangedCode:
+        moved, row = self.moved, int(self.moved.row[pair])
         book, code = self.counts.book_of(row)
-        at, gains = self._changes(row)
-        other = (self.base if gains else self.tuned).ids[book][at].ravel()
+        before, after = self.base.ids[book], self.tuned.ids[book]
+        gained = (only_in(after, before) & (after == code)).any(1)
+        at = np.flatnonzero(gained & (self.word == moved.word[pair]))
+        other = before[at].ravel()
         other = other[other != NO_CODE]
         labels = self.labels.get(book)
         label = None if labels is None else labels.of(book, code)
@@ -165,43 +194,11 @@ class Listing:
             labels.both_texts(book, code) if named else "",
             "" if label is None else label.writes,
             *(int(column[row]) for column in (self.counts.base, self.counts.tuned)),
-            *(int(column[row]) for column in (self.counts.gained, self.counts.lost)),
-            float(self.counts.q[row]),
+            self.vocabulary.words[int(moved.word[pair])],
+            int(moved.n[pair]),
+            int(moved.stretches[moved.word[pair]]),
+            *(float(column[pair]) for column in (moved.expected, moved.surprise, moved.q)),
             int(np.bincount(other).argmax()) if len(other) else None,
-            self.telling(at, self._changed_at(book)),
             alike,
             [self._around(int(token)) for token in spread],
         )
-
-    def _changed_at(self, book: str) -> Bool[np.ndarray, " token"]:
-        return only_in(self.tuned.ids[book], self.base.ids[book]).any(1)
-
-    def telling(self, at: Int[np.ndarray, " n"], among: Bool[np.ndarray, " token"]) -> list[str]:
-        """Words that are commoner at some tokens than among others, by n · log of how much."""
-        here, there = Counter(self.tokens[at].tolist()), Counter(self.tokens[among].tolist())
-        total = sum(there.values())
-        weight = {
-            token: n * np.log((n / len(at)) / ((there[token] + 1) / (total + 1))) for token, n in here.items()
-        }
-        words = dict[str, None]()
-        for token in sorted(weight, key=lambda token: -weight[token]):
-            words.setdefault(self.corpus.token_text(token).strip())
-        return [word for word in words if word][:SHOWN_TOKENS]
-
-
-def ranked(counts: Counts) -> Int[np.ndarray, " n"]:
-    """Rows of codes that changed, by :func:`weight`."""
-    found = weight(counts)
-    order = np.argsort(-found, kind="stable")
-    return order[found[order] > 0]
-
-
-def weight(counts: Counts) -> Float[np.ndarray, " code"]:
-    """How much a code tells: 0 unless its q is at most :data:`ALPHA`."""
-    return np.where(counts.q <= ALPHA, -np.log10(np.maximum(counts.p, 1e-300)), 0.0)
-
-
-def _same(a: set[int], b: set[int]) -> bool:
-    return len(a & b) >= ALIKE * min(len(a), len(b))
-
-

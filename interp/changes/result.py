@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from interp.changes.listing import ChangedCode, Context
+from interp.changes.listing import ChangedCode, ChangedWord, Context
 from interp.changes.parts import Part, Together
 from interp.changes.undo import Undone
 from interp.errors import InputError, fault
@@ -26,10 +26,11 @@ class Diff:
         codebooks: where the codes are from, and whose.
         text: spec of what both read; ``prompts`` is what both continued, with ``base`` and ``tuned`` texts.
         kl: KL(tuned ‖ base) of the next token, in nats, the mean over ``n_tokens``.
-        contexts: where it is largest, by falling KL.
+        contexts: where it is largest, by falling KL; ``words`` behind which it is large.
         classes: of tokens, each with its share of the text and of the KL.
         sites: heads and MLPs by falling share of the KL at the worst contexts; ``together`` the first of them at once.
-        codes: that changed, by falling weight; ``n_changed`` of ``n_codes`` have q of at most .05.
+        codes: that changed at a word, by falling weight.
+        n_changed: of ``n_codes`` have another count than in the base, by a sign test over stretches with q ≤ .05.
         undo: what taking codes back does, by arm; ``commands`` do that.
         notes: what a reader must know, one sentence each.
     """
@@ -42,6 +43,7 @@ class Diff:
     n_tokens: int
     kl: float
     contexts: list[Context]
+    words: list[ChangedWord]
     classes: list[tuple[str, float, float]]
     sites: list[Part]
     together: list[Together]
@@ -104,6 +106,9 @@ class Diff:
             text = repr(context.text)[1:-1]
             text = "…" + text[-_WIDTH:] if len(text) > _WIDTH else text
             lines.append(f"  {context.kl:5.2f}  {text} → {context.tuned!r}, before {context.base!r}{more}")
+        if self.words:
+            listed = ", ".join(f"{word.word!r} {word.kl:.2f}" for word in self.words[:8])
+            lines.append(f"  words behind which it changes: {listed}")
         if self.sites:
             lines += ["", "heads and MLPs that carry it at such contexts, put into the base"]
             for part in self.sites[:_SITES]:
@@ -113,13 +118,13 @@ class Diff:
                 f"  the first {whole.sites}: {whole.kl_share:z.0%}, at the last token alone {whole.last:z.0%}"
             )
         if self.codes:
-            lines += ["", "codes that one model has and the other has not (base → tuned, tokens)"]
+            lines += ["", "codes that stand at a word now, where the head's other changes would not bring them"]
         for code in self.codes[:_CODES]:
-            at = ", ".join(map(repr, code.tokens[:4]))
+            counted = f"{code.at_word} of {code.of_word}, {code.expected:.1f} expected"
             name = f" · {code.name}" if code.name else ""
             writes = f" · {code.writes}" if code.writes else ""
             more = f" (+{code.alike} codes)" if code.alike else ""
-            lines.append(f"  {f'{code.site}={code.code}':<12} {code.base:>5} → {code.tuned:<5} at {at}{name}{writes}{more}")
+            lines.append(f"  {code.word!r:<14} {f'{code.site}={code.code}':<12} {counted}{more}{name}{writes}")
         if self.undo:
             lines += ["", "taken back in the tuned model: KL that goes at such contexts, and elsewhere"]
             for name, arm in self.undo.items():

@@ -3,14 +3,14 @@
 ======================  ===========================================================================================
 arm                     in the tuned model
 ======================  ===========================================================================================
-codes forbidden         a code that only it has is never chosen there: the next best is
-codes set back          where such a code is on, the code that the base has there most often stands in its place
+codes forbidden         a code that changed is never chosen: the next best is
+codes set back          where such a code is on, the code that the base has at its word stands in its place
 mean difference         at the same sites the difference of the two models' mean outputs is taken away
 random codes            as many other codes of the same sites are forbidden
 ======================  ===========================================================================================
 
 Each is measured by the KL from the base that it takes away: in contexts where the models disagree most, and in others.
-The change put into the base: the code stands there at the tokens that told the change.
+The change put into the base: the code stands there at the word that it changed at.
 """
 
 import contextlib
@@ -46,12 +46,11 @@ class Undone:
 
 
 def undoable(codes: Sequence[ChangedCode], books: Mapping[str, Bottleneck], model: Model) -> list[ChangedCode]:
-    """Codes that the tuned model has more often, and that an edit can name and set."""
+    """Codes that an edit can name and set."""
     return [
         code
         for code in codes
-        if code.gained > code.lost
-        and can_be_edited(code.site)
+        if can_be_edited(code.site)
         and books[home_of(model, books, code.site)[0]].unit_values
     ]
 
@@ -69,13 +68,12 @@ def set_back(codes: Sequence[ChangedCode]) -> list[Step]:
 
 
 def put_in(codes: Sequence[ChangedCode]) -> list[Step]:
-    return [(SetCode(code.site, code.code), gate) for code in codes if (gate := token_gate(code)) is not None]
+    return [(SetCode(code.site, code.code), token_gate(code)) for code in codes]
 
 
-def token_gate(code: ChangedCode) -> str | None:
-    """The tokens that a code's change is told by, as a gate."""
-    words = [word for word in code.tokens if word.isprintable()]
-    return "token:(?i)^ ?(" + "|".join(map(re.escape, words)) + ")$" if words else None
+def token_gate(code: ChangedCode) -> str:
+    """The word that a code changed at, as a gate."""
+    return f"token:(?i)^ ?{re.escape(code.word)}$"
 
 
 def measure_undo(

@@ -4,7 +4,7 @@ import json
 import re
 
 from interp.changes import Diff
-from interp.changes.listing import ChangedCode, Context, Example
+from interp.changes.listing import ChangedCode, ChangedWord, Context, Example
 from interp.changes.parts import Part, Together
 from interp.changes.undo import Undone
 from tests.app.conftest import unescaped
@@ -22,10 +22,11 @@ def make_diff(text: str = "harbor") -> Diff:
         n_tokens=5000,
         kl=0.25,
         contexts=[Context(text, text, text, 3.5, 7, text, text, 2)],
+        words=[ChangedWord(text, 1.5, 50)],
         classes=[("digits", 0.1, 0.9)],
         sites=[Part("a1.h2", 0.6, 0.5, 0.7), Part("m0", 0.2, 0.1, 0.3)],
         together=[Together(1, 0.6, 0.5, 0.5, 0.1)],
-        codes=[ChangedCode("a1.h2", 3, text, text, 4, 44, 41, 1, 1e-6, 9, [text], 5, [Example(text, text, text)])],
+        codes=[ChangedCode("a1.h2", 3, text, text, 4, 44, text, 41, 50, 0.2, 90.0, 1e-6, 9, 5, [Example(text, text, text)])],
         n_changed=12,
         n_codes=90,
         undo={"codes forbidden": Undone(0.3, -0.01)},
@@ -43,7 +44,7 @@ def test_a_comparison_is_shown(open_page, tmp_path):
     contexts, undo = (frame.value for frame in app.dataframe)
     assert contexts["KL"].tolist() == [3.5] and contexts["tuned says"].tolist() == ["harbor"]
     assert undo["elsewhere"].tolist() == [-0.01]
-    assert "a1.h2=3 · 4 → 44 tokens" in unescaped(app.expander[0].label)
+    assert "“harbor” · a1.h2=3 · 41 of 50, 0.2 expected" in unescaped(app.expander[0].label)
     assert app.code[0].value == "interp steer --forbid"
 
 

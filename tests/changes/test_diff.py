@@ -14,8 +14,9 @@ from interp.bottlenecks.edits import SetCode
 from interp.changes import Diff, diff
 from interp.changes.counts import count_codes, least_blocks, only_in, sign_test
 from interp.changes.listing import ChangedCode
-from interp.changes.reading import Reading, book_sites, first_difference, read_all, read_batch
+from interp.changes.reading import Reading, first_difference, read_batch
 from interp.changes.undo import edited, put_in, set_back
+from interp.changes.words import codes_at_words
 from interp.errors import InputError
 from interp.interventions.between_models import Outputs, kl_between, patched_log_p
 from interp.models import load_model, parse_site
@@ -24,7 +25,7 @@ from interp.models.sites import components
 from interp.text import load_text
 
 KEYS = {"codes", "contexts", "sites", "kl", "n_tokens", "seconds", "base", "tuned", "null", "codebooks", "text"}
-KEYS |= {"classes", "together", "n_changed", "n_codes", "undo", "prompts", "commands", "notes"}
+KEYS |= {"classes", "together", "words", "n_changed", "n_codes", "undo", "prompts", "commands", "notes"}
 WORDS = "Mary John store drink war year files code number load self gave went lasted from the to of a".split()
 
 
@@ -146,13 +147,40 @@ def test_as_many_blocks_as_the_smallest_p_needs():
         assert n * sign_test(np.array([blocks - 1]), np.array([0]))[0] > 0.05
 
 
-def test_a_null_model_with_the_same_change_leaves_nothing(case):
-    base, tuned, _, blocks, books, _ = case
-    readings = read_all([base, tuned, tuned], books, blocks.tokens)
-    n_codes = {name: n for name, (_, _, n) in book_sites(base, books).items()}
-    plain = count_codes(*readings[:2], n_codes, 32)
-    against = count_codes(*readings[:2], n_codes, 32, readings[2])
-    assert (plain.q < 0.05).any() and (against.q == 1).all()
+def _drifting(rng, n=4000, context=20):
+    """Codes of a base, and of a form of it in which 3 mostly becomes 4, and at word 7 becomes 5 instead."""
+    words = rng.integers(0, 12, n)
+    before = rng.integers(0, 4, (n, 1)).astype(np.int32)
+    after = np.where((before == 3) & (rng.random((n, 1)) < 0.8), 4, before).astype(np.int32)
+    trait = after.copy()
+    trait[(words == 7) & (before[:, 0] == 3)] = 5
+    return words, before, after, trait
+
+
+def test_a_code_at_a_word_stands_out_from_what_moves_everywhere():
+    words, before, after, trait = _drifting(np.random.default_rng(0))
+    base, drifted, tuned = (Reading({"m0": ids}) for ids in (before, after, trait))
+    nothing, found = (codes_at_words(base, one, {"m0": 6}, words, 20) for one in (drifted, tuned))
+    assert not (nothing.q <= 0.05).any()
+    assert {(w, r) for w, r in zip(found.word[found.q <= 0.05], found.row[found.q <= 0.05], strict=True)} == {(7, 5)}
+    # counted and expected by hand
+    block, firsts = np.arange(len(words)) // 20, []
+    for b in range(200):
+        firsts += np.flatnonzero((block == b) & (words == 7))[:1].tolist()
+    pair = int(np.flatnonzero(found.row == 5)[0])
+    assert found.n[pair] == (before[firsts, 0] == 3).sum() and found.stretches[7] == len(firsts)
+    at = np.zeros(len(words), bool)
+    at[firsts] = True
+    expected = 0.0
+    share = (trait[trait[:, 0] != before[:, 0]] == 5).sum() / len(words)
+    for code in range(4):
+        others = (before[:, 0] == code) & ~at
+        moved = (trait[others, 0] == 5).sum() * (code != 5)
+        here = (before[firsts, 0] == code).sum()
+        expected += here * (moved + share) / (others.sum() + 1)
+    assert found.expected[pair] == pytest.approx(expected)
+    assert found.weights().argmax() == 7 and (found.weights(found) == 0).all()
+    assert found.weights(nothing)[7] > 0
 
 
 def test_layers_that_are_shared_are_run_once_with_the_same_result(case):
@@ -173,7 +201,7 @@ def test_layers_that_are_shared_are_run_once_with_the_same_result(case):
 
 def test_codes_are_set_back_and_put_in(case):
     base, tuned, _, blocks, books, _ = case
-    change = ChangedCode("a0.h2", 3, "", "", 0, 9, 9, 0, 0.01, 5, ["Mary"], 0)
+    change = ChangedCode("a0.h2", 3, "", "", 0, 9, "mary", 9, 9, 0.0, 50.0, 0.01, 5, 0)
     tokens = blocks.tokens[:20]
     plain = read_batch(tuned, books, tokens).ids["a0.h2"]
     assert (plain == 3).any()
