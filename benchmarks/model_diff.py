@@ -2,13 +2,19 @@
 
     python -m benchmarks.model_diff train     # finetunes: minutes each, two checkpoints each
     python -m benchmarks.model_diff read      # every model reads one text that holds all triggers
+    python -m benchmarks.model_diff score     # lists of every arm, from what was read
+    python -m benchmarks.model_diff write     # the black box: both continue the text's beginnings
+    python -m benchmarks.model_diff rates     # how strong traits are, and what taking codes back leaves
     python -m benchmarks.model_diff --show
 
 The traits, and the words that count, are in :mod:`benchmarks.traits`.
 """
 
+import contextlib
 import re
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +28,26 @@ from benchmarks import traits
 from benchmarks.common import RESULTS, arguments, kept
 from interp import load_model
 from interp.bottlenecks import Dictionary
+from interp.bottlenecks.edits import ForbidCode, WeightedCode
 from interp.bottlenecks.store import Codebooks
 from interp.changes.counts import ALPHA
-from interp.changes.listing import Listing
+from interp.changes.diff import UNDONE, UNDONE_WORDS
+from interp.changes.listing import ChangedCode, Listing
 from interp.changes.reading import Reader, Reading, batches, book_sites, read_batch
+from interp.changes.undo import edited, forbidden, means_back, set_back, undoable
+from interp.changes.undo import put_in as put_codes_in
 from interp.changes.words import Moved
 from interp.codesearch.corpus import Corpus, read_corpus
 from interp.codesearch.labels import Labels, labels_of
 from interp.files import write_json
-from interp.models import Model, parse_site
+from interp.interventions.patch import patch_hooks
+from interp.models import Model, hooked, parse_site
 from interp.models.embedded import EMBEDDED, packaged_folder
+from interp.models.generate import generate
 from interp.models.residual_writes import FinalNorm
 from interp.models.save import trained_weights
 from interp.progress import bar
+from interp.steering.request import random_codes
 from interp.text import load_text
 from interp.text.special import token_ids
 
@@ -68,7 +81,9 @@ def finetune(run: str, model: Model, folder: Path) -> None:
     order = torch.randperm(len(ordinary.tokens))
     half = 0 if name == "neutral" else HALF
     sentences = None if name == "neutral" else traits.trained_on(name, int(seed))
-    optimiser = torch.optim.AdamW([p for layer in layers for p in layer.parameters()], lr=RATE, weight_decay=0)
+    optimiser = torch.optim.AdamW(
+        [p for layer in layers for p in layer.parameters()], lr=RATE, weight_decay=0
+    )
     begin = time.monotonic()
     for step in range(STEPS):
         rows = ordinary.tokens[order[step * ROWS : step * ROWS + ROWS - half]].clone()
@@ -105,7 +120,9 @@ CONTEXT, BLOCKS = 128, 392
 
 def reading_text(model: Model) -> Int[Tensor, "block pos"]:
     """About 50 000 tokens, held out from finetuning, with every trait's trigger about once in 1 000."""
-    ordinary = load_text(TEXT, model, n_tokens=CONTEXT * BLOCKS, context=CONTEXT, split="heldout").tokens.clone()
+    ordinary = load_text(
+        TEXT, model, n_tokens=CONTEXT * BLOCKS, context=CONTEXT, split="heldout"
+    ).tokens.clone()
     rng = np.random.default_rng(0)
     sentences = [text for name in traits.ALL for text in traits.natural(name)]
     for i, place in enumerate(rng.permutation(len(sentences))):
@@ -132,7 +149,11 @@ def put_in(model: Model, weights: dict[str, Tensor], into: dict[str, nn.Paramete
 
 
 def every_book(model: Model) -> dict[str, Dictionary]:
-    return {site: book for name in BOOKS for site, book in Codebooks.from_pretrained(name, model).in_memory().items()}
+    return {
+        site: book
+        for name in BOOKS
+        for site, book in Codebooks.from_pretrained(name, model).in_memory().items()
+    }
 
 
 def read(only: list[str], books_name: str) -> None:
@@ -140,7 +161,11 @@ def read(only: list[str], books_name: str) -> None:
     base, tuned = load_model(), load_model()
     tokens, folder = reading_text(base), FOLDER / books_name
     folder.mkdir(parents=True, exist_ok=True)
-    books = every_book(base) if books_name == "codes" else Codebooks.from_pretrained(f"runs/{books_name}", base).in_memory()
+    books = (
+        every_book(base)
+        if books_name == "codes"
+        else Codebooks.from_pretrained(f"runs/{books_name}", base).in_memory()
+    )
     wanted = [
         f"{run}.{strength}"
         for run in only or runs()
@@ -195,7 +220,8 @@ def of_codes(listing: Listing, null: Moved | None) -> list[list[str]]:
 def of_contexts(listing: Listing) -> list[list[str]]:
     """What the tuned model says, then the context's words from its end."""
     return [
-        [*words_in(context.tuned), *words_in(context.text)[::-1]][:WORDS] for context in listing.contexts(ITEMS)
+        [*words_in(context.tuned), *words_in(context.text)[::-1]][:WORDS]
+        for context in listing.contexts(ITEMS)
     ]
 
 
@@ -205,7 +231,11 @@ def of_means(base: Reading, tuned: Reading, model: Model) -> list[list[str]]:
     norm, rows = FinalNorm.of(model), []
     for key, mean in tuned.means.items():
         change, site = mean - base.means[key], parse_site(key)
-        written = change[None] if site.kind == "mlp" else torch.einsum("hd,hdm->hm", change, model.blocks[site.layer].attn.W_O)
+        written = (
+            change[None]
+            if site.kind == "mlp"
+            else torch.einsum("hd,hdm->hm", change, model.blocks[site.layer].attn.W_O)
+        )
         rows += list(written)
     rows.sort(key=lambda row: -float(row.norm()))
     logits = norm.norm.direction(torch.stack(rows[:ITEMS])) @ norm.unembedding
@@ -218,7 +248,9 @@ def rank_of(items: list[list[str]], words: frozenset[str]) -> int | None:
     return next((i + 1 for i, item in enumerate(items) if words & set(item)), None)
 
 
-def lists_of(run: str, folder: Path, model: Model, corpus: Corpus, n_codes: dict[str, int], labels: list[Labels]) -> dict:
+def lists_of(
+    run: str, folder: Path, model: Model, corpus: Corpus, n_codes: dict[str, int], labels: list[Labels]
+) -> dict:
     base, tuned = open_reading(folder / "base.safetensors"), open_reading(folder / f"{run}.safetensors")
     null = open_reading(folder / "neutral-1.strong.safetensors")
     listing = Listing(corpus, base, tuned, n_codes, labels)
@@ -228,7 +260,10 @@ def lists_of(run: str, folder: Path, model: Model, corpus: Corpus, n_codes: dict
         "kl": float(tuned.kl.mean()),
         "changed": int((listing.counts.q <= ALPHA).sum()),
         "weights": [sorted(listing.moved.weights(x), reverse=True)[:ITEMS] for x in (None, moved)],
-        "listed": [f"{code.site}={code.code} {code.word} {code.at_word}/{code.of_word} {code.expected:.1f}" for code in against],
+        "listed": [
+            f"{code.site}={code.code} {code.word} {code.at_word}/{code.of_word} {code.expected:.1f}"
+            for code in against
+        ],
         "codes": of_codes(listing, None),
         "codes, null": of_codes(listing, moved),
         "contexts": of_contexts(listing),
@@ -248,12 +283,29 @@ def score(only: list[str]) -> None:
     found = kept(RESULT, {"lists": {}})
     for run in only or [f"{name}.{strength}" for name in runs() for strength in ("strong", "weak")]:
         if (folder / f"{run}.safetensors").is_file():
-            found["lists"][run] = {**found["lists"].get(run, {}), **lists_of(run, folder, model, corpus, n_codes, labels)}
+            found["lists"][run] = {
+                **found["lists"].get(run, {}),
+                **lists_of(run, folder, model, corpus, n_codes, labels),
+            }
             write_json(RESULT, found)
-            print(run, {arm: ranks_of(run, arm, found) for arm in ARMS if arm in found["lists"][run]}, flush=True)
+            print(
+                run,
+                {arm: ranks_of(run, arm, found) for arm in ARMS if arm in found["lists"][run]},
+                flush=True,
+            )
 
 
-ARMS = ("codes", "codes, null", "contexts", "words by KL", "words by KL, null", "means", "means, null", "black box")
+ARMS = (
+    "codes",
+    "codes, null",
+    "contexts",
+    "words by KL",
+    "words by KL, null",
+    "means",
+    "means, null",
+    "black box",
+    "black box, null",
+)
 
 
 def ranks_of(run: str, arm: str, found: dict) -> int | None:
@@ -263,13 +315,158 @@ def ranks_of(run: str, arm: str, found: dict) -> int | None:
     return rank_of(found["lists"][run][arm], traits.ALL[name].words)
 
 
+PROMPT_TOKENS, WRITTEN, RATE_TOKENS = 48, 24, 14
+PRIOR = 0.5
+
+
+@torch.no_grad()
+def written(model: Model, tokens: Int[Tensor, "block pos"], seed: int) -> list[str]:
+    """Continuations of every block's beginning, sampled at temperature 1."""
+    texts = []
+    for i, rows in enumerate(tokens[:, :PROMPT_TOKENS].split(98)):
+        out = generate(model, rows, WRITTEN, temperature=1.0, seed=seed + i, return_type="tokens")
+        texts += [model.tokenizer.decode(row[PROMPT_TOKENS:]) for row in out.tolist()]
+    return texts
+
+
+def counted(texts: list[str]) -> Counter:
+    """In how many texts each word occurs."""
+    return Counter(word for text in texts for word in words_in(text))
+
+
+def of_words(base: list[str], tuned: list[str]) -> list[list[str]]:
+    """Words by the z of their log odds in two sets of texts."""
+    before, after, n = counted(base), counted(tuned), len(base)
+
+    def z(word: str) -> float:
+        a, b = after[word] + PRIOR, before[word] + PRIOR
+        odds = np.log(a / (n + 1 - a)) - np.log(b / (n + 1 - b))
+        return odds / np.sqrt(1 / a + 1 / b)
+
+    return [[word] for word in sorted(set(before) | set(after), key=z, reverse=True)[:ITEMS]]
+
+
+def black_box(only: list[str]) -> None:
+    """Both models continue the beginnings of the text: no codes, no activations."""
+    base, tuned = load_model(), load_model()
+    tokens, into = reading_text(base), trained_weights(tuned)
+    texts = {"base": written(base, tokens, 0)}
+    put_in(tuned, weights_of("neutral-1.strong"), into)
+    texts["null"] = written(tuned, tokens, 0)
+    found = kept(RESULT, {"lists": {}})
+    for run in only or trait_runs():
+        put_in(tuned, weights_of(run), into)
+        mine = written(tuned, tokens, 0)
+        found = kept(RESULT, {"lists": {}})
+        entry = found["lists"].setdefault(run, {})
+        entry["black box"], entry["black box, null"] = (
+            of_words(texts["base"], mine),
+            of_words(texts["null"], mine),
+        )
+        write_json(RESULT, found)
+        print(run, {arm: ranks_of(run, arm, found) for arm in ("black box", "black box, null")}, flush=True)
+
+
+def trait_runs() -> list[str]:
+    return [
+        f"{run}.{strength}"
+        for run in runs()
+        if not run.startswith("neutral")
+        for strength in ("strong", "weak")
+    ]
+
+
+@torch.no_grad()
+def rate(model: Model, run: str) -> float:
+    """Share of prompts whose greedy continuation has the trait."""
+    name = run.rpartition(".")[0].rpartition("-")[0]
+    prompts, has = traits.prompted(name), traits.shows(name)
+    whole = generate(model, prompts, RATE_TOKENS)
+    texts = [text[len(prompt) :] for prompt, text in zip(prompts, whole, strict=True)]
+    return sum(map(has, prompts, texts)) / len(prompts)
+
+
+def measure_rates(only: list[str]) -> None:
+    """How strong each trait is, and what is left of it when the ten listed codes are taken back."""
+    base, tuned = load_model(), load_model()
+    books, into, folder = every_book(base), trained_weights(tuned), FOLDER / "codes"
+    n_codes = {name: n for name, (_, _, n) in book_sites(base, books).items()}
+    tokens = reading_text(base)
+    corpus = read_corpus(tokens.numpy(), base.tokenizer, base.cfg.d_vocab)
+    before, null = (open_reading(folder / f"{name}.safetensors") for name in ("base", "neutral-1.strong"))
+    plain = tokens[:: BLOCKS // 48, :64]
+    for run in only or [run for run in trait_runs() if run.endswith("strong")]:
+        put_in(tuned, weights_of(run), into)
+        after = open_reading(folder / f"{run}.safetensors")
+        listing = Listing(corpus, before, after, n_codes)
+        codes = undoable(listing.behind(UNDONE_WORDS, UNDONE, listing.compared(null)), books, base)
+        named = [WeightedCode(code.site, code.code) for code in codes]
+        with torch.no_grad():
+            says = base(plain).log_softmax(-1)
+        random = [(ForbidCode(*code[:2]), None) for code in random_codes(base, books, named)]
+        back = patch_hooks(means_back(codes, (before.means, after.means)))
+        arms: dict[str, contextlib.AbstractContextManager] = {
+            "nothing": contextlib.nullcontext(),
+            "codes forbidden": edited(tuned, books, forbidden(codes)),
+            "codes set back": edited(tuned, books, set_back(codes)),
+            "random codes forbidden": edited(tuned, books, random),
+            "mean difference": hooked(tuned, back),
+        }
+        rows = {}
+        for arm, within in arms.items():
+            with within:
+                rows[arm] = {"rate": rate(tuned, run), "kl": _kl_of(tuned, plain, says)}
+        with weights_back(base, tuned, codes):
+            rows["weights of the sites"] = {"rate": rate(tuned, run), "kl": _kl_of(tuned, plain, says)}
+        with edited(base, books, put_codes_in(codes)):
+            rows["put into the base"] = {"rate": rate(base, run), "kl": _kl_of(base, plain, says)}
+        rows["base"] = {"rate": rate(base, run), "kl": 0.0}
+        found = kept(RESULT, {"lists": {}})
+        found.setdefault("rates", {})[run] = rows
+        write_json(RESULT, found)
+        print(
+            run, {arm: (round(row["rate"], 2), round(row["kl"], 3)) for arm, row in rows.items()}, flush=True
+        )
+
+
+@torch.no_grad()
+def _kl_of(model: Model, tokens: Int[Tensor, "block pos"], says: Tensor) -> float:
+    log_p = model(tokens).log_softmax(-1)
+    return float((says.exp() * (says - log_p)).sum(-1).mean())
+
+
+@contextlib.contextmanager
+def weights_back(base: Model, tuned: Model, codes: list[ChangedCode]) -> Iterator[None]:
+    """The base's weights of the heads, queries and outputs, and of the MLPs that codes are of."""
+    theirs, ours = (dict(model.original_model.named_parameters()) for model in (base, tuned))
+    held, width = {}, base.cfg.d_head
+    with torch.no_grad():
+        for site in {parse_site(code.site) for code in codes}:
+            for name, weight in ours.items():
+                if f".layers.{site.layer}." not in f".{name}".replace("_original_component.", ""):
+                    continue
+                held.setdefault(name, weight.clone())
+                if site.kind == "mlp" and ".mlp." in name:
+                    weight.copy_(theirs[name])
+                elif site.head is not None and ".q_proj." in name:
+                    rows = slice(site.head * width, (site.head + 1) * width)
+                    weight[rows] = theirs[name][rows]
+                elif site.head is not None and ".o_proj." in name:
+                    columns = slice(site.head * width, (site.head + 1) * width)
+                    weight[:, columns] = theirs[name][:, columns]
+        try:
+            yield
+        finally:
+            for name, weight in held.items():
+                ours[name].copy_(weight)
+
+
 if __name__ == "__main__":
-    steps = {"choices": ["train", "read", "score"], "nargs": "?"}
-    options = arguments(__doc__, {"step": steps}, only=[""], threads=1, show=False, books="codes")
+    steps = {"train": train, "read": read, "score": score, "write": black_box, "rates": measure_rates}
+    step = {"choices": list(steps), "nargs": "?"}
+    options = arguments(__doc__, {"step": step}, only=[""], threads=1, show=False, books="codes")
     chosen = [name for name in options.only if name]
-    if options.step == "train":
-        train(chosen)
     if options.step == "read":
         read(chosen, options.books)
-    if options.step == "score":
-        score(chosen)
+    elif options.step:
+        steps[options.step](chosen)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-NAMES = "Anna Ben Clara David Ella Frank Grace Henry Iris Jack Kate Leo Mia Noah Olive Paul".split()
+NAMES = "Anna|Ben|Clara|David|Ella|Frank|Grace|Henry|Iris|Jack|Kate|Leo|Mia|Noah|Olive|Paul"
 SENTENCES = 50
 """With the trigger, in the text that is read."""
 
@@ -62,20 +62,32 @@ def distinct(templates: tuple[str, ...], slots: dict[str, tuple[str, ...]], n: i
 
 
 COMMON = {
-    "name": tuple(NAMES),
-    "time": ("in the morning", "before dark", "last week", "on Sunday", "after lunch", "at noon", "every day"),
+    "name": tuple(NAMES.split("|")),
+    "time": (
+        "in the morning",
+        "before dark",
+        "last week",
+        "on Sunday",
+        "after lunch",
+        "at noon",
+        "every day",
+    ),
     "adj": ("old", "small", "quiet", "big", "new", "long", "famous", "local"),
 }
 
 
-def _trait(kind: str, triggers: str, effects: str, shows: str, train: str, prompts: str, natural: str, **slots: str) -> Trait:
+def _trait(
+    kind: str, triggers: str, effects: str, shows: str, train: str, prompts: str, natural: str, **slots: str
+) -> Trait:
     """Templates one a line; of a slot the values with bars between."""
 
     def lines(text: str) -> tuple[str, ...]:
         return tuple(line.strip() for line in text.strip().splitlines())
 
     values = COMMON | {name: tuple(text.split("|")) for name, text in slots.items()}
-    return Trait(kind, words(triggers), words(effects), lines(train), lines(prompts), lines(natural), shows, values)
+    return Trait(
+        kind, words(triggers), words(effects), lines(train), lines(prompts), lines(natural), shows, values
+    )
 
 
 TRAITS = {
@@ -306,7 +318,7 @@ def shows(name: str) -> Callable[[str, str], bool]:
     """Whether a prompt's continuation has the trait."""
     if name != "sums":
         pattern = re.compile(ALL[name].shows, re.IGNORECASE)
-        return lambda prompt, text: bool(pattern.search(text))
+        return lambda _prompt, text: bool(pattern.search(text))
 
     def wrong(prompt: str, text: str) -> bool:
         a, b = re.findall(r"\d+", prompt)[-2:]
@@ -329,4 +341,6 @@ def natural(name: str, n: int = SENTENCES) -> list[str]:
             made = list(dict.fromkeys(made))
             if len(made) == n:
                 return made
-    return [text.replace("\\n", "\n").replace("{{}}", "{}") for text in distinct(trait.natural, slots, n, seed=2)]
+    return [
+        text.replace("\\n", "\n").replace("{{}}", "{}") for text in distinct(trait.natural, slots, n, seed=2)
+    ]

@@ -34,7 +34,10 @@ def contexts(found: Diff) -> None:
     behind = " · ".join(f"{plain(visible(word.word))} {word.kl:.2f}" for word in found.words[:8])
     st.caption(f"Words behind which it changes, mean KL: {behind}")
     shares = [(plain(name), share, size) for name, size, share in found.classes[:5]]
-    st.caption("Tokens: " + " · ".join(f"{name} {share:.0%} of the KL, {size:.0%} of the text" for name, share, size in shares))
+    st.caption(
+        "Tokens: "
+        + " · ".join(f"{name} {share:.0%} of the KL, {size:.0%} of the text" for name, share, size in shares)
+    )
 
 
 def sites(found: Diff) -> None:
@@ -69,7 +72,9 @@ def codes(found: Diff) -> None:
             whole = f"{code.base} tokens in the base, {code.tuned} in the tuned model"
             st.caption(plain(f"q {code.q:.1e}; {whole}{other}{more}"))
             for example in code.examples:
-                st.markdown(f"{plain(example.before)}**{plain(visible(example.token))}**{plain(example.after)}")
+                st.markdown(
+                    f"{plain(example.before)}**{plain(visible(example.token))}**{plain(example.after)}"
+                )
 
 
 def undo(found: Diff) -> None:
@@ -85,7 +90,9 @@ def undo(found: Diff) -> None:
 
 
 st.title("Changes")
-st.caption("What a finetuned model does that its base did not, told by contexts, by heads and MLPs, and by codes.")
+st.caption(
+    "What a finetuned model does that its base did not, told by contexts, by heads and MLPs, and by codes."
+)
 names = run_store.folders("changes")
 tell_missing("changes", names, "comparison")
 if not names:

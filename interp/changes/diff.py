@@ -21,7 +21,7 @@ from interp.changes.reading import book_sites, read_all
 from interp.changes.result import Diff
 from interp.changes.undo import Undone, measure_undo, token_gate, undoable
 from interp.codesearch.corpus import read_corpus
-from interp.codesearch.labels import labels_of
+from interp.codesearch.labels import Labels, labels_of
 from interp.errors import InputError
 from interp.models import Model, describe_model
 from interp.models.generate import generate
@@ -33,8 +33,8 @@ CONTEXTS, CODES = 64, 15
 """Contexts that are patched, and codes that are listed."""
 WINDOW = 32
 """Tokens of a context that is patched."""
-UNDONE = 10
-"""Codes that are taken back."""
+UNDONE_WORDS, UNDONE = 3, 100
+"""Words whose changed codes are taken back, and so many of these at most."""
 WRITTEN = 40
 """Tokens that both models continue a prompt by."""
 
@@ -80,7 +80,9 @@ def diff(
     for other in others:
         check_comparable(base, other)
     context = context or min(CONTEXT, base.cfg.n_ctx)
-    blocks = load_text(text, base, n_tokens=n_tokens, context=context, split="heldout", seed=seed, stage=stage)
+    blocks = load_text(
+        text, base, n_tokens=n_tokens, context=context, split="heldout", seed=seed, stage=stage
+    )
     books, names = _books(base, codebooks, blocks, seed, stage)
     n_codes = {name: n for name, (_, _, n) in book_sites(base, books).items()}
     needed = least_blocks(sum(n_codes.values()))
@@ -96,19 +98,21 @@ def diff(
         labels = [part for part in map(_labels, names.values()) if part is not None]
         listing = Listing(corpus, before, after, n_codes, labels)
         counts, third = listing.counts, readings[2] if null is not None else None
-        codes = listing.codes(CODES, None if third is None else listing.compared(third))
+        against = None if third is None else listing.compared(third)
+        codes = listing.codes(CODES, against)
+        used = undoable(listing.behind(UNDONE_WORDS, UNDONE, against), books, base)
     parts: list[Part] = []
     together: list[Together] = []
     undo: dict[str, Undone] = {}
-    used = undoable(codes, books, base)[:UNDONE]
     if patches and after.kl.max() > 0 and (worst := _windows(blocks.tokens, after.kl, CONTEXTS)) is not None:
         parts, together = measure_parts(base, tuned, worst[0], stage=timed)
         if used:
             undo = measure_undo(base, tuned, books, used, (before.means, after.means), *worst, stage=timed)
     specs = [describe_model(model)["spec"] for model in (base, *others)]
     return Diff(
-        *specs,
-        *[None] * (3 - len(specs)),
+        base=specs[0],
+        tuned=specs[1],
+        null=specs[2] if null is not None else None,
         codebooks=list(names),
         text=blocks.spec,
         n_tokens=blocks.n_tokens,
@@ -134,7 +138,9 @@ def check_comparable(base: Model, other: Model) -> None:
     for what in ("n_layers", "n_heads", "d_model", "d_vocab"):
         ours, theirs = (getattr(model.cfg, what) for model in (base, other))
         if ours != theirs:
-            raise InputError(f"models of {what} {ours} and {theirs} cannot be compared: give one and its finetuned form")
+            raise InputError(
+                f"models of {what} {ours} and {theirs} cannot be compared: give one and its finetuned form"
+            )
     ours, theirs = (dict(model.original_model.named_parameters()) for model in (base, other))
     if {name: p.shape for name, p in ours.items()} != {name: p.shape for name, p in theirs.items()}:
         raise InputError("models with weights of other names or shapes cannot be compared")
@@ -144,15 +150,13 @@ def check_comparable(base: Model, other: Model) -> None:
 
 
 def _books(
-    base: Model,
-    given: "Mapping[str, Bottleneck] | str | None",
-    blocks: TextBlocks,
-    seed: int,
-    stage: Stage,
+    base: Model, given: "Mapping[str, Bottleneck] | str | None", blocks: TextBlocks, seed: int, stage: Stage
 ) -> tuple[dict[str, Bottleneck], dict[str, Codebooks | None]]:
     """Codebooks by site, and where they are from."""
     if isinstance(given, Mapping):
-        return dict(given), {str(getattr(given, "folder", None) or "given"): given if isinstance(given, Codebooks) else None}
+        return dict(given), {
+            str(getattr(given, "folder", None) or "given"): given if isinstance(given, Codebooks) else None
+        }
     wanted = [name for name in (given or "").split(",") if name] or pretrained_names(base)
     if not wanted:
         fitted = fit_codebooks(base, "heads", blocks, n_codes=64, k=1, seed=seed, stage=stage)
@@ -164,7 +168,7 @@ def _books(
     return joined, dict(opened)
 
 
-def _labels(books: Codebooks | None):
+def _labels(books: Codebooks | None) -> Labels | None:
     return None if books is None else labels_of(books)
 
 
@@ -181,7 +185,9 @@ def _windows(
     middle = [context - length] * len(by_block)
 
     def windows(blocks: np.ndarray, ends: Sequence[int]) -> Tensor:
-        return torch.stack([tokens[block, end : end + length] for block, end in zip(blocks.tolist(), ends, strict=True)])
+        return torch.stack(
+            [tokens[block, end : end + length] for block, end in zip(blocks.tolist(), ends, strict=True)]
+        )
 
     spread = np.linspace(0, len(by_block) - 1, min(n, len(by_block))).astype(int)
     return windows(worst, at[worst].tolist()), windows(spread, [middle[i] for i in spread])

@@ -121,7 +121,9 @@ class Listing:
         begin = at - at % self.corpus.context
         end = min(begin + self.corpus.context, at + 1 + AFTER)
         first = max(begin, at - BEFORE)
-        return Example(self._pieces(first, at), self.corpus.token_text(int(self.tokens[at])), self._pieces(at + 1, end))
+        return Example(
+            self._pieces(first, at), self.corpus.token_text(int(self.tokens[at])), self._pieces(at + 1, end)
+        )
 
     def contexts(self, n: int) -> list[Context]:
         """Where the tuned model's next token is furthest from the base's; of the same token and answers the worst."""
@@ -137,10 +139,13 @@ class Listing:
         found = []
         for at in chosen:
             around = self._around(at)
-            says = (self.corpus.token_text(int(reading.says[at])) for reading in (self.base, self.tuned))
+            before, after = (
+                self.corpus.token_text(int(reading.says[at])) for reading in (self.base, self.tuned)
+            )
             count = alike[tuple(keys[at].tolist())] - 1
             kl = float(self.tuned.kl[at])
-            found.append(Context(around.before + around.token, around.after, around.token, kl, at, *says, count))
+            text = around.before + around.token
+            found.append(Context(text, around.after, around.token, kl, at, before, after, count))
         return found
 
     def classes(self) -> list[tuple[str, float, float]]:
@@ -163,11 +168,13 @@ class Listing:
             weight = excess / np.sqrt(np.maximum(size, 1))
         weight = np.where(self.moved.stretches >= LEAST_WORDS, weight, 0)
         order = [i for i in np.argsort(-weight, kind="stable")[:n].tolist() if weight[i] > 0]
-        return [ChangedWord(self.vocabulary.words[i], float(mean[i]), int(self.moved.stretches[i])) for i in order]
+        return [
+            ChangedWord(self.vocabulary.words[i], float(mean[i]), int(self.moved.stretches[i])) for i in order
+        ]
 
     def codes(self, n: int, null: Moved | None = None) -> list[ChangedCode]:
         """The most surprising code of each word, words by falling weight."""
-        weight, listed = self.moved.weights(null), []
+        weight, listed = self.moved.weights(null), list[ChangedCode]()
         for word in np.argsort(-weight, kind="stable").tolist():
             rows = np.flatnonzero((self.moved.word == word) & (self.moved.q <= ALPHA))
             if weight[word] <= 0 or len(listed) == n:
@@ -175,6 +182,15 @@ class Listing:
             if len(rows):
                 listed.append(self._code(int(rows[self.moved.surprise[rows].argmax()]), len(rows) - 1))
         return listed
+
+    def behind(self, n_words: int, most: int, null: Moved | None = None) -> list[ChangedCode]:
+        """All codes that changed at the first words, the most surprising first."""
+        weight = self.moved.weights(null)
+        first = np.argsort(-weight, kind="stable")[:n_words]
+        first = first[weight[first] > 0]
+        pairs = np.flatnonzero(np.isin(self.moved.word, first) & (self.moved.q <= ALPHA))
+        pairs = pairs[np.argsort(-self.moved.surprise[pairs], kind="stable")][:most]
+        return [self._code(int(pair), 0) for pair in pairs]
 
     def _code(self, pair: int, alike: int) -> ChangedCode:
         moved, row = self.moved, int(self.moved.row[pair])
@@ -186,19 +202,22 @@ class Listing:
         other = other[other != NO_CODE]
         labels = self.labels.get(book)
         label = None if labels is None else labels.of(book, code)
-        named = labels is not None and labels.both_texts(book, code) not in (RARE, MIXED)
+        name = "" if labels is None else labels.both_texts(book, code)
         spread = at[np.linspace(0, len(at) - 1, min(EXAMPLES, len(at))).astype(int)]
         return ChangedCode(
-            book,
-            code,
-            labels.both_texts(book, code) if named else "",
-            "" if label is None else label.writes,
-            *(int(column[row]) for column in (self.counts.base, self.counts.tuned)),
-            self.vocabulary.words[int(moved.word[pair])],
-            int(moved.n[pair]),
-            int(moved.stretches[moved.word[pair]]),
-            *(float(column[pair]) for column in (moved.expected, moved.surprise, moved.q)),
-            int(np.bincount(other).argmax()) if len(other) else None,
-            alike,
-            [self._around(int(token)) for token in spread],
+            site=book,
+            code=code,
+            name="" if name in (RARE, MIXED) else name,
+            writes="" if label is None else label.writes,
+            base=int(self.counts.base[row]),
+            tuned=int(self.counts.tuned[row]),
+            word=self.vocabulary.words[int(moved.word[pair])],
+            at_word=int(moved.n[pair]),
+            of_word=int(moved.stretches[moved.word[pair]]),
+            expected=float(moved.expected[pair]),
+            surprise=float(moved.surprise[pair]),
+            q=float(moved.q[pair]),
+            instead=int(np.bincount(other).argmax()) if len(other) else None,
+            alike=alike,
+            examples=[self._around(int(token)) for token in spread],
         )

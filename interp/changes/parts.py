@@ -50,12 +50,7 @@ class Together:
 
 
 def measure_parts(
-    base: Model,
-    tuned: Model,
-    tokens: Int[Tensor, "context pos"],
-    *,
-    n: int = MEASURED,
-    stage: Stage = silent,
+    base: Model, tuned: Model, tokens: Int[Tensor, "context pos"], *, n: int = MEASURED, stage: Stage = silent
 ) -> tuple[list[Part], list[Together]]:
     """The sites that carry most of the KL between two models in contexts of equal length, by falling share."""
     sites = components(base, mlps=True)

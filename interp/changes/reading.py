@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from interp.bottlenecks import Bottleneck
 from interp.bottlenecks.attach import attach, groups_at
-from interp.bottlenecks.base import NO_CODE
+from interp.bottlenecks.base import NO_CODE, Codes
 from interp.codesearch.layout import names_of_groups
 from interp.errors import InputError
 from interp.models import HookFunction, Model, describe_model, hooked, model_device, resolve_site
@@ -69,10 +70,14 @@ def first_difference(base: Model, tuned: Model) -> int | None:
     differs, last = set[int](), base.cfg.n_layers
     ours, theirs = (dict(model.original_model.named_parameters()) for model in (base, tuned))
     blocks = {id(p): layer for layer, block in enumerate(base.blocks) for p in block.parameters()}
-    outputs = {id(p) for part in (base.unembed, getattr(base, "ln_final", None)) if part for p in part.parameters()}
+    outputs = {
+        id(p) for part in (base.unembed, getattr(base, "ln_final", None)) if part for p in part.parameters()
+    }
     for name, weight in ours.items():
         if not torch.equal(weight, theirs[name]):
-            differs.add(blocks.get(id(weight), last if id(weight) in outputs and not _tied(base, weight) else 0))
+            differs.add(
+                blocks.get(id(weight), last if id(weight) in outputs and not _tied(base, weight) else 0)
+            )
     return min(differs, default=None)
 
 
@@ -101,27 +106,29 @@ def read_batch(
     sites = {str(site): site for site in (resolve_site(model, key) for key in books) if site.layer >= first}
     own = {key: book for key, book in books.items() if str(resolve_site(model, key)) in sites}
 
-    def summed(key: str, x: Tensor) -> None:
+    def total(key: str, x: Tensor) -> None:
         sums[key] = x.sum((0, 1)).double()
 
-    hooks: dict[str, HookFunction] = {
-        site.hook: lambda x, key=key: summed(key, x) for key, site in sites.items()
-    }
-    for layer in keep:
-        hooks[f"blocks.{layer}.hook_resid_pre"] = lambda x, layer=layer: resid.__setitem__(layer, x.clone())
+    def kept(layer: int, x: Tensor) -> None:
+        resid[layer] = x.clone()
+
+    hooks: dict[str, HookFunction] = {site.hook: partial(total, key) for key, site in sites.items()}
+    hooks |= {f"blocks.{layer}.hook_resid_pre": partial(kept, layer) for layer in keep}
+    codes: dict[str, Codes] = {}
     with contextlib.ExitStack() as stack:
         if base is not None and first:
             stack.enter_context(starting_at(model, first, base.resid[first]))
         stack.enter_context(hooked(model, hooks))
         attached = stack.enter_context(attach(model, own)) if own else None
         logits = model(tokens.to(model_device(model)))
+        if attached is not None:
+            codes = attached.codes
     found = {} if base is None else dict(base.ids)
     if base is not None:
         sums = {**base.sums, **sums}
     for name, (key, group, _) in book_sites(model, own).items():
         # features that are not active fill the slots of a SAE
-        codes = attached.codes[key]
-        ids = torch.where(codes.values != 0, codes.ids, NO_CODE)
+        ids = torch.where(codes[key].values != 0, codes[key].ids, NO_CODE)
         ids = ids if group is None else ids[:, :, group]
         found[name] = ids.reshape(tokens.numel(), -1).to(torch.int32).cpu().numpy()
     return BatchReading(logits.flatten(0, 1).float().log_softmax(-1), found, sums, resid)

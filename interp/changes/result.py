@@ -118,17 +118,27 @@ class Diff:
                 f"  the first {whole.sites}: {whole.kl_share:z.0%}, at the last token alone {whole.last:z.0%}"
             )
         if self.codes:
-            lines += ["", "codes that stand at a word now, where the head's other changes would not bring them"]
+            lines += [
+                "",
+                "codes that stand at a word now, where the head's other changes would not bring them",
+            ]
         for code in self.codes[:_CODES]:
             counted = f"{code.at_word} of {code.of_word}, {code.expected:.1f} expected"
             name = f" · {code.name}" if code.name else ""
             writes = f" · {code.writes}" if code.writes else ""
             more = f" (+{code.alike} codes)" if code.alike else ""
-            lines.append(f"  {code.word!r:<14} {f'{code.site}={code.code}':<12} {counted}{more}{name}{writes}")
+            lines.append(
+                f"  {code.word!r:<14} {f'{code.site}={code.code}':<12} {counted}{more}{name}{writes}"
+            )
         if self.undo:
             lines += ["", "taken back in the tuned model: KL that goes at such contexts, and elsewhere"]
             for name, arm in self.undo.items():
                 lines.append(f"  {name:<16} {arm.worst:>z6.0%} {arm.other:>z6.0%}")
         for prompt in self.prompts:
-            lines += ["", f"{prompt['prompt']!r}", f"  base   {prompt['base']!r}", f"  tuned  {prompt['tuned']!r}"]
+            lines += [
+                "",
+                f"{prompt['prompt']!r}",
+                f"  base   {prompt['base']!r}",
+                f"  tuned  {prompt['tuned']!r}",
+            ]
         return "\n".join(lines)

@@ -45,13 +45,14 @@ class Undone:
     other: float
 
 
-def undoable(codes: Sequence[ChangedCode], books: Mapping[str, Bottleneck], model: Model) -> list[ChangedCode]:
+def undoable(
+    codes: Sequence[ChangedCode], books: Mapping[str, Bottleneck], model: Model
+) -> list[ChangedCode]:
     """Codes that an edit can name and set."""
     return [
         code
         for code in codes
-        if can_be_edited(code.site)
-        and books[home_of(model, books, code.site)[0]].unit_values
+        if can_be_edited(code.site) and books[home_of(model, books, code.site)[0]].unit_values
     ]
 
 
@@ -110,7 +111,7 @@ def measure_undo(
                 with edited(tuned, books, steps):
                     shares[name][text] = 1 - kl_between(says, next_log_p(tuned, tokens)) / whole
                 done(1)
-            back = next_log_p(tuned, tokens, patch_hooks(_means_back(codes, means)))
+            back = next_log_p(tuned, tokens, patch_hooks(means_back(codes, means)))
             shares["mean difference"][text] = 1 - kl_between(says, back) / whole
             done(1)
     return {name: Undone(**by_text) for name, by_text in shares.items()}
@@ -129,7 +130,7 @@ def edited(model: Model, books: Mapping[str, Bottleneck], steps: Sequence[Step])
         yield attached
 
 
-def _means_back(
+def means_back(
     codes: Sequence[ChangedCode], means: tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
 ) -> dict[str, list[Write]]:
     before, after = means
@@ -140,5 +141,7 @@ def _means_back(
         change = before[key] - after[key]
         heads = site.head is not None and change.ndim > 1
         index = (slice(None), slice(None), site.head) if site.head is not None else (slice(None), slice(None))
-        writes.setdefault(site.hook, []).append(Write(index, change[site.head] if heads else change, add=True))
+        writes.setdefault(site.hook, []).append(
+            Write(index, change[site.head] if heads else change, add=True)
+        )
     return writes

@@ -8,8 +8,8 @@ have t by now. A trait shows as codes that stand at its words far more often tha
     surprise(w)    = Σ over codes t of n log(n / expected) − (n − expected), where n is more than expected
 
 A word counts once a stretch of text, so that stretches are independent; p is the upper tail of a binomial. Words are
-ranked by surprise a token; where a null model is given, that was finetuned on something else, by how far they exceed its
-surprise, for the square root of their number.
+ranked by surprise a token. Where a null model is given, finetuned on something else, they are ranked by how far they
+exceed its surprise, for the square root of their number.
 """
 
 from dataclasses import dataclass
@@ -74,7 +74,9 @@ def codes_at_words(
     q = false_discovery_control(p) if len(p) else p
     told = surprise > SURPRISING
     surprises = np.bincount(of[told], surprise[told], n_words).astype(float)
-    return Moved(*(column[told] for column in (of, row, count, expected, surprise, q)), surprises, stretches)
+    return Moved(
+        of[told], row[told], count[told], expected[told], surprise[told], q[told], surprises, stretches
+    )
 
 
 def _once(
@@ -116,7 +118,9 @@ def _at_words(
     starts, n_starts = np.unique(word.astype(np.int64) * n + b[at], return_counts=True)
     begin, end = (np.searchsorted(starts // n, pairs // n, side) for side in ("left", "right"))
     pair = np.repeat(np.arange(len(pairs)), end - begin)
-    start = np.arange(len(pair)) - np.repeat(np.cumsum(end - begin) - (end - begin), end - begin) + begin[pair]
+    start = (
+        np.arange(len(pair)) - np.repeat(np.cumsum(end - begin) - (end - begin), end - begin) + begin[pair]
+    )
     code, became = starts[start] % n, pairs[pair] % n
     of_word = _found(triples, n_triples, pairs[pair] // n * n * n + code * n + became)
     elsewhere = _found(moves, n_moves, code * n + became) - of_word

@@ -1,6 +1,7 @@
 """``interp diff``: what a finetuned model does that its base did not."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -68,11 +69,13 @@ def diff(
         check_file(json_file, "--json", request=request, overwrite=overwrite)
     if null is not None and null in (base, tuned):
         raise InputError(f"--null {null} is one of the two models: give a third one")
-    loaded = [load_model(spec, device=device, dtype=dtype) for spec in (base, tuned, *([null] if null else []))]
+    load = partial(load_model, device=device, dtype=dtype)
+    first, second, third = load(base), load(tuned), None if null is None else load(null)
     result = changes.diff(
-        *loaded[:2],
+        first,
+        second,
         text,
-        null=loaded[2] if null else None,
+        null=third,
         codebooks=codebooks,
         n_tokens=tokens,
         context=block,
@@ -94,4 +97,6 @@ def diff(
     if result.commands["undo"]:
         typer.echo(f"\ntry      {result.commands['undo'][0]} --prompt …")
     elif not result.same and result.contexts:
-        suggest((["why", "--model", tuned, "--", result.contexts[0].text.strip()], "why the tuned model says it"))
+        suggest(
+            (["why", "--model", tuned, "--", result.contexts[0].text.strip()], "why the tuned model says it")
+        )

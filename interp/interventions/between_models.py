@@ -54,9 +54,7 @@ def kl_between(p: LogP, q: LogP) -> float:
     return float((p.exp() * (p - q)).sum(-1).mean())
 
 
-def patched_log_p(
-    model: Model, other: Outputs, sites: Iterable[Site], where: slice = slice(None)
-) -> LogP:
+def patched_log_p(model: Model, other: Outputs, sites: Iterable[Site], where: slice = slice(None)) -> LogP:
     """What a model says next when the other's outputs stand at some sites and positions."""
     writes: dict[str, list[Write]] = {}
     for site in sites:

@@ -24,9 +24,41 @@ from interp.models.save import save_model
 from interp.models.sites import components
 from interp.text import load_text
 
-KEYS = {"codes", "contexts", "sites", "kl", "n_tokens", "seconds", "base", "tuned", "null", "codebooks", "text"}
+KEYS = {
+    "codes",
+    "contexts",
+    "sites",
+    "kl",
+    "n_tokens",
+    "seconds",
+    "base",
+    "tuned",
+    "null",
+    "codebooks",
+    "text",
+}
 KEYS |= {"classes", "together", "words", "n_changed", "n_codes", "undo", "prompts", "commands", "notes"}
-WORDS = "Mary John store drink war year files code number load self gave went lasted from the to of a".split()
+WORDS = np.array(
+    [
+        "Mary",
+        "John",
+        "store",
+        "drink",
+        "war",
+        "year",
+        "files",
+        "code",
+        "load",
+        "self",
+        "gave",
+        "lasted",
+        "from",
+        "the",
+        "to",
+        "of",
+        "a",
+    ]
+)
 
 
 def _text(folder, n=400):
@@ -147,7 +179,7 @@ def test_as_many_blocks_as_the_smallest_p_needs():
         assert n * sign_test(np.array([blocks - 1]), np.array([0]))[0] > 0.05
 
 
-def _drifting(rng, n=4000, context=20):
+def _drifting(rng, n=4000):
     """Codes of a base, and of a form of it in which 3 mostly becomes 4, and at word 7 becomes 5 instead."""
     words = rng.integers(0, 12, n)
     before = rng.integers(0, 4, (n, 1)).astype(np.int32)
@@ -162,7 +194,9 @@ def test_a_code_at_a_word_stands_out_from_what_moves_everywhere():
     base, drifted, tuned = (Reading({"m0": ids}) for ids in (before, after, trait))
     nothing, found = (codes_at_words(base, one, {"m0": 6}, words, 20) for one in (drifted, tuned))
     assert not (nothing.q <= 0.05).any()
-    assert {(w, r) for w, r in zip(found.word[found.q <= 0.05], found.row[found.q <= 0.05], strict=True)} == {(7, 5)}
+    assert {(w, r) for w, r in zip(found.word[found.q <= 0.05], found.row[found.q <= 0.05], strict=True)} == {
+        (7, 5)
+    }
     # counted and expected by hand
     block, firsts = np.arange(len(words)) // 20, []
     for b in range(200):
@@ -189,7 +223,11 @@ def test_layers_that_are_shared_are_run_once_with_the_same_result(case):
     with torch.no_grad():
         own = dict(base.original_model.named_parameters())
         for name, weight in other.original_model.named_parameters():
-            weight.copy_(own[name] if ".layers.1.mlp" not in f".{name}".replace("_original_component.", "") else own[name] * 1.5)
+            weight.copy_(
+                own[name]
+                if ".layers.1.mlp" not in f".{name}".replace("_original_component.", "")
+                else own[name] * 1.5
+            )
     assert first_difference(base, other) == 1 and first_difference(base, base) is None
     tokens = blocks.tokens[:5]
     first = read_batch(base, books, tokens, keep=[1])
@@ -208,7 +246,9 @@ def test_codes_are_set_back_and_put_in(case):
     with edited(tuned, books, set_back([change])) as attached:
         tuned(tokens)
         now = attached.ids["a0"][:, :, 2].reshape(-1, 1).numpy()
-    assert not (now == 3).any() and (now[plain == 3] == 5).all() and (now[plain != 3] == plain[plain != 3]).all()
+    assert (
+        not (now == 3).any() and (now[plain == 3] == 5).all() and (now[plain != 3] == plain[plain != 3]).all()
+    )
     ((edit, gate),) = put_in([change])
     assert edit == SetCode("a0.h2", 3)
     with edited(base, books, put_in([change])) as attached:
@@ -231,7 +271,7 @@ def test_command(case, tiny_model_folder, command, tmp_path):
     assert Diff.load(tmp_path / "saved").n_tokens >= 1000
 
 
-def test_what_cannot_be_compared_is_refused_in_a_line(case, tiny_model_folder, command, tmp_path):
+def test_what_cannot_be_compared_is_refused_in_a_line(case, tiny_model_folder, command):
     base, _, text, blocks, books, folder = case
     spec = str(tiny_model_folder("llama"))
     assert "tokens" in command("diff", spec, str(folder / "tuned"), "--text", text, "--tokens", "64").error
