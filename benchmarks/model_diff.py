@@ -31,7 +31,6 @@ from interp.bottlenecks import Dictionary
 from interp.bottlenecks.edits import ForbidCode, WeightedCode
 from interp.bottlenecks.store import Codebooks
 from interp.changes.counts import ALPHA
-from interp.changes.diff import UNDONE, UNDONE_WORDS
 from interp.changes.listing import ChangedCode, Listing
 from interp.changes.reading import Reader, Reading, batches, book_sites, read_batch
 from interp.changes.undo import edited, forbidden, means_back, set_back, undoable
@@ -387,7 +386,7 @@ def rate(model: Model, run: str) -> float:
 
 
 def measure_rates(only: list[str]) -> None:
-    """How strong each trait is, and what is left of it when the ten listed codes are taken back."""
+    """How strong each trait is, and what is left of it when a hundred codes of the first three words are taken back."""
     base, tuned = load_model(), load_model()
     books, into, folder = every_book(base), trained_weights(tuned), FOLDER / "codes"
     n_codes = {name: n for name, (_, _, n) in book_sites(base, books).items()}
@@ -399,7 +398,8 @@ def measure_rates(only: list[str]) -> None:
         put_in(tuned, weights_of(run), into)
         after = open_reading(folder / f"{run}.safetensors")
         listing = Listing(corpus, before, after, n_codes)
-        codes = undoable(listing.behind(UNDONE_WORDS, UNDONE, listing.compared(null)), books, base)
+        changed = listing.behind(3, 100, set(n_codes), listing.compared(null))
+        codes = undoable(changed, books, base)
         named = [WeightedCode(code.site, code.code) for code in codes]
         with torch.no_grad():
             says = base(plain).log_softmax(-1)

@@ -33,8 +33,8 @@ CONTEXTS, CODES = 64, 15
 """Contexts that are patched, and codes that are listed."""
 WINDOW = 32
 """Tokens of a context that is patched."""
-UNDONE_WORDS, UNDONE = 3, 100
-"""Words whose changed codes are taken back, and so many of these at most."""
+UNDONE_WORDS, UNDONE = 15, 300
+"""Words whose changed codes are taken back, at the sites that carry the change, and so many of these at most."""
 WRITTEN = 40
 """Tokens that both models continue a prompt by."""
 
@@ -54,6 +54,11 @@ def diff(
     stage: Stage = silent,
 ) -> Diff:
     """What a finetuned model does that its base did not, told by text, sites and codes.
+
+    >>> base, tuned = load_model("planted-induction"), load_model("planted-induction")
+    >>> _ = tuned.blocks[1].attn.q.weight.data.mul_(-1)  # in place of finetuning
+    >>> diff(base, tuned, "self", n_tokens=1600).sites[0].site
+    'a1.h1'
 
     Args:
         base, tuned: of one architecture and tokenizer.
@@ -100,12 +105,14 @@ def diff(
         counts, third = listing.counts, readings[2] if null is not None else None
         against = None if third is None else listing.compared(third)
         codes = listing.codes(CODES, against)
-        used = undoable(listing.behind(UNDONE_WORDS, UNDONE, against), books, base)
     parts: list[Part] = []
     together: list[Together] = []
     undo: dict[str, Undone] = {}
+    used: list[ChangedCode] = []
     if patches and after.kl.max() > 0 and (worst := _windows(blocks.tokens, after.kl, CONTEXTS)) is not None:
         parts, together = measure_parts(base, tuned, worst[0], stage=timed)
+        carrying = [part.site for part in parts]
+        used = undoable(listing.behind(UNDONE_WORDS, UNDONE, carrying, against), books, base)
         if used:
             undo = measure_undo(base, tuned, books, used, (before.means, after.means), *worst, stage=timed)
     specs = [describe_model(model)["spec"] for model in (base, *others)]

@@ -1,7 +1,7 @@
 """What is told of two readings: contexts where the models disagree most, and codes that changed at a word."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -183,12 +183,17 @@ class Listing:
                 listed.append(self._code(int(rows[self.moved.surprise[rows].argmax()]), len(rows) - 1))
         return listed
 
-    def behind(self, n_words: int, most: int, null: Moved | None = None) -> list[ChangedCode]:
-        """All codes that changed at the first words, the most surprising first."""
+    def behind(
+        self, n_words: int, most: int, sites: Collection[str], null: Moved | None = None
+    ) -> list[ChangedCode]:
+        """Codes of some sites that changed at the first words, the most surprising first."""
         weight = self.moved.weights(null)
         first = np.argsort(-weight, kind="stable")[:n_words]
         first = first[weight[first] > 0]
-        pairs = np.flatnonzero(np.isin(self.moved.word, first) & (self.moved.q <= ALPHA))
+        begins = np.array([*self.counts.starts.values(), len(self.counts.q)])
+        here = [name in sites for name in self.counts.starts]
+        at_site = np.repeat(here, np.diff(begins))[self.moved.row]
+        pairs = np.flatnonzero(np.isin(self.moved.word, first) & (self.moved.q <= ALPHA) & at_site)
         pairs = pairs[np.argsort(-self.moved.surprise[pairs], kind="stable")][:most]
         return [self._code(int(pair), 0) for pair in pairs]
 
