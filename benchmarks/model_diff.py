@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from benchmarks import traits
-from benchmarks.common import RESULTS, arguments, kept
+from benchmarks.common import RESULTS, arguments, kept, print_table
 from interp import load_model
 from interp.bottlenecks import Dictionary
 from interp.bottlenecks.edits import ForbidCode, WeightedCode
@@ -46,6 +46,7 @@ from interp.models.generate import generate
 from interp.models.residual_writes import FinalNorm
 from interp.models.save import trained_weights
 from interp.progress import bar
+from interp.stats import wilson
 from interp.steering.request import random_codes
 from interp.text import load_text
 from interp.text.special import token_ids
@@ -461,12 +462,70 @@ def weights_back(base: Model, tuned: Model, codes: list[ChangedCode]) -> Iterato
                 ours[name].copy_(weight)
 
 
+BARS = (1, 3, 10)
+
+
+def show() -> None:
+    """Recovery by rank beside chance, the weights of trait and neutral runs, and what undoing does."""
+    found = kept(RESULT, {"lists": {}})
+    runs_ = [run for run in trait_runs() if run in found["lists"] and run.split("-")[0] in traits.TRAITS]
+    rows = []
+    for arm in ARMS:
+        there = [run for run in runs_ if arm in found["lists"][run]]
+        if not there:
+            continue
+        cells = []
+        for bar_ in BARS:
+            hits = sum((ranks_of(run, arm, found) or 99) <= bar_ for run in there)
+            low, high = wilson(hits, len(there))
+            chance = np.mean(
+                [
+                    (rank_of(found["lists"][run][arm], other.words) or 99) <= bar_
+                    for run in there
+                    for name, other in traits.TRAITS.items()
+                    if name != run.split("-")[0]
+                ]
+            )
+            cells.append(f"{hits}/{len(there)} [{low:.0%}, {high:.0%}], chance {chance:.0%}")
+        rows.append((arm, *cells))
+    print_table(("arm", *(f"rank <= {bar_}" for bar_ in BARS)), rows)
+    print_table(
+        ("run", "KL", "codes changed", "first weight", *ARMS),
+        [
+            (
+                run,
+                f"{lists['kl']:.3f}",
+                lists["changed"],
+                f"{lists['weights'][1][0]:.0f}",
+                *(str(ranks_of(run, arm, found) or "-") if arm in lists else "" for arm in ARMS),
+            )
+            for run, lists in found["lists"].items()
+            if "weights" in lists
+        ],
+    )
+    for run, lists in found["lists"].items():
+        if "listed" in lists:
+            print(f"{run}: {'; '.join(lists['listed'][:3])}")
+    rates = found.get("rates", {})
+    if rates:
+        arms = list(next(iter(rates.values())))
+        print_table(
+            ("run", *arms),
+            [
+                (run, *(f"{row[arm]['rate']:.0%}, KL {row[arm]['kl']:.3f}" for arm in arms))
+                for run, row in rates.items()
+            ],
+        )
+
+
 if __name__ == "__main__":
     steps = {"train": train, "read": read, "score": score, "write": black_box, "rates": measure_rates}
     step = {"choices": list(steps), "nargs": "?"}
     options = arguments(__doc__, {"step": step}, only=[""], threads=1, show=False, books="codes")
     chosen = [name for name in options.only if name]
-    if options.step == "read":
+    if options.show:
+        show()
+    elif options.step == "read":
         read(chosen, options.books)
     elif options.step:
         steps[options.step](chosen)
