@@ -179,7 +179,7 @@ def read(only: list[str], books_name: str) -> None:
     with bar("reading", tokens.numel()) as done:
         for part in batches(tokens):
             first = read_batch(base, books, part, keep=[LAYERS.start])
-            readers["base"].add(first, first)
+            readers["base"].add(first)
             for run in wanted:
                 put_in(tuned, weights[run], into)
                 readers[run].add(read_batch(tuned, books, part, below=(LAYERS.start, first)), first)

@@ -139,7 +139,7 @@ CHUNK = 64
 
 
 def _kl(p: Float[Tensor, "token d_vocab"], q: Float[Tensor, "token d_vocab"]) -> Float[Tensor, " token"]:
-    return (p.exp() * (p - q)).sum(-1)
+    return torch.einsum("tv,tv->t", p.exp(), p - q)
 
 
 class Reader:
@@ -151,8 +151,12 @@ class Reader:
         self._says: list[np.ndarray] = []
         self._sums: dict[str, Tensor] = {}
 
-    def add(self, batch: BatchReading, base: BatchReading) -> None:
-        kl = [_kl(p, q) for p, q in zip(batch.log_p.split(CHUNK), base.log_p.split(CHUNK), strict=True)]
+    def add(self, batch: BatchReading, base: BatchReading | None = None) -> None:
+        """Take in a batch, and the base's of the same tokens, if this is not the base."""
+        kl = [torch.zeros(len(batch.log_p))]
+        if base is not None:
+            both = zip(batch.log_p.split(CHUNK), base.log_p.split(CHUNK), strict=True)
+            kl = [_kl(p, q) for p, q in both]
         self._kl.append(torch.cat(kl).clamp(min=0).cpu().numpy())
         self._says.append(batch.log_p.argmax(-1).cpu().numpy())
         self._batches.append(BatchReading(batch.log_p[:0].clone(), batch.ids, {}))
@@ -185,10 +189,10 @@ def read_all(
     with stage("reading", tokens.numel()) as done:
         for part in batches(tokens):
             base = _checked(base_model, read_batch(base_model, books, part, keep=keep))
-            readers[0].add(base, base)
+            readers[0].add(base)
             for model, reader, first in zip(others, readers[1:], firsts, strict=True):
                 if first is None:
-                    reader.add(base, base)
+                    reader.add(base)
                     continue
                 below = (first, base) if first in keep else None
                 reader.add(_checked(model, read_batch(model, books, part, below=below)), base)
