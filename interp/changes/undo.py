@@ -15,6 +15,7 @@ The change put into the base: the code stands there at the word that it changed 
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -48,12 +49,17 @@ class Undone:
 def undoable(
     codes: Sequence[ChangedCode], books: Mapping[str, Bottleneck], model: Model
 ) -> list[ChangedCode]:
-    """Codes that an edit can name and set."""
-    return [
-        code
-        for code in codes
-        if can_be_edited(code.site) and books[home_of(model, books, code.site)[0]].unit_values
-    ]
+    """Codes that an edit can name and set, each once, and of a site a quarter of all at most: others must be left."""
+    chosen: dict[tuple[str, int], ChangedCode] = {}
+    sizes = Counter[str]()
+    for code in codes:
+        if (code.site, code.code) in chosen or not can_be_edited(code.site):
+            continue
+        book = books[home_of(model, books, code.site)[0]]
+        if book.unit_values and sizes[code.site] < book.config.n_codes // 4:
+            chosen[code.site, code.code] = code
+            sizes[code.site] += 1
+    return list(chosen.values())
 
 
 def forbidden(codes: Sequence[ChangedCode]) -> list[Step]:
