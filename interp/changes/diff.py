@@ -85,9 +85,7 @@ def diff(
     for other in others:
         check_comparable(base, other)
     context = context or min(CONTEXT, base.cfg.n_ctx)
-    blocks = load_text(
-        text, base, n_tokens=n_tokens, context=context, split="heldout", seed=seed, stage=stage
-    )
+    blocks = load_text(text, base, n_tokens=n_tokens, context=context, seed=seed, stage=stage)
     books, names = _books(base, codebooks, blocks, seed, stage)
     n_codes = {name: n for name, (_, _, n) in book_sites(base, books).items()}
     needed = least_blocks(sum(n_codes.values()))

@@ -96,7 +96,6 @@ def diff(
         typer.echo(f"saved    {path}")
     if result.commands["undo"]:
         typer.echo(f"\ntry      {result.commands['undo'][0]} --prompt …")
-    elif not result.same and result.contexts:
-        suggest(
-            (["why", "--model", tuned, "--", result.contexts[0].text.strip()], "why the tuned model says it")
-        )
+    elif not result.same and not prompt and result.words:
+        words = ["diff", base, tuned, "--text", text, "--prompt", f"The {result.words[0].word}"]
+        suggest((words, "and how both go on"))
