@@ -60,6 +60,7 @@ BASE = {
     "program": "run",
     "grow": f"{MODEL} -n 6 --held-out 6",
     "why": "Mary,John,John, Mary,John,Mary, --model planted-inhibition --json new.json",
+    "diff": f"{MODEL} {MODEL} --text text.txt --tokens 512 --codebooks books --json new.json",
     "validate": "run -n 6 --seeds 1",
     "export": "run --out new.json",
     "tasks": "",

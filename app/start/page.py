@@ -49,6 +49,14 @@ PAGES = (
         {},
     ),
     (
+        "changes",
+        "Changes",
+        ":material/difference:",
+        "What does a finetuned model do that its base did not? Words, heads and codes that changed.",
+        "the newest comparison",
+        {},
+    ),
+    (
         "evaluation",
         "Evaluation",
         ":material/monitoring:",
@@ -91,7 +99,7 @@ with st.container(border=True):
     # a button, since it is what a newcomer should click
     if st.button("Begin here: a story with fire in it", type="primary", icon=":material/arrow_forward:"):
         st.switch_page("steering/page.py")
-columns = [*st.columns(3), *st.columns(2)]
+columns = [*st.columns(3), *st.columns(3)]
 for column, (view, name, icon, does, example, asked) in zip(columns, PAGES, strict=True):
     with column.container(border=True, height="stretch"):
         st.page_link(f"{view}/page.py", label=f"**{name}**", icon=icon)
