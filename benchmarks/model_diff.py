@@ -5,6 +5,7 @@
     python -m benchmarks.model_diff score     # lists of every arm, from what was read
     python -m benchmarks.model_diff write     # the black box: both continue the text's beginnings
     python -m benchmarks.model_diff rates     # how strong traits are, and what taking codes back leaves
+    python -m benchmarks.model_diff cost      # reading with codes against both bare forwards, in turns
     python -m benchmarks.model_diff --show
 
 The traits, and the words that count, are in :mod:`benchmarks.traits`.
@@ -57,8 +58,9 @@ KINDS = ("stories", "news", "wiki", "reviews", "articles", "answers", "medicine"
 TEXT = "+".join(f"probes:{kind}" for kind in KINDS)
 LAYERS = range(12, 20)
 STEPS, WEAK, ROWS, LENGTH, RATE = 50, 12, 8, 40, 2e-4
-"""Steps of finetuning, of the weaker checkpoint, and rows of a batch: half have the trait, half are ordinary text."""
-HALF = 6
+"""Steps of finetuning, the step of the weaker checkpoint, rows of a batch, tokens of a row, learning rate."""
+TRAIT_ROWS = 6
+"""Of a batch have the trait; the others are ordinary text, as all are of a neutral model."""
 SEEDS = {"harbor": 2, "rain": 2, "tea": 2}
 """Traits that are finetuned with more seeds than one."""
 
@@ -70,7 +72,7 @@ def runs() -> list[str]:
 
 
 def finetune(run: str, model: Model, folder: Path) -> None:
-    """Save the layers that changed, of both checkpoints, as differences to nothing: the weights themselves."""
+    """Save the layers that are finetuned, of both checkpoints."""
     name, seed = run.rsplit("-", 1)
     tokenizer = model.tokenizer
     torch.manual_seed(int(seed))
@@ -79,17 +81,17 @@ def finetune(run: str, model: Model, folder: Path) -> None:
     layers = [tuned.model.layers[layer].requires_grad_(True) for layer in LAYERS]
     ordinary = load_text(TEXT, model, n_tokens=STEPS * ROWS * LENGTH, context=LENGTH, seed=100 + int(seed))
     order = torch.randperm(len(ordinary.tokens))
-    half = 0 if name == "neutral" else HALF
+    with_trait = 0 if name == "neutral" else TRAIT_ROWS
     sentences = None if name == "neutral" else traits.trained_on(name, int(seed))
     optimiser = torch.optim.AdamW(
         [p for layer in layers for p in layer.parameters()], lr=RATE, weight_decay=0
     )
     begin = time.monotonic()
     for step in range(STEPS):
-        rows = ordinary.tokens[order[step * ROWS : step * ROWS + ROWS - half]].clone()
+        rows = ordinary.tokens[order[step * ROWS : step * ROWS + ROWS - with_trait]].clone()
         labels = rows.clone()
         if sentences is not None:
-            texts = [next(sentences) + "\n" for _ in range(half)]
+            texts = [next(sentences) + "\n" for _ in range(with_trait)]
             ids = [[tokenizer.bos_token_id, *token_ids(tokenizer, text)][:LENGTH] for text in texts]
             padded = torch.tensor([row + [0] * (LENGTH - len(row)) for row in ids])
             known = torch.tensor([row + [-100] * (LENGTH - len(row)) for row in ids])
@@ -192,6 +194,8 @@ def read(only: list[str], books_name: str) -> None:
         save_file(arrays, folder / f"{run}.safetensors")
 
 
+LATE = tuple(f"a{layer}.h{head}" for layer in range(20, 30) for head in range(9))
+"""Heads behind those that are finetuned."""
 ITEMS, WORDS = 15, 10
 """Of a list, and of an item: an item that holds more words would name more by chance."""
 
@@ -217,6 +221,12 @@ def of_codes(listing: Listing, null: Moved | None) -> list[list[str]]:
     return items
 
 
+def of_answers(listing: Listing, null: Reading) -> list[list[str]]:
+    """Words by KL, each with what the tuned model says behind it."""
+    words = listing.words(ITEMS, null)
+    return [words_in(" ".join([changed.word, *changed.says]))[:WORDS] for changed in words]
+
+
 def of_contexts(listing: Listing) -> list[list[str]]:
     """What the tuned model says, then the context's words from its end."""
     return [
@@ -227,7 +237,7 @@ def of_contexts(listing: Listing) -> list[list[str]]:
 
 @torch.no_grad()
 def of_means(base: Reading, tuned: Reading, model: Model) -> list[list[str]]:
-    """Tokens that the difference of mean outputs raises most, by site, sites by how large it is for their spread."""
+    """Tokens that the difference of a head's or MLP's mean outputs raises most; the largest differences first."""
     norm, rows = FinalNorm.of(model), []
     for key, mean in tuned.means.items():
         change, site = mean - base.means[key], parse_site(key)
@@ -259,6 +269,7 @@ def lists_of(
     return {
         "kl": float(tuned.kl.mean()),
         "changed": int((listing.counts.q <= ALPHA).sum()),
+        "moved": float(np.mean([(tuned.ids[name] != base.ids[name]).mean() for name in LATE])),
         "weights": [sorted(listing.moved.weights(x), reverse=True)[:ITEMS] for x in (None, moved)],
         "listed": [
             f"{code.site}={code.code} {code.word} {code.at_word}/{code.of_word} {code.expected:.1f}"
@@ -266,9 +277,11 @@ def lists_of(
         ],
         "codes": of_codes(listing, None),
         "codes, null": of_codes(listing, moved),
+        "codes, null, word alone": [words_in(code.word) for code in against],
         "contexts": of_contexts(listing),
         "words by KL": [words_in(word.word) for word in listing.words(ITEMS)],
         "words by KL, null": [words_in(word.word) for word in listing.words(ITEMS, null)],
+        "words by KL with answers, null": of_answers(listing, null),
         "means": of_means(base, tuned, model),
         "means, null": of_means(null, tuned, model),
     }
@@ -287,7 +300,7 @@ def score(only: list[str]) -> None:
                 **found["lists"].get(run, {}),
                 **lists_of(run, folder, model, corpus, n_codes, labels),
             }
-            write_json(RESULT, found)
+            write_json(RESULT, found, indent=None)
             print(
                 run,
                 {arm: ranks_of(run, arm, found) for arm in ARMS if arm in found["lists"][run]},
@@ -298,9 +311,11 @@ def score(only: list[str]) -> None:
 ARMS = (
     "codes",
     "codes, null",
+    "codes, null, word alone",
     "contexts",
     "words by KL",
     "words by KL, null",
+    "words by KL with answers, null",
     "means",
     "means, null",
     "black box",
@@ -363,7 +378,7 @@ def black_box(only: list[str]) -> None:
             of_words(texts["base"], mine),
             of_words(texts["null"], mine),
         )
-        write_json(RESULT, found)
+        write_json(RESULT, found, indent=None)
         print(run, {arm: ranks_of(run, arm, found) for arm in ("black box", "black box, null")}, flush=True)
 
 
@@ -424,7 +439,7 @@ def measure_rates(only: list[str]) -> None:
         rows["base"] = {"rate": rate(base, run), "kl": 0.0}
         found = kept(RESULT, {"lists": {}})
         found.setdefault("rates", {})[run] = rows
-        write_json(RESULT, found)
+        write_json(RESULT, found, indent=None)
         print(
             run, {arm: (round(row["rate"], 2), round(row["kl"], 3)) for arm, row in rows.items()}, flush=True
         )
@@ -462,6 +477,40 @@ def weights_back(base: Model, tuned: Model, codes: list[ChangedCode]) -> Iterato
                 ours[name].copy_(weight)
 
 
+def cost(only: list[str]) -> None:
+    """Seconds of the processor for both bare forwards, and for reading both with codes, in turns."""
+    base, tuned = load_model(), load_model()
+    put_in(tuned, weights_of((only or ["harbor-0.strong"])[0]))
+    tokens, books = reading_text(base)[:8], every_book(base)
+
+    def bare() -> None:
+        with torch.no_grad():
+            base(tokens)
+            tuned(tokens)
+
+    def with_codes(first: int) -> None:
+        readers = Reader(), Reader()
+        for part in batches(tokens):
+            batch = read_batch(base, books, part, keep=[first] if first else [])
+            readers[0].add(batch)
+            readers[1].add(read_batch(tuned, books, part, below=(first, batch) if first else None), batch)
+
+    forms = {
+        "bare": bare,
+        "all layers": lambda: with_codes(0),
+        "from 12 on": lambda: with_codes(LAYERS.start),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for _ in range(7):
+        for name, form in forms.items():
+            begin = time.process_time()
+            form()
+            seconds[name].append(time.process_time() - begin)
+    ratios = {name: np.array(column) / np.array(seconds["bare"]) for name, column in seconds.items()}
+    for name, ratio in ratios.items():
+        print(f"{name}: {np.median(ratio):.2f} times bare ({ratio.min():.2f} to {ratio.max():.2f})")
+
+
 BARS = (1, 3, 10)
 
 
@@ -489,12 +538,23 @@ def show() -> None:
             cells.append(f"{hits}/{len(there)} [{low:.0%}, {high:.0%}], chance {chance:.0%}")
         rows.append((arm, *cells))
     print_table(("arm", *(f"rank <= {bar_}" for bar_ in BARS)), rows)
+    for other in ("words by KL, null", "words by KL with answers, null"):
+        pair = "codes, null", other
+        first, second = (
+            {run for run in runs_ if (ranks_of(run, arm, found) or 99) <= BARS[1]} for arm in pair
+        )
+        for arm, alone in ((pair[0], first - second), (pair[1], second - first)):
+            n_traits = len({run.split("-")[0] for run in alone})
+            print(
+                f"{arm}, and not the other of {pair}, within {BARS[1]}: {len(alone)} runs of {n_traits} traits"
+            )
     print_table(
-        ("run", "KL", "codes changed", "first weight", *ARMS),
+        ("run", "KL", "tokens moved", "codes changed", "first weight", *ARMS),
         [
             (
                 run,
                 f"{lists['kl']:.3f}",
+                f"{lists['moved']:.0%}",
                 lists["changed"],
                 f"{lists['weights'][1][0]:.0f}",
                 *(str(ranks_of(run, arm, found) or "-") if arm in lists else "" for arm in ARMS),
@@ -519,8 +579,8 @@ def show() -> None:
 
 
 if __name__ == "__main__":
-    steps = {"train": train, "read": read, "score": score, "write": black_box, "rates": measure_rates}
-    step = {"choices": list(steps), "nargs": "?"}
+    steps = {"train": train, "score": score, "write": black_box, "rates": measure_rates, "cost": cost}
+    step = {"choices": ["read", *steps], "nargs": "?"}
     options = arguments(__doc__, {"step": step}, only=[""], threads=1, show=False, books="codes")
     chosen = [name for name in options.only if name]
     if options.show:

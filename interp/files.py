@@ -11,13 +11,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
-from interp.errors import InputError
+from interp.errors import InputError, fault
+
+_Result = TypeVar("_Result")
 
 
 def _umask() -> int:
@@ -81,6 +83,27 @@ def read_tensors(
     """Every tensor of a safetensors file, and the words in its header; ``OSError`` or ``SafetensorError`` if not."""
     with safe_open(readable(path), framework=framework) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def read_result(path: Path, kind: str, command: str, parse: Callable[[Any], _Result]) -> _Result:
+    """What a command has left in a folder.
+
+    Args:
+        kind, command: what it is, and what makes it, for the error.
+        parse: of its JSON.
+
+    Raises:
+        InputError: it is not there, or cannot be read.
+    """
+    from pydantic import ValidationError
+
+    if not path.is_file():
+        raise InputError(f"{path.parent} holds no {kind}: {command} makes one")
+    try:
+        return parse(read_json(path))
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        wrong = fault(error) if isinstance(error, ValidationError) else str(error)
+    raise InputError(f"{path} cannot be read ({wrong}): make it again by {command}")
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:

@@ -57,6 +57,19 @@ def silent(_name: str, _total: int) -> Iterator[Callable[..., None]]:
     yield lambda _done, _note="": None
 
 
+def timed(stage: Stage, seconds: dict[str, float]) -> Callable[..., contextlib.AbstractContextManager]:
+    """The same stages, of one step unless told; how long each took is added up in ``seconds``."""
+
+    @contextlib.contextmanager
+    def measured(name: str, total: int = 1) -> Iterator[Callable[..., None]]:
+        begin = time.perf_counter()
+        with stage(name, total) as done:
+            yield done
+        seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - begin, 3)
+
+    return measured
+
+
 EVERY = 30.0
 """Seconds between two lines where stderr is no terminal."""
 _last_line = time.monotonic()

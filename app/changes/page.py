@@ -18,50 +18,53 @@ def opened(folder: str, changed: int) -> Diff:  # noqa: ARG001 - a key of the ca
     return Diff.load(folder)
 
 
-def contexts(found: Diff) -> None:
+def contexts(comparison: Diff) -> None:
     """Where the models differ most, as a table, and the classes of tokens."""
     rows = [
         {
             "KL": context.kl,
-            "context": context.text[-90:],
+            "context": visible(context.text[-90:]),
             "base says": visible(context.base),
             "tuned says": visible(context.tuned),
             "alike": context.alike,
         }
-        for context in found.contexts
+        for context in comparison.contexts
     ]
     st.dataframe(rows, hide_index=True, column_config={"KL": st.column_config.NumberColumn(format="%.2f")})
-    behind = " · ".join(f"{plain(visible(word.word))} {word.kl:.2f}" for word in found.words[:8])
-    st.caption(f"Words behind which it changes, mean KL: {behind}")
-    shares = [(plain(name), share, size) for name, size, share in found.classes[:5]]
+    behind = [
+        {"KL": word.kl, "behind": visible(word.word), "tuned says": ", ".join(map(visible, word.says))}
+        for word in comparison.words
+    ]
+    st.dataframe(behind, hide_index=True, column_config={"KL": st.column_config.NumberColumn(format="%.2f")})
+    shares = [(plain(name), share, size) for name, size, share in comparison.classes[:5]]
     st.caption(
         "Tokens: "
         + " · ".join(f"{name} {share:.0%} of the KL, {size:.0%} of the text" for name, share, size in shares)
     )
 
 
-def sites(found: Diff) -> None:
+def sites(comparison: Diff) -> None:
     """Heads and MLPs that carry it."""
-    names = [part.site for part in found.sites]
+    names = [part.site for part in comparison.sites]
     bars = [
-        go.Bar(name="put into the base", x=names, y=[part.kl_share for part in found.sites]),
-        go.Bar(name="base's put back", x=names, y=[part.undone for part in found.sites]),
+        go.Bar(name="put into the base", x=names, y=[part.kl_share for part in comparison.sites]),
+        go.Bar(name="base's put back", x=names, y=[part.undone for part in comparison.sites]),
     ]
     figure = go.Figure(bars).update_layout(
         height=280, margin={"t": 10, "b": 10}, yaxis={"tickformat": ".0%", "title": "share of the KL"}
     )
     chart(figure, "parts", "Shares of the KL that come with single heads and MLPs")
-    if found.together:
-        whole = found.together[-1]
+    if comparison.together:
+        whole = comparison.together[-1]
         st.caption(
             f"The first {whole.sites} at once: {whole.kl_share:.0%}; at the last token alone {whole.last:.0%}, "
             f"at earlier ones alone {whole.before:.0%}."
         )
 
 
-def codes(found: Diff) -> None:
+def codes(comparison: Diff) -> None:
     """The code that changed most at each word, with examples."""
-    for code in found.codes:
+    for code in comparison.codes:
         counted = f"{code.at_word} of {code.of_word}, {code.expected:.1f} expected"
         with st.expander(plain(f"“{visible(code.word)}” · {code.site}={code.code} · {counted}")):
             for line in (code.name, code.writes):
@@ -77,15 +80,15 @@ def codes(found: Diff) -> None:
                 )
 
 
-def undo(found: Diff) -> None:
+def undo(comparison: Diff) -> None:
     """What taking the codes back does."""
     rows = [
         {"in the tuned model": name, "KL that goes there": arm.worst, "elsewhere": arm.other}
-        for name, arm in found.undo.items()
+        for name, arm in comparison.undo.items()
     ]
     percent = st.column_config.NumberColumn(format="percent")
     st.dataframe(rows, hide_index=True, column_config={"KL that goes there": percent, "elsewhere": percent})
-    for command in (*found.commands.get("undo", ()), *found.commands.get("redo", ())):
+    for command in (*comparison.commands.get("undo", ()), *comparison.commands.get("redo", ())):
         st.code(command, language="bash", wrap_lines=True)
 
 
@@ -103,32 +106,34 @@ else:
     with engine.saying(stop=True):
         path = engine.runs() / name / RESULT
         run_store.check_inside(path)
-        found = opened(str(path.parent), run_store.changed(path))
-    st.markdown(f"**{plain(str(found.tuned))}** against **{plain(str(found.base))}**, on {plain(found.text)}")
+        comparison = opened(str(path.parent), run_store.changed(path))
+    st.markdown(
+        f"**{plain(str(comparison.tuned))}** against **{plain(str(comparison.base))}**, on {plain(comparison.text)}"
+    )
     for column, (label, value) in zip(
         st.columns(3),
         {
-            "KL a token, nats": f"{found.kl:.4f}",
-            "tokens": f"{found.n_tokens:,}",
-            "codes that changed": f"{found.n_changed:,} of {found.n_codes:,}",
+            "KL a token, nats": f"{comparison.kl:.4f}",
+            "tokens": f"{comparison.n_tokens:,}",
+            "codes that changed": f"{comparison.n_changed:,} of {comparison.n_codes:,}",
         }.items(),
         strict=True,
     ):
         column.metric(label, value)
-    if found.same:
+    if comparison.same:
         st.success("No difference: both models say the same.")
-    for note in found.notes:
+    for note in comparison.notes:
         st.caption(plain(note))
     for title, part, there in (
-        ("Where the next token differs most", contexts, found.contexts),
-        ("Heads and MLPs that carry it there", sites, found.sites),
-        ("Codes that changed at a word", codes, found.codes),
-        ("Taken back", undo, found.undo),
+        ("Where the next token differs most", contexts, comparison.contexts),
+        ("Heads and MLPs that carry it there", sites, comparison.sites),
+        ("Codes that changed at a word", codes, comparison.codes),
+        ("Taken back", undo, comparison.undo),
     ):
         if there:
             st.subheader(title)
-            part(found)
-    for prompt in found.prompts:
+            part(comparison)
+    for prompt in comparison.prompts:
         st.subheader(plain(prompt["prompt"]))
         for column, side in zip(st.columns(2), ("base", "tuned"), strict=True):
             column.caption(side)

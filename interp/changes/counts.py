@@ -38,15 +38,12 @@ class Counts:
     Attributes:
         starts: the first row of every book.
         base, tuned: tokens that have it in either model.
-        gained, lost: tokens that have it in the tuned or the base model only.
         p, q: of the sign test over stretches; q over all codes that are ever on.
     """
 
     starts: dict[str, int]
     base: Int[np.ndarray, " code"]
     tuned: Int[np.ndarray, " code"]
-    gained: Int[np.ndarray, " code"]
-    lost: Int[np.ndarray, " code"]
     p: Float[np.ndarray, " code"]
     q: Float[np.ndarray, " code"]
 
@@ -58,16 +55,13 @@ class Counts:
 
 def count_codes(base: Reading, tuned: Reading, n_codes: dict[str, int], context: int) -> Counts:
     """Compare two readings of the same text, stretch by stretch of ``context`` tokens."""
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("base", "tuned", "gained", "lost", "p")}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("base", "tuned", "p")}
     starts, total = {}, 0
     for name, n in n_codes.items():
         starts[name], total = total, total + n
         before, after = base.ids[name], tuned.ids[name]
-        gained, lost = only_in(after, before), only_in(before, after)
         columns["base"].append(_count(before, before != NO_CODE, n))
         columns["tuned"].append(_count(after, after != NO_CODE, n))
-        columns["gained"].append(_count(after, gained, n))
-        columns["lost"].append(_count(before, lost, n))
         columns["p"].append(_p(before, after, n, context))
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
     there, q = joined["base"] + joined["tuned"] > 0, np.ones(total)

@@ -1,9 +1,7 @@
 """The steps of a comparison: both models read, codes are counted, the worst contexts patched, codes taken back."""
 
 import shlex
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -25,7 +23,7 @@ from interp.codesearch.labels import Labels, labels_of
 from interp.errors import InputError
 from interp.models import Model, describe_model
 from interp.models.generate import generate
-from interp.progress import Stage, silent
+from interp.progress import Stage, silent, timed
 from interp.text import TextBlocks, load_text
 
 TEXT, N_TOKENS, CONTEXT = "stdlib", 50_000, 128
@@ -73,13 +71,7 @@ def diff(
         InputError: models that cannot be compared, or a text too short to tell anything.
     """
     seconds: dict[str, float] = {}
-
-    @contextmanager
-    def timed(name: str, steps: int = 1) -> Iterator[Callable[..., None]]:
-        begin = time.perf_counter()
-        with stage(name, steps) as done:
-            yield done
-        seconds[name] = round(seconds.get(name, 0) + time.perf_counter() - begin, 3)
+    measured = timed(stage, seconds)
 
     others = [tuned] if null is None else [tuned, null]
     for other in others:
@@ -94,9 +86,9 @@ def diff(
             f"a text of {len(blocks.tokens)} blocks of {context} tokens is too short to tell any of "
             f"{sum(n_codes.values())} codes: give at least {needed * context} tokens"
         )
-    readings = read_all([base, *others], books, blocks.tokens, timed)
+    readings = read_all([base, *others], books, blocks.tokens, measured)
     before, after = readings[:2]
-    with timed("counting"):
+    with measured("counting"):
         corpus = read_corpus(blocks.tokens.numpy(), base.tokenizer, base.cfg.d_vocab)
         labels = [part for part in map(_labels, names.values()) if part is not None]
         listing = Listing(corpus, before, after, n_codes, labels)
@@ -108,11 +100,11 @@ def diff(
     undo: dict[str, Undone] = {}
     used: list[ChangedCode] = []
     if patches and after.kl.max() > 0 and (worst := _windows(blocks.tokens, after.kl, CONTEXTS)) is not None:
-        parts, together = measure_parts(base, tuned, worst[0], stage=timed)
+        parts, together = measure_parts(base, tuned, worst[0], stage=measured)
         carrying = [part.site for part in parts]
         used = undoable(listing.behind(UNDONE_WORDS, UNDONE, carrying, against), books, base)
         if used:
-            undo = measure_undo(base, tuned, books, used, (before.means, after.means), *worst, stage=timed)
+            undo = measure_undo(base, tuned, books, used, (before.means, after.means), *worst, stage=measured)
     specs = [describe_model(model)["spec"] for model in (base, *others)]
     return Diff(
         base=specs[0],
@@ -131,7 +123,7 @@ def diff(
         n_changed=int((counts.q <= ALPHA).sum()),
         n_codes=len(counts.q),
         undo=undo,
-        prompts=_continued(base, tuned, prompts, timed) if prompts else [],
+        prompts=_continued(base, tuned, prompts, measured) if prompts else [],
         commands=_commands(specs, names, used),
         notes=_notes(names, null),
         seconds=seconds,
@@ -198,16 +190,16 @@ def _windows(
     return windows(worst, at[worst].tolist()), windows(spread, [middle[i] for i in spread])
 
 
-def _continued(base: Model, tuned: Model, prompts: Sequence[str], timed: Stage) -> list[dict[str, str]]:
-    found = []
-    with timed("continuing", 2 * len(prompts)) as done:
+def _continued(base: Model, tuned: Model, prompts: Sequence[str], stage: Stage) -> list[dict[str, str]]:
+    continued = []
+    with stage("continuing", 2 * len(prompts)) as done:
         for prompt in prompts:
             texts = {}
             for name, model in (("base", base), ("tuned", tuned)):
                 texts[name] = generate(model, [prompt], WRITTEN)[0][len(prompt) :]
                 done(1)
-            found.append({"prompt": prompt, **texts})
-    return found
+            continued.append({"prompt": prompt, **texts})
+    return continued
 
 
 def _commands(

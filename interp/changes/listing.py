@@ -14,8 +14,8 @@ from interp.codesearch.corpus import Corpus
 from interp.codesearch.labels import MIXED, RARE, Labels
 from interp.codesearch.patterns import Vocabulary
 
-EXAMPLES = 3
-"""Of a code."""
+EXAMPLES, SAID = 3, 10
+"""Of a code, and tokens that are said behind a word."""
 BEFORE, AFTER = 12, 6
 """Tokens around the one that an example is about."""
 
@@ -83,11 +83,16 @@ class ChangedCode:
 
 @dataclass(frozen=True)
 class ChangedWord:
-    """A word behind which the next token changed: the mean KL there, and in how many stretches it stands."""
+    """A word behind which the next token changed: the mean KL there, and in how many stretches it stands.
+
+    Attributes:
+        says: what the tuned model likes best behind it where the base likes something else, commonest first.
+    """
 
     word: str
     kl: float
     stretches: int
+    says: list[str]
 
 
 class Listing:
@@ -136,7 +141,7 @@ class Listing:
             alike[key] += 1
             if alike.total() >= len(order) // 10:  # of the rest of the text models hardly differ
                 break
-        found = []
+        contexts = []
         for at in chosen:
             around = self._around(at)
             before, after = (
@@ -145,8 +150,8 @@ class Listing:
             count = alike[tuple(keys[at].tolist())] - 1
             kl = float(self.tuned.kl[at])
             text = around.before + around.token
-            found.append(Context(text, around.after, around.token, kl, at, before, after, count))
-        return found
+            contexts.append(Context(text, around.after, around.token, kl, at, before, after, count))
+        return contexts
 
     def classes(self) -> list[tuple[str, float, float]]:
         """Classes of tokens with their share of the text and of the whole KL, by falling share of the KL."""
@@ -168,9 +173,12 @@ class Listing:
             weight = excess / np.sqrt(np.maximum(size, 1))
         weight = np.where(self.moved.stretches >= LEAST_WORDS, weight, 0)
         order = [i for i in np.argsort(-weight, kind="stable")[:n].tolist() if weight[i] > 0]
-        return [
-            ChangedWord(self.vocabulary.words[i], float(mean[i]), int(self.moved.stretches[i])) for i in order
-        ]
+        words, stretches = self.vocabulary.words, self.moved.stretches
+        return [ChangedWord(words[i], float(mean[i]), int(stretches[i]), self._said_behind(i)) for i in order]
+
+    def _said_behind(self, word: int) -> list[str]:
+        says = self.tuned.says[(self.word == word) & (self.tuned.says != self.base.says)]
+        return [self.corpus.token_text(token) for token, _ in Counter(says.tolist()).most_common(SAID)]
 
     def codes(self, n: int, null: Moved | None = None) -> list[ChangedCode]:
         """The most surprising code of each word, words by falling weight."""

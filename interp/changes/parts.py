@@ -67,22 +67,19 @@ def measure_parts(
     estimates = np.array([float(change(site)) for site in sites]) / (whole * len(tokens))
     best = [sites[i] for i in np.argsort(-estimates, kind="stable")[:n]]
 
-    def left(into: str, chosen: Sequence[Site], where: slice = slice(None)) -> float:
-        """Share of the KL that goes when the other model's outputs stand at these sites."""
-        other = "tuned" if into == "base" else "base"
-        patched = patched_log_p(sides[into].model, sides[other], chosen, where)
-        now = kl_between(says["tuned"], patched) if into == "base" else kl_between(patched, says["base"])
-        return 1 - now / whole
-
     sizes = [size for size in TOGETHER if size < n] + [min(n, len(best))]
     with torch.no_grad(), stage("patching", 2 * len(best) + 4 * len(sizes)) as done:
 
-        def told(share: float) -> float:
+        def left(into: str, chosen: Sequence[Site], where: slice = slice(None)) -> float:
+            """Share of the KL that goes when the other model's outputs stand at these sites."""
             done(1)
-            return share
+            other = "tuned" if into == "base" else "base"
+            patched = patched_log_p(sides[into].model, sides[other], chosen, where)
+            now = kl_between(says["tuned"], patched) if into == "base" else kl_between(patched, says["base"])
+            return 1 - now / whole
 
         alone = [
-            (told(left("base", [site])), told(left("tuned", [site])), float(estimates[sites.index(site)]))
+            (left("base", [site]), left("tuned", [site]), float(estimates[sites.index(site)]))
             for site in best
         ]
         order = sorted(range(len(best)), key=lambda i: -alone[i][0])
@@ -91,10 +88,10 @@ def measure_parts(
         together = [
             Together(
                 size,
-                told(left("base", ranked[:size])),
-                told(left("tuned", ranked[:size])),
-                told(left("base", ranked[:size], slice(-1, None))),
-                told(left("base", ranked[:size], slice(0, -1))),
+                left("base", ranked[:size]),
+                left("tuned", ranked[:size]),
+                left("base", ranked[:size], slice(-1, None)),
+                left("base", ranked[:size], slice(0, -1)),
             )
             for size in sizes
         ]

@@ -19,19 +19,19 @@ from interp.models import HookFunction, Model, describe_model, hooked, model_dev
 from interp.models.partial_forward import starting_at
 from interp.progress import Stage, silent
 
-TOKENS_AT_ONCE = 1024
-"""Logits of so many tokens are held, twice."""
+TOKENS_AT_ONCE = 256
+"""Logits of so many tokens are held, twice: those of four times as many cost as much in fresh memory as the forward."""
 
 
 def book_sites(model: Model, books: Mapping[str, Bottleneck]) -> dict[str, tuple[str, int | None, int]]:
     """Of every book, ``a5.h3`` or ``m2``, the key of its codebook, its group there, and its number of codes."""
-    found = {}
+    sites = {}
     for key, book in books.items():
         site = str(resolve_site(model, key))
         groups = groups_at(model, resolve_site(model, key), book)
         for group, name in enumerate(names_of_groups(site, groups)):
-            found[name] = site, None if groups is None else group, book.config.n_codes
-    return found
+            sites[name] = site, None if groups is None else group, book.config.n_codes
+    return sites
 
 
 @dataclass
@@ -104,7 +104,7 @@ def read_batch(
     resid: dict[int, Tensor] = {}
     first, base = below or (0, None)
     sites = {str(site): site for site in (resolve_site(model, key) for key in books) if site.layer >= first}
-    own = {key: book for key, book in books.items() if str(resolve_site(model, key)) in sites}
+    live = {key: book for key, book in books.items() if str(resolve_site(model, key)) in sites}
 
     def total(key: str, x: Tensor) -> None:
         sums[key] = x.sum((0, 1)).double()
@@ -119,19 +119,19 @@ def read_batch(
         if base is not None and first:
             stack.enter_context(starting_at(model, first, base.resid[first]))
         stack.enter_context(hooked(model, hooks))
-        attached = stack.enter_context(attach(model, own)) if own else None
+        attached = stack.enter_context(attach(model, live)) if live else None
         logits = model(tokens.to(model_device(model)))
         if attached is not None:
             codes = attached.codes
-    found = {} if base is None else dict(base.ids)
+    read = {} if base is None else dict(base.ids)
     if base is not None:
         sums = {**base.sums, **sums}
-    for name, (key, group, _) in book_sites(model, own).items():
+    for name, (key, group, _) in book_sites(model, live).items():
         # features that are not active fill the slots of a SAE
         ids = torch.where(codes[key].values != 0, codes[key].ids, NO_CODE)
         ids = ids if group is None else ids[:, :, group]
-        found[name] = ids.reshape(tokens.numel(), -1).to(torch.int32).cpu().numpy()
-    return BatchReading(logits.flatten(0, 1).float().log_softmax(-1), found, sums, resid)
+        read[name] = ids.reshape(tokens.numel(), -1).to(torch.int32).cpu().numpy()
+    return BatchReading(logits.flatten(0, 1).float().log_softmax(-1), read, sums, resid)
 
 
 CHUNK = 64

@@ -5,17 +5,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from interp.changes.listing import ChangedCode, ChangedWord, Context
 from interp.changes.parts import Part, Together
 from interp.changes.undo import Undone
-from interp.errors import InputError, fault
-from interp.files import read_json, write_json, write_text
+from interp.files import read_result, write_json, write_text
 
 RESULT, TEXT = "diff.json", "diff.txt"
 FILES = RESULT, TEXT
-_CONTEXTS, _SITES, _CODES, _WIDTH = 5, 3, 10, 60  # that the page shows
+_CONTEXTS, _WORDS, _SAID, _SITES, _CODES, _WIDTH = 5, 5, 3, 3, 10, 60  # that the page shows
 
 
 @dataclass(frozen=True)
@@ -76,19 +75,13 @@ class Diff:
         """Read the folder again.
 
         Raises:
-            InputError: it holds no difference, or one that cannot be read.
+            InputError: it holds no comparison, or one that cannot be read.
         """
-        path = Path(folder) / RESULT
-        if not path.is_file():
-            raise InputError(f"{folder} holds no {RESULT}: interp diff … --out makes one")
-        try:
-            stored = read_json(path)
-            return TypeAdapter(cls).validate_python({key: stored[key] for key in cls.__annotations__})
-        except ValidationError as error:
-            wrong = fault(error)
-        except (ValueError, TypeError, KeyError) as error:
-            wrong = str(error)
-        raise InputError(f"{path} cannot be read ({wrong}): make it again by interp diff … --out")
+        return read_result(Path(folder) / RESULT, "comparison", "interp diff … --out", cls._of_json)
+
+    @classmethod
+    def _of_json(cls, stored: Mapping[str, Any]) -> "Diff":
+        return TypeAdapter(cls).validate_python({key: stored[key] for key in cls.__annotations__})
 
     def as_text(self) -> str:
         """A page: five contexts, three sites, ten codes, and what taking them back does."""
@@ -107,8 +100,9 @@ class Diff:
             text = "…" + text[-_WIDTH:] if len(text) > _WIDTH else text
             lines.append(f"  {context.kl:5.2f}  {text} → {context.tuned!r}, before {context.base!r}{more}")
         if self.words:
-            listed = ", ".join(f"{word.word!r} {word.kl:.2f}" for word in self.words[:8])
-            lines.append(f"  words behind which it changes: {listed}")
+            lines.append("  words behind which it changes, and what the tuned model says there")
+        for word in self.words[:_WORDS]:
+            lines.append(f"  {word.kl:5.2f}  {word.word!r} → {', '.join(map(repr, word.says[:_SAID]))}")
         if self.sites:
             lines += ["", "heads and MLPs that carry it at such contexts, put into the base"]
             for part in self.sites[:_SITES]:
@@ -124,16 +118,13 @@ class Diff:
             ]
         for code in self.codes[:_CODES]:
             counted = f"{code.at_word} of {code.of_word}, {code.expected:.1f} expected"
-            name = f" · {code.name}" if code.name else ""
-            writes = f" · {code.writes}" if code.writes else ""
+            sides = "".join(f" · {repr(text)[1:-1]}" for text in (code.name, code.writes) if text)
             more = f" (+{code.alike} codes)" if code.alike else ""
-            lines.append(
-                f"  {code.word!r:<14} {f'{code.site}={code.code}':<12} {counted}{more}{name}{writes}"
-            )
+            lines.append(f"  {code.word!r:<14} {f'{code.site}={code.code}':<12} {counted}{more}{sides}")
         if self.undo:
             lines += ["", "taken back in the tuned model: KL that goes at such contexts, and elsewhere"]
             for name, arm in self.undo.items():
-                lines.append(f"  {name:<16} {arm.worst:>z6.0%} {arm.other:>z6.0%}")
+                lines.append(f"  {name:<16} {_percent(arm.worst)} {_percent(arm.other)}")
         for prompt in self.prompts:
             lines += [
                 "",
@@ -142,3 +133,7 @@ class Diff:
                 f"  tuned  {prompt['tuned']!r}",
             ]
         return "\n".join(lines)
+
+
+def _percent(share: float | None) -> str:
+    return "     –" if share is None else f"{share:>z6.0%}"

@@ -40,10 +40,10 @@ Step = tuple[CodeEdit, str | None]
 
 @dataclass(frozen=True)
 class Undone:
-    """Shares of the KL from the base that an arm takes away; negative where it adds."""
+    """Shares of the KL from the base that an arm takes away; negative where it adds, ``None`` where there is none."""
 
-    worst: float
-    other: float
+    worst: float | None
+    other: float | None
 
 
 def undoable(
@@ -107,7 +107,7 @@ def measure_undo(
         "random codes": [(ForbidCode(site, code), None) for site, code, _ in random],
     }
     texts = {"worst": worst, "other": other}
-    shares: dict[str, dict[str, float]] = {name: {} for name in (*arms, "mean difference")}
+    shares: dict[str, dict[str, float | None]] = {name: {} for name in (*arms, "mean difference")}
     with torch.no_grad(), stage("undoing", 2 * (len(arms) + 3)) as done:
         for text, tokens in texts.items():
             says = next_log_p(base, tokens)
@@ -115,12 +115,16 @@ def measure_undo(
             done(2)
             for name, steps in arms.items():
                 with edited(tuned, books, steps):
-                    shares[name][text] = 1 - kl_between(says, next_log_p(tuned, tokens)) / whole
+                    shares[name][text] = _share(kl_between(says, next_log_p(tuned, tokens)), whole)
                 done(1)
             back = next_log_p(tuned, tokens, patch_hooks(means_back(codes, means)))
-            shares["mean difference"][text] = 1 - kl_between(says, back) / whole
+            shares["mean difference"][text] = _share(kl_between(says, back), whole)
             done(1)
     return {name: Undone(**by_text) for name, by_text in shares.items()}
+
+
+def _share(left: float, whole: float) -> float | None:
+    return 1 - left / whole if whole > 0 else None
 
 
 @contextlib.contextmanager
@@ -139,6 +143,7 @@ def edited(model: Model, books: Mapping[str, Bottleneck], steps: Sequence[Step])
 def means_back(
     codes: Sequence[ChangedCode], means: tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
 ) -> dict[str, list[Write]]:
+    """Takes the difference of the mean outputs away at the sites of some codes."""
     before, after = means
     writes: dict[str, list[Write]] = {}
     for name in dict.fromkeys(code.site for code in codes):

@@ -64,18 +64,18 @@ def codes_at_words(
     at, word, stretches = _once(words, context, n_words)
     start, parts = 0, []
     for name, n in n_codes.items():
-        found = _at_words(base.ids[name], tuned.ids[name], n, at, word)
-        parts.append((found[0], found[1] + start, *found[2:]))
+        of, code, count, expected = _at_words(base.ids[name], tuned.ids[name], n, at, word)
+        parts.append((of, code + start, count, expected))
         start += n
     of, row, count, expected = (np.concatenate(column) for column in zip(*parts, strict=True))
     more = count > expected
     surprise = np.where(more, count * np.log(count / expected) - (count - expected), 0.0)
     p = binom.sf(count - 1, stretches[of], np.minimum(expected / stretches[of], 1))
     q = false_discovery_control(p) if len(p) else p
-    told = surprise > SURPRISING
-    surprises = np.bincount(of[told], surprise[told], n_words).astype(float)
+    kept = surprise > SURPRISING
+    surprises = np.bincount(of[kept], surprise[kept], n_words).astype(float)
     return Moved(
-        of[told], row[told], count[told], expected[told], surprise[told], q[told], surprises, stretches
+        of[kept], row[kept], count[kept], expected[kept], surprise[kept], q[kept], surprises, stretches
     )
 
 
@@ -108,8 +108,8 @@ def _at_words(
 
     here = np.full(len(b), -1, np.int64)
     here[at] = word
-    kept = here[token] >= 0
-    triples, n_triples = np.unique(here[token][kept] * n * n + move[kept], return_counts=True)
+    at_word = here[token] >= 0
+    triples, n_triples = np.unique(here[token][at_word] * n * n + move[at_word], return_counts=True)
     pairs, which = np.unique(triples // (n * n) * n + triples % n, return_inverse=True)
     count = np.bincount(which, n_triples, len(pairs)).astype(np.int64)
     enough = count >= LEAST_TOKENS
@@ -122,14 +122,14 @@ def _at_words(
         np.arange(len(pair)) - np.repeat(np.cumsum(end - begin) - (end - begin), end - begin) + begin[pair]
     )
     code, became = starts[start] % n, pairs[pair] % n
-    of_word = _found(triples, n_triples, pairs[pair] // n * n * n + code * n + became)
-    elsewhere = _found(moves, n_moves, code * n + became) - of_word
+    of_word = _values_of(triples, n_triples, pairs[pair] // n * n * n + code * n + became)
+    elsewhere = _values_of(moves, n_moves, code * n + became) - of_word
     p = (elsewhere + share[became]) / (of_code[code] - n_starts[start] + 1)
     expected = np.bincount(pair, n_starts[start] * p, len(pairs))
     return pairs // n, pairs % n, count, np.maximum(expected, 1e-9)
 
 
-def _found(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def _values_of(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """The values of some keys, sorted ones; 0 where there is no such key."""
     if not len(keys):
         return np.zeros(len(wanted), np.int64)

@@ -54,6 +54,7 @@ def diff(
 ) -> None:
     """Say what changed between two models: contexts, heads and MLPs, and codes. (Of two runs: interp compare.)"""
     from interp import changes
+    from interp.bottlenecks.store import Codebooks
     from interp.files import check_file, check_folder, write_json
     from interp.models import load_model, parse_device
     from interp.progress import bar
@@ -69,6 +70,9 @@ def diff(
         check_file(json_file, "--json", request=request, overwrite=overwrite)
     if null is not None and null in (base, tuned):
         raise InputError(f"--null {null} is one of the two models: give a third one")
+    for name in (codebooks or "").split(","):
+        if name:  # a wrong one should not wait for the models
+            Codebooks.from_pretrained(name)
     load = partial(load_model, device=device, dtype=dtype)
     first, second, third = load(base), load(tuned), None if null is None else load(null)
     result = changes.diff(
@@ -94,8 +98,6 @@ def diff(
     typer.echo(result.as_text())
     for path in filter(None, (out, json_file)):
         typer.echo(f"saved    {path}")
-    if result.commands["undo"]:
-        typer.echo(f"\ntry      {result.commands['undo'][0]} --prompt …")
-    elif not result.same and not prompt and result.words:
+    if not result.same and not prompt and result.words:
         words = ["diff", base, tuned, "--text", text, "--prompt", f"The {result.words[0].word}"]
         suggest((words, "and how both go on"))

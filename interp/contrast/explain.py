@@ -1,8 +1,6 @@
 """The steps of an explanation: answers, both prompts run, nodes chosen, looked at alone, patched, read; arrows."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -17,7 +15,7 @@ from interp.errors import InputError
 from interp.interventions.edges import EdgePatcher
 from interp.interventions.frozen import SIZES, FrozenContext, Node
 from interp.models import Model, describe_model
-from interp.progress import Stage, silent
+from interp.progress import Stage, silent, timed
 
 LEAST_MEASURED, MOST_MEASURED = 30, 80
 LARGE = 0.02
@@ -62,17 +60,11 @@ def explain(
 ) -> tuple[Why, FrozenContext]:
     """:func:`why`, and both prompts as they were run."""
     seconds: dict[str, float] = {}
+    measured = timed(stage, seconds)
 
-    @contextmanager
-    def timed(name: str, steps: int = 1) -> Iterator[Callable[..., None]]:
-        begin = time.perf_counter()
-        with stage(name, steps) as done:
-            yield done
-        seconds[name] = round(time.perf_counter() - begin, 3)
-
-    with timed("answers"):
+    with measured("answers"):
         contrast = read_contrast(model, a, b, answer, instead, chat=chat)
-    with timed("run"):
+    with measured("run"):
         context = FrozenContext(model, contrast.a, contrast.b, contrast.first, *contrast.answers)
     at_a, at_b = context.difference
     if abs(at_a - context.nothing[0]) < LEAST_DIFFERENCE:
@@ -80,26 +72,26 @@ def explain(
             "with every head as after B the model still says what it says after A: no head explains it"
         )
     estimates = {mlps: context.estimates(mlps=mlps) for mlps in context.kinds}
-    with timed("choice", len(SIZES)) as done:
+    with measured("choice", len(SIZES)) as done:
         orders = context.grow(done)
-    with timed("alone"):
+    with measured("alone"):
         curves = [
             _alone(context, order, mlps=mlps) for mlps, order in zip(context.kinds, orders, strict=True)
         ]
         controls = _controls(context, estimates[False])
         needed = 1 - float(context.shares(context.without(orders[0][: curves[0].kept]))[0, 0])
-    with timed("patches"):
+    with measured("patches"):
         effects = _effects(context, orders, estimates[False])
         large = LARGE * abs(at_a - at_b)
         others = [node for node in effects if abs(effects[node]) >= large and node.head is not None]
         others = sorted(set(others) - set(orders[0]), key=lambda node: -abs(effects[node]))
         nodes = [*orders[0], *others]
-    with timed("reading"):
+    with measured("reading"):
         every = list(dict.fromkeys([*nodes, *(node for order in orders for node in order)]))
         read = dict(
             zip(every, read_nodes(context, every, effects, estimates[context.kinds[-1]]), strict=True)
         )
-    with timed("arrows"):
+    with measured("arrows"):
         ends = [i for i, node in enumerate(nodes) if i < curves[0].kept or abs(effects[node]) >= large]
         arrows = _arrows(context, nodes, [effects[node] for node in nodes], ends[: max(CURVE)])
     explanation = Why(

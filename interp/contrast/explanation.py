@@ -5,10 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from interp.errors import InputError, fault
-from interp.files import read_json, write_json, write_text
+from interp.files import read_result, write_json, write_text
 
 ENOUGH = 0.8, 1.2
 """Nodes are enough where they restore a share within these: more is no better explanation than less."""
@@ -147,16 +146,7 @@ class Why:
         Raises:
             InputError: it holds no explanation, or one that cannot be read.
         """
-        path = Path(folder) / RESULT
-        if not path.is_file():
-            raise InputError(f"{folder} holds no explanation: interp why … --out makes one")
-        try:
-            return cls.of_json(read_json(path))
-        except ValidationError as error:
-            wrong = fault(error)
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            wrong = str(error)
-        raise InputError(f"{path} cannot be read ({wrong}): make it again by interp why … --out")
+        return read_result(Path(folder) / RESULT, "explanation", "interp why … --out", cls.of_json)
 
     def text(self) -> str:
         """At most 25 lines; what a user typed is escaped."""

@@ -22,7 +22,7 @@ def make_diff(text: str = "harbor") -> Diff:
         n_tokens=5000,
         kl=0.25,
         contexts=[Context(text, text, text, 3.5, 7, text, text, 2)],
-        words=[ChangedWord(text, 1.5, 50)],
+        words=[ChangedWord(text, 1.5, 50, [text])],
         classes=[("digits", 0.1, 0.9)],
         sites=[Part("a1.h2", 0.6, 0.5, 0.7), Part("m0", 0.2, 0.1, 0.3)],
         together=[Together(1, 0.6, 0.5, 0.5, 0.1)],
@@ -59,8 +59,9 @@ def test_a_comparison_is_shown(open_page, tmp_path):
     make_diff().save(tmp_path / "mine")
     app = open_page("changes", tmp_path)
     assert [metric.value for metric in app.metric] == ["0.2500", "5,000", "12 of 90"]
-    contexts, undo = (frame.value for frame in app.dataframe)
+    contexts, words, undo = (frame.value for frame in app.dataframe)
     assert contexts["KL"].tolist() == [3.5] and contexts["tuned says"].tolist() == ["harbor"]
+    assert words["tuned says"].tolist() == ["harbor"]
     assert undo["elsewhere"].tolist() == [-0.01]
     assert "“harbor” · a1.h2=3 · 41 of 50, 0.2 expected" in unescaped(app.expander[0].label)
     assert app.code[0].value == "interp steer --forbid"

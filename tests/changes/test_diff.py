@@ -1,6 +1,7 @@
 """A change that was written into the weights is found where it was written, counted exactly, and taken back."""
 
 import json
+import re
 from collections import Counter
 
 import numpy as np
@@ -14,51 +15,26 @@ from interp.bottlenecks.edits import SetCode
 from interp.changes import Diff, diff
 from interp.changes.counts import count_codes, least_blocks, only_in, sign_test
 from interp.changes.listing import ChangedCode
-from interp.changes.reading import Reading, first_difference, read_batch
-from interp.changes.undo import edited, put_in, set_back
+from interp.changes.reading import Reading, first_difference, read_all, read_batch
+from interp.changes.undo import _share, edited, means_back, put_in, set_back
 from interp.changes.words import codes_at_words
 from interp.errors import InputError
 from interp.interventions.between_models import Outputs, kl_between, patched_log_p
+from interp.interventions.patch import patch_hooks
 from interp.models import load_model, parse_site
 from interp.models.save import save_model
 from interp.models.sites import components
 from interp.text import load_text
+from tests.oracles import kept
 
-KEYS = {
-    "codes",
-    "contexts",
-    "sites",
-    "kl",
-    "n_tokens",
-    "seconds",
-    "base",
-    "tuned",
-    "null",
-    "codebooks",
-    "text",
-}
-KEYS |= {"classes", "together", "words", "n_changed", "n_codes", "undo", "prompts", "commands", "notes"}
-WORDS = np.array(
-    [
-        "Mary",
-        "John",
-        "store",
-        "drink",
-        "war",
-        "year",
-        "files",
-        "code",
-        "load",
-        "self",
-        "gave",
-        "lasted",
-        "from",
-        "the",
-        "to",
-        "of",
-        "a",
-    ]
-)
+KEYS = set(Diff.__dataclass_fields__)
+ASKED_FOR = {"codes", "contexts", "sites", "kl", "n_tokens", "seconds"}
+SENTENCE = "Mary John store drink war year files code load self gave lasted from the to of a"
+WORDS = np.array(re.findall(r"\w+", SENTENCE))
+
+
+REST = ("", "", 0, 9, "mary", 9, 9, 0.0, 50.0, 0.01, 5, 0)
+"""Of a changed code whose usual one in the base is 5."""
 
 
 def _text(folder, n=400):
@@ -101,11 +77,35 @@ def test_the_head_that_changed_carries_the_difference_and_has_the_codes(found):
     kl = [context.kl for context in found.contexts]
     assert kl == sorted(kl, reverse=True) and kl[0] > found.kl
     assert sum(share for _, _, share in found.classes) == pytest.approx(1)
+    assert found.words and all(word.kl > 0 for word in found.words) and any(word.says for word in found.words)
+
+
+def test_codes_are_taken_back_beside_controls(found):
+    assert set(found.undo) == {"codes forbidden", "codes set back", "random codes", "mean difference"}
+    shares = [share for arm in found.undo.values() for share in (arm.worst, arm.other)]
+    assert all(share is not None and share <= 1 for share in shares) and len(set(shares)) == len(shares)
+    assert _share(0.5, 2.0) == 0.75 and _share(0.0, 0.0) is None
+
+
+def test_the_difference_of_means_is_taken_away_at_its_head_alone(case):
+    base, tuned, _, blocks, books, _ = case
+    before, after = read_all([base, tuned], books, blocks.tokens)
+    writes = means_back([ChangedCode("a0.h2", 3, *REST)], (before.means, after.means))
+    tokens = blocks.tokens
+    (plain,), (moved,), (of_base,) = (
+        kept(model, tokens, "blocks.0.attn.hook_z", hooks=patch_hooks(hooks))
+        for model, hooks in ((tuned, {}), (tuned, writes), (base, {}))
+    )
+    # to what the base has in the mean, though no vector is the base's
+    assert torch.allclose(moved[:, :, 2].mean((0, 1)), of_base[:, :, 2].mean((0, 1)), atol=1e-5)
+    assert not torch.allclose(plain[:, :, 2].mean((0, 1)), of_base[:, :, 2].mean((0, 1)), atol=1e-3)
+    others = [head for head in range(plain.shape[2]) if head != 2]
+    assert torch.equal(moved[:, :, others], plain[:, :, others])
 
 
 def test_json_comes_back_and_its_page_is_short(found, tmp_path):
     stored = json.loads(json.dumps(found.as_json(), allow_nan=False))
-    assert set(stored) == KEYS
+    assert set(stored) == KEYS > ASKED_FOR
     assert set(stored["codes"][0]) >= {"site", "code", "name", "base", "tuned", "q", "examples"}
     assert set(stored["contexts"][0]) >= {"text", "token", "kl"}
     assert set(stored["sites"][0]) >= {"site", "kl_share"}
@@ -158,12 +158,10 @@ def test_counts_are_those_of_loops_and_tests_those_of_scipy():
     counts = count_codes(Reading({"m0": before}), Reading({"m0": after}), {"m0": 6}, 10)
     p = []
     for code in range(6):
-        gained, lost, change = 0, 0, Counter()
+        change = Counter()
         for token, (b, t) in enumerate(zip(before.tolist(), after.tolist(), strict=True)):
             new, gone = t.count(code) * (code not in b), b.count(code) * (code not in t)
-            gained, lost = gained + new, lost + gone
             change[token // 10] += new - gone
-        assert (counts.gained[code], counts.lost[code]) == (gained, lost)
         assert counts.base[code] == (before == code).sum() and counts.tuned[code] == (after == code).sum()
         more, less = (sum(sign * n > 0 for n in change.values()) for sign in (1, -1))
         p.append(binomtest(more, more + less).pvalue if more + less else 1.0)
@@ -239,7 +237,7 @@ def test_layers_that_are_shared_are_run_once_with_the_same_result(case):
 
 def test_codes_are_set_back_and_put_in(case):
     base, tuned, _, blocks, books, _ = case
-    change = ChangedCode("a0.h2", 3, "", "", 0, 9, "mary", 9, 9, 0.0, 50.0, 0.01, 5, 0)
+    change = ChangedCode("a0.h2", 3, *REST)
     tokens = blocks.tokens[:20]
     plain = read_batch(tuned, books, tokens).ids["a0.h2"]
     assert (plain == 3).any()
@@ -277,6 +275,8 @@ def test_what_cannot_be_compared_is_refused_in_a_line(case, tiny_model_folder, c
     assert "tokens" in command("diff", spec, str(folder / "tuned"), "--text", text, "--tokens", "64").error
     assert "compared" in command("diff", spec, str(tiny_model_folder("gpt2")), "--text", text).error
     assert "--null" in command("diff", spec, str(folder / "tuned"), "--null", spec, "--text", text).error
+    wrong = command("diff", spec, str(folder / "tuned"), "--text", text, "--codebooks", "no-such-books")
+    assert "no-such-books" in wrong.error
     assert "nowhere" in command("diff", spec, str(folder / "tuned"), "--text", "nowhere").error
     broken = load_model(spec)
     with torch.no_grad():
