@@ -45,7 +45,7 @@ from interp.evaluation.steering import (
     mean_rate,
     steering_table,
 )
-from interp.evaluation.steering_conditions import SiteMeans, means_of_texts, vector_books
+from interp.evaluation.steering_conditions import SiteMeans, means_of_texts
 from interp.executor import Job, Told, Workers, run
 from interp.files import read_json
 from interp.models import Model, load_model, parse_site
@@ -55,6 +55,7 @@ from interp.steering import AddCode, Topic, load_topic, topic_names
 from interp.steering.cache import FINDER, find_or_recall, identity
 from interp.steering.code_set import SCALE, CodeSet
 from interp.steering.continuations import encode_prompts
+from interp.steering.control_vector import vector_books
 from interp.steering.find import target_gradients
 from interp.steering.request import random_codes
 from interp.steering.target_tokens import find_target

@@ -24,13 +24,14 @@ from interp.bottlenecks.edits import CodeEdit, Where
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch.layout import names_of_groups
 from interp.errors import InputError
-from interp.evaluation.steering_conditions import means_of_texts, vector_books
+from interp.evaluation.steering_conditions import means_of_texts
 from interp.models import Model, model_device, resolve_site
 from interp.models.generate import generate
 from interp.report import wording
 from interp.steering import AddCode, CodeSet, SteeringRequest, find_codes
 from interp.steering.cache import keep, recall, request_key
 from interp.steering.continuations import Continuation, encode_prompts
+from interp.steering.control_vector import vector_books
 from interp.steering.request import BASE, RANDOM, STEERED
 from interp.text.special import ends, first_token, until_end
 

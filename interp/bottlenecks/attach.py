@@ -213,6 +213,10 @@ class Attached:
             edited |= mask
         return edited
 
+    def added(self) -> dict[str, Float[Tensor, "*group d_in"]]:
+        """What :class:`AddCode` edits add at each site, all of them together."""
+        return {site: edits.constant() for site, edits in self._edits.items() if edits.adds}
+
     def loss(self) -> Float[Tensor, ""]:
         """Sum over sites of the bottlenecks' losses in the last forward, for training the codes."""
         if not self._losses:

@@ -287,6 +287,10 @@ class SiteEdits:
         """Whether the codes have to be known."""
         return bool(self._set or self._forbidden)
 
+    @property
+    def adds(self) -> bool:
+        return bool(self._added)
+
     def add(self, edit: CodeEdit, group: int | None, where: Where) -> None:
         """Take in an edit of one group, or of a site without groups."""
         n_codes = self.bottleneck.config.n_codes
@@ -333,6 +337,10 @@ class SiteEdits:
                     part = part * cosine_similarity(x, part, dim=-1).clamp(min=0)[..., None]
                 total = part if total is None else total + part
         return total
+
+    def constant(self) -> Float[Tensor, "*group d_in"]:
+        """The sum of all that is added, where all of these edits act."""
+        return torch.stack(list(self._added.values())).sum(0)
 
     def _add_set(self, edit: SetCode, group: int | None, key: _Key) -> None:
         k, unit = self.bottleneck.config.k, self.bottleneck.unit_values

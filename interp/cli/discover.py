@@ -180,12 +180,16 @@ def show_program(
 
 
 def export(
-    run: options.RunArgument,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, or one of interp why --out")],
     out: Annotated[Path | None, option("FILE", "JSON file to write (default: RUN-graph.json)")] = None,
     overwrite: options.OverwriteOption = False,
     layout: Annotated[
-        Literal["eap-ig", "mib"],
-        option("LAYOUT", "eap-ig (what EAP-IG writes now) or mib (older, that of the circuits MIB ships)"),
+        Literal["eap-ig", "mib", "circuit-tracer"],
+        option(
+            "LAYOUT",
+            "eap-ig (what EAP-IG writes now), mib (older, that of the circuits MIB ships) or circuit-tracer (the "
+            "program, or an explanation of interp why, for that viewer)",
+        ),
     ] = "eap-ig",
     helpful: Annotated[
         Literal["positive", "negative"],
@@ -194,17 +198,31 @@ def export(
         ),
     ] = "positive",
 ) -> None:
-    """Write a run's circuit as the graph JSON that EAP-IG and the MIB benchmark read.
+    """Write a run as the graph JSON that EAP-IG and the MIB benchmark read, or that circuit-tracer's viewer shows.
 
-    The format has an MLP in every layer; those of a model without MLPs are in it, and stand for nothing.
+    The first two have an MLP in every layer; those of a model without MLPs are in it, and stand for nothing.
     """
     from interp.circuits.graph_json import write_graph
     from interp.files import check_file, unused
     from interp.runs.run import Run
 
-    loaded = Run.load(run)
     path = out or unused(options.named(run).with_name(f"{options.named(run).name}-graph.json"))
     check_file(path, "--out", overwrite=overwrite)
+    if layout == "circuit-tracer":
+        from interp.contrast.explanation import RESULT, Why
+        from interp.report import circuit_tracer
+
+        is_why = (run / RESULT).is_file()
+        graph = (
+            circuit_tracer.why_graph(Why.load(run), path.stem)
+            if is_why
+            else circuit_tracer.program_graph(Run.load(run), path.stem)
+        )
+        circuit_tracer.write(graph, path)
+        typer.echo(f"saved    {path}    # {len(graph['nodes'])} nodes, {len(graph['links'])} links")
+        typer.echo(f"next     circuit-tracer start-server --graph_file_dir {path.parent}")
+        return
+    loaded = Run.load(run)
     shape = {name: getattr(loaded.provenance.model, name) for name in ("d_model", "parallel_attn_mlp")}
     write_graph(loaded.circuit, path, layout=layout, helpful=helpful, **shape)
     typer.echo(f"saved    {path}    # {len(loaded.members)} members, {len(loaded.edges)} scored edges")

@@ -83,6 +83,16 @@ def steer(
     random_baseline: Annotated[
         bool, typer.Option("--random-baseline", help="a third text, with random codes of the same sites")
     ] = False,
+    export: Annotated[
+        Path | None,
+        option(
+            "FILE",
+            "also write what is added as a control vector, .gguf for llama.cpp or .safetensors, and a text under it",
+        ),
+    ] = None,
+    vector: Annotated[
+        Path | None, option("FILE", "a text under this control vector too, .gguf or .safetensors")
+    ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="as a message in the model's chat template")] = False,
     temperature: Annotated[float, number_option(help="0 takes the likeliest token")] = 0.7,
     seed: Annotated[int, seed_option("texts, fraction and split")] = 0,
@@ -105,8 +115,9 @@ def steer(
     """Continue a prompt with and without codes; perplexity is that of the model without them."""
     if (add is not None) + forbid + set_them > 1:
         raise InputError("--add, --set and --forbid: codes are added, set or forbidden, choose one")
-    if sum(choice is not None for choice in (codes, topic, positive)) != 1:
-        raise InputError("say what to steer towards: one of --codes, --topic and --positive")
+    towards = sum(choice is not None for choice in (codes, topic, positive))
+    if towards > 1 or (not towards and vector is None):
+        raise InputError("say what to steer towards: one of --codes, --topic and --positive, or a --vector")
     if negative is not None and positive is None:
         raise InputError("--negative goes with --positive: name the texts with the behaviour too")
     if codes is not None and (top_k is not None or by is not None):
@@ -118,12 +129,35 @@ def steer(
         raise InputError("--slots goes with codes that are set: name them, or give --set")
     if samples > 1 and temperature == 0:
         raise InputError(f"--samples {samples} at --temperature 0: all texts of a prompt would be the same")
+    if export is not None:
+        constant = {
+            "--vector": vector is None,
+            "no codes": towards == 1,
+            "--set or --codes without --add": how != "set",
+            "--forbid": how != "forbidden",
+            "--when": when is None,
+            "--token-fraction": token_fraction == 1,
+            f"--positions {positions}": positions in ("generated", "all"),
+            "--splice": error_term,
+        }
+        if refused := [name for name, fits in constant.items() if not fits]:
+            raise InputError(
+                f"--export with {refused[0]}: a control vector is added at every token, whatever is there, so only "
+                "codes that are added everywhere can be exported"
+            )
     if json_file is not None:
         from interp.files import check_file
 
         check_file(json_file, "--json", request=options.request_of_command(context), overwrite=overwrite)
+    if files := [file for file in (export, vector) if file is not None]:
+        from interp.files import check_file
+        from interp.steering.control_vector import ControlVector, checked_suffix
 
-    from interp.bottlenecks.edits import Where, code_edits
+        checked_suffix(files[0])
+        if export is not None:
+            check_file(export, "--export", overwrite=overwrite)
+
+    from interp.bottlenecks.edits import Where, code_edits, format_codes
     from interp.bottlenecks.gates import LABEL
     from interp.bottlenecks.store import Codebooks
     from interp.codesearch.levels import has_levels
@@ -158,7 +192,9 @@ def steer(
 
     loaded = load_model(model, device=device, dtype=dtype)
     books = Codebooks.from_pretrained(codebooks, loaded, k=k)
-    if not given:
+    if vector is not None:
+        ControlVector.load(vector, loaded)
+    if towards and not given:
         code_set = find_or_recall(
             loaded, books, texts_with, texts_without, by=by or RANKINGS[0], seed=seed, stage=bar
         )
@@ -173,6 +209,16 @@ def steer(
         print_found(code_set, given, labels_of(books))
         if how == "added" and (doubt := code_set.doubt()):
             typer.echo(f"warning: {doubt}", err=True)
+    if export is not None:
+        scale = SCALE if add is None else add
+        made = ControlVector.from_edits(
+            loaded,
+            books,
+            code_edits(given, how, scale=scale),
+            made_of=f"{scale} × ({format_codes(given)}), {codebooks}",
+        )
+        made.save(export)
+        vector = export
     request = SteeringRequest(
         prompts=tuple(prompt),
         codes=tuple(given),
@@ -188,6 +234,7 @@ def steer(
         seed=seed,
         chat=chat,
         random_baseline=random_baseline,
+        vector=None if vector is None else str(vector),
         error_term=error_term,
         model=model,
         codebooks=codebooks,
@@ -204,4 +251,8 @@ def steer(
         print_rates(texts, words)
     if json_file is not None:
         typer.echo(f"saved    {json_file}")
+    if export is not None:
+        typer.echo(f"exported {export}: blocks {made.layers[0]} to {made.layers[-1]}, added at every token")
+        if export.suffix == ".gguf":
+            typer.echo(f"next     llama-cli -m MODEL.gguf --control-vector {export}")
     typer.echo("\n" + request.program())  # no wrapping, so that it can be copied

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.bottlenecks import Codebook, CodebookConfig
 from interp.models import Model, hooked, model_device, parse_site, resolve_site
 from interp.steering.texts import BATCH_SIZE, tokenize
 
@@ -52,22 +51,6 @@ def means_of_texts(
                 model(tokens.to(device))
         found.append({site: total / tokenized.counted.sum() for site, total in totals.items()})
     return SiteMeans(*found)
-
-
-def vector_books(model: Model, vectors: Mapping[str, Tensor]) -> dict[str, Codebook]:
-    """Codebooks of one code each, a vector, so that ``AddCode(site, 0)`` adds it; heads of a layer in one."""
-    device = model_device(model)
-    books: dict[str, Codebook] = {}
-    for site, vector in vectors.items():
-        place = parse_site(site)
-        name = site if place.head is None else f"a{place.layer}"
-        if name not in books:
-            groups = 1 if place.head is None else model.cfg.n_heads
-            book = Codebook(CodebookConfig(d_in=len(vector), n_codes=1, groups=groups)).to(device)
-            book.requires_grad_(False).codes.zero_()
-            books[name] = book
-        books[name].codes[place.head or 0, 0] = vector.to(device)
-    return books
 
 
 def _at(means: Mapping[str, Tensor], site: str) -> Float[Tensor, " d_in"]:

@@ -2,6 +2,7 @@
 
 from interp.bottlenecks.edits import AddCode, CodeEdit, ForbidCode, SetCode, WeightedCode, parse_codes
 from interp.steering.code_set import CodeSet, FoundCode, Verdict
+from interp.steering.control_vector import ControlVector
 from interp.steering.find import find_codes
 from interp.steering.request import SteeringRequest, named_codes
 from interp.steering.steer import steer
@@ -11,6 +12,7 @@ __all__ = [
     "AddCode",
     "CodeEdit",
     "CodeSet",
+    "ControlVector",
     "ForbidCode",
     "FoundCode",
     "SetCode",

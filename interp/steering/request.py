@@ -1,11 +1,12 @@
 """One request for steered texts: what the command line and the workbench ask for, and the program that repeats it.
 
-The same prompts are continued under several conditions, in the same batches: without the codes, with them, and with
-random ones at the same sites. What is compared differs in its codes alone.
+The same prompts are continued under several conditions, in the same batches: without the codes, with them, with random
+ones at the same sites, and under a control vector. What is compared differs in what is added or set alone.
 """
 
+import contextlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -33,8 +34,10 @@ from interp.models.embedded import EMBEDDED
 from interp.progress import Stage, silent
 from interp.steering.code_set import SCALE
 from interp.steering.continuations import Continuation, continue_prompts
+from interp.steering.control_vector import ControlVector
 
 BASE, SPLICED, STEERED, RANDOM = "base", "on codes, unedited", "steered", "random codes"
+VECTOR = "control vector"
 ROWS = 96
 """Texts in one batch, of all conditions together."""
 STRIDE = 1_000_003
@@ -45,7 +48,7 @@ STRIDE = 1_000_003
 class SteeringRequest:
     """
     Attributes:
-        codes: with their weights, which count where codes are added.
+        codes: with their weights, which count where codes are added; none if a control vector is given.
         how: what is done to the codes.
         scale: of added codes, the factor of their weight times their difference from their codebook's mean.
         slots: of set codes, how many of a vector's k codes each replaces.
@@ -54,6 +57,8 @@ class SteeringRequest:
         seed: of texts, fraction and random codes.
         chat: put prompts into the model's chat template.
         random_baseline: write texts with random codes of the same sites, too.
+        vector: a file; write texts under that control vector, too, added as other programs add it
+            (:mod:`interp.steering.control_vector`).
         error_term: as of :func:`~interp.bottlenecks.attach.attach`. Without it texts of all conditions are written on
             codes, those without an edit as well.
         model, device, dtype: as of :func:`~interp.models.load_model`.
@@ -75,6 +80,7 @@ class SteeringRequest:
     seed: int = 0
     chat: bool = False
     random_baseline: bool = False
+    vector: str | None = None
     error_term: bool = True
     model: str = EMBEDDED
     codebooks: str = DEFAULT_CODEBOOKS
@@ -90,13 +96,16 @@ class SteeringRequest:
         self, model: Model, codebooks: Mapping[str, Bottleneck]
     ) -> dict[str, Sequence[WeightedCode]]:
         """The codes of each condition, none for texts without an edit."""
-        if not self.codes:
+        if not self.codes and self.vector is None:
             raise InputError("no codes: name some, such as a12.h3=417")
         # spliced, all rows are written by the model on codes, those without an edit as well
         found: dict[str, Sequence[WeightedCode]] = {BASE if self.error_term else SPLICED: ()}
-        found[STEERED] = self.codes
-        if self.random_baseline:
+        if self.codes:
+            found[STEERED] = self.codes
+        if self.codes and self.random_baseline:
             found[RANDOM] = random_codes(model, codebooks, self.codes, seed=self.seed)
+        if self.vector is not None:
+            found[VECTOR] = ()
         return found
 
     def run(
@@ -109,6 +118,7 @@ class SteeringRequest:
         if not self.prompts:
             raise InputError("no prompts: give at least one")
         conditions = self.conditions(model, codebooks)
+        vector = None if self.vector is None else ControlVector.load(self.vector, model)
         texts: dict[str, list[Continuation]] = {name: [] for name in conditions}
         prompts, at_once = self.prompts * self.samples, max(1, ROWS // len(conditions))
         batches = [prompts[begin : begin + at_once] for begin in range(0, len(prompts), at_once)]
@@ -118,14 +128,12 @@ class SteeringRequest:
                 rows = [range(i * size, (i + 1) * size) for i in range(len(conditions))]
                 parts = zip(conditions.values(), rows, strict=True)
                 edits = [edit for part in parts for edit in self.edits(*part)]
-                within = attach(model, codebooks, error_term=self.error_term, read=False).edit(
-                    *edits, positions=self.positions, fraction=self.fraction, seed=seed, when=self.when
-                )
+                of_vector = dict(zip(conditions, rows, strict=True)).get(VECTOR)
                 written = continue_prompts(
                     model,
                     batch * len(conditions),
                     self.n_tokens,
-                    within=within,
+                    within=self._within(model, codebooks, edits, seed, vector, of_vector),
                     temperature=self.temperature,
                     seed=seed,
                     chat=self.chat,
@@ -134,6 +142,29 @@ class SteeringRequest:
                 for own, part in zip(texts.values(), rows, strict=True):
                     own += written[part.start : part.stop]
         return texts
+
+    @contextlib.contextmanager
+    def _within(
+        self,
+        model: Model,
+        codebooks: Mapping[str, Bottleneck],
+        edits: Sequence[CodeEdit],
+        seed: int,
+        vector: ControlVector | None,
+        of_vector: range | None,
+    ) -> Iterator[None]:
+        """What one batch is written in; ``of_vector`` are the rows under the control vector."""
+        with contextlib.ExitStack() as stack:
+            if edits or not self.error_term:
+                coded = attach(model, codebooks, error_term=self.error_term, read=False)
+                if edits:
+                    coded.edit(
+                        *edits, positions=self.positions, fraction=self.fraction, seed=seed, when=self.when
+                    )
+                stack.enter_context(coded)
+            if vector is not None:
+                stack.enter_context(vector.attached(model, rows=of_vector))
+            yield
 
     def program(self) -> str:
         """Python that makes the same texts."""
@@ -145,6 +176,7 @@ class SteeringRequest:
             and getattr(self, field.name) != field.default
         }
         arguments = "".join(f"    {name}={value!r},\n" for name, value in chosen.items())
+        codes = f"tuple(parse_codes({format_codes(self.codes)!r}))" if self.codes else "()"
         return f"""from interp import Codebooks
 from interp.models import load_model
 from interp.steering import SteeringRequest, parse_codes
@@ -152,7 +184,7 @@ from interp.steering import SteeringRequest, parse_codes
 model = load_model({self.model!r}{loaded})
 codebooks = Codebooks.from_pretrained({self.codebooks!r}, model{"" if self.k is None else f", k={self.k}"})
 request = SteeringRequest(
-    codes=tuple(parse_codes({format_codes(self.codes)!r})),
+    codes={codes},
 {arguments})
 for name, texts in request.run(model, codebooks).items():
     for text in texts:
@@ -161,7 +193,8 @@ for name, texts in request.run(model, codebooks).items():
     def command(self) -> str:
         """The ``interp steer`` that makes the same texts."""
         options: list[tuple[bool, tuple]] = [
-            (True, ("--codes", format_codes(self.codes))),
+            (bool(self.codes), ("--codes", format_codes(self.codes))),
+            (self.vector is not None, ("--vector", self.vector)),
             *((True, ("--prompt", prompt)) for prompt in self.prompts),
             (True, ("--tokens", self.n_tokens)),
             (self.how == "forbidden", ("--forbid",)),

@@ -16,12 +16,13 @@ from interp.app.steering.comparison import session
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import code_edits
 from interp.bottlenecks.store import Codebooks
-from interp.evaluation.steering_conditions import means_of_texts, vector_books
+from interp.evaluation.steering_conditions import means_of_texts
 from interp.models.generate import generate
 from interp.steering import AddCode, SetCode, parse_codes
 from interp.steering.cache import identity
 from interp.steering.code_set import SCALE
 from interp.steering.continuations import continue_prompts, encode_prompts, step_divergences, surprise
+from interp.steering.control_vector import vector_books
 from interp.steering.request import random_codes
 from tests.app.conftest import array_of, error_of, files_of, plot_of, press, strips_of, table_of, text_of
 

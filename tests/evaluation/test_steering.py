@@ -14,10 +14,11 @@ from interp.bottlenecks.attach import attach
 from interp.bottlenecks.kinds.metric_codebook import FLOOR
 from interp.errors import InputError
 from interp.evaluation.steering import ARMS, Cell, SteeringConfig, distinct_2, mean_rate
-from interp.evaluation.steering_conditions import means_of_texts, vector_books
+from interp.evaluation.steering_conditions import means_of_texts
 from interp.models import Model, hooked
 from interp.steering import AddCode, Topic, find_codes
 from interp.steering.continuations import continue_prompts, encode_prompts, surprise
+from interp.steering.control_vector import vector_books
 from interp.steering.find import EMPHASIS, target_gradients
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import read_texts, tokenize

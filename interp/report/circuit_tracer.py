@@ -1,0 +1,206 @@
+"""Programs and explanations in the graph format of circuit-tracer, for its viewer and others that read it.
+
+A node is a head, or an MLP, at a token; its label says what it looks at, writes or says. ``activation`` is its measured
+effect: the fall of the logit difference when the corrupt prompt's, or B's, value stands there. A link to the one logit
+node weighs the same. Links among nodes are in logits too: of an explanation the direct fall, measured; of a program the
+score of the run's edge, drawn from a tenth of the smaller effect on. No link leads from the prompt's tokens.
+
+The format: github.com/safety-research/circuit-tracer, ``frontend/graph_models.py``. Its viewer draws types that it does
+not know as dots; here they are ``attention head`` and ``mlp``. A logit's label needs ``(p=…)``: 0 if unknown.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from interp.contrast.explanation import Why
+from interp.errors import InputError
+from interp.files import read_json, write_json
+from interp.models.sites import Site, parse_site
+from interp.runs.run import Run
+
+DRAWN = 0.1
+"""Of the smaller of two effects, from where on an edge between them is drawn."""
+INDEX = "graph-metadata.json"
+"""The file by which the viewer finds the graphs of a folder."""
+
+
+def why_graph(why: Why, slug: str) -> dict[str, Any]:
+    """The graph of an explanation's nodes and arrows, at the tokens of prompt A."""
+    graph = _Graph(why.tokens)
+    for node in why.nodes:
+        raises = f"; raises {', '.join(node.raises[:3])}" if node.raises else ""
+        looks = f" looks at {', '.join(token for token, _, _ in node.looks_at[:2])}" if node.looks_at else ""
+        graph.add(parse_site(node.site), node.position, node.effect, f"{node.site}{looks}{raises}")
+    names = [_node_id(parse_site(node.site), node.position) for node in why.nodes]
+    for arrow in why.arrows:
+        graph.link(names[arrow.sender], names[arrow.receiver], arrow.direct)
+    answer, instead = why.answers["answer"], why.answers["instead"]
+    kept = [f"{names[i]}" for i in range(why.kept)]
+    return graph.finish(slug, why.model, why.a, answer["token"], instead["token"], answer["a"], pinned=kept)
+
+
+def program_graph(run: Run, slug: str) -> dict[str, Any]:
+    """The graph of a run's program, at the tokens of its first prompt.
+
+    Raises:
+        InputError: the run has no program.
+    """
+    if run.program is None or not run.program.slots:
+        raise InputError(
+            "this run has no program, and a circuit alone is at no token: run interp program RUN first"
+        )
+    example, program = run.examples[0], run.program
+    graph, names = _Graph(example.clean), {}
+    for said in program.slots:
+        if (position := example.positions.get(said.role)) is None:
+            continue
+        site = parse_site(said.site)
+        says = f" says {said.variable}" if said.variable else ""
+        looks = f", {look}" if (look := program.looks.get(said.site)) else ""
+        label = f"{said.site} at {said.role}{says}{looks}, {said.bits:.1f} bits"
+        graph.add(site, position, said.effect, label)
+        names[str(said.slot)] = _node_id(site, position)
+    at: dict[str, list[tuple[int, float]]] = {}
+    for said in program.slots:
+        if said.role in example.positions:
+            at.setdefault(said.site, []).append((example.positions[said.role], said.effect))
+    for edge in [] if run.edges_are_counts else run.edges:
+        pairs = [
+            (start, end)
+            for start in at.get(edge.sender, [])
+            for end in at.get(edge.receiver, [])
+            if start[0] <= end[0]
+        ]
+        # at which tokens an edge is, it does not say: where its ends matter most
+        if pairs:
+            start, end = max(pairs, key=lambda both: min(abs(both[0][1]), abs(both[1][1])))
+            if abs(edge.score) >= DRAWN * min(abs(start[1]), abs(end[1])):
+                ends = (
+                    _node_id(parse_site(edge.sender), start[0]),
+                    _node_id(parse_site(edge.receiver), end[0]),
+                )
+                graph.link(*ends, edge.score)
+    answers = (", ".join(example.answers), ", ".join(example.wrong_answers))
+    lines = [
+        [f"line {number + 1}", *ids]
+        for number, group in enumerate(program.groups)
+        if len(ids := [names[slot] for s in group.sites if (slot := f"{s} @ {group.role}") in names]) > 1
+    ]
+    return graph.finish(slug, run.model, "".join(example.clean), *answers, 0.0, supernodes=lines)
+
+
+def write(graph: dict[str, Any], path: Path) -> None:
+    """Write a graph, and enter it in the viewer's index beside it.
+
+    Raises:
+        InputError: a file of the index's name that is none.
+    """
+    index = path.with_name(INDEX)
+    held: dict[str, Any] = {"graphs": []}
+    if index.exists():
+        try:
+            held = read_json(index)
+            held["graphs"] = [kept for kept in held["graphs"] if kept["slug"] != graph["metadata"]["slug"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(f"{index} is no index of graphs: write to another folder") from None
+    write_json(path, graph)
+    write_json(index, held | {"graphs": [*held["graphs"], graph["metadata"]]})
+
+
+def _node_id(site: Site, position: int) -> str:
+    return f"{site.layer}_{_feature(site)}_{position}"
+
+
+def _feature(site: Site) -> int | str:
+    """An MLP has no number."""
+    return "mlp" if site.head is None else site.head
+
+
+class _Graph:
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self.tokens = list(tokens)
+        self.nodes = [
+            _node(f"E_{place}_{place}", place, "E", place, "embedding", token)
+            for place, token in enumerate(tokens)
+        ]
+        self.links: list[dict[str, Any]] = []
+        self.effects: dict[str, float] = {}
+        self.layers = 0
+
+    def add(self, site: Site, position: int, effect: float, label: str) -> None:
+        name = _node_id(site, position)
+        if name in self.effects:
+            return
+        kind = "mlp" if site.kind == "mlp" else "attention head"
+        # a number of its own, by Cantor's pairing, heads after the MLP
+        across = 0 if site.head is None else site.head + 1
+        number = (site.layer + across) * (site.layer + across + 1) // 2 + across
+        self.nodes.append(
+            _node(name, number, str(site.layer), position, kind, label) | {"activation": effect}
+        )
+        self.effects[name], self.layers = effect, max(self.layers, site.layer + 1)
+
+    def link(self, source: str, target: str, weight: float) -> None:
+        self.links.append({"source": source, "target": target, "weight": weight})
+
+    def finish(
+        self,
+        slug: str,
+        model: str | None,
+        prompt: str,
+        answer: str,
+        instead: str,
+        probability: float,
+        *,
+        pinned: Iterable[str] = (),
+        supernodes: Sequence[list[str]] = (),
+    ) -> dict[str, Any]:
+        last, layer = len(self.tokens) - 1, str(self.layers + 1)
+        # the viewer reads the label between quotes
+        label = f'Output "{answer} less {instead}" (p={probability:.3f})'.replace('""', "''")
+        logit = _node(f"{layer}_0_{last}", 0, layer, last, "logit", label)
+        self.nodes.append(logit | {"token_prob": probability, "is_target_logit": True})
+        for name, effect in self.effects.items():
+            self.link(name, logit["node_id"], effect)
+        largest = max((abs(effect) for effect in self.effects.values()), default=1.0) or 1.0
+        for node in self.nodes:
+            # what the viewer's slider cuts by: 0 for the largest effect, 1 for none
+            if (name := node["node_id"]) in self.effects:
+                node["influence"] = 1 - abs(self.effects[name]) / largest
+        return {
+            "metadata": {
+                "slug": slug,
+                "scan": str(model),
+                "transcoder_list": [],
+                "prompt_tokens": self.tokens,
+                "prompt": prompt,
+                "node_threshold": None,
+                "schema_version": 1,
+            },
+            "qParams": {
+                "pinnedIds": [*pinned, logit["node_id"]],
+                "supernodes": list(supernodes),
+                "linkType": "both",
+                "clickedId": "",
+                "sg_pos": "",
+            },
+            "nodes": self.nodes,
+            "links": self.links,
+        }
+
+
+def _node(name: str, feature: int, layer: str, position: int, kind: str, label: str) -> dict[str, Any]:
+    return {
+        "node_id": name,
+        "feature": feature,
+        "layer": layer,
+        "ctx_idx": position,
+        "feature_type": kind,
+        "token_prob": 0.0,
+        "is_target_logit": False,
+        "run_idx": 0,
+        "reverse_ctx_idx": 0,
+        "jsNodeId": name,
+        "clerp": label,
+    }
