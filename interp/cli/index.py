@@ -92,6 +92,27 @@ def info(folder: FolderArgument) -> None:
 
 
 @index_app.command()
+def export(
+    folder: FolderArgument,
+    out: Annotated[Path | None, option("FILE", "parquet file to write (default: DIR.parquet)")] = None,
+    overwrite: options.OverwriteOption = False,
+) -> None:
+    """Write an index as one parquet table: a row a token, a column a codebook."""
+    from interp.codesearch import CodeIndex
+    from interp.codesearch.tables import write_parquet
+    from interp.files import check_file, unused
+    from interp.progress import bar
+
+    path = out or unused(options.named(folder).with_name(f"{options.named(folder).name}.parquet"))
+    if path.suffix != ".parquet":
+        raise InputError(f"--out {path}: name a file that ends in .parquet")
+    check_file(path, "--out", overwrite=overwrite)
+    index = CodeIndex.open(folder)
+    write_parquet(index, path, stage=bar)
+    typer.echo(f"saved    {path}    # {index.n_tokens} tokens, {len(index.books)} codebooks")
+
+
+@index_app.command()
 def label(
     folder: FolderArgument, seed: Annotated[int, seed_option("which documents choose, and which measure")] = 0
 ) -> None:

@@ -1,9 +1,54 @@
-"""Search results and contexts as CSV, every number in full."""
+"""Search results and contexts as CSV, every number in full; a whole index as parquet."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
 
 from interp.codesearch.contexts import CodeContext
+from interp.codesearch.index import CodeIndex
 from interp.codesearch.search import CodeHit
+from interp.files import atomic_path
+from interp.progress import Stage, silent
+
+ROWS = 2**16
+"""Tokens that are in memory at once, one row group."""
+
+
+def write_parquet(index: CodeIndex, path: Path, *, stage: Stage = silent) -> None:
+    """One row a token: ``document``, ``token`` (id), ``text``, and a column a codebook, such as ``a5.h3``, with its code.
+
+    Where a vector has several codes it is a list of them. Of a token without a code it is null, or an empty list.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = pa.uint16() if index.layout.dtype == np.uint16 else pa.uint32()
+    fields = [("document", pa.int32()), ("token", pa.int32()), ("text", pa.string())]
+    fields += [(book.name, number if book.k == 1 else pa.list_(number)) for book in index.books]
+    corpus, n = index.corpus, index.n_tokens
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, pa.schema(fields), compression="zstd") as writer,
+        stage("tokens", n) as done,
+    ):
+        for begin in range(0, n, ROWS):
+            tokens = np.arange(begin, min(begin + ROWS, n))
+            ids = corpus.tokens[tokens]
+            columns = [pa.array(corpus.document_of(tokens), pa.int32()), pa.array(ids, pa.int32())]
+            columns.append(pa.array(map(corpus.token_text, ids.tolist()), pa.string()))
+            for place, book in enumerate(index.books):
+                codes = index.ids.rows(place, tokens)
+                there = codes < book.n_codes
+                if book.k == 1:
+                    columns.append(pa.array(codes[:, 0], number, mask=~there[:, 0]))
+                else:
+                    ends = np.concatenate([[0], there.sum(1).cumsum()])
+                    columns.append(
+                        pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(codes[there], number))
+                    )
+            writer.write_table(pa.table(columns, schema=writer.schema))
+            done(len(tokens))
 
 
 def hits_csv(hits: Sequence[CodeHit]) -> str:

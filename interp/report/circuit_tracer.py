@@ -36,8 +36,9 @@ def why_graph(why: Why, slug: str) -> dict[str, Any]:
     for arrow in why.arrows:
         graph.link(names[arrow.sender], names[arrow.receiver], arrow.direct)
     answer, instead = why.answers["answer"], why.answers["instead"]
-    kept = [f"{names[i]}" for i in range(why.kept)]
-    return graph.finish(slug, why.model, why.a, answer["token"], instead["token"], answer["a"], pinned=kept)
+    return graph.finish(
+        slug, why.model, why.a, answer["token"], instead["token"], answer["a"], pinned=names[: why.kept]
+    )
 
 
 def program_graph(run: Run, slug: str) -> dict[str, Any]:
@@ -87,7 +88,9 @@ def program_graph(run: Run, slug: str) -> dict[str, Any]:
         for number, group in enumerate(program.groups)
         if len(ids := [names[slot] for s in group.sites if (slot := f"{s} @ {group.role}") in names]) > 1
     ]
-    return graph.finish(slug, run.model, "".join(example.clean), *answers, 0.0, supernodes=lines)
+    return graph.finish(
+        slug, run.model, "".join(example.clean), *answers, 0.0, pinned=names.values(), supernodes=lines
+    )
 
 
 def write(graph: dict[str, Any], path: Path) -> None:
