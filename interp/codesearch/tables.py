@@ -16,9 +16,9 @@ ROWS = 2**16
 
 
 def write_parquet(index: CodeIndex, path: Path, *, stage: Stage = silent) -> None:
-    """One row a token: ``document``, ``token`` (id), ``text``, and a column a codebook, such as ``a5.h3``, with its code.
+    """One row a token: ``document``, ``token`` (id), ``text``, and a column a codebook, such as ``a5.h3``, with codes.
 
-    Where a vector has several codes it is a list of them. Of a token without a code it is null, or an empty list.
+    A list where a vector has several codes. Of a token without a code it is null, or an empty list.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

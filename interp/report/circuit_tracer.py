@@ -66,22 +66,19 @@ def program_graph(run: Run, slug: str) -> dict[str, Any]:
     for said in program.slots:
         if said.role in example.positions:
             at.setdefault(said.site, []).append((example.positions[said.role], said.effect))
-    for edge in [] if run.edges_are_counts else run.edges:
+    scores: dict[tuple[str, str], float] = {}
+    for edge in () if run.edges_are_counts else run.edges:  # into queries, keys and values: one link
+        scores[edge.sender, edge.receiver] = scores.get((edge.sender, edge.receiver), 0) + edge.score
+    for (sender, receiver), score in scores.items():
         pairs = [
-            (start, end)
-            for start in at.get(edge.sender, [])
-            for end in at.get(edge.receiver, [])
-            if start[0] <= end[0]
+            (start, end) for start in at.get(sender, []) for end in at.get(receiver, []) if start[0] <= end[0]
         ]
         # at which tokens an edge is, it does not say: where its ends matter most
         if pairs:
             start, end = max(pairs, key=lambda both: min(abs(both[0][1]), abs(both[1][1])))
-            if abs(edge.score) >= DRAWN * min(abs(start[1]), abs(end[1])):
-                ends = (
-                    _node_id(parse_site(edge.sender), start[0]),
-                    _node_id(parse_site(edge.receiver), end[0]),
-                )
-                graph.link(*ends, edge.score)
+            if abs(score) >= DRAWN * min(abs(start[1]), abs(end[1])):
+                ends = _node_id(parse_site(sender), start[0]), _node_id(parse_site(receiver), end[0])
+                graph.link(*ends, score)
     answers = (", ".join(example.answers), ", ".join(example.wrong_answers))
     lines = [
         [f"line {number + 1}", *ids]

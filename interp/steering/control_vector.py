@@ -2,7 +2,7 @@
 
 Codes that are added are constant writes to the residual stream, so they sum to one vector a layer. llama.cpp and
 plug-ins of vLLM add such vectors to the output of a block, behind its MLP, at every token, the prompt's too. Heads
-write before the MLP: exported codes miss what the MLP of their layer makes of them (docs/steering.md has the cost).
+write before the MLP, so what they add is put behind the block before theirs: their own attention and MLP read it.
 
 ``.gguf`` is the layout of repeng and llama.cpp (``general.architecture`` is ``controlvector``, tensors ``direction.N``
 in float32, added behind block N from 0). llama.cpp adds nothing behind block 0. ``.safetensors`` holds one tensor
@@ -31,6 +31,7 @@ from interp.models import Model, model_device, parse_site
 from interp.models.residual_writes import ResidualWrites
 
 ARCHITECTURE, DIRECTION, TENSOR = "controlvector", "direction", "control_vector"
+SHIFT = -1
 SUFFIXES = (".gguf", ".safetensors")
 
 
@@ -59,13 +60,14 @@ class ControlVector:
         codebooks: Mapping[str, Bottleneck],
         edits: Sequence[CodeEdit],
         *,
-        shift: int = 0,
+        shift: int | None = None,
         made_of: str = "",
     ) -> "ControlVector":
         """What codes that are added write, summed behind each block.
 
         Args:
-            shift: by how many blocks later than their own what heads write is added.
+            shift: by how many blocks later than their own what heads write is added; None for what costs least
+                (docs/steering.md): one block earlier, or their own where MLPs read beside the heads.
 
         Raises:
             InputError: an edit that sets or forbids codes, a gate by how much is there, or a norm behind the heads.
@@ -81,6 +83,8 @@ class ControlVector:
             )
         directions = torch.zeros(model.cfg.n_layers, model.cfg.d_model)
         writes = ResidualWrites.of(model)
+        if shift is None:
+            shift = 0 if model.cfg.parallel_attn_mlp else SHIFT
         for name, vectors in attach(model, codebooks, read=False).edit(*edits).added().items():
             site = parse_site(name)
             writes.require_additive(model, "a control vector")

@@ -96,8 +96,11 @@ def test_an_explanation_keeps_its_nodes_and_arrows():
 def test_a_program_stands_at_the_tokens_of_the_first_prompt():
     plain = make_run()
     sites = [edge.sender for edge in plain.edges[:2]] + [plain.edges[0].receiver]
+    shares = {"carried": 0.9, "own_cost": 0.0}
     slots = [
-        SlotCodes(site=site, role=role, effect=effect, low=0.0, high=3.0, codes=4, bits=1.5, variable=EVIL)
+        SlotCodes(
+            site=site, role=role, effect=effect, low=0.0, high=3.0, codes=4, bits=1.5, variable=EVIL, **shares
+        )
         for site, role, effect in zip(sites, ("S1", "S2", "S2"), (1.0, -2.0, 0.001), strict=True)
     ]
     beyond = slots[0].model_copy(update={"role": "nowhere"})
@@ -112,9 +115,12 @@ def test_a_program_stands_at_the_tokens_of_the_first_prompt():
         (positions[s.role], s.effect) for s in slots
     ]
     # S1 stands before S2, so the edge can be drawn, and however weak it is beside the smaller effect
-    first = plain.edges[0]
-    assert [(link.weight) for link in graph.links if link.target == parts[2].node_id] == [first.score]
-    assert [link.weight for link in graph.links if link.target == logit.node_id] == [1.0, -2.0, 0.001]
+    weights = {(link.source, link.target): link.weight for link in graph.links}
+    into = [e.score for e in plain.edges if (e.sender, e.receiver) == (sites[0], sites[2])]
+    assert weights[parts[0].node_id, parts[2].node_id] == pytest.approx(sum(into)) and len(into) > 1
+    assert len(weights) == len(graph.links)
+    assert (parts[2].node_id, parts[0].node_id) not in weights
+    assert [weights[node.node_id, logit.node_id] for node in parts] == [1.0, -2.0, 0.001]
     assert graph.qParams.supernodes == [["line 1", parts[1].node_id, parts[2].node_id]]
     with pytest.raises(InputError):
         circuit_tracer.program_graph(run.model_copy(update={"program": Program()}), "mine")

@@ -52,7 +52,7 @@ def test_heads_that_write_before_the_mlp_are_moved(tiny_model):
     model = tiny_model("llama")
     books = _books(model, "a1")
     edits = [AddCode("a1.h0", 2, 1.0), AddCode("a1.h1", 4, -0.5, from_mean=True)]
-    vector = ControlVector.from_edits(model, books, edits)
+    vector = ControlVector.from_edits(model, books, edits, shift=0)
     codes, weight = books["a1"].codes, model.blocks[1].attn.W_O
     mean = books["a1"].means()[1, 4]
     expected = codes[0, 2] @ weight[0] - 0.5 * (codes[1, 4] - mean) @ weight[1]
