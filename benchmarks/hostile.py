@@ -75,6 +75,7 @@ BASE = {
     "index explain": "index --endpoint http://127.0.0.1:1/v1 --asked m --codes a0.h0=1",
     "index info": "index",
     "index label": "index",
+    "index export": "index --out new.parquet",
     "index search": "index --token B",
     "heads": "index",
     "bench": f"--tasks {MODEL} --methods random,attribution --pairs 5 --seeds 1 --out new",
