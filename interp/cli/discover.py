@@ -209,6 +209,8 @@ def export(
     path = out or unused(options.named(run).with_name(f"{options.named(run).name}-graph.json"))
     check_file(path, "--out", overwrite=overwrite)
     if layout == "circuit-tracer":
+        if helpful != "positive":
+            raise InputError("--helpful is of the other layouts: circuit-tracer's weights are signed logits")
         from interp.contrast.explanation import RESULT, Why
         from interp.report import circuit_tracer
 

@@ -118,6 +118,21 @@ def steer(
     towards = sum(choice is not None for choice in (codes, topic, positive))
     if towards > 1 or (not towards and vector is None):
         raise InputError("say what to steer towards: one of --codes, --topic and --positive, or a --vector")
+    if not towards:
+        of_codes = {
+            "--add": add is not None,
+            "--set": set_them,
+            "--forbid": forbid,
+            "--slots": slots is not None,
+            "--top-k": top_k is not None,
+            "--by": by is not None,
+            "--when": when is not None,
+            "--random-baseline": random_baseline,
+        }
+        if useless := [name for name, chosen in of_codes.items() if chosen]:
+            raise InputError(
+                f"{useless[0]} is about codes: give --codes, --topic or --positive beside --vector"
+            )
     if negative is not None and positive is None:
         raise InputError("--negative goes with --positive: name the texts with the behaviour too")
     if codes is not None and (top_k is not None or by is not None):
@@ -191,10 +206,11 @@ def steer(
     from interp.steering.find import RANKINGS
 
     loaded = load_model(model, device=device, dtype=dtype)
-    books = Codebooks.from_pretrained(codebooks, loaded, k=k)
+    # a control vector needs no codebooks: its model may have none
+    books = Codebooks.from_pretrained(codebooks, loaded, k=k) if towards or not error_term else {}
     if vector is not None:
         ControlVector.load(vector, loaded)
-    if towards and not given:
+    if isinstance(books, Codebooks) and towards and not given:
         code_set = find_or_recall(
             loaded, books, texts_with, texts_without, by=by or RANKINGS[0], seed=seed, stage=bar
         )

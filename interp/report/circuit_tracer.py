@@ -49,10 +49,12 @@ def program_graph(run: Run, slug: str) -> dict[str, Any]:
     """
     if run.program is None or not run.program.slots:
         raise InputError(
-            "this run has no program, and a circuit alone is at no token: run interp program RUN first"
+            "this run has no program, and a circuit alone is at no token: run interp discover again without "
+            "--no-program"
         )
     example, program = run.examples[0], run.program
     graph, names = _Graph(example.clean), {}
+    at: dict[str, list[tuple[int, float]]] = {}
     for said in program.slots:
         if (position := example.positions.get(said.role)) is None:
             continue
@@ -62,10 +64,7 @@ def program_graph(run: Run, slug: str) -> dict[str, Any]:
         label = f"{said.site} at {said.role}{says}{looks}, {said.bits:.1f} bits"
         graph.add(site, position, said.effect, label)
         names[str(said.slot)] = _node_id(site, position)
-    at: dict[str, list[tuple[int, float]]] = {}
-    for said in program.slots:
-        if said.role in example.positions:
-            at.setdefault(said.site, []).append((example.positions[said.role], said.effect))
+        at.setdefault(said.site, []).append((position, said.effect))
     scores: dict[tuple[str, str], float] = {}
     for edge in () if run.edges_are_counts else run.edges:  # into queries, keys and values: one link
         scores[edge.sender, edge.receiver] = scores.get((edge.sender, edge.receiver), 0) + edge.score
@@ -94,9 +93,11 @@ def write(graph: dict[str, Any], path: Path) -> None:
     """Write a graph, and enter it in the viewer's index beside it.
 
     Raises:
-        InputError: a file of the index's name that is none.
+        InputError: a file of the index's name that is none, or the graph's own.
     """
     index = path.with_name(INDEX)
+    if path == index:
+        raise InputError(f"{path} is the viewer's index of graphs: name the graph otherwise")
     held: dict[str, Any] = {"graphs": []}
     if index.exists():
         try:
@@ -130,7 +131,7 @@ class _Graph:
 
     def add(self, site: Site, position: int, effect: float, label: str) -> None:
         name = _node_id(site, position)
-        if name in self.effects:
+        if name in self.effects:  # two roles at one token of this prompt
             return
         kind = "mlp" if site.kind == "mlp" else "attention head"
         # a number of its own, by Cantor's pairing, heads after the MLP

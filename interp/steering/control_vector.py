@@ -32,6 +32,7 @@ from interp.models.residual_writes import ResidualWrites
 
 ARCHITECTURE, DIRECTION, TENSOR = "controlvector", "direction", "control_vector"
 SHIFT = -1
+"""Blocks by which what heads write is moved: it costs least (docs/evidence.md)."""
 SUFFIXES = (".gguf", ".safetensors")
 
 
@@ -66,11 +67,12 @@ class ControlVector:
         """What codes that are added write, summed behind each block.
 
         Args:
-            shift: by how many blocks later than their own what heads write is added; None for what costs least
-                (docs/steering.md): one block earlier, or their own where MLPs read beside the heads.
+            shift: by how many blocks later than their own what heads write is added. None is :data:`SHIFT`, or 0 where
+                the MLP does not read what the heads of its block write.
 
         Raises:
-            InputError: an edit that sets or forbids codes, a gate by how much is there, or a norm behind the heads.
+            InputError: an edit that sets or forbids codes, or codes of heads or MLPs that do not add to the residual
+                stream one by one, as where a norm stands behind them.
         """
         if wrong := [edit for edit in edits if not isinstance(edit, AddCode)]:
             raise InputError(
@@ -87,7 +89,8 @@ class ControlVector:
             shift = 0 if model.cfg.parallel_attn_mlp else SHIFT
         for name, vectors in attach(model, codebooks, read=False).edit(*edits).added().items():
             site = parse_site(name)
-            writes.require_additive(model, "a control vector")
+            if site.kind != "resid":
+                writes.require_additive(model, "a control vector")
             vector, layer = vectors.reshape(-1).float(), site.layer
             if site.kind == "attn":
                 weight = writes.output_weight(model, layer).float()
@@ -119,6 +122,10 @@ class ControlVector:
     def save(self, path: Path | str) -> None:
         """Write ``.gguf`` or ``.safetensors``; layers without a direction are left out of the first."""
         path = checked_suffix(path)
+        if path.suffix == ".gguf" and 0 in self.layers:
+            raise InputError(
+                f"control vector {path}: llama.cpp adds nothing behind block 0; .safetensors can hold it"
+            )
         with atomic_path(path) as temporary:
             if path.suffix == ".safetensors":
                 metadata = {

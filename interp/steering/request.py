@@ -176,13 +176,16 @@ class SteeringRequest:
             and getattr(self, field.name) != field.default
         }
         arguments = "".join(f"    {name}={value!r},\n" for name, value in chosen.items())
+        books = (
+            f"Codebooks.from_pretrained({self.codebooks!r}, model{'' if self.k is None else f', k={self.k}'})"
+        )
         codes = f"tuple(parse_codes({format_codes(self.codes)!r}))" if self.codes else "()"
         return f"""from interp import Codebooks
 from interp.models import load_model
 from interp.steering import SteeringRequest, parse_codes
 
 model = load_model({self.model!r}{loaded})
-codebooks = Codebooks.from_pretrained({self.codebooks!r}, model{"" if self.k is None else f", k={self.k}"})
+codebooks = {books if self.codes or not self.error_term else "{}"}
 request = SteeringRequest(
     codes={codes},
 {arguments})

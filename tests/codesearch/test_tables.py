@@ -22,6 +22,6 @@ def test_parquet_holds_every_code_of_every_token(index, tmp_path, monkeypatch, r
         codes = [
             [code for code in row if code < book.n_codes] for row in index.ids.rows(place, every).tolist()
         ]
-        one = [row[0] if row else None for row in codes]
-        assert table[book.name].to_pylist() == (one if book.k == 1 else codes)
+        single = [row[0] if row else None for row in codes]
+        assert table[book.name].to_pylist() == (single if book.k == 1 else codes)
         assert len({str(row) for row in codes}) > 1

@@ -143,4 +143,6 @@ def test_the_command_enters_graphs_in_the_viewers_index(tmp_path, command):
     (tmp_path / circuit_tracer.INDEX).write_text("[]")
     with pytest.raises(InputError, match=circuit_tracer.INDEX):
         circuit_tracer.write(circuit_tracer.why_graph(why, "three"), tmp_path / "three.json")
+    with pytest.raises(InputError, match=circuit_tracer.INDEX):
+        circuit_tracer.write(circuit_tracer.why_graph(why, "graph-metadata"), tmp_path / circuit_tracer.INDEX)
     assert not (tmp_path / "three.json").exists()

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
 from interp.errors import InputError
+from interp.models import load_model
 from interp.steering import AddCode, ControlVector, ForbidCode, SetCode, SteeringRequest, WeightedCode
 from interp.steering.continuations import continue_prompts
 
@@ -61,6 +62,24 @@ def test_heads_that_write_before_the_mlp_are_moved(tiny_model):
     # behind block 0 nothing can be added, and behind the last block there is none
     for shift in (-1, 1):
         assert ControlVector.from_edits(model, books, edits, shift=shift).layers == [1]
+
+
+def test_heads_are_moved_one_block_earlier_unless_told_otherwise():
+    model = load_model("planted-inhibition")
+    books, last = _books(model, f"a{model.cfg.n_layers - 1}"), model.cfg.n_layers - 1
+    edits = [AddCode(f"a{last}.h0", 2)]
+    vectors = [ControlVector.from_edits(model, books, edits, shift=shift) for shift in (None, 0)]
+    assert [vector.layers for vector in vectors] == [[last - 1], [last]] and last > 1
+    torch.testing.assert_close(vectors[0].directions[last - 1], vectors[1].directions[last])
+
+
+def test_what_llama_cpp_cannot_add_is_not_written(tiny_model, tmp_path):
+    model = tiny_model("llama")
+    vector = ControlVector(torch.ones(model.cfg.n_layers, model.cfg.d_model))
+    with pytest.raises(InputError, match=r"v\.gguf"):
+        vector.save(tmp_path / "v.gguf")
+    vector.save(tmp_path / "v.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["v.safetensors"]
 
 
 @pytest.mark.parametrize("suffix", [".gguf", ".safetensors"])
@@ -130,8 +149,6 @@ def test_files_that_fit_no_model_are_refused(tiny_model, tmp_path):
 
 
 def test_texts_are_written_under_a_vector_beside_others(tiny_model_folder, tmp_path):
-    from interp.models import load_model
-
     model = load_model(str(tiny_model_folder("llama")))
     books = _books(model, "a0", "a1")
     codes = (WeightedCode("a0.h1", 3), WeightedCode("a1.h2", 4, 0.5))
