@@ -244,7 +244,10 @@ def test_a_run_keeps_its_program(run, tmp_path, command):  # noqa: F811
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_a_discovery_ends_with_the_program_unless_it_is_left_out(command):  # noqa: F811
+def test_a_discovery_ends_with_the_program_unless_it_is_left_out(command, monkeypatch):  # noqa: F811
+    # 24 words: the ten codes at most that 40 prompts of the fixture give cannot tell them apart
+    monkeypatch.setattr(programs, "FIT_PAIRS", 512)
+    monkeypatch.setattr(programs, "JUDGE_PAIRS", 64)
     words = ("discover", INDUCTION, "-n", "8")
     shown = command(*words, "--out", "a").out
     assert "a0.h3 @ B" in shown and len(shown.splitlines()) <= 45
