@@ -1,27 +1,38 @@
 """``interp why``: which heads at which tokens make the difference between two prompts."""
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from interp.cli.options import (
     DEFAULT_MODEL,
     Context,
+    CounterfactualOption,
+    CpusOption,
     DeviceOption,
     DtypeOption,
+    GpusOption,
     OverwriteOption,
+    PairsOption,
+    SeedOption,
     SomeModelOption,
+    WorkersOption,
+    option,
     request_of_command,
+    task_and_model,
+    where_to_run,
 )
-from interp.cli.terminal import suggest, words_of
+from interp.cli.terminal import goes_on, suggest, words_of
 from interp.errors import InputError
 
 
 def why(
     context: Context,
-    a: Annotated[str, typer.Argument(metavar="PROMPT_A", help="a prompt")],
+    a: Annotated[str | None, typer.Argument(metavar="[PROMPT_A]", help="a prompt")] = None,
     others: Annotated[
         list[str] | None,
         typer.Argument(
@@ -47,21 +58,53 @@ def why(
         Path | None,
         typer.Option(metavar="FILE", help="also write both prompts as a template file, for discover"),
     ] = None,
+    task: Annotated[
+        str | None, option("TASK", "instead of prompts: explain every pair of a task, or of a prompt file")
+    ] = None,
+    n: PairsOption = None,
+    seed: SeedOption = 0,
+    counterfactual: CounterfactualOption = None,
     overwrite: OverwriteOption = False,
     model: SomeModelOption = DEFAULT_MODEL,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
+    workers: WorkersOption = "serial",
+    cpus_per_worker: CpusOption = 1,
+    gpus_per_worker: GpusOption = 0,
 ) -> None:
     """Find the heads at tokens that make the model say one thing after A and another after B, by patching."""
     from interp import contrast
     from interp.files import check_file, check_folder, write_json, write_text
-    from interp.models import load_model, parse_device
+    from interp.models import load_model
     from interp.progress import bar
 
-    parse_device(device)
+    where, _ = where_to_run(workers, cpus_per_worker, gpus_per_worker, None, device)
+    request, to_stdout = request_of_command(context), str(json_file) == "-"
+    if json_file is not None and not to_stdout:
+        check_file(json_file, "--json", request=request, overwrite=overwrite)
+    of_prompts: dict[str, Any] = {
+        "PROMPT_A": a,
+        "--answer": answer,
+        "--instead": instead,
+        "--out": out,
+        "--template": template,
+    }
+    of_prompts |= {"--chat": chat or None, "--proposed": proposed or None}
+    of_task = {"-n": n, "--counterfactual": counterfactual, "--workers": None if where.serial else workers}
+    needless = [name for name, value in (of_prompts if task else of_task).items() if value is not None]
+    if task is not None and needless:
+        raise InputError(f"--task {task} explains its own pairs: leave out {needless[0]}")
+    if task is not None:
+        spec = task_and_model(task, None if model == DEFAULT_MODEL else model, counterfactual)[1]
+        asked = dict(n=n, seed=seed, counterfactual=counterfactual, device=device, dtype=dtype, workers=where)
+        _explain_pairs(spec, task, asked, None if to_stdout else json_file, request, to_stdout=to_stdout)
+        return
+    if a is None:
+        raise InputError("give a prompt, two prompts, or --task TASK")
+    if needless:
+        raise InputError(f"{needless[0]} is of pairs of prompts: name them with --task TASK")
     if others and proposed:
         raise InputError(f"--proposed {proposed} needs no PROMPT_B: leave one of them out")
-    request, to_stdout = request_of_command(context), str(json_file) == "-"
     if template is not None:
         if len(others or []) != 1:
             raise InputError("--template holds one pair: give one PROMPT_B")
@@ -71,8 +114,6 @@ def why(
             raise InputError("--out holds one explanation: give one PROMPT_B, or write --json FILE")
         check_folder(out, "an explanation", contents=contrast.FILES)
         check_file(out / contrast.RESULT, "--out", request=request, overwrite=overwrite, within=out)
-    if json_file is not None and not to_stdout:
-        check_file(json_file, "--json", request=request, overwrite=overwrite)
     loaded = load_model(model, device=device, dtype=dtype)
     answers = {"answer": answer, "instead": instead}
     result: contrast.Why | contrast.Several | contrast.Proposals
@@ -103,8 +144,10 @@ def why(
     if isinstance(result, contrast.Why):
         swapped = words_of({"--answer": instead, "--instead": answer})
         again = ["why", *options, *swapped, "--", result.b, a], "the other way about"
-        task = [(["discover", str(template)], "the circuit of such prompts")] if template is not None else []
-        suggest(*task, again)
+        of_template = (
+            [(["discover", str(template)], "the circuit of such prompts")] if template is not None else []
+        )
+        suggest(*of_template, again)
     elif isinstance(result, contrast.Several):
         suggest((["why", *options, "--", a, result.explanations[0].b], "its nodes and arrows"))
     elif result.proposals:
@@ -112,3 +155,40 @@ def why(
             (["why", *options, "--", a, result.proposals[0].prompt], "explain the first"),
             (["why", *options, "--proposed", "3", "--", a], "explain three, and their mean"),
         )
+
+
+def _explain_pairs(
+    spec: str,
+    task: str,
+    asked: dict[str, Any],
+    path: Path | None,
+    request: dict[str, Any],
+    *,
+    to_stdout: bool,
+) -> None:
+    """All pairs of a task; beside the result's file lie those that are explained, until all are."""
+    from interp.contrast import why_pairs
+    from interp.files import write_json
+    from interp.progress import bar
+
+    if path is None:
+        result = why_pairs(spec, task, **asked, stage=bar)
+    else:
+        kept = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:8]
+        partial = path.with_suffix(f".partial-{kept}")
+        with goes_on(partial):
+            result = why_pairs(spec, task, **asked, checkpoint=partial, stage=bar)
+        write_json(path, {"request": request, **result.as_json()})
+        shutil.rmtree(partial, ignore_errors=True)
+    if to_stdout:
+        typer.echo(json.dumps(result.as_json(), allow_nan=False))
+        return
+    typer.echo(result.text())
+    if path is not None:
+        typer.echo(f"saved    {path}")
+    options = words_of({"--model": None if spec == DEFAULT_MODEL else spec})
+    first = result.explanations[0]
+    suggest(
+        (["why", *options, "--", first.a, first.b], "nodes and arrows of the first"),
+        (["discover", task, *options], "the circuit of such prompts"),
+    )

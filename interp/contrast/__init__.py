@@ -2,6 +2,7 @@
 
 from interp.contrast.explain import why
 from interp.contrast.explanation import FILES, PAGE, PICTURE, RESULT, Why
+from interp.contrast.pairs import ExplainedPairs, why_pairs
 from interp.contrast.picture import page, svg
 from interp.contrast.play import replay
 from interp.contrast.proposals import Proposal, Proposals, propose
@@ -9,6 +10,7 @@ from interp.contrast.several import Several, why_several
 from interp.contrast.template import template_of
 
 __all__ = [
+    "ExplainedPairs",
     "FILES",
     "PAGE",
     "PICTURE",
@@ -23,5 +25,6 @@ __all__ = [
     "svg",
     "template_of",
     "why",
+    "why_pairs",
     "why_several",
 ]

@@ -2,13 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from interp.contrast import propose, why, why_several
+from interp.contrast import propose, why, why_pairs, why_several
 from interp.errors import InputError
+from interp.models import load_model
 from interp.tasks import load_task
 from tests.oracles import planted
 
@@ -141,3 +143,36 @@ def test_a_pair_becomes_a_task(command):
     for bad in ((A, "Mary and John went to the park . Mary gave a ring to"), (A,), (A, *OTHERS)):
         refused = command("why", *bad, *words[:2], "--template", "other.json")
         assert refused.code == 2 and len(refused.error.splitlines()) == 1
+
+
+def test_pairs_of_a_task_are_explained_each_for_itself_and_kept(command, tmp_path):
+    explained = why_pairs("planted-inhibition", "planted-inhibition", n=3, checkpoint=tmp_path / "kept")
+    assert (
+        len(explained.explanations) == len(list((tmp_path / "kept").iterdir())) == 3 and not explained.refused
+    )
+    for each in explained.explanations:
+        single = replace(why(load_model("planted-inhibition"), each.a, each.b, **_answers(each)), seconds={})
+        assert single.as_json() == each.as_json()
+    assert {head.site for head in explained.heads} == {"a0.h1", "a1.h2", "a2.h0", "a3.h5"}
+    for head in explained.heads:
+        assert head.kept_in == 3 and head.low <= head.share <= head.high
+    for path in (tmp_path / "kept").iterdir():  # a killed run goes on from what is there
+        stored = json.loads(path.read_text())
+        path.write_text(json.dumps(stored | {"needed": 7.0}))
+    again = why_pairs("planted-inhibition", "planted-inhibition", n=3, checkpoint=tmp_path / "kept")
+    assert [each.needed for each in again.explanations] == [7.0] * 3
+    words = "why", "--task", "planted-inhibition", "-n", "3"
+    shown = command(*words, "--json", tmp_path / "pairs.json")
+    stored = json.loads((tmp_path / "pairs.json").read_text())
+    assert (
+        shown.code == 0
+        and stored["explanations"] == json.loads(json.dumps(explained.as_json()))["explanations"]
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "pairs.json"]
+    for bad in (("why",), (*words, "--answer", " a"), ("why", A, "-n", "3"), (*words, A)):
+        refused = command(*bad)
+        assert refused.code == 2 and len(refused.error.splitlines()) == 1
+
+
+def _answers(explanation):
+    return {name: explanation.answers[name]["token"] for name in ("answer", "instead")}
