@@ -162,7 +162,7 @@ def test_pairs_of_a_task_are_explained_each_for_itself_and_kept(command, tmp_pat
     again = why_pairs("planted-inhibition", "planted-inhibition", n=3, checkpoint=tmp_path / "kept")
     assert [each.needed for each in again.explanations] == [7.0] * 3
     words = "why", "--task", "planted-inhibition", "-n", "3"
-    shown = command(*words, "--json", tmp_path / "pairs.json")
+    shown = command(*words, "--json", str(tmp_path / "pairs.json"))
     stored = json.loads((tmp_path / "pairs.json").read_text())
     assert (
         shown.code == 0
