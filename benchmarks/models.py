@@ -1,22 +1,21 @@
 """Models against transformers, and what one of 1.5 B weights costs.
 
     python -m benchmarks.models [--device cpu] [--dtype float32]
-    python -m benchmarks.models --larger FILE.gguf [--dtype float32 bfloat16] [--pairs 10]
+    python -m benchmarks.models --larger FILE.gguf [--dtype float32 bfloat16]
 
-The first prints the table *Families* of docs/models.md: of every supported family, on a tiny random model, and of both
-real ones the largest difference of logits from those of transformers, beside the largest logit, and at how many of
-the tokens generated with the cache those generated without it differ. On a GPU the same, with seconds and memory.
+The first prints, of every supported family on a tiny random model and of both real ones, the largest difference of
+logits from those of transformers, beside the largest logit; and at how many of the tokens generated with the cache
+those generated without it differ. Memory is that of the weights; on a GPU the peak of both models.
 
 ``--larger`` takes a GGUF of any model, and writes one of random weights in the shape of Qwen2.5 1.5B where there is
-none. It runs IOI with edges and program, and a *why*, a process each, and prints seconds by stage and peak memory.
+none. It explains a pair in a process of its own, and prints seconds by stage and peak memory. No circuit of random
+weights can be timed: they do no task, and a discovery refuses them.
 """
 
 import itertools
-import json
 import multiprocessing
 import resource
 import tempfile
-import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -26,23 +25,21 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.common import RESULTS, arguments, bare, kept, print_table
-from interp import find_circuit, load_model, load_task, why
+from benchmarks.common import RESULTS, arguments, kept, print_table, timed
+from interp import load_model, why
 from interp.files import write_json
 from interp.models import Model
 from interp.models.embedded import EMBEDDED, PACKAGED, packaged_folder
 from interp.models.generate import generate
 from interp.models.pretrained import read_tokenizer
 from interp.progress import quiet, status
+from tests.models.tiny_gguf import add_tokenizer
 from tests.tiny_models import FAMILIES, OTHERS, make_tiny
 
 RESULT = RESULTS / "models.json"
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 NEW_TOKENS = 24
-PAIR = (
-    "When Mary and John went to the store, John gave a drink to",
-    "When Mary and John went to the store, Mary gave a drink to",
-)
+PAIR = PROMPT, PROMPT.replace(", John", ", Mary")
 D_VOCAB = 151_936
 SHAPE = {
     "context_length": 32768,
@@ -56,9 +53,7 @@ SHAPE = {
 
 
 def main() -> None:
-    given = arguments(
-        __doc__, device="cpu", dtype=["float32"], larger=Path, pairs=[10], threads=torch.get_num_threads()
-    )
+    given = arguments(__doc__, device="cpu", dtype=["float32"], larger=Path, threads=torch.get_num_threads())
     if given.larger is None:
         agreement(given.device, given.dtype[0])
         return
@@ -88,6 +83,8 @@ def agreement(device: str, dtype: str) -> None:
 @torch.no_grad()
 def _agrees(name: str, folder: Path, device: str, dtype: str) -> tuple[Any, ...]:
     """Logits at every token of a prompt, of the wrapped model and of another that transformers runs by itself."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
     model = load_model(str(folder), device=device, dtype=dtype)
     reference = AutoModelForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, dtype), attn_implementation="eager"
@@ -95,27 +92,25 @@ def _agrees(name: str, folder: Path, device: str, dtype: str) -> tuple[Any, ...]
     tokens = model.to_tokens(PROMPT)
     logits = reference.to(device).eval()(tokens).logits.float()
     difference = (model(tokens).float() - logits).abs().max()
-    began = time.perf_counter()
-    model(tokens).sum().item()
-    seconds = time.perf_counter() - began
+    seconds = timed(lambda: model(tokens).sum().item()).clock
     cached, uncached = (
         generate(model, tokens, NEW_TOKENS, return_type="tokens", use_cache=use)[0].tolist()
         for use in (True, False)
     )
     different = sum(a != b for a, b in itertools.zip_longest(cached, uncached))
-    of = len(cached) - tokens.shape[1]
-    memory = torch.cuda.max_memory_allocated() if device.startswith("cuda") else weights(model)
+    n_new = len(cached) - tokens.shape[1]
+    memory = torch.cuda.max_memory_allocated() if device.startswith("cuda") else weight_bytes(model)
     return (
         name,
         f"{difference.item():.1e}",
         f"{logits.abs().max().item():.1f}",
-        f"{different} of {of}",
+        f"{different} of {n_new}",
         f"{seconds:.3f}",
         f"{memory / 2**20:.0f}",
     )
 
 
-def weights(model: Model) -> int:
+def weight_bytes(model: Model) -> int:
     """Bytes of all that a model holds, each storage counted once."""
     tensors = [*model.parameters(), *model.buffers()]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
@@ -129,16 +124,7 @@ def write_random(path: Path) -> None:
         writer.add_uint32(f"qwen2.{name}", value)
     writer.add_float32("qwen2.attention.layer_norm_rms_epsilon", 1e-6)
     writer.add_float32("qwen2.rope.freq_base", 1e6)
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    tokens += [f"<|unused_{i}|>" for i in range(D_VOCAB - len(tokens))]
-    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    special = set(tokenizer.all_special_tokens)
-    writer.add_token_types([3 if token in special else 1 for token in tokens])
-    writer.add_token_merges([" ".join(merge) for merge in merges])
-    writer.add_bos_token_id(tokenizer.bos_token_id)
-    writer.add_eos_token_id(tokenizer.eos_token_id)
+    add_tokenizer(writer, tokenizer, D_VOCAB)
     rng = np.random.default_rng(0)
     width, inner = SHAPE["embedding_length"], SHAPE["feed_forward_length"]
     narrow = width * SHAPE["attention.head_count_kv"] // SHAPE["attention.head_count"]
@@ -176,41 +162,38 @@ def larger(path: Path, given: Namespace) -> None:
     rows = kept(RESULT, [])
     spawned = multiprocessing.get_context("spawn")
     for dtype in given.dtype:
-        for job, pairs in [("why", 1), *(("ioi", n) for n in given.pairs)]:
-            key = {"model": path.stem, "dtype": dtype, "job": job, "pairs": pairs, "threads": given.threads}
-            with spawned.Pool(1) as pool:
-                row = key | pool.apply(_measured, (path, dtype, job, pairs, given.threads))
-            rows = [kept_row for kept_row in rows if not key.items() <= kept_row.items()] + [row]
-            write_json(RESULT, rows)
-            print(row, flush=True)
-    stages = ("load", "score", "check", "program", "edges")
-    columns = ("model", "dtype", "job", "pairs", *stages, "seconds", "memory GiB")
+        key = {"model": path.stem, "dtype": dtype, "threads": given.threads}
+        with spawned.Pool(1) as pool:
+            row = key | pool.apply(_measured, (path, dtype, given.threads))
+        rows = [before for before in rows if not key.items() <= before.items()] + [row]
+        write_json(RESULT, rows)
+    stages = list(rows[0]["seconds"])
+    columns = ("model", "dtype", "threads", *stages, "forward", "weights GiB", "peak GiB")
     table = [
-        (row["model"], row["dtype"], row["job"], row["pairs"])
-        + tuple(f"{row['seconds'][s]:.0f}" if s in row["seconds"] else "" for s in stages)
-        + (f"{sum(row['seconds'].values()):.0f}", f"{row['gib']:.1f}")
+        (row["model"], row["dtype"], row["threads"])
+        + tuple(f"{row['seconds'][stage]:.1f}" for stage in stages)
+        + tuple(f"{row[name]:.1f}" for name in ("forward", "weights_gib", "peak_gib"))
         for row in rows
     ]
-    print_table(columns, table, f"{given.threads} threads", left=3)
+    print_table(columns, table, "seconds of a why", left=2)
 
 
-def _measured(path: Path, dtype: str, job: str, pairs: int, threads: int) -> dict[str, Any]:
+@torch.no_grad()
+def _measured(path: Path, dtype: str, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
-    began = time.perf_counter()
-    model = load_model(str(path), dtype=dtype)
-    seconds = {"load": time.perf_counter() - began}
-    floor = bare(model, load_task("ioi").sample(model.tokenizer, pairs, 0))
-    if job == "why":
+    load = timed(lambda: load_model(str(path), dtype=dtype))
+    model = load.result
+    tokens = model.to_tokens(PAIR[0])
+    model(tokens)  # the first pass of a process is slower
+    forward = timed(lambda: model(tokens)).clock
+    with torch.enable_grad():
         explained = why(model, *PAIR)
-        seconds |= explained.seconds
-        facts = {"nodes": len(explained.nodes)}
-    else:
-        run = find_circuit(model, "ioi", n=pairs, program=True)
-        seconds |= run.seconds
-        facts = {"members": len(run.circuit.heads), "edges": len(run.edges)}
-    gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    held = weights(model) / 2**30
-    return {"seconds": seconds, "gib": gib, "weights_gib": held, "bare": floor, **facts}
+    return {
+        "seconds": {"load": load.clock, **explained.seconds},
+        "forward": forward,
+        "weights_gib": weight_bytes(model) / 2**30,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
 
 
 if __name__ == "__main__":

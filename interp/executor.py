@@ -179,7 +179,7 @@ class Work:
     steps: int
 
     @classmethod
-    def all(cls, parts: "Sequence[Work]") -> "Work":
+    def all(cls, parts: "Sequence[Job | Work]") -> "Work":
         """All of these, which gives what each gave."""
 
         def does() -> Steps:

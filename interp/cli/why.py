@@ -1,6 +1,5 @@
 """``interp why``: which heads at which tokens make the difference between two prompts."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -16,10 +15,10 @@ from interp.cli.options import (
     DeviceOption,
     DtypeOption,
     GpusOption,
+    ModelOption,
     OverwriteOption,
     PairsOption,
     SeedOption,
-    SomeModelOption,
     WorkersOption,
     option,
     request_of_command,
@@ -28,6 +27,9 @@ from interp.cli.options import (
 )
 from interp.cli.terminal import goes_on, suggest, words_of
 from interp.errors import InputError
+
+_OF_TASK = ("task", "n", "seed", "counterfactual")
+"""Options that only pairs of a task have."""
 
 
 def why(
@@ -65,7 +67,7 @@ def why(
     seed: SeedOption = 0,
     counterfactual: CounterfactualOption = None,
     overwrite: OverwriteOption = False,
-    model: SomeModelOption = DEFAULT_MODEL,
+    model: ModelOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     workers: WorkersOption = "serial",
@@ -79,30 +81,34 @@ def why(
     from interp.progress import bar
 
     where, _ = where_to_run(workers, cpus_per_worker, gpus_per_worker, None, device)
-    request, to_stdout = request_of_command(context), str(json_file) == "-"
-    if json_file is not None and not to_stdout:
-        check_file(json_file, "--json", request=request, overwrite=overwrite)
+    if a is None and task is None:
+        raise InputError("give a prompt, two prompts, or --task TASK")
+    of_task: dict[str, Any] = {"-n": n, "--seed": seed or None, "--counterfactual": counterfactual}
+    of_task["--workers"] = None if where.serial else workers
     of_prompts: dict[str, Any] = {
         "PROMPT_A": a,
         "--answer": answer,
         "--instead": instead,
-        "--out": out,
-        "--template": template,
+        "--chat": chat or None,
     }
-    of_prompts |= {"--chat": chat or None, "--proposed": proposed or None}
-    of_task = {"-n": n, "--counterfactual": counterfactual, "--workers": None if where.serial else workers}
-    needless = [name for name, value in (of_prompts if task else of_task).items() if value is not None]
-    if task is not None and needless:
-        raise InputError(f"--task {task} explains its own pairs: leave out {needless[0]}")
+    of_prompts |= {"--proposed": proposed or None, "--out": out, "--template": template}
+    needless, rule = (of_task, "needs --task TASK") if task is None else (of_prompts, "goes not with --task")
+    for name, value in needless.items():
+        if value is not None:
+            raise InputError(f"{name} {value!s:.40} {rule}")
+    spec = DEFAULT_MODEL if model is None else model
     if task is not None:
-        spec = task_and_model(task, None if model == DEFAULT_MODEL else model, counterfactual)[1]
+        spec = task_and_model(task, model, counterfactual)[1]
+    request, to_stdout = request_of_command(context) | {"model": spec}, str(json_file) == "-"
+    if task is None:  # as in results of before
+        request = {name: value for name, value in request.items() if name not in _OF_TASK}
+    if json_file is not None and not to_stdout:
+        check_file(json_file, "--json", request=request, overwrite=overwrite)
+    if task is not None:
         asked = dict(n=n, seed=seed, counterfactual=counterfactual, device=device, dtype=dtype, workers=where)
         _explain_pairs(spec, task, asked, None if to_stdout else json_file, request, to_stdout=to_stdout)
         return
-    if a is None:
-        raise InputError("give a prompt, two prompts, or --task TASK")
-    if needless:
-        raise InputError(f"{needless[0]} is of pairs of prompts: name them with --task TASK")
+    assert a is not None  # looked at above
     if others and proposed:
         raise InputError(f"--proposed {proposed} needs no PROMPT_B: leave one of them out")
     if template is not None:
@@ -114,7 +120,7 @@ def why(
             raise InputError("--out holds one explanation: give one PROMPT_B, or write --json FILE")
         check_folder(out, "an explanation", contents=contrast.FILES)
         check_file(out / contrast.RESULT, "--out", request=request, overwrite=overwrite, within=out)
-    loaded = load_model(model, device=device, dtype=dtype)
+    loaded = load_model(spec, device=device, dtype=dtype)
     answers = {"answer": answer, "instead": instead}
     result: contrast.Why | contrast.Several | contrast.Proposals
     if others and len(others) == 1:
@@ -140,7 +146,7 @@ def why(
     typer.echo(result.text())
     for path in filter(None, (out, json_file, template)):
         typer.echo(f"saved    {path}")
-    options = words_of({"--model": None if model == DEFAULT_MODEL else model}) + ["--chat"] * chat
+    options = words_of({"--model": None if spec == DEFAULT_MODEL else spec}) + ["--chat"] * chat
     if isinstance(result, contrast.Why):
         swapped = words_of({"--answer": instead, "--instead": answer})
         again = ["why", *options, *swapped, "--", result.b, a], "the other way about"
@@ -174,8 +180,7 @@ def _explain_pairs(
     if path is None:
         result = why_pairs(spec, task, **asked, stage=bar)
     else:
-        kept = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:8]
-        partial = path.with_suffix(f".partial-{kept}")
+        partial = path.with_suffix(".partial")
         with goes_on(partial):
             result = why_pairs(spec, task, **asked, checkpoint=partial, stage=bar)
         write_json(path, {"request": request, **result.as_json()})

@@ -1,5 +1,7 @@
 """All pairs of a task explained, each for itself, and the heads that come again."""
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -9,7 +11,7 @@ import numpy as np
 from interp.contrast.explain import why
 from interp.contrast.explanation import Why
 from interp.errors import InputError, whole_number
-from interp.executor import SERIAL, Job, Steps, Told, Work, Workers, checked, run_work
+from interp.executor import SERIAL, Job, Told, Work, Workers, checked, run_work
 from interp.files import read_json, write_json
 from interp.models import Model, OneModel, describe_model, load_tokenizer
 from interp.progress import Stage, silent
@@ -19,8 +21,6 @@ from interp.stats import mean_interval
 from interp.tasks import load_task
 
 N_PAIRS = 20
-_STEPS = 100
-"""Of the bar, for a pair."""
 _LINES = 10
 """Explanations, and heads, that are told of."""
 
@@ -132,15 +132,8 @@ def why_pairs(
         loaded, tokenizer, None if n is None else whole_number("n", n, 1), N_PAIRS, seed, counterfactual
     )
     desk = _Desk(OneModel(held, device=device, dtype=dtype))
-    jobs = [
-        Job(f"pair {i}", _explain, (spec, pair, checkpoint), (spec,), _STEPS) for i, pair in enumerate(pairs)
-    ]
-
-    def made() -> Steps:
-        return (yield jobs)
-
-    total = _STEPS * len(pairs)
-    results = run_work(desk, Work(made(), total), stage("pairs explained", total), workers=workers)
+    jobs = [Job(f"pair {i}", _explain, (spec, pair, checkpoint), (spec,)) for i, pair in enumerate(pairs)]
+    results = run_work(desk, Work.all(jobs), stage("pairs explained", len(pairs)), workers=workers)
     refused = [
         Refused(pair.clean, pair.corrupt, str(result))
         for pair, result in zip(pairs, results, strict=True)
@@ -153,9 +146,12 @@ def why_pairs(
 
 
 def _explain(desk: _Desk, spec: str, pair: PromptPair, checkpoint: Path | None, _told: Told) -> Why:
-    kept = None if checkpoint is None else checkpoint / f"{pair.fingerprint}.json"
-    if kept is not None and kept.is_file():
-        return Why.of_json(read_json(kept))
+    kept = None
+    if checkpoint is not None:
+        made_of = json.dumps([spec, desk.models.dtype, pair.fingerprint])
+        kept = checkpoint / f"{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.json"
+        if kept.is_file():
+            return Why.of_json(read_json(kept))
     model, answers = desk.models(spec), {}
     if len(pair.answers) == len(pair.wrong_answers) == 1:
         answers = {

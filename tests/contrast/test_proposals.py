@@ -10,6 +10,7 @@ import torch
 
 from interp.contrast import propose, why, why_pairs, why_several
 from interp.errors import InputError
+from interp.executor import SERIAL, Workers
 from interp.models import load_model
 from interp.tasks import load_task
 from tests.oracles import planted
@@ -146,33 +147,55 @@ def test_a_pair_becomes_a_task(command):
 
 
 def test_pairs_of_a_task_are_explained_each_for_itself_and_kept(command, tmp_path):
-    explained = why_pairs("planted-inhibition", "planted-inhibition", n=3, checkpoint=tmp_path / "kept")
-    assert (
-        len(explained.explanations) == len(list((tmp_path / "kept").iterdir())) == 3 and not explained.refused
-    )
+    name, checkpoint = "planted-inhibition", tmp_path / "kept"
+    explained = why_pairs(name, name, n=3, checkpoint=checkpoint)
+    assert len(explained.explanations) == len(list(checkpoint.iterdir())) == 3
+    assert not explained.refused
     for each in explained.explanations:
-        single = replace(why(load_model("planted-inhibition"), each.a, each.b, **_answers(each)), seconds={})
-        assert single.as_json() == each.as_json()
+        answers = {key: each.answers[key]["token"] for key in ("answer", "instead")}
+        assert replace(why(load_model(name), each.a, each.b, **answers), seconds={}) == each
     assert {head.site for head in explained.heads} == {"a0.h1", "a1.h2", "a2.h0", "a3.h5"}
     for head in explained.heads:
-        assert head.kept_in == 3 and head.low <= head.share <= head.high
-    for path in (tmp_path / "kept").iterdir():  # a killed run goes on from what is there
-        stored = json.loads(path.read_text())
-        path.write_text(json.dumps(stored | {"needed": 7.0}))
-    again = why_pairs("planted-inhibition", "planted-inhibition", n=3, checkpoint=tmp_path / "kept")
+        shares = [_share(each, head.site) for each in explained.explanations]
+        assert head.share == pytest.approx(np.mean(shares)) and head.kept_in == 3
+        assert min(shares) - 1e-9 <= head.low <= head.share <= head.high <= max(shares) + 1e-9
+    for (
+        path
+    ) in checkpoint.iterdir():  # a killed run goes on from what is there, one in another dtype does not
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"needed": 7.0}))
+    again = why_pairs(name, name, n=3, checkpoint=checkpoint)
     assert [each.needed for each in again.explanations] == [7.0] * 3
-    words = "why", "--task", "planted-inhibition", "-n", "3"
+    other = why_pairs(name, name, n=3, checkpoint=checkpoint, dtype="bfloat16")
+    assert 7.0 not in [each.needed for each in other.explanations]
+    words = "why", "--task", name, "-n", "3"
     shown = command(*words, "--json", str(tmp_path / "pairs.json"))
     stored = json.loads((tmp_path / "pairs.json").read_text())
-    assert (
-        shown.code == 0
-        and stored["explanations"] == json.loads(json.dumps(explained.as_json()))["explanations"]
-    )
+    assert shown.code == 0
+    assert stored["explanations"] == json.loads(json.dumps(explained.as_json()))["explanations"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "pairs.json"]
-    for bad in (("why",), (*words, "--answer", " a"), ("why", A, "-n", "3"), (*words, A)):
+    for bad in (
+        ("why",),
+        (*words, "--answer", " a"),
+        ("why", A, "-n", "3"),
+        ("why", A, "--seed", "3"),
+        (*words, A),
+    ):
         refused = command(*bad)
         assert refused.code == 2 and len(refused.error.splitlines()) == 1
 
 
-def _answers(explanation):
-    return {name: explanation.answers[name]["token"] for name in ("answer", "instead")}
+def _share(explanation, site):
+    """Of the difference, what the kept nodes of a head do."""
+    effects = [node.effect for node in explanation.nodes[: explanation.kept] if node.site == site]
+    return sum(effects) / (explanation.difference["a"] - explanation.difference["b"])
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_pairs_are_explained_the_same_on_workers():
+    here, there = (
+        why_pairs("planted-inhibition", "planted-inhibition", n=3, workers=workers).as_json()
+        for workers in (SERIAL, Workers("ray"))
+    )
+    assert len(here["explanations"]) == 3
+    assert json.dumps(here) == json.dumps(there)

@@ -60,14 +60,7 @@ def write_gguf(
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    state = tokenizer.backend_tokenizer.to_str()
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([token for token, _ in vocabulary])
-    writer.add_token_types([3 if token in tokenizer.all_special_tokens else 1 for token, _ in vocabulary])
-    writer.add_token_merges([" ".join(merge) for merge in json.loads(state)["model"]["merges"]])
-    writer.add_bos_token_id(tokenizer.bos_token_id)
-    writer.add_eos_token_id(tokenizer.eos_token_id)
+    add_tokenizer(writer, tokenizer, config.vocab_size)
     for name, parameter in model.named_parameters():
         weight = parameter.detach().numpy()
         stem = name.removesuffix(".weight")
@@ -92,6 +85,20 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return model
+
+
+def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerFast, d_vocab: int) -> None:
+    """A byte-level BPE tokenizer; rows of the embedding beyond it get tokens that no text has."""
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    tokens += [f"<|unused_{i}|>" for i in range(d_vocab - len(tokens))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    special = set(tokenizer.all_special_tokens)
+    writer.add_token_types([3 if token in special else 1 for token in tokens])
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_token_merges([" ".join(merge) for merge in merges])
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
 
 
 def _permute(weight: np.ndarray, heads: int) -> np.ndarray:
