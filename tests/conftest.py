@@ -30,11 +30,10 @@ import torch  # noqa: E402
 
 # before anything of interp: what is imported while a module with checked shapes is loaded is compiled anew
 import transformer_lens  # noqa: E402, F401
-from jaxtyping import install_import_hook  # noqa: E402
 
 from tests import shapes  # noqa: E402
 
-install_import_hook("interp", "tests.shapes.first_call")
+shapes.check_package("interp")
 
 from interp.models import Model, load_model  # noqa: E402
 from tests.chromium import chromium  # noqa: E402, F401 - a fixture of several files

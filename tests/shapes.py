@@ -1,27 +1,41 @@
 """Annotations are checked while tests run, shapes of tensors too: each function's at its first call in every test.
 
-At every call, and of hooks, which are made anew at every call, they took longer than all that is tested.
+Checked at every call, they took longer than all that is tested. ``jaxtyping`` binds arguments at every call even of
+what it does not check, so that from the second call on a function is called directly.
 """
 
 from collections.abc import Callable
 from functools import wraps
 
-from beartype import beartype
+import jaxtyping
 
 checked: set[Callable] = set()
+_at_every_call = jaxtyping.jaxtyped
 
 
-def first_call(function: Callable) -> Callable:
-    """The type checker that jaxtyping is given; it checks arguments by one function and the result by another."""
-    if "<locals>" in function.__qualname__:
-        return function
-    strict = beartype(function)
+def check_package(name: str) -> None:
+    """From now on modules of ``name`` are loaded with checks."""
+    jaxtyping.jaxtyped = at_first_call
+    jaxtyping.install_import_hook(name, "beartype.beartype")
 
-    @wraps(function)
-    def check(*args, **kwargs):  # noqa: ANN202
-        if function in checked:
-            return None
-        checked.add(function)
-        return strict(*args, **kwargs)
 
-    return check
+def at_first_call(*, typechecker: Callable) -> Callable:
+    """Decorates all functions and classes of a checked module, in place of ``jaxtyping.jaxtyped``."""
+
+    def decorate(checkable: Callable) -> Callable:
+        if isinstance(checkable, type):
+            return _at_every_call(checkable, typechecker=typechecker)
+        if "<locals>" in checkable.__qualname__:  # made anew at every call of another
+            return checkable
+        strict = _at_every_call(checkable, typechecker=typechecker)
+
+        @wraps(checkable)
+        def call(*args, **kwargs):  # noqa: ANN202
+            if checkable in checked:
+                return checkable(*args, **kwargs)
+            checked.add(checkable)
+            return strict(*args, **kwargs)
+
+        return call
+
+    return decorate

@@ -45,8 +45,17 @@ SMALLER = {
     },
 }
 """What a test runs less of than a reader."""
-ALONE = [pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.stem)) for path in NOTEBOOKS]
-"""Each runs in a kernel of its own, so that no two of them need the same test process."""
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    """One for all notebooks: to import what they need takes it longer than most of their cells."""
+    client = NotebookClient(nbformat.v4.new_notebook(), timeout=600, kernel_name="python3")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (ONE_THREAD | {"PYTHONPATH": str(NOTEBOOKS[0].parent.parent)}).items():
+            patch.setenv(name, value)
+        with client.setup_kernel():
+            yield client
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -59,19 +68,17 @@ def test_a_notebook_is_kept_without_output(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", ALONE)
-def test_a_notebook_runs_from_the_top(path, tmp_path, monkeypatch):
-    for name, value in ONE_THREAD.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PYTHONPATH", str(path.parent.parent))
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_the_top(path, tmp_path, kernel):
     text = path.read_text(encoding="utf-8")
     for whole, part in SMALLER.get(path.stem, {}).items():
         whole, part = (json.dumps(words)[1:-1] for words in (whole, part))
         assert whole in text
         text = text.replace(whole, part)
-    notebook = nbformat.reads(text, as_version=4)
-    NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
+    kernel.nb = nbformat.reads(text, as_version=4)
+    anew = nbformat.v4.new_code_cell(f"%reset -f\nimport os\nos.chdir({str(tmp_path)!r})")
+    kernel.nb.cells.insert(0, anew)
+    for index, cell in enumerate(kernel.nb.cells):
+        kernel.execute_cell(cell, index, store_history=False)
     if path.stem == "finding_a_circuit":
         assert list(tmp_path.glob("runs/*/report.html"))

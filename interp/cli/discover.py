@@ -144,6 +144,10 @@ def show_program(
         bool, typer.Option("--judge", help="run the controls first, and keep them with the run: some minutes")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
+    device: options.DeviceOption = None,
+    workers: options.WorkersOption = "serial",
+    cpus_per_worker: options.CpusOption = 1,
+    gpus_per_worker: options.GpusOption = 0,
 ) -> None:
     """Print a run's program: which head says what at which role, and what setting it does to the answer.
 
@@ -152,6 +156,11 @@ def show_program(
     """
     from interp.runs.run import Run
 
+    where, _ = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, None, device)
+    if not judge and (device is not None or not where.serial):
+        raise InputError(
+            f"{'--device' if where.serial else '--workers'} needs --judge: nothing else is computed"
+        )
     loaded = Run.load(run)
     if loaded.program is None:
         raise InputError(
@@ -166,7 +175,7 @@ def show_program(
 
         check_writable(run / RESULT, "RUN")
         before = request_of(run / RESULT)
-        loaded.program = judge_program(loaded, folder=run, stage=bar)
+        loaded.program = judge_program(loaded, folder=run, device=device, workers=where, stage=bar)
         if request_of(run / RESULT) != before:
             raise InputError(f"RUN {run}: another run lies there by now, so its controls are not kept")
         save_judged(loaded, run)

@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.activations.stream import Progress
 from interp.interventions.clean_run import CleanRun
 from interp.interventions.patch import Patch
 from interp.programs.codes import ids, same_partition, variables
@@ -237,21 +236,3 @@ def _drawn(
         _, value = np.unique(of[:, pool], axis=1, return_inverse=True)
         drawn.append(rng.choice(pool[value.ravel() == rng.integers(value.max() + 1)]))
     return np.array(drawn)
-
-
-def judge(
-    program: Program,
-    task: Task,
-    runner: SlotRunner,
-    fitted: PromptPairs,
-    seed: int = 0,
-    progress: Progress = lambda _: None,
-) -> Program:
-    """A program with the controls and accuracies of its interchange."""
-    if not program.interchange:
-        return program
-    judged, entries = Judge(program, task, runner, fitted, seed), []
-    for entry in program.interchange:
-        entries.append(judged.entry(entry))
-        progress(1)
-    return program.model_copy(update={"interchange": entries})

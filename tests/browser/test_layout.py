@@ -3,6 +3,8 @@
 import pytest
 from playwright.sync_api import expect
 
+from tests.browser.workbench import HEIGHT
+
 pytestmark = pytest.mark.browser
 
 BEGIN = "Begin here: a story with fire in it"
@@ -26,9 +28,11 @@ _FOCUSED = """() => {
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_fits_its_window_and_tab_reaches_its_controls(tab, path):
     heading, controls = PAGES[path]
+    opened = tab(path, width=800)
+    page = opened.page
     for width, scheme in ((800, "light"), (1280, "dark")):
-        opened = tab(path, width=width, scheme=scheme)
-        page = opened.page
+        page.set_viewport_size({"width": width, "height": HEIGHT})
+        page.emulate_media(color_scheme=scheme)
         expect(page.get_by_role("heading", level=1)).to_contain_text(heading)
         page.wait_for_timeout(300)  # figures are drawn after the script
         assert opened.overflow() <= 0

@@ -9,6 +9,7 @@ import torch
 
 from interp.bottlenecks.kinds.codebook import Codebook
 from interp.errors import InputError
+from interp.executor import Workers
 from interp.interventions.clean_run import CleanRun
 from interp.models import Site
 from interp.planted.models import load_planted_model
@@ -95,6 +96,12 @@ def test_transitions_say_what_is_passed_on(run):
 @pytest.fixture(scope="module")
 def judged(run):
     return judge_program(run)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_judge_as_one_process_does(run, judged):
+    assert judge_program(run, workers=Workers("ray")).model_dump_json() == judged.model_dump_json()
 
 
 def test_names_that_change_places_by_codes_change_the_answer(run, judged):
