@@ -21,6 +21,7 @@ from interp.changes.undo import Undone, measure_undo, token_gate, undoable
 from interp.codesearch.corpus import read_corpus
 from interp.codesearch.labels import Labels, labels_of
 from interp.errors import InputError
+from interp.executor import SERIAL, Workers
 from interp.models import Model, describe_model
 from interp.models.generate import generate
 from interp.progress import Stage, silent, timed
@@ -49,6 +50,7 @@ def diff(
     prompts: Sequence[str] = (),
     patches: bool = True,
     seed: int = 0,
+    workers: Workers = SERIAL,
     stage: Stage = silent,
 ) -> Diff:
     """What a finetuned model does that its base did not, told by text, sites and codes.
@@ -66,6 +68,7 @@ def diff(
         codebooks: of the base; by default those that come with the package, else some that are fitted here.
         prompts: continued by both.
         patches: whether the worst contexts are patched, and codes taken back.
+        workers: share the text out; they load the models by their names.
 
     Raises:
         InputError: models that cannot be compared, or a text too short to tell anything.
@@ -86,7 +89,7 @@ def diff(
             f"a text of {len(blocks.tokens)} blocks of {context} tokens is too short to tell any of "
             f"{sum(n_codes.values())} codes: give at least {needed * context} tokens"
         )
-    readings = read_all([base, *others], books, blocks.tokens, measured)
+    readings = read_all([base, *others], books, blocks.tokens, measured, workers=workers)
     before, after = readings[:2]
     with measured("counting"):
         corpus = read_corpus(blocks.tokens.numpy(), base.tokenizer, base.cfg.d_vocab)

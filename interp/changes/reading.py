@@ -15,10 +15,13 @@ from interp.bottlenecks.attach import attach, groups_at
 from interp.bottlenecks.base import NO_CODE, Codes
 from interp.codesearch.layout import names_of_groups
 from interp.errors import InputError
-from interp.models import HookFunction, Model, describe_model, hooked, model_device, resolve_site
+from interp.executor import SERIAL, Job, Told, Work, Workers, checked, run_work
+from interp.models import HookFunction, Model, OneModel, describe_model, hooked, model_device, resolve_site
 from interp.models.partial_forward import starting_at
 from interp.progress import Stage, silent
 
+PART = 4096
+"""Tokens of a job."""
 TOKENS_AT_ONCE = 256
 """Logits of so many tokens are held, twice: those of four times as many cost as much in fresh memory as the forward."""
 
@@ -160,7 +163,20 @@ class Reader:
         self._kl.append(torch.cat(kl).clamp(min=0).cpu().numpy())
         self._says.append(batch.log_p.argmax(-1).cpu().numpy())
         self._batches.append(BatchReading(batch.log_p[:0].clone(), batch.ids, {}))
-        for key, total in batch.sums.items():
+        self._take(batch.sums)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Reader]") -> "Reader":
+        whole = cls()
+        for part in parts:
+            whole._kl += part._kl
+            whole._says += part._says
+            whole._batches += part._batches
+            whole._take(part._sums)
+        return whole
+
+    def _take(self, sums: Mapping[str, Tensor]) -> None:
+        for key, total in sums.items():
             self._sums[key] = total + self._sums[key] if key in self._sums else total
 
     def reading(self) -> Reading:
@@ -175,29 +191,62 @@ def batches(tokens: Int[Tensor, "block pos"]) -> Iterator[Int[Tensor, "block pos
     yield from tokens.split(max(1, TOKENS_AT_ONCE // tokens.shape[1]))
 
 
+@dataclass
+class _Desk:
+    models: Sequence[OneModel]
+    books: Mapping[str, Bottleneck]
+    firsts: Sequence[int | None]
+
+
 def read_all(
     models: Sequence[Model],
     books: Mapping[str, Bottleneck],
     tokens: Int[Tensor, "block pos"],
     stage: Stage = silent,
+    *,
+    workers: Workers = SERIAL,
 ) -> list[Reading]:
-    """What every model did, the first of which is the base."""
-    base_model, *others = models
-    firsts = [first_difference(base_model, other) for other in others]
-    keep = {first for first in firsts if first and first < base_model.cfg.n_layers}
-    readers = [Reader() for _ in models]
-    with stage("reading", tokens.numel()) as done:
-        for part in batches(tokens):
-            base = _checked(base_model, read_batch(base_model, books, part, keep=keep))
-            readers[0].add(base)
-            for model, reader, first in zip(others, readers[1:], firsts, strict=True):
-                if first is None:
-                    reader.add(base)
-                    continue
-                below = (first, base) if first in keep else None
-                reader.add(_checked(model, read_batch(model, books, part, below=below)), base)
-            done(part.numel())
-    return [reader.reading() for reader in readers]
+    """What every model did, the first of which is the base. A part of the text is a job.
+
+    Raises:
+        InputError: a model that computes NaN, or that workers cannot load by its name.
+    """
+    specs = [describe_model(model)["spec"] for model in models]
+    if None in specs and not workers.serial:
+        raise InputError("a model that was not loaded by load_model has no name by which workers find it")
+    held = [
+        OneModel(model, device=str(model_device(model)), dtype=str(model.cfg.dtype).removeprefix("torch."))
+        for model in models
+    ]
+    desk = _Desk(held, books, [first_difference(models[0], other) for other in models[1:]])
+    parts = tokens.split(max(1, PART // tokens.shape[1]))
+    jobs = [
+        Job(f"part {i}", _read_part, (specs, part), tuple(map(str, specs)), part.numel())
+        for i, part in enumerate(parts)
+    ]
+    work = Work.all(jobs)
+    done = checked(run_work(desk, work, stage("reading", tokens.numel()), workers=workers))
+    return [Reader.joined(readers).reading() for readers in zip(*done, strict=True)]
+
+
+def _read_part(
+    desk: _Desk, specs: Sequence[str], tokens: Int[Tensor, "block pos"], told: Told
+) -> list[Reader]:
+    base_model, *others = (model(spec) for model, spec in zip(desk.models, specs, strict=True))
+    keep = {first for first in desk.firsts if first and first < base_model.cfg.n_layers}
+    readers, n_read = [Reader() for _ in specs], 0
+    for part in batches(tokens):
+        base = _checked(base_model, read_batch(base_model, desk.books, part, keep=keep))
+        readers[0].add(base)
+        for model, reader, first in zip(others, readers[1:], desk.firsts, strict=True):
+            if first is None:
+                reader.add(base)
+                continue
+            below = (first, base) if first in keep else None
+            reader.add(_checked(model, read_batch(model, desk.books, part, below=below)), base)
+        n_read += part.numel()
+        told.share(n_read / tokens.numel())
+    return readers
 
 
 def _checked(model: Model, batch: BatchReading) -> BatchReading:

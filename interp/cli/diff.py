@@ -9,14 +9,18 @@ import typer
 
 from interp.cli.options import (
     Context,
+    CpusOption,
     DeviceOption,
     DtypeOption,
+    GpusOption,
     OverwriteOption,
     TextOption,
+    WorkersOption,
     context_option,
     option,
     request_of_command,
     seed_option,
+    where_to_run,
     whole_option,
 )
 from interp.cli.terminal import suggest
@@ -51,16 +55,19 @@ def diff(
     overwrite: OverwriteOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
+    workers: WorkersOption = "serial",
+    cpus_per_worker: CpusOption = 1,
+    gpus_per_worker: GpusOption = 0,
 ) -> None:
     """Say what changed between two models: contexts, heads and MLPs, and codes. (Of two runs: interp compare.)"""
     from interp import changes
     from interp.bottlenecks.store import Codebooks
     from interp.files import check_file, check_folder, write_json
-    from interp.models import load_model, parse_device
+    from interp.models import load_model
     from interp.progress import bar
     from interp.text import open_sources
 
-    parse_device(device)
+    where, _ = where_to_run(workers, cpus_per_worker, gpus_per_worker, None, device)
     request, to_stdout = request_of_command(context), str(json_file) == "-"
     open_sources(text)  # a wrong name should not wait for the models
     if out is not None:
@@ -86,6 +93,7 @@ def diff(
         prompts=prompt or [],
         patches=patches,
         seed=seed,
+        workers=where,
         stage=bar,
     )
     if out is not None:

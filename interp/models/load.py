@@ -63,6 +63,9 @@ class OneModel:
 
     Args:
         model: what it holds to begin with, if anything; of its own device and dtype.
+
+    Raises:
+        InputError: in another process its spec loads other weights: it was changed after it was loaded.
     """
 
     def __init__(
@@ -70,15 +73,36 @@ class OneModel:
     ) -> None:
         self._held, self.device, self.dtype = model, device, dtype
         self._spec = None if model is None else describe_model(model)["spec"]
+        self._sent: tuple[str | None, torch.Tensor] | None = None
 
     def __call__(self, spec: str) -> TransformerBridge:
         if self._held is None or spec != self._spec:
             self._held = None  # one at a time in memory
             self._held, self._spec = load_model(spec, device=self.device, dtype=self.dtype), spec
+            if (
+                self._sent is not None
+                and self._sent[0] == spec
+                and not _equal(self._sent[1], _sums(self._held))
+            ):
+                raise InputError(
+                    f"{spec} was changed after it was loaded, and workers load it anew: save it, and give its folder"
+                )
         return self._held
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_held": None, "_spec": None}
+        sent = self._sent if self._held is None else (self._spec, _sums(self._held))
+        return self.__dict__ | {"_held": None, "_spec": None, "_sent": sent}
+
+
+def _sums(model: TransformerBridge) -> torch.Tensor:
+    """Of every parameter the sum."""
+    parameters = model.original_model.parameters()
+    return torch.stack([weight.sum(dtype=torch.float64).cpu() for weight in parameters])
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """But for the order in which devices add."""
+    return torch.allclose(a, b, rtol=1e-6, atol=1e-6, equal_nan=True)
 
 
 def _load(spec: str, where: torch.device, precision: torch.dtype) -> TransformerBridge:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from interp.changes.reading import Reading, first_difference, read_all, read_bat
 from interp.changes.undo import _share, edited, means_back, put_in, set_back
 from interp.changes.words import codes_at_words
 from interp.errors import InputError
+from interp.executor import SERIAL, Workers
 from interp.interventions.between_models import Outputs, kl_between, patched_log_p
 from interp.interventions.patch import patch_hooks
 from interp.models import load_model, parse_site
@@ -116,6 +118,21 @@ def test_json_comes_back_and_its_page_is_short(found, tmp_path):
         Diff.load(tmp_path / "saved")
     prompt = found.prompts[0]
     assert prompt["prompt"] == "Mary went to" and prompt["base"] and prompt["tuned"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_read_what_one_process_reads(case, monkeypatch):
+    monkeypatch.setattr("interp.changes.reading.PART", 1024)
+    base, tuned, _, blocks, books, folder = case
+    ray = Workers("ray")
+    with pytest.raises(InputError, match="was changed after it was loaded"):
+        diff(base, tuned, blocks, codebooks=books, patches=False, workers=ray)
+    tuned = load_model(str(folder / "tuned"))
+    here, there = (diff(base, tuned, blocks, codebooks=books, workers=workers) for workers in (SERIAL, ray))
+    assert here.kl > 0.01 and here.codes and here.undo
+    here, there = (json.dumps(replace(result, seconds={}).as_json()) for result in (here, there))
+    assert here == there
 
 
 def test_outputs_of_all_sites_make_one_model_of_the_other(case):
