@@ -24,18 +24,24 @@ def at_first_call(*, typechecker: Callable) -> Callable:
 
     def decorate(checkable: Callable) -> Callable:
         if isinstance(checkable, type):
-            return _at_every_call(checkable, typechecker=typechecker)
+            plain = checkable.__init__
+            strict = _at_every_call(checkable, typechecker=typechecker).__init__
+            if strict is not plain:  # of a dataclass
+                checkable.__init__ = _first(plain, strict)
+            return checkable
         if "<locals>" in checkable.__qualname__:  # made anew at every call of another
             return checkable
-        strict = _at_every_call(checkable, typechecker=typechecker)
-
-        @wraps(checkable)
-        def call(*args, **kwargs):  # noqa: ANN202
-            if checkable in checked:
-                return checkable(*args, **kwargs)
-            checked.add(checkable)
-            return strict(*args, **kwargs)
-
-        return call
+        return _first(checkable, _at_every_call(checkable, typechecker=typechecker))
 
     return decorate
+
+
+def _first(plain: Callable, strict: Callable) -> Callable:
+    @wraps(plain)
+    def call(*args, **kwargs):  # noqa: ANN202
+        if plain in checked:
+            return plain(*args, **kwargs)
+        checked.add(plain)
+        return strict(*args, **kwargs)
+
+    return call

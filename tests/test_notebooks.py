@@ -10,13 +10,13 @@ from nbclient import NotebookClient
 from tests.command_line import ONE_THREAD
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-FEWER_PROMPTS = "import pandas as pd, interp.programs.program as p; p.FIT_PAIRS, p.JUDGE_PAIRS = 64, 24"
+FEWER_PROMPTS = "import pandas as pd, interp.programs.program as p; p.FIT_PAIRS, p.JUDGE_PAIRS = 48, 12"
 SMALLER = {
     "codes_on_ioi": {
         "tokenizer, 24, seed=1": "tokenizer, 10, seed=1",
         "seed in range(20)": "seed in range(2)",
     },
-    "finding_a_circuit": {'"ioi", n=12, candidates=12': '"ioi", n=5, candidates=3'},
+    "finding_a_circuit": {'"ioi", n=12, candidates=12': '"ioi", n=5, candidates=2'},
     "finite_state_machine": {
         "tokens=1_200_000": "tokens=700_000",
         "n_codes=300": "n_codes=150",
@@ -34,7 +34,7 @@ SMALLER = {
     },
     "what_the_heads_say": {
         # a program of few prompts has names only where values are few
-        '"ioi", n=64, candidates=12': '"agreement", n=8, candidates=4',
+        '"ioi", n=64, candidates=12': '"agreement", n=8, candidates=3',
         "import pandas as pd": FEWER_PROMPTS + "; import interp.programs.judge as j; j.STEPS = 3",
     },
     "why_did_it_say_that": {"in proposals[:3]": "in proposals[:1]"},

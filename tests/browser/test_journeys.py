@@ -135,6 +135,7 @@ def test_a_discovery_that_is_left_ends_and_leaves_nothing(tab, runs):
     expect(page.get_by_text(re.compile("scores: [1-9]"))).to_be_visible()
     page.get_by_role("navigation").get_by_role("link", name="Steering", exact=True).click()
     expect(page.get_by_role("heading", name="Steering")).to_be_visible()
+    opened.settle()
     # its turn at the model is free again
     page.get_by_text("by name", exact=True).click()
     page.get_by_label("Codes", exact=True).fill("a0.h1=3")
