@@ -7,6 +7,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the same tests everywhere; 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import contextlib  # noqa: E402
+import gc  # noqa: E402
 import random  # noqa: E402
 import shlex  # noqa: E402
 import shutil  # noqa: E402
@@ -41,6 +42,11 @@ from tests.command_line import command, elsewhere  # noqa: E402, F401 - fixtures
 from tests.tiny_models import make_tiny  # noqa: E402
 
 torch.set_num_threads(1)  # two threads on two busy cores are many times slower than one
+gc.set_threshold(100_000, 20, 20)  # to look through all that is imported for garbage took a seventh of the time
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
