@@ -8,8 +8,9 @@ logits from those of transformers, beside the largest logit; and at how many of 
 those generated without it differ. Memory is that of the weights; on a GPU the peak of both models.
 
 ``--larger`` takes a GGUF of any model, and writes one of random weights in the shape of Qwen2.5 1.5B where there is
-none. It explains a pair in a process of its own, and prints seconds by stage and peak memory. No circuit of random
-weights can be timed: they do no task, and a discovery refuses them.
+none. In a process of its own it explains a pair and finds the circuit of ten pairs of IOI, and prints seconds by stage
+and peak memory. Random weights do no task, and a discovery refuses them: where such a model prefers the wrong answer,
+the two answers change places. So the seconds tell something, and the circuit nothing.
 """
 
 import itertools
@@ -17,6 +18,7 @@ import multiprocessing
 import resource
 import tempfile
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.common import RESULTS, arguments, kept, print_table, timed
-from interp import load_model, why
+from interp import find_circuit, load_model, why
+from interp.activations.stream import MetricConsumer, feed
 from interp.files import write_json
 from interp.models import Model
 from interp.models.embedded import EMBEDDED, PACKAGED, packaged_folder
 from interp.models.generate import generate
 from interp.models.pretrained import read_tokenizer
 from interp.progress import quiet, status
+from interp.tasks import PromptPairs, Task, load_task
 from tests.models.tiny_gguf import add_tokenizer
 from tests.tiny_models import FAMILIES, OTHERS, make_tiny
 
@@ -40,6 +44,7 @@ RESULT = RESULTS / "models.json"
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 NEW_TOKENS = 24
 PAIR = PROMPT, PROMPT.replace(", John", ", Mary")
+N_PAIRS = 10
 D_VOCAB = 151_936
 SHAPE = {
     "context_length": 32768,
@@ -167,15 +172,47 @@ def larger(path: Path, given: Namespace) -> None:
             row = key | pool.apply(_measured, (path, dtype, given.threads))
         rows = [before for before in rows if not key.items() <= before.items()] + [row]
         write_json(RESULT, rows)
-    stages = list(rows[0]["seconds"])
-    columns = ("model", "dtype", "threads", *stages, "forward", "weights GiB", "peak GiB")
-    table = [
-        (row["model"], row["dtype"], row["threads"])
-        + tuple(f"{row['seconds'][stage]:.1f}" for stage in stages)
-        + tuple(f"{row[name]:.1f}" for name in ("forward", "weights_gib", "peak_gib"))
-        for row in rows
-    ]
-    print_table(columns, table, "seconds of a why", left=2)
+    for part, title in (("why", "seconds of a why"), ("circuit", f"seconds of a circuit of {N_PAIRS} pairs")):
+        stages = list(rows[0][part])
+        columns = ("model", "dtype", "threads", *stages)
+        table = [
+            (row["model"], row["dtype"], row["threads"])
+            + tuple(f"{row[part][stage]:.1f}" for stage in stages)
+            for row in rows
+        ]
+        print_table(columns, table, title, left=2)
+    sizes = ("load", "forward", "weights GiB", "peak GiB")
+    table = [(row["model"], row["dtype"], *(f"{row[name]:.1f}" for name in sizes)) for row in rows]
+    print_table(("model", "dtype", *sizes), table, "seconds and memory", left=2)
+
+
+class Signed:
+    """A task whose answers change places wherever a model's logit difference falls from the corrupt to the clean."""
+
+    def __init__(self, task: Task, model: Model) -> None:
+        self.task, self.model = task, model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+    def sample(
+        self, tokenizer: Any, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
+    ):
+        pairs, metric = self.task.sample(tokenizer, n, seed, counterfactual, bos=bos), MetricConsumer(n)
+        feed(self.model, pairs, [metric])
+        gaps = metric.metric_[0] - metric.metric_[1]
+        signed = [
+            pair if gap > 0 else replace(pair, answers=pair.wrong_answers, wrong_answers=pair.answers)
+            for pair, gap in zip(pairs, gaps, strict=True)
+        ]
+        return PromptPairs(
+            signed,
+            task=pairs.task,
+            metric=pairs.metric,
+            counterfactual=pairs.counterfactual,
+            seed=seed,
+            bos=bos,
+        )
 
 
 @torch.no_grad()
@@ -188,11 +225,14 @@ def _measured(path: Path, dtype: str, threads: int) -> dict[str, Any]:
     forward = timed(lambda: model(tokens)).clock
     with torch.enable_grad():
         explained = why(model, *PAIR)
+        run = find_circuit(model, Signed(load_task("ioi"), model), n=N_PAIRS)
     return {
-        "seconds": {"load": load.clock, **explained.seconds},
+        "why": explained.seconds,
+        "circuit": run.seconds,
+        "load": load.clock,
         "forward": forward,
-        "weights_gib": weight_bytes(model) / 2**30,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "weights GiB": weight_bytes(model) / 2**30,
+        "peak GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
 
 

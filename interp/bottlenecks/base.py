@@ -132,7 +132,7 @@ def check_ids(ids: Int[Tensor, "*batch"], n_codes: int) -> int:
     """The least id, or 0 if there are none; refuses those that are neither in the dictionary nor :data:`NO_CODE`."""
     if not ids.numel():
         return 0
-    low, high = (int(value) for value in torch.aminmax(ids))
+    low, high = torch.stack(torch.aminmax(ids)).tolist()  # one copy from the device
     if low < NO_CODE or high >= n_codes:
         wrong = low if low < NO_CODE else high
         raise InputError(f"code id {wrong}: ids must be 0 to {n_codes - 1}, or {NO_CODE} for no code at all")

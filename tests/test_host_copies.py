@@ -1,0 +1,100 @@
+"""On a GPU each copy to the host waits for all work before it: hot paths copy a few numbers, never activations."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from interp.bottlenecks.attach import attach
+from interp.bottlenecks.edits import SetCode
+from interp.bottlenecks.fit import fit_codebooks
+from interp.models.generate import generate
+from interp.scores.patching import PatchingConfig, patching
+from interp.text import load_text
+from tests.pairs import random_pairs
+
+COPY = {
+    "cpu",
+    "item",
+    "tolist",
+    "numpy",
+    "nonzero",
+    "__array__",
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__index__",
+}
+"""Methods that give Python a tensor's values, wherever the tensor lies."""
+
+
+class HostCopies(TorchFunctionMode):
+    """Counts copies by their number of elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: Counter[int] = Counter()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__name__", "") in COPY and isinstance(args[0], Tensor):
+            self.sizes[args[0].numel()] += 1
+        return function(*args, **kwargs or {})
+
+
+def copies(call: Callable[[], object]) -> Counter[int]:
+    with HostCopies() as counted:
+        call()
+    return counted.sizes
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def text(model):
+    return load_text("stdlib", model, n_tokens=1000, context=32).tokens
+
+
+@pytest.fixture(scope="module")
+def books(model):
+    text = load_text("stdlib", model, n_tokens=2000, context=32)
+    return fit_codebooks(model, ["a0", "a1", "m1"], text, n_codes=16, k=1)
+
+
+def test_a_copy_is_counted():
+    assert copies(lambda: (torch.ones(3).tolist(), bool(torch.ones(1)), torch.ones(2) + 1)) == {3: 1, 1: 1}
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_codes_are_read_and_set_where_the_activations_are(edited, model, text, books):
+    with attach(model, books) as attached:
+        if edited:
+            attached.edit(SetCode("a0.h1", 3))
+        small, large = copies(lambda: model(text[:1, :8])), copies(lambda: model(text[:16]))
+    # of each site the least and largest code, and whether all is finite; of an edit, whether it acts
+    assert small == large and set(large) <= {1, 2} and 0 < large.total() <= 3 * len(books)
+
+
+def test_generation_under_a_gated_edit_copies_numbers_for_every_token(model, text, books):
+    def generated(n_new: int) -> Counter[int]:
+        with attach(model, books, read=False).edit(SetCode("a1.h1", 3), when="a0.h0=2"):
+            return copies(lambda: generate(model, text[:8, :8], n_new, return_type="tokens"))
+
+    few, more = generated(4), generated(8)
+    assert 0 < (more - few).total() <= 4 * 10
+    assert set(more) <= {1, 2, 8}, "numbers, and the tokens themselves"
+
+
+def test_patching_copies_the_metric_of_its_rows_alone(model):
+    pairs, config = random_pairs(60, n=8, lengths=(10, 10)), PatchingConfig(batch_size=8)
+    few, more = (
+        copies(lambda: patching(model, pairs.subset(range(4)), config)),
+        copies(lambda: patching(model, pairs, config)),
+    )
+    assert few.total() == more.total() > 0, "as many batches"
+    assert max(more) <= 8 * model.cfg.n_heads, "less than one token's activations a row"
