@@ -5,7 +5,8 @@
 Codes of a topic are found as ``interp steer --topic`` finds them and added with its dose, 2.5. Arms: ``native``, at the
 generated tokens alone; ``native, all tokens``, the prompt's too; and as llama.cpp does it, behind each block and at all
 tokens, the exported vector, what heads write moved by ``shift`` blocks, and ``matched``, what the native edit changes
-there in the mean of everyday sentences beyond what the vectors of earlier blocks have changed. KL is of the next token,
+there in the mean of everyday sentences beyond what the vectors of earlier blocks have changed. ``shift -1 × s`` is the
+exported vector at another dose, ``random`` a vector of its length at every block. KL is of the next token,
 KL(native, all tokens ‖ arm), on the texts which that arm wrote. Rates are of texts with a word of the topic.
 ``--development``: four other topics, by which the export was chosen. Of 24 texts a topic
 takes three minutes of one core.
@@ -31,13 +32,14 @@ from interp.steering import load_topic, topic_names
 from interp.steering.cache import find_or_recall
 from interp.steering.code_set import SCALE
 from interp.steering.continuations import continue_prompts, encode_prompts
-from interp.steering.control_vector import ControlVector
+from interp.steering.control_vector import SHIFT, ControlVector
 from interp.steering.topics import neutral_texts
 from interp.text.special import opened
 
 FILE = RESULTS / "control_vectors.json"
 NATIVE, ALL = "native", "native, all tokens"
 SHIFTS = (-1, 0, 1)
+DOSES = (0.8, 0.9)
 
 
 def main() -> None:
@@ -60,14 +62,18 @@ def main() -> None:
         books = Codebooks.from_pretrained(given.codebooks, model)
         with bar("topics", len(names)) as done:
             for name in names:
-                if name not in cells:
-                    cells[name] = _measure(model, books, name, given.n, given.tokens)
+                there = cells.get(name, {})
+                if new := _measure(model, books, name, given.n, given.tokens, there):
+                    cells[name] = there | new
                     write_json(FILE, results)
                 done(1)
     _print(cells, given.n)
 
 
-def _measure(model: Model, books: Codebooks, name: str, n: int, n_tokens: int) -> dict[str, dict]:
+def _measure(
+    model: Model, books: Codebooks, name: str, n: int, n_tokens: int, there: Mapping[str, dict]
+) -> dict[str, dict]:
+    """The arms that are not there yet."""
     topic = load_topic(name)
     codes = find_or_recall(model, books, topic.positive, topic.negative).named(None, "added")
     edits = code_edits(codes, "added", scale=SCALE)
@@ -79,11 +85,19 @@ def _measure(model: Model, books: Codebooks, name: str, n: int, n_tokens: int) -
         f"shift {shift:+d}": ControlVector.from_edits(model, books, edits, shift=shift) for shift in SHIFTS
     }
     vectors["matched"] = ControlVector(_matched(model, native("all")))
+    exported = vectors[f"shift {SHIFT:+d}"].directions
+    vectors |= {f"shift {SHIFT:+d} × {dose}": ControlVector(dose * exported) for dose in DOSES}
+    random = torch.randn(exported.shape, generator=torch.Generator().manual_seed(0))
+    length = exported.norm(dim=-1, keepdim=True) / random.norm(dim=-1, keepdim=True)
+    vectors["random"] = ControlVector(length * random)
     arms: dict[str, Callable[[], AbstractContextManager]] = {
         "base": nullcontext,
         NATIVE: lambda: native("generated"),
         ALL: lambda: native("all"),
     } | {arm: lambda vector=vector: vector.attached(model) for arm, vector in vectors.items()}
+    arms = {arm: within for arm, within in arms.items() if arm == ALL or arm not in there}
+    if {*arms} == {ALL} and ALL in there:
+        return {}
     prompts = [topic.prompts[i % len(topic.prompts)] for i in range(n)]
     cells, texts = {}, []
     for arm, within in arms.items():
@@ -96,7 +110,9 @@ def _measure(model: Model, books: Codebooks, name: str, n: int, n_tokens: int) -
         if text.tokens:
             # of the whole text the generated part is told by column
             begin = len(prompt) - 1
-            here = arms | {NATIVE: lambda begin=begin: native(slice(begin, None))}
+            here = dict(arms)
+            if NATIVE in arms:
+                here[NATIVE] = lambda begin=begin: native(slice(begin, None))
             for arm, kl in _divergences(model, [*prompt, *text.tokens], begin, here).items():
                 totals[arm].append(kl)
     for arm, kl in totals.items():
