@@ -186,3 +186,9 @@ def test_lists_help_and_tasks_load_nothing_heavy():
 def test_shapes_are_checked_while_tests_run():
     with pytest.raises(TypeCheckError):
         kl_divergence(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+def test_groups_of_tests_stay_in_one_process(request):
+    """Else clusters, servers and fixtures of modules are made twice, as pytest-xdist 3.8 did with pytest 9.2."""
+    shared_out = hasattr(request.config, "workerinput")
+    assert request.node.nodeid.partition("@")[2] == (str(request.path) if shared_out else "")
