@@ -54,8 +54,8 @@ from interp.scores.result import Cost, EdgeEvidence, ScoredEdges, Scores
 
 PARTIAL_WEIGHT = 0.01
 """How an effect half-way or with others off counts beside one at the clean prompt: enough to order the others."""
-PATCHED_EDGE_PAIRS = 16
-"""Pairs that edges are scored on where heads are scored on more."""
+PATCHED_EDGE_PAIRS = 5, 16
+"""Edges are scored on a third of the pairs, so many at least and at most: heads cost a third as much a pair."""
 PROPOSING_COST = BASE_COST + WITHIN_LAYERS + 2 * (FORWARD_AND_BACKWARD + WITHIN_LAYERS)
 PROPOSING = 0.5  # of the time, roughly; path patching takes the other half
 
@@ -228,7 +228,7 @@ def edges_by_patching(
     clean: CleanRun | None = None,
     codes: RoleCodes | None = None,
 ) -> ScoredEdges:
-    """:func:`patched_edges` on the first :data:`PATCHED_EDGE_PAIRS`.
+    """:func:`patched_edges` on the first pairs, :data:`PATCHED_EDGE_PAIRS`.
 
     Edges of MLPs, too, are attributed; none are scored where they cannot be attributed in this model.
 
@@ -241,7 +241,8 @@ def edges_by_patching(
         return attributed_edges(model, pairs, sites=sites, batch_size=batch_size, progress=progress)
     if not ResidualWrites.of(model).has_edges:
         return ScoredEdges()
-    some = pairs.subset(range(min(PATCHED_EDGE_PAIRS, len(pairs))))
+    least, most = PATCHED_EDGE_PAIRS
+    some = pairs.subset(range(min(most, max(least, len(pairs) // 3), len(pairs))))
     config = PatchedEdgesConfig(
         threshold=scores.config["threshold"], batch_size=min(batch_size, PatchedEdgesConfig.batch_size)
     )
