@@ -10,12 +10,23 @@ from streamlit.delta_generator import DeltaGenerator
 
 from interp.app import engine
 from interp.app.steering.form import address
-from interp.app.steering.job import BESIDE, NAMES, Likely, Show, SiteCodes, Written, branch, look
+from interp.app.steering.job import (
+    BESIDE,
+    NAMES,
+    Likely,
+    Show,
+    SiteCodes,
+    Written,
+    branch,
+    control_vector,
+    look,
+)
 from interp.app.widgets.code_names import code_pages
 from interp.app.widgets.token_strip import Row, token_strip
 from interp.app.widgets.tokens import STEERED, marked, plain, visible
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch import Labels
+from interp.errors import InputError
 from interp.report import wording
 from interp.report.plots import DIVERGENCE, SURPRISE, token_costs
 from interp.report.wording import code_label
@@ -285,7 +296,8 @@ def draw_again(shown: Comparison) -> None:
     """How to get the texts of base and codes again, by the link all that the form asked for, and all of it to keep."""
     again = session(shown)
     st.subheader("Again")
-    in_python, in_terminal, link, kept = st.tabs(["In Python", "On the command line", "Link", "JSON"])
+    names = ["In Python", "On the command line", "Link", "JSON", "Control vector"]
+    in_python, in_terminal, link, kept, exported = st.tabs(names)
     in_python.code(again["python"], language="python", wrap_lines=True, height=CODE)
     in_terminal.code(again["command"], language="bash", wrap_lines=True, height=CODE)
     link.code(again["link"], language=None, wrap_lines=True, height=CODE)
@@ -296,6 +308,16 @@ def draw_again(shown: Comparison) -> None:
         "application/json",
         on_click="ignore",
     )
+    with exported:
+        try:
+            vector = control_vector(shown.books, shown.request)
+        except InputError as error:
+            st.caption(plain(str(error)))
+        else:
+            st.download_button("For llama.cpp (GGUF)", vector, "codes.gguf", on_click="ignore")
+            st.caption(
+                "It is added behind the block before each head's, at every token. A lower dose is as strong."
+            )
 
 
 def session(shown: Comparison) -> dict:

@@ -13,16 +13,17 @@ import torch
 
 from interp.app import engine
 from interp.app.steering.comparison import session
+from interp.app.steering.job import control_vector
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import code_edits
 from interp.bottlenecks.store import Codebooks
 from interp.evaluation.steering_conditions import means_of_texts
 from interp.models.generate import generate
-from interp.steering import AddCode, SetCode, parse_codes
+from interp.steering import AddCode, SetCode, SteeringRequest, parse_codes
 from interp.steering.cache import identity
 from interp.steering.code_set import SCALE
 from interp.steering.continuations import continue_prompts, encode_prompts, step_divergences, surprise
-from interp.steering.control_vector import vector_books
+from interp.steering.control_vector import ControlVector, vector_books
 from interp.steering.request import random_codes
 from tests.app.conftest import array_of, error_of, files_of, plot_of, press, strips_of, table_of, text_of
 
@@ -338,3 +339,25 @@ def test_markup_in_a_prompt_is_shown_as_text(page):
     _open(app, 1, 0)
     for element in (*app.subheader, *app.markdown, *app.caption):
         assert not re.search(r"(?<!\\)<", element.value), element.value
+
+
+def test_added_codes_are_kept_as_a_control_vector_and_set_ones_say_why_not(
+    page, runs_with_books, model, tmp_path, monkeypatch
+):
+    kept = {}
+    for how in ("added", "set"):
+        app = page(source="by name", codes=CODES, how=how, prompt="John went to")
+        _press(app)
+        assert not app.error
+        kept[how] = [button.proto.label for button in app.get("download_button")]
+    assert len(kept["added"]) == len(kept["set"]) + 1 and "constant vector" in text_of(app)
+    monkeypatch.setattr(engine, "model", lambda: model)
+    books = Codebooks.from_pretrained(runs_with_books / "books", model)
+    request = SteeringRequest(("John went to",), tuple(parse_codes(CODES)), how="added", scale=2.0)
+    (tmp_path / "codes.gguf").write_bytes(control_vector(books, request))
+    edits = code_edits(request.codes, "added", scale=2.0)
+    wanted, vector = (
+        ControlVector.from_edits(model, books, edits),
+        ControlVector.load(tmp_path / "codes.gguf", model),
+    )
+    assert vector.directions.any() and torch.equal(vector.directions, wanted.directions)
