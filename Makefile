@@ -21,7 +21,7 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
-	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=20
+	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder -rs --durations=20
 
 # sae-lens needs transformer-lens below 4, so that this environment has none
 TL4_TESTS ?= tests/models tests/activations tests/scores tests/circuits tests/programs tests/bottlenecks tests/evaluation
