@@ -27,7 +27,7 @@ def chromium():
     path = chromium_path()
     if path is None:
         complain = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        complain("no Chromium on the path")
+        complain("no Chromium on the path: apt-get install chromium, or set CHROMIUM to one")
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
         # both cores may be busy with other tests
