@@ -103,8 +103,8 @@ class Function:
 
     def variables(self) -> dict[str, Value]:
         """The argument to document, if the documented ones lead to it, and the last documented one."""
-        found = self.documented == self.matching[:2]
-        return {"argument": self.matching[2] if found else None, "documented": self.documented[1]}
+        matches = self.documented == self.matching[:2]
+        return {"argument": self.matching[2] if matches else None, "documented": self.documented[1]}
 
     def pieces(self) -> list[Piece]:
         a_def, b_def, c_def = self.matching

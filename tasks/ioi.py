@@ -72,7 +72,7 @@ class IOI(SampledTask):
                 corrupt_names = (corrupt_stream.choice(others), io, subject)
             sides = ((io, subject, subject), corrupt_names)
             clean, corrupt = (_pieces(scene, order, *side) for side in sides)
-            told, told_of_corrupt = (
+            told_of_clean, told_of_corrupt = (
                 names_told(*side, s1_first=order == "BABA") | {"template": number} for side in sides
             )
             pairs.append(
@@ -82,7 +82,7 @@ class IOI(SampledTask):
                     answers=[names[io]],
                     wrong_answers=[names[subject]],
                     template=f"{order}-{number}",
-                    variables=(told, told_of_corrupt),
+                    variables=(told_of_clean, told_of_corrupt),
                 )
             )
         return pairs, {"names": len(data["names"]) - len(names)}, ()

@@ -59,8 +59,8 @@ def load_task(spec: str | Path | Task | object) -> Task:
     if Path(spec).suffix.lower() in (".json", ".jsonl"):
         return load_task_file(spec)
     if ":" in spec:
-        found = load_object(spec)
-        task = _made(found, spec) if isinstance(found, type) else found
+        loaded = load_object(spec)
+        task = _made(loaded, spec) if isinstance(loaded, type) else loaded
         _check_protocol(task, spec)
         return task
     close = difflib.get_close_matches(spec.lower().replace("_", "-"), task_names(), n=1)

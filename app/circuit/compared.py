@@ -54,10 +54,10 @@ def compared(found: Opened) -> None:
     _another(found)
 
 
-def _references(found: Opened) -> None:
+def _references(shown: Opened) -> None:
     rows = []
-    bounded = any(judged.interval for judged in found.run.recovery.values())
-    for name, judged in found.run.recovery.items():
+    bounded = any(judged.interval for judged in shown.run.recovery.values())
+    for name, judged in shown.run.recovery.items():
         low, high = judged.interval or (None, None)
         rows.append(
             {
@@ -87,24 +87,24 @@ def _references(found: Opened) -> None:
         "where the method scores every pair by itself. The last two columns are rankings that know nothing of the "
         "task."
     )
-    for name, judged in found.run.recovery.items():
-        if shared := wording.shared_pairs(judged, found.run.n_pairs):
+    for name, judged in shown.run.recovery.items():
+        if shared := wording.shared_pairs(judged, shown.run.n_pairs):
             st.caption(f"{plain(name)}: {shared}")
-        _against(found, name)
+        _against(shown, name)
 
 
-def _against(found: Opened, name: str) -> None:
+def _against(shown: Opened, name: str) -> None:
     """The scores against the effects of a measured reference."""
     try:
-        reference = found.run.reference(name)
+        reference = shown.run.reference(name)
         theirs = reference.members()
     except InputError:  # not at hand, or without a gap of which effects could be a share
         return
-    scores = found.run.scores
+    scores = shown.run.scores
     if not isinstance(reference, ExactEffects) or reference.effects().shape != scores.shape:
         return
     members = {(int(layer), int(head)) for layer, head in np.argwhere(theirs)}
-    groups = _groups(_members(found), members, "this run", "the reference")
+    groups = _groups(_members(shown), members, "this run", "the reference")
     chart(
         scores_plot(reference.effects(), scores, groups, f"exact effect, {name}", "score, this run"),
         f"against {name}",
@@ -116,8 +116,8 @@ Heads = set[tuple[int, int]]
 """(layer, head) of each."""
 
 
-def _members(found: Opened) -> Heads:
-    return {(head.layer, head.head) for head in found.run.circuit.heads}
+def _members(shown: Opened) -> Heads:
+    return {(head.layer, head.head) for head in shown.run.circuit.heads}
 
 
 def _groups(mine: Heads, theirs: Heads, a: str, b: str) -> dict[str, list[tuple[int, int]]]:
@@ -129,8 +129,8 @@ def _groups(mine: Heads, theirs: Heads, a: str, b: str) -> dict[str, list[tuple[
 
 
 @st.fragment
-def _another(found: Opened) -> None:
-    others = [name for name in run_store.folders("runs") if name != found.name]
+def _another(shown: Opened) -> None:
+    others = [name for name in run_store.folders("runs") if name != shown.name]
     if not others:
         st.caption(
             "There is no other run yet: find the circuit again by another method, or with another seed."
@@ -144,13 +144,13 @@ def _another(found: Opened) -> None:
     st.query_params["with"] = name
     with engine.saying():
         other = opened(name)
-        head, *rows = comparison(found, other).rows()
-        titles = ["", f"{found.name}: {head[1]}", f"{name}: {head[2]}", "together"]
+        head, *rows = comparison(shown, other).rows()
+        titles = ["", f"{shown.name}: {head[1]}", f"{name}: {head[2]}", "together"]
         st.dataframe([dict(zip(titles, row, strict=True)) for row in rows], hide_index=True, key="compared")
-        groups = _groups(_members(found), _members(other), found.name, name)
-        axes = f"score, {found.name}", f"score, {name}"
+        groups = _groups(_members(shown), _members(other), shown.name, name)
+        axes = f"score, {shown.name}", f"score, {name}"
         chart(
-            scores_plot(found.run.scores, other.run.scores, groups, *axes),
+            scores_plot(shown.run.scores, other.run.scores, groups, *axes),
             "both scores",
-            f"Scores of every head in {found.name} and in {name}",
+            f"Scores of every head in {shown.name} and in {name}",
         )

@@ -69,8 +69,8 @@ def grid(found: Opened, ring: Ring, site: str, sites: Container[str]) -> None:
 
 
 @st.cache_resource(max_entries=32, show_spinner=False, hash_funcs=BY_KEY)
-def _figure(found: Opened, text: str, drawn: str, turn: int) -> go.Figure:
-    return grid_plot(found.run, found.scale, text, drawn, turn)
+def _figure(shown: Opened, text: str, drawn: str, turn: int) -> go.Figure:
+    return grid_plot(shown.run, shown.scale, text, drawn, turn)
 
 
 def members(found: Opened) -> None:
@@ -107,13 +107,13 @@ def heads(found: Opened) -> None:
 
 
 @st.fragment
-def _heads(found: Opened, ring: Ring) -> None:
+def _heads(shown: Opened, ring: Ring) -> None:
     """Everything that a click on a head changes: no other part of the page is drawn anew."""
-    run, scale = found.run, found.scale
+    run, scale = shown.run, shown.scale
     parts = {head.site: head for head in run.heads}
     inside = [head.site for head in run.circuit.heads]
     others = sorted((s for s in parts if s not in inside), key=lambda s: -abs(parts[s].score))
-    sites, pairs = [*inside, *others], [str(i + 1) for i in range(n_pairs(found))]
+    sites, pairs = [*inside, *others], [str(i + 1) for i in range(n_pairs(shown))]
     from_address("head", sites, sites[0])
     from_address("pair", pairs, "1")
     above = st.container()
@@ -129,11 +129,11 @@ def _heads(found: Opened, ring: Ring) -> None:
     side = right.segmented_control("Prompt", SIDES, default="clean", required=True, key="side", bind=IN_URL)
     st.query_params["head"], st.query_params["pair"] = site, pair
     with above:
-        grid(found, ring, site, parts)
+        grid(shown, ring, site, parts)
     st.markdown(_line(parts[site], scale))
     with engine.saying():
-        _on_prompt(found, site, int(pair) - 1, side)
-    codes_section(found, site, int(pair) - 1)
+        _on_prompt(shown, site, int(pair) - 1, side)
+    codes_section(shown, site, int(pair) - 1)
 
 
 def _label(part: Component, scale: Scale) -> str:
@@ -153,10 +153,10 @@ def _line(part: Component, scale: Scale) -> str:
     return f"**{plain(part.site)}** · " + " · ".join(plain(word) for word in words)
 
 
-def _on_prompt(found: Opened, site: str, index: int, side: str) -> None:
+def _on_prompt(shown: Opened, site: str, index: int, side: str) -> None:
     """Where the head attends and what it writes; from the run if it holds that, else from one forward pass."""
-    part, pattern = found.run.component(site), found.run.pattern(site)
-    names, roles = texts(found, index, side)
+    part, pattern = shown.run.component(site), shown.run.pattern(site)
+    names, roles = texts(shown, index, side)
     if index == 0 and side == "clean" and part.writes is not None and pattern is not None:
         top, bottom = part.writes.top, part.writes.bottom
         direct = (
@@ -164,11 +164,11 @@ def _on_prompt(found: Opened, site: str, index: int, side: str) -> None:
             "the run's pairs. The tokens are those of this prompt."
         )
     else:
-        seen, place = view(found, index), (side, part.layer, part.head)
+        seen, place = view(shown, index), (side, part.layer, part.head)
         pattern = seen.pattern(*place)
         try:
-            top, bottom = tokens_written(found, seen, *place)
-            direct = _direct(found, seen, *place)
+            top, bottom = tokens_written(shown, seen, *place)
+            direct = _direct(shown, seen, *place)
         except InputError as error:
             top, bottom, direct = [], [], f"Not shown: {plain(str(error))}."
     left, right = st.columns(2)
@@ -183,10 +183,10 @@ def _on_prompt(found: Opened, site: str, index: int, side: str) -> None:
             st.html(token_bars([("raises most", top), ("lowers most", bottom)]))
 
 
-def _direct(found: Opened, seen, side: str, layer: int, head: int) -> str:
+def _direct(shown: Opened, seen, side: str, layer: int, head: int) -> str:
     right, wrong = seen.direct(side, layer, head)
     answers, others = (
-        plain(", ".join(token_texts(found, ids[:2])) + ("…" if len(ids) > 2 else ""))
+        plain(", ".join(token_texts(shown, ids[:2])) + ("…" if len(ids) > 2 else ""))
         for ids in (seen.pair.answers, seen.pair.wrong_answers)
     )
     values = right, wrong, right - wrong, seen.metric[SIDES.index(side)]

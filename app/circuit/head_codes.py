@@ -46,12 +46,12 @@ def codes_section(found: Opened, site: str, index: int) -> None:
             _of_codebooks(found, part, index)
 
 
-def _of_codebooks(found: Opened, part: Component, index: int) -> None:
+def _of_codebooks(shown: Opened, part: Component, index: int) -> None:
     site, (left, right) = part.site, st.columns(2)
-    spec = model_of(found.run)
+    spec = model_of(shown.run)
     with left:
         folder, books = choose(spec)
-    read = codes(found, folder, books)
+    read = codes(shown, folder, books)
     read.of_head(site, "clean", 0)
     roles = [*roles_of(read.pairs), ALL_TOKENS]
     # at first where the head's change of code does most, as the finder saw it; END otherwise
@@ -66,7 +66,7 @@ def _of_codebooks(found: Opened, part: Component, index: int) -> None:
     role, names = None if at == ALL_TOKENS else at, labels(books)
     label = partial(wording.code_label, names, site)
     for side in SIDES:
-        pieces = [wording.token(text).replace("·", " ") for text in texts(found, index, side)[0]]
+        pieces = [wording.token(text).replace("·", " ") for text in texts(shown, index, side)[0]]
         ids = read.of_head(site, side, index)[:, 0].tolist()
         chosen = None if role is None else position(read.pairs[index], role)
         st.html(coloured(f"{site}, {side}", pieces, ids, chosen, label))
@@ -84,7 +84,7 @@ def _of_codebooks(found: Opened, part: Component, index: int) -> None:
             "page": LinkColumn("its page", display_text="what it is"),
         },
     )
-    _set(found, folder, books, read, site, role, [str(code) for code, _ in used], label)
+    _set(shown, folder, books, read, site, role, [str(code) for code, _ in used], label)
 
 
 def _changes(part: Component) -> list:
@@ -97,9 +97,9 @@ def _given(site: str, role: str) -> str:
     return text.removeprefix(begin) if text.startswith(begin) else ""
 
 
-def _stored(part: Component, found: Opened) -> None:
+def _stored(part: Component, shown: Opened) -> None:
     """What the run holds: shares of prompts with each code, and the changes of code that its effect comes from."""
-    source = found.run.settings.codes.get("source", "of this run")
+    source = shown.run.settings.codes.get("source", "of this run")
     left, right = st.columns(2)
     if part.codes:
         every = _most_used({side: dict(getattr(part.codes, side)) for side in SIDES})
@@ -130,7 +130,7 @@ def _stored(part: Component, found: Opened) -> None:
             key="changes",
             column_config={
                 "pairs": NumberColumn(format="%.0f %%"),
-                "effect": NumberColumn(format=f"%+.{found.scale.places}f"),
+                "effect": NumberColumn(format=f"%+.{shown.scale.places}f"),
             },
         )
 
@@ -143,7 +143,7 @@ def _most_used(shares: dict[str, dict[int, float]]) -> list[tuple[int, dict[str,
 
 
 def _set(
-    found: Opened,
+    shown: Opened,
     folder: str | Path,
     books: Codebooks,
     read: PairCodes,
@@ -182,7 +182,7 @@ def _set(
     # in words it would be of one side's prompts only
     st.query_params[IN_ADDRESS] = f"{site}@{at}={OWN if chosen == own else chosen}"
     code = OWN if chosen == own else _number(chosen)
-    result = effect(found, folder, books, site, code, role, side, run=pressed)
+    result = effect(shown, folder, books, site, code, role, side, run=pressed)
     if result is None:
         st.caption(
             f"Sets it at {'every token' if role is None else plain(role)} of the {len(read.pairs)} {side} prompts "
@@ -191,7 +191,7 @@ def _set(
         return
     name = label(code) if isinstance(code, int) else ""
     what = chosen if not chosen.isdecimal() else f"code {chosen}" + (f" ({name})" if name else "")
-    _result(found, read, result, what)
+    _result(shown, read, result, what)
 
 
 def _number(text: str) -> int:
@@ -202,9 +202,9 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _result(found: Opened, read: PairCodes, result: CodeEffect, what: str) -> None:
+def _result(shown: Opened, read: PairCodes, result: CodeEffect, what: str) -> None:
     where = "every token" if result.role is None else result.role
-    name = wording.METRIC_NAMES.get(found.run.metric.name, found.run.metric.name)
+    name = wording.METRIC_NAMES.get(shown.run.metric.name, shown.run.metric.name)
     changes = result.change(), result.change(random=True), result.beyond()
     numbers = ([wording.signed(value, 3) for value in change] for change in changes)
     change, random, more = (plain(f"{mean} [{low}, {high}]") for mean, low, high in numbers)

@@ -124,16 +124,16 @@ form(expanded=not names)
 if not names:
     st.stop()
 try:
-    found = opened(name)
+    shown = opened(name)
 except InputError as error:
     engine.say(error)
     st.caption("The other runs can be chosen above. This one can be deleted, or made again.")
     st.stop()
-offer_model(found.run)
-program(found)
-summary(found)
+offer_model(shown.run)
+program(shown)
+summary(shown)
 PARTS = {"Heads": heads, "Edges": edges, "Validity": validity, "Compared": compared, "Report": whole_report}
 for tab, draw in zip(st.tabs(list(PARTS), key="tab", bind=IN_URL), PARTS.values(), strict=True):
     if tab.open:
         with tab:
-            draw(found)
+            draw(shown)

@@ -25,32 +25,32 @@ _ANSWERS = Kept(64)
 def program(found: Opened) -> None:
     """Its groups, and the slot that is opened; of a run without a program what makes one."""
     st.subheader("What the heads say")
-    told = found.run.program
-    if told is None:
+    run_program = found.run.program
+    if run_program is None:
         line = command(found.run, found.prompts, found.reference)
         st.caption(f"This run has no program of what its heads say. To make one: {plain(line)}")
         return
-    if rows := group_rows(told):
+    if rows := group_rows(run_program):
         st.dataframe(rows, hide_index=True, key="groups")
         st.caption(TABLE_EXPLAINED)
-        st.markdown(plain(" ".join(told.accounts_for())))
+        st.markdown(plain(" ".join(run_program.accounts_for())))
         st.html(group_graph(found.run))
         st.caption(GRAPH_EXPLAINED)
-    if told.slots:
+    if run_program.slots:
         with st.expander("Slot by slot", expanded="slot" in st.query_params):
             _slots(found)
-    for note in told.notes:
+    for note in run_program.notes:
         st.caption(plain(note))
 
 
 @st.fragment
-def _slots(found: Opened) -> None:
+def _slots(shown: Opened) -> None:
     """Everything that a click on a slot changes: no other part of the page is drawn anew."""
-    names = {str(said.slot): said for said in found.run.program.slots}
+    names = {str(said.slot): said for said in shown.run.program.slots}
     from_address("slot", list(names))
     above = st.container()
     name = st.selectbox("Slot", names, index=None, key="slot", placeholder="Click a dot, or choose a slot")
-    key = f"program of {found.name}, {name}"  # of each choice another: the browser holds no point for chosen
+    key = f"program of {shown.name}, {name}"  # of each choice another: the browser holds no point for chosen
 
     def take() -> None:
         slots = {slot_id(i): slot for i, slot in enumerate(names)}
@@ -58,7 +58,7 @@ def _slots(found: Opened) -> None:
 
     about = "What heads say at which token and to which others; the same as the box Slot below"
     with above:
-        chart(program_plot(found.run, ink(), name), key, about, on_select=take, selection_mode="points")
+        chart(program_plot(shown.run, ink(), name), key, about, on_select=take, selection_mode="points")
         st.caption(EXPLAINED)
     if name is None:
         st.query_params.pop("slot", None)
@@ -69,14 +69,14 @@ def _slots(found: Opened) -> None:
     )
     st.dataframe(code_rows(names[name]), hide_index=True, key="said codes")
     with engine.saying():
-        _set(found, names[name])
+        _set(shown, names[name])
 
 
-def _set(found: Opened, said: SlotCodes) -> None:
+def _set(shown: Opened, said: SlotCodes) -> None:
     """A code set on a prompt of one's own, and the next tokens before and after."""
-    run, name, spec = found.run, str(said.slot), model_of(found.run)
-    pair, model = pairs(found)[0], engine.model(spec)
-    text = st.text_input("Prompt", pair.clean, key=f"prompt of {found.name}", help=f"At most {MOST} tokens.")
+    run, name, spec = shown.run, str(said.slot), model_of(shown.run)
+    pair, model = pairs(shown)[0], engine.model(spec)
+    text = st.text_input("Prompt", pair.clean, key=f"prompt of {shown.name}", help=f"At most {MOST} tokens.")
     encoder = PromptEncoder(model.tokenizer, run.provenance.pairs.bos)
     tokens = encoder.bos + encoder.encode(text)
     if not len(encoder.bos) < len(tokens) <= MOST:
@@ -91,10 +91,10 @@ def _set(found: Opened, said: SlotCodes) -> None:
         key=f"token of {name} in {text}",
     )
     codes = [row["code"] for row in code_rows(said)]
-    told = {code: f"{code}: {code_value(said, code)}" for code in codes}
-    code = middle.selectbox("Code", codes, format_func=told.get, key=f"code of {name}")
+    labels = {code: f"{code}: {code_value(said, code)}" for code in codes}
+    code = middle.selectbox("Code", codes, format_func=labels.get, key=f"code of {name}")
     pressed = right.button("Set", type="primary", key="set at slot", width="stretch")
-    key = (*found.key, name, tokens, position, code)
+    key = (*shown.key, name, tokens, position, code)
     if not pressed and key not in _ANSWERS:
         return
     wanted = CodeAt(said.slot, position, run.program.books[name], code)
@@ -102,12 +102,12 @@ def _set(found: Opened, said: SlotCodes) -> None:
         key, lambda: engine.running(spec), lambda model: set_codes(model, tokens, [wanted])
     )
     st.markdown(
-        f"Its own code here is **{plain(told[own])}**, set to **{plain(told[code])}**. The next token:"
+        f"Its own code here is **{plain(labels[own])}**, set to **{plain(labels[code])}**. The next token:"
     )
     columns: dict[str, list] = {}
     for when, logits in zip(("before", "after"), answers, strict=True):
         best = logits.softmax(-1).topk(min(TOP, len(logits)))
-        columns[when] = token_texts(found, best.indices.tolist())
+        columns[when] = token_texts(shown, best.indices.tolist())
         columns[f"p {when}"] = best.values.tolist()
     bar = st.column_config.ProgressColumn("probability", format="percent", min_value=0, max_value=1)
     bars = {"p before": bar, "p after": bar}

@@ -100,16 +100,16 @@ def pairs(found: Opened) -> PromptPairs:
 
 
 @st.cache_resource(max_entries=16, show_spinner=False, hash_funcs=BY_KEY)
-def _pairs(found: Opened, spec: str, _tokenizer) -> PromptPairs:  # noqa: ARG001 - a key of the cache
-    run_store.check_inside(found.folder)
-    return pairs_of(found.run, found.folder, _tokenizer, PAIRS)
+def _pairs(shown: Opened, spec: str, _tokenizer) -> PromptPairs:  # noqa: ARG001 - a key of the cache
+    run_store.check_inside(shown.folder)
+    return pairs_of(shown.run, shown.folder, _tokenizer, PAIRS)
 
 
 @contextmanager
-def _turn(found: Opened) -> Iterator[tuple[Model, PromptPairs]]:
+def _turn(shown: Opened) -> Iterator[tuple[Model, PromptPairs]]:
     """A turn at the run's model, with its first pairs: where these cannot be made nobody waits."""
-    first = pairs(found)
-    with engine.running(model_of(found.run)) as model:
+    first = pairs(shown)
+    with engine.running(model_of(shown.run)) as model:
         yield model, first
 
 
@@ -180,8 +180,8 @@ def token_texts(found: Opened, ids: Sequence[int]) -> list[str]:
     return [wording.token(text, 18) for text in _decoded(found, ids)]
 
 
-def _decoded(found: Opened, ids: Sequence[int]) -> list[str]:
-    tokenizer = engine.model(model_of(found.run)).tokenizer
+def _decoded(shown: Opened, ids: Sequence[int]) -> list[str]:
+    tokenizer = engine.model(model_of(shown.run)).tokenizer
     return [tokenizer.decode([i]) for i in ids]
 
 

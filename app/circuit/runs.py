@@ -66,7 +66,7 @@ def _run(folder: Path, changed: int) -> Run:  # noqa: ARG001 - a key of the cach
     return Run.load(folder)
 
 
-BY_KEY = {Opened: lambda found: (*found.key, found.prompts, found.reference)}
+BY_KEY = {Opened: lambda shown: (*shown.key, shown.prompts, shown.reference)}
 """What Streamlit's caches know an opened run by."""
 
 

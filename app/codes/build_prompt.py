@@ -44,19 +44,19 @@ def last_error() -> None:
 
 def before_the_first() -> None:
     """Without an index: one of the ready-made codebooks is begun by itself, and their clearest codes are listed."""
-    model, found = engine.loading().model, None
+    model, ready = engine.loading().model, None
     if model.done():
-        found = None if model.exception() is not None else ready_made(engine.model_name(), model.result())
-        if found is None:
+        ready = None if model.exception() is not None else ready_made(engine.model_name(), model.result())
+        if ready is None:
             st.info(
                 "No code index yet: the codes of a text at every head, to be searched by pattern, token or prompt. "
                 "A small one is built here in a minute or two.",
                 icon=":material/search:",
             )
-    if found is None:
+    if ready is None:
         offer()
         return
-    name, books = found
+    name, books = ready
     if code_build.running() is None and code_build.failed() is None:
         _go(Plan(name, code_build.TOKENS))
         st.rerun()

@@ -122,16 +122,16 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
     told(names, book, code, heading)
     explained(index, name)
     toolbar(index, book, code)
-    found = page(index, book, code)
-    numbers(index, found)
+    facts = page(index, book, code)
+    numbers(index, facts)
     if isinstance(index, CoarseIndex):
         members(index, book, code)
-    if found.count:
-        where(index, found)
+    if facts.count:
+        where(index, facts)
         left, right = st.columns(2)
         left.subheader("Similarity")
         left.plotly_chart(
-            similarity_histogram(found.similarities),
+            similarity_histogram(facts.similarities),
             key=f"histogram {name}",
             alt=f"Similarities of {name} to the tokens of the text, where it is on and where it is not",
         )
@@ -143,17 +143,17 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
                 "precision": token.precision,
                 "recall": token.recall,
             }
-            for token in found.tokens
+            for token in facts.tokens
         ]
         right.dataframe(rows, hide_index=True, column_config=COLUMNS, key=f"tokens {name}")
         left, right = st.columns(2)
         with left:
-            related(index, names, found)
+            related(index, names, facts)
         with right:
-            nearest(index, names, found)
-        documents(index, found)
+            nearest(index, names, facts)
+        documents(index, facts)
     else:
-        nearest(index, names, found)
+        nearest(index, names, facts)
     st.subheader("Logit lens")
     waits = not engine.loading().model.done()
     st.fragment(logits, run_every=POLL if waits else None)(index, book, code, waits)
@@ -384,11 +384,11 @@ def logits(index: CodeIndex, book: str, code: int, waited: bool) -> None:
         st.caption(plain(str(model.exception())))
         return
     try:
-        found = lens(index, book, code)
+        written = lens(index, book, code)
     except InputError as error:
         st.caption(plain(str(error)))
         return
-    for column, sign, entries in zip(st.columns(2), ("up", "down"), (found.up, found.down), strict=True):
+    for column, sign, entries in zip(st.columns(2), ("up", "down"), (written.up, written.down), strict=True):
         column.dataframe(
             [{f"token, {sign}": wording.token(text), "logit": value} for text, value in entries],
             hide_index=True,

@@ -34,36 +34,36 @@ HEADS = {
 
 def of_index(index: CodeIndex) -> None:
     """Codes with the clearest labels, each at the token where it was chosen most clearly; a press opens its page."""
-    found = labels(index)
-    if found is None:
+    names = labels(index)
+    if names is None:
         st.caption("These codes have no labels yet. They get them in a terminal:")
         st.code(shlex.join(["interp", "index", "label", str(index.folder)]), language="bash")
         return
     rows = []
-    for book, code in found.clearest(SHOWN):
+    for book, code in names.clearest(SHOWN):
         if index.layout.has(book, code) and index.count(book, code):
-            rows.append(_row(found, book, code) | {"clearest at": _example(index, book, code)})
+            rows.append(_row(names, book, code) | {"clearest at": _example(index, book, code)})
     st.subheader("The clearest codes")
     pick(rows, "gallery", COLUMNS, height=HEIGHT)
     st.caption(
         "Press a code to see where it is on. Of each head one is listed, of each MLP two, each name once."
     )
-    of_heads(found, index.manifest["model"]["spec"])
+    of_heads(names, index.manifest["model"]["spec"])
 
 
 def of_codebooks(books: Codebooks, name: str) -> None:
     """The same before there is an index."""
-    found = labels(books)
-    if found is None:
+    names = labels(books)
+    if names is None:
         return
     rows = [
-        _row(found, book, code)
-        | ({"steering": steering_by(found.name(book, code), name)} if can_be_edited(book) else {})
-        for book, code in found.clearest(SHOWN)
+        _row(names, book, code)
+        | ({"steering": steering_by(names.name(book, code), name)} if can_be_edited(book) else {})
+        for book, code in names.clearest(SHOWN)
     ]
     st.subheader("The clearest codes")
     st.dataframe(rows, hide_index=True, column_config=COLUMNS, height=HEIGHT, key="gallery")
-    of_heads(found, books.manifest["model"]["spec"])
+    of_heads(names, books.manifest["model"]["spec"])
 
 
 def of_heads(found: Labels, model: str | None) -> None:
@@ -85,9 +85,9 @@ def of_heads(found: Labels, model: str | None) -> None:
         st.dataframe(rows, hide_index=True, column_config=HEADS, height=HEIGHT, key="heads")
 
 
-def _row(found: Labels, book: str, code: int) -> dict:
-    label = found.of(book, code)
-    return {**code_cells(found, book, code), "F1": label and label.f1}
+def _row(names: Labels, book: str, code: int) -> dict:
+    label = names.of(book, code)
+    return {**code_cells(names, book, code), "F1": label and label.f1}
 
 
 def _example(index: CodeIndex, book: str, code: int) -> str:

@@ -103,10 +103,10 @@ def search(index: CodeIndex) -> None:
 
 def level(index: CodeIndex) -> CodeIndex:
     """The index at the level that is chosen, where its labels have two."""
-    found = None
+    code_labels = None
     with contextlib.suppress(InputError):  # below it is said what is wrong with them
-        found = labels_of(index)
-    if found is None or not found.groups:
+        code_labels = labels_of(index)
+    if code_labels is None or not code_labels.groups:
         return index
     chosen = st.segmented_control(
         "Level",
@@ -126,7 +126,7 @@ def counted(n: int, one: str, many: str) -> str:
 
 def scored(index: CodeIndex, by: str, text: str) -> None:
     """Every code against what matches."""
-    found = scores(index, by, text)
+    ranking = scores(index, by, text)
     choice, number = (partial(widget, bind=IN_URL, width=WIDTH) for widget in (st.selectbox, st.number_input))
     hits_least = "Tokens in matches that a code must have: one of one is no evidence."
     again = "The same codes in the text of another index: they were not chosen by it."
@@ -141,13 +141,13 @@ def scored(index: CodeIndex, by: str, text: str) -> None:
         }
         most = number("Rows", 1, 1000, 20, key="rows")
         other = choice("Again in", comparable, None, key="again", placeholder="another index", help=again)
-    if not found.matches.n:
+    if not ranking.matches.n:
         st.info("Nothing in the text of this index matches.")
         return
-    places = found.places(**filters)
-    hits = found.hits_at(places[:most])
+    places = ranking.places(**filters)
+    hits = ranking.hits_at(places[:most])
     st.markdown(
-        f"**{counted(found.matches.n, 'match', 'matches')}** of {counted(found.n_tokens, 'token', 'tokens')}; "
+        f"**{counted(ranking.matches.n, 'match', 'matches')}** of {counted(ranking.n_tokens, 'token', 'tokens')}; "
         f"{len(hits):,} of {counted(len(places), 'code', 'codes')} shown"
     )
     if hits:
@@ -186,7 +186,7 @@ def scored(index: CodeIndex, by: str, text: str) -> None:
             open_one_of([row["code"] for row in listed])
             st.download_button(
                 f"All {len(places):,} as CSV",
-                lambda: hits_csv(found.hits_at(places)),
+                lambda: hits_csv(ranking.hits_at(places)),
                 file_name="codes.csv",
                 mime="text/csv",
                 on_click="ignore",
@@ -194,31 +194,31 @@ def scored(index: CodeIndex, by: str, text: str) -> None:
             )
     else:
         st.info(
-            "No code is that good: ask for less." if found.hits.any() else "No code fires at these matches."
+            "No code is that good: ask for less." if ranking.hits.any() else "No code fires at these matches."
         )
-    contexts = match_contexts(index, found.matches, MATCHES_SHOWN)
-    with st.expander(f"Matches in the text: {len(contexts)} of {found.matches.n:,}", expanded=not hits):
+    contexts = match_contexts(index, ranking.matches, MATCHES_SHOWN)
+    with st.expander(f"Matches in the text: {len(contexts)} of {ranking.matches.n:,}", expanded=not hits):
         st.html("".join(strip(context, framed=False) for context in contexts))
 
 
 def similar(index: CodeIndex, text: str) -> None:
     """Contexts like one token of a prompt, and that token's codes."""
     position = whole_number("at", -1)
-    found = like(index, text, position, 15)
-    n = len(found.pieces)
+    likeness = like(index, text, position, 15)
+    n = len(likeness.pieces)
     key = f"token of {text}"
     st.session_state.setdefault(key, position if 0 <= position < n else n - 1)
 
     def take() -> None:
         st.query_params["at"] = str(st.session_state[key])
 
-    tokens = [f"{i} {plain(visible(piece))}" for i, piece in enumerate(found.pieces)]
+    tokens = [f"{i} {plain(visible(piece))}" for i, piece in enumerate(likeness.pieces)]
     st.pills("Token", range(n), format_func=tokens.__getitem__, key=key, on_change=take, required=True)
-    if found.contexts:
-        st.markdown(f"**{len(found.contexts)} tokens of the corpus** that share most of its codes")
+    if likeness.contexts:
+        st.markdown(f"**{len(likeness.contexts)} tokens of the corpus** that share most of its codes")
         shown = [
-            strip(context, numbers=(f"{score:.2f}", f"{shared} of {len(found.codes)}"))
-            for score, shared, context in found.contexts
+            strip(context, numbers=(f"{score:.2f}", f"{shared} of {len(likeness.codes)}"))
+            for score, shared, context in likeness.contexts
         ]
         st.html("".join(shown))
         st.caption(
@@ -226,11 +226,11 @@ def similar(index: CodeIndex, text: str) -> None:
         )
     else:
         st.info("No token of the corpus shares a code with it.")
-    st.markdown(f"**Its {len(found.codes)} codes**, the rarest first")
+    st.markdown(f"**Its {len(likeness.codes)} codes**, the rarest first")
     annotations, stands_for = code_index.annotations(index), labels(index)
     listed = [
         code_cells(stands_for, book, code) | {"tokens": count, "kept": kept(annotations.get((book, code)))}
-        for book, code, count in found.codes
+        for book, code, count in likeness.codes
     ]
     pick(listed, "prompt codes", COLUMNS, height=300)
 

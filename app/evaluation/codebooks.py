@@ -17,10 +17,10 @@ from interp.report.tables import Condition, Quality, Usage, read_quality
 
 
 def show() -> None:
-    found: dict[str, Quality] = {}
+    qualities: dict[str, Quality] = {}
     for name, path in sources.qualities().items():
         try:
-            found[name] = sources.read(read_quality, path)
+            qualities[name] = sources.read(read_quality, path)
         except InputError as error:
             engine.say(error)
     waiting = sources.unmeasured()
@@ -28,15 +28,15 @@ def show() -> None:
         st.info(f"Not measured yet: {plain(', '.join(waiting))}. A command in a terminal measures one:")
         folder = f"{run_store.shown_path()}/{waiting[0]}"
         st.code(shlex.join(["interp", "codebook", "eval", folder]), language="bash")
-    if not found:
+    if not qualities:
         if not waiting:
             st.info("No codebooks have been measured yet. Make some in a terminal, then reload this page:")
             st.code(fit_command(), language="bash")
         return
-    st.dataframe(overview(found), hide_index=True)
+    st.dataframe(overview(qualities), hide_index=True)
     left, right = st.columns(2)
-    name = left.selectbox("Codebooks", list(found), key="quality", bind=IN_URL)
-    quality = found[name]
+    name = left.selectbox("Codebooks", list(qualities), key="quality", bind=IN_URL)
+    quality = qualities[name]
     texts = {text.spec: text for text in quality.texts}
     spec = right.segmented_control(
         "Held-out text",

@@ -43,9 +43,9 @@ def show() -> None:
         return
     left, right = st.columns(2)
     name = left.selectbox("Bench", list(files), key="bench", bind=IN_URL)
-    found = sources.read(read_bench, files[name])
-    scope = right.selectbox("Measured on", list(found.scopes), key="scope", bind=IN_URL)
-    rows = found.scopes[scope]
+    bench = sources.read(read_bench, files[name])
+    scope = right.selectbox("Measured on", list(bench.scopes), key="scope", bind=IN_URL)
+    rows = bench.scopes[scope]
     metrics = measured(rows)
     left, middle, right = st.columns(3)
     metric = left.selectbox(
@@ -87,24 +87,24 @@ def show() -> None:
         + (GROWN if metric in FAITHFUL and along == COST else "")
     )
     st.dataframe(
-        table(ranked, metric, found.against),
+        table(ranked, metric, bench.against),
         hide_index=True,
-        column_config=columns(found, metric),
+        column_config=columns(bench, metric),
         height="content" if len(ranked) <= SHORT else TALL,
     )
     with st.expander("All metrics"):
         st.dataframe(wide(ranked, metrics), hide_index=True)
-    if found.skipped:
-        with st.expander(f"Left out: {len(found.skipped)}"):
-            st.markdown("\n".join(f"- {plain(line)}" for line in found.skipped))
-    if found.command is not None:
+    if bench.skipped:
+        with st.expander(f"Left out: {len(bench.skipped)}"):
+            st.markdown("\n".join(f"- {plain(line)}" for line in bench.skipped))
+    if bench.command is not None:
         st.caption("Again, with all pairs and seeds of the methods that are named:")
-        st.code(found.command, language="bash", wrap_lines=True)
+        st.code(bench.command, language="bash", wrap_lines=True)
 
 
 def table(rows: list[MethodRow], metric: str, against: str | None) -> list[dict]:
     """One line a method and number of pairs, with its range over seeds and its difference from ``against``."""
-    found = []
+    lines = []
     ranged = any(metric in row.values and row.values[metric].least is not None for row in rows)
     for row in rows:
         value, difference = row.values.get(metric), row.differences.get(metric)
@@ -115,8 +115,8 @@ def table(rows: list[MethodRow], metric: str, against: str | None) -> list[dict]
         if against is not None:
             line["difference"] = difference_text(difference)
         forwards = row.values.get("forwards")
-        found.append(line if forwards is None else line | {"forward passes": forwards.mean})
-    return found
+        lines.append(line if forwards is None else line | {"forward passes": forwards.mean})
+    return lines
 
 
 def wide(rows: list[MethodRow], metrics: list[str]) -> list[dict]:

@@ -27,18 +27,18 @@ FIRST = "ioi"
 
 def benches() -> dict[str, Path]:
     """Files by the names that are shown, those of the runs folder first."""
-    found = {name: engine.runs() / name / run_store.BENCH for name in run_store.folders("benches")}
+    own = {name: engine.runs() / name / run_store.BENCH for name in run_store.folders("benches")}
     kept = sorted((RESULTS / "bench").glob("*.json"), key=lambda path: (path.stem != FIRST, path.stem))
-    return found | {f"{path.stem}, ready-made": path for path in kept}
+    return own | {f"{path.stem}, ready-made": path for path in kept}
 
 
 def qualities() -> dict[str, Path]:
     """Files by the names of their codebooks, shipped ones first."""
-    found = {
+    shipped = {
         f"{path.parent.name}, ready-made": path for path in sorted(PRETRAINED.glob(f"*/{run_store.QUALITY}"))
     }
     folders = [engine.runs() / name for name in run_store.folders("codebooks")]
-    return found | {f.name: f / run_store.QUALITY for f in folders if (f / run_store.QUALITY).is_file()}
+    return shipped | {f.name: f / run_store.QUALITY for f in folders if (f / run_store.QUALITY).is_file()}
 
 
 def unmeasured() -> list[str]:

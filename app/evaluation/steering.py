@@ -20,23 +20,23 @@ def show() -> None:
         )
         return
     name = st.selectbox("Comparison", list(files), key="steering", bind=IN_URL)
-    found = sources.read(read_steering, files[name])
-    config = found.config
-    _, perplexity, distinct_2 = found.base.tried[0]
+    result = sources.read(read_steering, files[name])
+    config = result.config
+    _, perplexity, distinct_2 = result.base.tried[0]
     st.caption(
         f"{config.n} texts of {config.n_tokens} tokens an arm and topic, at like fluency: of at most {config.tries} "
         f"doses each arm has that which comes nearest, on other texts, to {config.times:g} times the base’s perplexity "
         f"of {perplexity:.1f} or {config.variety:g} of its {distinct_2:.2f} different pairs of words, whichever is "
         "reached first. The texts that are counted can lie on either side of that; what they have is in the table."
     )
-    if found.left_out:
-        were = "cell of that folder was" if found.left_out == 1 else "cells of that folder were"
+    if result.left_out:
+        were = "cell of that folder was" if result.left_out == 1 else "cells of that folder were"
         st.warning(
-            f"{found.left_out} {were} made with another model, codebooks, finder or settings: left out."
+            f"{result.left_out} {were} made with another model, codebooks, finder or settings: left out."
         )
-    st.plotly_chart(rate_plot(found), alt="Share of texts with a word of the topic, by arm, with intervals")
+    st.plotly_chart(rate_plot(result), alt="Share of texts with a word of the topic, by arm, with intervals")
     st.subheader("Mean of the topics")
-    st.dataframe(arms(found), hide_index=True)
+    st.dataframe(arms(result), hide_index=True)
     st.caption(
         "In brackets 95 % bootstrap intervals over prompts, so they hold for these topics; over topics: the standard "
         "error of the difference with topics as draws. Wrong topic: another topic’s codes, counted for this one’s "
@@ -44,9 +44,14 @@ def show() -> None:
     )
     st.subheader("Topic by topic")
     topic = st.segmented_control(
-        "Topic", found.topics, default=found.topics[0], required=True, format_func=plain, key=f"topic, {name}"
+        "Topic",
+        result.topics,
+        default=result.topics[0],
+        required=True,
+        format_func=plain,
+        key=f"topic, {name}",
     )
-    st.dataframe(lines(found, topic), hide_index=True)
+    st.dataframe(lines(result, topic), hide_index=True)
     st.caption(
         "Rate with Wilson’s 95 % interval. The texts are the first that each arm wrote, all from the same prompt and "
         "seed."

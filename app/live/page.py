@@ -56,13 +56,13 @@ def forget_token() -> None:
 def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
     """Everything that a click on a token changes: no other part of the page is drawn anew."""
     n, shown = len(reading.pieces), [visible(piece) for piece in reading.pieces]
-    sites, found = heads_of(reading.codes), labels(books)
-    stands_for = partial(wording.code_label, found)
+    sites, names = heads_of(reading.codes), labels(books)
+    stands_for = partial(wording.code_label, names)
     left, right = st.columns([2, 1], vertical_alignment="bottom")
     site = left.selectbox(
         "Coloured by",
         list(sites),
-        clearest_site(sites, reading, found),
+        clearest_site(sites, reading, names),
         key="site",
         bind=IN_URL,
         help="A head, an MLP, the residual stream, or all heads of a layer.",
@@ -76,7 +76,7 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
         st.session_state[chosen] = token
 
     codes = {place: reading.codes[place].ids[:, 0].tolist() for place in sites[site]}
-    if found is not None and found.coarse is not None and found.groups.keys() >= codes.keys():
+    if names is not None and names.coarse is not None and names.groups.keys() >= codes.keys():
         level = right.segmented_control(
             "Level",
             [FEW_CODES, ALL_CODES],
@@ -87,11 +87,11 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
             help="Codes merged into at most 16 of a head or MLP that can be told apart, or each by itself.",
         )
         if level == FEW_CODES:
-            stands_for = partial(wording.code_label, found.coarse)
-            codes = {place: coarse_ids(found.groups[place], ids) for place, ids in codes.items()}
+            stands_for = partial(wording.code_label, names.coarse)
+            codes = {place: coarse_ids(names.groups[place], ids) for place, ids in codes.items()}
     token_strip(reading.pieces, by_codes(codes, stands_for), st.session_state[chosen], "strip", take)
-    if told := legend(codes, stands_for):
-        st.html(told)
+    if colours := legend(codes, stands_for):
+        st.html(colours)
     st.caption(
         "Colour and number: the strongest code of each token; the same code has the same colour. Point at a token for "
         "what its code stands for, click it for its codes everywhere, or walk with the arrow keys and press Enter."
@@ -118,7 +118,7 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
             key="shared",
             alt=f"Sites at which tokens {token} and {other} have the same code: heads and MLP by layer",
         )
-    rows = codes_at(reading, token, name, beside(found))
+    rows = codes_at(reading, token, name, beside(names))
     st.dataframe(rows, hide_index=True, column_config=COLUMNS, height=380, key="codes of a token")
 
 

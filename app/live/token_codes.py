@@ -51,8 +51,8 @@ def _read(books: Codebooks, text: str) -> Reading:
         raise InputError(f"a text of {len(ids) - first} tokens: this page shows at most {MOST}")
     with engine.running() as model:
         codes = {
-            site: TokenCodes(*(part[first:] for part in (found.ids, found.similarity, found.margin)))
-            for site, found in read_codes(model, books, torch.tensor(ids)).items()
+            site: TokenCodes(*(part[first:] for part in (whole.ids, whole.similarity, whole.margin)))
+            for site, whole in read_codes(model, books, torch.tensor(ids)).items()
         }
     return Reading(pieces(model.tokenizer, ids[first:]), codes)
 
@@ -112,10 +112,10 @@ def shared(reading: Reading, token: int, other: int) -> dict[str, float]:
 
 def heads_of(sites: Iterable[str]) -> dict[str, list[str]]:
     """What can be shown at once: each site, and before the heads of a layer all of them together."""
-    found: dict[str, list[str]] = {}
+    choices: dict[str, list[str]] = {}
     for site in sites:
         layer, dot, _ = site.partition(".")
         if dot:
-            found.setdefault(layer, []).append(site)
-        found[site] = [site]
-    return found
+            choices.setdefault(layer, []).append(site)
+        choices[site] = [site]
+    return choices

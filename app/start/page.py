@@ -69,15 +69,15 @@ PAGES = (
 
 def state() -> None:
     """The model's line, which draws itself again until the model is there or cannot be."""
-    found = engine.loading()
-    name, waited = plain(found.spec), f"{time.monotonic() - found.began:.0f} s"
-    if not found.model.done():
-        doing = "loading" if found.libraries.done() else "starting"
+    load = engine.loading()
+    name, waited = plain(load.spec), f"{time.monotonic() - load.began:.0f} s"
+    if not load.model.done():
+        doing = "loading" if load.libraries.done() else "starting"
         st.markdown(f":material/hourglass_top: **{name}**: {doing}, {waited}")
-    elif found.model.exception() is not None:
-        st.markdown(f":material/error: **{name}**: {plain(str(found.model.exception()))}")
+    elif load.model.exception() is not None:
+        st.markdown(f":material/error: **{name}**: {plain(str(load.model.exception()))}")
     else:
-        shape = found.model.result().cfg
+        shape = load.model.result().cfg
         st.markdown(
             f":material/check_circle: **{name}** is ready: {shape.n_layers} layers of {shape.n_heads} heads"
         )

@@ -326,13 +326,13 @@ def _runs(
     tokenizer, prompt: list[int], new: list[int], edited: list[bool]
 ) -> tuple[list[str], list[bool], int]:
     """The text in runs of tokens that are marked alike, which are fewer to decode than tokens."""
-    found, marks, n_prompt = [], [], 0
+    texts, marks, n_prompt = [], [], 0
     for begin, part in ((0, prompt), (len(prompt), new)):
         for mark, run in groupby(range(len(part)), lambda i, begin=begin: edited[begin + i]):
-            found.append(tokenizer.decode([part[i] for i in run], skip_special_tokens=True))
+            texts.append(tokenizer.decode([part[i] for i in run], skip_special_tokens=True))
             marks.append(mark)
             n_prompt += not begin
-    return found, marks, n_prompt
+    return texts, marks, n_prompt
 
 
 Texts = tuple[str, ...]

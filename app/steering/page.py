@@ -82,7 +82,7 @@ st.caption("The same prompt continued by the model as it is, and with some of it
 left, right = st.columns([3, 2])
 with right:
     folder, books = choose()
-found = labels(books)
+names = labels(books)
 with engine.saying(stop=True):
     presets = {preset.name: preset for preset in load_presets(made_with(folder, books))}
 topics = list(dict.fromkeys([*topic_names(), *presets]))
@@ -195,13 +195,13 @@ if pressed:
             times=times,
             said=said if SAID in others else None,
         )
-        st.session_state["comparison"] = Comparison(request, written, asked, books, found)
+        st.session_state["comparison"] = Comparison(request, written, asked, books, names)
     except InputError as error:
         engine.say(error)
     writing.empty()
 codes = codes if code_set is None else used(code_set, how)
-if told := named(codes, found):
-    listing.caption(f"Codes: {plain(told)}.")
+if summary := named(codes, names):
+    listing.caption(f"Codes: {plain(summary)}.")
 elif given is not None and code_set is None:
     listing.caption("Its codes are found when you press Steer: half a minute, once.")
 
@@ -221,4 +221,4 @@ if codes and source != BY_NAME:
         if source == OF_TOPIC and topic in presets:
             worked(presets[topic], codes)
         if code_set is not None:
-            draw_code_set(code_set, codes, st.session_state["books"], beside(found))
+            draw_code_set(code_set, codes, st.session_state["books"], beside(names))

@@ -33,13 +33,13 @@ def folders(kind: str) -> list[str]:
     Links to other places are left out.
     """
     runs, is_one = engine.runs(), _KINDS[kind]
-    found = []
+    dated = []
     for folder in runs.iterdir() if runs.is_dir() else ():
         # one that is being replaced is away for a moment; Python has RuntimeError for a link to itself
         with contextlib.suppress(OSError, RuntimeError):
             if folder.name[0] != "." and folder.resolve().parent == runs and is_one(folder):
-                found.append((-folder.stat().st_mtime, folder.name))
-    return [name for _, name in sorted(found)]
+                dated.append((-folder.stat().st_mtime, folder.name))
+    return [name for _, name in sorted(dated)]
 
 
 def changed(path: Path) -> int:

@@ -20,28 +20,28 @@ def plain(text: str) -> str:
     Addresses become links, and some signs others (``->`` an arrow), whether escaped or not: an invisible character
     keeps them apart.
     """
-    text = _LINKED.sub(lambda found: found[0] + _JOINER, text)
-    text = _DRAWN.sub(lambda found: _JOINER.join(found[0]), text)
+    text = _LINKED.sub(lambda match: match[0] + _JOINER, text)
+    text = _DRAWN.sub(lambda match: _JOINER.join(match[0]), text)
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
 
 
 def pieces(tokenizer, ids: Sequence[int]) -> list[str]:
     """What each token adds to the text; a character of several tokens stands at the one that completes it."""
-    found: list[str] = []
+    added: list[str] = []
     known = read = 0
     for end in range(1, len(ids) + 1):
         # the last token whose text is known is decoded once more: what the next one adds may depend on it
         before = _decoded(tokenizer, ids[known:read])
         text = _decoded(tokenizer, ids[known:end])
         if end < len(ids) and text.endswith("\ufffd"):
-            found.append("")
+            added.append("")
         elif text.startswith(before):
-            found.append(text[len(before) :])
+            added.append(text[len(before) :])
             known, read = read, end
         else:  # the tokenizer changed its mind about what came before
-            found.append(_decoded(tokenizer, ids[end - 1 : end]))
+            added.append(_decoded(tokenizer, ids[end - 1 : end]))
             known = read = end
-    return found
+    return added
 
 
 def _decoded(tokenizer, ids: Sequence[int]) -> str:

@@ -247,7 +247,7 @@ def run_batch(
         if not gradients:
             return PairBatch(indices, rows, clean_side, clean_side if same else corrupt_side, tape=tape)
         # rows are independent, so the gradient of the sum holds each row's own gradient
-        found = torch.autograd.grad(
+        grads = torch.autograd.grad(
             clean_side.metric.sum(), [*clean_side.z, *clean_side.mlp], retain_graph=keep_graph
         )
     n = len(clean_side.z)
@@ -258,7 +258,7 @@ def run_batch(
         metric=clean_side.metric.detach(),
     )
     other = detached if same else corrupt_side
-    return PairBatch(indices, rows, detached, other, tuple(found[:n]), tuple(found[n:]), tape)
+    return PairBatch(indices, rows, detached, other, tuple(grads[:n]), tuple(grads[n:]), tape)
 
 
 def end_logits(
@@ -303,10 +303,10 @@ def answer_logits(
     with model_lock(model):
         try:
             unembedding.__dict__["forward"] = partial(nn.functional.linear, weight=weight, bias=few)
-            found = end_logits(model, tokens, hooks, last)
+            logits = end_logits(model, tokens, hooks, last)
         finally:
             del unembedding.__dict__["forward"]
-    return found.new_full((len(found), model.cfg.d_vocab), float("-inf")).index_copy_(1, wanted, found)
+    return logits.new_full((len(logits), model.cfg.d_vocab), float("-inf")).index_copy_(1, wanted, logits)
 
 
 def _run(
@@ -349,13 +349,13 @@ HUNDREDTHS = 100
 
 def percent(progress: Progress | None) -> Callable[[float], None]:
     """A function that is told which share of the work is done, and passes on whole hundredths, 100 in all."""
-    told = 0
+    reported = 0
 
     def tell(share: float) -> None:
-        nonlocal told
+        nonlocal reported
         now = int(HUNDREDTHS * min(1.0, share) + 1e-9)
-        if progress is not None and now > told:
-            progress(now - told)
-        told = max(told, now)
+        if progress is not None and now > reported:
+            progress(now - reported)
+        reported = max(reported, now)
 
     return tell

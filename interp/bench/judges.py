@@ -33,16 +33,21 @@ class Judge:
 
     def agreement(self, scores: Float[np.ndarray, "layer head"]) -> dict[str, float | None]:
         """ROC AUC, average precision, precision at the number of members, Spearman with |effect|."""
-        found = recover(scores, self.truth, self.effects, n_random=1)
-        values = found.roc_auc, found.average_precision, precision_at(scores, self.truth), found.spearman
+        recovery = recover(scores, self.truth, self.effects, n_random=1)
+        values = (
+            recovery.roc_auc,
+            recovery.average_precision,
+            precision_at(scores, self.truth),
+            recovery.spearman,
+        )
         return dict(zip(AGREEMENT, values, strict=True))
 
     def edge_agreement(self, edges: tuple[EdgeScore, ...]) -> dict[str, float | None]:
         """Of a method's own edges with the written ones; empty where either has none."""
         if self.edges is None or not edges:
             return {}
-        found = recover_edges(edges, self.edges)
-        values = found.roc_auc, found.average_precision, found.within_roc_auc
+        recovery = recover_edges(edges, self.edges)
+        values = recovery.roc_auc, recovery.average_precision, recovery.within_roc_auc
         return dict(zip(EDGE_AGREEMENT, values, strict=True))
 
     @property
@@ -138,10 +143,10 @@ class Unmeasured:
         """Write them, if all parts are measured."""
         wanted = {"pairs": self.measurement.pairs.digest(), "weights": self.measurement.weights}
         name = f"{self.target.task}/{self.target.model}"
-        found = self.measurement.reference(name, self.target.model, **wanted)
-        if found is None:
+        effects = self.measurement.reference(name, self.target.model, **wanted)
+        if effects is None:
             return False
-        found.save(self.path)
+        effects.save(self.path)
         return True
 
 
@@ -156,12 +161,12 @@ def _kept(path: Path, model: Model, pairs: PromptPairs, say: Say) -> ExactEffect
         return None
     wanted = {"pairs": pairs.digest(), "weights": weights_checksum(model)}
     try:
-        made = (found := ExactEffects.load(path)).provenance
+        made = (effects := ExactEffects.load(path)).provenance
     except InputError:
         say(f"{path}: damaged, measured again")
         return None
     same = made.get("model_details", {}).get("dtype") == describe_model(model)["dtype"]
     if wanted.items() <= made.items() and same:
-        return found
+        return effects
     say(f"{path}: of other prompts, weights or precision, or of an earlier version: measured again")
     return None

@@ -98,10 +98,10 @@ class TargetBench:
             runner.prepare(cells, part(tell, 0.0, 0.5))
             if runner.cell_by_cell:
                 todo = [runner.looked_at(cells) or cells[0]]
-        found = self._cells(method, runner, todo, part(tell, 0.5, 0.5))
+        measured = self._cells(method, runner, todo, part(tell, 0.5, 0.5))
         if len(todo) == len(cells):
-            return replace(found, stable=self._stabilities(method, runner, list(found.kept)))
-        return replace(found, left=tuple(cell for cell in cells if cell not in todo))
+            return replace(measured, stable=self._stabilities(method, runner, list(measured.kept)))
+        return replace(measured, left=tuple(cell for cell in cells if cell not in todo))
 
     def one(self, method: str, cell: tuple[int, int], tell: Tell) -> "Found":
         """A cell of a method whose cells share nothing."""
@@ -294,12 +294,12 @@ class Desk:
         if self._bench is None or self._bench.target != target:
             self._bench = None  # with its model, if another is needed
             model = self.models(target.model)
-            found = TargetBench.prepare(
+            prepared = TargetBench.prepare(
                 target, self.plan, model, self.out, batch_size=self.batch_size, say=say
             )
-            if isinstance(found, Unmeasured):
-                return found
-            self._bench = found
+            if isinstance(prepared, Unmeasured):
+                return prepared
+            self._bench = prepared
         self._bench.say = say
         return self._bench
 
@@ -418,38 +418,40 @@ class _Bench:
         """The cells of every method; nothing while other shards measure."""
         name, place, looking = target.name, (target.model, target.task), _STEPS // 10
         look = Job(f"{name}: reference", Desk.begin, (target,), place, looking)
-        [found] = checked((yield [look]))
-        while isinstance(found, Unmeasured):
-            checked((yield self.shard.share(found.measurement.jobs(name, place, _STEPS - 2 * looking))))
-            if not found.keep():
+        [cells] = checked((yield [look]))
+        while isinstance(cells, Unmeasured):
+            checked((yield self.shard.share(cells.measurement.jobs(name, place, _STEPS - 2 * looking))))
+            if not cells.keep():
                 self.say(f"{name}: waits for the parts of its reference that other shards measure")
                 return {}
-            [found] = checked((yield [look]))
-        return found
+            [cells] = checked((yield [look]))
+        return cells
 
     def _method(self, target: Target, method: str, cells: Sequence[tuple[int, int]]) -> Steps:
-        def job(how: str, told: str, wanted: Any, steps: int) -> Job:
+        def job(how: str, label: str, wanted: Any, steps: int) -> Job:
             args, place = (target, how, method, wanted), (target.model, target.task)
-            return Job(f"{target.name}, {method}: {told}", Desk.find, args, place, steps)
+            return Job(f"{target.name}, {method}: {label}", Desk.find, args, place, steps)
 
-        found = Found(refused={} if cells else {0: _why_none(method, self.plan)})
+        measured = Found(refused={} if cells else {0: _why_none(method, self.plan)})
         if cells:
             [first] = yield [job("run", "run", cells, _STEPS // 2)]
-            found |= first
-        if found.left:
-            each = _STEPS // 2 // (len(found.left) + 1)
-            for later in (yield [job("one", f"n{n}-seed{seed}", (n, seed), each) for n, seed in found.left]):
-                found |= later
-            if found.kept:
-                [later] = yield [job("stability", "stability", sorted(found.kept), each)]
-                found |= later
+            measured |= first
+        if measured.left:
+            each = _STEPS // 2 // (len(measured.left) + 1)
+            for later in (
+                yield [job("one", f"n{n}-seed{seed}", (n, seed), each) for n, seed in measured.left]
+            ):
+                measured |= later
+            if measured.kept:
+                [later] = yield [job("stability", "stability", sorted(measured.kept), each)]
+                measured |= later
         rows = tuple(
-            Cell(target, method, n, seed, result, found.size, found.stable.get(n))
-            for (n, seed), result in sorted(found.kept.items())
+            Cell(target, method, n, seed, result, measured.size, measured.stable.get(n))
+            for (n, seed), result in sorted(measured.kept.items())
         )
-        line = [*([one_line(rows)] if rows else []), *(f"left out: {why}" for why in found.reasons)]
+        line = [*([one_line(rows)] if rows else []), *(f"left out: {why}" for why in measured.reasons)]
         self.say(f"{target.name}, {method}: {'; '.join(line)}{self._count(1)}")
-        return _Row(target, method, rows, found.reasons)
+        return _Row(target, method, rows, measured.reasons)
 
     def _count(self, rows: int) -> str:
         self.done += rows

@@ -138,12 +138,12 @@ def run_sweep(
 
 
 def _row(cell: Cell, out: Path, say: Say) -> Steps:
-    [found] = yield [Job(cell.name, discover, (cell, out), (cell.model,), _STEPS)]
-    if isinstance(found, InputError):
-        found = {"left_out": str(found)}
-    heads = ", ".join(found.get("heads", [])) or f"left out: {found.get('left_out', 'no member')}"
+    [outcome] = yield [Job(cell.name, discover, (cell, out), (cell.model,), _STEPS)]
+    if isinstance(outcome, InputError):
+        outcome = {"left_out": str(outcome)}
+    heads = ", ".join(outcome.get("heads", [])) or f"left out: {outcome.get('left_out', 'no member')}"
     say(f"{cell.name}: {heads}")
-    return {key: value for key, value in asdict(cell).items() if key != "options"} | found
+    return {key: value for key, value in asdict(cell).items() if key != "options"} | outcome
 
 
 def discover(models: OneModel, cell: Cell, out: Path, told: Told) -> dict:

@@ -57,8 +57,8 @@ class Cell:
         start = {**asdict(self.target), "method": self.method, "n": self.n, "seed": self.seed}
         nothing = dict.fromkeys(METRICS)
         return [
-            {**start, "reference": name, "decides": name == self.reference, **nothing, **found, **shared}
-            for name, found in self.result["agreement"].items()
+            {**start, "reference": name, "decides": name == self.reference, **nothing, **agreement, **shared}
+            for name, agreement in self.result["agreement"].items()
         ]
 
 
@@ -92,8 +92,8 @@ def one_line(cells: Sequence[Cell]) -> str:
     """A method on a target in a few words, for who watches."""
     parts = []
     for n in sorted({cell.n for cell in cells}):
-        found = [cell.result["agreement"][cell.reference] for cell in cells if cell.n == n]
-        auc, precision = (_mean(row[key] for row in found) for key in ("roc_auc", "average_precision"))
+        rows = [cell.result["agreement"][cell.reference] for cell in cells if cell.n == n]
+        auc, precision = (_mean(row[key] for row in rows) for key in ("roc_auc", "average_precision"))
         parts.append(f"n={n} AUC {_text(auc)} AP {_text(precision)}")
     return "; ".join(parts)
 
@@ -108,10 +108,10 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _keyed(rows: Iterable[dict], *keys: str) -> dict[tuple, list[dict]]:
-    found: dict[tuple, list[dict]] = {}
+    groups: dict[tuple, list[dict]] = {}
     for row in rows:
-        found.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return found
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
 
 
 def _table(cells: Sequence[Cell]) -> list[dict]:
@@ -160,13 +160,13 @@ def _comparisons(plan: Plan, rows: list[dict]) -> list[dict]:
 
     def differences(target: Target, method: str, n: int, metric: str) -> list[float]:
         """On the same subsets, one a seed that both methods have."""
-        found = []
+        gaps = []
         for seed in range(plan.seeds):
             keys = [(target.task, target.model, name, n, seed) for name in (method, plan.against)]
             a, b = (row_of[key][metric] if key in row_of else None for key in keys)
             if a is not None and b is not None:
-                found.append(a - b)
-        return found
+                gaps.append(a - b)
+        return gaps
 
     comparisons = []
     for metric, n, method, (scope, group, its) in product(COMPARED, plan.pairs, methods, scopes):

@@ -270,13 +270,13 @@ def fit_codebooks(
         )
     request = _request(model, text, books, config, batch_size)
     if is_store(folder):
-        found = Codebooks.from_pretrained(folder)
+        stored = Codebooks.from_pretrained(folder)
         for part, kind in (("storage", "packed"), ("training", "trained")):
-            if part in found.manifest:
+            if part in stored.manifest:
                 raise InputError(f"{folder} holds {kind} codebooks: write the fitted ones to another folder")
-        check_request(folder, found.manifest, _in_batches_of(found.manifest, request))
+        check_request(folder, stored.manifest, _in_batches_of(stored.manifest, request))
         shutil.rmtree(folder / WORK, ignore_errors=True)  # of a run that was killed while it cleared up
-        return found
+        return stored
     with being_filled(folder, "fitting"):
         _begin(folder, request)
         _fit(model, text, books, config, folder, batch_size, stage)
@@ -342,8 +342,8 @@ def _fit(
             placed: dict[Site, Dictionary] = {}
             for site in here:
                 if site in todo:
-                    found = stream.collect(site, placed, done) if config.sequential else seen.pop(site)
-                    _learn(books[site], site, found, folder, device)
+                    batches = stream.collect(site, placed, done) if config.sequential else seen.pop(site)
+                    _learn(books[site], site, batches, folder, device)
                     done(n_batches)
                 else:
                     books[site] = Dictionary.from_pretrained(folder / str(site))
@@ -432,9 +432,9 @@ def fit_parts(
     desk = _Desk(models, spec, text.tokens, folder, batch_size)
     log = folder / ("log.jsonl" if shard is None else f"log-{shard.number}-of-{shard.of}.jsonl")
     with stage(f"fitting {len(books)} sites", sum(job.steps for job in jobs)) as advance:
-        for _, found in run(desk, jobs, workers=workers, advance=advance, log=log):
-            if isinstance(found, InputError):
-                raise found
+        for _, outcome in run(desk, jobs, workers=workers, advance=advance, log=log):
+            if isinstance(outcome, InputError):
+                raise outcome
 
 
 def _learn(book: Dictionary, site: Site, batches: list[Tensor], folder: Path, device: torch.device) -> None:

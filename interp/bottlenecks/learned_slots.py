@@ -144,9 +144,9 @@ class LearnedSlots(EncodedSlots):
                 some = torch.randint(rows.shape[1], (min(BATCH, rows.shape[1]),), generator=generator)
                 batch = rows[:, some]
                 z = batch @ trained["encoder"] + trained["encoder_bias"]
-                found, extra = self.reconstructed(z, trained, step / config.steps, generator)
+                reconstruction, extra = self.reconstructed(z, trained, step / config.steps, generator)
                 # groups are summed, so that each is trained as it would be alone
-                loss = (found - batch).square().mean((1, 2)).sum() + extra
+                loss = (reconstruction - batch).square().mean((1, 2)).sum() + extra
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -162,14 +162,14 @@ def independent_components(rows: GroupRows, n: int, seed: int) -> Float[Tensor, 
     """Directions along which the largest principal components vary independently (FastICA, Hyvärinen 1999)."""
     from sklearn.decomposition import FastICA
 
-    found = []
+    components = []
     for group in rows[:, :: max(1, rows.shape[1] // ICA_ROWS)]:
         ica = FastICA(n, whiten="unit-variance", max_iter=ICA_ROUNDS, tol=1e-3, random_state=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # where it stops early is still a place to begin
             ica.fit(group.cpu().double().numpy())
-        found.append(torch.from_numpy(ica.components_.T).to(rows))
-    return torch.stack(found)
+        components.append(torch.from_numpy(ica.components_.T).to(rows))
+    return torch.stack(components)
 
 
 def least_squares(

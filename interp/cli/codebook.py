@@ -97,8 +97,8 @@ def fit(
     new = new_books(loaded, patterns, config)  # a site that is not there should not wait for the text
     context = context or min(64, loaded.cfg.n_ctx)
     text = load_text(data, loaded, n_tokens=tokens, context=context, seed=seed, stage=bar)
-    if told := few_tokens(text.n_tokens, max(max(radices(book.config)) for book in new.values())):
-        typer.echo(f"note     {told}")
+    if note := few_tokens(text.n_tokens, max(max(radices(book.config)) for book in new.values())):
+        typer.echo(f"note     {note}")
     if overwrite:
         clear_folder(folder, "codebooks")
     how: dict[str, Any] = {"batch_size": batch_size, "stage": bar}

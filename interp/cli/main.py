@@ -55,11 +55,11 @@ class Commands(TyperGroup):
 
 def _imported(name: str) -> Any:
     module, _, attribute = MODULES[name].partition(":")
-    found = getattr(importlib.import_module(f"interp.cli.{module}"), attribute)
-    if not isinstance(found, typer.Typer):
-        function, found = found, typer.Typer(add_completion=False)
-        found.command()(function)
-    command = typer.main.get_command(found)
+    typer_app = getattr(importlib.import_module(f"interp.cli.{module}"), attribute)
+    if not isinstance(typer_app, typer.Typer):
+        function, typer_app = typer_app, typer.Typer(add_completion=False)
+        typer_app.command()(function)
+    command = typer.main.get_command(typer_app)
     command.name = name
     return command
 
@@ -339,10 +339,10 @@ def cache_clear() -> None:
     folder = cache_folder() / "models"  # by name: INTERP_CACHE may be a folder with other things in it
     deleted = []
     for spec in PACKAGED:
-        found = [*folder.glob(f"{spec}-*"), *folder.glob(f".{spec}-*")]
-        for path in found:
+        paths = [*folder.glob(f"{spec}-*"), *folder.glob(f".{spec}-*")]
+        for path in paths:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        deleted += [spec] * bool(found)
+        deleted += [spec] * bool(paths)
     typer.echo(f"deleted  {', '.join(deleted)} in {folder}" if deleted else f"nothing in {folder}")
 
 

@@ -139,8 +139,8 @@ def print_examples(model: Model, pairs: PromptPairs, examples: int, batch_size: 
         )
         console.print(Text(f"answer  {answers}   wrong {wrong}"))
         for side, variables in pair.variables.items():
-            told = ", ".join(f"{name} {'–' if value is None else value}" for name, value in variables.items())
-            console.print(Text(f"{side:<7} {told}"), soft_wrap=True)
+            line = ", ".join(f"{name} {'–' if value is None else value}" for name, value in variables.items())
+            console.print(Text(f"{side:<7} {line}"), soft_wrap=True)
         console.print()
     scorer = MetricConsumer(len(pairs))
     feed(model, pairs, [scorer], batch_size=batch_size)

@@ -186,9 +186,9 @@ def count_and_list(
             view = ids.book(i)
             count, present = np.zeros(book.n_codes, np.uint32), []
             for begin in range(0, len(view), span):
-                found = np.bincount(view[begin : begin + span].ravel(), minlength=book.n_codes + 1)[:-1]
-                count += found.astype(np.uint32)
-                present.append(found > 0)
+                in_span = np.bincount(view[begin : begin + span].ravel(), minlength=book.n_codes + 1)[:-1]
+                count += in_span.astype(np.uint32)
+                present.append(in_span > 0)
             counts.append(count)
             lists.append(np.packbits(np.array(present).T, axis=1))
             done(1)
@@ -196,13 +196,13 @@ def count_and_list(
 
 
 def _books(model: Model, books: Mapping[str, Dictionary]) -> tuple[Book, ...]:
-    found = []
+    entries = []
     for name, book in books.items():
         site, config = resolve_site(model, name), book.config
         for group, part in enumerate(names_of_groups(str(site), groups_at(model, site, book))):
             vectors = group if config.groups > 1 else 0
-            found.append(Book(part, str(site), group, vectors, config.n_codes, config.k))
-    return tuple(found)
+            entries.append(Book(part, str(site), group, vectors, config.n_codes, config.k))
+    return tuple(entries)
 
 
 @contextlib.contextmanager
@@ -350,9 +350,9 @@ def build_parts(
     log = folder / ("log.jsonl" if shard is None else f"log-{shard.number}-of-{shard.of}.jsonl")
     desk = _Desk(OneModel(model, dtype=str(model.cfg.dtype).removeprefix("torch.")))
     with stage("reading codes", sum(job.steps for job in jobs)) as advance:
-        for _, found in run(desk, jobs, workers=workers, advance=advance, log=log):
-            if isinstance(found, InputError):
-                raise found
+        for _, outcome in run(desk, jobs, workers=workers, advance=advance, log=log):
+            if isinstance(outcome, InputError):
+                raise outcome
 
 
 def build_part(
@@ -382,8 +382,8 @@ def _joined(work: Path, text: TextBlocks, layout: Layout, batch_size: int) -> Ga
     context, parts = text.tokens.shape[1], _parts(work, text, batch_size)
     if not all((place / STATE).is_file() for place in parts):
         return None
-    found = {place: _restored(place / STATE, layout.n_codes) for place in parts}
-    if any(found[place][1] < len(part) for place, part in parts.items()):
+    states = {place: _restored(place / STATE, layout.n_codes) for place in parts}
+    if any(states[place][1] < len(part) for place, part in parts.items()):
         return None
     (work / STATE).unlink(missing_ok=True)  # of a build that was begun in another way
     whole = Gathered(layout.n_codes)
@@ -398,7 +398,7 @@ def _joined(work: Path, text: TextBlocks, layout: Layout, batch_size: int) -> Ga
                 joined.write(i, start, of_part.rows(i, np.arange(n_tokens)).astype(np.int64))
         joined.flush()
     for place, part in parts.items():
-        whole.merge(found[place][0], part.start * context)
+        whole.merge(states[place][0], part.start * context)
     return whole
 
 

@@ -65,10 +65,10 @@ def code_contexts(
         tokens = spaced(index.positions(book, code), n)
     else:
         tokens = index.positions(book, code)[start:][:n]
-    found = [context_at(index, token, book, code, before=before, after=after) for token in tokens.tolist()]
+    contexts = [context_at(index, token, book, code, before=before, after=after) for token in tokens.tolist()]
     if top is None:
-        return found
-    strengths = zip(found, top.similarity[:n].tolist(), top.margin[:n].tolist(), strict=True)
+        return contexts
+    strengths = zip(contexts, top.similarity[:n].tolist(), top.margin[:n].tolist(), strict=True)
     return [replace(context, similarity=similar, margin=margin) for context, similar, margin in strengths]
 
 
@@ -79,12 +79,12 @@ def match_contexts(
     inside = np.zeros(index.n_tokens, bool)
     inside[matches.tokens] = True
     firsts = matches.tokens[np.flatnonzero(np.diff(matches.match, prepend=-1))]
-    found = []
+    contexts = []
     for token in spaced(firsts, n).tolist():
         context = context_at(index, token, before=before, after=after)
         first = token - context.focus
-        found.append(replace(context, active=inside[first : first + len(context.pieces)].tolist()))
-    return found
+        contexts.append(replace(context, active=inside[first : first + len(context.pieces)].tolist()))
+    return contexts
 
 
 def context_at(

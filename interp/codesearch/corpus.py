@@ -95,16 +95,16 @@ class Corpus:
         """What each token adds to the text: a character of several tokens stands at the one that completes it."""
         self._check(tokens)
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        found = []
+        texts = []
         for token in map(int, tokens):
             if self.special[token]:
-                found.append(decoder.decode(b"", final=True) + self.token_text(token))
+                texts.append(decoder.decode(b"", final=True) + self.token_text(token))
                 decoder.reset()
             else:
-                found.append(decoder.decode(self.token_bytes(token)))
-        if found:
-            found[-1] += decoder.decode(b"", final=True)
-        return found
+                texts.append(decoder.decode(self.token_bytes(token)))
+        if texts:
+            texts[-1] += decoder.decode(b"", final=True)
+        return texts
 
     def find_tokens(self, text: str) -> Int[np.ndarray, " n"]:
         """Ids of the vocabulary that are this text, with or without a space in front; of spaces alone, just these."""

@@ -68,13 +68,13 @@ def _strengths(book: Dictionary, x: Tensor, codes: Codes) -> tuple[Tensor, ...]:
         whole, margin = _similarity(rows, ids, unit, sizes)
         if not book.successive or config.k == 1:
             return whole, margin, whole
-        rest, found = rows.clone(), []
+        rest, by_slot = rows.clone(), []
         for slot in range(config.k):
             taken = ids[..., slot]
             similarity, margin = _similarity(rest, taken[..., None], unit, sizes)
-            found.append((similarity, margin[..., slot % len(sizes), None]))
+            by_slot.append((similarity, margin[..., slot % len(sizes), None]))
             rest -= values[..., slot, None] * compared[which, taken]
-        return *(torch.cat(part, -1) for part in zip(*found, strict=True)), whole
+        return *(torch.cat(part, -1) for part in zip(*by_slot, strict=True)), whole
 
     step = max(1, similarities_at_once(rows) // (config.groups * config.n_codes))
     parts = zip(*(part.split(step, dim=1) for part in (rows, ids, values)), strict=True)
@@ -171,8 +171,8 @@ class Gathered:
         silent = np.ones(similarity.shape, bool)
         row, slot = np.nonzero(fired >= 0)
         silent[row, fired[row, slot]] = False
-        found = np.bincount(flat[silent], minlength=n_codes * n_bins).reshape(n_codes, n_bins)
-        self.histogram[begin : begin + n_codes, 1] += found.astype(np.uint32)
+        counts = np.bincount(flat[silent], minlength=n_codes * n_bins).reshape(n_codes, n_bins)
+        self.histogram[begin : begin + n_codes, 1] += counts.astype(np.uint32)
 
 
 def pack_counts(counts: np.ndarray) -> UInt8[np.ndarray, "..."]:

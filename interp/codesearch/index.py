@@ -52,15 +52,15 @@ def positions(
     listed = np.flatnonzero(np.unpackbits(spans)[:n_spans])
     blocks = (listed[:, None] * span + np.arange(span)).ravel()
     blocks = blocks[blocks < layout.n_blocks]
-    found = [np.zeros(0, np.int64)]
+    places = [np.zeros(0, np.int64)]
     for begin in range(0, len(blocks), _AT_ONCE):
         some = blocks[begin : begin + _AT_ONCE]
         # neighbouring blocks are compared where they lie
         whole = some[-1] - some[0] == len(some) - 1
         part = view[some[0] : some[-1] + 1] if whole else view[some]
         hit = np.flatnonzero(np.equal(part, code, order="C").reshape(-1)) // part.shape[-1]
-        found.append(some[hit // BLOCK] * BLOCK + hit % BLOCK)
-    return np.concatenate(found)
+        places.append(some[hit // BLOCK] * BLOCK + hit % BLOCK)
+    return np.concatenate(places)
 
 
 MADE_WITH = ("architecture", "n_layers", "n_heads", "d_model", "d_vocab", "weights")

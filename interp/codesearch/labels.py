@@ -151,8 +151,8 @@ def best_patterns(patterns: Family, ids: Shaped[np.ndarray, "token k"], n_codes:
     slots = [(slot.astype(np.int64) * 2 + patterns.half).astype(small) for slot in ids.T]
 
     def counted(tokens: Any) -> Int[np.ndarray, "code half"]:
-        found = np.sum([np.bincount(slot[tokens], minlength=width) for slot in slots], 0)
-        return found.reshape(-1, 2)[:n_codes]
+        counts = np.sum([np.bincount(slot[tokens], minlength=width) for slot in slots], 0)
+        return counts.reshape(-1, 2)[:n_codes]
 
     every, fired = np.arange(n_codes), counted(slice(None))
     best, mostly = _Best(fired[:, 1]), _Best(fired[:, 1])
@@ -219,16 +219,16 @@ def _try_values(
     begins = _runs(code)
     sizes = np.diff(begins, append=len(code))
     alone = 2 * hit / (total + size)
-    for found, score, margin in (
+    for leaders, score, margin in (
         (best, alone, variable.margin),
         (mostly, _bits(hit / total, size / n_first), 0.0),
     ):
         top = np.flatnonzero(score == np.repeat(np.maximum.reduceat(score, begins), sizes))
         top = top[_runs(code[top])]
         held, marked = second(code[top], value[top]), variable.counts[1][value[top]]
-        taken = found.take(code[top], score[top] - margin, held, marked, kind)
+        taken = leaders.take(code[top], score[top] - margin, held, marked, kind)
         ones = ([v] for v in value[top][taken].tolist())
-        found.values.update(zip(code[top][taken].tolist(), ones, strict=True))
+        leaders.values.update(zip(code[top][taken].tolist(), ones, strict=True))
     if not variable.several:
         return
     reached = np.zeros(n_codes)
@@ -338,14 +338,14 @@ class Labels:
         measured = self.columns["firings"] >= LEAST
         named = np.array([text not in (RARE, MIXED) for text in self.texts])[self.columns["text"]]
         sizes = [n for _, n in self.starts.values()]
-        found = {}
+        by_site = {}
         for site, random in self.about["random"].items():
             of_site = [site in (name, name.partition(".")[0]) for name in self.starts]
             own = measured & np.repeat(of_site, sizes)
             n, f1 = int(own.sum()), self.columns["f1"][own]
             shares = (part.sum() / max(n, 1) for part in (named[own], *(f1 >= bound for bound in SHARES)))
-            found[site] = (n, *shares, *random)
-        return found
+            by_site[site] = (n, *shares, *random)
+        return by_site
 
     def clearest(self, n: int, *, per_site: int = 2) -> list[tuple[str, int]]:
         """Codes with a name by falling F1: of each name the best, of each head one, of another site the best few. One
@@ -501,8 +501,8 @@ def _read(folder: Path, books: str) -> Labels | None:
         changed = path.stat().st_mtime_ns
     except OSError:
         return None
-    found = _opened(path, changed)
-    return found if found.about["books"] == books else None
+    labels = _opened(path, changed)
+    return labels if labels.about["books"] == books else None
 
 
 @lru_cache(maxsize=8)

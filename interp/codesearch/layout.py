@@ -131,10 +131,10 @@ class IdFile:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # of file systems that cannot
                 path.unlink()
                 raise
-        found = cls(layout, array)
+        created = cls(layout, array)
         for i, book in enumerate(layout.books):
-            found.book(i)[-1] = book.n_codes  # behind the last token
-        return found
+            created.book(i)[-1] = book.n_codes  # behind the last token
+        return created
 
     @classmethod
     def open(cls, path: Path, layout: Layout, *, write: bool = False) -> "IdFile":
@@ -170,8 +170,8 @@ class IdFile:
             return self.book(number)[block, token]
         # a token's ids as one element: ten times as fast as indexing rows of small numbers
         flat = self.array.reshape(-1).view(f"V{k * self.array.itemsize}")
-        found = flat.take(block * (BLOCK * n_slots // k) + (begin // k + token))
-        return found.view(self.array.dtype).reshape(-1, k)
+        elements = flat.take(block * (BLOCK * n_slots // k) + (begin // k + token))
+        return elements.view(self.array.dtype).reshape(-1, k)
 
 
 def without_repeats(ids: Int[np.ndarray, "token k"], none: int) -> Int[np.ndarray, "token k"]:

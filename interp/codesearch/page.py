@@ -197,7 +197,7 @@ def token_shares(index: CodeIndex, tokens: Int[np.ndarray, " token"], n: int = 1
     """The vocabulary's tokens among some tokens of the corpus, the most frequent first."""
     corpus = index.corpus
     counts = np.bincount(corpus.tokens[tokens], minlength=len(corpus.special))
-    found = [i for i in largest(counts, n).tolist() if counts[i]]
+    commonest = [i for i in largest(counts, n).tolist() if counts[i]]
     return [
         TokenShare(
             i,
@@ -206,7 +206,7 @@ def token_shares(index: CodeIndex, tokens: Int[np.ndarray, " token"], n: int = 1
             float(counts[i] / len(tokens)),
             float(counts[i] / corpus.token_counts[i]),
         )
-        for i in found
+        for i in commonest
     ]
 
 
@@ -225,14 +225,14 @@ def related_codes(
     share = together[others] / len(sample)
     lift = share / (index.counts[others] / index.n_tokens)
     weight = share * np.log2(lift)
-    found = []
+    related = []
     for i in largest(weight, n).tolist():
         if weight[i] > 0:
             other, number = index.layout.of_code(int(others[i]))
             interval = wilson(int(together[others[i]]), len(sample))
             numbers = float(share[i]), interval, float(lift[i]), float(weight[i])
-            found.append(Related(other.name, number, *numbers))
-    return found, len(sample)
+            related.append(Related(other.name, number, *numbers))
+    return related, len(sample)
 
 
 def _coverage(

@@ -194,8 +194,8 @@ class Vocabulary:
 
     def count(self, characters: str) -> Int[np.ndarray, " d_vocab"]:
         """How many of some characters each token has."""
-        found = np.array([sum(map(text.count, characters)) for text in self.texts])
-        return np.where(self.special, 0, found)
+        counts = np.array([sum(map(text.count, characters)) for text in self.texts])
+        return np.where(self.special, 0, counts)
 
     def listed(self, words: Iterable[str]) -> Bool[np.ndarray, " d_vocab"]:
         """Tokens that are one of some words, whatever their case."""

@@ -85,8 +85,8 @@ def _places(text: np.ndarray, mark: str) -> Int[np.ndarray, " n"]:
     """Where a character of three bytes stands."""
     a, b, c = mark.encode()
     # the third byte tells it from nearly everything else that begins alike
-    found = np.flatnonzero(text[:-2] == a)
-    return found[(text[found + 1] == b) & (text[found + 2] == c)]
+    starts = np.flatnonzero(text[:-2] == a)
+    return starts[(text[starts + 1] == b) & (text[starts + 2] == c)]
 
 
 def _marks(text: np.ndarray) -> tuple[str, str]:
@@ -189,14 +189,14 @@ class CodeScores:
 
     def hits_at(self, places: Int[np.ndarray, " n"]) -> list[CodeHit]:
         """Codes by their places among all."""
-        counts, hits, found = (
+        counts, hits, matched = (
             part[places].astype(np.int64) for part in (self.index.counts, self.hits, self.found)
         )
         shares = (part[places] for part in (self.precision, self.recall, self.f1))
-        columns = (part.tolist() for part in (counts, hits, found, *shares))
+        columns = (part.tolist() for part in (counts, hits, matched, *shares))
         precision, recall = (
             zip(*(part.tolist() for part in wilson_bounds(*of)), strict=True)
-            for of in ((hits, counts), (found, np.full_like(found, self.matches.n)))
+            for of in ((hits, counts), (matched, np.full_like(matched, self.matches.n)))
         )
         names = ((book.name, code) for book, code in map(self.index.layout.of_code, places.tolist()))
         rows = zip(names, *columns, precision, recall, strict=True)
@@ -230,7 +230,7 @@ def score_codes(index: CodeIndex, matches: Matches) -> CodeScores:
         matches.tokens[first[lengths == length][:, None] + np.arange(length)]
         for length in np.unique(lengths[lengths > 0])
     ]
-    hits, found = np.zeros((2, index.layout.n_codes), np.int64)
+    hits, matched = np.zeros((2, index.layout.n_codes), np.int64)
     for i, book in enumerate(index.books):
         own = slice(*index.layout.codes[i : i + 2])
         for group in groups:
@@ -240,8 +240,8 @@ def score_codes(index: CodeIndex, matches: Matches) -> CodeScores:
                 hits[own] += inside
             if group.shape[1] > 1:
                 inside = _counted(index, i, _once_a_row(ids.reshape(len(group), -1), book.n_codes))
-            found[own] += inside
-    return CodeScores(index, matches, len(tokens), count_at(index, tokens) if shared else hits, found)
+            matched[own] += inside
+    return CodeScores(index, matches, len(tokens), count_at(index, tokens) if shared else hits, matched)
 
 
 def count_at(index: CodeIndex, tokens: Int[np.ndarray, " n"]) -> Int[np.ndarray, " code"]:
@@ -253,10 +253,10 @@ def count_at(index: CodeIndex, tokens: Int[np.ndarray, " n"]) -> Int[np.ndarray,
 def _counted(index: CodeIndex, number: int, ids: UInt[np.ndarray, "n k"]) -> Int[np.ndarray, " code"]:
     """How often each code of a book is among some ids."""
     book = index.books[number]
-    found = np.bincount(ids.ravel(), minlength=book.n_codes + 1)
-    if len(found) > book.n_codes + 1:
+    counts = np.bincount(ids.ravel(), minlength=book.n_codes + 1)
+    if len(counts) > book.n_codes + 1:
         raise InputError(f"the index is damaged: {book.name} has ids above {book.n_codes}; build it again")
-    return found[:-1]
+    return counts[:-1]
 
 
 def _once_a_row(ids: UInt[np.ndarray, "match slot"], none: int) -> UInt[np.ndarray, "match slot"]:

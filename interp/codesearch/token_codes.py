@@ -45,10 +45,10 @@ def read_codes(
     wrappers = {site: FiringStatsWrapper(book) for site, book in codebooks.items()}
     with attach(model, wrappers, error_term=error_term):
         model(tokens[None].to(model_device(model)))
-    found: dict[str, TokenCodes] = {}
+    codes: dict[str, TokenCodes] = {}
     for site, book in wrappers.items():
         # heads that share a book lie among the rows
         parts = [part.reshape(len(tokens), -1, book.config.k).cpu().numpy() for part in book.seen[:3]]
         names = names_of_groups(site, groups_at(model, resolve_site(model, site), book))
-        found |= {name: TokenCodes(*(part[:, i] for part in parts)) for i, name in enumerate(names)}
-    return found
+        codes |= {name: TokenCodes(*(part[:, i] for part in parts)) for i, name in enumerate(names)}
+    return codes

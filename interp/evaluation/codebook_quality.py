@@ -143,11 +143,11 @@ class _QualityWrapper(CodebookWrapper):
     def bits(self) -> Tensor:
         """Entropy of a vector's ids by group: of slots with codes of their own the sum, else k times that of all."""
         parts = code_sets(self.config)
-        found = torch.zeros(self.config.groups)
+        entropy = torch.zeros(self.config.groups)
         for counts in self.counts.cpu().split(parts, -1):
             share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
-            found -= (share * share.clamp(min=1e-30).log2()).sum(-1)
-        return found * self.config.k / len(parts)
+            entropy -= (share * share.clamp(min=1e-30).log2()).sum(-1)
+        return entropy * self.config.k / len(parts)
 
 
 FORMAT = 1
@@ -344,13 +344,13 @@ def random_directions(book: Dictionary, seed: int) -> Dictionary:
 
 
 def _scores(
-    found: Float[Tensor, "block pos d_vocab"], plain: Float[Tensor, "block pos d_vocab"], tokens: Tensor
+    log_p: Float[Tensor, "block pos d_vocab"], plain: Float[Tensor, "block pos d_vocab"], tokens: Tensor
 ) -> BlockScores:
     """From log-probabilities."""
     following = tokens[:, 1:]
-    ce = -found.gather(-1, following[..., None])[..., 0]
-    kl = torch.zeros_like(ce) if found is plain else kl_divergence(plain, found)
-    best = found.argmax(-1)
+    ce = -log_p.gather(-1, following[..., None])[..., 0]
+    kl = torch.zeros_like(ce) if log_p is plain else kl_divergence(plain, log_p)
+    best = log_p.argmax(-1)
     values = (ce, kl, (best == following).float(), (best == plain.argmax(-1)).float())
     return BlockScores(*(value.cpu().double().mean(1).numpy() for value in values))
 
@@ -410,7 +410,7 @@ def quality_of_folder(
         # a joined spec needs a block of each of its sources
         other_tokens = context * max(control_blocks, spec.count("+") + 1)
         other = load_text(spec, model, n_tokens=other_tokens, context=context, **shared)
-        found = evaluate_codebooks(
+        quality = evaluate_codebooks(
             model, books, text, other, batch_size=batch_size, control_blocks=control_blocks, **shared
         )
         texts.append(
@@ -419,8 +419,8 @@ def quality_of_folder(
                 "n_blocks": len(text.tokens),
                 "context": context,
                 "fingerprint": text.fingerprint(),
-                "rows": found.rows(seed),
-                "usage": {str(k): dict(usage) for k, usage in found.usage.items()},
+                "rows": quality.rows(seed),
+                "usage": {str(k): dict(usage) for k, usage in quality.usage.items()},
             }
         )
     return {

@@ -202,10 +202,10 @@ def completeness(
             left = np.argwhere(circuit & ~chosen)
             some = rng.permutation(len(left))[:greedy_candidates]
             grown = [chosen | _mask(left[k : k + 1], circuit.shape) for k in some]
-            found = _completeness_gaps(ablator, circuit, grown)
-            chosen = grown[int(np.argmax(found))]
+            new_gaps = _completeness_gaps(ablator, circuit, grown)
+            chosen = grown[int(np.argmax(new_gaps))]
             subsets.append(chosen)
-            gaps.append(max(found))
+            gaps.append(max(new_gaps))
     worst = int(np.argmax(gaps))
     return Completeness(
         subsets=tuple((_sites(k), float(gap)) for k, gap in zip(subsets, gaps, strict=True)),
@@ -253,11 +253,11 @@ def minimality(
     means = ablator.metric(np.concatenate(both)).mean(1).reshape(len(members), len(without), 2)
     contributions = np.abs(means[..., 0] - means[..., 1])
     best = contributions.argmax(1)
-    found = [
+    parts = [
         Minimality(_sites(singles[v])[0], float(contributions[v, k]), _sites(without[k] & ~singles[v]))
         for v, k in enumerate(best)
     ]
-    return tuple(sorted(found, key=lambda part: part.contribution))
+    return tuple(sorted(parts, key=lambda part: part.contribution))
 
 
 def _check_circuit(circuit: np.ndarray) -> None:

@@ -81,12 +81,12 @@ def run_nested(
     f = shares_of_gap(np.array(values).mean(1), float(empty.mean()), float(full.mean()))
     grown, by_fraction, random = np.split(f, [len(nested.sizes), len(nested.sizes) + len(GRID)])
     random = random.reshape(len(nested.sizes), RANDOM_DRAWS).mean(1)
-    before, found = np.zeros(shape, dtype=bool), []
+    before, points = np.zeros(shape, dtype=bool), []
     for k, size in enumerate(nested.sizes):
         circuit = nested.circuit(size)
         joined = sorted(np.argwhere(circuit & ~before), key=lambda head: -abs(nested.heads[tuple(head)]))
         before = circuit
-        found.append(
+        points.append(
             NestedCircuit(
                 size,
                 tuple(str(Site("attn", int(layer), int(head))) for layer, head in joined),
@@ -96,7 +96,7 @@ def run_nested(
                 float(random[k]),
             )
         )
-    return NestedCurve(tuple(found), float(area_to_the_model(by_fraction)), len(ablator.pairs), ablator.kind)
+    return NestedCurve(tuple(points), float(area_to_the_model(by_fraction)), len(ablator.pairs), ablator.kind)
 
 
 def _share(own: np.ndarray, empty: np.ndarray, full: np.ndarray, axis: int = -1) -> np.ndarray | np.floating:

@@ -154,8 +154,8 @@ def made_of(arm: str, *, model: str, books: str, finder: int, config: SteeringCo
         model, books: identities of the model alone and with its codebooks.
         finder: the version of how codes, and what they are to do, are found.
     """
-    found = {"made_with": model if arm in (BASE, *VECTORS) else books, "config": asdict(config)}
-    return found if arm in (BASE, *BLIND) else {**found, "finder": finder}
+    sources = {"made_with": model if arm in (BASE, *VECTORS) else books, "config": asdict(config)}
+    return sources if arm in (BASE, *BLIND) else {**sources, "finder": finder}
 
 
 @dataclass(frozen=True)

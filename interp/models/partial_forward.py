@@ -119,9 +119,9 @@ class Blockwise:
         """q, k or v of every head from residual streams of its own, before the norm."""
         weight, _ = self.weight(layer, into)
         normed = self.model.blocks[layer].ln1(inputs.flatten(1, 2)).unflatten(1, inputs.shape[1:3])
-        found = torch.einsum("bphm,hmd->bphd", normed, self.per_query_head(weight, 0))
+        projected = torch.einsum("bphm,hmd->bphd", normed, self.per_query_head(weight, 0))
         bias = self.bias(layer, into)
-        return found if bias is None else found + bias
+        return projected if bias is None else projected + bias
 
     def rotate(
         self, x: Float[Tensor, "*any pos head d_head"], first: int = 0

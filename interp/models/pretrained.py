@@ -116,12 +116,12 @@ def read_pretrained(source: str | Path, device: torch.device, dtype: torch.dtype
         # a hub's download bars stay: they are worth seeing
         with status(f"loading {source}") if local else contextlib.nullcontext():
             # sizes that do not match are refused below, where what they are can be said
-            model, told = _causal(source, dtype, local, ignore_mismatched_sizes=True)
+            model, loading = _causal(source, dtype, local, ignore_mismatched_sizes=True)
     except InputError:
         raise
     except _DAMAGED as error:
         raise _unreadable(source, error) from error
-    check_whole(model, told, source)
+    check_whole(model, loading, source)
     return wrap(model, tokenizer, str(source), device, config=config)
 
 
@@ -218,15 +218,15 @@ def _left_out(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
     unembedding, heads of other tasks, the layers of an image encoder.
     """
     own = {name for name, _ in model.named_parameters()}
-    layers = {found[0]: found[1] for name in own if (found := _IN_A_STACK.match(name))}
+    layers = {match[0]: match[1] for name in own if (match := _IN_A_STACK.match(name))}
     left = []
     for name in sorted(unexpected):
-        found = _IN_A_STACK.match(name)
-        if found is None or not _is_end(found[1], layers.values()):
+        match = _IN_A_STACK.match(name)
+        if match is None or not _is_end(match[1], layers.values()):
             continue
         module, _, kind = name.rpartition(".")
         more_of_a_layer = kind == "weight" or (kind == "bias" and _is_end(f"{module}.weight", own))
-        if more_of_a_layer or not _is_end(found[0], layers):
+        if more_of_a_layer or not _is_end(match[0], layers):
             left.append(name)
     return left
 
@@ -284,9 +284,9 @@ def read_gguf(
         elements = sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)
     check_fits(elements * dtype.itemsize, torch.device("cpu"), "a smaller model")
     with _gguf_readable(path), quiet():
-        model, told = _causal(path.parent, dtype, True, gguf_file=path.name)
+        model, loading = _causal(path.parent, dtype, True, gguf_file=path.name)
         tokenizer = _tokenizer(path)
-    check_whole(model, told, path)
+    check_whole(model, loading, path)
     _forget_quantisation(model)
     return model.eval(), tokenizer
 

@@ -30,8 +30,8 @@ def versions() -> dict[str, str]:
     names = ["torch", "transformers", "transformer-lens", "numpy"]
     if importlib.util.find_spec("sae_lens"):  # not beside transformer-lens 4
         names.append("sae-lens")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {"interp": interp.__version__, "python": platform.python_version(), **found}
+    installed = {name: importlib.metadata.version(name) for name in names}
+    return {"interp": interp.__version__, "python": platform.python_version(), **installed}
 
 
 def describe_model(model: TransformerBridge) -> dict[str, Any]:

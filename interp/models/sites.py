@@ -69,10 +69,10 @@ def parse_site(text: str) -> Site:
         raise InputError(
             f"unknown site {text!r}: write a5.h3 (a head), a5 (a layer's heads), m2 (an MLP) or r4"
         )
-    found = match.groupdict()
-    kind = next(kind for kind in get_args(SiteKind) if found.get(kind) is not None)
-    head = found.get("head")
-    return Site(kind, int(found[kind]), None if head is None else int(head))
+    fields = match.groupdict()
+    kind = next(kind for kind in get_args(SiteKind) if fields.get(kind) is not None)
+    head = fields.get("head")
+    return Site(kind, int(fields[kind]), None if head is None else int(head))
 
 
 def canonical_site(text: str) -> str:
@@ -105,7 +105,7 @@ def expand_sites(model: TransformerBridge, patterns: Iterable[str]) -> list[Site
     layers = range(model.cfg.n_layers)
     letters = "amr" if has_mlps(model) else "ar"
     every = [f"{letter}{layer}" for layer in layers for letter in letters]
-    found: set[Site] = set()
+    sites: set[Site] = set()
     for pattern in patterns:
         if pattern == "mlps" and not has_mlps(model):
             raise InputError(
@@ -114,11 +114,11 @@ def expand_sites(model: TransformerBridge, patterns: Iterable[str]) -> list[Site
         pattern = {"heads": "a*", "mlps": "m*"}.get(pattern, pattern)
         # a wildcard in place of the letter would put codes upon codes
         names = (fnmatch.filter(every, pattern) if pattern[:1] in letters else ()) or [pattern]
-        found |= {resolve_site(model, name) for name in names}
-    for site in found:
-        if site.head is not None and Site("attn", site.layer) in found:
+        sites |= {resolve_site(model, name) for name in names}
+    for site in sites:
+        if site.head is not None and Site("attn", site.layer) in sites:
             raise InputError(f"sites {site} and a{site.layer}: the second holds the first; choose one")
-    return sorted(found, key=lambda site: (site.order, site.head or 0))
+    return sorted(sites, key=lambda site: (site.order, site.head or 0))
 
 
 def has_mlps(model: TransformerBridge) -> bool:

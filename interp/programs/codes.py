@@ -99,15 +99,15 @@ def variables(pairs: PromptPairs, tokenizer: Any) -> list[Variable]:
         apart: list[Value] = [pair.positions[second] - pair.positions[first] for pair in pairs]
         table[f"distance {first}–{second}"] = [apart] * 2
     table.setdefault("template", [[pair.template for pair in pairs]] * 2)
-    found: list[Variable] = []
+    kept: list[Variable] = []
     for i, (name, sides) in enumerate(table.items()):
         everything = [value for side in sides for value in side]
         values = tuple(sorted(set(everything), key=lambda value: (value is None, str(value))))
         where = {value: k for k, value in enumerate(values)}
         ids = np.array([where[value] for value in everything]).reshape(2, len(pairs))
-        if i < given or (len(values) > 1 and not any(same_partition(ids, known.ids) for known in found)):
-            found.append(Variable(name, values, ids, i < given))
-    return found
+        if i < given or (len(values) > 1 and not any(same_partition(ids, known.ids) for known in kept)):
+            kept.append(Variable(name, values, ids, i < given))
+    return kept
 
 
 def same_partition(a: Int[np.ndarray, "..."], b: Int[np.ndarray, "..."]) -> bool:
@@ -220,8 +220,8 @@ def kept_by(
     """The same of what codes of any kind stand for on both sides of these pairs."""
     z = runner.z(slot)[:, torch.from_numpy(pairs)]
     values = [z[1], *(value for c in decoded for value in (z[0] + c[1] - c[0], c[0]))]
-    found = runner.run(np.tile(pairs, len(values)), [Edit(slot, torch.cat(values))])
-    falls = (np.tile(runner.metric[0, pairs], len(values)) - found.metric).reshape(len(values), len(pairs))
+    outcome = runner.run(np.tile(pairs, len(values)), [Edit(slot, torch.cat(values))])
+    falls = (np.tile(runner.metric[0, pairs], len(values)) - outcome.metric).reshape(len(values), len(pairs))
     return [KeptEffect(falls[0], falls[1 + 2 * i], falls[2 + 2 * i]) for i in range(len(decoded))]
 
 
@@ -255,8 +255,8 @@ def fewest(
     def tried(sizes: Iterable[int], metric: Metric) -> list[_Tried]:
         wanted = sorted({size for size in sizes if size <= most})
         books = [fit_few(z, size, metric, seed) for size in wanted]
-        found = measure(runner, slot, books, np.arange(n))
-        return [_Tried(*one) for one in zip(books, found, wanted, strict=True)]
+        effects = measure(runner, slot, books, np.arange(n))
+        return [_Tried(*one) for one in zip(books, effects, wanted, strict=True)]
 
     if rough:
         n = min(n, FEWEST_PAIRS)
@@ -274,8 +274,8 @@ def fewest(
         everything += tried([most // 2, most], metric)
     chosen = sorted(everything, key=lambda one: one.rank)[:CONFIRMED]
     both = np.arange(min(len(runner.pairs), 2 * n))
-    found = measure(runner, slot, [one.book for one in chosen], both)
-    confirmed = [replace(one, found=its) for one, its in zip(chosen, found, strict=True)]
+    effects_on_both = measure(runner, slot, [one.book for one in chosen], both)
+    confirmed = [replace(one, found=its) for one, its in zip(chosen, effects_on_both, strict=True)]
     best = min(confirmed, key=lambda one: one.rank)
     return best.book, best.found
 
@@ -355,17 +355,17 @@ def name_codes(
             if len(np.unique(codes)) > 1:
                 tests.append((key, variable, *_ami(codes.ravel(), values, orders)))
     q = false_discovery_control([p for *_, p in tests]) if tests else ()
-    found: dict[Key, list[Name]] = {key: [] for key in judged}
+    names_by_key: dict[Key, list[Name]] = {key: [] for key in judged}
     for (key, variable, ami, null, _), one in zip(tests, q, strict=True):
         if one <= SIGNIFICANT:
             name = _name(variable, fitted[key], judged[key], n_fitted, (ami, null, float(one)))
-            found[key] += [name] * (name.accuracy > name.commonest)
+            names_by_key[key] += [name] * (name.accuracy > name.commonest)
     given = {variable.name for variable in usable if variable.given}
 
     def rank(name: Name) -> float:
         return name.ami - name.ami_null - DERIVED * (name.variable not in given)
 
-    return {key: sorted(names, key=rank, reverse=True) for key, names in found.items()}
+    return {key: sorted(names, key=rank, reverse=True) for key, names in names_by_key.items()}
 
 
 def _name(
@@ -373,7 +373,7 @@ def _name(
     fitted: Int[np.ndarray, "side pair"],
     judged: Int[np.ndarray, "side held_out"],
     n_fitted: int,
-    told: tuple[float, float, float],
+    ami_and_q: tuple[float, float, float],
 ) -> Name:
     before, after = variable.ids[:, :n_fitted].ravel(), variable.ids[:, n_fitted:].ravel()
     table = contingency(fitted.ravel(), before, int(fitted.max()) + 1, len(variable.values))
@@ -387,7 +387,7 @@ def _name(
     # of each side by itself: what only tells clean from corrupt tells no variable
     sides = zip(variable.ids[:, :n_fitted], variable.ids[:, n_fitted:], strict=True)
     commonest = float(np.mean([(side == np.bincount(fit).argmax()).mean() for fit, side in sides]))
-    return Name(variable.name, *told, float(right.mean()), commonest, values)
+    return Name(variable.name, *ami_and_q, float(right.mean()), commonest, values)
 
 
 def contingency(

@@ -155,9 +155,9 @@ class _Finder:
             self.fit_z, fitting = read_slots(self.model, self.fitted, slots, advance)
             self.judge = SlotRunner.of(self.model, self.judged, mlps=mlps, progress=advance)
         with self.stage("codes", len(slots)) as advance:
-            told = [self._codes(slot, advance) for slot in slots]
-        coded = {slot: code for slot, (_, code, _) in zip(slots, told, strict=True)}
-        books = {slot: book for slot, (*_, book) in zip(slots, told, strict=True)}
+            slot_codes = [self._codes(slot, advance) for slot in slots]
+        coded = {slot: code for slot, (_, code, _) in zip(slots, slot_codes, strict=True)}
+        books = {slot: book for slot, (*_, book) in zip(slots, slot_codes, strict=True)}
         everything = self.fitted.subset(range(len(self.fitted)))
         everything += [*self.judged, *chosen]
         varying = variables(everything, self.model.tokenizer)
@@ -168,7 +168,7 @@ class _Finder:
         self.notes += [f"{v.name}: cannot be told, since {v.fault}." for v in varying if v.fault and v.given]
         said = [
             self._named(one, coded[slot], names[slot], varying)
-            for slot, (one, *_) in zip(slots, told, strict=True)
+            for slot, (one, *_) in zip(slots, slot_codes, strict=True)
         ]
         coded = {slot: replace(code, meaning=_meaning(code, names[slot])) for slot, code in coded.items()}
         with self.stage("setting codes", len(slots) + 1) as advance:
@@ -257,8 +257,8 @@ class _Finder:
 
     def _codes(self, slot: HeadAtRole, advance: Any) -> tuple[SlotCodes, HeadCodebook, MetricCodebook]:
         z = self.fit_z[slot]
-        book, found = fewest(self.chooser, slot, z, self.seed, rough=self.small[slot])
-        if found.effect_kept >= 1 - MOST_LOST and abs(found.reconstruction_cost) <= MOST_LOST:
+        book, carried = fewest(self.chooser, slot, z, self.seed, rough=self.small[slot])
+        if carried.effect_kept >= 1 - MOST_LOST and abs(carried.reconstruction_cost) <= MOST_LOST:
             self.carries.add(slot)
         everyone = np.arange(min(SHARE_PAIRS, len(self.judged)))
         here = self.judge.z(slot)[:, : len(everyone)]
@@ -269,8 +269,8 @@ class _Finder:
         coded = HeadCodebook(book, ids(book, z), ids(book, self.judge.z(slot)), each)
         low, high = kept.interval(self.seed)
         effect = float(kept.effect.mean())
-        told = low * high > 0  # a share of nothing says nothing
-        share = ratio_interval(kept.by_codes, kept.effect, self.seed) if told else (None, None)
+        has_effect = low * high > 0  # a share of nothing says nothing
+        share = ratio_interval(kept.by_codes, kept.effect, self.seed) if has_effect else (None, None)
         said = SlotCodes(
             site=str(slot.site),
             role=slot.role,
@@ -280,15 +280,15 @@ class _Finder:
             input=slot in self.inputs,
             codes=book.config.n_codes,
             bits=bits(coded.judged),
-            effect_kept=kept.effect_kept if told else None,
-            reconstruction_cost=kept.reconstruction_cost if told else None,
+            effect_kept=kept.effect_kept if has_effect else None,
+            reconstruction_cost=kept.reconstruction_cost if has_effect else None,
             effect_kept_low=share[0],
             effect_kept_high=share[1],
-            effect_r2=kept.effect_r2 if told else None,
-            absolute_cost=kept.absolute_cost if told else None,
-            shift_kept=shifted.effect_kept if told else None,
+            effect_r2=kept.effect_r2 if has_effect else None,
+            absolute_cost=kept.absolute_cost if has_effect else None,
+            shift_kept=shifted.effect_kept if has_effect else None,
         )
-        if not told:
+        if not has_effect:
             self.notes.append(
                 f"{slot}: its effect on the held-out prompts is not off zero, so no share is told."
             )
@@ -327,8 +327,8 @@ class _Finder:
             "examples": self._examples(said.role, coded.fitted, n),
         }
         for name in names:
-            told = ("variable", "ami", "ami_null", "q", "accuracy", "commonest")
-            update |= {key: getattr(name, key) for key in told}
+            fields = ("variable", "ami", "ami_null", "q", "accuracy", "commonest")
+            update |= {key: getattr(name, key) for key in fields}
             update["values"] = {str(code): value for code, value in name.values.items()}
             variable = next(each for each in varying if each.name == name.variable)
             before = variable.ids[:, : len(self.fitted)]
@@ -340,18 +340,18 @@ class _Finder:
 
     def _examples(self, role: str, codes: Int[np.ndarray, "side pair"], n: int) -> dict[str, list[str]]:
         decode = self.model.tokenizer.decode
-        found: dict[str, list[str]] = {}
+        examples: dict[str, list[str]] = {}
         for code in range(n):
             sides, rows = np.nonzero(codes == code)
-            found[str(code)] = []
+            examples[str(code)] = []
             for side, row in list(zip(sides, rows, strict=True))[:EXAMPLES]:
                 pair = self.fitted[row]
                 tokens, at = (pair.corrupt_tokens if side else pair.clean_tokens), pair.positions[role]
                 before, after = (
                     decode(list(part)) for part in (tokens[max(0, at - 11) : at], tokens[at + 1 : at + 4])
                 )
-                found[str(code)].append(f"{before}[{decode([tokens[at]])}]{after}")
-        return found
+                examples[str(code)].append(f"{before}[{decode([tokens[at]])}]{after}")
+        return examples
 
     def _interchange(
         self,
@@ -361,7 +361,7 @@ class _Finder:
     ) -> list[VariableSet]:
         """Every variable by itself, at heads that help and at those that oppose; together those that move the metric by
         themselves on the discovery's pairs."""
-        found: list[VariableSet] = []
+        outcomes: list[VariableSet] = []
         together: list[NamedVariable] = []
         for variable, opposes in product(varying, (False, True)):
             telling = [
@@ -376,7 +376,7 @@ class _Finder:
             judged = NamedVariable(variable, {slot: coded[slot] for slot in slots})
             outcome = set_variables(self.judge, [judged], self.fit_z, self.seed, controls=False)
             if outcome is not None:
-                found.append(outcome)
+                outcomes.append(outcome)
                 together += [judged] * (fall >= TOGETHER * self.gap)
             else:
                 self.notes.append(
@@ -384,8 +384,8 @@ class _Finder:
                 )
         if len(together) > 1:
             both = set_variables(self.judge, together, self.fit_z, self.seed, controls=False)
-            found += [both] if both is not None else []
-        return found
+            outcomes += [both] if both is not None else []
+        return outcomes
 
     def _strongest(
         self, telling: Sequence[HeadAtRole], coded: Mapping[HeadAtRole, HeadCodebook], variable: str

@@ -104,10 +104,10 @@ def set_variables(
     n, pairs = len(runner.pairs), np.arange(len(runner.pairs))
     changes: dict[str, dict[HeadAtRole, Tensor]] = {}
     for one in told:
-        found = changes_of(runner, one, fit_z, rng, controls)
-        if found is None:
+        by_way = changes_of(runner, one, fit_z, rng, controls)
+        if by_way is None:
             return None
-        for how, its in found.items():
+        for how, its in by_way.items():
             changes.setdefault(how, {}).update(its)
     moved = [[Edit(slot, runner.z(slot)[0] + by) for slot, by in some.items()] for some in changes.values()]
     beside = _at_random_heads(runner.model.cfg.n_heads, changes["set"], rng) if controls else []
@@ -167,15 +167,15 @@ def changes_of(
 
 def stacked(ways: Sequence[Sequence[Edit]], n: int) -> list[Edit]:
     """Several ways of editing the same ``n`` rows, as one batch of copies of them."""
-    found = []
+    copies = []
     for way, edits in enumerate(ways):
         for edit in edits:
             rows = np.zeros((len(ways), n), dtype=bool)
             rows[way] = True if edit.rows is None else edit.rows
             values = edit.values.new_zeros(len(ways), *edit.values.shape)
             values[way] = edit.values
-            found.append(Edit(edit.slot, values.flatten(0, 1), rows.ravel(), edit.add))
-    return found
+            copies.append(Edit(edit.slot, values.flatten(0, 1), rows.ravel(), edit.add))
+    return copies
 
 
 def _answers(
@@ -240,7 +240,7 @@ def passed_on(
 ) -> list[Transition]:
     """Every sender's changes to all slots behind it, on the first pairs."""
     rng = np.random.default_rng(seed)
-    found = []
+    transitions = []
     for sender, own in coded.items():
         progress(1)
         later = [slot for slot in coded if slot.layer > sender.layer]
@@ -254,8 +254,8 @@ def passed_on(
         outcome = runner.run(np.tile(pairs, 2), stacked(ways, len(pairs)), read=later)
         for slot, read in zip(later, outcome.read, strict=True):
             moved, null = read.chunk(2)
-            found.append(_transition(runner, sender, slot, coded[slot], pairs, moved, null))
-    return found
+            transitions.append(_transition(runner, sender, slot, coded[slot], pairs, moved, null))
+    return transitions
 
 
 def _transition(

@@ -308,9 +308,9 @@ class Program(Strict):
 
     def passed_on(self, slot: str, most: int = 3) -> list[Transition]:
         """What a slot passes on as predicted, most first: in a twentieth of the prompts, and more than by chance."""
-        told = [edge for edge in self.transitions if edge.sender == slot and edge.known]
-        told.sort(key=lambda edge: -edge.changes * edge.as_predicted)
-        return [edge for edge in told if edge.changes * edge.as_predicted >= PASSED][:most]
+        edges = [edge for edge in self.transitions if edge.sender == slot and edge.known]
+        edges.sort(key=lambda edge: -edge.changes * edge.as_predicted)
+        return [edge for edge in edges if edge.changes * edge.as_predicted >= PASSED][:most]
 
     def summary(self) -> str:
         """The program as a person reads it in a minute: a line a group, what setting it does, and what it accounts

@@ -118,12 +118,12 @@ def read_bench(path: Path) -> BenchRows:
     """
     # a table that was kept apart from its cells has no folder to go on with
     out = path.parent if path.name == "bench.json" else Path("runs") / f"bench-{path.stem}"
-    found = read_rows(path, partial(bench_rows, out=str(out)), "run the bench again, or delete it")
-    if not found.scopes or not all(map(measured, found.scopes.values())):
+    rows = read_rows(path, partial(bench_rows, out=str(out)), "run the bench again, or delete it")
+    if not rows.scopes or not all(map(measured, rows.scopes.values())):
         raise InputError(
             f"{path} holds no rows, or a target without numbers: run the bench again, or delete it"
         )
-    return found
+    return rows
 
 
 def best_first(rows: Sequence[MethodRow], metric: str) -> list[MethodRow]:
@@ -355,10 +355,10 @@ def render_bench(result: Mapping[str, Any], out: str | None = None) -> str:
 
 
 def _by(pairs: list[tuple]) -> dict:
-    found: dict = {}
+    groups: dict = {}
     for key, value in pairs:
-        found.setdefault(key, []).append(value)
-    return found
+        groups.setdefault(key, []).append(value)
+    return groups
 
 
 def _summary(plan: Mapping[str, Any], groups: Mapping[str, Sequence[MethodRow]]) -> str:

@@ -107,10 +107,10 @@ def program_plot(run: Run, ink: str | None = None, chosen: str | None = None) ->
     rows = sorted({row for _, row in places})
     xy = [(layers.index(layer) * _ACROSS, rows.index(row) * _DOWN) for layer, row in places]
     where = dict(zip(names, xy, strict=True))
-    told = sorted(
+    edges = sorted(
         (edge for name in names for edge in program.passed_on(name)), key=lambda edge: -edge.changes
     )
-    figure = go.Figure([_line(edge, *where[edge.sender], *where[edge.receiver]) for edge in reversed(told)])
+    figure = go.Figure([_line(edge, *where[edge.sender], *where[edge.receiver]) for edge in reversed(edges)])
     largest = max((abs(said.effect) for said in slots), default=0.0) or 1.0
     variables = [shown(said.variable or wording.DASH, 14) for said in slots]
     figure.add_scatter(

@@ -72,33 +72,33 @@ def python_lines(run: Run, task: str | None = None, reference: str | None = None
 def warnings(run: Run) -> list[str]:
     """What limits the findings, the general last."""
     pairs = run.provenance.pairs
-    found = [
+    limits = [
         f"Dropped because of this model’s tokenizer: {count} {kind}."
         for kind, count in pairs.dropped.items()
         if count
     ]
-    found += [*pairs.notes, *run.left_out]
+    limits += [*pairs.notes, *run.left_out]
     if not run.mlps:
-        found.append("MLPs were not scored.")
+        limits.append("MLPs were not scored.")
     elif run.universe == "heads":
-        found.append(
+        limits.append(
             "Only heads could become members; MLPs stay live, and what they do is part of every effect."
         )
     checked = len(run.checked)
     if checked < len(run.ranked):
-        found.append(
+        limits.append(
             f"Only the {checked} components with the best scores were checked: another one cannot be a member, "
             "whether its score is right or not."
         )
-    found.append(
+    limits.append(
         "One component at a time is replaced. Where others step in for the one that is missing (backup "
         "heads), its effect is understated, so effects do not add up to the gap."
     )
-    found.append(
+    limits.append(
         "Membership and effects are measured on the same pairs that ranked the components; intervals cover "
         "the draw of pairs and nothing else."
     )
-    return found
+    return limits
 
 
 def _loaded_as(run: Run) -> dict[str, str]:

@@ -51,16 +51,16 @@ def spread(
 ) -> Float[np.ndarray, " n"]:
     """Heights in rising order with at least ``least`` between neighbours, moved as little as a sweep up and one down
     need; evenly from ``low`` to ``high`` where that does not fit."""
-    found = np.array(heights, dtype=np.float64)
-    if len(found) > 1 and (len(found) - 1) * least >= high - low:
-        return np.linspace(low, high, len(found))
-    for i in range(1, len(found)):
-        found[i] = max(found[i], found[i - 1] + least)
+    spaced = np.array(heights, dtype=np.float64)
+    if len(spaced) > 1 and (len(spaced) - 1) * least >= high - low:
+        return np.linspace(low, high, len(spaced))
+    for i in range(1, len(spaced)):
+        spaced[i] = max(spaced[i], spaced[i - 1] + least)
     last = high
-    for i in reversed(range(len(found))):
-        found[i] = min(found[i], last)
-        last = found[i] - least
-    return found
+    for i in reversed(range(len(spaced))):
+        spaced[i] = min(spaced[i], last)
+        last = spaced[i] - least
+    return spaced
 
 
 def whiskers(ends: Sequence[Sequence[int | float]], **look: object) -> dict:
@@ -72,7 +72,7 @@ def whiskers(ends: Sequence[Sequence[int | float]], **look: object) -> dict:
 @cache
 def environment() -> Environment:
     """Everything put into a template is escaped, and a name that it lacks is an error."""
-    found = Environment(
+    templates = Environment(
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -80,7 +80,7 @@ def environment() -> Environment:
         loader=FunctionLoader(_text),
     )
     plotly, draw = get_plotlyjs(), _text("figures.js")
-    found.globals |= {
+    templates.globals |= {
         "style": Markup(_text("report.css")),
         "plotly": base64.b64encode(gzip.compress(plotly.encode(), 6, mtime=0)).decode(),
         "draw": Markup(draw),
@@ -88,8 +88,8 @@ def environment() -> Environment:
         f"form-action 'none'; script-src {_hash(draw)} {_hash(plotly)}",
     }
     filters = ("percent", "share", "number", "signed", "seconds", "token")
-    found.filters |= {name: getattr(wording, name) for name in filters}
-    return found
+    templates.filters |= {name: getattr(wording, name) for name in filters}
+    return templates
 
 
 def embed(figure: go.Figure, label: str, least: int = 0) -> Markup:

@@ -11,27 +11,27 @@ COLUMNS = ("asked", "a circuit", "beside it")
 
 def card_rows(card: Validity) -> list[tuple[str, str, str]]:
     """Question, answer, and what it is to be read beside."""
-    found, random = card.circuit, card.circuit.random
+    circuit, random = card.circuit, card.circuit.random
     rows = [
         (
             "members alone: share of the gap",
-            _estimate(found.share),
+            _estimate(circuit.share),
             f"{random.draws} random circuits: mean {percent(random.share_mean)}, "
             f"largest {percent(random.share_largest)}",
         ),
         (
             "members alone: KL from the model",
-            f"{number(found.kl, 3)} nats",
+            f"{number(circuit.kl, 3)} nats",
             f"random: mean {number(random.kl_mean, 3)}",
         ),
         (
             "nested circuits: CMD, CPR",
-            f"{number(found.cmd, 3)}, {number(found.cpr, 3)}",
+            f"{number(circuit.cmd, 3)}, {number(circuit.cpr, 3)}",
             "CMD 0 is best; CPR: more is better",
         ),
         (
             "members off: share that is left",
-            _estimate(found.left),
+            _estimate(circuit.left),
             f"random off: mean {percent(random.left_mean)}, least {percent(random.left_least)}",
         ),
     ]
@@ -60,10 +60,10 @@ def card_rows(card: Validity) -> list[tuple[str, str, str]]:
 
 def card_summary(card: Validity) -> str:
     """What the numbers are of, and what they do not say."""
-    found = card.circuit
+    circuit = card.circuit
     pairs = "held-out pairs" if card.held_out else "of the run’s own pairs"
     return (
-        f"A circuit, judged on {found.n_pairs} {pairs}: heads replaced by their output on the corrupt prompt, MLPs "
+        f"A circuit, judged on {circuit.n_pairs} {pairs}: heads replaced by their output on the corrupt prompt, MLPs "
         "live. Random circuits have as many heads in every layer. None of this says that it is the only one."
     )
 
@@ -101,6 +101,6 @@ def curves_plot(card: Validity) -> go.Figure:
     return layout(figure, height=340, left=60, right=60, legend=True)
 
 
-def _estimate(found: Estimate) -> str:
-    interval = "" if found.low is None else f" [{percent(found.low)}, {percent(found.high)}]"
-    return percent(found.value) + interval
+def _estimate(estimate: Estimate) -> str:
+    interval = "" if estimate.low is None else f" [{percent(estimate.low)}, {percent(estimate.high)}]"
+    return percent(estimate.value) + interval

@@ -81,10 +81,10 @@ def shared_pairs(judged: Any, n_pairs: int) -> str:
 
 def roles_at(positions: Mapping[str, int]) -> dict[int, str]:
     """The role at each position; several at one stand beside each other."""
-    found: dict[int, str] = {}
+    roles: dict[int, str] = {}
     for role, position in positions.items():
-        found[position] = f"{found[position]}/{role}" if position in found else role
-    return found
+        roles[position] = f"{roles[position]}/{role}" if position in roles else role
+    return roles
 
 
 def token(text: str, limit: int | None = None) -> str:

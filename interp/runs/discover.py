@@ -270,10 +270,10 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
         known: dict[str, Any] = {}
         if method.edges is edges_by_patching:
             known = {"clean": clean, "codes": codes}
-        found = (method.edges or attributed_edges)(
+        scored = (method.edges or attributed_edges)(
             model, pairs, scores, sites=members, batch_size=batch_size, progress=advance, **known
         )
-    edges, evidence = found.edges, found.evidence
+    edges, evidence = scored.edges, scored.evidence
     described = describe_model(model)
     return Run(
         model=described["spec"],
@@ -293,7 +293,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
             Edge(**vars(edge), **(vars(why) if why else {}))
             for edge, why in itertools.zip_longest(edges, evidence)
         ],
-        edges_are_counts=found.counts,
+        edges_are_counts=scored.counts,
         left_out=_left_out(readout, edges),
         proposed=_proposed(scores),
         recovery=_recovery(
@@ -363,15 +363,15 @@ def _metric(pairs: PromptPairs, clean: float, corrupt: float) -> Metric:
 
 def _left_out(readout: HeadReadout, edges: tuple[EdgeScore, ...]) -> list[str]:
     """Why parts of the run are missing, a sentence each."""
-    residual_writes, found = readout.residual_writes, []
+    residual_writes, sentences = readout.residual_writes, []
     if not residual_writes.has_edges and not edges:
-        found.append(f"No edges were scored for this model: {residual_writes.why_no_edges}.")
+        sentences.append(f"No edges were scored for this model: {residual_writes.why_no_edges}.")
     if not residual_writes.known:
-        found.append(
+        sentences.append(
             f"What heads write to the logits is not known for this model ({residual_writes.why_no_edges}): roles that "
             "need it and the tokens that heads raise are left out."
         )
-    return found
+    return sentences
 
 
 def _proposed(scores: Scores) -> Proposed | None:
@@ -402,10 +402,10 @@ def _heads(
     effects, heads = _effects(checked), []
     for (layer, head), score in np.ndenumerate(scores.heads):
         site = Site("attn", layer, head)
-        told = effects.get(site, {}) | {"roles": roles.of(layer, head)}
-        if told.get("in_circuit"):
-            told |= _member(model, site, readout, codes, scores)
-        heads.append(Component(site=str(site), layer=layer, head=head, score=float(score), **told))
+        details = effects.get(site, {}) | {"roles": roles.of(layer, head)}
+        if details.get("in_circuit"):
+            details |= _member(model, site, readout, codes, scores)
+        heads.append(Component(site=str(site), layer=layer, head=head, score=float(score), **details))
     return heads
 
 
@@ -429,13 +429,13 @@ def _member(model: Model, site: Site, readout: HeadReadout, codes: RoleCodes | N
     assert site.head is not None
     at = site.layer, site.head
     evidence = scores.evidence.get(str(site))
-    found: dict[str, Any] = {"evidence": evidence}
+    details: dict[str, Any] = {"evidence": evidence}
     if codes is not None:
         if evidence is not None:
-            found["evidence"] = replace(evidence, changes=tuple(codes.changes(*at, CHANGES)))
+            details["evidence"] = replace(evidence, changes=tuple(codes.changes(*at, CHANGES)))
         if str(site) in codes.codebooks:  # one for all roles
             clean, corrupt = codes.usage(*at)
-            found["codes"] = CodesUsed(clean=clean, corrupt=corrupt)
+            details["codes"] = CodesUsed(clean=clean, corrupt=corrupt)
     if readout.tells_writing:
         unembedding = readout.norm.unembedding
         logits = (readout.written_[at].to(unembedding.device) @ unembedding).cpu()
@@ -444,8 +444,8 @@ def _member(model: Model, site: Site, readout: HeadReadout, codes: RoleCodes | N
             [(model.tokenizer.decode([int(i)]), float(logits[i])) for i in ids]
             for ids in (order[:WRITES], order[-WRITES:].flip(0))
         )
-        found |= {"direct": float(readout.direct_[:, *at].mean()), "writes": Writes(top=top, bottom=bottom)}
-    return found
+        details |= {"direct": float(readout.direct_[:, *at].mean()), "writes": Writes(top=top, bottom=bottom)}
+    return details
 
 
 STRICTER = (0.05, 0.10)
@@ -463,7 +463,7 @@ def _recovery(
     """
     spec = describe_model(model)["spec"]
     known = reference_for(pairs.task, spec or "") if shipped else ()
-    found = {}
+    by_reference = {}
     for name, reference in [*((reference.name, reference) for reference in known), *([own] if own else [])]:
         truth = reference.members()
         measured = reference if isinstance(reference, ExactEffects) else None
@@ -475,13 +475,13 @@ def _recovery(
             stricter[f"{share:.0%}"] = Stricter(
                 **{key: getattr(judged, key) for key in Stricter.model_fields}
             )
-        found[name] = Judged(
+        by_reference[name] = Judged(
             **vars(recover(scores.heads, truth, effects, scores.heads_per_pair)),
             shared_pairs=measured.shared(pairs) if measured else None,
             measured_pairs=measured.n_pairs if measured else None,
             stricter=stricter,
         )
-    return found
+    return by_reference
 
 
 def _example(model: Model, pairs: PromptPairs, checked: VerifiedHeads, index: int) -> Example:

@@ -95,11 +95,11 @@ def validate(
     draws = min(DRAWS, max(LEAST_DRAWS, DRAW_PAIRS // len(judging)))
     random = [matched_random(members, rng) for _ in range(draws)]
     again, refused = _search_again(run, task, model, pool, judging, seeds, stage)
-    masks = [_mask(found["heads"], shape) for found in again]
+    masks = [_mask(rival["heads"], shape) for rival in again]
     circuit, shares = intervene(ablator, _ranking(run), members, random, masks, seed=run.seed, stage=stage)
     rivals = [
-        Rival(**found, jaccard=jaccard(members, mask), share=share)
-        for found, mask, share in zip(again, masks, shares, strict=True)
+        Rival(**rival, jaccard=jaccard(members, mask), share=share)
+        for rival, mask, share in zip(again, masks, shares, strict=True)
     ]
     on_own = OnTask(
         task=run.task,

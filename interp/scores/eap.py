@@ -164,8 +164,8 @@ def path_points(
         wanted = [name for name in names if name != hook and tape[name].requires_grad]
         # the leaf too: after the last layer's heads there may be nothing else, and the tape watches what is passed
         at_leaf_and = [leaf, *(tape[name] for name in wanted)]
-        found = torch.autograd.grad(values.sum(), at_leaf_and, retain_graph=True)
-        yield Receivers(run.model, run.graph, tape, dict(zip(wanted, found[1:], strict=True)))
+        gradients = torch.autograd.grad(values.sum(), at_leaf_and, retain_graph=True)
+        yield Receivers(run.model, run.graph, tape, dict(zip(wanted, gradients[1:], strict=True)))
 
 
 @dataclass
@@ -264,10 +264,10 @@ def attributed_edges(
         return ScoredEdges()
     names = {str(site) for site in sites}
     receiving = {(site.kind, site.layer) for site in sites}
-    found = edge_scores(
+    scores = edge_scores(
         context, lambda run: (edge_products(run.at_clean(), run.written, receiving=receiving), WITHIN_LAYERS)
     )
-    rows = np.array([str(receiver) in names for receiver in found.graph.receivers])
-    columns = np.array([sender in names for sender in found.graph.senders])
-    edges = found.graph.edges(np.where(rows[:, None] & columns, found.matrix, np.nan))
+    rows = np.array([str(receiver) in names for receiver in scores.graph.receivers])
+    columns = np.array([sender in names for sender in scores.graph.senders])
+    edges = scores.graph.edges(np.where(rows[:, None] & columns, scores.matrix, np.nan))
     return ScoredEdges(edges, cost=Cost(context.forwards, time.perf_counter() - begin))

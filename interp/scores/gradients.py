@@ -120,15 +120,15 @@ class Receivers:
             at_normed.append(torch.einsum("bphc,hdc->hbpd", gradient, weight))
         rows = torch.stack(at_normed, 1).flatten(0, 1)
         normed, read = self._at(layer, "attn.q.hook_in"), self._at(layer, "ln1.hook_in")
-        (found,) = torch.autograd.grad(normed, read, rows, retain_graph=True, is_grads_batched=True)
-        return found.float().transpose(0, 1)
+        (gradients,) = torch.autograd.grad(normed, read, rows, retain_graph=True, is_grads_batched=True)
+        return gradients.float().transpose(0, 1)
 
     def mlp(self, layer: int) -> Float[Tensor, "batch pos d_model"]:
         """At the residual stream that the layer's MLP reads."""
         read = self._at(layer, _mlp_entry(self.model))
         written = f"blocks.{layer}.hook_mlp_out"
-        (found,) = torch.autograd.grad(self.tape[written], read, self.outputs[written], retain_graph=True)
-        return found.float()
+        (gradient,) = torch.autograd.grad(self.tape[written], read, self.outputs[written], retain_graph=True)
+        return gradient.float()
 
     def logits(self) -> Float[Tensor, "batch pos d_model"]:
         """At the last residual stream, before the final norm."""

@@ -82,8 +82,8 @@ def _input_path(model: Model, batch: PairBatch, metric: Metric, steps: int) -> t
     for leaf in inner_points(batch.tape[EMBEDDED], batch.tape.corrupt[EMBEDDED], steps):
         point = ActivationTape(names)
         values = clean_metric(model, batch, metric, {EMBEDDED: in_place(leaf), **point.hooks})
-        found = torch.autograd.grad(values.sum(), [point[name] for name in names])
-        sums = [total + gradient for total, gradient in zip(sums, found, strict=True)]
+        gradients = torch.autograd.grad(values.sum(), [point[name] for name in names])
+        sums = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
     return sums, FORWARD_AND_BACKWARD * (steps - 1)
 
 

@@ -174,5 +174,5 @@ def top_edges(
     forward = np.where(layer[:, None] < layer[None, :], matrix, 0).ravel()
     best = np.argsort(-forward, kind="stable")[:n]
     sites = [str(Site("attn", *divmod(flat, heads))) for flat in range(len(matrix))]
-    found = ((*divmod(k, len(matrix)), float(forward[k])) for k in best[forward[best] > 0].tolist())
-    return tuple(EdgeScore(sites[sender], sites[receiver], None, score) for sender, receiver, score in found)
+    edges = ((*divmod(k, len(matrix)), float(forward[k])) for k in best[forward[best] > 0].tolist())
+    return tuple(EdgeScore(sites[sender], sites[receiver], None, score) for sender, receiver, score in edges)

@@ -115,12 +115,12 @@ def load_method(spec: str | Method | Callable[..., Any]) -> Method:
     raise InputError(f"unknown method {spec!r}: choose {', '.join(METHODS)}, or one's own, file.py:function")
 
 
-def _made(found: Any, name: str) -> Method:
-    if isinstance(found, Method):
-        return replace(found, name=name)
-    if not callable(found) or isinstance(found, type):
-        raise InputError(f"{name}: a method is a function of one Context, not {type(found).__name__}")
-    return Method(name, found)
+def _made(method: Any, name: str) -> Method:
+    if isinstance(method, Method):
+        return replace(method, name=name)
+    if not callable(method) or isinstance(method, type):
+        raise InputError(f"{name}: a method is a function of one Context, not {type(method).__name__}")
+    return Method(name, method)
 
 
 def method_config(

@@ -99,7 +99,7 @@ def _digest(value: list) -> str:
 @cache
 def _shipped() -> dict[str, dict]:
     known = read_json(SHIPPED)["found"].items()
-    return {key: found | {"codes": [_from_row(*row) for row in found["codes"]]} for key, found in known}
+    return {key: entry | {"codes": [_from_row(*row) for row in entry["codes"]]} for key, entry in known}
 
 
 def _from_row(*row: Any) -> dict:

@@ -43,14 +43,14 @@ class PairCodes:
 
     def of_head(self, site: str, side: Side, pair: int) -> Int[np.ndarray, "pos k"]:
         """A head's codes at every token of a prompt, strongest first."""
-        row, found = SIDES.index(side), self.codes[pair]
-        if site in found:
-            return found[site][row]
+        row, codes = SIDES.index(side), self.codes[pair]
+        if site in codes:
+            return codes[site][row]
         layer, _, head = site.partition(".h")
         # without an axis of heads the codebook is of all heads' outputs together
-        if layer not in found or found[layer].ndim != 4:
-            raise InputError(f"no codebook at {site}: there are some at {', '.join(found) or 'no head'}")
-        return found[layer][row, :, int(head)]
+        if layer not in codes or codes[layer].ndim != 4:
+            raise InputError(f"no codebook at {site}: there are some at {', '.join(codes) or 'no head'}")
+        return codes[layer][row, :, int(head)]
 
     def strongest(self, site: str, role: str, side: Side) -> list[int]:
         """The head's strongest code at the role on each prompt of a side."""

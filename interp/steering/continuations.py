@@ -64,12 +64,12 @@ def step_divergences(
     attached = attach(model, codebooks, error_term=error_term, read=False)
     with attached.edit(*edits, positions=columns, fraction=fraction, seed=seed, when=when):
         steered = model(tokens)[:, begin:]
-    found = []
+    divergences = []
     # a text at a time: vocabularies are large
     for *both, row in zip(steered, model(tokens)[:, begin:], new, strict=True):
         kl = kl_divergence(*(logits.float().log_softmax(-1) for logits in both))
-        found.append(kl[: len(row)].cpu().numpy().astype(np.float64))
-    return found
+        divergences.append(kl[: len(row)].cpu().numpy().astype(np.float64))
+    return divergences
 
 
 @dataclass(frozen=True)
@@ -152,16 +152,16 @@ def surprise(
 ) -> list[np.ndarray]:
     """−log p of each new token after its prompt, in nats, by the model as it is: nothing may be attached to it."""
     rows = [[*prompt, *added] for prompt, added in zip(prompts, new, strict=True)]
-    found: list[np.ndarray] = []
+    losses: list[np.ndarray] = []
     at_once = min(BATCH_SIZE, max(1, LOGITS // (max(map(len, rows)) * model.cfg.d_vocab)))
     for begin in range(0, len(rows), at_once):
         tokens = _padded(model, rows[begin : begin + at_once])
         with as_it_is(model, "perplexity", WITHIN):
             logits = model(tokens)[:, :-1]
         chosen = logits.gather(-1, tokens[:, 1:, None])[..., 0].float()
-        found.extend((logits.float().logsumexp(-1) - chosen).cpu().double().numpy())
+        losses.extend((logits.float().logsumexp(-1) - chosen).cpu().double().numpy())
     return [
-        nll[len(prompt) - 1 : len(row) - 1] for nll, prompt, row in zip(found, prompts, rows, strict=True)
+        nll[len(prompt) - 1 : len(row) - 1] for nll, prompt, row in zip(losses, prompts, rows, strict=True)
     ]
 
 

@@ -72,8 +72,8 @@ def target_gradients(
         for tokens, counted in batches(texts):
             with torch.enable_grad(), watched(model, places, begin) as seen:
                 log_p = model(tokens.to(device))[counted.to(device)].float().log_softmax(-1)
-                found = torch.autograd.grad((log_p[:, words] @ weights).sum(), list(seen.values()))
-            by_hook = dict(zip(seen, found, strict=True))
+                grads = torch.autograd.grad((log_p[:, words] @ weights).sum(), list(seen.values()))
+            by_hook = dict(zip(seen, grads, strict=True))
             for name, book in codebooks.items():
                 gain = grouped(by_hook[places[name].hook], places[name].head, book).float().cpu()[counted]
                 gains[name] = gains.get(name, 0) + gain.sum(0)
@@ -197,11 +197,11 @@ def find_codes(
     if not chosen:
         raise InputError(why)
     verdicts = _judge(choice, texts.counted.sum(1).numpy(), is_positive, heldout)
-    found = []
+    codes = []
     for place, code, weight, effect in chosen:
         verdict = verdicts.get((place.site, code))
-        found.append(FoundCode(place.site, code, weight, effect, float(place.detection[code]), verdict))
-    return CodeSet(tuple(found), by, seed, len(positive), len(negative))
+        codes.append(FoundCode(place.site, code, weight, effect, float(place.detection[code]), verdict))
+    return CodeSet(tuple(codes), by, seed, len(positive), len(negative))
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def _by_detection(
     places: Sequence[_Place], is_positive: Bool[np.ndarray, " text"], heldout: Bool[np.ndarray, " text"]
 ) -> list[_Chosen]:
     """The surest code of each place, surest first."""
-    found = []
+    candidates = []
     for place in places:
         # of equal detections the code that fires at more tokens of positive texts
         share = place.tokens[is_positive & ~heldout].sum(0) / (1 + place.tokens[~heldout].sum(0))
@@ -267,8 +267,8 @@ def _by_detection(
             # how many times the code is in the difference of means by itself
             vector = place.vectors[code]
             along = float(vector @ place.differences[0] / max(float(vector @ vector), 1e-12))
-            found.append((place, code, _short(max(0.0, along)), None))
-    return sorted(found, key=lambda chosen: -chosen[0].detection[chosen[1]])
+            candidates.append((place, code, _short(max(0.0, along)), None))
+    return sorted(candidates, key=lambda chosen: -chosen[0].detection[chosen[1]])
 
 
 def _by_difference(
@@ -295,11 +295,11 @@ def _by_difference(
             codes.append(_compared(place.vectors, gain, write))
             differences.append(_compared(difference, gain, write))
     n = max(AT_LEAST, int(FRACTION * len(helpful)))
-    found: list[tuple[_Place, int, float, float]] = []
+    candidates: list[tuple[_Place, int, float, float]] = []
     for number, code, weight in matching_pursuit(codes, differences, n):
         place, gain = helpful[number]
-        found.append((place, code, _short(weight), float(weight * place.vectors[code] @ gain)))
-    return [*sorted(found, key=lambda chosen: -chosen[3])]
+        candidates.append((place, code, _short(weight), float(weight * place.vectors[code] @ gain)))
+    return [*sorted(candidates, key=lambda chosen: -chosen[3])]
 
 
 def _without_copies(texts: Sequence[str]) -> list[str]:
@@ -405,13 +405,13 @@ def _judge(
     positive = heldout & is_positive
     counts = [place.tokens[:, code] for place, code, *_ in choice]
     p_values = [min(1.0, 10 ** float(_log10_p(tokens > 0, is_positive, heldout))) for tokens in counts]
-    found = {}
+    verdicts = {}
     for (place, code, *_), tokens, p, q in zip(
         choice, counts, p_values, false_discovery_control(p_values), strict=True
     ):
         fires = tokens > 0
         in_texts, at_tokens = int(fires[heldout].sum()), int(tokens[heldout].sum())
-        found[place.site, code] = Verdict(
+        verdicts[place.site, code] = Verdict(
             precision=float(fires[positive].sum() / in_texts) if in_texts else None,
             recall=float(fires[positive].mean()),
             token_precision=float(tokens[positive].sum() / at_tokens) if at_tokens else None,
@@ -419,7 +419,7 @@ def _judge(
             p_value=p,
             q_value=float(q),
         )
-    return found
+    return verdicts
 
 
 def _short(weight: float) -> float:

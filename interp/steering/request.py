@@ -99,14 +99,14 @@ class SteeringRequest:
         if not self.codes and self.vector is None:
             raise InputError("no codes: name some, such as a12.h3=417")
         # spliced, all rows are written by the model on codes, those without an edit as well
-        found: dict[str, Sequence[WeightedCode]] = {BASE if self.error_term else SPLICED: ()}
+        conditions: dict[str, Sequence[WeightedCode]] = {BASE if self.error_term else SPLICED: ()}
         if self.codes:
-            found[STEERED] = self.codes
+            conditions[STEERED] = self.codes
         if self.codes and self.random_baseline:
-            found[RANDOM] = random_codes(model, codebooks, self.codes, seed=self.seed)
+            conditions[RANDOM] = random_codes(model, codebooks, self.codes, seed=self.seed)
         if self.vector is not None:
-            found[VECTOR] = ()
-        return found
+            conditions[VECTOR] = ()
+        return conditions
 
     def run(
         self, model: Model, codebooks: Mapping[str, Bottleneck], *, stage: Stage = silent
@@ -265,7 +265,7 @@ def random_codes(
     at a site. What a steered text is to be compared with.
     """
     generator, orders = torch.Generator().manual_seed(seed), dict[str, list[int]]()
-    taken, found = {(site, code) for site, code, _ in codes}, []
+    taken, baseline = {(site, code) for site, code, _ in codes}, []
     for site, code, weight in codes:
         config = codebooks[home_of(model, codebooks, site)[0]].config
         if site not in orders:
@@ -275,5 +275,5 @@ def random_codes(
         if drawn is None:
             raise InputError(f"the codes at {site}: too few of its {config.n_codes} are left for a baseline")
         taken.add((site, drawn))
-        found.append(WeightedCode(site, drawn, weight))
-    return found
+        baseline.append(WeightedCode(site, drawn, weight))
+    return baseline

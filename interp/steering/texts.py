@@ -114,9 +114,9 @@ def read_texts(
                 # codes of a single group come without the axis
                 codes = book.encode(rows if rows.shape[2] > 1 else rows[:, :, 0])
                 # features that are not active fill the slots of a SAE
-                found = codes.ids.masked_fill(codes.values == 0, NO_CODE)
-                found = (found if rows.shape[2] > 1 else found[:, :, None]).cpu()
-                ids[name].append(torch.nn.functional.pad(found, (0, 0, 0, 0, 0, width - counted.shape[1])))
+                fired = codes.ids.masked_fill(codes.values == 0, NO_CODE)
+                fired = (fired if rows.shape[2] > 1 else fired[:, :, None]).cpu()
+                ids[name].append(torch.nn.functional.pad(fired, (0, 0, 0, 0, 0, width - counted.shape[1])))
                 values = rows.float().cpu()[counted]
                 before = sums.get(name, values.new_zeros(n_kinds, *values.shape[1:]))
                 sums[name] = before.index_add_(0, of_token, values)

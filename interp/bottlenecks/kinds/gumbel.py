@@ -67,8 +67,8 @@ class Gumbel(LearnedSlots):
         drawn = soft_choice(logits - noise, HOTTEST * (COLDEST / HOTTEST) ** done)
         log_q = logits.log_softmax(-1)
         kl = (log_q.exp() * (log_q + math.log(self.config.codes))).sum(-1).mean((1, 2)).sum()
-        found = drawn.flatten(-2) @ trained["codes"] + trained["bias"][:, None]
-        return found, self.config.kl_weight * done * kl
+        reconstruction = drawn.flatten(-2) @ trained["codes"] + trained["bias"][:, None]
+        return reconstruction, self.config.kl_weight * done * kl
 
     def book(self, trained: Parameters) -> Tensor:
         return trained["codes"]

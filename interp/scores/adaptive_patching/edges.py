@@ -104,8 +104,8 @@ def edge_products_among(
         heads = [site.head for site in edges.sites[here]]
         gradients = receivers.heads(layer).unflatten(1, (-1, 3))[:, heads].flatten(3)
         for table, version in zip(tables, flat, strict=True):
-            found = torch.einsum("bric,bsc->bris", gradients, version[:, :before])
-            table[:, here, :, :before] = found.detach().cpu().numpy()
+            products = torch.einsum("bric,bsc->bris", gradients, version[:, :before])
+            table[:, here, :, :before] = products.detach().cpu().numpy()
     into = np.array(["qkv".index(one) for one in edges.into], dtype=int)
     return [table[:, edges.receiver, into, edges.sender] for table in tables]
 
@@ -121,12 +121,14 @@ def written_codes(run: EdgeRun, edges: EdgeList, codes: RoleCodes) -> Float[Tens
     where = torch.tensor([[pair.positions.get(role, -1) for role in codes.roles] for pair in pairs])
     residual_writes = ResidualWrites.of(run.model)
     weights = [residual_writes.output_weight(run.model, site.layer)[site.head] for site in edges.sites]
-    found = weights[0].new_zeros(len(pairs), len(edges.sites), len(pairs[0].clean_tokens), len(weights[0][0]))
+    changes = weights[0].new_zeros(
+        len(pairs), len(edges.sites), len(pairs[0].clean_tokens), len(weights[0][0])
+    )
     for place, (site, weight) in enumerate(zip(edges.sites, weights, strict=True)):
         clean, corrupt = codes.vectors(site.layer, site.head or 0)[:, rows]
         change = (clean - corrupt).to(weight) @ weight
-        found[torch.arange(len(pairs))[:, None], place, where] = change
-    return found.float()
+        changes[torch.arange(len(pairs))[:, None], place, where] = change
+    return changes.float()
 
 
 def halfway_products(run: EdgeRun, edges: EdgeList) -> Float[np.ndarray, "batch edge"]:
@@ -376,7 +378,7 @@ def _result(
     elsewhere = np.abs(path) + np.abs(proposed.partial.mean(0))
     size = expected + TIE_BREAK * np.abs(effect) + PARTIAL_WEIGHT * elsewhere
     by_codes = None if proposed.by_codes is None else proposed.by_codes.mean(0)
-    names, found = [str(site) for site in edges.sites], []
+    names, scored = [str(site) for site in edges.sites], []
     for k in np.argsort(-size, kind="stable")[: config.edges].tolist():
         score = float(-size[k] if effect[k] < 0 else size[k])
         edge = EdgeScore(names[edges.sender[k]], names[edges.receiver[k]], str(edges.into[k]), score)
@@ -389,6 +391,6 @@ def _result(
             probability=float(probability[k]),
             measured=int(measured[k]),
         )
-        found.append((edge, evidence))
-    best, why = zip(*found, strict=True)
+        scored.append((edge, evidence))
+    best, why = zip(*scored, strict=True)
     return ScoredEdges(best, why, cost)

@@ -243,8 +243,8 @@ class AdaptivePatchingBase:
             values, cost = self.partial.of(pairs, share)
             flat, spent = values.reshape(len(pairs), -1), spent + cost
             variance = moderated_variance(flat) / len(pairs)
-            found = membership(flat.mean(0), variance, gap=gap, threshold=config.threshold)
-            size = found.expected + HIDDEN_TIE_BREAK * np.abs(found.mean)
+            member = membership(flat.mean(0), variance, gap=gap, threshold=config.threshold)
+            size = member.expected + HIDDEN_TIE_BREAK * np.abs(member.mean)
             hidden += weight * size.reshape(hidden.shape)
         return hidden, spent
 
@@ -266,14 +266,14 @@ def _evidence(ranking: RankedHeads, seed: int) -> dict[str, Evidence]:
     estimates, probability = ranking.estimates, ranking.member.probability
     estimate, variance = estimates.estimate()
     p_values = estimates.p_values(seed)
-    found = {}
+    evidence = {}
     for flat in np.flatnonzero(probability >= LIKELY):
         layer, head = divmod(int(flat), ranking.heads.shape[1])
-        found[str(Site("attn", layer, head))] = Evidence(
+        evidence[str(Site("attn", layer, head))] = Evidence(
             effect=float(estimate[flat]),
             error=float(np.sqrt(variance[flat])),
             probability=float(probability[flat]),
             p_value=float(p_values[flat]),
             patched=int(estimates.patched[flat]),
         )
-    return found
+    return evidence

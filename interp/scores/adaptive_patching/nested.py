@@ -175,9 +175,9 @@ def rank_so_that_the_rest_cancels(
     tilts = -steepest, steepest
     for _ in range(BISECTIONS):
         middle = sum(tilts) / 2
-        found = at(middle)
-        if found[1] > 0:
-            low, tilts = found, (middle, tilts[1])
+        ranked = at(middle)
+        if ranked[1] > 0:
+            low, tilts = ranked, (middle, tilts[1])
         else:
-            high, tilts = found, (tilts[0], middle)
-    return min(low, high, key=lambda found: abs(found[1]))
+            high, tilts = ranked, (tilts[0], middle)
+    return min(low, high, key=lambda end: abs(end[1]))

@@ -144,12 +144,12 @@ def _dropped(
     totals = [effect.abs() * (k % layers) for k, effect in enumerate(whole)]
     for layer in range(1, layers):
         below = [k for k in range(len(names)) if k % layers < layer]
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             tape[residual[layer]],
             [tape[names[k]] for k in below],
             arriving[residual[layer + 1]],
             retain_graph=True,
         )
-        for k, effect in zip(below, _effects([changes[k] for k in below], found), strict=True):
+        for k, effect in zip(below, _effects([changes[k] for k in below], gradients), strict=True):
             totals[k] = totals[k] + effect.abs()
     return [total / (layers - 1) for total in totals]

@@ -151,8 +151,8 @@ class _Routes(Consumer):
         """Add edges into receivers that read one residual stream; ``reach`` is [pos, receiver]."""
         count = self.graph.reads(receivers[0])
         shares = importances(written[:, :count], read)  # [pos, sender]
-        found = self.over(self.along(reach[:, :, None], shares[:, None]), 0)
-        self.edges[[self.rows[r] for r in receivers], :count] += found.cpu().numpy()
+        flow = self.over(self.along(reach[:, :, None], shares[:, None]), 0)
+        self.edges[[self.rows[r] for r in receivers], :count] += flow.cpu().numpy()
 
     def _written(self, batch: PairBatch, row: int) -> Float[Tensor, "pos sender d_model"]:
         """What each sender adds to the residual stream."""
