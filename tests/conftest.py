@@ -42,9 +42,8 @@ from tests.command_line import command, elsewhere  # noqa: E402, F401 - fixtures
 from tests.tiny_models import make_tiny  # noqa: E402
 
 torch.set_num_threads(1)  # two threads on two busy cores are many times slower than one
-gc.set_threshold(
-    100_000, 20, 20
-)  # to look through all that is imported for garbage took a seventh of the time
+# to look through all that is imported for garbage took a seventh of the time
+gc.set_threshold(100_000, 20, 20)
 
 
 def pytest_collection_finish() -> None:

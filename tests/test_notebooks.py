@@ -18,12 +18,10 @@ SMALLER = {
     },
     "finding_a_circuit": {'"ioi", n=12, candidates=12': '"ioi", n=5, candidates=2'},
     "finite_state_machine": {
-        "tokens=1_200_000": "tokens=400_000",
+        "tokens=1_200_000": "tokens=700_000",
         "n_codes=300": "n_codes=150",
         "NeoXShape(n_layers=2)": "NeoXShape(n_layers=2, d_mlp=256)",
         "evaluated=256, samples=200, pairs=200": "evaluated=32, samples=8, pairs=30",
-        # so short a training is no better than k-means at one site
-        'of["codebooks"]["m1"] < of["untrained k-means"]["m1"] - 0.1': 'of["codebooks"]["all"] < of["codebooks"]["m1"]',
     },
     "steering_generation": {
         "prompts[:16]": "prompts[:3]",

@@ -316,7 +316,7 @@ def draw_again(shown: Comparison) -> None:
         else:
             st.download_button("For llama.cpp (GGUF)", vector, "codes.gguf", on_click="ignore")
             st.caption(
-                "It is added behind the block before each head's, at every token. A lower dose is as strong."
+                "Added at every token, one block before each head. At scale 0.8 it steers as these codes do."
             )
 
 

@@ -22,7 +22,7 @@ from interp.app import engine
 from interp.app.widgets import run_store
 from interp.app.widgets.tokens import pieces
 from interp.bottlenecks.attach import Attached, attach, groups_at
-from interp.bottlenecks.edits import CodeEdit, Where, code_edits, format_codes
+from interp.bottlenecks.edits import CodeEdit, Where
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch.layout import names_of_groups
 from interp.errors import InputError
@@ -33,7 +33,7 @@ from interp.report import wording
 from interp.steering import AddCode, CodeSet, SteeringRequest, find_codes
 from interp.steering.cache import keep, recall, request_key
 from interp.steering.continuations import Continuation, encode_prompts
-from interp.steering.control_vector import ControlVector, vector_books
+from interp.steering.control_vector import vector_books
 from interp.steering.request import BASE, RANDOM, STEERED
 from interp.text.special import ends, first_token, until_end
 
@@ -284,16 +284,8 @@ def _written(
 
 
 def control_vector(books: Codebooks, request: SteeringRequest) -> bytes:
-    """A GGUF file that steers as the request does, of codes that are added everywhere.
-
-    Raises:
-        InputError: codes that are set or forbidden, a gate, or heads that do not add to the residual stream.
-    """
-    if request.when is not None:
-        raise InputError("a control vector acts at every token: leave the gate out")
-    edits = code_edits(request.codes, request.how, scale=request.scale)
-    made_of = f"{request.scale} × ({format_codes(request.codes)}), {request.codebooks}"
-    vector = ControlVector.from_edits(engine.model(), books, edits, made_of=made_of)
+    """A GGUF file that steers as the request does; raises InputError where there can be none."""
+    vector = request.control_vector(engine.model(), books)
     with tempfile.TemporaryDirectory() as folder:
         vector.save(path := Path(folder) / "codes.gguf")
         return path.read_bytes()

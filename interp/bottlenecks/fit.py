@@ -428,7 +428,7 @@ def fit_parts(
         for i, (layer, own) in enumerate(sorted(layers.items()))
         if shard is None or shard.takes(i)
     )
-    models = OneModel(model, dtype=str(model.cfg.dtype).removeprefix("torch."))
+    models = OneModel(model)
     desk = _Desk(models, spec, text.tokens, folder, batch_size)
     log = folder / ("log.jsonl" if shard is None else f"log-{shard.number}-of-{shard.of}.jsonl")
     with stage(f"fitting {len(books)} sites", sum(job.steps for job in jobs)) as advance:

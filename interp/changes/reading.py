@@ -214,10 +214,7 @@ def read_all(
     specs = [describe_model(model)["spec"] for model in models]
     if None in specs and not workers.serial:
         raise InputError("a model that was not loaded by load_model has no name by which workers find it")
-    held = [
-        OneModel(model, device=str(model_device(model)), dtype=str(model.cfg.dtype).removeprefix("torch."))
-        for model in models
-    ]
+    held = [OneModel(model, device=str(model_device(model))) for model in models]
     desk = _Desk(held, books, [first_difference(models[0], other) for other in models[1:]])
     parts = tokens.split(max(1, PART // tokens.shape[1]))
     jobs = [

@@ -1,6 +1,7 @@
 """``interp steer``: a prompt continued with and without a topic's codes, side by side."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -172,7 +173,7 @@ def steer(
         if export is not None:
             check_file(export, "--export", overwrite=overwrite)
 
-    from interp.bottlenecks.edits import Where, code_edits, format_codes
+    from interp.bottlenecks.edits import Where, code_edits
     from interp.bottlenecks.gates import LABEL
     from interp.bottlenecks.store import Codebooks
     from interp.codesearch.levels import has_levels
@@ -225,16 +226,6 @@ def steer(
         print_found(code_set, given, labels_of(books))
         if how == "added" and (doubt := code_set.doubt()):
             typer.echo(f"warning: {doubt}", err=True)
-    if export is not None:
-        scale = SCALE if add is None else add
-        made = ControlVector.from_edits(
-            loaded,
-            books,
-            code_edits(given, how, scale=scale),
-            made_of=f"{scale} × ({format_codes(given)}), {codebooks}",
-        )
-        made.save(export)
-        vector = export
     request = SteeringRequest(
         prompts=tuple(prompt),
         codes=tuple(given),
@@ -258,6 +249,10 @@ def steer(
         device=device,
         dtype=dtype,
     )
+    if export is not None:
+        exported = request.control_vector(loaded, books)
+        exported.save(export)
+        request = replace(request, vector=str(export))
     texts = request.run(loaded, books, stage=bar)
     if json_file is not None:  # first: what reads the output may stop reading
         written = as_json(texts, request.conditions(loaded, books), words, request)
@@ -268,7 +263,9 @@ def steer(
     if json_file is not None:
         typer.echo(f"saved    {json_file}")
     if export is not None:
-        typer.echo(f"exported {export}: blocks {made.layers[0]} to {made.layers[-1]}, added at every token")
+        typer.echo(
+            f"exported {export}: blocks {exported.layers[0]} to {exported.layers[-1]}, added at every token"
+        )
         if export.suffix == ".gguf":
             typer.echo(f"next     llama-cli -m MODEL.gguf --control-vector {export}")
     typer.echo("\n" + request.program())  # no wrapping, so that it can be copied

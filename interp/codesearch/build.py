@@ -348,7 +348,7 @@ def build_parts(
             args = (spec, source, layout, error_term, tokens, place, batch_size)
             jobs.append(Job(f"blocks {part.start} to {part.stop}", build_part, args, (spec,), len(part)))
     log = folder / ("log.jsonl" if shard is None else f"log-{shard.number}-of-{shard.of}.jsonl")
-    desk = _Desk(OneModel(model, dtype=str(model.cfg.dtype).removeprefix("torch.")))
+    desk = _Desk(OneModel(model))
     with stage("reading codes", sum(job.steps for job in jobs)) as advance:
         for _, outcome in run(desk, jobs, workers=workers, advance=advance, log=log):
             if isinstance(outcome, InputError):

@@ -15,7 +15,7 @@ from interp.errors import InputError
 from interp.files import readable
 from interp.models.embedded import EMBEDDED, PACKAGED, packaged_folder, sha256
 from interp.models.pretrained import read_gguf, read_gguf_tokenizer, read_pretrained, read_tokenizer, wrap
-from interp.models.provenance import describe_model, record_source
+from interp.models.provenance import describe_model, record_source, weights_checksum
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -62,7 +62,7 @@ class OneModel:
     """Loads models by their specs and holds the last one; sent to another process, it begins there with none.
 
     Args:
-        model: what it holds to begin with, if anything; of its own device and dtype.
+        model: what it holds to begin with, if anything. Others are loaded in its dtype.
 
     Raises:
         InputError: in another process its spec loads other weights: it was changed after it was loaded.
@@ -72,37 +72,25 @@ class OneModel:
         self, model: TransformerBridge | None = None, *, device: str | None = None, dtype: str = "float32"
     ) -> None:
         self._held, self.device, self.dtype = model, device, dtype
-        self._spec = None if model is None else describe_model(model)["spec"]
-        self._sent: tuple[str | None, torch.Tensor] | None = None
+        self._spec = None
+        if model is not None:
+            self._spec, self.dtype = (describe_model(model)[key] for key in ("spec", "dtype"))
+        self._sent: tuple[str | None, str] = None, ""
 
     def __call__(self, spec: str) -> TransformerBridge:
         if self._held is None or spec != self._spec:
             self._held = None  # one at a time in memory
             self._held, self._spec = load_model(spec, device=self.device, dtype=self.dtype), spec
-            if (
-                self._sent is not None
-                and self._sent[0] == spec
-                and not _equal(self._sent[1], _sums(self._held))
-            ):
+            if self._sent[0] == spec and self._sent[1] != weights_checksum(self._held):
+                self._held = None
                 raise InputError(
                     f"{spec} was changed after it was loaded, and workers load it anew: save it, and give its folder"
                 )
         return self._held
 
     def __getstate__(self) -> dict:
-        sent = self._sent if self._held is None else (self._spec, _sums(self._held))
+        sent = self._sent if self._held is None else (self._spec, weights_checksum(self._held))
         return self.__dict__ | {"_held": None, "_spec": None, "_sent": sent}
-
-
-def _sums(model: TransformerBridge) -> torch.Tensor:
-    """Of every parameter the sum."""
-    parameters = model.original_model.parameters()
-    return torch.stack([weight.sum(dtype=torch.float64).cpu() for weight in parameters])
-
-
-def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """But for the order in which devices add."""
-    return torch.allclose(a, b, rtol=1e-6, atol=1e-6, equal_nan=True)
 
 
 def _load(spec: str, where: torch.device, precision: torch.dtype) -> TransformerBridge:

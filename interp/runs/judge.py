@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from interp.activations.stream import HUNDREDTHS
 from interp.errors import InputError
 from interp.executor import SERIAL, Job, Told, Work, Workers, checked, run_work
 from interp.models import Model, OneModel, describe_model
@@ -44,10 +45,12 @@ def judge_program(
     held = OneModel(model, device=device, dtype=run.provenance.model.dtype)
     desk = _Desk(run, None if folder is None else Path(folder), held)
     jobs = [
-        Job(entry.variable, _judged_entry, (i, spec), (str(spec),))
+        Job(entry.variable, _judged_entry, (i, spec), (str(spec),), HUNDREDTHS)
         for i, entry in enumerate(program.interchange)
     ]
-    entries = checked(run_work(desk, Work.all(jobs), stage("controls", len(jobs)), workers=workers))
+    entries = checked(
+        run_work(desk, Work.all(jobs), stage("controls", HUNDREDTHS * len(jobs)), workers=workers)
+    )
     return program.model_copy(update={"interchange": entries})
 
 
@@ -63,7 +66,7 @@ class _Desk:
         return self.__dict__ | {"judge": None}
 
 
-def _judged_entry(desk: _Desk, i: int, spec: str, _told: Told) -> Interchange:
+def _judged_entry(desk: _Desk, i: int, spec: str, told: Told) -> Interchange:
     run = desk.run
     assert run.program is not None
     if desk.judge is None:
@@ -72,6 +75,13 @@ def _judged_entry(desk: _Desk, i: int, spec: str, _told: Told) -> Interchange:
         if isinstance(parts, str):
             raise InputError(parts)
         fitted, judged = parts
-        mlps = any(slot.slot.site.kind == "mlp" for slot in run.program.slots)
-        desk.judge = Judge(run.program, task, SlotRunner.of(model, judged, mlps=mlps), fitted, run.seed)
+        mlps, n_read = any(slot.slot.site.kind == "mlp" for slot in run.program.slots), 0
+
+        def reading(n: int) -> None:
+            nonlocal n_read
+            n_read += n
+            told.share(n_read / len(judged) / 2)
+
+        runner = SlotRunner.of(model, judged, mlps=mlps, progress=reading)
+        desk.judge = Judge(run.program, task, runner, fitted, run.seed)
     return desk.judge.entry(run.program.interchange[i])

@@ -108,6 +108,21 @@ class SteeringRequest:
             conditions[VECTOR] = ()
         return conditions
 
+    def control_vector(self, model: Model, codebooks: Mapping[str, Bottleneck]) -> ControlVector:
+        """What other programs add to steer as this request does.
+
+        Raises:
+            InputError: codes that are not added at every token, or heads that do not add to the residual stream.
+        """
+        if self.when is not None or self.fraction != 1 or self.positions not in ("generated", "all"):
+            raise InputError(
+                f"codes at positions {self.positions}, a fraction of {self.fraction} of them, when {self.when}: a "
+                "control vector is added at every token, so give 'generated' or 'all', 1, and no gate"
+            )
+        edits = code_edits(self.codes, self.how, scale=self.scale)
+        made_of = f"{self.scale} × ({format_codes(self.codes)}), {self.codebooks}"
+        return ControlVector.from_edits(model, codebooks, edits, made_of=made_of)
+
     def run(
         self, model: Model, codebooks: Mapping[str, Bottleneck], *, stage: Stage = silent
     ) -> dict[str, list[Continuation]]:

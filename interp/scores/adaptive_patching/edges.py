@@ -54,8 +54,6 @@ from interp.scores.result import Cost, EdgeEvidence, ScoredEdges, Scores
 
 PARTIAL_WEIGHT = 0.01
 """How an effect half-way or with others off counts beside one at the clean prompt: enough to order the others."""
-PATCHED_EDGE_PAIRS = 5, 16
-"""Edges are scored on a third of the pairs, so many at least and at most: heads cost a third as much a pair."""
 PROPOSING_COST = BASE_COST + WITHIN_LAYERS + 2 * (FORWARD_AND_BACKWARD + WITHIN_LAYERS)
 PROPOSING = 0.5  # of the time, roughly; path patching takes the other half
 
@@ -68,6 +66,8 @@ class PatchedEdgesConfig(MethodConfig):
         budget: forward-pass equivalents a pair for path patching; the default makes 26 in all, EAP-IG's cost.
         candidates: edges that may be measured, the best by attribution at the clean prompt or half-way.
         edges: how many of the best edges the result holds.
+        least_pairs, most_pairs: of a discovery, which scores edges on a third of its pairs: heads cost a third as much
+            a pair.
         batch_size: pairs per forward; a batch holds its graph and what every component writes.
     """
 
@@ -75,6 +75,8 @@ class PatchedEdgesConfig(MethodConfig):
     budget: float = 10.0
     candidates: int = 1000
     edges: int = 1000
+    least_pairs: int = 5
+    most_pairs: int = 16
     batch_size: int = 8
 
     def __post_init__(self) -> None:
@@ -83,7 +85,7 @@ class PatchedEdgesConfig(MethodConfig):
             raise InputError(f"threshold {self.threshold}: it is a share of the gap, above 0 and below 1")
         if not self.budget >= 0:
             raise InputError(f"budget {self.budget}: forward passes a pair, 0 or more")
-        for name in ("candidates", "edges"):
+        for name in ("candidates", "edges", "least_pairs", "most_pairs"):
             whole_number(name, getattr(self, name), 1)
 
 
@@ -230,7 +232,7 @@ def edges_by_patching(
     clean: CleanRun | None = None,
     codes: RoleCodes | None = None,
 ) -> ScoredEdges:
-    """:func:`patched_edges` on the first pairs, :data:`PATCHED_EDGE_PAIRS`.
+    """:func:`patched_edges` on the first third of the pairs.
 
     Edges of MLPs, too, are attributed; none are scored where they cannot be attributed in this model.
 
@@ -243,12 +245,13 @@ def edges_by_patching(
         return attributed_edges(model, pairs, sites=sites, batch_size=batch_size, progress=progress)
     if not ResidualWrites.of(model).has_edges:
         return ScoredEdges()
-    least, most = PATCHED_EDGE_PAIRS
-    some = pairs.subset(range(min(most, max(least, len(pairs) // 3), len(pairs))))
     config = PatchedEdgesConfig(
         threshold=scores.config["threshold"], batch_size=min(batch_size, PatchedEdgesConfig.batch_size)
     )
-    return patched_edges(model, some, codes, config, sites=sites, progress=progress, clean=clean)
+    n = min(config.most_pairs, max(config.least_pairs, len(pairs) // 3), len(pairs))
+    return patched_edges(
+        model, pairs.subset(range(n)), codes, config, sites=sites, progress=progress, clean=clean
+    )
 
 
 def patched_edges(
