@@ -88,6 +88,10 @@ class PatchedEdgesConfig(MethodConfig):
         for name in ("candidates", "edges", "least_pairs", "most_pairs"):
             whole_number(name, getattr(self, name), 1)
 
+    def n_pairs(self, of: int) -> int:
+        """How many of a discovery's pairs its edges are scored on."""
+        return min(self.most_pairs, max(self.least_pairs, of // 3), of)
+
 
 def written_among(run: EdgeRun, edges: EdgeList) -> Float[Tensor, "batch site pos d_model"]:
     """What each head writes on the clean prompts less what it writes on the corrupt ones."""
@@ -248,10 +252,8 @@ def edges_by_patching(
     config = PatchedEdgesConfig(
         threshold=scores.config["threshold"], batch_size=min(batch_size, PatchedEdgesConfig.batch_size)
     )
-    n = min(config.most_pairs, max(config.least_pairs, len(pairs) // 3), len(pairs))
-    return patched_edges(
-        model, pairs.subset(range(n)), codes, config, sites=sites, progress=progress, clean=clean
-    )
+    some = pairs.subset(range(config.n_pairs(len(pairs))))
+    return patched_edges(model, some, codes, config, sites=sites, progress=progress, clean=clean)
 
 
 def patched_edges(
