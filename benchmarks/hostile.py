@@ -93,6 +93,25 @@ BASE = {
     "cache clear": "",
 }
 """How each command is called when nothing is wrong. ``new`` is what it writes."""
+OTHERWISE = {
+    "why": [
+        f"--task {MODEL} -n 2 --json new.json",
+        "Mary,John,John, --proposed 2 --model planted-inhibition --out new --template new.json",
+    ],
+    "diff": ["model tuned --text text.txt --tokens 512 --context 16 --out new"],
+    "export": [
+        "run --layout circuit-tracer --out new.json",
+        "explained --layout circuit-tracer --out new.json",
+    ],
+    "heads": ["labelled --json new.json"],
+    "steer": [
+        f"--model {MODEL} --codebooks books --codes a0.h0=1 --add 2 --tokens 4 --prompt B --export new.gguf",
+        f"--model {MODEL} --codebooks books --codes a0.h0=1 --tokens 4 --prompt B --vector vector.gguf --json new.json",
+    ],
+    "tasks show": ["template.json --model planted-inhibition -n 2"],
+    "discover": ["template.json --model planted-inhibition -n 6 --out new"],
+}
+"""Other good calls of some commands: other inputs, and other files that they write."""
 MADE = [
     "codebook fit --out books",
     " discover -n 8 --out run",
@@ -104,6 +123,22 @@ MADE = [
     " codebook pack --out packed",
     "\ncodebook eval --json quality.json",
 ]
+ALSO_MADE = [
+    f"index build {BASE['index build'].replace('--out new', '--out labelled')}",
+    "index label labelled",
+    "why Mary,John,John, Mary,John,Mary, --model planted-inhibition --out explained",
+    f"steer {OTHERWISE['steer'][0].replace('new.gguf', 'vector.gguf')}",
+    f"steer {OTHERWISE['steer'][0].replace('new.gguf', 'vector.safetensors')}",
+    "diff model tuned --text text.txt --tokens 512 --context 16 --no-patches --out changed",
+]
+TEMPLATE = {
+    "templates": ["{IO},{S},{S},", "{S},{IO},{S},"],
+    "values": {"IO": ["Mary", "John", "Paul", "Alice"], "S": "IO"},
+    "answer": "{IO}",
+    "wrong": "{S}",
+    "corrupt": [{"name": "flip", "set": {"S@2": "{IO}"}, "answer": "{S}"}, {"IO": "*"}],
+    "space": False,
+}
 INSTEAD = {
     "steer": ("--codes", "--topic", "--positive"),
     "index search": ("--token", "--regex", "--prompt", "--code"),
@@ -332,11 +367,15 @@ class World:
         (place / "text.txt").write_text("\n\n".join(documents))
         sweep = {"tasks": [MODEL], "methods": ["random"], "options": {"n": 6}}
         (place / "sweep.json").write_text(json.dumps(sweep))
-        for line in MADE:
-            self.make(line.strip(), place)
+        (place / "template.json").write_text(json.dumps(TEMPLATE))
         from tests.tiny_models import make_tiny
 
         make_tiny("llama", place / "model")
+        _tuned(place / "model", place / "tuned")
+        for line in MADE:
+            self.make(line.strip(), place)
+        for line in ALSO_MADE:
+            self.do(line.split(), place)
         _bad_files(place)
         self.reset()
 
@@ -344,9 +383,12 @@ class World:
         name = next(name for name in sorted(BASE, key=len, reverse=True) if line.startswith(name))
         more = line.removeprefix(name).split()
         base = [word for word in BASE[name].split() if word != "new.json" or name != "tasks export"]
-        found = run([*name.split(), *base, *more], folder, seconds=600)
-        if found.code != 0:
-            sys.exit(f"interp {line}: {found.code} {found.err}")
+        self.do([*name.split(), *base, *more], folder)
+
+    def do(self, words: Sequence[str], folder: Path) -> None:
+        done = run(words, folder, seconds=600)
+        if done.code != 0:
+            sys.exit(f"interp {' '.join(words)}: {done.code} {done.err}")
 
     def reset(self) -> Tree:
         """As it was; asked only if something changed."""
@@ -374,6 +416,18 @@ class World:
         if tree(self.folder) != self.now:
             self.reset()
         return found, wrong
+
+
+def _tuned(model: Path, tuned: Path) -> None:
+    """The model with other weights."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(model, tuned)
+    weights = load_file(tuned / "model.safetensors")
+    torch.manual_seed(0)
+    changed = {name: weight + 0.1 * torch.randn_like(weight) for name, weight in weights.items()}
+    save_file(changed, tuned / "model.safetensors", {"format": "pt"})
 
 
 def _bad_files(place: Path) -> None:
@@ -428,9 +482,11 @@ def kind_of(hint: Any) -> Any:
 
 def inputs(_world: World, _seed: int) -> Iterator[Try]:
     """Every option and argument of every command with every hostile value of its type."""
-    for name, command in commands():
+    for (name, command), good in (
+        (named, good) for named in commands() for good in (BASE[named[0]], *OTHERWISE.get(named[0], ()))
+    ):
         hints = typing.get_type_hints(inspect.unwrap(command.callback), include_extras=True)
-        base = BASE[name].split()
+        base = good.split()
         arguments = [p.name for p in command.params if p.param_type_name == "argument"]
         n_given = next((i for i, word in enumerate(base) if word.startswith("-")), len(base))
         for parameter in command.params:
@@ -474,7 +530,16 @@ FILES = {
     "bench/bench.json": (f"bench {BASE['bench']} --out bench",),
     "bench/*/*/*": (f"bench {BASE['bench']} --out bench",),
     "model/*": (SHOW,),
+    "template.json": tuple(
+        f"{command} template.json --model planted-inhibition -n 2" for command in ("tasks show", "why --task")
+    ),
+    "explained/why.json": ("export explained --layout circuit-tracer --out new.json",),
+    "vector.gguf": (f"steer {OTHERWISE['steer'][1]}",),
+    "vector.safetensors": (f"steer {OTHERWISE['steer'][1].replace('.gguf', '.safetensors')}",),
+    "labelled/labels.parquet": ("heads labelled", "index search labelled --token B"),
+    "tuned/*": (f"diff {OTHERWISE['diff'][0]}",),
     "text.txt": (
+        f"diff {OTHERWISE['diff'][0]}",
         f"codebook fit {BASE['codebook fit']}",
         f"steer {BASE['steer'].replace('--codes a0.h0=1', '--positive text.txt')}",
     ),
@@ -623,6 +688,10 @@ LONG = {
         name: BASE[name] for name in ("codebook fit", "codebook train", "index build", "steer", "index label")
     },
     "grow": f"{BASE['grow']} --out grown.json",
+    "why": OTHERWISE["why"][0],
+    "diff": OTHERWISE["diff"][0],
+    "export": OTHERWISE["export"][0],
+    "index export": BASE["index export"],
     "validate": "run -n 6 --seeds 0",
     **{name: BASE[name] for name in ("discover", "bench")},
 }
@@ -761,9 +830,13 @@ MARKUP = [
 ]
 
 
+IN_VARIABLES = {"codes": ("code", "q"), "why": ("a", "b", "answer", "instead", "chat")}
+"""Names that the source of a page does not call literally."""
+
+
 def parameters(view: Path) -> list[str]:
     """What addresses of a page say, as its source has it: keys of fields bound to the address, and names looked up."""
-    found = {"code", "q"} if view.name == "codes" else set()  # which stand in variables there
+    found = set(IN_VARIABLES.get(view.name, ()))
     for path in (*view.rglob("*.py"), *(APP / "widgets").glob("*.py")):
         module = ast.parse(path.read_text())
         for node in ast.walk(module):
@@ -790,6 +863,8 @@ BESIDE = [
     *({"view": "steering", "source": source} for source in ("by name", "of a topic", "from texts")),
     *({"view": "circuit", "run": "run", **more} for more in ({}, {"head": "a0.h3"}, {"with": "run2"})),
     *({"view": "evaluation", "show": show} for show in ("Methods", "Codebooks", "Steering")),
+    *({"view": "why", **more} for more in ({}, {"a": "B A C", "b": "B C A"})),
+    *({"view": "changes", **more} for more in ({}, {"diff": "changed"})),
     *({"view": "live"}, {"view": "live", "text": "A B C"}, {"view": "start"}),
 ]
 """What an address says beside what is hostile in it, so that every part of a page is drawn."""
@@ -1006,11 +1081,11 @@ def judged(
 
 
 PARTS: dict[str, tuple[int, Callable[..., Iterator[tuple[str, str | None]]]]] = {
-    "inputs": (800, partial(judged, inputs)),
-    "files": (500, partial(judged, files)),
-    "kills": (200, kills),
-    "full": (45, full),
-    "together": (27, together),
+    "inputs": (1200, partial(judged, inputs)),
+    "files": (650, partial(judged, files)),
+    "kills": (260, kills),
+    "full": (57, full),
+    "together": (35, together),
     "calls": (28, calls),
     "links": (200, links),
     "tabs": (100, tabs),
