@@ -1101,6 +1101,7 @@ def main() -> None:
     failed = 0
     with tempfile.TemporaryDirectory() as name:
         tempfile.tempdir = os.environ["TMPDIR"] = name
+        os.environ.update(ENV)  # some of it is read on import
         preload()
         world = World(Path(name) / "world")
         for part, _, n in sorted(chosen, key=lambda words: [*PARTS].index(words[0])):
