@@ -37,8 +37,8 @@ def load_task(spec: str | Path | Task | object) -> Task:
     (4, ['END', 'IO', 'S1', 'S1+1', 'S2'])
 
     Args:
-        spec: a shipped name (``task_names()``), a file of prompts or templates (``.json``, ``.jsonl``), or a class of
-            one's own as ``package.module:ClassName`` or ``path/to/file.py:ClassName``; the class is called without
+        spec: a shipped name (``task_names()``), a file of prompts or templates (``.json``, ``.jsonl``), or your own
+            class as ``package.module:ClassName`` or ``path/to/file.py:ClassName``; the class is called without
             arguments. Or a task itself, an object of such a class.
 
     Raises:

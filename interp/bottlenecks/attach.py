@@ -174,8 +174,8 @@ class Attached:
 
         >>> steered = attach(model, codebooks).edit(AddCode("a21.h6", 17, 9), when="token:girl|boy")
 
-        Edits of one call act together. Codes that a later call sets take the place of earlier ones; nothing is set to
-        a code that any call forbids there, unless it is set by name. Where one edit cannot be, nothing is edited.
+        Edits of one call act together. Codes that a later call sets replace earlier ones. A code that any call forbids
+        is used only where it is set by name. If one edit is refused, none is made.
 
         Args:
             positions: see :mod:`interp.bottlenecks.edits`.

@@ -116,7 +116,7 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
 
         Args:
             source: a name of :func:`pretrained_names`, a folder, or a repository ``owner/name``.
-            model: whose they have to be; they are put on its device.
+            model: the one they must belong to; they are put on its device.
             k: fewer codes per vector than they were fitted for; possible unless a vector is a plain sum of its most
                 similar codes, whose lengths are fitted for one k.
         """
@@ -156,7 +156,7 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
 
     @classmethod
     def finish(cls, folder: Path, request: Mapping[str, Any]) -> "Codebooks":
-        """Write the manifest, which makes a folder's codebooks a whole, and delete what was needed on the way."""
+        """Write the manifest, which makes a folder's codebooks complete, and delete temporary files."""
         versions = {name: importlib.metadata.version(name) for name in ("torch", "transformer-lens")}
         write_json(folder / MANIFEST, {"format": FORMAT, **request, "versions": versions})
         shutil.rmtree(folder / WORK, ignore_errors=True)
@@ -202,7 +202,7 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
         return self._with_manifest(out, {**self.manifest, "storage": storage})
 
     def in_memory(self) -> "Codebooks":
-        """The same, read from the folder and on their own from now on."""
+        """The same codebooks, read into memory and independent of the folder."""
         return Codebooks(None, self.manifest, self._read())
 
     def _save_pretrained(self, save_directory: Path) -> None:

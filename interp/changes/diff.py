@@ -53,7 +53,7 @@ def diff(
     workers: Workers = SERIAL,
     stage: Stage = silent,
 ) -> Diff:
-    """What a finetuned model does that its base did not, told by text, sites and codes.
+    """What a finetuned model does that its base did not, by words, sites and codes.
 
     >>> base, tuned = load_model("planted-induction"), load_model("planted-induction")
     >>> _ = tuned.blocks[1].attn.q.weight.data.mul_(-1)  # in place of finetuning
@@ -63,7 +63,7 @@ def diff(
     Args:
         base, tuned: of one architecture and tokenizer.
         text: a source of text, or blocks of it.
-        null: a model finetuned on something else: what changed there as well tells nothing. Without one the list
+        null: a model finetuned on something else: what changed there as well is left out. Without one the list
             also holds what any finetuning moves.
         codebooks: of the base; by default those that come with the package, else some that are fitted here.
         prompts: continued by both.
@@ -71,7 +71,7 @@ def diff(
         workers: share the text out; they load the models by their names.
 
     Raises:
-        InputError: models that cannot be compared, or a text too short to tell anything.
+        InputError: models that cannot be compared, or a text that is too short.
     """
     seconds: dict[str, float] = {}
     measured = timed(stage, seconds)

@@ -24,13 +24,13 @@ class Diff:
         base, tuned, null: specs of the models.
         codebooks: where the codes are from, and whose.
         text: spec of what both read; ``prompts`` is what both continued, with ``base`` and ``tuned`` texts.
-        kl: KL(tuned ‖ base) of the next token, in nats, the mean over ``n_tokens``.
+        kl: KL(tuned ‖ base) of the next token, in nats, mean over ``n_tokens``.
         contexts: where it is largest, by falling KL; ``words`` behind which it is large.
         classes: of tokens, each with its share of the text and of the KL.
         sites: heads and MLPs by falling share of the KL at the worst contexts; ``together`` the first of them at once.
         codes: that changed at a word, by falling weight.
-        n_changed: of ``n_codes`` have another count than in the base, by a sign test over stretches with q ≤ .05.
-        undo: what taking codes back does, by arm; ``commands`` do that.
+        n_changed: how many of ``n_codes`` occur more or less often than in the base, by a sign test with q ≤ .05.
+        undo: what taking codes back does, by arm; ``commands`` are command lines that steer so.
         notes: what a reader must know, one sentence each.
     """
 

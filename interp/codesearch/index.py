@@ -121,7 +121,7 @@ class NoIndexError(InputError):
 
 @dataclass(eq=False, repr=False)
 class CodeIndex:
-    """Open one with :meth:`open`; everything is mapped, nothing is read before it is asked for.
+    """The codes of a corpus on disk. :meth:`open` maps the files; they are read where they are asked for.
 
     >>> index = CodeIndex.build(model, codebooks, "stdlib", "runs/index", n_tokens=640)
     >>> CodeIndex.open("runs/index").n_tokens
@@ -244,8 +244,8 @@ class CodeIndex:
     def looked_at(
         self, head: str
     ) -> tuple[Int[np.ndarray, "token place"], Float[np.ndarray, "token place"]] | None:
-        """Where a head looks, see :func:`~interp.codesearch.looks.looked_at`; None for what is no head, and in an index
-        of before that was kept."""
+        """Where a head looks, see :func:`~interp.codesearch.looks.looked_at`; None for what is no head, and for
+        older indexes."""
         if self._looks is None or head not in self._looks.layout.numbers:
             return None
         number = self._looks.layout.numbers[head]

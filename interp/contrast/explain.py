@@ -45,7 +45,7 @@ def why(
 
     Args:
         a, b: prompts of equal length in tokens, or with a common end.
-        answer, instead: what is told apart, with the space in front; by default the tokens with the largest terms of
+        answer, instead: two answers to compare, with the space in front; by default the tokens of the largest terms of
             KL(A ‖ B) and KL(B ‖ A). Of several tokens the first that differs counts.
         chat: put both into the model's chat template, as a user's message.
 

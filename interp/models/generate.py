@@ -32,7 +32,7 @@ def generate(
     use_cache: bool = True,
     watch: Callable[[Tensor], None] | None = None,
 ) -> Any:
-    """Continue prompts; returns what it is given, a text, several or tokens, with the new ones behind.
+    """Continue prompts; returns what it is given, a text, several texts or tokens, with the new tokens at the end.
 
     >>> text = generate(model, "Once upon a time", 5)
 
@@ -41,7 +41,7 @@ def generate(
     read as text. Generation goes on to ``max_new_tokens`` or until every row has ended; after its end a row
     is filled with the end or padding token. Temperature 0 is greedy; else tokens are sampled from the whole
     distribution, the same for the same seed. ``watch`` is called after every new token with all tokens so
-    far, [batch, pos], and changes nothing; what it raises ends the generation.
+    far, [batch, pos]; an exception that it raises ends the generation.
 
     Runs under :func:`interp.models.hooked`. With the cache (``use_cache``) a hook sees the whole prompt
     once and then one position at a time: one that edits must not count positions from the front.

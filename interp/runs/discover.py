@@ -186,17 +186,17 @@ def find_circuit(
 
     Args:
         model: a spec (see :func:`interp.models.load_model`) or a loaded model.
-        task: a shipped name, a prompt file, a class of one's own (see :func:`interp.tasks.load_task`), or a task.
-        method: a registered name, or one's own (see :func:`interp.scores.registry.load_method`).
+        task: a shipped name, a prompt file, your own class (see :func:`interp.tasks.load_task`), or a task.
+        method: a registered name, or your own (see :func:`interp.scores.registry.load_method`).
         n: pairs; if not given the task's own default, or as many as a prompt file has with this tokenizer.
         config: the method's options, as a mapping or as its config object; its defaults if not given. Its seed is the
             method's own, and need not be that of the prompts.
         candidates: how many of the best-scored components are checked by activation patching.
         threshold: share of the clean–corrupt gap from which on an effect makes a member.
         mlps: whether MLPs may be members; otherwise they stay live.
-        reference: a file that ``interp reference`` wrote, to judge the scores by beside those of the package.
+        reference: a file that ``interp reference`` wrote; the scores are judged by it and by those of the package.
         batch_size: pairs per forward pass; the config's if not given.
-        program: also find out what the members say (:func:`~interp.programs.program.find_program`), on pairs beyond
+        program: also find out what the members write (:func:`~interp.programs.program.find_program`), on pairs beyond
             the ``n``.
         stage: draws progress (:func:`interp.progress.bar`).
 

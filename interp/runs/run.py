@@ -156,10 +156,10 @@ class Run(Strict):
         edges: those scored, among members, largest score first.
         edges_are_counts: their scores are numbers of pairs of codes, without sign and direction.
         left_out: why parts of the run are missing, a sentence each.
-        proposed: ``None`` of methods without probabilities.
+        proposed: the heads that the method proposes before the check; ``None`` where it gives no probabilities.
         examples: the first pairs; patterns and writings of members are of the first one's clean prompt.
         request: what it was asked for, see :class:`~interp.runs.discover.CircuitSearch`.
-        program: what the members say; ``None`` where it was not asked for. In JSON its ``program`` (a list of slots),
+        program: what the members write; ``None`` where it was not asked for. In JSON its ``program`` (a list of slots),
             ``transitions`` and ``interchange`` stand beside the run's other keys, all else under ``program_details``.
         arrays: ``heads`` [layer, head], ``heads_per_pair`` [pair, layer, head], ``mlps_per_pair`` [pair, layer],
             ``effects`` [pair, candidate], ``metric_clean`` and ``metric_corrupt`` [pair], ``patterns``

@@ -107,7 +107,7 @@ class Evidence:
 class Scores:
     """One score per head (and MLP), with what is needed to bootstrap them and to compare methods.
 
-    A method gives what stands up to ``provenance``; the rest is filled in by what runs it.
+    A method fills in the fields up to ``provenance``; whatever runs it fills in the rest.
 
     Attributes:
         heads: mean score of every head.
