@@ -77,7 +77,7 @@ def main() -> None:
     result = _compare({key: np.array(found) for key, found in values.items()})
     result |= {"task": task.name, "pairs": n, "held_out": len(others), "grid": GRID, "counts": counts}
     write_json(args.out or args.bench / "circuits-alone.json", result)
-    _print(result)
+    show(result)
 
 
 def _rankings(bench: Path, n: int, methods: set[str]) -> dict[str, dict[int, dict]]:
@@ -126,7 +126,7 @@ def _compare(values: dict[str, np.ndarray]) -> dict:
     return {"methods": methods, "against": AGAINST}
 
 
-def _print(result: dict) -> None:
+def show(result: dict) -> None:
     rows = []
     for method, found in sorted(result["methods"].items(), key=lambda item: item[1]["cmd"]):
         seeds = f"{min(found['by_seed']):.3f}–{max(found['by_seed']):.3f}"

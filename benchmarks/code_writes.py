@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.common import RESULTS, arguments, interval, kept
+from benchmarks.common import RESULTS, arguments, interval, kept, print_table
 from benchmarks.labels import FOLDER, NAMES, books
 from interp import load_model
 from interp.bottlenecks.edits import parse_codes
@@ -137,16 +137,19 @@ def main() -> None:
     if not given.show:
         measure(given.seed)
     result = kept(RESULT, {"codes": [], "topics": {}})
+    rows = []
     for way in ("set", "out"):
         both = np.array([row[way] for row in result["codes"]])
         columns = np.column_stack([both, both[:, 0] - both[:, 1], both[:, 0] > both[:, 1]])
         low, high = mean_interval(columns, given.seed)
-        told = [interval(*numbers, form="+.4f") for numbers in zip(columns.mean(0), low, high, strict=True)]
-        print(
-            f"{way}: named {told[0]}, another's {told[1]}, more {told[2]}; more at {told[3]} of {len(both)} codes"
-        )
-    for topic, (share, chance, n) in result["topics"].items():
-        print(f"{topic}: {share:.0%} of {n} codes name a word of it, {chance:.1%} of random ones")
+        told = [interval(*numbers, form="+.2f") for numbers in zip(columns.mean(0), low, high, strict=True)]
+        rows.append((way, len(both), *told))
+    columns = ("edit", "codes", "named tokens fall by", "another code's", "more", "share of codes with more")
+    print_table(columns, rows)
+    rows = [
+        (topic, n, f"{share:.0%}", f"{chance:.1%}") for topic, (share, chance, n) in result["topics"].items()
+    ]
+    print_table(("topic", "its codes", "name a word of it", "random codes"), rows)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def show() -> None:
             cells.append(f"{np.mean([cell['kl'] for cell in by_seed.values()]):.2f}")
         rows.append((name, ",".join(found[name]), *cells))
     columns = (f"{spec}: {what}" for spec in TEXTS for what in ("nats", "minus best", "KL"))
-    print_table(("kind", "seeds", *columns), rows, width=190)
+    print_table(("kind", "seeds", *columns), rows)
 
 
 def _shown(values: Sequence[Sequence[float] | np.ndarray]) -> str:

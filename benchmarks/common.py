@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from interp.activations.stream import BATCH_SIZE, equal_length_batches
 from interp.files import read_json
@@ -58,20 +56,26 @@ def kept(path: Path, default: Any) -> Any:
 
 
 def print_table(
-    columns: Iterable[str],
-    rows: Iterable[Sequence[Any]],
-    title: str | None = None,
-    *,
-    width: int = 170,
-    left: int = 1,
+    columns: Iterable[str], rows: Iterable[Sequence[Any]], title: str | None = None, *, left: int = 1
 ) -> None:
-    """Print rows of cells; all columns but the first few hold numbers, and None is an empty cell."""
-    table = Table(title=title, box=None)
-    for number, name in enumerate(columns):
-        table.add_column(name, justify="left" if number < left else "right")
-    for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
-    Console(width=width, highlight=False).print(table)
+    """Print rows of cells as Markdown; all columns but the first few hold numbers, and None is an empty cell."""
+    head, *body = (
+        ["" if cell is None else str(cell).replace("|", "\\|") for cell in row]
+        for row in [tuple(columns), *rows]
+    )
+    body = [row + [""] * (len(head) - len(row)) for row in body]
+    widths = [max(3, *map(len, column)) for column in zip(head, *body, strict=True)]
+    rule = ["-" * width if number < left else "-" * (width - 1) + ":" for number, width in enumerate(widths)]
+    if title is not None:
+        print(f"\n**{title}**")
+    print()
+    for row in (head, rule, *body):
+        cells = (
+            cell.ljust(width) if number < left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        print(f"| {' | '.join(cells)} |")
+    print()
 
 
 def interval(mean: float, low: float, high: float, form: str = ".2f") -> str:

@@ -96,7 +96,25 @@ def growth(threads: int) -> None:
                 rows.append(pool.apply(point, (*wanted, threads)))
                 write_json(RESULT, rows)
                 print(rows[-1], flush=True)
+    show(rows)
     draw(rows)
+
+
+def show(rows: list[dict]) -> None:
+    """Of every discovery what it is of, and its seconds and memory."""
+    numbers = ("members", "edges", "gib")
+    cells = [
+        (
+            row["model"],
+            row["task"],
+            row["pairs"],
+            f"{row['tokens']:.0f}",
+            *(f"{row[name]:.1f}" for name in numbers),
+        )
+        for row in rows
+    ]
+    columns = ("model", "task", "pairs", "tokens", "seconds to checked members", "of edges", "peak GiB")
+    print_table(columns, cells, left=2)
 
 
 def draw(rows: list[dict]) -> None:

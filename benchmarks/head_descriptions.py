@@ -251,13 +251,13 @@ def show(losses: Mapping[str, list[float]], title: str, seed: int) -> None:
 
 
 def main() -> None:
-    steps = {"nargs": "*", "choices": ("fit", "order", "curves"), "default": []}
+    steps = {"nargs": "*", "choices": ("fit", "order", "curves", "show"), "default": "show"}
     given = arguments(
         __doc__, {"steps": steps}, model=DEFAULT_MODEL, books=DEFAULT_CODEBOOKS, seed=0, threads=2
     )
     folder = RESULTS / "head_descriptions"
     singly, path = folder / f"{given.model}--alone.json", folder / f"{given.model}--curves.json"
-    if given.steps:
+    if "show" not in given.steps:
         model = load_model(given.model)
         described = Descriptions(
             model, Codebooks.from_pretrained(given.books), Path("runs") / f"rules-{given.model}"

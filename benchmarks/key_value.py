@@ -220,7 +220,7 @@ def show(cells: list[dict]) -> None:
         weights, steps = (np.mean([np.sum(one[name]) for one in some]) for name in ("weights", "steps"))
         rows.append((f"m{layer} {arm} {rate:g}", f"{weights:,.0f}", f"{steps:.0f}", *told))
     title = "Mean over draws of facts [95 %]"
-    print_table(("arm", "weights", "steps", *COLUMNS.values()), rows, title, width=190)
+    print_table(("arm", "weights", "steps", *COLUMNS.values()), rows, title)
 
 
 if __name__ == "__main__":

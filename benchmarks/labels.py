@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.common import RESULTS, arguments
+from benchmarks.common import RESULTS, arguments, interval, print_table
 from interp import DEFAULT_MODEL, load_model
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.edits import code_name
@@ -216,62 +216,95 @@ def corpus_of(tokens: np.ndarray, sources: np.ndarray) -> Corpus:
 
 CONTROLS = {"stands": None, "other": None, "looks": "other", "stands and looks": "stands and other"}
 LAYERS = (0, 4, 8, 12, 16, 20, 24, 28, 29)
+PARTS_OF = ("heads", "MLPs")
+"""What the codebooks of :data:`NAMES` are at."""
+FINE = ("codes", "named, %", "F1 ≥ .5 / ≥ .8, %", "mean F1: name, stands at, looks at")
+COARSE = ("named, %", "beyond always", "≥ .5, %", "variance left", "bits")
 
 
 def show(seed: int, n: int) -> None:
-    """By layer, the control, and codes drawn at random of those that are not rare: lines of tables."""
-    every = [Labels.open(PRETRAINED / name / LABELS) for name in NAMES]
-    for layer in (*LAYERS, None):
-        print(
-            f"| {'all' if layer is None else layer} | {' | '.join(_row(labels, layer) for labels in every)} |"
-        )
-    for layer in (*LAYERS, None):
-        print(
-            f"| {'all' if layer is None else layer} | {' | '.join(_coarse_row(of.coarse, layer) for of in every)} |"
-        )
-    if MERGED.is_file():
-        for kind in "am":
-            of_kind = [row for row in read_json(MERGED) if row["book"][0] == kind]
-            keys = ("coarse", "coarse half", "random", "random half")
-            print(
-                kind,
-                {key: round(float(np.median([row[key] for row in of_kind])), 3) for key in keys},
-                "medians",
+    """By layer, the same of coarse codes, the controls, and codes drawn at random of those that are not rare."""
+    every = {
+        kind: Labels.open(PRETRAINED / name / LABELS) for kind, name in zip(PARTS_OF, NAMES, strict=True)
+    }
+    for title, columns, row_of in (("codes", FINE, _row), ("coarse codes", COARSE, _coarse_row)):
+        head = ("layer", *(f"{kind}: {column}" for kind in every for column in columns))
+        rows = [
+            (
+                "all" if layer is None else layer,
+                *(cell for labels in every.values() for cell in row_of(labels, layer)),
             )
-    rows = read_json(RESULT)
+            for layer in (*LAYERS, None)
+        ]
+        print_table(head, rows, title)
+    keys = ("coarse", "coarse half", "random", "random half")
+    merged_books = read_json(MERGED) if MERGED.is_file() else []
+    rows = [
+        (
+            kind,
+            *(
+                f"{np.median([row[key] for row in merged_books if row['book'][0] == kind]):.3f}"
+                for key in keys
+            ),
+        )
+        for kind in sorted({row["book"][0] for row in merged_books})
+    ]
+    print_table(
+        ("books", *keys), rows, "coarse codes and codes merged at random, beyond always, medians over books"
+    )
+    found, rows = read_json(RESULT), []
     for name, against in CONTROLS.items():
-        f1 = np.array([row[name] for row in rows])
-        print(f"{name}: F1 {f1.mean():.3f}", end="")
+        f1 = np.array([row[name] for row in found])
+        above = None
         if against is not None:
-            above = f1 - [row[against] for row in rows]
-            (low,), (high,) = mean_interval(above[:, None], seed)
-            print(f", {above.mean():+.3f} [{low:+.3f}, {high:+.3f}] above {against}", end="")
-        print()
-    rng = np.random.default_rng(seed)
-    for labels in every:
+            more = f1 - [row[against] for row in found]
+            (low,), (high,) = mean_interval(more[:, None], seed)
+            above = interval(float(more.mean()), low, high, "+.3f")
+        rows.append((name, f"{f1.mean():.3f}", against, above))
+    print_table(
+        ("by", "F1", "control", "above it"), rows, f"is it this head's look that tells? {len(found)} heads"
+    )
+    rows, drawn, rng = [], {}, np.random.default_rng(seed)
+    for kind, labels in every.items():
         columns, n_held = labels.columns, labels.about["n_tokens"] / 2
         measured = columns["firings"] >= LEAST
         share = columns["firings"] / n_held
         beyond = beyond_chance(columns["f1"], 2 * share / (1 + share))[measured]
         random = np.mean(list(labels.about["random"].values()), 0)
         another = np.mean(list(labels.about["random_writes"].values()))
-        print(
-            f"{labels.about['n_tokens']} tokens; {len(measured)} codes, {1 - measured.mean():.1%} rare; random F1 "
-            f"{columns['null'][measured].mean():.4f}, ≥ .5 {random[0]:.2%}; beyond always {beyond.mean():.3f}, "
-            f"≥ .5 {(beyond >= 0.5).mean():.1%}; writes {_written(labels).mean():.1%}, of another code {another:.1%}"
-        )
+        shares = (1 - measured.mean(), random[0], (beyond >= 0.5).mean(), _written(labels).mean(), another)
+        rare, random_half, half, writes, another = (f"{share:.1%}" for share in shares)
+        random_f1 = f"{columns['null'][measured].mean():.4f}"
+        row = (kind, f"{len(measured):,}", rare, random_f1, random_half, f"{beyond.mean():.3f}", half)
+        rows.append((*row, writes, another))
         names = [(book, code) for book, (_, size) in labels.starts.items() for code in range(size)]
+        drawn[kind] = []
         for i in sorted(rng.choice(np.flatnonzero(measured), n, replace=False)):
             label = labels.of(*names[i])
             looks = f"{cell(label.looks)} {label.looks_f1:.2f}" if label.looks else "–"
             written = f"{cell(label.writes)} {label.writes_gain:+.2f}" if label.writes else "–"
             stands = f"{cell(label.stands)} {label.stands_f1:.2f}"
             code = code_name(*names[i])
-            print(f"| `{code}` | {cell(label.text)} | {label.f1:.2f} | {stands} | {looks} | {written} |")
+            drawn[kind].append((f"`{code}`", cell(label.text), f"{label.f1:.2f}", stands, looks, written))
+    columns = (
+        "codes of",
+        "number",
+        "rare",
+        "random codes' F1",
+        "≥ .5",
+        "beyond always",
+        "≥ .5",
+        "writes",
+        "of another code",
+    )
+    print_table(columns, rows, f"{next(iter(every.values())).about['n_tokens']:,} tokens")
+    for kind, rows in drawn.items():
+        columns = ("code", "name", "F1", "stands at", "looks at", "writes")
+        print_table(columns, rows, f"{n} codes of {kind}, drawn with seed {seed}", left=6)
 
 
 def cell(text: str) -> str:
-    return wording.visible(text, keep=" ").replace("|", "\\|")
+    return wording.visible(text, keep=" ")
 
 
 def control(folder: Path) -> None:
@@ -324,8 +357,9 @@ def _written(labels: Labels) -> np.ndarray:
     return np.array([bool(text) for text in labels.texts])[labels.columns["writes"]]
 
 
-def _coarse_row(labels: Labels, layer: int | None) -> str:
-    """Of one layer's coarse codes, or all: named, beyond always, ≥ .5 of that, variance kept, bits of how many."""
+def _coarse_row(labels: Labels, layer: int | None) -> tuple[str, ...]:
+    """Of one layer's coarse codes, or all: :data:`COARSE`."""
+    labels = labels.coarse
     columns, share = labels.columns, labels.columns["firings"] / (labels.about["n_tokens"] / 2)
     kept = (columns["firings"] >= LEAST) & ((_layers(labels) == layer) | (layer is None))
     beyond = beyond_chance(columns["f1"], 2 * share / (1 + share))[kept]
@@ -333,8 +367,8 @@ def _coarse_row(labels: Labels, layer: int | None) -> str:
     books = [b for b in labels.starts if layer is None or int(b[1:].split(".")[0]) == layer]
     variance = np.mean([labels.about["variance"][book] for book in books])
     fine, coarse = np.mean([labels.about["bits"][book] for book in books], 0)
-    told = f"{100 * named:.0f} | {beyond.mean():.3f} | {100 * (beyond >= 0.5).mean():.0f}"
-    return f"{told} | {variance:.2f} | {coarse:.1f} of {fine:.1f}"
+    told = f"{100 * named:.0f}", f"{beyond.mean():.3f}", f"{100 * (beyond >= 0.5).mean():.0f}"
+    return (*told, f"{variance:.2f}", f"{coarse:.1f} of {fine:.1f}")
 
 
 def _layers(labels: Labels) -> np.ndarray:
@@ -342,15 +376,15 @@ def _layers(labels: Labels) -> np.ndarray:
     return np.concatenate([np.full(n, int(name[1:].split(".")[0])) for name, (_, n) in labels.starts.items()])
 
 
-def _row(labels: Labels, layer: int | None) -> str:
-    """Of one layer's codes, or all, but rare ones."""
+def _row(labels: Labels, layer: int | None) -> tuple[str, ...]:
+    """Of one layer's codes, or all, but rare ones: :data:`FINE`."""
     columns = labels.columns
     kept = (columns["firings"] >= LEAST) & ((_layers(labels) == layer) | (layer is None))
     named = np.array([text not in (RARE, MIXED) for text in labels.texts])[columns["text"]][kept].mean()
     f1, stands, looks = (columns[name][kept] for name in ("f1", "stands_f1", "looks_f1"))
     clear = " / ".join(f"{100 * (f1 >= bound).mean():.1f}" for bound in SHARES)
     means = f"{f1.mean():.3f}, {stands.mean():.3f}, {looks.mean():.3f}" if looks.any() else f"{f1.mean():.3f}"
-    return f"{kept.sum():,} | {100 * named:.1f} | {clear} | {means}"
+    return f"{kept.sum():,}", f"{100 * named:.1f}", clear, means
 
 
 def main() -> None:

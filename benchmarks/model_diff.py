@@ -578,7 +578,7 @@ def show() -> None:
         )
 
 
-if __name__ == "__main__":
+def main() -> None:
     steps = {"train": train, "score": score, "write": black_box, "rates": measure_rates, "cost": cost}
     step = {"choices": ["read", *steps], "nargs": "?"}
     options = arguments(__doc__, {"step": step}, only=[""], threads=1, show=False, books="codes")
@@ -589,3 +589,7 @@ if __name__ == "__main__":
         read(chosen, options.books)
     elif options.step:
         steps[options.step](chosen)
+
+
+if __name__ == "__main__":
+    main()

@@ -172,6 +172,11 @@ def larger(path: Path, given: Namespace) -> None:
             row = key | pool.apply(_measured, (path, dtype, given.threads))
         rows = [before for before in rows if not key.items() <= before.items()] + [row]
         write_json(RESULT, rows)
+    show(rows)
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Seconds by stage, and memory."""
     for part, title in (("why", "seconds of a why"), ("circuit", f"seconds of a circuit of {N_PAIRS} pairs")):
         stages = list(rows[0][part])
         columns = ("model", "dtype", "threads", *stages)

@@ -68,7 +68,7 @@ def main() -> None:
         asked = {name: value for name, value in vars(args).items() if name != "out"}
         asked |= {"model": DEFAULT_MODEL, "heads": HEADS, "threshold": THRESHOLD}
         write_json(args.out, {**asked, "edges": len(edges), "true": true, "rows": rows})
-    _print(rows)
+    show({"rows": rows})
 
 
 def _fresh(pairs: PromptPairs, held_out: PromptPairs, n: int) -> PromptPairs:
@@ -171,9 +171,9 @@ def _compare(runs: list[dict], exact: np.ndarray, gaps: np.ndarray, threshold: f
     ]
 
 
-def _print(rows: list[dict]) -> None:
+def show(found: dict) -> None:
     cells = []
-    for row in rows:
+    for row in found["rows"]:
         numbers: list[str | None] = []
         for name in MEASURES:
             numbers.append(interval(*row[name], ".3f"))

@@ -52,9 +52,10 @@ def main() -> None:
                     row |= {"average_precision": found.average_precision, "forwards": forwards / len(pairs)}
                     rows.append(row)
                 advance(1)
+    found = {"pairs": args.pairs, "seeds": args.seeds, "rows": rows}
     if args.out:
-        write_json(args.out, {"pairs": args.pairs, "seeds": args.seeds, "rows": rows})
-    _print(rows, args.tasks)
+        write_json(args.out, found)
+    show(found)
 
 
 def _scored(model: Model, pairs: PromptPairs, seed: int) -> Iterator[tuple[str, Found]]:
@@ -83,9 +84,10 @@ def _run(method: str, model: Model, pairs: PromptPairs, seed: int, **options: st
     return load_method(method)(model, pairs, config)
 
 
-def _print(rows: list[dict], tasks: list[str]) -> None:
+def show(found: dict) -> None:
     """A row a method: ROC AUC (average precision), mean over seeds, and the mean of the tasks."""
-    table = []
+    table, rows = [], found["rows"]
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
     for method in dict.fromkeys(row["method"] for row in rows):
         cells, costs = [], []
         for task in tasks:
@@ -95,7 +97,7 @@ def _print(rows: list[dict], tasks: list[str]) -> None:
         cells.append(np.mean(cells, axis=0))
         table.append((method, *(f"{auc:.3f} ({ap:.3f})" for auc, ap in cells), f"{np.mean(costs):.0f}"))
     columns = ("method", *(task.removeprefix("planted-") for task in tasks), "mean", "forwards a pair")
-    print_table(columns, table, "edges among heads: ROC AUC (average precision)", width=200)
+    print_table(columns, table, "edges among heads: ROC AUC (average precision)")
 
 
 if __name__ == "__main__":

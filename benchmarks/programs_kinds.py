@@ -128,7 +128,7 @@ def show() -> None:
             its = (of.get((kind, bits)) for bits in BITS)
             rows.append((kind, *(each and f"{each[0]:.2f}, {_share(each[1])}" for each in its)))
         whole = _share(of[WHOLE, 0][1])
-        print_table(columns, rows, f"{title}: explained, answers changed; vectors {whole}", width=190)
+        print_table(columns, rows, f"{title}: explained, answers changed; vectors {whole}")
     rows = []
     for kind in kinds:
         row: list[str | None] = [kind]
@@ -140,7 +140,7 @@ def show() -> None:
     title = (
         "all tasks, answers changed, minus k-means of as many bits; its own, and from 18 on, minus vectors"
     )
-    print_table(columns, rows, title, width=190)
+    print_table(columns, rows, title)
 
 
 def _share(changed: np.ndarray, sign: str = "") -> str:

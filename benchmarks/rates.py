@@ -26,11 +26,10 @@ import pyarrow as pa
 import torch
 from filelock import FileLock
 from jaxtyping import Float, Int
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from benchmarks.coders import BASELINES, KINDS, Coder, new_coder
+from benchmarks.common import interval, print_table
 from interp import DEFAULT_MODEL
 from interp.activations.metric import kl_divergence, task_metric
 from interp.activations.stream import BATCH_SIZE, batches, end_logits
@@ -390,20 +389,36 @@ def _kl(cell: dict) -> np.ndarray:
 
 
 def show(result: dict) -> None:
-    """KL with codes in place, and variance explained, of every kind at every rate."""
+    """Of every kind at every rate: KL with codes in place and variance explained, the effect that codes carry, and the
+    share of them that noise leaves alone."""
     rows = [row for row in result["rows"] if "refused" not in row]
+    asked = sorted({row["asked"] for row in rows})
+    columns = ("kind", *(f"{bits} bits" for bits in asked))
     for part in dict.fromkeys(part for row in rows for part in row["parts"]):
-        asked = sorted({row["asked"] for row in rows})
-        table = Table(
-            "kind",
-            *(f"{bits} bits" for bits in asked),
-            title=f"{part}: KL, nats a token (variance explained)",
-        )
-        for kind in dict.fromkeys(row["kind"] for row in rows):
-            cells = {row["asked"]: row["parts"][part] for row in rows if row["kind"] == kind}
-            shown = {bits: f"{_kl(cell)[0]:.3f} ({cell['explained']:.2f})" for bits, cell in cells.items()}
-            table.add_row(kind, *(shown.get(bits, "–") for bits in asked))
-        Console(width=110).print(table)
+        there = {(row["kind"], row["asked"]): row["parts"][part] for row in rows if part in row["parts"]}
+        told: dict[str, Callable[[dict], str | None]] = {"KL, nats a token (variance explained)": _cost}
+        for task in next(iter(there.values())).get("effects", ()):
+            told[f"share of the effect on {task} that codes carry"] = partial(_carried, task=task)
+        told["share of codes that noise leaves alone"] = _same
+        for title, text in told.items():
+            table = [
+                (kind, *(text(there[kind, bits]) if (kind, bits) in there else None for bits in asked))
+                for kind in dict.fromkeys(kind for kind, _ in there)
+            ]
+            print_table(columns, table, f"{part}: {title}")
+
+
+def _cost(cell: dict) -> str:
+    return f"{_kl(cell)[0]:.3f} ({cell['explained']:.2f})"
+
+
+def _same(cell: dict) -> str | None:
+    return f"{cell['noise_same']:.2f}" if "noise_same" in cell else None
+
+
+def _carried(cell: dict, task: str) -> str:
+    effect = cell["effects"][task]
+    return interval(effect["share"], *effect["interval"])
 
 
 def plot(result: dict, part: str) -> go.Figure:

@@ -127,7 +127,7 @@ def show(known: dict[str, list]) -> None:
         rows.append((scope, n, *texts, *differences))
     title = "ten seeds: ROC AUC (average precision); role-overlap minus it [95 % over seeds]"
     columns = ("task", "pairs", "role-overlap", *OTHERS, *(f"{x} minus {m}" for m, x in AGAINST))
-    print_table(columns, rows, title, width=230)
+    print_table(columns, rows, title)
 
 
 def _text(cell: Float[np.ndarray, " number"]) -> str:

@@ -8,7 +8,8 @@ Every cell is one arm of one topic (``interp/evaluation/steering.py``), kept in 
 topics can be run side by side, and the table is of what is there. Codes are found from the topic's texts; prompts hold
 no topic. ``--development``: the topics by which it was chosen how codes are found. ``--styles``: those of
 ``steering_styles.json``. ``--topics``: to run [default: all]; words of all are counted. ``--times`` and ``--variety``:
-how far a dose may go (cells of other bounds belong in a folder of their own). ``--workers ray`` spreads cells over a
+how far a dose may go (cells of other bounds belong in a folder of their own). ``--show`` prints all cells of a folder
+as they were made, and loads no model. ``--workers ray`` spreads cells over a
 cluster, with ``--threads`` each (docs/cluster.md). A cell is up to 18,000 tokens, its dose included: four to five
 minutes of one core.
 """
@@ -27,7 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.common import RESULTS, arguments, interval, print_table
+from benchmarks.common import RESULTS, arguments, interval, kept, print_table
 from benchmarks.steering_doses import AtDose, SteeringCondition, measure
 from interp import DEFAULT_MODEL, Codebooks, attach
 from interp.bench.plan import read_record, write_record
@@ -128,52 +129,62 @@ def main() -> None:
         **numbers,
     )
     config = SteeringConfig(**{name: getattr(given, name) for name in numbers}, n_tokens=given.tokens)
-    model = load_model(given.model)
-    books = Codebooks.from_pretrained(given.codebooks, model)
     if given.styles:
         folder, names = "steering-styles", [name for name in read_json(STYLES) if name != "about"]
     elif given.development:
         folder, names = "steering-development", topic_names("development")
     else:
         folder, names = "steering", topic_names("topics")
+    folder = given.out or RESULTS / folder
+    topics = [style(name) if given.styles else topic(name) for name in names]
+    if given.show:
+        show(topics, config, Cells(folder, None))
+        return
+    model = load_model(given.model)
+    books = Codebooks.from_pretrained(given.codebooks, model)
     settings = {
         "model": identity(model, {}),
         "books": identity(model, books),
         "finder": FINDER,
         "config": config,
     }
-    cells = Cells(given.out or RESULTS / folder, settings)
-    topics = [style(name) if given.styles else topic(name) for name in names]
+    cells = Cells(folder, settings)
     chosen = given.topics.split(",") if given.topics else names
     if unknown := [name for name in chosen if name not in names]:
         raise SystemExit(f"no topic {', '.join(unknown)} here: there are {', '.join(names)}")
     wanted = [topic for topic in topics if topic.name in chosen]
     missing = [topic for topic in wanted if any(cells.read(topic, arm) is None for arm in given.arms)]
-    if not given.show and (missing or cells.read(None, BASE) is None):
+    if missing or cells.read(None, BASE) is None:
         _run(missing, Desk(given.model, given.codebooks, topics, config, cells, (model, books), {}), given)
-    _print(topics, config, cells)
+    show(topics, config, cells)
 
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells in a folder that were made with these settings, a file each."""
+    """The cells in a folder that were made with these settings, a file each; all cells there if there are none."""
 
     folder: Path
-    settings: dict
+    settings: dict | None
 
     def read(self, topic: Concept | None, arm: str) -> Cell | None:
-        kept = read_record(*self._place(topic, arm), print)
-        return None if kept is None else Cell(**kept)
+        path = self._path(topic, arm)
+        if self.settings is None:
+            found = kept(path, {"result": None})["result"]
+        else:
+            found = read_record(path, self._made_of(topic, arm), print)
+        return None if found is None else Cell(**found)
 
     def write(self, topic: Concept | None, arm: str, cell: Cell) -> None:
-        write_record(*self._place(topic, arm), cell.to_json())
+        write_record(self._path(topic, arm), self._made_of(topic, arm), cell.to_json())
 
-    def _place(self, topic: Concept | None, arm: str) -> tuple[Path, dict]:
-        """The file, and what its cell is made of."""
+    def _path(self, topic: Concept | None, arm: str) -> Path:
         name = f"{topic.name if topic else 'all'}--{arm.replace(', ', '-')}".replace(" ", "-")
+        return self.folder / f"{name}.json"
+
+    def _made_of(self, topic: Concept | None, arm: str) -> dict:
         more = OF_TOPIC.get(arm)
         of_topic = {} if more is None else {more: getattr(topic, more)}
-        return self.folder / f"{name}.json", made_of(arm, **self.settings) | of_topic
+        return made_of(arm, **self.settings) | of_topic
 
 
 def _run(missing: list[Concept], desk: "Desk", given: Namespace) -> None:
@@ -378,11 +389,11 @@ def gains_of_texts(model: Model, books: Mapping[str, Bottleneck], topic: Topic) 
     return target_gradients(model, books, find_target(positive, negative, expected), negative)
 
 
-def _print(topics: list[Concept], config: SteeringConfig, kept: Cells) -> None:
-    cells = {(topic.name, arm): kept.read(topic, arm) for topic in topics for arm in ARMS}
-    base, n_prompts = kept.read(None, BASE), len(topics[0].prompts)
+def show(topics: list[Concept], config: SteeringConfig, known: Cells) -> None:
+    cells = {(topic.name, arm): known.read(topic, arm) for topic in topics for arm in ARMS}
+    base, n_prompts = known.read(None, BASE), len(topics[0].prompts)
     if base is None:
-        raise SystemExit(f"{kept.folder} holds no cells with these settings: run it without --show")
+        raise SystemExit(f"{known.folder} holds no cells: run it without --show")
     measured = {key: cell for key, cell in cells.items() if cell}
     found = steering_table([topic.name for topic in topics], base, measured, n_prompts)
     rows: list[tuple] = []

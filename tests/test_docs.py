@@ -30,6 +30,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "benchmarks/REPORT.md",
+    ROOT / "benchmarks/TABLES.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 EXPORTS = interp.__all__[2:]
