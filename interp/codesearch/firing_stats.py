@@ -159,9 +159,9 @@ class Gathered:
     def _take(self, rank: str, codes: Int[np.ndarray, " code"], new: dict[str, np.ndarray]) -> None:
         """The best of the contexts that these codes have and of later ones, [code, context]."""
         at = codes, RANKS.index(rank)
-        both = {name: np.concatenate([getattr(self, name)[at], part], 1) for name, part in new.items()}
-        best = np.argsort(-both[rank], axis=1, kind="stable")[:, :N_TOP]
-        for name, part in both.items():
+        joined = {name: np.concatenate([getattr(self, name)[at], part], 1) for name, part in new.items()}
+        best = np.argsort(-joined[rank], axis=1, kind="stable")[:, :N_TOP]
+        for name, part in joined.items():
             getattr(self, name)[at] = np.take_along_axis(part, best, 1)
 
     def add_silent(self, begin: int, similarity: Float[np.ndarray, "row code"], fired: np.ndarray) -> None:
@@ -178,8 +178,8 @@ class Gathered:
 def pack_counts(counts: np.ndarray) -> UInt8[np.ndarray, "..."]:
     """Counts in eight bits, by their logarithm: right to 5 %, 0 and 1 exact, up to 2³¹."""
     packed = np.zeros(counts.shape, np.uint8)
-    some = counts > 0  # most are not
-    packed[some] = np.rint(_PER_OCTAVE * np.log2(counts[some] + 1.0))
+    filled = counts > 0  # most are not
+    packed[filled] = np.rint(_PER_OCTAVE * np.log2(counts[filled] + 1.0))
     return packed
 
 

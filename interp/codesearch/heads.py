@@ -1,5 +1,6 @@
 """What heads do on ordinary text: where they look, what their codes say, and in which circuits they are."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -82,7 +83,6 @@ def _summary(
     """``circuits``: task, effects as shares of the gap, and members."""
     begin, n = labels.starts[head]
     firings, f1 = (labels.columns[name][begin : begin + n] for name in ("firings", "f1"))
-    codes = [] if labels.coarse is None else _codes(labels.coarse, head)
     common = _common(labels.coarse or labels, head)
     named = [(text, part) for text, part in common if part and text not in (RARE, MIXED)]
     order = np.argsort([-part for part in looks["tokens"]], kind="stable").tolist()
@@ -97,7 +97,7 @@ def _summary(
         sum(part for _, part in named),
         float(f1[measured].mean()) if measured.any() else 0.0,
         sorted(member_of, key=lambda circuit: -abs(circuit[1])),
-        codes,
+        [] if labels.coarse is None else _codes(labels.coarse, head),
         *labels.about.get("kl", {}).get(head, (None, None)),
     )
 
@@ -106,9 +106,10 @@ def _common(labels: Labels, head: str) -> list[tuple[str, float]]:
     """Labels of a head's codes, each with its share of the tokens, the commonest first."""
     begin, n = labels.starts[head]
     firings, texts = (labels.columns[name][begin : begin + n] for name in ("firings", "text"))
-    used, number = np.unique(texts, return_inverse=True)
-    share = np.bincount(number, firings) / max(int(firings.sum()), 1)
-    return [(labels.texts[used[i]], float(share[i])) for i in np.argsort(-share, kind="stable").tolist()]
+    counts = Counter[str]()
+    for text, count in zip(texts, firings.tolist(), strict=True):
+        counts[text] += count
+    return [(text, count / max(counts.total(), 1)) for text, count in counts.most_common()]
 
 
 def _codes(coarse: Labels, head: str) -> list[CoarseCode]:

@@ -152,8 +152,11 @@ class IdFile:
         begin, end = BLOCK * self.layout.slots[number : number + 2]
         return self.array[:, begin:end].reshape(len(self.array), BLOCK, -1)
 
+    def tokens(self, number: int) -> UInt[np.ndarray, "token k"]:
+        """One book's ids at every token."""
+        return self.book(number).reshape(-1, self.layout.books[number].k)[: self.layout.n_tokens]
+
     def flush(self) -> None:
-        """To the disk."""
         self._mapped.flush()
 
     def write(self, number: int, start: int, ids: Int[np.ndarray, "token k"]) -> None:

@@ -38,19 +38,16 @@ class LogitLens:
 
 def nearest_codes(index: CodeIndex, book: str, code: int, n: int = 10) -> list[Neighbour]:
     """Codes of the same book by cosine; :class:`InputError` if the index's codebooks are not there."""
-    begin = index.layout.code(book, code) - code
-    place = index.books[index.layout.number(book)]
+    index.layout.code(book, code)
+    place, counts = index.books[index.layout.number(book)], index.counts_of(book)
     dictionary = index.codebooks()[place.site]
-    vectors = index.vectors(book)
     # comparable takes the vectors of every dictionary of the site
-    every = dictionary.comparable(vectors.expand(len(dictionary.codes), -1, -1))
-    vectors = every[place.vectors].cpu()
+    of_site = dictionary.comparable(index.vectors(book).expand(len(dictionary.codes), -1, -1))
+    vectors = of_site[place.vectors].cpu()
     cosine = torch.nn.functional.cosine_similarity(vectors, vectors[code], dim=-1).numpy()
     cosine[code] = -np.inf
-    return [
-        Neighbour(int(i), float(cosine[i]), int(index.counts[begin + i]))
-        for i in np.argsort(-cosine, kind="stable")[: min(n, len(cosine) - 1)]
-    ]
+    nearest = np.argsort(-cosine, kind="stable")[: min(n, len(cosine) - 1)]
+    return [Neighbour(int(i), float(cosine[i]), int(counts[i])) for i in nearest]
 
 
 @torch.no_grad()
@@ -197,16 +194,10 @@ def token_shares(index: CodeIndex, tokens: Int[np.ndarray, " token"], n: int = 1
     """The vocabulary's tokens among some tokens of the corpus, the most frequent first."""
     corpus = index.corpus
     counts = np.bincount(corpus.tokens[tokens], minlength=len(corpus.special))
-    commonest = [i for i in largest(counts, n).tolist() if counts[i]]
     return [
-        TokenShare(
-            i,
-            corpus.token_text(i),
-            int(counts[i]),
-            float(counts[i] / len(tokens)),
-            float(counts[i] / corpus.token_counts[i]),
-        )
-        for i in commonest
+        TokenShare(i, corpus.token_text(i), count, count / len(tokens), count / int(corpus.token_counts[i]))
+        for i in largest(counts, n).tolist()
+        if (count := int(counts[i]))
     ]
 
 
@@ -215,13 +206,13 @@ def related_codes(
 ) -> tuple[list[Related], int]:
     """Codes of all books that are on at the same tokens more often than elsewhere, and on how many tokens counted;
     ``tokens`` are all with the code, if they are known."""
-    own = index.layout.code(book, code)
+    row = index.layout.code(book, code)
     sample = spaced(index.positions(book, code) if tokens is None else tokens, RELATED_SAMPLE)
     if not len(sample):
         return [], 0
     together = count_at(index, sample)
     others = np.flatnonzero(together)
-    others = others[others != own]
+    others = others[others != row]
     share = together[others] / len(sample)
     lift = share / (index.counts[others] / index.n_tokens)
     weight = share * np.log2(lift)
@@ -230,8 +221,9 @@ def related_codes(
         if weight[i] > 0:
             other, number = index.layout.of_code(int(others[i]))
             interval = wilson(int(together[others[i]]), len(sample))
-            numbers = float(share[i]), interval, float(lift[i]), float(weight[i])
-            related.append(Related(other.name, number, *numbers))
+            related.append(
+                Related(other.name, number, float(share[i]), interval, float(lift[i]), float(weight[i]))
+            )
     return related, len(sample)
 
 

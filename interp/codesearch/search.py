@@ -232,22 +232,21 @@ def score_codes(index: CodeIndex, matches: Matches) -> CodeScores:
     ]
     hits, matched = np.zeros((2, index.layout.n_codes), np.int64)
     for i, book in enumerate(index.books):
-        own = slice(*index.layout.codes[i : i + 2])
+        of_book = slice(*index.layout.codes[i : i + 2])
         for group in groups:
             ids = index.ids.rows(i, group.ravel())
-            inside = _counted(index, i, ids)
+            counts = _counted(index, i, ids)
             if not shared:
-                hits[own] += inside
+                hits[of_book] += counts
             if group.shape[1] > 1:
-                inside = _counted(index, i, _once_a_row(ids.reshape(len(group), -1), book.n_codes))
-            matched[own] += inside
+                counts = _counted(index, i, _once_a_row(ids.reshape(len(group), -1), book.n_codes))
+            matched[of_book] += counts
     return CodeScores(index, matches, len(tokens), count_at(index, tokens) if shared else hits, matched)
 
 
 def count_at(index: CodeIndex, tokens: Int[np.ndarray, " n"]) -> Int[np.ndarray, " code"]:
     """At how many of some different tokens every code occurs."""
-    parts = [_counted(index, i, index.ids.rows(i, tokens)) for i in range(len(index.books))]
-    return np.concatenate(parts)
+    return np.concatenate([_counted(index, i, index.ids.rows(i, tokens)) for i in range(len(index.books))])
 
 
 def _counted(index: CodeIndex, number: int, ids: UInt[np.ndarray, "n k"]) -> Int[np.ndarray, " code"]:

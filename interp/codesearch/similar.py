@@ -84,9 +84,9 @@ def search_similar(
     for book in dict.fromkeys(book for book, _ in wanted):
         number = index.layout.number(book)
         weight = np.full(index.books[number].n_codes + 1, np.nan)
-        weight[[code for other, code in wanted if other == book]] = idf[
-            [other == book for other, _ in wanted]
-        ]
+        for (other, code), value in zip(wanted, idf, strict=True):
+            if other == book:
+                weight[code] = value
         of_slot = weight[index.ids.rows(number, candidates)]
         total += np.nansum(of_slot, 1)
         shared += (~np.isnan(of_slot)).sum(1)

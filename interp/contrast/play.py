@@ -118,8 +118,8 @@ class Play:
         self.first, self.length, self.shift = align(a, b)[0], len(a), len(b) - len(a)
         self.books = [books for books, _ in shipped_codebooks(model)]
         self._answers = [explanation.answers[name]["id"] for name in ("answer", "instead")]
-        pair = (self._answers[0],), (self._answers[1],)
-        rows = [PromptPair("", "", ids, ids, *pair) for ids in (a, b)]
+        answers = [(token,) for token in self._answers]
+        rows = [PromptPair("", "", ids, ids, *answers) for ids in (a, b)]
         pairs = PromptPairs(rows, task="why", metric="logit_diff", counterfactual="b", seed=0, bos=True)
         self._run = CleanRun.of(model, pairs, mlps=True)
 
@@ -132,23 +132,20 @@ class Play:
         for edit in parsed:
             self._check(edit)
         logits = self._logits(parsed)
-        tops, p = logits.argmax(-1).tolist(), logits.softmax(-1)
-        names: list[str | None] = [None, *map(str, parsed)]
         outcomes = list[Outcome]()
-        for row, (name, top) in enumerate(zip(names, tops, strict=True)):
-            answer, instead = p[row, self._answers].tolist()
-            difference = float(logits[row, self._answers[0]] - logits[row, self._answers[1]])
-            text = token_text(self.model, top)
-            outcomes.append(Outcome(name, answer, instead, difference, text, float(p[row, top])))
+        for name, row, p in zip([None, *map(str, parsed)], logits, logits.softmax(-1), strict=True):
+            first, second = self._answers
+            top = int(row.argmax())
+            answers = float(p[first]), float(p[second]), float(row[first] - row[second])
+            outcomes.append(Outcome(name, *answers, token_text(self.model, top), float(p[top])))
         return outcomes
 
     def _logits(self, edits: Sequence[Edit]) -> Float[Tensor, "edit d_vocab"]:
         """After A, the clean run's pair 0, before and after each edit."""
         n, cfg = len(edits) + 1, self.model.cfg
         last, end, row = Site("attn", cfg.n_layers - 1, 0), self.length - 1, np.arange(n)
-        unchanged = self._run.at(last, np.array([0]), np.array([end]), corrupt=False)[0]
         written = [
-            (last, end, unchanged, row == 0),  # before the edits A's value stays
+            (last, end, self._at(last, 0, end), row == 0),  # before the edits A's value stays
             *((x.site, x.position, self._value(x), row > i) for i, x in enumerate(edits)),
         ]
         patches = [
@@ -162,19 +159,22 @@ class Play:
 
     def _value(self, edit: Edit) -> Float[Tensor, " d"]:
         """What the node writes with the edit."""
-        pair, position = (1, edit.position + self.shift) if edit.to == "b" else (0, edit.position)
-        value = self._run.at(edit.site, np.array([pair]), np.array([position]), corrupt=False)[0]
         if edit.to == "b":
-            return value
+            return self._at(edit.site, 1, edit.position + self.shift)
+        value = self._at(edit.site, 0, edit.position)
         book = self.book(edit.site)
         if book is None or not isinstance(edit.to, int):
             return torch.zeros_like(value)
         ids = torch.tensor([edit.to], device=value.device)
         return book.decode(Codes(ids, torch.ones_like(ids).float())).to(value)
 
+    def _at(self, site: Site, prompt: int, position: int) -> Float[Tensor, " d"]:
+        return self._run.at(site, np.array([prompt]), np.array([position]), corrupt=False)[0]
+
     def book(self, site: Site) -> Dictionary | None:
-        """The codebook of a node."""
-        return next((books[str(site)] for books in self.books if _whole(site) in books), None)
+        """The codebook of a node; it is stored for all heads of the layer, or for the MLP."""
+        stored = str(Site(site.kind, site.layer))
+        return next((books[str(site)] for books in self.books if stored in books), None)
 
     def _check(self, edit: Edit) -> None:
         """Raise :class:`InputError` where there is no such node, or nothing to put there."""
@@ -200,18 +200,13 @@ class Play:
                 )
 
 
-def _whole(site: Site) -> str:
-    """The site that a node's codebook is stored for: all heads of its layer, or the MLP."""
-    return str(Site(site.kind, site.layer))
-
-
 def read_tokens(model: Model, explanation: Why) -> tuple[Tokens, Tokens]:
     """Both prompts in tokens, with what both answers begin with.
 
     Raises:
         InputError: the model reads the prompts in other tokens than the explanation's.
     """
-    encoder, both = PromptEncoder(model.tokenizer, bos=True), []
+    encoder, prompts = PromptEncoder(model.tokenizer, bos=True), []
     for name, text, tokens in (
         ("A", explanation.a, explanation.tokens),
         ("B", explanation.b, explanation.tokens_b),
@@ -223,5 +218,5 @@ def read_tokens(model: Model, explanation: Why) -> tuple[Tokens, Tokens]:
             raise InputError(
                 f"this model reads prompt {name} in other tokens: open the explanation with its own"
             )
-        both.append(ids)
-    return both[0], both[1]
+        prompts.append(ids)
+    return prompts[0], prompts[1]

@@ -60,7 +60,7 @@ def read_contrast(
     first, notes = align(in_a, in_b)
     given = [() if text is None else encoder.continuation(before, text) for text in (answer, instead)]
     if all(given):
-        shared = _equal(*given)
+        shared = _common_length(*given)
         if shared == min(map(len, given)):
             raise InputError("the two answers are the same, or one begins the other: give two that differ")
         if shared:
@@ -114,10 +114,10 @@ def align(a: Tokens, b: Tokens) -> tuple[int, list[str]]:
     """
     if a == b:
         raise InputError("both prompts are the same tokens: change the word that you want to ask about")
-    begin = _equal(a, b)
+    begin = _common_length(a, b)
     if len(a) == len(b):
         return begin, []
-    end = min(_equal(a[::-1], b[::-1]), min(len(a), len(b)) - begin)
+    end = min(_common_length(a[::-1], b[::-1]), min(len(a), len(b)) - begin)
     if not end:
         raise InputError(
             f"the prompts have {len(a)} and {len(b)} tokens and no common end: give prompts of equal length, or with "
@@ -128,7 +128,7 @@ def align(a: Tokens, b: Tokens) -> tuple[int, list[str]]:
     return len(a) - end, [note] if alone else []
 
 
-def _equal(a: Tokens, b: Tokens) -> int:
+def _common_length(a: Tokens, b: Tokens) -> int:
     """How many tokens are the same from the beginning on."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
@@ -151,13 +151,13 @@ def _answers(
         raise InputError(
             f"{texts[0]!r} against {texts[1]!r} is the same after both prompts: nothing to explain"
         )
-    two = p[:, [answer, instead]]
-    few = torch.cat([two, (1 - two.sum(-1, keepdim=True)).clamp_min(1e-9)], 1).log()
-    covered = float(kl_divergence(few[0], few[1]) / kl_divergence(log_p[0], log_p[1]))
+    p_answers = p[:, [answer, instead]]
+    merged = torch.cat([p_answers, (1 - p_answers.sum(-1, keepdim=True)).clamp_min(1e-9)], 1).log()
+    covered = float(kl_divergence(*merged) / kl_divergence(*log_p))
     probabilities: dict[str, Any] = {
         name: {"token": text, "id": token, "a": after_a, "b": after_b}
         for name, text, token, after_a, after_b in zip(
-            ("answer", "instead"), texts, (answer, instead), *two.tolist(), strict=True
+            ("answer", "instead"), texts, (answer, instead), *p_answers.tolist(), strict=True
         )
     }
     return (answer, instead), probabilities | {"uncovered": min(max(1 - covered, 0.0), 1.0)}
