@@ -125,29 +125,24 @@ class Target:
 class Plan:
     """A bench.
 
-    Attributes:
-        tasks: shipped names, prompt files or classes; planted tasks run on their own planted models.
-        models: specs that the other tasks run on.
-        methods: registered names, or one's own, as ``interp discover`` takes them; all that are registered if empty,
-            but the one that references are measured by, whose row is the baseline.
-        seeds: subsets of the pool that are drawn, seeds 0, 1, ….
-        against: the method among them that all others are compared with; attribution, or else the first.
-        pool, held_out: pairs in the pool, and pairs that circuits are run on.
-        reference: pairs that exact effects are measured on where none are shipped.
-
     Raises:
         InputError: an unknown task or method, or a number that cannot be.
     """
 
+    # shipped names, prompt files or classes; planted tasks run on their own planted models
     tasks: tuple[str, ...] = field(default_factory=task_names)
-    models: tuple[str, ...] = (DEFAULT_MODEL,)
+    models: tuple[str, ...] = (DEFAULT_MODEL,)  # specs that the other tasks run on
+    # registered names, or one's own, as `interp discover` takes them; all that are registered if empty, but the one
+    # that references are measured by, whose row is the baseline
     methods: tuple[str, ...] = ()
     pairs: tuple[int, ...] = (10, 25, 100)
-    seeds: int = 10
+    seeds: int = 10  # subsets of the pool that are drawn, seeds 0, 1, …
+    # the method among them that all others are compared with; attribution, or else the first
     against: str | None = None
+    # pool, held_out: pairs in the pool, and pairs that circuits are run on
     pool: int = POOL
     held_out: int = HELD_OUT
-    reference: int = REFERENCE_PAIRS
+    reference: int = REFERENCE_PAIRS  # pairs that exact effects are measured on where none are shipped
 
     def __post_init__(self) -> None:
         if not self.methods:

@@ -247,20 +247,15 @@ class TargetBench:
 
 @dataclass(frozen=True)
 class Found:
-    """What a job found of a method on a target.
+    """What a job found of a method on a target."""
 
-    Attributes:
-        kept: results of cells, by pairs and seed; ``refused`` says why there is none, by pairs.
-        size: members of the first reference.
-        stable: stability of the choice of heads, by pairs, where it was measured.
-        left: cells that are jobs of their own.
-    """
-
+    # results of cells, by pairs and seed; `refused` says why there is none, by pairs
     kept: dict[tuple[int, int], dict] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
-    size: int = 0
+    size: int = 0  # members of the first reference
+    # stability of the choice of heads, by pairs, where it was measured
     stable: dict[int, float | None] = field(default_factory=dict)
-    left: tuple[tuple[int, int], ...] = ()
+    left: tuple[tuple[int, int], ...] = ()  # cells that are jobs of their own
 
     def __or__(self, later: "Found | InputError") -> "Found":
         """With what a later job found, or why it was refused."""

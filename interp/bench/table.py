@@ -26,21 +26,15 @@ N_BOOT = 2000
 
 @dataclass(frozen=True)
 class Cell:
-    """One method on ``n`` pairs of one seed.
-
-    Attributes:
-        result: as it is kept on disk: heads, agreement by reference, faithfulness, cost.
-        size: members of the first reference.
-        bootstrap_jaccard: of the method on resamples of ``n`` pairs, where it was measured.
-    """
+    """One method on ``n`` pairs of one seed."""
 
     target: Target
     method: str
     n: int
     seed: int
-    result: dict
-    size: int
-    bootstrap_jaccard: float | None
+    result: dict  # as it is kept on disk: heads, agreement by reference, faithfulness, cost
+    size: int  # members of the first reference
+    bootstrap_jaccard: float | None  # of the method on resamples of `n` pairs, where it was measured
 
     @property
     def reference(self) -> str:

@@ -33,17 +33,13 @@ def only_in(
 
 @dataclass(frozen=True)
 class Counts:
-    """Of every code of all books, one row each.
+    """Of every code of all books, one row each."""
 
-    Attributes:
-        starts: the first row of every book.
-        base, tuned: tokens that have it in either model.
-        p, q: of the sign test over stretches; q over all codes that are ever on.
-    """
-
-    starts: dict[str, int]
+    starts: dict[str, int]  # the first row of every book
+    # base, tuned: tokens that have it in either model
     base: Int[np.ndarray, " code"]
     tuned: Int[np.ndarray, " code"]
+    # p, q: of the sign test over stretches; q over all codes that are ever on
     p: Float[np.ndarray, " code"]
     q: Float[np.ndarray, " code"]
 

@@ -50,48 +50,36 @@ class Example:
 
 @dataclass(frozen=True)
 class ChangedCode:
-    """A code that the tuned model has at a word far more often than its head's changes elsewhere would bring there.
-
-    Attributes:
-        name: of its label; empty where it has none.
-        writes: what its label says that it writes.
-        base, tuned: tokens of the whole text that have it in either model.
-        word: in lower case; ``of_word`` stretches of the text hold it, in ``at_word`` it has become this code,
-            ``expected`` of them by how the head's codes moved at other words, and ``null`` in the null model.
-        q: of that, over all codes and words; ``surprise`` in nats.
-        instead: the code that most of those tokens have in the base.
-        alike: other codes that changed at this word.
-        examples: tokens that have become this code.
-    """
+    """A code that the tuned model has at a word far more often than its head's changes elsewhere would bring there."""
 
     site: str
     code: int
-    name: str
-    writes: str
+    name: str  # of its label; empty where it has none
+    writes: str  # what its label says that it writes
+    # base, tuned: tokens of the whole text that have it in either model
     base: int
     tuned: int
+    # in lower case; `of_word` stretches of the text hold it, in `at_word` it has become this code, `expected` of them
+    # by how the head's codes moved at other words, and `null` in the null model
     word: str
     at_word: int
     of_word: int
     expected: float
     surprise: float
-    q: float
-    instead: int | None
-    alike: int
-    examples: list[Example] = field(default_factory=list)
+    q: float  # of that, over all codes and words; `surprise` in nats
+    instead: int | None  # the code that most of those tokens have in the base
+    alike: int  # other codes that changed at this word
+    examples: list[Example] = field(default_factory=list)  # tokens that have become this code
 
 
 @dataclass(frozen=True)
 class ChangedWord:
-    """A word behind which the next token changed: the mean KL there, and in how many stretches it stands.
-
-    Attributes:
-        says: what the tuned model likes best behind it where the base likes something else, commonest first.
-    """
+    """A word behind which the next token changed: the mean KL there, and in how many stretches it stands."""
 
     word: str
     kl: float
     stretches: int
+    # what the tuned model likes best behind it where the base likes something else, commonest first
     says: list[str]
 
 

@@ -24,18 +24,12 @@ TOGETHER = (1, 2, 3, 5, 10)
 
 @dataclass(frozen=True)
 class Part:
-    """A head or MLP.
-
-    Attributes:
-        kl_share: of the KL, what goes from the base when the tuned model's output stands there.
-        undone: of the KL, what goes from the tuned model when the base's output stands there.
-        estimate: of ``kl_share``, by gradient.
-    """
+    """A head or MLP."""
 
     site: str
-    kl_share: float
-    undone: float
-    estimate: float
+    kl_share: float  # of the KL, what goes from the base when the tuned model's output stands there
+    undone: float  # of the KL, what goes from the tuned model when the base's output stands there
+    estimate: float  # of `kl_share`, by gradient
 
 
 @dataclass(frozen=True)

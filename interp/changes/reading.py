@@ -39,32 +39,26 @@ def book_sites(model: Model, books: Mapping[str, Bottleneck]) -> dict[str, tuple
 
 @dataclass
 class Reading:
-    """What one model did with the text.
+    """What one model did with the text."""
 
-    Attributes:
-        ids: of every book, the codes of every token, :data:`NO_CODE` where there is none.
-        kl: KL(this model ‖ base) of the token that follows each, in nats.
-        says: the token that it likes best there.
-        means: of every site that was read, the mean output, heads apart.
-    """
-
+    # of every book, the codes of every token, `NO_CODE` where there is none
     ids: dict[str, Shaped[np.ndarray, "token k"]] = field(default_factory=dict)
+    # KL(this model ‖ base) of the token that follows each, in nats
     kl: Float[np.ndarray, " token"] = field(default_factory=lambda: np.zeros(0, np.float32))
+    # the token that it likes best there
     says: Int[np.ndarray, " token"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    # of every site that was read, the mean output, heads apart
     means: dict[str, Float[Tensor, "*any d"]] = field(default_factory=dict)
 
 
 @dataclass
 class BatchReading:
-    """A batch of tokens: log probabilities of what follows, codes, and sums of outputs.
-
-    Attributes:
-        resid: what each layer that another model begins at has read.
-    """
+    """A batch of tokens: log probabilities of what follows, codes, and sums of outputs."""
 
     log_p: Float[Tensor, "token d_vocab"]
     ids: dict[str, Shaped[np.ndarray, "token k"]]
     sums: dict[str, Float[Tensor, "*any d"]]
+    # what each layer that another model begins at has read
     resid: dict[int, Float[Tensor, "block pos d_model"]] = field(default_factory=dict)
 
 

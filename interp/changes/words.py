@@ -30,24 +30,18 @@ SURPRISING = 5.0
 
 @dataclass(frozen=True)
 class Moved:
-    """Codes at words, one row each, that are more often there than expected.
-
-    Attributes:
-        row: of the code, as in :class:`~interp.changes.counts.Counts`.
-        n, expected: tokens of the word that have become this code, and how many should have.
-        surprise, q: of that; q over all pairs of a code and a word that were looked at.
-        surprises: of every word, the sum.
-        stretches: of every word, those that hold it.
-    """
+    """Codes at words, one row each, that are more often there than expected."""
 
     word: Int[np.ndarray, " pair"]
-    row: Int[np.ndarray, " pair"]
+    row: Int[np.ndarray, " pair"]  # of the code, as in `Counts`
+    # n, expected: tokens of the word that have become this code, and how many should have
     n: Int[np.ndarray, " pair"]
     expected: Float[np.ndarray, " pair"]
+    # surprise, q: of that; q over all pairs of a code and a word that were looked at
     surprise: Float[np.ndarray, " pair"]
     q: Float[np.ndarray, " pair"]
-    surprises: Float[np.ndarray, " word"]
-    stretches: Int[np.ndarray, " word"]
+    surprises: Float[np.ndarray, " word"]  # of every word, the sum
+    stretches: Int[np.ndarray, " word"]  # of every word, those that hold it
 
     def weights(self, null: "Moved | None" = None) -> Float[np.ndarray, " word"]:
         """How much each word tells; 0 for rare ones."""

@@ -72,23 +72,17 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Explanation:
-    """
-    Attributes:
-        text: what the model says; not escaped.
-        model, seed: that was asked, and by which the documents were split.
-        precision, recall, f1: of detection, on as many tokens with the code as without; None until it was asked.
-        null: F1 with another code's explanation in place of this one; None where there is no other.
-        n: tokens asked about.
-    """
-
-    text: str
+    text: str  # what the model says; not escaped
+    # model, seed: that was asked, and by which the documents were split
     model: str
     seed: int
+    # precision, recall, f1: of detection, on as many tokens with the code as without; None until it was asked
     precision: float | None = None
     recall: float | None = None
     f1: float | None = None
+    # F1 with another code's explanation in place of this one; None where there is no other
     null: float | None = None
-    n: int = 0
+    n: int = 0  # tokens asked about
 
 
 def explanations_of(index: CodeIndex) -> dict[str, Explanation]:

@@ -30,28 +30,22 @@ class CoarseCode:
 
 @dataclass(frozen=True)
 class HeadSummary:
-    """One head on the text of its labels, the half that chose none.
-
-    Attributes:
-        looks: share of tokens at which it looks most at each relation, by falling share; the first is always there.
-        weight: share of attention · |value| that goes to the first of them, as far as the two largest places tell it.
-        names: the commonest names of its coarse codes, of its own ones without those, each with its share of tokens.
-        named: share of the tokens whose code has a name.
-        f1: mean F1 of its codes, rare ones left out.
-        circuits: tasks of whose circuit it is a member, with its effect as a share of the gap.
-        codes: its coarse codes, the commonest first.
-        kl_without, kl_described: KL divergence of the model's next token, in nats, where the head's output is its mean,
-            and where its rule and codes stand for it, see ``benchmarks/head_descriptions.py``; None if not measured.
-    """
+    """One head on the text of its labels, the half that chose none."""
 
     head: str
+    # share of tokens at which it looks most at each relation, by falling share; the first is always there
     looks: list[tuple[str, float]]
+    # share of attention · |value| that goes to the first of them, as far as the two largest places tell it
     weight: float
+    # the commonest names of its coarse codes, of its own ones without those, each with its share of tokens
     names: list[tuple[str, float]]
-    named: float
-    f1: float
+    named: float  # share of the tokens whose code has a name
+    f1: float  # mean F1 of its codes, rare ones left out
+    # tasks of whose circuit it is a member, with its effect as a share of the gap
     circuits: list[tuple[str, float]]
-    codes: list[CoarseCode]
+    codes: list[CoarseCode]  # its coarse codes, the commonest first
+    # kl_without, kl_described: KL divergence of the model's next token, in nats, where the head's output is its mean,
+    # and where its rule and codes stand for it, see `benchmarks/head_descriptions.py`; None if not measured
     kl_without: float | None = None
     kl_described: float | None = None
 

@@ -111,16 +111,9 @@ class Top:
 
 @dataclass(frozen=True)
 class Similarities:
-    """
-    Attributes:
-        edges: of the bins.
-        fired: tokens per bin when the code fired, right to 5 %.
-        silent: the same at a sample of the tokens at which it did not.
-    """
-
-    edges: Float[np.ndarray, " edge"]
-    fired: Float[np.ndarray, " bin"]
-    silent: Float[np.ndarray, " bin"]
+    edges: Float[np.ndarray, " edge"]  # of the bins
+    fired: Float[np.ndarray, " bin"]  # tokens per bin when the code fired, right to 5 %
+    silent: Float[np.ndarray, " bin"]  # the same at a sample of the tokens at which it did not
 
 
 class NoIndexError(InputError):

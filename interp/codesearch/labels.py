@@ -70,31 +70,24 @@ _DULL = re.compile(
 
 @dataclass(frozen=True)
 class Label:
-    """What a code stands for, and how well that tells where it is on.
+    """What a code stands for, and how well that tells where it is on."""
 
-    Attributes:
-        text: the pattern in words, :data:`MIXED` or :data:`RARE`; what tokens say in it is not escaped.
-        precision, recall, f1: on the second half: of the code's tokens those with the pattern, of the pattern's those
-            with the code, as a search of the index has it.
-        null: mean F1 of random codes of the same frequency.
-        firings: tokens of the second half at which it is on.
-        stands, looks: the best pattern of each side, and its F1; empty where there is no such side.
-        writes: the tokens that it raises, or lowers, most; empty where no model was asked.
-        writes_gain: how much more than other tokens of the text it raises those that come next on the second half, in
-            standard deviations; of random codes 0.
-    """
-
-    text: str
+    text: str  # the pattern in words, `MIXED` or `RARE`; what tokens say in it is not escaped
+    # precision, recall, f1: on the second half: of the code's tokens those with the pattern, of the pattern's those
+    # with the code, as a search of the index has it
     precision: float
     recall: float
     f1: float
-    null: float
-    firings: int
+    null: float  # mean F1 of random codes of the same frequency
+    firings: int  # tokens of the second half at which it is on
+    # stands, looks: the best pattern of each side, and its F1; empty where there is no such side
     stands: str = ""
     stands_f1: float = 0.0
     looks: str = ""
     looks_f1: float = 0.0
-    writes: str = ""
+    writes: str = ""  # the tokens that it raises, or lowers, most; empty where no model was asked
+    # how much more than other tokens of the text it raises those that come next on the second half, in standard
+    # deviations; of random codes 0
     writes_gain: float = 0.0
 
     @property
@@ -257,21 +250,16 @@ def _try_values(
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of every code of some codebooks, by book and id.
+    """Labels of every code of some codebooks, by book and id."""
 
-    Attributes:
-        about: ``books`` (fingerprint), ``text``, ``n_tokens``, the rules' numbers; ``random_writes``: by site, the
-            share of codes that are said to write something where another code of the same head or MLP is on;
-            ``looks``: where each head looks, see :meth:`~interp.codesearch.look_patterns.LookPatterns.measure`.
-            Of coarse codes also ``variance``, of each book the share of its codes' variance that the level keeps, and
-            ``bits``, the entropy of its codes at both levels.
-        starts: where each book's codes begin in the columns.
-        coarse: the labels of coarse codes; None in labels of before there were any, and in those themselves.
-    """
-
+    # `books` (fingerprint), `text`, `n_tokens`, the rules' numbers; `random_writes`: by site, the share of codes that
+    # are said to write something where another code of the same head or MLP is on; `looks`: where each head looks, see
+    # `measure`. Of coarse codes also `variance`, of each book the share of its codes' variance that the level keeps,
+    # and `bits`, the entropy of its codes at both levels.
     about: dict[str, Any]
-    starts: dict[str, tuple[int, int]]
+    starts: dict[str, tuple[int, int]]  # where each book's codes begin in the columns
     columns: dict[str, np.ndarray]
+    # the labels of coarse codes; None in labels of before there were any, and in those themselves
     coarse: "Labels | None" = None
 
     @cached_property

@@ -39,19 +39,12 @@ SHARE = 0.03
 
 @dataclass(frozen=True)
 class Book:
-    """One dictionary at one place.
+    """One dictionary at one place."""
 
-    Attributes:
-        name: ``a5.h3``, ``m2``, ``r4``; a part of a shared-out vector is ``m2.g1``.
-        site: where the bottleneck was attached, ``a5``.
-        group: which of its groups.
-        vectors: which of the bottleneck's dictionaries: 0 where heads share one.
-    """
-
-    name: str
-    site: str
-    group: int
-    vectors: int
+    name: str  # `a5.h3`, `m2`, `r4`; a part of a shared-out vector is `m2.g1`
+    site: str  # where the bottleneck was attached, `a5`
+    group: int  # which of its groups
+    vectors: int  # which of the bottleneck's dictionaries: 0 where heads share one
     n_codes: int
     k: int
 

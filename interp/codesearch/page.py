@@ -79,36 +79,26 @@ RELATED_SAMPLE = 1000
 
 @dataclass(frozen=True)
 class Related:
-    """Another code that is on at the same tokens.
-
-    Attributes:
-        share: of the (sampled) tokens with the code, those that have the other too; with Wilson's 95 % interval.
-        lift: share / the other's share of all tokens; log2 of it is the pointwise mutual information.
-        weight: share · log2 lift, bits: what they are ranked by.
-    """
+    """Another code that is on at the same tokens."""
 
     book: str
     code: int
+    # of the (sampled) tokens with the code, those that have the other too; with Wilson's 95 % interval
     share: float
     interval: tuple[float, float]
-    lift: float
-    weight: float
+    lift: float  # share / the other's share of all tokens; log2 of it is the pointwise mutual information
+    weight: float  # share · log2 lift, bits: what they are ranked by
 
 
 @dataclass(frozen=True)
 class TokenShare:
-    """A token of the vocabulary at which the code is on.
-
-    Attributes:
-        precision: of the code's tokens, those that are this one.
-        recall: of this token's occurrences, those with the code.
-    """
+    """A token of the vocabulary at which the code is on."""
 
     token: int
     text: str
     count: int
-    precision: float
-    recall: float
+    precision: float  # of the code's tokens, those that are this one
+    recall: float  # of this token's occurrences, those with the code
 
 
 @dataclass(frozen=True)
@@ -126,26 +116,18 @@ class Coverage:
 
 @dataclass(frozen=True)
 class CodePage:
-    """
-    Attributes:
-        count: tokens with the code, of ``n_tokens``.
-        n_documents: documents with the code.
-        contexts: where it was chosen most clearly, by falling margin.
-        related_sample: tokens that ``related`` was counted on.
-        neighbours, logits: None without codebooks, without a model.
-    """
-
     book: str
     code: int
-    count: int
+    count: int  # tokens with the code, of `n_tokens`
     n_tokens: int
-    n_documents: int
-    contexts: list[CodeContext]
+    n_documents: int  # documents with the code
+    contexts: list[CodeContext]  # where it was chosen most clearly, by falling margin
     similarities: Similarities
     tokens: list[TokenShare]
     coverage: list[Coverage]
     related: list[Related]
-    related_sample: int
+    related_sample: int  # tokens that `related` was counted on
+    # neighbours, logits: None without codebooks, without a model
     neighbours: list[Neighbour] | None
     logits: LogitLens | None
 

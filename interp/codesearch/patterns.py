@@ -79,22 +79,14 @@ class Boolean:
 
 @dataclass(frozen=True)
 class TokenVariable:
-    """A value at every token; each of them, and any few together, are patterns.
+    """A value at every token; each of them, and any few together, are patterns."""
 
-    Attributes:
-        order: tokens that have a frequent value, by value; ``values`` are theirs.
-        counts: [half, value].
-        margin: what its patterns must be better by than the plainest ones.
-        show: values in words.
-        several: whether a token has one value at most, so that a few together can be counted.
-    """
-
-    order: Int[np.ndarray, " n"]
+    order: Int[np.ndarray, " n"]  # tokens that have a frequent value, by value; `values` are theirs
     values: Int[np.ndarray, " n"]
-    counts: Int[np.ndarray, "half value"]
-    margin: float
-    show: Callable[[Sequence[int]], str]
-    several: bool = True
+    counts: Int[np.ndarray, "half value"]  # [half, value]
+    margin: float  # what its patterns must be better by than the plainest ones
+    show: Callable[[Sequence[int]], str]  # values in words
+    several: bool = True  # whether a token has one value at most, so that a few together can be counted
 
 
 def halves(corpus: Corpus, seed: int) -> Int[np.ndarray, " token"]:
@@ -107,15 +99,11 @@ def halves(corpus: Corpus, seed: int) -> Int[np.ndarray, " token"]:
 
 @dataclass
 class Family:
-    """Patterns over one corpus.
+    """Patterns over one corpus."""
 
-    Attributes:
-        half: 0 or 1 of every token, by document; ``sizes`` are their numbers of tokens.
-        all: of two that are as good the first is better: one token before a class that it makes up.
-    """
-
-    half: Int[np.ndarray, " token"]
+    half: Int[np.ndarray, " token"]  # 0 or 1 of every token, by document; `sizes` are their numbers of tokens
     sizes: tuple[int, ...]
+    # of two that are as good the first is better: one token before a class that it makes up
     all: list[TokenVariable | Boolean]
 
     def boolean(self, text: str, where: Bool[np.ndarray, " token"]) -> Boolean:

@@ -20,16 +20,11 @@ RAREST = 96
 
 @dataclass(frozen=True)
 class Similar:
-    """A token of the corpus whose codes are like a prompt's.
-
-    Attributes:
-        score: idf of the codes it shares, of the idf of all the prompt's codes.
-        shared: how many codes it shares.
-    """
+    """A token of the corpus whose codes are like a prompt's."""
 
     token: int
-    score: float
-    shared: int
+    score: float  # idf of the codes it shares, of the idf of all the prompt's codes
+    shared: int  # how many codes it shares
 
 
 def prompt_codes(

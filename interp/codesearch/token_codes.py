@@ -18,14 +18,10 @@ from interp.models import Model, model_device, resolve_site
 
 @dataclass(frozen=True)
 class TokenCodes:
-    """The codes of a text at one head, or at another site with one code book.
+    """The codes of a text at one head, or at another site with one code book."""
 
-    Attributes:
-        ids: −1 where a slot is empty.
-        similarity, margin: see :mod:`interp.codesearch.firing_stats`.
-    """
-
-    ids: Int[np.ndarray, "pos k"]
+    ids: Int[np.ndarray, "pos k"]  # −1 where a slot is empty
+    # similarity, margin: see `codesearch.firing_stats`
     similarity: Float[np.ndarray, "pos k"]
     margin: Float[np.ndarray, "pos k"]
 

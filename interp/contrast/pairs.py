@@ -52,16 +52,10 @@ class KeptHead:
 
 @dataclass(frozen=True)
 class ExplainedPairs:
-    """
-    Attributes:
-        explanations: one a pair, without seconds: they are the same wherever they were made.
-        heads: all that some explanation keeps, those of most explanations first.
-    """
-
     task: str
-    explanations: list[Why]
+    explanations: list[Why]  # one a pair, without seconds: they are the same wherever they were made
     refused: list[Refused]
-    heads: list[KeptHead]
+    heads: list[KeptHead]  # all that some explanation keeps, those of most explanations first
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"explanations": [explanation.as_json() for explanation in self.explanations]}

@@ -41,16 +41,11 @@ _FORM = re.compile(r"(?P<site>[^@=]+)@(?P<position>\d{1,6})=(?P<to>b|0|c(?P<code
 
 @dataclass(frozen=True)
 class Edit:
-    """What one node writes instead: ``str(edit)`` gives back the notation.
-
-    Attributes:
-        position: in A.
-        to: what it wrote after B, nothing, or a code.
-    """
+    """What one node writes instead: ``str(edit)`` gives back the notation."""
 
     site: Site
-    position: int
-    to: Literal["b", "0"] | int
+    position: int  # in A
+    to: Literal["b", "0"] | int  # what it wrote after B, nothing, or a code
 
     def __str__(self) -> str:
         return f"{self.site}@{self.position}=" + (f"c{self.to}" if isinstance(self.to, int) else self.to)
@@ -58,19 +53,14 @@ class Edit:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What A says with all edits up to this one.
+    """What A says with all edits up to this one."""
 
-    Attributes:
-        edit: the last one, ``None`` before the first.
-        answer, instead: probabilities of both answers.
-        difference: logit of the first less that of the second.
-        top, p_top: the likeliest token, and its probability.
-    """
-
-    edit: str | None
+    edit: str | None  # the last one, `None` before the first
+    # answer, instead: probabilities of both answers
     answer: float
     instead: float
-    difference: float
+    difference: float  # logit of the first less that of the second
+    # top, p_top: the likeliest token, and its probability
     top: str
     p_top: float
 

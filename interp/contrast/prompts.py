@@ -23,22 +23,14 @@ LEAST_DIFFERENCE = 1e-2
 
 @dataclass(frozen=True)
 class Contrast:
-    """
-    Attributes:
-        a, b: with BOS.
-        first: of A's positions, the first from which on the prompts are aligned by their ends.
-        answers: the token that A makes likelier, and that which B does.
-        probabilities: of both after A and B, and ``uncovered``, the share of KL(A ‖ B) that is lost when all other
-            tokens count as one.
-        notes: what a reader must know, one sentence each.
-    """
-
+    # a, b: with BOS
     a: Tokens
     b: Tokens
-    first: int
-    answers: tuple[int, int]
+    first: int  # of A's positions, the first from which on the prompts are aligned by their ends
+    answers: tuple[int, int]  # the token that A makes likelier, and that which B does
+    # of both after A and B, and `uncovered`, the share of KL(A ‖ B) that is lost when all other tokens count as one
     probabilities: dict[str, Any]
-    notes: list[str]
+    notes: list[str]  # what a reader must know, one sentence each
 
 
 def read_contrast(

@@ -30,21 +30,13 @@ LIKELY, OF_EACH, MOST = 50, 4, 128
 
 @dataclass(frozen=True)
 class Proposal:
-    """
-    Attributes:
-        prompt: B.
-        was, becomes: the word of A, and what stands there in B.
-        p: the probability of A's likeliest token after B.
-        top: the likeliest token after B.
-        kl: KL(A ‖ B) of the next token, in nats.
-    """
-
-    prompt: str
+    prompt: str  # B
+    # was, becomes: the word of A, and what stands there in B
     was: str
     becomes: str
-    p: float
-    top: str
-    kl: float
+    p: float  # the probability of A's likeliest token after B
+    top: str  # the likeliest token after B
+    kl: float  # KL(A ‖ B) of the next token, in nats
 
 
 @dataclass(frozen=True)

@@ -38,14 +38,8 @@ class MeanNode:
 
 @dataclass(frozen=True)
 class Several:
-    """
-    Attributes:
-        explanations: one a prompt B.
-        nodes: all that some explanation keeps, the largest mean share first.
-    """
-
-    explanations: list[Why]
-    nodes: list[MeanNode]
+    explanations: list[Why]  # one a prompt B
+    nodes: list[MeanNode]  # all that some explanation keeps, the largest mean share first
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -52,18 +52,12 @@ many forward passes."""
 
 @dataclass(frozen=True)
 class Variable:
-    """One thing that varies.
-
-    Attributes:
-        values: those there are, ``None`` for prompts without one behind all others.
-        ids: which value each prompt has; side 0 is clean, 1 corrupt.
-        given: the task or the file says it; else it is derived.
-    """
+    """One thing that varies."""
 
     name: str
-    values: tuple[Value, ...]
-    ids: Int[np.ndarray, "side pair"]
-    given: bool
+    values: tuple[Value, ...]  # those there are, `None` for prompts without one behind all others
+    ids: Int[np.ndarray, "side pair"]  # which value each prompt has; side 0 is clean, 1 corrupt
+    given: bool  # the task or the file says it; else it is derived
 
     @property
     def fault(self) -> str | None:
@@ -156,17 +150,11 @@ def fit_few(
 
 @dataclass(frozen=True)
 class KeptEffect:
-    """What a codebook keeps of a slot's effect; the sums over pairs that the shares are of.
+    """What a codebook keeps of a slot's effect; the sums over pairs that the shares are of."""
 
-    Attributes:
-        effect: fall of the metric with the corrupt prompt's z at the slot.
-        by_codes: with z + c(corrupt) − c(clean).
-        own: with c(clean) in place of z.
-    """
-
-    effect: Float[np.ndarray, " pair"]
-    by_codes: Float[np.ndarray, " pair"]
-    own: Float[np.ndarray, " pair"]
+    effect: Float[np.ndarray, " pair"]  # fall of the metric with the corrupt prompt's z at the slot
+    by_codes: Float[np.ndarray, " pair"]  # with z + c(corrupt) − c(clean)
+    own: Float[np.ndarray, " pair"]  # with c(clean) in place of z
 
     @property
     def effect_kept(self) -> float:
@@ -306,22 +294,14 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Name:
-    """
-    Attributes:
-        ami, ami_null: of held-out prompts; the null's mean over permutations.
-        q: Benjamini–Hochberg, over all slots and variables.
-        accuracy: share of held-out prompts whose value is that of their code.
-        commonest: share that the commonest value of each side's training prompts gets right.
-        values: of the codes that have one.
-    """
-
     variable: str
+    # ami, ami_null: of held-out prompts; the null's mean over permutations
     ami: float
     ami_null: float
-    q: float
-    accuracy: float
-    commonest: float
-    values: dict[int, Value]
+    q: float  # Benjamini–Hochberg, over all slots and variables
+    accuracy: float  # share of held-out prompts whose value is that of their code
+    commonest: float  # share that the commonest value of each side's training prompts gets right
+    values: dict[int, Value]  # of the codes that have one
 
 
 def name_codes(

@@ -25,15 +25,12 @@ DRAWS = 20
 
 @dataclass(frozen=True)
 class HeadCodebook:
-    """A slot's codebook and the codes of all prompts.
-
-    Attributes:
-        meaning: a number for every code, the same for codes that stand for the same value.
-    """
+    """A slot's codebook and the codes of all prompts."""
 
     book: Codebook
     fitted: Int[np.ndarray, "side pair"]
     judged: Int[np.ndarray, "side held_out"]
+    # a number for every code, the same for codes that stand for the same value
     meaning: Int[np.ndarray, " code"]
 
     def vector(self, codes: Int[np.ndarray, " row"]) -> Float[Tensor, "row d"]:
@@ -54,31 +51,21 @@ class Answers:
 
 @dataclass(frozen=True)
 class NamedVariable:
-    """A variable and the slots that tell it.
+    """A variable and the slots that tell it."""
 
-    Attributes:
-        variable: of the prompts of fitting and, behind them, the held-out ones.
-    """
-
-    variable: Variable
+    variable: Variable  # of the prompts of fitting and, behind them, the held-out ones
     coded: Mapping[HeadAtRole, HeadCodebook]
 
 
 @dataclass(frozen=True)
 class VariableSet:
-    """
-    Attributes:
-        variable: several are joined by " + ".
-        n: held-out prompts that have a value and another one to be set.
-        by: ``set`` (the usual code of another value), ``own`` (that of their own value), ``random`` (the change of
-            ``set`` turned at random, its length kept), ``heads`` (that change at random heads), ``codes`` (random codes
-            of the same codebooks), ``means`` (class means in place of codes).
-    """
-
-    variable: str
+    variable: str  # several are joined by " + "
     slots: tuple[HeadAtRole, ...]
-    n: int
+    n: int  # held-out prompts that have a value and another one to be set
     metric_clean: float
+    # `set` (the usual code of another value), `own` (that of their own value), `random` (the change of `set` turned at
+    # random, its length kept), `heads` (that change at random heads), `codes` (random codes of the same codebooks),
+    # `means` (class means in place of codes)
     by: dict[str, Answers]
 
 

@@ -42,17 +42,12 @@ class HeadAtRole:
 
 @dataclass(frozen=True)
 class Edit:
-    """What stands at a slot in place of what the model writes there.
-
-    Attributes:
-        rows: those that are changed; all if not given.
-        add: to what stands there.
-    """
+    """What stands at a slot in place of what the model writes there."""
 
     slot: HeadAtRole
     values: Float[Tensor, "row d"]
-    rows: Bool[np.ndarray, " row"] | None = None
-    add: bool = False
+    rows: Bool[np.ndarray, " row"] | None = None  # those that are changed; all if not given
+    add: bool = False  # to what stands there
 
 
 @dataclass

@@ -30,18 +30,13 @@ Split = Literal["train", "heldout"]
 
 @dataclass(frozen=True)
 class TextBlocks:
-    """
-    Attributes:
-        tokens: every block begins with BOS (if the tokenizer has one), and none holds padding.
-        seed: of the order of documents, and of the samples of ``self``.
-        sources: which of the sources each block is from; ``None`` if there is one.
-    """
-
+    # every block begins with BOS (if the tokenizer has one), and none holds padding
     tokens: Int[Tensor, "block pos"]
     spec: str
     split: Split
-    seed: int
+    seed: int  # of the order of documents, and of the samples of `self`
     n_documents: int
+    # which of the sources each block is from; `None` if there is one
     sources: Int[Tensor, " block"] | None = None
 
     @property

@@ -135,23 +135,17 @@ REPLACED_UNTIL = 0.8
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step measured, on its own batch and before its update.
+    """What a step measured, on its own batch and before its update."""
 
-    Attributes:
-        loss: what was minimised, λ times the reconstruction error included.
-        kl: KL(plain ‖ spliced), nats per token; None where not measured (local: every tenth step; joint: never, the
-            plain model is gone).
-        ce: cross-entropy of the spliced model, nats per token (joint only).
-        explained: share of variance explained, averaged over groups and sites.
-        dead: share of codes not used since codes were last replaced, as counted at the end of the last stretch of
-            ``replace_every`` steps, and of the books as they came before that. None are replaced in the last fifth of a
-            run, so there it is of more and more text; if none ever are, of all steps so far.
-    """
-
-    loss: float
+    loss: float  # what was minimised, λ times the reconstruction error included
+    # KL(plain ‖ spliced), nats per token; None where not measured (local: every tenth step; joint: never, the plain
+    # model is gone)
     kl: float | None
-    ce: float | None
-    explained: float
+    ce: float | None  # cross-entropy of the spliced model, nats per token (joint only)
+    explained: float  # share of variance explained, averaged over groups and sites
+    # share of codes not used since codes were last replaced, as counted at the end of the last stretch of
+    # `replace_every` steps, and of the books as they came before that. None are replaced in the last fifth of a run, so
+    # there it is of more and more text; if none ever are, of all steps so far.
     dead: float
     k: int
 
