@@ -57,11 +57,8 @@ def read_record(path: Path, settings: dict, say: Say) -> dict | None:
 
 
 def whole_record(path: Path) -> tuple[dict, dict]:
-    """The settings and the result kept at ``path``, whatever they are.
-
-    Raises:
-        InputError: not there, of another format, or not as it was written.
-    """
+    """The settings and the result kept at ``path``, whatever they are. :class:`InputError`: not there, of another
+    format, or not as it was written."""
     try:
         kept = read_json(path)
         whole = kept["format"] == FORMAT and kept["sha256"] == _digest(kept["settings"], kept["result"])
@@ -123,11 +120,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """A bench.
-
-    Raises:
-        InputError: an unknown task or method, or a number that cannot be.
-    """
+    """A bench. :class:`InputError`: an unknown task or method, or a number that cannot be."""
 
     # shipped names, prompt files or classes; planted tasks run on their own planted models
     tasks: tuple[str, ...] = field(default_factory=task_names)

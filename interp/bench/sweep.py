@@ -81,11 +81,7 @@ class Sweep(Strict):
 
     @classmethod
     def load(cls, path: Path) -> "Sweep":
-        """The sweep in a file.
-
-        Raises:
-            InputError: an unknown key or value.
-        """
+        """The sweep in a file. :class:`InputError`: an unknown key or value."""
         try:
             return cls.model_validate_json(readable(path).read_bytes())
         except OSError as error:

@@ -173,13 +173,8 @@ def _comparisons(plan: Plan, rows: list[dict]) -> list[dict]:
 
 def compare_subsets(by_task: Sequence[Sequence[float]], *, n_boot: int = N_BOOT, seed: int = 0) -> dict:
     """Mean over tasks of the mean over seeds of paired differences, with its 95 % bootstrap interval over seeds.
-
-    Args:
-        by_task: for every task the differences of two methods, one a seed.
-
-    Returns:
-        ``difference``, ``low`` and ``high`` (``None`` with a single seed), ``seeds`` (the fewest of any task).
-    """
+    ``by_task``: for every task the differences of two methods, one a seed. Returns ``difference``, ``low`` and ``high``
+    (``None`` with a single seed), ``seeds`` (the fewest of any task)."""
     fewest = min(len(differences) for differences in by_task)
     result = {"difference": float(np.mean([np.mean(d) for d in by_task])), "low": None, "high": None}
     if fewest > 1:

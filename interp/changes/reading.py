@@ -91,12 +91,8 @@ def read_batch(
     keep: Collection[int] = (),
     below: tuple[int, BatchReading] | None = None,
 ) -> BatchReading:
-    """One forward of a model with the codes that its outputs have.
-
-    Args:
-        keep: layers whose input is kept.
-        below: a layer below which the model is the base, and what that did: the forward begins there.
-    """
+    """One forward of a model with the codes that its outputs have. ``keep``: layers whose input is kept. ``below``: a
+    layer below which the model is the base, and what that did: the forward begins there."""
     sums: dict[str, Tensor] = {}
     resid: dict[int, Tensor] = {}
     first, base = below or (0, None)
@@ -200,11 +196,8 @@ def read_all(
     *,
     workers: Workers = SERIAL,
 ) -> list[Reading]:
-    """What every model did, the first of which is the base. A part of the text is a job.
-
-    Raises:
-        InputError: a model that computes NaN, or that workers cannot load by its name.
-    """
+    """What every model did, the first of which is the base. A part of the text is a job. :class:`InputError`: a model
+    that computes NaN, or that workers cannot load by its name."""
     specs = [describe_model(model)["spec"] for model in models]
     if None in specs and not workers.serial:
         raise InputError("a model that was not loaded by load_model has no name by which workers find it")

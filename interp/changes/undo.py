@@ -94,11 +94,8 @@ def measure_undo(
     *,
     stage: Stage = silent,
 ) -> dict[str, Undone]:
-    """Every arm in contexts of equal length, of which the last token counts.
-
-    Args:
-        means: of base and tuned model, by site, heads apart.
-    """
+    """Every arm in contexts of equal length, of which the last token counts. ``means``: of base and tuned model, by
+    site, heads apart."""
     named = [WeightedCode(code.site, code.code) for code in codes]
     random = random_codes(base, books, named)
     arms: dict[str, list[Step]] = {

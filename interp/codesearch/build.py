@@ -143,12 +143,8 @@ def finish(
     request: Mapping[str, Any],
     stage: Stage = silent,
 ) -> None:
-    """Write everything beside the ids, move these into place, and write the manifest last.
-
-    Args:
-        ids: complete, at ``folder/.work``.
-        request: as of :func:`request_of`, and the folder of the books.
-    """
+    """Write everything beside the ids, move these into place, and write the manifest last. ``ids``: complete, at
+    ``folder/.work``. ``request``: as of :func:`request_of`, and the folder of the books."""
     layout = ids.layout
     span = span_of(layout)
     counts, lists = count_and_list(ids, span, stage)

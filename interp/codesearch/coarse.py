@@ -44,12 +44,8 @@ def merge_codes(
     n: int = N_COARSE,
     seed: int,
 ) -> Int[np.ndarray, " code"]:
-    """The coarse code of every code of one book.
-
-    Args:
-        vectors: of the codes, in a space where lengths count.
-        places: the token that the head looks at most from each, −1 for none; None for what is no head.
-    """
+    """The coarse code of every code of one book. ``vectors``: of the codes, in a space where lengths count. ``places``:
+    the token that the head looks at most from each, −1 for none; None for what is no head."""
     from sklearn.cluster import KMeans
 
     standing, n_codes = looking.standing, len(vectors)

@@ -35,12 +35,9 @@ _CONTEXT = ("token", "similarity", "margin")
 
 
 class FiringStatsWrapper(CodebookWrapper):
-    """A codebook that looks at how it chooses; it is the codebook in everything else.
-
-    Attributes:
-        seen: what the last :meth:`encode` chose: ids, similarity, margin and cosine with the whole vector of each,
-            all [row, group, k], and cosines of every code at one token in :data:`EVERY`.
-    """
+    """A codebook that looks at how it chooses; it is the codebook in everything else. ``seen``: what the last
+    :meth:`encode` chose: ids, similarity, margin and cosine with the whole vector of each, all [row, group, k], and
+    cosines of every code at one token in :data:`EVERY`."""
 
     def __init__(self, book: Dictionary) -> None:
         super().__init__(book)
@@ -99,13 +96,10 @@ def _similarity(rows: Tensor, ids: Tensor, unit: Tensor, sizes: list[int]) -> tu
 
 
 class Gathered:
-    """Best contexts and histograms of every code, over any number of batches.
-
-    Attributes:
-        token, similarity, margin: the best contexts of each code, [code, rank, context]: those by falling margin, then
-            those by falling similarity; an unused place has −∞.
-        histogram: [code, 2, bin]: similarities when it fired, and at a sample of tokens when it did not.
-    """
+    """Best contexts and histograms of every code, over any number of batches. ``token``, ``similarity``, ``margin``:
+    the best contexts of each code, [code, rank, context]: those by falling margin, then those by falling similarity; an
+    unused place has −∞. ``histogram``: [code, 2, bin]: similarities when it fired, and at a sample of tokens when it
+    did not."""
 
     def __init__(self, n_codes: int) -> None:
         shape = n_codes, len(RANKS), N_TOP

@@ -52,10 +52,7 @@ class HeadSummary:
 
 def summarise_heads(labels: Labels, model: str | None = None) -> list[HeadSummary]:
     """Every head of some labels, in order; ``model`` names the model whose measured circuits are looked into.
-
-    Raises:
-        InputError: labels of before it was kept where heads look, or of no heads.
-    """
+    :class:`InputError`: labels of before it was kept where heads look, or of no heads."""
     looks = labels.about.get("looks")
     if not looks:
         raise InputError("these labels do not tell where heads look: build the index and its labels again")

@@ -491,11 +491,8 @@ def _opened(path: Path, changed: int) -> Labels:  # noqa: ARG001 - a key of the 
 def label_index(
     index: CodeIndex, *, model: Model | None = None, seed: int = 0, stage: Stage = silent
 ) -> Labels:
-    """Label every code of an index, and every coarse one; :class:`InputError` for a corpus of one document.
-
-    Args:
-        model: the index's own, that tells what codes write; codebooks must be at hand then.
-    """
+    """Label every code of an index, and every coarse one; :class:`InputError` for a corpus of one document. ``model``:
+    the index's own, that tells what codes write; codebooks must be at hand then."""
     looking = LookPatterns(Patterns(index.corpus, seed=seed))
     with stage("merging codes", len(index.books)) as done:
         groups, variance = dict[str, np.ndarray](), dict[str, float]()

@@ -109,11 +109,7 @@ class IdFile:
     @classmethod
     def create(cls, path: Path, layout: Layout) -> "IdFile":
         """A file of the final size, with its place on the disk: a write to a mapped file has no other way to fail than
-        to end the process.
-
-        Raises:
-            OSError: the disk has not that much left; nothing is left of the file.
-        """
+        to end the process. ``OSError``: the disk has not that much left; nothing is left of the file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         array = open_memmap(path, "w+", layout.dtype, layout.shape)
         try:

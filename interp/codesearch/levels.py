@@ -41,10 +41,7 @@ def coarse_code(text: str) -> tuple[str, int] | None:
 
 def fine_codes(text: str, labels: Labels | None, how: How | Literal["read"] = "read") -> str:
     """A list of codes with those named by their coarse one as :func:`~interp.bottlenecks.edits.parse_codes` reads them.
-
-    Raises:
-        InputError: no labels with a coarse level, no such code, or one of another coarse code.
-    """
+    :class:`InputError`: no labels with a coarse level, no such code, or one of another coarse code."""
     if not has_levels(text):
         return text
     if labels is None or not labels.groups:

@@ -29,11 +29,8 @@ SHARE_NAMES = "less than 35 %", "35 to 60 %", "60 to 85 %", "85 % or more"
 
 
 class LookPatterns:
-    """What all heads need of a corpus, worked out once.
-
-    Args:
-        standing: of the same corpus; its halves are those of every family.
-    """
+    """What all heads need of a corpus, worked out once. ``standing``: of the same corpus; its halves are those of every
+    family."""
 
     def __init__(self, standing: Patterns) -> None:
         self.standing, words, tokens = standing, standing.words, standing.tokens

@@ -126,12 +126,8 @@ class Family:
 
 
 class Patterns(Family):
-    """What every token of a corpus is and where it stands, worked out once.
-
-    Attributes:
-        tokens, context: of the corpus.
-        words: its vocabulary.
-    """
+    """What every token of a corpus is and where it stands, worked out once. ``tokens``, ``context``: of the corpus.
+    ``words``: its vocabulary."""
 
     def __init__(self, corpus: Corpus, *, seed: int = 0) -> None:
         self.half = halves(corpus, seed)

@@ -95,12 +95,8 @@ def replay(model: Model, explanation: Why, edits: Sequence[str | Edit]) -> list[
 
 
 class Play:
-    """Both prompts of an explanation, run once, for :func:`replay` again and again.
-
-    Attributes:
-        first: of A's positions, the first that can get B's value.
-        books: the codebooks that come with the package for the model.
-    """
+    """Both prompts of an explanation, run once, for :func:`replay` again and again. ``first``: of A's positions, the
+    first that can get B's value. ``books``: the codebooks that come with the package for the model."""
 
     @torch.no_grad()
     def __init__(self, model: Model, explanation: Why) -> None:
@@ -191,11 +187,8 @@ class Play:
 
 
 def read_tokens(model: Model, explanation: Why) -> tuple[Tokens, Tokens]:
-    """Both prompts in tokens, with what both answers begin with.
-
-    Raises:
-        InputError: the model reads the prompts in other tokens than the explanation's.
-    """
+    """Both prompts in tokens, with what both answers begin with. :class:`InputError`: the model reads the prompts in
+    other tokens than the explanation's."""
     encoder, prompts = PromptEncoder(model.tokenizer, bos=True), []
     for name, text, tokens in (
         ("A", explanation.a, explanation.tokens),

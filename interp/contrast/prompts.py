@@ -36,11 +36,8 @@ class Contrast:
 def read_contrast(
     model: Model, a: str, b: str, answer: str | None, instead: str | None, *, chat: bool = False
 ) -> Contrast:
-    """Tokens, alignment and answers of two prompts.
-
-    Raises:
-        InputError: prompts or answers that are empty, too long, the same, or without a difference to explain.
-    """
+    """Tokens, alignment and answers of two prompts. :class:`InputError`: prompts or answers that are empty, too long,
+    the same, or without a difference to explain."""
     encoder = PromptEncoder(model.tokenizer, bos=True)
     in_a, in_b = (
         read_prompt(model, encoder, text, f"prompt {name}", chat=chat) for name, text in (("A", a), ("B", b))
@@ -75,11 +72,8 @@ def check_text(text: object, name: str) -> None:
 
 
 def read_prompt(model: Model, encoder: PromptEncoder, text: str, name: str, *, chat: bool = False) -> Tokens:
-    """Its tokens, BOS included; with ``chat`` as a user's message in the model's chat template.
-
-    Raises:
-        InputError: it is empty, or more than the model reads.
-    """
+    """Its tokens, BOS included; with ``chat`` as a user's message in the model's chat template. :class:`InputError`: it
+    is empty, or more than the model reads."""
     check_text(text, name)
     ids = prompt_tokens(encoder, text, chat=chat)
     check_length(model, ids, name)
@@ -100,10 +94,7 @@ def check_length(model: Model, ids: Tokens, name: str) -> None:
 
 def align(a: Tokens, b: Tokens) -> tuple[int, list[str]]:
     """From which position of A on the prompts are aligned: for equal lengths token by token, else by their common end.
-
-    Raises:
-        InputError: they are the same, or of different lengths and end in different tokens.
-    """
+    :class:`InputError`: they are the same, or of different lengths and end in different tokens."""
     if a == b:
         raise InputError("both prompts are the same tokens: change the word that you want to ask about")
     begin = _common_length(a, b)

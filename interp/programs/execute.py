@@ -62,11 +62,7 @@ def groups_of(program: Program) -> list[Group]:
 
 
 class Execution:
-    """A program on some pairs.
-
-    Args:
-        runner: of the pairs; no prompt of them may have fitted the program.
-    """
+    """A program on some pairs. ``runner``: of the pairs; no prompt of them may have fitted the program."""
 
     def __init__(self, program: Program, runner: SlotRunner, seed: int = 0) -> None:
         self.runner, self.seed = runner, seed
@@ -241,10 +237,7 @@ def execute(
     program: Program, runner: SlotRunner, seed: int = 0, progress: Progress = lambda _done: None
 ) -> tuple[list[Group], Executed | None]:
     """A program on pairs that did not fit it: its lines, and what comes of it; ``None`` where no slot says anything.
-
-    Args:
-        progress: is told of :data:`STEPS` steps.
-    """
+    ``progress``: is told of :data:`STEPS` steps."""
     execution = Execution(program, runner, seed)
     if not execution.named:
         return [], None

@@ -33,12 +33,8 @@ TRAIN_PAIRS, BATCH, STEPS, RATE = 64, 8, 30, 0.1
 
 
 class Judge:
-    """A program on prompts that did not make it.
-
-    Args:
-        runner: of the prompts that judge.
-        fitted: those that its codes were fitted to.
-    """
+    """A program on prompts that did not make it. ``runner``: of the prompts that judge. ``fitted``: those that its
+    codes were fitted to."""
 
     def __init__(
         self, program: Program, task: Task, runner: SlotRunner, fitted: PromptPairs, seed: int = 0

@@ -29,11 +29,8 @@ class CodeAt:
 def set_codes(
     model: Model, tokens: Sequence[int], wanted: Sequence[CodeAt]
 ) -> tuple[list[int], Float[Tensor, " d_vocab"], Float[Tensor, " d_vocab"]]:
-    """Set z to z + c(code) − c(own) at slots of a prompt.
-
-    Returns:
-        The slots' own codes, and the logits of the next token before and after.
-    """
+    """Set z to z + c(code) − c(own) at slots of a prompt. Returns the slots' own codes, and the logits of the next
+    token before and after."""
     own: dict[int, int] = {}
     readers: dict[str, list[Reader]] = {}
     for number, at in enumerate(wanted):

@@ -249,14 +249,9 @@ class Program(Strict):
     books: dict[str, InstanceOf[MetricCodebook]] = Field(default_factory=dict, exclude=True)
 
     def execute(self, model: Model, pairs: PromptPairs) -> Executed:
-        """Run the program on prompts of one's own, see :mod:`interp.programs.execute`.
-
-        Args:
-            pairs: of the program's task; none of them should have been seen by its discovery.
-
-        Raises:
-            InputError: no slot says a variable of these prompts.
-        """
+        """Run the program on prompts of one's own, see :mod:`interp.programs.execute`. ``pairs``: of the program's
+        task; none of them should have been seen by its discovery. :class:`InputError`: no slot says a variable of these
+        prompts."""
         return interp.execute_program(self, model, pairs)
 
     def said(self, slot: str) -> SlotCodes:

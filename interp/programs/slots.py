@@ -120,11 +120,8 @@ class SlotRunner:
 
 
 class SlotReader(Consumer):
-    """Reads slots on both sides of a pass over pairs.
-
-    Attributes:
-        z_: [side, pair, d] of every slot; side 0 is clean, 1 corrupt.
-    """
+    """Reads slots on both sides of a pass over pairs. ``z_``: [side, pair, d] of every slot; side 0 is clean, 1
+    corrupt."""
 
     def __init__(self, slots: Sequence[HeadAtRole], n_pairs: int) -> None:
         self.slots, self.n_pairs = slots, n_pairs

@@ -66,11 +66,8 @@ EXAMPLES = 3
 
 @dataclass
 class CircuitSearch:
-    """What a discovery is asked for, checked; :func:`find_circuit` says what each part means.
-
-    Raises:
-        InputError: naming the value and what is allowed; everything that needs no model is looked at.
-    """
+    """What a discovery is asked for, checked; :func:`find_circuit` says what each part means. :class:`InputError`:
+    naming the value and what is allowed; everything that needs no model is looked at."""
 
     task: Any
     method: Any = DEFAULT_METHOD
@@ -455,12 +452,8 @@ STRICTER = (0.05, 0.10)
 def _recovery(
     pairs: PromptPairs, model: Model, scores: Scores, own: tuple[str, ExactEffects] | None, *, shipped: bool
 ) -> dict[str, Judged]:
-    """How the scores stand against every reference that applies.
-
-    Args:
-        own: one's own with its file, beside those of the package.
-        shipped: whether the task is one of the package: a class of one's own may have the name of one.
-    """
+    """How the scores stand against every reference that applies. ``own``: one's own with its file, beside those of the
+    package. ``shipped``: whether the task is one of the package: a class of one's own may have the name of one."""
     spec = describe_model(model)["spec"]
     known = reference_for(pairs.task, spec or "") if shipped else ()
     by_reference = {}

@@ -141,11 +141,8 @@ def task_of(run: Run, folder: Path | str | None) -> Task:
 
 
 def pairs_of(run: Run, folder: Path | str | None, tokenizer: Any, most: int) -> PromptPairs:
-    """The first ``most`` of the run's pairs, made as they were.
-
-    Raises:
-        InputError: as :func:`task_of`, or prompts that are no longer made in this way.
-    """
+    """The first ``most`` of the run's pairs, made as they were. :class:`InputError`: as :func:`task_of`, or prompts
+    that are no longer made in this way."""
     made = run.provenance.pairs
     pairs = task_of(run, folder).sample(
         tokenizer, min(most, run.n_pairs), run.seed, made.counterfactual, bos=made.bos
