@@ -108,15 +108,13 @@ class Listing:
         return codes_at_words(self.base, other, self.n_codes, self.word, self.corpus.context)
 
     def _pieces(self, first: int, end: int) -> str:
-        return "".join(self.corpus.pieces(self.tokens[max(first, 0) : end]))
+        return "".join(self.corpus.pieces(self.tokens[first:end]))
 
     def _around(self, at: int) -> Example:
         begin = at - at % self.corpus.context
         end = min(begin + self.corpus.context, at + 1 + AFTER)
-        first = max(begin, at - BEFORE)
-        return Example(
-            self._pieces(first, at), self.corpus.token_text(int(self.tokens[at])), self._pieces(at + 1, end)
-        )
+        before = self._pieces(max(begin, at - BEFORE), at)
+        return Example(before, self.corpus.token_text(int(self.tokens[at])), self._pieces(at + 1, end))
 
     def contexts(self, n: int) -> list[Context]:
         """Where the tuned model's next token is furthest from the base's; of the same token and answers the worst."""
@@ -131,14 +129,19 @@ class Listing:
                 break
         contexts = []
         for at in chosen:
-            around = self._around(at)
-            before, after = (
-                self.corpus.token_text(int(reading.says[at])) for reading in (self.base, self.tuned)
+            around, key = self._around(at), tuple(keys[at].tolist())
+            answers = map(self.corpus.token_text, key[1:])
+            contexts.append(
+                Context(
+                    around.before + around.token,
+                    around.after,
+                    around.token,
+                    float(self.tuned.kl[at]),
+                    at,
+                    *answers,
+                    alike=alike[key] - 1,
+                )
             )
-            count = alike[tuple(keys[at].tolist())] - 1
-            kl = float(self.tuned.kl[at])
-            text = around.before + around.token
-            contexts.append(Context(text, around.after, around.token, kl, at, before, after, count))
         return contexts
 
     def classes(self) -> list[tuple[str, float, float]]:
@@ -151,17 +154,14 @@ class Listing:
 
     def words(self, n: int, null: Reading | None = None) -> list[ChangedWord]:
         """Words by their KL, or by how far it exceeds that of a null model, for the square root of their number."""
-        there = self.word >= 0
-        kl = np.bincount(self.word[there], self.tuned.kl[there], len(self.moved.stretches))
-        size = np.bincount(self.word[there], minlength=len(kl))
-        mean = kl / np.maximum(size, 1)
-        weight = mean
+        is_word, words, stretches = self.word >= 0, self.vocabulary.words, self.moved.stretches
+        kl = np.bincount(self.word[is_word], self.tuned.kl[is_word], len(stretches))
+        size = np.maximum(np.bincount(self.word[is_word], minlength=len(kl)), 1)
+        mean = weight = kl / size
         if null is not None:
-            excess = kl - np.bincount(self.word[there], null.kl[there], len(kl))
-            weight = excess / np.sqrt(np.maximum(size, 1))
-        weight = np.where(self.moved.stretches >= LEAST_WORDS, weight, 0)
+            weight = (kl - np.bincount(self.word[is_word], null.kl[is_word], len(kl))) / np.sqrt(size)
+        weight = np.where(stretches >= LEAST_WORDS, weight, 0)
         order = [i for i in np.argsort(-weight, kind="stable")[:n].tolist() if weight[i] > 0]
-        words, stretches = self.vocabulary.words, self.moved.stretches
         return [ChangedWord(words[i], float(mean[i]), int(stretches[i]), self._said_behind(i)) for i in order]
 
     def _said_behind(self, word: int) -> list[str]:
@@ -187,8 +187,8 @@ class Listing:
         first = np.argsort(-weight, kind="stable")[:n_words]
         first = first[weight[first] > 0]
         begins = np.array([*self.counts.starts.values(), len(self.counts.q)])
-        here = [name in sites for name in self.counts.starts]
-        at_site = np.repeat(here, np.diff(begins))[self.moved.row]
+        wanted = [name in sites for name in self.counts.starts]
+        at_site = np.repeat(wanted, np.diff(begins))[self.moved.row]
         pairs = np.flatnonzero(np.isin(self.moved.word, first) & (self.moved.q <= ALPHA) & at_site)
         pairs = pairs[np.argsort(-self.moved.surprise[pairs], kind="stable")][:most]
         return [self._code(int(pair), 0) for pair in pairs]
@@ -199,8 +199,7 @@ class Listing:
         before, after = self.base.ids[book], self.tuned.ids[book]
         gained = (only_in(after, before) & (after == code)).any(1)
         at = np.flatnonzero(gained & (self.word == moved.word[pair]))
-        other = before[at].ravel()
-        other = other[other != NO_CODE]
+        instead = before[at][before[at] != NO_CODE]
         labels = self.labels.get(book)
         label = None if labels is None else labels.of(book, code)
         name = "" if labels is None else labels.both_texts(book, code)
@@ -218,7 +217,7 @@ class Listing:
             expected=float(moved.expected[pair]),
             surprise=float(moved.surprise[pair]),
             q=float(moved.q[pair]),
-            instead=int(np.bincount(other).argmax()) if len(other) else None,
+            instead=int(np.bincount(instead).argmax()) if len(instead) else None,
             alike=alike,
             examples=[self._around(int(token)) for token in spread],
         )

@@ -104,8 +104,8 @@ class Play:
         self.first, self.length, self.shift = align(a, b)[0], len(a), len(b) - len(a)
         self.books = [books for books, _ in shipped_codebooks(model)]
         self._answers = [explanation.answers[name]["id"] for name in ("answer", "instead")]
-        answers = [(token,) for token in self._answers]
-        rows = [PromptPair("", "", ids, ids, *answers) for ids in (a, b)]
+        answer, instead = self._answers
+        rows = [PromptPair("", "", ids, ids, (answer,), (instead,)) for ids in (a, b)]
         pairs = PromptPairs(rows, task="why", metric="logit_diff", counterfactual="b", seed=0, bos=True)
         self._run = CleanRun.of(model, pairs, mlps=True)
 

@@ -84,7 +84,7 @@ def why_several(
     if isinstance(others, str) or not others:
         raise InputError(f"prompts {others!r:.40}: give a list of prompts to compare with")
     explained = [explain(model, a, b, answer=answer, instead=instead, chat=chat, stage=stage) for b in others]
-    explanations, contexts = ([pair[i] for pair in explained] for i in (0, 1))
+    explanations, contexts = [why for why, _ in explained], [context for _, context in explained]
     kept_in = Counter(
         (node.site, node.position)
         for explanation in explanations

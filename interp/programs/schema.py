@@ -52,12 +52,8 @@ class SlotCodes(Strict):
     effect_kept: float | None = _json_key("carried")
     reconstruction_cost: float | None = _json_key("own_cost")
     # effect_kept_low, effect_kept_high: 95 % interval of `effect_kept`, over pairs
-    effect_kept_low: float | None = Field(
-        default=None, validation_alias="carried_low", serialization_alias="carried_low"
-    )
-    effect_kept_high: float | None = Field(
-        default=None, validation_alias="carried_high", serialization_alias="carried_high"
-    )
+    effect_kept_low: float | None = _json_key("carried_low", default=None)
+    effect_kept_high: float | None = _json_key("carried_high", default=None)
     # of the effect by codes over prompts, 1 − Σ(by codes − effect)² / Σ(effect − mean)²: signed errors that cancel in
     # the share show here
     effect_r2: float | None = None
@@ -255,7 +251,7 @@ class Program(Strict):
         return interp.execute_program(self, model, pairs)
 
     def said(self, slot: str) -> SlotCodes:
-        return next(said for said in self.slots if str(said.slot) == slot)
+        return next(codes for codes in self.slots if str(codes.slot) == slot)
 
     def passed_on(self, slot: str, most: int = 3) -> list[Transition]:
         """What a slot passes on as predicted, most first: in a twentieth of the prompts, and more than by chance."""
@@ -273,9 +269,7 @@ class Program(Strict):
         lines = [f"  {'program':<16}{'heads @ role':<44}   {'say':<22}effect{head}"]
         shown = self.lines_that_count()
         for _ in shown[MOST_LINES:]:
-            shown.remove(
-                min(shown, key=lambda both: abs(both[1].fall_deleted) if both[1] else abs(both[0].effect))
-            )
+            shown.remove(min(shown, key=lambda row: abs(row[1].fall_deleted if row[1] else row[0].effect)))
         for group, line in shown:
             falls = "" if line is None else f"   {line.fall_deleted:+z.2f}"
             falls += "" if line is None or line.fall_wrong is None else f" / {line.fall_wrong:+z.2f}"
@@ -286,13 +280,16 @@ class Program(Strict):
         left = len(self.groups) - len(shown)
         if left:
             lines.append(f"  {left} more lines change little (interp program RUN)")
-        setting = sorted(self.interchange, key=lambda each: each.metric_set - each.metric_clean)
-        for each in setting[:3]:
+        for entry in self._by_fall()[:3]:
             lines.append(
-                f"{each.variable} set to another value: metric {each.metric_clean:.2f} → {each.metric_set:.2f}, "
-                f"{each.flipped:.0%} of answers change (own value {each.flipped_own:.0%})"
+                f"{entry.variable} set to another value: metric {entry.metric_clean:.2f} → {entry.metric_set:.2f}, "
+                f"{entry.flipped:.0%} of answers change (own value {entry.flipped_own:.0%})"
             )
         return "\n".join(lines + self.accounts_for())
+
+    def _by_fall(self) -> list[Interchange]:
+        """What lowers the metric most when it is set first."""
+        return sorted(self.interchange, key=lambda entry: entry.metric_set - entry.metric_clean)
 
     def lines_that_count(self) -> list[tuple[Group, Line | None]]:
         """Groups without which, or false, f differs by :data:`LEAST_FALL` of it; all where nothing was run.
@@ -327,43 +324,36 @@ class Program(Strict):
 
     def text(self) -> str:
         """The program as a person reads it: a paragraph a slot, then what setting the variables does."""
-        lines = [line for said in self.slots for line in self._paragraph(said)]
-        for one in sorted(self.interchange, key=lambda one: one.metric_set - one.metric_clean):
-            controls = {"own value": one.flipped_own, "turned at random": one.flipped_random}
-            controls |= {"other heads": one.flipped_heads}
+        lines = [line for codes in self.slots for line in self._paragraph(codes)]
+        for x in self._by_fall():
+            controls = {"own value": x.flipped_own, "turned at random": x.flipped_random}
+            controls |= {"other heads": x.flipped_heads}
             lines.append(
-                f"{one.variable} set to another value at {', '.join(one.sites)}: metric {one.metric_clean:.2f} → "
-                f"{one.metric_set:.2f}, {one.flipped:.0%} of {one.n} answers change ({_shares(controls)})"
+                f"{x.variable} set to another value at {', '.join(x.sites)}: metric {x.metric_clean:.2f} → "
+                f"{x.metric_set:.2f}, {x.flipped:.0%} of {x.n} answers change ({_shares(controls)})"
             )
-            accuracies = {
-                "codes": one.accuracy,
-                "ceiling": one.accuracy_ceiling,
-                "whole z": one.accuracy_whole,
-            }
-            accuracies |= {"class means": one.accuracy_means, "random codes": one.accuracy_codes}
-            accuracies |= {"rotation": one.accuracy_rotation}
-            if one.accuracy is not None:
+            accuracies = {"codes": x.accuracy, "ceiling": x.accuracy_ceiling, "whole z": x.accuracy_whole}
+            accuracies |= {"class means": x.accuracy_means, "random codes": x.accuracy_codes}
+            accuracies |= {"rotation": x.accuracy_rotation}
+            if x.accuracy is not None:
                 lines.append(
-                    f"    the expected token comes out on top of {one.n_accuracy}: {_shares(accuracies)}"
+                    f"    the expected token comes out on top of {x.n_accuracy}: {_shares(accuracies)}"
                 )
-            if one.isolation is not None:
-                lines.append(f"    where it should stay the top token stays in {one.isolation:.0%}")
+            if x.isolation is not None:
+                lines.append(f"    where it should stay the top token stays in {x.isolation:.0%}")
         lines += self.notes
-        return "\n".join(
-            filled for line in lines for filled in textwrap.wrap(line, 116, subsequent_indent="    ")
-        )
+        return "\n".join(textwrap.fill(line, 116, subsequent_indent="    ") for line in lines)
 
-    def _paragraph(self, said: SlotCodes) -> list[str]:
-        what = "something that no variable tells"
-        if said.variable is not None:
-            values = list(dict.fromkeys("nothing" if v is None else str(v) for v in said.values.values()))
+    def _paragraph(self, codes: SlotCodes) -> list[str]:
+        variable = "something that no variable tells"
+        if codes.variable is not None:
+            values = list(dict.fromkeys("nothing" if v is None else str(v) for v in codes.values.values()))
             shown = ", ".join(values) if len(values) <= 4 else f"{', '.join(values[:3])}, …"
-            what = f"{said.variable} {{{shown}}}"
-        share = (
-            "" if said.effect_kept is None else f", {said.effect_kept:.0%} of its effect {said.effect:+.2f}"
-        )
-        lines = [f"{said.slot} says {what}: {said.codes} codes, {said.bits:.1f} bits{share}"]
-        for edge in self.passed_on(str(said.slot)):
+            variable = f"{codes.variable} {{{shown}}}"
+        kept = codes.effect_kept
+        share = "" if kept is None else f", {kept:.0%} of its effect {codes.effect:+.2f}"
+        lines = [f"{codes.slot} says {variable}: {codes.codes} codes, {codes.bits:.1f} bits{share}"]
+        for edge in self.passed_on(str(codes.slot)):
             lines.append(
                 f"    → {edge.receiver} in {edge.changes:.0%} of prompts, {edge.as_predicted:.0%} of these as predicted"
             )

@@ -67,12 +67,8 @@ class SlotRunner:
     _z: dict[HeadAtRole, Float[Tensor, "side pair d"]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        n = len(self.pairs)
-        self.model, self.metric, self.preferred = (
-            self.clean.model,
-            self.clean.metric_[:, :n],
-            self.clean.preferred_[:n],
-        )
+        n, self.model = len(self.pairs), self.clean.model
+        self.metric, self.preferred = self.clean.metric_[:, :n], self.clean.preferred_[:n]
 
     @classmethod
     def of(
@@ -97,9 +93,8 @@ class SlotRunner:
     def cost(self, slot: HeadAtRole) -> float:
         """Forward passes of one prompt that a change at the slot costs, in the mean."""
         lengths = [len(pair.clean_tokens) for pair in self.pairs]
-        return float(np.mean(1 - slot.positions(self.pairs) / lengths)) * (
-            1 - slot.layer / self.clean.n_layers
-        )
+        of_tokens = float(np.mean(1 - slot.positions(self.pairs) / lengths))
+        return of_tokens * (1 - slot.layer / self.clean.n_layers)
 
     def run(
         self,
