@@ -89,14 +89,14 @@ are run, a method gets no more than its ``most_pairs`` and ``most_seeds``."""
 
 
 @dataclass(frozen=True)
-class Target:
+class BenchTarget:
     """One task on one model."""
 
     task: str
     model: str
 
     @classmethod
-    def of(cls, task: str, model: str) -> "Target":
+    def of(cls, task: str, model: str) -> "BenchTarget":
         """A planted task runs on its own planted model."""
         return cls(task, task if task in planted_task_names() else model)
 
@@ -119,7 +119,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """A bench. :class:`InputError`: an unknown task or method, or a number that cannot be."""
 
     # shipped names, prompt files or classes; planted tasks run on their own planted models
@@ -143,11 +143,11 @@ class Plan:
             object.__setattr__(self, "methods", every)
         for name in self.methods:
             load_method(name)
-        for what in ("tasks", "models", "methods", "pairs"):
-            values = getattr(self, what)
+        for name in ("tasks", "models", "methods", "pairs"):
+            values = getattr(self, name)
             if not values:
-                raise InputError(f"no {what}: at least one is needed")
-            object.__setattr__(self, what, tuple(dict.fromkeys(values)))
+                raise InputError(f"no {name}: at least one is needed")
+            object.__setattr__(self, name, tuple(dict.fromkeys(values)))
         if self.against is None:
             object.__setattr__(self, "against", BASELINE if BASELINE in self.methods else self.methods[0])
         elif self.against not in self.methods:
@@ -172,14 +172,18 @@ class Plan:
         """Whether the circuits of a cell are run alone."""
         return n == min(self.pairs) and seed < FAITHFUL_SEEDS
 
-    def targets(self) -> tuple[Target, ...]:
+    def targets(self) -> tuple[BenchTarget, ...]:
         """Every task on every model it runs on."""
-        return tuple(dict.fromkeys(Target.of(*pair) for pair in itertools.product(self.tasks, self.models)))
+        return tuple(
+            dict.fromkeys(BenchTarget.of(*pair) for pair in itertools.product(self.tasks, self.models))
+        )
 
-    def groups(self) -> dict[str, list[Target]]:
+    def groups(self) -> dict[str, list[BenchTarget]]:
         """Targets by their group."""
-        targets = self.targets()
-        return {t.group: [other for other in targets if other.group == t.group] for t in targets}
+        groups: dict[str, list[BenchTarget]] = {}
+        for target in self.targets():
+            groups.setdefault(target.group, []).append(target)
+        return groups
 
     def cells(self, method: str, n_heads: int) -> tuple[tuple[int, int], ...]:
         """(pairs, seed) of every cell of a method on a model with so many heads in all; fewest pairs first."""

@@ -14,7 +14,7 @@ from interp.bottlenecks.fit import fit_codebooks
 from interp.bottlenecks.store import Codebooks, pretrained_names
 from interp.changes.counts import ALPHA, least_blocks
 from interp.changes.listing import ChangedCode, Listing
-from interp.changes.parts import Part, Together, measure_parts
+from interp.changes.parts import ChangedSite, Together, measure_parts
 from interp.changes.reading import book_sites, read_all
 from interp.changes.result import Diff
 from interp.changes.undo import Undone, measure_undo, token_gate, undoable
@@ -98,7 +98,7 @@ def diff(
         counts, third = listing.counts, readings[2] if null is not None else None
         against = None if third is None else listing.compared(third)
         codes = listing.codes(CODES, against)
-    parts: list[Part] = []
+    parts: list[ChangedSite] = []
     together: list[Together] = []
     undo: dict[str, Undone] = {}
     used: list[ChangedCode] = []

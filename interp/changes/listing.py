@@ -21,7 +21,7 @@ BEFORE, AFTER = 12, 6
 
 
 @dataclass(frozen=True)
-class Context:
+class ChangedContext:
     """A token of the text, and what either model says next.
 
     Attributes:
@@ -42,7 +42,7 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Example:
+class CodeExample:
     before: str
     token: str
     after: str
@@ -69,7 +69,7 @@ class ChangedCode:
     q: float  # of that, over all codes and words; `surprise` in nats
     instead: int | None  # the code that most of those tokens have in the base
     alike: int  # other codes that changed at this word
-    examples: list[Example] = field(default_factory=list)  # tokens that have become this code
+    examples: list[CodeExample] = field(default_factory=list)  # tokens that have become this code
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,13 @@ class Listing:
     def _pieces(self, first: int, end: int) -> str:
         return "".join(self.corpus.pieces(self.tokens[first:end]))
 
-    def _around(self, at: int) -> Example:
+    def _around(self, at: int) -> CodeExample:
         begin = at - at % self.corpus.context
         end = min(begin + self.corpus.context, at + 1 + AFTER)
         before = self._pieces(max(begin, at - BEFORE), at)
-        return Example(before, self.corpus.token_text(int(self.tokens[at])), self._pieces(at + 1, end))
+        return CodeExample(before, self.corpus.token_text(int(self.tokens[at])), self._pieces(at + 1, end))
 
-    def contexts(self, n: int) -> list[Context]:
+    def contexts(self, n: int) -> list[ChangedContext]:
         """Where the tuned model's next token is furthest from the base's; of the same token and answers the worst."""
         keys = np.stack([self.tokens, self.base.says, self.tuned.says], 1)
         order, chosen, alike = np.argsort(-self.tuned.kl, kind="stable"), list[int](), Counter[tuple]()
@@ -130,17 +130,10 @@ class Listing:
         contexts = []
         for at in chosen:
             around, key = self._around(at), tuple(keys[at].tolist())
-            answers = map(self.corpus.token_text, key[1:])
+            base, tuned = map(self.corpus.token_text, key[1:])
+            text, kl = around.before + around.token, float(self.tuned.kl[at])
             contexts.append(
-                Context(
-                    around.before + around.token,
-                    around.after,
-                    around.token,
-                    float(self.tuned.kl[at]),
-                    at,
-                    *answers,
-                    alike=alike[key] - 1,
-                )
+                ChangedContext(text, around.after, around.token, kl, at, base, tuned, alike[key] - 1)
             )
         return contexts
 

@@ -23,7 +23,7 @@ TOGETHER = (1, 2, 3, 5, 10)
 
 
 @dataclass(frozen=True)
-class Part:
+class ChangedSite:
     """A head or MLP."""
 
     site: str
@@ -45,7 +45,7 @@ class Together:
 
 def measure_parts(
     base: Model, tuned: Model, tokens: Int[Tensor, "context pos"], *, stage: Stage = silent
-) -> tuple[list[Part], list[Together]]:
+) -> tuple[list[ChangedSite], list[Together]]:
     """The sites that carry most of the KL between two models in contexts of equal length, by falling share."""
     sites = components(base, mlps=True)
     sides = {"base": Outputs(base, tokens, sites), "tuned": Outputs(tuned, tokens, sites)}
@@ -76,7 +76,7 @@ def measure_parts(
             for site in best
         ]
         order = sorted(range(len(best)), key=lambda i: -alone[i][0])
-        parts = [Part(str(best[i]), *alone[i]) for i in order]
+        parts = [ChangedSite(str(best[i]), *alone[i]) for i in order]
         ranked = [best[i] for i in order]
         together = [
             Together(

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from interp.changes.listing import ChangedCode, ChangedWord, Context
-from interp.changes.parts import Part, Together
+from interp.changes.listing import ChangedCode, ChangedContext, ChangedWord
+from interp.changes.parts import ChangedSite, Together
 from interp.changes.undo import Undone
 from interp.files import read_result, write_json, write_text
 
@@ -41,10 +41,10 @@ class Diff:
     text: str
     n_tokens: int
     kl: float
-    contexts: list[Context]
+    contexts: list[ChangedContext]
     words: list[ChangedWord]
     classes: list[tuple[str, float, float]]
-    sites: list[Part]
+    sites: list[ChangedSite]
     together: list[Together]
     codes: list[ChangedCode]
     n_changed: int

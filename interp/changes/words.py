@@ -67,9 +67,9 @@ def codes_at_words(
     p = binom.sf(count - 1, stretches[of_word], np.minimum(expected / stretches[of_word], 1))
     q = false_discovery_control(p) if len(p) else p
     kept = surprise > SURPRISING
-    columns = (column[kept] for column in (of_word, row, count, expected, surprise, q))
     surprises = np.bincount(of_word[kept], surprise[kept], n_words).astype(float)
-    return Moved(*columns, surprises, stretches)
+    columns = [column[kept] for column in (of_word, row, count, expected, surprise, q)]
+    return Moved(*columns, *(surprises, stretches))
 
 
 def _once(

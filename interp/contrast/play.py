@@ -40,7 +40,7 @@ _FORM = re.compile(r"(?P<site>[^@=]+)@(?P<position>\d{1,6})=(?P<to>b|0|c(?P<code
 
 
 @dataclass(frozen=True)
-class Edit:
+class NodeEdit:
     """What one node writes instead: ``str(edit)`` gives back the notation."""
 
     site: Site
@@ -52,7 +52,7 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EditOutcome:
     """What A says with all edits up to this one."""
 
     edit: str | None  # the last one, `None` before the first
@@ -65,7 +65,7 @@ class Outcome:
     p_top: float
 
 
-def parse_edit(text: str) -> Edit:
+def parse_edit(text: str) -> NodeEdit:
     """Read the notation; :class:`InputError` if it is none."""
     match = _FORM.fullmatch(str(text).strip())
     if match is None:
@@ -76,10 +76,10 @@ def parse_edit(text: str) -> Edit:
             f"edit {text!r:.60}: {site} is no node, a head such as a5.h3 or an MLP such as m5 is"
         )
     code = match["code"]
-    return Edit(site, int(match["position"]), int(code) if code else "b" if match["to"] == "b" else "0")
+    return NodeEdit(site, int(match["position"]), int(code) if code else "b" if match["to"] == "b" else "0")
 
 
-def replay(model: Model, explanation: Why, edits: Sequence[str | Edit]) -> list[Outcome]:
+def replay(model: Model, explanation: Why, edits: Sequence[str | NodeEdit]) -> list[EditOutcome]:
     """What A says before any edit, and after each further one.
 
     Of several edits of one node the last counts.
@@ -110,23 +110,23 @@ class Play:
         self._run = CleanRun.of(model, pairs, mlps=True)
 
     @torch.no_grad()
-    def replay(self, edits: Sequence[str | Edit]) -> list[Outcome]:
+    def replay(self, edits: Sequence[str | NodeEdit]) -> list[EditOutcome]:
         """As the function."""
         if len(edits) > MOST:
             raise InputError(f"{len(edits)} edits: at most {MOST} follow each other")
-        parsed = [edit if isinstance(edit, Edit) else parse_edit(edit) for edit in edits]
+        parsed = [edit if isinstance(edit, NodeEdit) else parse_edit(edit) for edit in edits]
         for edit in parsed:
             self._check(edit)
         logits = self._logits(parsed)
-        outcomes = list[Outcome]()
+        outcomes = list[EditOutcome]()
         for name, row, p in zip([None, *map(str, parsed)], logits, logits.softmax(-1), strict=True):
             first, second = self._answers
             top = int(row.argmax())
             answers = float(p[first]), float(p[second]), float(row[first] - row[second])
-            outcomes.append(Outcome(name, *answers, token_text(self.model, top), float(p[top])))
+            outcomes.append(EditOutcome(name, *answers, token_text(self.model, top), float(p[top])))
         return outcomes
 
-    def _logits(self, edits: Sequence[Edit]) -> Float[Tensor, "edit d_vocab"]:
+    def _logits(self, edits: Sequence[NodeEdit]) -> Float[Tensor, "edit d_vocab"]:
         """After A, the clean run's pair 0, before and after each edit."""
         n, cfg = len(edits) + 1, self.model.cfg
         last, end, row = Site("attn", cfg.n_layers - 1, 0), self.length - 1, np.arange(n)
@@ -143,7 +143,7 @@ class Play:
             logits[torch.from_numpy(rows)] = part.float().cpu()
         return logits
 
-    def _value(self, edit: Edit) -> Float[Tensor, " d"]:
+    def _value(self, edit: NodeEdit) -> Float[Tensor, " d"]:
         """What the node writes with the edit."""
         if edit.to == "b":
             return self._at(edit.site, 1, edit.position + self.shift)
@@ -162,7 +162,7 @@ class Play:
         stored = str(Site(site.kind, site.layer))
         return next((books[str(site)] for books in self.books if stored in books), None)
 
-    def _check(self, edit: Edit) -> None:
+    def _check(self, edit: NodeEdit) -> None:
         """Raise :class:`InputError` where there is no such node, or nothing to put there."""
         try:
             resolve_site(self.model, str(edit.site))

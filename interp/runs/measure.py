@@ -61,7 +61,7 @@ def measure_reference(
             of the forward passes.
     """
     n = None if n is None else whole_number("n", n)
-    seed, batch_size, bos = whole_number("seed", seed), whole_number("batch size", batch_size), bool(bos)
+    seed, batch_size, bos = whole_number("seed", seed), whole_number("batch_size", batch_size), bool(bos)
     spec = model if isinstance(model, str) else describe_model(model)["spec"]
     if spec is None:
         raise InputError("this model was not loaded by load_model: a reference must name its model")

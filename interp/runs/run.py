@@ -279,8 +279,8 @@ class Run(Strict):
 
     def reference(self, name: str) -> Reference | ExactEffects:
         """What ``recovery`` knows by this name: the run's own, or one of the package. No other file is opened."""
-        own = self.own_reference if name == self.settings.reference else None
-        return own or named_reference(name)
+        given = self.own_reference if name == self.settings.reference else None
+        return given or named_reference(name)
 
     def __repr__(self) -> str:
         return f"Run({self.task} on {self.model} by {self.method}: {len(self.members)} of {len(self.checked)} checked)"
