@@ -68,8 +68,9 @@ def codes_at_words(
     q = false_discovery_control(p) if len(p) else p
     kept = surprise > SURPRISING
     surprises = np.bincount(of_word[kept], surprise[kept], n_words).astype(float)
-    columns = [column[kept] for column in (of_word, row, count, expected, surprise, q)]
-    return Moved(*columns, *(surprises, stretches))
+    return Moved(
+        of_word[kept], row[kept], count[kept], expected[kept], surprise[kept], q[kept], surprises, stretches
+    )
 
 
 def _once(

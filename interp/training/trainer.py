@@ -97,11 +97,10 @@ class Teacher:
             return self.model(tokens)
 
     def _keep(self, blocks: list[bytes], resid: Float[Tensor, "block pos d_model"]) -> None:
-        for block, one in zip(blocks, resid, strict=True):
-            size = one.numel() * one.element_size()
-            if block not in self._resid and size <= self._room:
-                self._resid[block] = one.clone()
-                self._room -= size
+        for block, of_block in zip(blocks, resid, strict=True):
+            if block not in self._resid and of_block.nbytes <= self._room:
+                self._resid[block] = of_block.clone()
+                self._room -= of_block.nbytes
 
 
 ROWS = 64
@@ -119,8 +118,8 @@ def kl_and_gradient(
     """
     rows, targets = logits.detach().flatten(0, -2), teacher.flatten(0, -2)
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
-    for some, target in zip(rows.split(ROWS), targets.split(ROWS), strict=True):
-        log_q, log_p = some.float().log_softmax(-1), target.float().log_softmax(-1)
+    for chunk, target in zip(rows.split(ROWS), targets.split(ROWS), strict=True):
+        log_q, log_p = chunk.float().log_softmax(-1), target.float().log_softmax(-1)
         p = log_p.exp()
         total += (p * (log_p - log_q)).sum()
         target.copy_(log_q.exp_().sub_(p).div_(len(rows)))
@@ -270,15 +269,15 @@ class Trainer:
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from :meth:`state`; refuses tensors that are missing or of another shape."""
-        ours = self.state()
-        for name, tensor in ours.items():
+        state = self.state()
+        for name, tensor in state.items():
             if name not in tensors:
                 raise InputError(f"the checkpoint lacks {name}")
-            if tensors[name].shape != tensor.shape:
+            if (stored := tensors[name].shape) != tensor.shape:
                 raise InputError(
-                    f"the checkpoint has {name} of shape {list(tensors[name].shape)}, not {list(tensor.shape)}"
+                    f"the checkpoint has {name} of shape {list(stored)}, not {list(tensor.shape)}"
                 )
-        for name, tensor in ours.items():
+        for name, tensor in state.items():
             tensor.copy_(tensors[name])
         self.dead = float(tensors["dead"])
         for wrapper in self._wrappers.values():
