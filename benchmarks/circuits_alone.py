@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.common import arguments, interval, print_table
 from interp import load_model, load_task
-from interp.bench.plan import YARDSTICK, Plan, drawn, read_record, write_record
+from interp.bench.plan import YARDSTICK, BenchPlan, drawn, read_record, write_record
 from interp.bench.run import pool_of
 from interp.errors import InputError
 from interp.evaluation.faithfulness import GRID, area_to_the_model
@@ -34,7 +34,7 @@ def main() -> None:
     kept = json.loads((args.bench / "bench.json").read_text(encoding="utf-8"))["plan"]
     del kept["against"]  # of the bench's own table
     dtype = kept.pop("dtype", "float32")
-    plan = Plan(**{name: tuple(its) if isinstance(its, list) else its for name, its in kept.items()})
+    plan = BenchPlan(**{name: tuple(its) if isinstance(its, list) else its for name, its in kept.items()})
     if len(targets := plan.targets()) != 1:
         raise InputError(f"{args.bench} is of {', '.join(target.name for target in targets)}: one at a time")
     task, model = load_task(targets[0].task), load_model(targets[0].model, dtype=dtype)

@@ -3,7 +3,7 @@
     python -m benchmarks.head_descriptions fit order curves     # goes on where it stopped; then prints the tables
     python -m benchmarks.head_descriptions fit order curves --model gemma-3-270m --books runs/gemma-heads
 
-A description of a head is a rule for where it looks, from the tokens alone (:mod:`interp.codesearch.head_rules`), and
+A description of a head is a rule for where it looks, from the tokens alone (:mod:`benchmarks.head_rules`), and
 codes for what it says. Arms, at the same heads:
 
 * ``mean output``: the head's mean output at every token;  ``mean pattern``: its mean attention at every place
@@ -27,12 +27,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.common import RESULTS, arguments, interval, kept, print_table
+from benchmarks.head_rules import HeadRules, Reading, common_tokens, fit_rules, read_patterns
 from benchmarks.labels import TEXT
 from interp import DEFAULT_CODEBOOKS, DEFAULT_MODEL, load_model
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch.coarse import merged_vectors
 from interp.codesearch.corpus import read_corpus
-from interp.codesearch.head_rules import HeadRules, Reading, common_tokens, fit_rules, read_patterns
 from interp.codesearch.labels import LABELS, Labels, labels_of
 from interp.codesearch.patterns import Vocabulary
 from interp.files import write_json

@@ -32,10 +32,7 @@ from interp.codesearch.index import IDS
 from interp.codesearch.labels import (
     LABELS,
     LEAST,
-    MIXED,
-    RARE,
     SHARES,
-    TEXTS,
     best_patterns,
     best_sides,
     beyond_chance,
@@ -196,11 +193,8 @@ def part_of(labels: Labels, names: Sequence[str], fingerprint: str) -> Labels:
     """Those of some of the books, which are codebooks of their own."""
     kept = np.concatenate([np.arange(b, b + n) for b, n in (labels.starts[name] for name in names)])
     columns = {name: column[kept] for name, column in labels.columns.items()}
-    texts = [name for name in TEXTS if name in columns]
-    used, numbers = np.unique(np.stack([columns[name] for name in texts]), return_inverse=True)
-    columns |= dict(zip(texts, numbers.reshape(len(texts), -1), strict=True))
     sites = {name.partition(".")[0] for name in names}
-    about = labels.about | {"books": fingerprint, "texts": [labels.texts[i] for i in used.tolist()]}
+    about = labels.about | {"books": fingerprint}
     for key, wanted in (("random", sites), ("random_writes", sites), *((key, names) for key in BY_BOOK)):
         if key in about:
             about[key] = {name: of_name for name, of_name in about[key].items() if name in wanted}
@@ -354,7 +348,7 @@ def merged(folder: Path) -> None:
 
 def _written(labels: Labels) -> np.ndarray:
     """Which codes are said to write something."""
-    return np.array([bool(text) for text in labels.texts])[labels.columns["writes"]]
+    return labels.columns["writes"] != ""
 
 
 def _coarse_row(labels: Labels, layer: int | None) -> tuple[str, ...]:
@@ -363,7 +357,7 @@ def _coarse_row(labels: Labels, layer: int | None) -> tuple[str, ...]:
     columns, share = labels.columns, labels.columns["firings"] / (labels.about["n_tokens"] / 2)
     kept = (columns["firings"] >= LEAST) & ((_layers(labels) == layer) | (layer is None))
     beyond = beyond_chance(columns["f1"], 2 * share / (1 + share))[kept]
-    named = np.array([text not in (RARE, MIXED) for text in labels.texts])[columns["text"]][kept].mean()
+    named = labels.named[kept].mean()
     books = [b for b in labels.starts if layer is None or int(b[1:].split(".")[0]) == layer]
     variance = np.mean([labels.about["variance"][book] for book in books])
     fine, coarse = np.mean([labels.about["bits"][book] for book in books], 0)
@@ -380,7 +374,7 @@ def _row(labels: Labels, layer: int | None) -> tuple[str, ...]:
     """Of one layer's codes, or all, but rare ones: :data:`FINE`."""
     columns = labels.columns
     kept = (columns["firings"] >= LEAST) & ((_layers(labels) == layer) | (layer is None))
-    named = np.array([text not in (RARE, MIXED) for text in labels.texts])[columns["text"]][kept].mean()
+    named = labels.named[kept].mean()
     f1, stands, looks = (columns[name][kept] for name in ("f1", "stands_f1", "looks_f1"))
     clear = " / ".join(f"{100 * (f1 >= bound).mean():.1f}" for bound in SHARES)
     means = f"{f1.mean():.3f}, {stands.mean():.3f}, {looks.mean():.3f}" if looks.any() else f"{f1.mean():.3f}"

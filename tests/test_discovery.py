@@ -113,8 +113,8 @@ def test_every_method_gives_one_kind_of_result(method):
         ({"counterfactual": "odd"}, "odd"),
         ({"candidates": 0}, "candidates 0"),
         ({"candidates": None}, "candidates None: it must be a whole number"),
-        ({"batch_size": 0}, "batch size 0"),
-        ({"batch_size": 2.5}, "batch size 2.5: it must be a whole number"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"batch_size": 2.5}, "batch_size 2.5: it must be a whole number"),
         ({"threshold": 0.0, "model": "no-such-model"}, "threshold 0.0"),  # before it is looked for
         ({"threshold": np.float32("nan")}, "threshold nan: it is a share"),
         ({"threshold": "0.05"}, "threshold '0.05': it must be a number"),

@@ -69,7 +69,6 @@ MAY_WRITE = {
     "hooks there read, and change nothing": (
         "interp.circuits.roles",
         "interp.codesearch.build",
-        "interp.codesearch.head_rules",
         "interp.contrast.prompts",
         "interp.contrast.proposals",
         "interp.steering.texts",

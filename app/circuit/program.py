@@ -10,7 +10,7 @@ from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import from_address
 from interp.errors import InputError
 from interp.models.limits import check_tokens
-from interp.programs.own_prompt import CodeAt, same_place, set_codes
+from interp.programs.own_prompt import CodeAt, same_place, set_code
 from interp.programs.schema import SlotCodes
 from interp.prompts.encoding import PromptEncoder
 from interp.report.groups import GRAPH_EXPLAINED, TABLE_EXPLAINED, group_graph, group_rows
@@ -98,8 +98,8 @@ def _set(shown: Opened, said: SlotCodes) -> None:
     if not pressed and key not in _ANSWERS:
         return
     wanted = CodeAt(said.slot, position, run.program.books[name], code)
-    (own,), *answers = _ANSWERS.get(
-        key, lambda: engine.running(spec), lambda model: set_codes(model, tokens, [wanted])
+    own, *answers = _ANSWERS.get(
+        key, lambda: engine.running(spec), lambda model: set_code(model, tokens, wanted)
     )
     st.markdown(
         f"Its own code here is **{plain(labels[own])}**, set to **{plain(labels[code])}**. The next token:"

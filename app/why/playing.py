@@ -10,7 +10,7 @@ from interp import DEFAULT_MODEL
 from interp.app import engine
 from interp.app.widgets.tokens import plain
 from interp.contrast import Why
-from interp.contrast.play import Outcome, Play
+from interp.contrast.play import EditOutcome, Play
 from interp.contrast.words import every_node, label, quoted, signed
 from interp.report.style import BLUE, ORANGE
 
@@ -27,7 +27,7 @@ def panel(explanation: Why, chosen: str, order: Sequence[int], python: str) -> N
     bars = st.container()
     node = st.selectbox("Node", order, key=chosen, format_func=lambda i: _name(explanation, i))
     edits: list[str] = st.session_state["edits"]
-    outcomes = list[Outcome]()
+    outcomes = list[EditOutcome]()
     with engine.saying():
         if edits:
             outcomes = _outcomes(explanation, edits)
@@ -47,7 +47,7 @@ def panel(explanation: Why, chosen: str, order: Sequence[int], python: str) -> N
         st.code(_python(explanation, edits, python), language="python")
 
 
-def _outcomes(explanation: Why, edits: Sequence[str]) -> list[Outcome]:
+def _outcomes(explanation: Why, edits: Sequence[str]) -> list[EditOutcome]:
     """By the prompts as they were run once for this explanation."""
     key = st.session_state["edits of"]
     if explanation.model not in (None, engine.model_name()):
@@ -55,7 +55,7 @@ def _outcomes(explanation: Why, edits: Sequence[str]) -> list[Outcome]:
             f"this explanation is of {explanation.model}: choose that model above to change what nodes write"
         )
 
-    def make() -> list[Outcome]:
+    def make() -> list[EditOutcome]:
         with engine.running() as model:
             return engine.asked_last("play", (key, id(model)), lambda: Play(model, explanation)).replay(edits)
 
@@ -114,7 +114,7 @@ def _buttons(explanation: Why, index: int) -> str | None:
     return None if to is None else f"{at}={to}"
 
 
-def _bars(explanation: Why, outcome: Outcome | None) -> str:
+def _bars(explanation: Why, outcome: EditOutcome | None) -> str:
     """HTML: both answers after A, after B, and with the edits."""
     rows = [Markup("")]
     for name, colour in (("answer", BLUE), ("instead", ORANGE)):
@@ -133,7 +133,7 @@ def _bars(explanation: Why, outcome: Outcome | None) -> str:
     return str(Markup('<div style="{}">{}</div>').format(_BAR, Markup("").join(rows)))
 
 
-def _list(explanation: Why, edits: list[str], outcomes: Sequence[Outcome]) -> None:
+def _list(explanation: Why, edits: list[str], outcomes: Sequence[EditOutcome]) -> None:
     """What was done, with a way back."""
     answer, instead = (plain(label(explanation.answers[name]["token"])) for name in ("answer", "instead"))
     lines = list[str]()

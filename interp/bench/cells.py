@@ -44,7 +44,7 @@ def part(tell: Tell, begin: float, width: float) -> Tell:
     return lambda share: tell(begin + share * width)
 
 
-def _nobody(_share: float) -> None: ...
+def _untold(_share: float) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class CellResult:
     heads: Float[np.ndarray, "layer head"]
     forwards: float
     edges: tuple[EdgeScore, ...] = ()
+    # spent on edges beyond the scores of heads, by methods that score edges only when asked
     edge_forwards: float = 0.0
-    """Spent on edges beyond the scores of heads, by methods that score edges only when asked."""
 
 
 class Runner:
@@ -74,12 +74,8 @@ class Runner:
         say: Say,
     ) -> None:
         self.method, self.model, self.pool, self.folder = load_method(method), model, pool, folder
-        self.weights, self.edges_compared, self.batch_size, self.say = (
-            weights,
-            edges_compared,
-            batch_size,
-            say,
-        )
+        self.weights, self.edges_compared = weights, edges_compared
+        self.batch_size, self.say = batch_size, say
         self.per_pair: Float[np.ndarray, "pair layer head"] | None = None
         """Scores of the pool's pairs, NaN where none was asked for; ``None`` for methods run cell by cell."""
         self._cost = (0.0, 0)
@@ -108,7 +104,7 @@ class Runner:
 
     def heads(self, indices: list[int], seed: int) -> Float[np.ndarray, "layer head"]:
         """Scores from some pairs of the pool, drawn with replacement, of a method that is run cell by cell."""
-        return (self._ranked if self._ranks_subsets else self.run)(indices, seed, _nobody).heads
+        return (self._ranked if self._ranks_subsets else self.run)(indices, seed, _untold).heads
 
     def prepare(self, cells: Sequence[tuple[int, int]], tell: Tell) -> None:
         """Find out how the method is run and, if on the pool, score all pairs that these cells need."""
@@ -148,10 +144,10 @@ class Runner:
         cell, scores = self._first or (None, None)
         if scores is None or cell != (n, seed):
             scores = self.run(indices, seed, tell)
-        score_edges = self.method.edges if self.scores_edges_apart else None
-        if score_edges is None:
+        if not self.edges_compared or self.method.edges_config is None or self.method.edges is None:
             return CellResult(scores.heads, scores.cost.forwards, scores.edges)
-        edges = score_edges(self.model, self.pool.subset(indices), scores, batch_size=self.batch_size)
+        pairs = self.pool.subset(indices)  # the method scores edges only when asked
+        edges = self.method.edges(self.model, pairs, scores, batch_size=self.batch_size)
         return CellResult(scores.heads, scores.cost.forwards, edges.edges, edges.cost.forwards)
 
     def alone(
@@ -164,11 +160,6 @@ class Runner:
         config = self.method.nested_config(batch_size=self.batch_size)
         nested = self.method.nested(self.model, pairs, config, progress=_progress(tell))
         return nested.heads, nested.cost.forwards
-
-    @property
-    def scores_edges_apart(self) -> bool:
-        """Whether edges are compared and the method scores them only when asked."""
-        return self.edges_compared and self.method.edges_config is not None
 
     @property
     def cell_by_cell(self) -> bool:
@@ -208,13 +199,13 @@ class Runner:
             return "it draws at random, anew for every seed"
         n, seed = self.looked_at(cells) or (2, 0)
         indices = drawn(seed, n, len(self.pool))
-        scores = self.run(indices, seed, _nobody)
+        scores = self.run(indices, seed, _untold)
         self._first = ((n, seed), scores)
         if scores.heads_per_pair is None:
             return "it scores the pairs as a whole"
         if not _alike(scores.heads_per_pair.mean(0), scores.heads):
             return "its scores are not the mean of its scores per pair"
-        half = self.run(indices[: (n + 1) // 2], seed, _nobody).heads_per_pair
+        half = self.run(indices[: (n + 1) // 2], seed, _untold).heads_per_pair
         if half is None or not _alike(half, scores.heads_per_pair[: (n + 1) // 2]):
             return "its score of a pair depends on the other pairs"
         return "its edges have no scores per pair" if self.edges_compared and scores.edges else ""
@@ -225,10 +216,10 @@ class Runner:
         heads, cost = self._read_pool(path, shape, settings)
         missing = [i for i in wanted if np.isnan(heads[i]).any()]
         for begin in range(0, len(missing), CHUNK):
-            some = missing[begin : begin + CHUNK]
-            scores = self.run(some, 0, part(tell, begin / len(missing), len(some) / len(missing)))
-            heads[some] = scores.heads_per_pair
-            cost = (cost[0] + scores.cost.forwards, cost[1] + len(some))
+            chunk = missing[begin : begin + CHUNK]
+            scores = self.run(chunk, 0, part(tell, begin / len(missing), len(chunk) / len(missing)))
+            heads[chunk] = scores.heads_per_pair
+            cost = (cost[0] + scores.cost.forwards, cost[1] + len(chunk))
             # one word: several would stand in another order in each process
             header = {"pool": json.dumps({"settings": settings, "cost": cost})}
             with atomic_path(path) as temporary:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp import THRESHOLD
-from interp.bench.plan import REFERENCE_SEED, Say, Target, drawn
+from interp.bench.plan import REFERENCE_SEED, BenchTarget, Say, drawn
 from interp.circuits.exact_effects import Measurement
 from interp.circuits.references import ExactEffects, Reference, reference_for, written_reference
 from interp.errors import InputError
@@ -23,7 +23,7 @@ EDGE_AGREEMENT = ("edge_roc_auc", "edge_average_precision", "edge_within_roc_auc
 
 
 @dataclass(frozen=True)
-class Judge:
+class ReferenceJudge:
     """One reference circuit, its exact effects for the rank correlation, and the edges of a planted model."""
 
     name: str
@@ -34,12 +34,8 @@ class Judge:
     def agreement(self, scores: Float[np.ndarray, "layer head"]) -> dict[str, float | None]:
         """ROC AUC, average precision, precision at the number of members, Spearman with |effect|."""
         recovery = recover(scores, self.truth, self.effects, n_random=1)
-        values = (
-            recovery.roc_auc,
-            recovery.average_precision,
-            precision_at(scores, self.truth),
-            recovery.spearman,
-        )
+        ranking = recovery.roc_auc, recovery.average_precision
+        values = *ranking, precision_at(scores, self.truth), recovery.spearman
         return dict(zip(AGREEMENT, values, strict=True))
 
     def edge_agreement(self, edges: tuple[EdgeScore, ...]) -> dict[str, float | None]:
@@ -60,12 +56,12 @@ class Judge:
 class Court:
     """All judges of a target, the first of which decides, and the exact effects that the baseline is taken from."""
 
-    judges: tuple[Judge, ...]
+    judges: tuple[ReferenceJudge, ...]
     measured: ExactEffects
 
     def yardstick(
         self, n: int, seed: int
-    ) -> tuple[Float[np.ndarray, "layer head"], tuple[Judge, ...]] | None:
+    ) -> tuple[Float[np.ndarray, "layer head"], tuple[ReferenceJudge, ...]] | None:
         """Exact effects over ``n`` of the measured pairs, and the judges for them; ``None`` if no pair is left.
 
         Measured effects are replaced by what the other pairs say, so that no pair judges itself.
@@ -74,16 +70,16 @@ class Court:
         if n >= size:
             return None
         order = drawn(seed, size, size)
-        own, others = order[:n], order[n:]
+        taken, others = order[:n], order[n:]
         effects = self.measured.heads[others].mean(0)
         gap = (self.measured.metric_clean - self.measured.metric_corrupt)[others].mean()
         judges = tuple(
-            Judge(judge.name, np.abs(effects) >= THRESHOLD * gap, effects)
+            ReferenceJudge(judge.name, np.abs(effects) >= THRESHOLD * gap, effects)
             if judge.name == self.measured.name
             else replace(judge, effects=None if judge.effects is None else effects)
             for judge in self.judges
         )
-        return self.measured.heads[own].mean(0), judges
+        return self.measured.heads[taken].mean(0), judges
 
     def yardstick_forwards(self) -> float:
         """What activation patching of every head costs a pair at most: two forwards, and one from each head's layer
@@ -92,7 +88,7 @@ class Court:
 
 
 def convene(
-    target: Target,
+    target: BenchTarget,
     task: Task,
     model: Model,
     folder: Path,
@@ -126,9 +122,9 @@ def convene(
     effects = measured.effects()
     if target.planted:
         written = written_reference(target.model, model)
-        return Court((Judge(written.name, written.members(), effects, written),), measured)
-    published = tuple(Judge(r.name, r.members(), None) for r in known if isinstance(r, Reference))
-    return Court((Judge(measured.name, measured.members(), effects), *published), measured)
+        return Court((ReferenceJudge(written.name, written.members(), effects, written),), measured)
+    published = tuple(ReferenceJudge(r.name, r.members(), None) for r in known if isinstance(r, Reference))
+    return Court((ReferenceJudge(measured.name, measured.members(), effects), *published), measured)
 
 
 @dataclass(frozen=True)
@@ -136,7 +132,7 @@ class Unmeasured:
     """A target without its exact effects, and where they belong."""
 
     measurement: Measurement
-    target: Target
+    target: BenchTarget
     path: Path
 
     def keep(self) -> bool:

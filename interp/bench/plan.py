@@ -57,11 +57,8 @@ def read_record(path: Path, settings: dict, say: Say) -> dict | None:
 
 
 def whole_record(path: Path) -> tuple[dict, dict]:
-    """The settings and the result kept at ``path``, whatever they are.
-
-    Raises:
-        InputError: not there, of another format, or not as it was written.
-    """
+    """The settings and the result kept at ``path``, whatever they are. :class:`InputError`: not there, of another
+    format, or not as it was written."""
     try:
         kept = read_json(path)
         whole = kept["format"] == FORMAT and kept["sha256"] == _digest(kept["settings"], kept["result"])
@@ -92,14 +89,14 @@ are run, a method gets no more than its ``most_pairs`` and ``most_seeds``."""
 
 
 @dataclass(frozen=True)
-class Target:
+class BenchTarget:
     """One task on one model."""
 
     task: str
     model: str
 
     @classmethod
-    def of(cls, task: str, model: str) -> "Target":
+    def of(cls, task: str, model: str) -> "BenchTarget":
         """A planted task runs on its own planted model."""
         return cls(task, task if task in planted_task_names() else model)
 
@@ -122,32 +119,23 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A bench.
+class BenchPlan:
+    """A bench. :class:`InputError`: an unknown task or method, or a number that cannot be."""
 
-    Attributes:
-        tasks: shipped names, prompt files or classes; planted tasks run on their own planted models.
-        models: specs that the other tasks run on.
-        methods: registered names, or one's own, as ``interp discover`` takes them; all that are registered if empty,
-            but the one that references are measured by, whose row is the baseline.
-        seeds: subsets of the pool that are drawn, seeds 0, 1, ….
-        against: the method among them that all others are compared with; attribution, or else the first.
-        pool, held_out: pairs in the pool, and pairs that circuits are run on.
-        reference: pairs that exact effects are measured on where none are shipped.
-
-    Raises:
-        InputError: an unknown task or method, or a number that cannot be.
-    """
-
+    # shipped names, prompt files or classes; planted tasks run on their own planted models
     tasks: tuple[str, ...] = field(default_factory=task_names)
-    models: tuple[str, ...] = (DEFAULT_MODEL,)
+    models: tuple[str, ...] = (DEFAULT_MODEL,)  # specs that the other tasks run on
+    # registered names, or one's own, as `interp discover` takes them; all that are registered if empty, but the one
+    # that references are measured by, whose row is the baseline
     methods: tuple[str, ...] = ()
     pairs: tuple[int, ...] = (10, 25, 100)
-    seeds: int = 10
+    seeds: int = 10  # subsets of the pool that are drawn, seeds 0, 1, …
+    # the method among them that all others are compared with; attribution, or else the first
     against: str | None = None
+    # pool, held_out: pairs in the pool, and pairs that circuits are run on
     pool: int = POOL
     held_out: int = HELD_OUT
-    reference: int = REFERENCE_PAIRS
+    reference: int = REFERENCE_PAIRS  # pairs that exact effects are measured on where none are shipped
 
     def __post_init__(self) -> None:
         if not self.methods:
@@ -155,11 +143,11 @@ class Plan:
             object.__setattr__(self, "methods", every)
         for name in self.methods:
             load_method(name)
-        for what in ("tasks", "models", "methods", "pairs"):
-            values = getattr(self, what)
+        for name in ("tasks", "models", "methods", "pairs"):
+            values = getattr(self, name)
             if not values:
-                raise InputError(f"no {what}: at least one is needed")
-            object.__setattr__(self, what, tuple(dict.fromkeys(values)))
+                raise InputError(f"no {name}: at least one is needed")
+            object.__setattr__(self, name, tuple(dict.fromkeys(values)))
         if self.against is None:
             object.__setattr__(self, "against", BASELINE if BASELINE in self.methods else self.methods[0])
         elif self.against not in self.methods:
@@ -184,14 +172,18 @@ class Plan:
         """Whether the circuits of a cell are run alone."""
         return n == min(self.pairs) and seed < FAITHFUL_SEEDS
 
-    def targets(self) -> tuple[Target, ...]:
+    def targets(self) -> tuple[BenchTarget, ...]:
         """Every task on every model it runs on."""
-        return tuple(dict.fromkeys(Target.of(*pair) for pair in itertools.product(self.tasks, self.models)))
+        return tuple(
+            dict.fromkeys(BenchTarget.of(*pair) for pair in itertools.product(self.tasks, self.models))
+        )
 
-    def groups(self) -> dict[str, list[Target]]:
+    def groups(self) -> dict[str, list[BenchTarget]]:
         """Targets by their group."""
-        targets = self.targets()
-        return {t.group: [other for other in targets if other.group == t.group] for t in targets}
+        groups: dict[str, list[BenchTarget]] = {}
+        for target in self.targets():
+            groups.setdefault(target.group, []).append(target)
+        return groups
 
     def cells(self, method: str, n_heads: int) -> tuple[tuple[int, int], ...]:
         """(pairs, seed) of every cell of a method on a model with so many heads in all; fewest pairs first."""

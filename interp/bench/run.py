@@ -1,6 +1,7 @@
 """The bench itself: jobs for targets, methods and cells, every cell read where it is kept, else made and saved."""
 
 import hashlib
+import itertools
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,8 +14,18 @@ import numpy as np
 from interp.activations.stream import BATCH_SIZE
 from interp.bench.cells import CellResult, Runner, Tell, part
 from interp.bench.judges import Court, Unmeasured, convene, parts_of_reference
-from interp.bench.plan import POOL_SEED, SMALL, YARDSTICK, Plan, Say, Target, drawn, read_record, write_record
-from interp.bench.table import Cell, one_line, tabulate
+from interp.bench.plan import (
+    POOL_SEED,
+    SMALL,
+    YARDSTICK,
+    BenchPlan,
+    BenchTarget,
+    Say,
+    drawn,
+    read_record,
+    write_record,
+)
+from interp.bench.table import BenchCell, one_line, tabulate
 from interp.errors import InputError
 from interp.evaluation.faithfulness import faithfulness_curves
 from interp.evaluation.stability import best_heads, bootstrap_stability, mean_jaccard
@@ -31,7 +42,7 @@ RERUNS = 5
 """Bootstrap resamples of a method that has to run again for each; resampling scores per pair costs nothing."""
 
 
-def pool_of(task: Task, tokenizer: Any, plan: Plan) -> PromptPairs:
+def pool_of(task: Task, tokenizer: Any, plan: BenchPlan) -> PromptPairs:
     """The pairs that seeds draw from.
 
     Of a task that has no more than the plan's pool and reference it is half of what there is, and at least what the
@@ -44,23 +55,22 @@ def pool_of(task: Task, tokenizer: Any, plan: Plan) -> PromptPairs:
     def sample(n: int) -> PromptPairs:
         return sample_pairs(task, tokenizer, n, n, POOL_SEED)
 
-    enough = plan.pool + plan.reference
-    there = len(as_many_as_there_are(sample, enough))
-    if there == enough:
+    n_pairs, most = len(as_many_as_there_are(sample, plan.pool + plan.reference)), max(plan.pairs)
+    if n_pairs == plan.pool + plan.reference:
         return sample(plan.pool)
-    if there <= (most := max(plan.pairs)):
+    if n_pairs <= most:
         raise InputError(
-            f"task {task.name!r} has {there} pairs, and --pairs asks for {most}: others are needed to judge by"
+            f"task {task.name!r} has {n_pairs} pairs, and --pairs asks for {most}: others are needed to judge by"
         )
-    return sample(min(plan.pool, max(most, there // 2)))
+    return sample(min(plan.pool, max(most, n_pairs // 2)))
 
 
 @dataclass
 class TargetBench:
     """All that the cells of one target share."""
 
-    target: Target
-    plan: Plan
+    target: BenchTarget
+    plan: BenchPlan
     model: Model
     weights: str
     folder: Path
@@ -72,7 +82,7 @@ class TargetBench:
 
     @classmethod
     def prepare(
-        cls, target: Target, plan: Plan, model: Model, out: Path, *, batch_size: int, say: Say
+        cls, target: BenchTarget, plan: BenchPlan, model: Model, out: Path, *, batch_size: int, say: Say
     ) -> "TargetBench | Unmeasured":
         """Sample the pairs, and find the references, or what has to be measured first."""
         task, folder = load_task(target.task), out / target.folder
@@ -91,7 +101,7 @@ class TargetBench:
             return tuple(cell for cell in cells if cell[0] < self.court.measured.n_pairs)
         return cells
 
-    def run(self, method: str, cells: Sequence[tuple[int, int]], tell: Tell) -> "Found":
+    def run(self, method: str, cells: Sequence[tuple[int, int]], tell: Tell) -> "MethodCells":
         """Every cell of a method that shares something with the others; of one whose cells do not, the first."""
         runner, todo = self._runner(method), list(cells)
         if runner is not None:
@@ -103,22 +113,19 @@ class TargetBench:
             return replace(measured, stable=self._stabilities(method, runner, list(measured.kept)))
         return replace(measured, left=tuple(cell for cell in cells if cell not in todo))
 
-    def one(self, method: str, cell: tuple[int, int], tell: Tell) -> "Found":
+    def one(self, method: str, cell: tuple[int, int], tell: Tell) -> "MethodCells":
         """A cell of a method whose cells share nothing."""
         return self._cells(method, self._runner(method), [cell], tell)
 
-    def stability(self, method: str, cells: Sequence[tuple[int, int]], _tell: Tell) -> "Found":
+    def stability(self, method: str, cells: Sequence[tuple[int, int]], _tell: Tell) -> "MethodCells":
         """How stable the choice of heads is, of a method whose cells share nothing and are known."""
-        return Found(stable=self._stabilities(method, self._runner(method), cells))
+        return MethodCells(stable=self._stabilities(method, self._runner(method), cells))
 
     def _cells(
         self, method: str, runner: Runner | None, cells: Sequence[tuple[int, int]], tell: Tell
-    ) -> "Found":
-        common, kept, refused = (
-            self._settings(method, runner),
-            dict[tuple[int, int], dict](),
-            dict[int, str](),
-        )
+    ) -> "MethodCells":
+        common = self._settings(method, runner)
+        kept, refused = dict[tuple[int, int], dict](), dict[int, str]()
         for done, (n, seed) in enumerate(cells):
             path = self._folder(method) / f"n{n}-seed{seed}.json"
             held_out = self.held_out.digest() if self.plan.runs_alone(n, seed) else None
@@ -134,7 +141,7 @@ class TargetBench:
                     continue
                 write_record(path, settings, result)
             kept[n, seed] = result
-        return Found(kept, refused, self.court.judges[0].size)
+        return MethodCells(kept, refused, self.court.judges[0].size)
 
     def _stabilities(
         self, method: str, runner: Runner | None, cells: Sequence[tuple[int, int]]
@@ -166,16 +173,13 @@ class TargetBench:
         """``None`` for the baseline, whose effects are measured already."""
         if method == YARDSTICK:
             return None
-        return Runner(
-            method,
-            self.model,
-            self.pool,
-            self._folder(method),
-            weights=self.weights,
-            edges_compared=any(judge.edges is not None for judge in self.court.judges),
-            batch_size=self.batch_size,
-            say=self.say,
-        )
+        compared = any(judge.edges is not None for judge in self.court.judges)
+        options: dict[str, Any] = {
+            "weights": self.weights,
+            "edges_compared": compared,
+            "batch_size": self.batch_size,
+        }
+        return Runner(method, self.model, self.pool, self._folder(method), **options, say=self.say)
 
     def _settings(self, method: str, runner: Runner | None) -> dict:
         digest = hashlib.sha256(np.ascontiguousarray(self.court.measured.heads).tobytes())
@@ -236,33 +240,29 @@ class TargetBench:
         per_pair = self.court.measured.heads if runner is None else runner.per_pair
         if per_pair is not None:
             value = bootstrap_stability(per_pair[drawn(0, n, len(per_pair))], size)
-        elif runner is not None:
+        else:
+            assert runner is not None
             indices, circuits = drawn(0, n, len(self.pool)), []
             for draw in range(RERUNS):
-                again = np.random.default_rng(draw).choice(indices, n).tolist()
-                circuits.append(best_heads(runner.heads(again, draw), size, seed=draw))
+                resampled = np.random.default_rng(draw).choice(indices, n).tolist()
+                circuits.append(best_heads(runner.heads(resampled, draw), size, seed=draw))
             value = mean_jaccard(circuits)
         return {"bootstrap_jaccard": value, "size": size}
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a job found of a method on a target.
+class MethodCells:
+    """What a job found of a method on a target."""
 
-    Attributes:
-        kept: results of cells, by pairs and seed; ``refused`` says why there is none, by pairs.
-        size: members of the first reference.
-        stable: stability of the choice of heads, by pairs, where it was measured.
-        left: cells that are jobs of their own.
-    """
-
+    # results of cells, by pairs and seed; `refused` says why there is none, by pairs
     kept: dict[tuple[int, int], dict] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
-    size: int = 0
+    size: int = 0  # members of the first reference
+    # stability of the choice of heads, by pairs, where it was measured
     stable: dict[int, float | None] = field(default_factory=dict)
-    left: tuple[tuple[int, int], ...] = ()
+    left: tuple[tuple[int, int], ...] = ()  # cells that are jobs of their own
 
-    def __or__(self, later: "Found | InputError") -> "Found":
+    def __or__(self, later: "MethodCells | InputError") -> "MethodCells":
         """With what a later job found, or why it was refused."""
         if isinstance(later, InputError):
             return replace(self, refused={0: str(later)} | self.refused)
@@ -283,14 +283,14 @@ class Found:
         return tuple(f"with {n} pairs: {why}" for n, why in sorted(self.refused.items()))
 
 
-class Desk:
+class BenchWorker:
     """What a process has loaded: one model, and one target on it."""
 
-    def __init__(self, plan: Plan, out: Path, models: OneModel, batch_size: int) -> None:
+    def __init__(self, plan: BenchPlan, out: Path, models: OneModel, batch_size: int) -> None:
         self.plan, self.out, self.models, self.batch_size = plan, out, models, batch_size
         self._bench: TargetBench | None = None
 
-    def bench(self, target: Target, say: Say) -> "TargetBench | Unmeasured":
+    def bench(self, target: BenchTarget, say: Say) -> "TargetBench | Unmeasured":
         if self._bench is None or self._bench.target != target:
             self._bench = None  # with its model, if another is needed
             model = self.models(target.model)
@@ -303,14 +303,14 @@ class Desk:
         self._bench.say = say
         return self._bench
 
-    def begin(self, target: Target, told: Told) -> "dict[str, tuple[tuple[int, int], ...]] | Unmeasured":
+    def begin(self, target: BenchTarget, told: Told) -> "dict[str, tuple[tuple[int, int], ...]] | Unmeasured":
         """The cells of every method, or what has to be measured before."""
         bench = self.bench(target, told.say)
         if isinstance(bench, Unmeasured):
             return bench
         return {name: bench.cells_of(name) for name in (YARDSTICK, *self.plan.methods)}
 
-    def find(self, target: Target, how: str, method: str, cells: Any, told: Told) -> Found:
+    def find(self, target: BenchTarget, how: str, method: str, cells: Any, told: Told) -> MethodCells:
         """One of :class:`TargetBench`'s ``run``, ``one`` and ``stability``."""
         bench = self.bench(target, told.say)
         assert isinstance(bench, TargetBench)
@@ -325,7 +325,7 @@ _STEPS = 100
 
 
 def run_bench(
-    plan: Plan,
+    plan: BenchPlan,
     out: Path | str,
     *,
     device: str | None = None,
@@ -354,21 +354,19 @@ def run_bench(
     for spec in {target.model for target in plan.targets() if not target.planted}:
         load_tokenizer(spec)  # a misspelt model shows now and not after hours
     bench = _Bench(plan, shard or Shard(), say)
-    desk = Desk(plan, out, OneModel(device=device, dtype=dtype), batch_size)
+    worker = BenchWorker(plan, out, OneModel(device=device, dtype=dtype), batch_size)
     work, log = bench.work(), bench.shard.log(out)
-    by_target = run_work(desk, work, stage("bench", work.steps), workers=workers, say=say, log=log)
+    by_target = run_work(worker, work, stage("bench", work.steps), workers=workers, say=say, log=log)
     if shard is not None:
         return None
     for target in plan.targets():
         shutil.rmtree(parts_of_reference(out / target.folder, plan.reference), ignore_errors=True)
-    rows: list[_Row] = [row for its in by_target for row in its]
+    rows: list[_Row] = list(itertools.chain.from_iterable(by_target))
     cells = [cell for row in rows for cell in row.cells]
     if bench.error is not None and not cells:
         raise bench.error
     skipped = [
-        {"task": row.target.task, "model": row.target.model, "method": row.method, "why": why}
-        for row in rows
-        for why in row.reasons
+        {**asdict(row.target), "method": row.method, "why": why} for row in rows for why in row.reasons
     ]
     table = tabulate(plan, cells, skipped)
     table["plan"]["dtype"] = dtype
@@ -378,9 +376,9 @@ def run_bench(
 class _Row(NamedTuple):
     """A method on a target: its cells, and why some are left out."""
 
-    target: Target
+    target: BenchTarget
     method: str
-    cells: tuple[Cell, ...]
+    cells: tuple[BenchCell, ...]
     reasons: tuple[str, ...]
 
 
@@ -388,7 +386,7 @@ class _Bench:
     """Which jobs follow from what was found: of a target the reference, its parts first where there is none; of each of
     its methods those cells that share something, the others, and how stable the choice of heads is."""
 
-    def __init__(self, plan: Plan, shard: Shard, say: Say) -> None:
+    def __init__(self, plan: BenchPlan, shard: Shard, say: Say) -> None:
         self.plan, self.shard, self.say = plan, shard, say
         self.methods = (YARDSTICK, *plan.methods)
         self.keys = [(target, method) for target in plan.targets() for method in self.methods]
@@ -400,24 +398,19 @@ class _Bench:
         steps = _STEPS * (1 + len(self.methods))
         return Work.all([Work(self._target(target), steps) for target in self.plan.targets()])
 
-    def _target(self, target: Target) -> Steps:
+    def _target(self, target: BenchTarget) -> Steps:
         [wanted] = yield [Work(self._reference(target), _STEPS)]
         if isinstance(wanted, InputError):
             self.error = wanted
             self.say(f"{target.name}: left out: {wanted}{self._count(len(self.methods))}")
             return [_Row(target, method, (), (str(wanted),)) for method in self.methods]
-        return (
-            yield [
-                Work(self._method(target, method, cells), _STEPS)
-                for method, cells in wanted.items()
-                if self.shard.takes(self.keys.index((target, method)))
-            ]
-        )
+        mine = [name for name in wanted if self.shard.takes(self.keys.index((target, name)))]
+        return (yield [Work(self._method(target, name, wanted[name]), _STEPS) for name in mine])
 
-    def _reference(self, target: Target) -> Steps:
+    def _reference(self, target: BenchTarget) -> Steps:
         """The cells of every method; nothing while other shards measure."""
         name, place, looking = target.name, (target.model, target.task), _STEPS // 10
-        look = Job(f"{name}: reference", Desk.begin, (target,), place, looking)
+        look = Job(f"{name}: reference", BenchWorker.begin, (target,), place, looking)
         [cells] = checked((yield [look]))
         while isinstance(cells, Unmeasured):
             checked((yield self.shard.share(cells.measurement.jobs(name, place, _STEPS - 2 * looking))))
@@ -427,30 +420,29 @@ class _Bench:
             [cells] = checked((yield [look]))
         return cells
 
-    def _method(self, target: Target, method: str, cells: Sequence[tuple[int, int]]) -> Steps:
+    def _method(self, target: BenchTarget, method: str, cells: Sequence[tuple[int, int]]) -> Steps:
         def job(how: str, label: str, wanted: Any, steps: int) -> Job:
             args, place = (target, how, method, wanted), (target.model, target.task)
-            return Job(f"{target.name}, {method}: {label}", Desk.find, args, place, steps)
+            return Job(f"{target.name}, {method}: {label}", BenchWorker.find, args, place, steps)
 
-        measured = Found(refused={} if cells else {0: _why_none(method, self.plan)})
+        measured = MethodCells(refused={} if cells else {0: _why_none(method, self.plan)})
         if cells:
             [first] = yield [job("run", "run", cells, _STEPS // 2)]
             measured |= first
         if measured.left:
-            each = _STEPS // 2 // (len(measured.left) + 1)
-            for later in (
-                yield [job("one", f"n{n}-seed{seed}", (n, seed), each) for n, seed in measured.left]
-            ):
+            steps = _STEPS // 2 // (len(measured.left) + 1)
+            apart = [job("one", f"n{n}-seed{seed}", (n, seed), steps) for n, seed in measured.left]
+            for later in (yield apart):
                 measured |= later
             if measured.kept:
-                [later] = yield [job("stability", "stability", sorted(measured.kept), each)]
+                [later] = yield [job("stability", "stability", sorted(measured.kept), steps)]
                 measured |= later
         rows = tuple(
-            Cell(target, method, n, seed, result, measured.size, measured.stable.get(n))
+            BenchCell(target, method, n, seed, result, measured.size, measured.stable.get(n))
             for (n, seed), result in sorted(measured.kept.items())
         )
-        line = [*([one_line(rows)] if rows else []), *(f"left out: {why}" for why in measured.reasons)]
-        self.say(f"{target.name}, {method}: {'; '.join(line)}{self._count(1)}")
+        words = [*([one_line(rows)] if rows else []), *(f"left out: {why}" for why in measured.reasons)]
+        self.say(f"{target.name}, {method}: {'; '.join(words)}{self._count(1)}")
         return _Row(target, method, rows, measured.reasons)
 
     def _count(self, rows: int) -> str:
@@ -458,7 +450,7 @@ class _Bench:
         return "" if self.done == len(self.keys) else f"  ({self.done} of {len(self.keys)})"
 
 
-def _why_none(method: str, plan: Plan) -> str:
+def _why_none(method: str, plan: BenchPlan) -> str:
     if method == YARDSTICK:
         return f"the reference has too few pairs for {min(plan.pairs)} and others to judge by"
     return f"too dear at {min(plan.pairs)} pairs; --methods {method} runs it"

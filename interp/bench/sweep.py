@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator
 
 from interp import DEFAULT_MODEL
-from interp.bench.plan import Say, Target
+from interp.bench.plan import BenchTarget, Say
 from interp.circuits.circuit import Strict
 from interp.errors import InputError, fault
 from interp.evaluation.stability import mean_jaccard
@@ -38,7 +38,7 @@ _STEPS = 100
 
 
 @dataclass(frozen=True)
-class Cell:
+class Discovery:
     """One discovery."""
 
     task: str
@@ -81,11 +81,7 @@ class Sweep(Strict):
 
     @classmethod
     def load(cls, path: Path) -> "Sweep":
-        """The sweep in a file.
-
-        Raises:
-            InputError: an unknown key or value.
-        """
+        """The sweep in a file. :class:`InputError`: an unknown key or value."""
         try:
             return cls.model_validate_json(readable(path).read_bytes())
         except OSError as error:
@@ -93,21 +89,19 @@ class Sweep(Strict):
         except ValidationError as error:
             raise InputError(f"{path}: {fault(error)} (a sweep has {', '.join(cls.model_fields)})") from None
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[Discovery]:
         """Every discovery, all of one model together, checked before anything is loaded."""
         pairs = itertools.product(self.models, self.tasks)
-        targets = dict.fromkeys(Target.of(task, model) for model, task in pairs)
+        targets = dict.fromkeys(BenchTarget.of(task, model) for model, task in pairs)
         every = itertools.product(targets, dict.fromkeys(self.methods), dict.fromkeys(self.seeds))
-        cells = [
-            Cell(target.task, target.model, method, seed, self.options) for target, method, seed in every
-        ]
+        cells = [Discovery(t.task, t.model, method, seed, self.options) for t, method, seed in every]
         for cell in cells:
             cell.search()
         return cells
 
 
 def run_sweep(
-    cells: list[Cell],
+    cells: list[Discovery],
     out: Path,
     *,
     device: str | None = None,
@@ -127,8 +121,8 @@ def run_sweep(
     """
     share = shard or Shard()
     work = Work.all([Work(_row(cell, out, say), _STEPS) for i, cell in enumerate(cells) if share.takes(i)])
-    desk, log = OneModel(device=device, dtype=dtype), share.log(out)
-    rows = run_work(desk, work, stage("sweep", work.steps), workers=workers, say=say, log=log)
+    models, log = OneModel(device=device, dtype=dtype), share.log(out)
+    rows = run_work(models, work, stage("sweep", work.steps), workers=workers, say=say, log=log)
     if shard is not None:
         return None
     if all("left_out" in row for row in rows):
@@ -137,7 +131,7 @@ def run_sweep(
     return rows
 
 
-def _row(cell: Cell, out: Path, say: Say) -> Steps:
+def _row(cell: Discovery, out: Path, say: Say) -> Steps:
     [outcome] = yield [Job(cell.name, discover, (cell, out), (cell.model,), _STEPS)]
     if isinstance(outcome, InputError):
         outcome = {"left_out": str(outcome)}
@@ -146,7 +140,7 @@ def _row(cell: Cell, out: Path, say: Say) -> Steps:
     return {key: value for key, value in asdict(cell).items() if key != "options"} | outcome
 
 
-def discover(models: OneModel, cell: Cell, out: Path, told: Told) -> dict:
+def discover(models: OneModel, cell: Discovery, out: Path, told: Told) -> dict:
     """One discovery into its folder, or what is there of it: gap, members, their effects."""
     search, folder = cell.search(), out / cell.name
     asked = search.request(cell.model, models.dtype)

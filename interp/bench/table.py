@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 
 from interp.bench.judges import AGREEMENT, EDGE_AGREEMENT
-from interp.bench.plan import YARDSTICK, Plan, Target
+from interp.bench.plan import YARDSTICK, BenchPlan, BenchTarget
 from interp.evaluation.faithfulness import SIZES
 from interp.evaluation.stability import best_heads, mean_jaccard
 from interp.models.provenance import versions
@@ -25,22 +25,16 @@ N_BOOT = 2000
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One method on ``n`` pairs of one seed.
+class BenchCell:
+    """One method on ``n`` pairs of one seed."""
 
-    Attributes:
-        result: as it is kept on disk: heads, agreement by reference, faithfulness, cost.
-        size: members of the first reference.
-        bootstrap_jaccard: of the method on resamples of ``n`` pairs, where it was measured.
-    """
-
-    target: Target
+    target: BenchTarget
     method: str
     n: int
     seed: int
-    result: dict
-    size: int
-    bootstrap_jaccard: float | None
+    result: dict  # as it is kept on disk: heads, agreement by reference, faithfulness, cost
+    size: int  # members of the first reference
+    bootstrap_jaccard: float | None  # of the method on resamples of `n` pairs, where it was measured
 
     @property
     def reference(self) -> str:
@@ -62,7 +56,7 @@ class Cell:
         ]
 
 
-def tabulate(plan: Plan, cells: Sequence[Cell], skipped: Sequence[dict]) -> dict:
+def tabulate(plan: BenchPlan, cells: Sequence[BenchCell], skipped: Sequence[dict]) -> dict:
     """Everything that is shown, as JSON-able values.
 
     ============== ==========================================================================================
@@ -88,7 +82,7 @@ def tabulate(plan: Plan, cells: Sequence[Cell], skipped: Sequence[dict]) -> dict
     }
 
 
-def one_line(cells: Sequence[Cell]) -> str:
+def one_line(cells: Sequence[BenchCell]) -> str:
     """A method on a target in a few words, for who watches."""
     parts = []
     for n in sorted({cell.n for cell in cells}):
@@ -103,8 +97,7 @@ def _text(value: float | None) -> str:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    return spread["mean"] if (spread := _spread(values)) else None
 
 
 def _keyed(rows: Iterable[dict], *keys: str) -> dict[tuple, list[dict]]:
@@ -114,8 +107,8 @@ def _keyed(rows: Iterable[dict], *keys: str) -> dict[tuple, list[dict]]:
     return groups
 
 
-def _table(cells: Sequence[Cell]) -> list[dict]:
-    groups: dict[tuple, list[Cell]] = {}
+def _table(cells: Sequence[BenchCell]) -> list[dict]:
+    groups: dict[tuple, list[BenchCell]] = {}
     for cell in cells:
         groups.setdefault((cell.target, cell.method, cell.n), []).append(cell)
     table, names = [], ("task", "model", "reference", "decides", "method", "n")
@@ -123,9 +116,9 @@ def _table(cells: Sequence[Cell]) -> list[dict]:
         circuits = [best_heads(np.array(cell.result["heads"]), cell.size, seed=cell.seed) for cell in group]
         jaccard = {"jaccard_seeds": mean_jaccard(circuits), "jaccard_bootstrap": group[0].bootstrap_jaccard}
         rows = [row for cell in group for row in cell.rows()]
-        for key, its in _keyed(rows, *names).items():
-            line = dict(zip(names, key, strict=True)) | {"seeds": len(its)}
-            table.append(line | {metric: _spread(row[metric] for row in its) for metric in METRICS} | jaccard)
+        for key, alike in _keyed(rows, *names).items():
+            line = dict(zip(names, key, strict=True)) | {"seeds": len(alike)}
+            table.append(line | {name: _spread(row[name] for row in alike) for name in METRICS} | jaccard)
     return table
 
 
@@ -136,29 +129,33 @@ def _spread(values: Iterable[float | None]) -> dict | None:
     return {"mean": float(np.mean(known)), "least": min(known), "largest": max(known), "count": len(known)}
 
 
-def _groups(plan: Plan, table: list[dict]) -> list[dict]:
+def _groups(plan: BenchPlan, table: list[dict]) -> list[dict]:
     by_group = plan.groups()
-    group_of = {(target.task, target.model): name for name, its in by_group.items() for target in its}
-    lines = [line | {"group": group_of[line["task"], line["model"]]} for line in table if line["decides"]]
+    group_of = {(t.task, t.model): name for name, targets in by_group.items() for t in targets}
+    deciding = [line | {"group": group_of[line["task"], line["model"]]} for line in table if line["decides"]]
     names, groups = ("group", "method", "n"), []
-    for key, its in _keyed(lines, *names).items():
-        start = dict(zip(names, key, strict=True)) | {"tasks": len(its), "of_tasks": len(by_group[key[0]])}
-        means = {metric: _mean(line[metric] and line[metric]["mean"] for line in its) for metric in METRICS}
-        means |= {name: _mean(line[name] for line in its) for name in ("jaccard_seeds", "jaccard_bootstrap")}
+    for key, lines in _keyed(deciding, *names).items():
+        start = dict(zip(names, key, strict=True)) | {"tasks": len(lines), "of_tasks": len(by_group[key[0]])}
+        means = {name: _mean(line[name] and line[name]["mean"] for line in lines) for name in METRICS}
+        means |= {
+            name: _mean(line[name] for line in lines) for name in ("jaccard_seeds", "jaccard_bootstrap")
+        }
         groups.append(start | means)
     return groups
 
 
-def _comparisons(plan: Plan, rows: list[dict]) -> list[dict]:
+def _comparisons(plan: BenchPlan, rows: list[dict]) -> list[dict]:
     deciding = [row for row in rows if row["decides"]]
     row_of = {(row["task"], row["model"], row["method"], row["n"], row["seed"]): row for row in deciding}
     apart = (plan.against, YARDSTICK)
     methods = [m for m in dict.fromkeys(row["method"] for row in deciding) if m not in apart]
     groups = plan.groups()
     scopes = [(t.name, t.group if len(groups[t.group]) == 1 else None, [t]) for t in plan.targets()]
-    scopes += [(f"mean over {group}", group, its) for group, its in groups.items() if len(its) > 1]
+    scopes += [
+        (f"mean over {group}", group, members) for group, members in groups.items() if len(members) > 1
+    ]
 
-    def differences(target: Target, method: str, n: int, metric: str) -> list[float]:
+    def differences(target: BenchTarget, method: str, n: int, metric: str) -> list[float]:
         """On the same subsets, one a seed that both methods have."""
         gaps = []
         for seed in range(plan.seeds):
@@ -169,28 +166,23 @@ def _comparisons(plan: Plan, rows: list[dict]) -> list[dict]:
         return gaps
 
     comparisons = []
-    for metric, n, method, (scope, group, its) in product(COMPARED, plan.pairs, methods, scopes):
-        known = list(filter(None, (differences(target, method, n, metric) for target in its)))
+    for metric, n, method, (scope, group, targets) in product(COMPARED, plan.pairs, methods, scopes):
+        known = list(filter(None, (differences(target, method, n, metric) for target in targets)))
         if known:
             start = {"scope": scope, "group": group, "method": method, "against": plan.against, "n": n}
             comparisons.append(start | {"metric": metric, "tasks": len(known), **compare_subsets(known)})
     return comparisons
 
 
-def compare_subsets(by_task: Sequence[Sequence[float]], *, n_boot: int = N_BOOT, seed: int = 0) -> dict:
+def compare_subsets(by_task: Sequence[Sequence[float]]) -> dict:
     """Mean over tasks of the mean over seeds of paired differences, with its 95 % bootstrap interval over seeds.
-
-    Args:
-        by_task: for every task the differences of two methods, one a seed.
-
-    Returns:
-        ``difference``, ``low`` and ``high`` (``None`` with a single seed), ``seeds`` (the fewest of any task).
-    """
+    ``by_task``: for every task the differences of two methods, one a seed. Returns ``difference``, ``low`` and ``high``
+    (``None`` with a single seed), ``seeds`` (the fewest of any task)."""
     fewest = min(len(differences) for differences in by_task)
     result = {"difference": float(np.mean([np.mean(d) for d in by_task])), "low": None, "high": None}
     if fewest > 1:
-        rng = np.random.default_rng(seed)
-        drawn = [rng.choice(np.asarray(d), (n_boot, len(d))).mean(1) for d in by_task]
+        rng = np.random.default_rng(0)
+        drawn = [rng.choice(np.asarray(d), (N_BOOT, len(d))).mean(1) for d in by_task]
         low, high = np.percentile(np.mean(drawn, axis=0), [2.5, 97.5])
         result |= {"low": float(low), "high": float(high)}
     return result | {"seeds": fewest}

@@ -33,17 +33,13 @@ def only_in(
 
 @dataclass(frozen=True)
 class Counts:
-    """Of every code of all books, one row each.
+    """Of every code of all books, one row each."""
 
-    Attributes:
-        starts: the first row of every book.
-        base, tuned: tokens that have it in either model.
-        p, q: of the sign test over stretches; q over all codes that are ever on.
-    """
-
-    starts: dict[str, int]
+    starts: dict[str, int]  # the first row of every book
+    # base, tuned: tokens that have it in either model
     base: Int[np.ndarray, " code"]
     tuned: Int[np.ndarray, " code"]
+    # p, q: of the sign test over stretches; q over all codes that are ever on
     p: Float[np.ndarray, " code"]
     q: Float[np.ndarray, " code"]
 
@@ -60,18 +56,14 @@ def count_codes(base: Reading, tuned: Reading, n_codes: dict[str, int], context:
     for name, n in n_codes.items():
         starts[name], total = total, total + n
         before, after = base.ids[name], tuned.ids[name]
-        columns["base"].append(_count(before, before != NO_CODE, n))
-        columns["tuned"].append(_count(after, after != NO_CODE, n))
+        for model, ids in (("base", before), ("tuned", after)):
+            columns[model].append(np.bincount(ids[ids != NO_CODE], minlength=n)[:n])
         columns["p"].append(_p(before, after, n, context))
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
-    there, q = joined["base"] + joined["tuned"] > 0, np.ones(total)
-    if there.any():
-        q[there] = false_discovery_control(joined["p"][there])
+    ever_on, q = joined["base"] + joined["tuned"] > 0, np.ones(total)
+    if ever_on.any():
+        q[ever_on] = false_discovery_control(joined["p"][ever_on])
     return Counts(starts, q=q, **joined)
-
-
-def _count(ids: np.ndarray, where: np.ndarray, n: int) -> Int[np.ndarray, " code"]:
-    return np.bincount(ids[where], minlength=n)[:n]
 
 
 def _p(before: np.ndarray, after: np.ndarray, n: int, context: int) -> Float[np.ndarray, " code"]:

@@ -14,7 +14,7 @@ from interp.bottlenecks.fit import fit_codebooks
 from interp.bottlenecks.store import Codebooks, pretrained_names
 from interp.changes.counts import ALPHA, least_blocks
 from interp.changes.listing import ChangedCode, Listing
-from interp.changes.parts import Part, Together, measure_parts
+from interp.changes.parts import ChangedSite, Together, measure_parts
 from interp.changes.reading import book_sites, read_all
 from interp.changes.result import Diff
 from interp.changes.undo import Undone, measure_undo, token_gate, undoable
@@ -75,7 +75,6 @@ def diff(
     """
     seconds: dict[str, float] = {}
     measured = timed(stage, seconds)
-
     others = [tuned] if null is None else [tuned, null]
     for other in others:
         check_comparable(base, other)
@@ -93,12 +92,13 @@ def diff(
     before, after = readings[:2]
     with measured("counting"):
         corpus = read_corpus(blocks.tokens.numpy(), base.tokenizer, base.cfg.d_vocab)
-        labels = [part for part in map(_labels, names.values()) if part is not None]
+        stored = [labels_of(source) for source in names.values() if source is not None]
+        labels = [part for part in stored if part is not None]
         listing = Listing(corpus, before, after, n_codes, labels)
         counts, third = listing.counts, readings[2] if null is not None else None
         against = None if third is None else listing.compared(third)
         codes = listing.codes(CODES, against)
-    parts: list[Part] = []
+    parts: list[ChangedSite] = []
     together: list[Together] = []
     undo: dict[str, Undone] = {}
     used: list[ChangedCode] = []
@@ -128,18 +128,18 @@ def diff(
         undo=undo,
         prompts=_continued(base, tuned, prompts, measured) if prompts else [],
         commands=_commands(specs, names, used),
-        notes=_notes(names, null),
+        notes=_notes(labels, null),
         seconds=seconds,
     )
 
 
 def check_comparable(base: Model, other: Model) -> None:
     """Refuse a model of another shape, or that reads text otherwise."""
-    for what in ("n_layers", "n_heads", "d_model", "d_vocab"):
-        ours, theirs = (getattr(model.cfg, what) for model in (base, other))
+    for name in ("n_layers", "n_heads", "d_model", "d_vocab"):
+        ours, theirs = (getattr(model.cfg, name) for model in (base, other))
         if ours != theirs:
             raise InputError(
-                f"models of {what} {ours} and {theirs} cannot be compared: give one and its finetuned form"
+                f"models of {name} {ours} and {theirs} cannot be compared: give one and its finetuned form"
             )
     ours, theirs = (dict(model.original_model.named_parameters()) for model in (base, other))
     if {name: p.shape for name, p in ours.items()} != {name: p.shape for name, p in theirs.items()}:
@@ -154,9 +154,8 @@ def _books(
 ) -> tuple[dict[str, Bottleneck], dict[str, Codebooks | None]]:
     """Codebooks by site, and where they are from."""
     if isinstance(given, Mapping):
-        return dict(given), {
-            str(getattr(given, "folder", None) or "given"): given if isinstance(given, Codebooks) else None
-        }
+        name = str(getattr(given, "folder", None) or "given")
+        return dict(given), {name: given if isinstance(given, Codebooks) else None}
     wanted = [name for name in (given or "").split(",") if name] or pretrained_names(base)
     if not wanted:
         fitted = fit_codebooks(base, "heads", blocks, n_codes=64, k=1, seed=seed, stage=stage)
@@ -166,10 +165,6 @@ def _books(
     for books in opened.values():
         joined |= {site: book for site, book in books.in_memory().items() if site not in joined}
     return joined, dict(opened)
-
-
-def _labels(books: Codebooks | None) -> Labels | None:
-    return None if books is None else labels_of(books)
 
 
 def _windows(
@@ -182,26 +177,17 @@ def _windows(
     at, worst = by_block.argmax(1), np.argsort(-by_block.max(1), kind="stable")[:n]
     if by_block.max() <= 0:
         return None
-    middle = [context - length] * len(by_block)
-
-    def windows(blocks: np.ndarray, ends: Sequence[int]) -> Tensor:
-        return torch.stack(
-            [tokens[block, end : end + length] for block, end in zip(blocks.tolist(), ends, strict=True)]
-        )
-
     spread = np.linspace(0, len(by_block) - 1, min(n, len(by_block))).astype(int)
-    return windows(worst, at[worst].tolist()), windows(spread, [middle[i] for i in spread])
+    return torch.stack([tokens[i, at[i] : at[i] + length] for i in worst]), tokens[spread, -length:]
 
 
 def _continued(base: Model, tuned: Model, prompts: Sequence[str], stage: Stage) -> list[dict[str, str]]:
-    continued = []
+    continued = [{"prompt": prompt} for prompt in prompts]
     with stage("continuing", 2 * len(prompts)) as done:
-        for prompt in prompts:
-            texts = {}
+        for row in continued:
             for name, model in (("base", base), ("tuned", tuned)):
-                texts[name] = generate(model, [prompt], WRITTEN)[0][len(prompt) :]
+                row[name] = generate(model, [row["prompt"]], WRITTEN)[0][len(row["prompt"]) :]
                 done(1)
-            continued.append({"prompt": prompt, **texts})
     return continued
 
 
@@ -211,8 +197,8 @@ def _commands(
     """Command lines of ``interp steer``: changed codes forbidden in the tuned model, and put into the base."""
     by_books: dict[str, list[ChangedCode]] = {}
     for code in codes:
-        home = next((n for n, books in names.items() if books is not None and _holds(books, code.site)), None)
-        if home is not None:
+        homes = (name for name, books in names.items() if books is not None and _holds(books, code.site))
+        if (home := next(homes, None)) is not None:
             by_books.setdefault(home, []).append(code)
     undo, redo = [], []
     for home, members in by_books.items():
@@ -229,10 +215,10 @@ def _holds(books: Codebooks, site: str) -> bool:
     return site in books or site.partition(".")[0] in books
 
 
-def _notes(names: Mapping[str, Codebooks | None], null: Model | None) -> list[str]:
+def _notes(labels: Sequence[Labels], null: Model | None) -> list[str]:
     notes = []
     if null is None:
         notes.append("codes are listed without a null model (--null): some of them any finetuning would move")
-    if not any(books is not None and labels_of(books) is not None for books in names.values()):
+    if not labels:
         notes.append("the codes have no names: interp index label makes some for codebooks of yours")
     return notes

@@ -21,7 +21,7 @@ BEFORE, AFTER = 12, 6
 
 
 @dataclass(frozen=True)
-class Context:
+class ChangedContext:
     """A token of the text, and what either model says next.
 
     Attributes:
@@ -42,7 +42,7 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Example:
+class CodeExample:
     before: str
     token: str
     after: str
@@ -50,48 +50,36 @@ class Example:
 
 @dataclass(frozen=True)
 class ChangedCode:
-    """A code that the tuned model has at a word far more often than its head's changes elsewhere would bring there.
-
-    Attributes:
-        name: of its label; empty where it has none.
-        writes: what its label says that it writes.
-        base, tuned: tokens of the whole text that have it in either model.
-        word: in lower case; ``of_word`` stretches of the text hold it, in ``at_word`` it has become this code,
-            ``expected`` of them by how the head's codes moved at other words, and ``null`` in the null model.
-        q: of that, over all codes and words; ``surprise`` in nats.
-        instead: the code that most of those tokens have in the base.
-        alike: other codes that changed at this word.
-        examples: tokens that have become this code.
-    """
+    """A code that the tuned model has at a word far more often than its head's changes elsewhere would bring there."""
 
     site: str
     code: int
-    name: str
-    writes: str
+    name: str  # of its label; empty where it has none
+    writes: str  # what its label says that it writes
+    # base, tuned: tokens of the whole text that have it in either model
     base: int
     tuned: int
+    # in lower case; `of_word` stretches of the text hold it, in `at_word` it has become this code, `expected` of them
+    # by how the head's codes moved at other words, and `null` in the null model
     word: str
     at_word: int
     of_word: int
     expected: float
     surprise: float
-    q: float
-    instead: int | None
-    alike: int
-    examples: list[Example] = field(default_factory=list)
+    q: float  # of that, over all codes and words; `surprise` in nats
+    instead: int | None  # the code that most of those tokens have in the base
+    alike: int  # other codes that changed at this word
+    examples: list[CodeExample] = field(default_factory=list)  # tokens that have become this code
 
 
 @dataclass(frozen=True)
 class ChangedWord:
-    """A word behind which the next token changed: the mean KL there, and in how many stretches it stands.
-
-    Attributes:
-        says: what the tuned model likes best behind it where the base likes something else, commonest first.
-    """
+    """A word behind which the next token changed: the mean KL there, and in how many stretches it stands."""
 
     word: str
     kl: float
     stretches: int
+    # what the tuned model likes best behind it where the base likes something else, commonest first
     says: list[str]
 
 
@@ -120,17 +108,15 @@ class Listing:
         return codes_at_words(self.base, other, self.n_codes, self.word, self.corpus.context)
 
     def _pieces(self, first: int, end: int) -> str:
-        return "".join(self.corpus.pieces(self.tokens[max(first, 0) : end]))
+        return "".join(self.corpus.pieces(self.tokens[first:end]))
 
-    def _around(self, at: int) -> Example:
+    def _around(self, at: int) -> CodeExample:
         begin = at - at % self.corpus.context
         end = min(begin + self.corpus.context, at + 1 + AFTER)
-        first = max(begin, at - BEFORE)
-        return Example(
-            self._pieces(first, at), self.corpus.token_text(int(self.tokens[at])), self._pieces(at + 1, end)
-        )
+        before = self._pieces(max(begin, at - BEFORE), at)
+        return CodeExample(before, self.corpus.token_text(int(self.tokens[at])), self._pieces(at + 1, end))
 
-    def contexts(self, n: int) -> list[Context]:
+    def contexts(self, n: int) -> list[ChangedContext]:
         """Where the tuned model's next token is furthest from the base's; of the same token and answers the worst."""
         keys = np.stack([self.tokens, self.base.says, self.tuned.says], 1)
         order, chosen, alike = np.argsort(-self.tuned.kl, kind="stable"), list[int](), Counter[tuple]()
@@ -143,14 +129,12 @@ class Listing:
                 break
         contexts = []
         for at in chosen:
-            around = self._around(at)
-            before, after = (
-                self.corpus.token_text(int(reading.says[at])) for reading in (self.base, self.tuned)
+            around, key = self._around(at), tuple(keys[at].tolist())
+            base, tuned = map(self.corpus.token_text, key[1:])
+            text, kl = around.before + around.token, float(self.tuned.kl[at])
+            contexts.append(
+                ChangedContext(text, around.after, around.token, kl, at, base, tuned, alike[key] - 1)
             )
-            count = alike[tuple(keys[at].tolist())] - 1
-            kl = float(self.tuned.kl[at])
-            text = around.before + around.token
-            contexts.append(Context(text, around.after, around.token, kl, at, before, after, count))
         return contexts
 
     def classes(self) -> list[tuple[str, float, float]]:
@@ -163,17 +147,14 @@ class Listing:
 
     def words(self, n: int, null: Reading | None = None) -> list[ChangedWord]:
         """Words by their KL, or by how far it exceeds that of a null model, for the square root of their number."""
-        there = self.word >= 0
-        kl = np.bincount(self.word[there], self.tuned.kl[there], len(self.moved.stretches))
-        size = np.bincount(self.word[there], minlength=len(kl))
-        mean = kl / np.maximum(size, 1)
-        weight = mean
+        is_word, words, stretches = self.word >= 0, self.vocabulary.words, self.moved.stretches
+        kl = np.bincount(self.word[is_word], self.tuned.kl[is_word], len(stretches))
+        size = np.maximum(np.bincount(self.word[is_word], minlength=len(kl)), 1)
+        mean = weight = kl / size
         if null is not None:
-            excess = kl - np.bincount(self.word[there], null.kl[there], len(kl))
-            weight = excess / np.sqrt(np.maximum(size, 1))
-        weight = np.where(self.moved.stretches >= LEAST_WORDS, weight, 0)
+            weight = (kl - np.bincount(self.word[is_word], null.kl[is_word], len(kl))) / np.sqrt(size)
+        weight = np.where(stretches >= LEAST_WORDS, weight, 0)
         order = [i for i in np.argsort(-weight, kind="stable")[:n].tolist() if weight[i] > 0]
-        words, stretches = self.vocabulary.words, self.moved.stretches
         return [ChangedWord(words[i], float(mean[i]), int(stretches[i]), self._said_behind(i)) for i in order]
 
     def _said_behind(self, word: int) -> list[str]:
@@ -199,8 +180,8 @@ class Listing:
         first = np.argsort(-weight, kind="stable")[:n_words]
         first = first[weight[first] > 0]
         begins = np.array([*self.counts.starts.values(), len(self.counts.q)])
-        here = [name in sites for name in self.counts.starts]
-        at_site = np.repeat(here, np.diff(begins))[self.moved.row]
+        wanted = [name in sites for name in self.counts.starts]
+        at_site = np.repeat(wanted, np.diff(begins))[self.moved.row]
         pairs = np.flatnonzero(np.isin(self.moved.word, first) & (self.moved.q <= ALPHA) & at_site)
         pairs = pairs[np.argsort(-self.moved.surprise[pairs], kind="stable")][:most]
         return [self._code(int(pair), 0) for pair in pairs]
@@ -211,8 +192,7 @@ class Listing:
         before, after = self.base.ids[book], self.tuned.ids[book]
         gained = (only_in(after, before) & (after == code)).any(1)
         at = np.flatnonzero(gained & (self.word == moved.word[pair]))
-        other = before[at].ravel()
-        other = other[other != NO_CODE]
+        instead = before[at][before[at] != NO_CODE]
         labels = self.labels.get(book)
         label = None if labels is None else labels.of(book, code)
         name = "" if labels is None else labels.both_texts(book, code)
@@ -230,7 +210,7 @@ class Listing:
             expected=float(moved.expected[pair]),
             surprise=float(moved.surprise[pair]),
             q=float(moved.q[pair]),
-            instead=int(np.bincount(other).argmax()) if len(other) else None,
+            instead=int(np.bincount(instead).argmax()) if len(instead) else None,
             alike=alike,
             examples=[self._around(int(token)) for token in spread],
         )

@@ -23,19 +23,13 @@ TOGETHER = (1, 2, 3, 5, 10)
 
 
 @dataclass(frozen=True)
-class Part:
-    """A head or MLP.
-
-    Attributes:
-        kl_share: of the KL, what goes from the base when the tuned model's output stands there.
-        undone: of the KL, what goes from the tuned model when the base's output stands there.
-        estimate: of ``kl_share``, by gradient.
-    """
+class ChangedSite:
+    """A head or MLP."""
 
     site: str
-    kl_share: float
-    undone: float
-    estimate: float
+    kl_share: float  # of the KL, what goes from the base when the tuned model's output stands there
+    undone: float  # of the KL, what goes from the tuned model when the base's output stands there
+    estimate: float  # of `kl_share`, by gradient
 
 
 @dataclass(frozen=True)
@@ -50,8 +44,8 @@ class Together:
 
 
 def measure_parts(
-    base: Model, tuned: Model, tokens: Int[Tensor, "context pos"], *, n: int = MEASURED, stage: Stage = silent
-) -> tuple[list[Part], list[Together]]:
+    base: Model, tuned: Model, tokens: Int[Tensor, "context pos"], *, stage: Stage = silent
+) -> tuple[list[ChangedSite], list[Together]]:
     """The sites that carry most of the KL between two models in contexts of equal length, by falling share."""
     sites = components(base, mlps=True)
     sides = {"base": Outputs(base, tokens, sites), "tuned": Outputs(tuned, tokens, sites)}
@@ -59,15 +53,14 @@ def measure_parts(
     says["base"] = sides["base"].read(says["tuned"])
     whole = kl_between(says["tuned"], says["base"])
 
-    def change(site: Site) -> Tensor:
-        part = (lambda x: x) if site.head is None else (lambda x: x[:, :, site.head])
-        difference = part(sides["tuned"].outputs[site.hook]) - part(sides["base"].outputs[site.hook])
-        return -(difference * part(sides["base"].gradients[site.hook])).sum()
+    def change(site: Site) -> float:
+        head = (slice(None), slice(None), slice(None) if site.head is None else site.head)
+        difference = sides["tuned"].outputs[site.hook][head] - sides["base"].outputs[site.hook][head]
+        return -float((difference * sides["base"].gradients[site.hook][head]).sum())
 
-    estimates = np.array([float(change(site)) for site in sites]) / (whole * len(tokens))
-    best = [sites[i] for i in np.argsort(-estimates, kind="stable")[:n]]
-
-    sizes = [size for size in TOGETHER if size < n] + [min(n, len(best))]
+    estimates = np.array([change(site) for site in sites]) / (whole * len(tokens))
+    best = [sites[i] for i in np.argsort(-estimates, kind="stable")[:MEASURED]]
+    sizes = [size for size in TOGETHER if size < MEASURED] + [len(best)]
     with torch.no_grad(), stage("patching", 2 * len(best) + 4 * len(sizes)) as done:
 
         def left(into: str, chosen: Sequence[Site], where: slice = slice(None)) -> float:
@@ -75,15 +68,15 @@ def measure_parts(
             done(1)
             other = "tuned" if into == "base" else "base"
             patched = patched_log_p(sides[into].model, sides[other], chosen, where)
-            now = kl_between(says["tuned"], patched) if into == "base" else kl_between(patched, says["base"])
-            return 1 - now / whole
+            rest = kl_between(says["tuned"], patched) if into == "base" else kl_between(patched, says["base"])
+            return 1 - rest / whole
 
         alone = [
             (left("base", [site]), left("tuned", [site]), float(estimates[sites.index(site)]))
             for site in best
         ]
         order = sorted(range(len(best)), key=lambda i: -alone[i][0])
-        parts = [Part(str(best[i]), *alone[i]) for i in order]
+        parts = [ChangedSite(str(best[i]), *alone[i]) for i in order]
         ranked = [best[i] for i in order]
         together = [
             Together(

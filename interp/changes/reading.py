@@ -30,62 +30,49 @@ def book_sites(model: Model, books: Mapping[str, Bottleneck]) -> dict[str, tuple
     """Of every book, ``a5.h3`` or ``m2``, the key of its codebook, its group there, and its number of codes."""
     sites = {}
     for key, book in books.items():
-        site = str(resolve_site(model, key))
-        groups = groups_at(model, resolve_site(model, key), book)
-        for group, name in enumerate(names_of_groups(site, groups)):
-            sites[name] = site, None if groups is None else group, book.config.n_codes
+        site = resolve_site(model, key)
+        groups = groups_at(model, site, book)
+        for group, name in enumerate(names_of_groups(str(site), groups)):
+            sites[name] = str(site), None if groups is None else group, book.config.n_codes
     return sites
 
 
 @dataclass
 class Reading:
-    """What one model did with the text.
+    """What one model did with the text."""
 
-    Attributes:
-        ids: of every book, the codes of every token, :data:`NO_CODE` where there is none.
-        kl: KL(this model ‖ base) of the token that follows each, in nats.
-        says: the token that it likes best there.
-        means: of every site that was read, the mean output, heads apart.
-    """
-
+    # of every book, the codes of every token, `NO_CODE` where there is none
     ids: dict[str, Shaped[np.ndarray, "token k"]] = field(default_factory=dict)
+    # KL(this model ‖ base) of the token that follows each, in nats
     kl: Float[np.ndarray, " token"] = field(default_factory=lambda: np.zeros(0, np.float32))
+    # the token that it likes best there
     says: Int[np.ndarray, " token"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    # of every site that was read, the mean output, heads apart
     means: dict[str, Float[Tensor, "*any d"]] = field(default_factory=dict)
 
 
 @dataclass
 class BatchReading:
-    """A batch of tokens: log probabilities of what follows, codes, and sums of outputs.
-
-    Attributes:
-        resid: what each layer that another model begins at has read.
-    """
+    """A batch of tokens: log probabilities of what follows, codes, and sums of outputs."""
 
     log_p: Float[Tensor, "token d_vocab"]
     ids: dict[str, Shaped[np.ndarray, "token k"]]
     sums: dict[str, Float[Tensor, "*any d"]]
+    # what each layer that another model begins at has read
     resid: dict[int, Float[Tensor, "block pos d_model"]] = field(default_factory=dict)
 
 
 def first_difference(base: Model, tuned: Model) -> int | None:
     """The first layer whose weights differ; 0 if something before the layers does, ``None`` if nothing does."""
-    differs, last = set[int](), base.cfg.n_layers
-    ours, theirs = (dict(model.original_model.named_parameters()) for model in (base, tuned))
-    blocks = {id(p): layer for layer, block in enumerate(base.blocks) for p in block.parameters()}
-    outputs = {
-        id(p) for part in (base.unembed, getattr(base, "ln_final", None)) if part for p in part.parameters()
-    }
-    for name, weight in ours.items():
-        if not torch.equal(weight, theirs[name]):
-            differs.add(
-                blocks.get(id(weight), last if id(weight) in outputs and not _tied(base, weight) else 0)
-            )
-    return min(differs, default=None)
-
-
-def _tied(model: Model, weight: Tensor) -> bool:
-    return any(p.data_ptr() == weight.data_ptr() for p in model.embed.parameters())
+    weights, tuned_weights = (dict(model.original_model.named_parameters()) for model in (base, tuned))
+    layers = {id(p): layer for layer, block in enumerate(base.blocks) for p in block.parameters()}
+    embedded = {p.data_ptr() for p in base.embed.parameters()}
+    for part in (base.unembed, getattr(base, "ln_final", None)):
+        # where the unembedding is tied to the embedding it acts before the layers
+        free = [p for p in part.parameters() if p.data_ptr() not in embedded] if part else []
+        layers |= {id(p): base.cfg.n_layers for p in free}
+    changed = (weight for name, weight in weights.items() if not torch.equal(weight, tuned_weights[name]))
+    return min((layers.get(id(weight), 0) for weight in changed), default=None)
 
 
 @torch.no_grad()
@@ -97,35 +84,29 @@ def read_batch(
     keep: Collection[int] = (),
     below: tuple[int, BatchReading] | None = None,
 ) -> BatchReading:
-    """One forward of a model with the codes that its outputs have.
-
-    Args:
-        keep: layers whose input is kept.
-        below: a layer below which the model is the base, and what that did: the forward begins there.
-    """
+    """One forward of a model with the codes that its outputs have. ``keep``: layers whose input is kept. ``below``: a
+    layer below which the model is the base, and what that did: the forward begins there."""
     sums: dict[str, Tensor] = {}
     resid: dict[int, Tensor] = {}
     first, base = below or (0, None)
     sites = {str(site): site for site in (resolve_site(model, key) for key in books) if site.layer >= first}
     live = {key: book for key, book in books.items() if str(resolve_site(model, key)) in sites}
 
-    def total(key: str, x: Tensor) -> None:
+    def add_up(key: str, x: Tensor) -> None:
         sums[key] = x.sum((0, 1)).double()
 
-    def kept(layer: int, x: Tensor) -> None:
+    def copy(layer: int, x: Tensor) -> None:
         resid[layer] = x.clone()
 
-    hooks: dict[str, HookFunction] = {site.hook: partial(total, key) for key, site in sites.items()}
-    hooks |= {f"blocks.{layer}.hook_resid_pre": partial(kept, layer) for layer in keep}
-    codes: dict[str, Codes] = {}
+    hooks: dict[str, HookFunction] = {site.hook: partial(add_up, key) for key, site in sites.items()}
+    hooks |= {f"blocks.{layer}.hook_resid_pre": partial(copy, layer) for layer in keep}
     with contextlib.ExitStack() as stack:
         if base is not None and first:
             stack.enter_context(starting_at(model, first, base.resid[first]))
         stack.enter_context(hooked(model, hooks))
         attached = stack.enter_context(attach(model, live)) if live else None
         logits = model(tokens.to(model_device(model)))
-        if attached is not None:
-            codes = attached.codes
+        codes: dict[str, Codes] = {} if attached is None else attached.codes
     read = {} if base is None else dict(base.ids)
     if base is not None:
         sums = {**base.sums, **sums}
@@ -141,15 +122,11 @@ CHUNK = 64
 """Tokens whose distributions are compared at once."""
 
 
-def _kl(p: Float[Tensor, "token d_vocab"], q: Float[Tensor, "token d_vocab"]) -> Float[Tensor, " token"]:
-    return torch.einsum("tv,tv->t", p.exp(), p - q)
-
-
 class Reader:
     """Joins the batches of one model."""
 
     def __init__(self) -> None:
-        self._batches: list[BatchReading] = []
+        self._ids: list[dict[str, np.ndarray]] = []
         self._kl: list[np.ndarray] = []
         self._says: list[np.ndarray] = []
         self._sums: dict[str, Tensor] = {}
@@ -158,11 +135,11 @@ class Reader:
         """Take in a batch, and the base's of the same tokens, if this is not the base."""
         kl = [torch.zeros(len(batch.log_p))]
         if base is not None:
-            both = zip(batch.log_p.split(CHUNK), base.log_p.split(CHUNK), strict=True)
-            kl = [_kl(p, q) for p, q in both]
+            chunks = zip(batch.log_p.split(CHUNK), base.log_p.split(CHUNK), strict=True)
+            kl = [torch.einsum("tv,tv->t", p.exp(), p - q) for p, q in chunks]
         self._kl.append(torch.cat(kl).clamp(min=0).cpu().numpy())
         self._says.append(batch.log_p.argmax(-1).cpu().numpy())
-        self._batches.append(BatchReading(batch.log_p[:0].clone(), batch.ids, {}))
+        self._ids.append(batch.ids)
         self._take(batch.sums)
 
     @classmethod
@@ -171,7 +148,7 @@ class Reader:
         for part in parts:
             whole._kl += part._kl
             whole._says += part._says
-            whole._batches += part._batches
+            whole._ids += part._ids
             whole._take(part._sums)
         return whole
 
@@ -181,8 +158,7 @@ class Reader:
 
     def reading(self) -> Reading:
         kl = np.concatenate(self._kl)
-        names = self._batches[0].ids
-        ids = {name: np.concatenate([batch.ids[name] for batch in self._batches]) for name in names}
+        ids = {name: np.concatenate([batch[name] for batch in self._ids]) for name in self._ids[0]}
         means = {key: (total / len(kl)).float() for key, total in self._sums.items()}
         return Reading(ids, kl, np.concatenate(self._says), means)
 
@@ -192,7 +168,7 @@ def batches(tokens: Int[Tensor, "block pos"]) -> Iterator[Int[Tensor, "block pos
 
 
 @dataclass
-class _Desk:
+class _ReadingWorker:
     models: Sequence[OneModel]
     books: Mapping[str, Bottleneck]
     firsts: Sequence[int | None]
@@ -206,41 +182,38 @@ def read_all(
     *,
     workers: Workers = SERIAL,
 ) -> list[Reading]:
-    """What every model did, the first of which is the base. A part of the text is a job.
-
-    Raises:
-        InputError: a model that computes NaN, or that workers cannot load by its name.
-    """
+    """What every model did, the first of which is the base. A part of the text is a job. :class:`InputError`: a model
+    that computes NaN, or that workers cannot load by its name."""
     specs = [describe_model(model)["spec"] for model in models]
     if None in specs and not workers.serial:
         raise InputError("a model that was not loaded by load_model has no name by which workers find it")
     held = [OneModel(model, device=str(model_device(model))) for model in models]
-    desk = _Desk(held, books, [first_difference(models[0], other) for other in models[1:]])
+    worker = _ReadingWorker(held, books, [first_difference(models[0], other) for other in models[1:]])
     parts = tokens.split(max(1, PART // tokens.shape[1]))
     jobs = [
         Job(f"part {i}", _read_part, (specs, part), tuple(map(str, specs)), part.numel())
         for i, part in enumerate(parts)
     ]
-    work = Work.all(jobs)
-    done = checked(run_work(desk, work, stage("reading", tokens.numel()), workers=workers))
+    done = checked(run_work(worker, Work.all(jobs), stage("reading", tokens.numel()), workers=workers))
     return [Reader.joined(readers).reading() for readers in zip(*done, strict=True)]
 
 
 def _read_part(
-    desk: _Desk, specs: Sequence[str], tokens: Int[Tensor, "block pos"], told: Told
+    worker: _ReadingWorker, specs: Sequence[str], tokens: Int[Tensor, "block pos"], told: Told
 ) -> list[Reader]:
-    base_model, *others = (model(spec) for model, spec in zip(desk.models, specs, strict=True))
-    keep = {first for first in desk.firsts if first and first < base_model.cfg.n_layers}
+    base_model, *others = (model(spec) for model, spec in zip(worker.models, specs, strict=True))
+    books, firsts = worker.books, worker.firsts
+    keep = {first for first in firsts if first and first < base_model.cfg.n_layers}
     readers, n_read = [Reader() for _ in specs], 0
     for part in batches(tokens):
-        base = _checked(base_model, read_batch(base_model, desk.books, part, keep=keep))
+        base = _checked(base_model, read_batch(base_model, books, part, keep=keep))
         readers[0].add(base)
-        for model, reader, first in zip(others, readers[1:], desk.firsts, strict=True):
+        for model, reader, first in zip(others, readers[1:], firsts, strict=True):
             if first is None:
                 reader.add(base)
                 continue
             below = (first, base) if first in keep else None
-            reader.add(_checked(model, read_batch(model, desk.books, part, below=below)), base)
+            reader.add(_checked(model, read_batch(model, books, part, below=below)), base)
         n_read += part.numel()
         told.share(n_read / tokens.numel())
     return readers

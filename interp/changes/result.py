@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from interp.changes.listing import ChangedCode, ChangedWord, Context
-from interp.changes.parts import Part, Together
+from interp.changes.listing import ChangedCode, ChangedContext, ChangedWord
+from interp.changes.parts import ChangedSite, Together
 from interp.changes.undo import Undone
 from interp.files import read_result, write_json, write_text
 
@@ -41,10 +41,10 @@ class Diff:
     text: str
     n_tokens: int
     kl: float
-    contexts: list[Context]
+    contexts: list[ChangedContext]
     words: list[ChangedWord]
     classes: list[tuple[str, float, float]]
-    sites: list[Part]
+    sites: list[ChangedSite]
     together: list[Together]
     codes: list[ChangedCode]
     n_changed: int
@@ -77,11 +77,11 @@ class Diff:
         Raises:
             InputError: it holds no comparison, or one that cannot be read.
         """
-        return read_result(Path(folder) / RESULT, "comparison", "interp diff … --out", cls._of_json)
 
-    @classmethod
-    def _of_json(cls, stored: Mapping[str, Any]) -> "Diff":
-        return TypeAdapter(cls).validate_python({key: stored[key] for key in cls.__annotations__})
+        def of_json(stored: Mapping[str, Any]) -> "Diff":
+            return TypeAdapter(cls).validate_python({key: stored[key] for key in cls.__annotations__})
+
+        return read_result(Path(folder) / RESULT, "comparison", "interp diff … --out", of_json)
 
     def as_text(self) -> str:
         """A page: five contexts, three sites, ten codes, and what taking them back does."""
@@ -107,10 +107,9 @@ class Diff:
             lines += ["", "heads and MLPs that carry it at such contexts, put into the base"]
             for part in self.sites[:_SITES]:
                 lines.append(f"  {part.site:<8} {part.kl_share:z.0%} of the KL")
-            whole = self.together[-1]
-            lines.append(
-                f"  the first {whole.sites}: {whole.kl_share:z.0%}, at the last token alone {whole.last:z.0%}"
-            )
+            every = self.together[-1]
+            shares = f"{every.kl_share:z.0%}, at the last token alone {every.last:z.0%}"
+            lines.append(f"  the first {every.sites}: {shares}")
         if self.codes:
             lines += [
                 "",
@@ -126,12 +125,8 @@ class Diff:
             for name, arm in self.undo.items():
                 lines.append(f"  {name:<16} {_percent(arm.worst)} {_percent(arm.other)}")
         for prompt in self.prompts:
-            lines += [
-                "",
-                f"{prompt['prompt']!r}",
-                f"  base   {prompt['base']!r}",
-                f"  tuned  {prompt['tuned']!r}",
-            ]
+            lines += ["", repr(prompt["prompt"])]
+            lines += [f"  {name:<6} {prompt[name]!r}" for name in ("base", "tuned")]
         return "\n".join(lines)
 
 

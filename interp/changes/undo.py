@@ -94,11 +94,8 @@ def measure_undo(
     *,
     stage: Stage = silent,
 ) -> dict[str, Undone]:
-    """Every arm in contexts of equal length, of which the last token counts.
-
-    Args:
-        means: of base and tuned model, by site, heads apart.
-    """
+    """Every arm in contexts of equal length, of which the last token counts. ``means``: of base and tuned model, by
+    site, heads apart."""
     named = [WeightedCode(code.site, code.code) for code in codes]
     random = random_codes(base, books, named)
     arms: dict[str, list[Step]] = {
@@ -151,8 +148,7 @@ def means_back(
         key = name if name in after else str(replace(site, head=None))
         change = before[key] - after[key]
         heads = site.head is not None and change.ndim > 1
-        index = (slice(None), slice(None), site.head) if site.head is not None else (slice(None), slice(None))
-        writes.setdefault(site.hook, []).append(
-            Write(index, change[site.head] if heads else change, add=True)
-        )
+        index = (slice(None), slice(None), *([] if site.head is None else [site.head]))
+        write = Write(index, change[site.head] if heads else change, add=True)
+        writes.setdefault(site.hook, []).append(write)
     return writes

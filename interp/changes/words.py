@@ -30,24 +30,18 @@ SURPRISING = 5.0
 
 @dataclass(frozen=True)
 class Moved:
-    """Codes at words, one row each, that are more often there than expected.
-
-    Attributes:
-        row: of the code, as in :class:`~interp.changes.counts.Counts`.
-        n, expected: tokens of the word that have become this code, and how many should have.
-        surprise, q: of that; q over all pairs of a code and a word that were looked at.
-        surprises: of every word, the sum.
-        stretches: of every word, those that hold it.
-    """
+    """Codes at words, one row each, that are more often there than expected."""
 
     word: Int[np.ndarray, " pair"]
-    row: Int[np.ndarray, " pair"]
+    row: Int[np.ndarray, " pair"]  # of the code, as in `Counts`
+    # n, expected: tokens of the word that have become this code, and how many should have
     n: Int[np.ndarray, " pair"]
     expected: Float[np.ndarray, " pair"]
+    # surprise, q: of that; q over all pairs of a code and a word that were looked at
     surprise: Float[np.ndarray, " pair"]
     q: Float[np.ndarray, " pair"]
-    surprises: Float[np.ndarray, " word"]
-    stretches: Int[np.ndarray, " word"]
+    surprises: Float[np.ndarray, " word"]  # of every word, the sum
+    stretches: Int[np.ndarray, " word"]  # of every word, those that hold it
 
     def weights(self, null: "Moved | None" = None) -> Float[np.ndarray, " word"]:
         """How much each word tells; 0 for rare ones."""
@@ -64,18 +58,18 @@ def codes_at_words(
     at, word, stretches = _once(words, context, n_words)
     start, parts = 0, []
     for name, n in n_codes.items():
-        of, code, count, expected = _at_words(base.ids[name], tuned.ids[name], n, at, word)
-        parts.append((of, code + start, count, expected))
+        of_word, code, count, expected = _at_words(base.ids[name], tuned.ids[name], n, at, word)
+        parts.append((of_word, code + start, count, expected))
         start += n
-    of, row, count, expected = (np.concatenate(column) for column in zip(*parts, strict=True))
+    of_word, row, count, expected = (np.concatenate(column) for column in zip(*parts, strict=True))
     more = count > expected
     surprise = np.where(more, count * np.log(count / expected) - (count - expected), 0.0)
-    p = binom.sf(count - 1, stretches[of], np.minimum(expected / stretches[of], 1))
+    p = binom.sf(count - 1, stretches[of_word], np.minimum(expected / stretches[of_word], 1))
     q = false_discovery_control(p) if len(p) else p
     kept = surprise > SURPRISING
-    surprises = np.bincount(of[kept], surprise[kept], n_words).astype(float)
+    surprises = np.bincount(of_word[kept], surprise[kept], n_words).astype(float)
     return Moved(
-        of[kept], row[kept], count[kept], expected[kept], surprise[kept], q[kept], surprises, stretches
+        of_word[kept], row[kept], count[kept], expected[kept], surprise[kept], q[kept], surprises, stretches
     )
 
 
@@ -83,9 +77,9 @@ def _once(
     words: Int[np.ndarray, " token"], context: int, n_words: int
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Int[np.ndarray, " word"]]:
     """The first token of every word in each stretch, its word, and how many stretches hold each word."""
-    there = np.flatnonzero(words >= 0)
-    _, first = np.unique(words[there].astype(np.int64) + there // context * n_words, return_index=True)
-    at = there[first]
+    at = np.flatnonzero(words >= 0)
+    _, first = np.unique(words[at].astype(np.int64) + at // context * n_words, return_index=True)
+    at = at[first]
     return at, words[at], np.bincount(words[at], minlength=n_words)
 
 
@@ -106,10 +100,10 @@ def _at_words(
     of_code, total = np.bincount(b, minlength=n), max(len(b), 1)
     share = np.bincount(after[token, slot], minlength=n) / total
 
-    here = np.full(len(b), -1, np.int64)
-    here[at] = word
-    at_word = here[token] >= 0
-    triples, n_triples = np.unique(here[token][at_word] * n * n + move[at_word], return_counts=True)
+    counted = np.full(len(b), -1, np.int64)  # the word of a token, where it counts
+    counted[at] = word
+    at_word = counted[token] >= 0
+    triples, n_triples = np.unique(counted[token][at_word] * n * n + move[at_word], return_counts=True)
     pairs, which = np.unique(triples // (n * n) * n + triples % n, return_inverse=True)
     count = np.bincount(which, n_triples, len(pairs)).astype(np.int64)
     enough = count >= LEAST_TOKENS
@@ -117,10 +111,9 @@ def _at_words(
 
     starts, n_starts = np.unique(word.astype(np.int64) * n + b[at], return_counts=True)
     begin, end = (np.searchsorted(starts // n, pairs // n, side) for side in ("left", "right"))
-    pair = np.repeat(np.arange(len(pairs)), end - begin)
-    start = (
-        np.arange(len(pair)) - np.repeat(np.cumsum(end - begin) - (end - begin), end - begin) + begin[pair]
-    )
+    size = end - begin
+    pair = np.repeat(np.arange(len(pairs)), size)
+    start = np.arange(len(pair)) - np.repeat(np.cumsum(size) - size, size) + begin[pair]
     code, became = starts[start] % n, pairs[pair] % n
     of_word = _values_of(triples, n_triples, pairs[pair] // n * n * n + code * n + became)
     elsewhere = _values_of(moves, n_moves, code * n + became) - of_word

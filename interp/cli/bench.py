@@ -64,11 +64,11 @@ def bench(
 
     Without the exact effects of a task on a model they are measured first, which takes long.
     """
-    from interp.bench.plan import Plan
+    from interp.bench.plan import BenchPlan
     from interp.files import check_folder
 
     given: dict[str, Any] = dict(tasks=tasks, methods=methods, models=models, pairs=pairs, against=against)
-    plan = Plan(**{name: value for name, value in given.items() if value is not None}, seeds=seeds)
+    plan = BenchPlan(**{name: value for name, value in given.items() if value is not None}, seeds=seeds)
     check_folder(out, "a bench")
     if (lost := _lost(out / "bench.json", plan)) and not overwrite:
         raise InputError(

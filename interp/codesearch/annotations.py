@@ -31,12 +31,8 @@ class Annotation:
 
 
 class Annotations:
-    """The notes on the codes of some codebooks.
-
-    Args:
-        path: the file, which need not exist.
-        books: the codebooks' fingerprint, see :func:`~interp.bottlenecks.store.codebooks_fingerprint`.
-    """
+    """The notes on the codes of some codebooks. ``path``: the file, which need not exist. ``books``: the codebooks'
+    fingerprint, see :func:`~interp.bottlenecks.store.codebooks_fingerprint`."""
 
     def __init__(self, path: Path, books: str) -> None:
         self.path, self.books = Path(path), books

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, astuple, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +88,24 @@ def folder_of(books: Mapping[str, Dictionary]) -> str | None:
     return None if folder is None else str(folder.absolute())
 
 
+@dataclass(frozen=True)
+class BuildOptions:
+    """See :func:`~interp.codesearch.index.build_index`."""
+
+    error_term: bool
+    batch_size: int = BATCH_SIZE
+    save_seconds: float = SAVE_SECONDS
+    turn: Callable[[], AbstractContextManager] = contextlib.nullcontext
+    stage: Stage = silent
+
+
 def write_index(
     model: Model,
     books: Mapping[str, Dictionary],
     text: TextBlocks,
     folder: Path,
     request: Mapping[str, Any],
-    batch_size: int,
-    save_seconds: float,
-    turn: Callable[[], AbstractContextManager],
-    stage: Stage,
+    options: BuildOptions,
 ) -> None:
     """Fill a folder, see :func:`~interp.codesearch.index.build_index`; nothing is done where another process did."""
     text = _by_source(text)
@@ -107,17 +115,16 @@ def write_index(
             shutil.rmtree(work, ignore_errors=True)
             return
         _note(work, request)
-        gathered = _joined(work, text, layout, batch_size)
+        gathered = _joined(work, text, layout, options.batch_size)
         if gathered is None:
             for name in (IDS, LOOKS):
                 if not (work / name).exists() and (work / STATE).exists() and (folder / name).exists():
                     (folder / name).replace(work / name)  # killed after it was put in place
-            options = (request["error_term"], batch_size, save_seconds, turn, stage)
-            gathered = _run(model, books, text.tokens, layout, work, *options)
+            gathered = _run(model, books, text.tokens, layout, work, options)
         sources = None if text.sources is None else text.sources.numpy()
         corpus = read_corpus(text.tokens.cpu().numpy(), model.tokenizer, model.cfg.d_vocab, sources)
         made = {**request, "books": {**request["books"], "folder": folder_of(books)}}
-        finish(folder, IdFile.open(work / IDS, layout), corpus, gathered, made, stage)
+        finish(folder, IdFile.open(work / IDS, layout), corpus, gathered, made, options.stage)
 
 
 def _by_source(text: TextBlocks) -> TextBlocks:
@@ -136,12 +143,8 @@ def finish(
     request: Mapping[str, Any],
     stage: Stage = silent,
 ) -> None:
-    """Write everything beside the ids, move these into place, and write the manifest last.
-
-    Args:
-        ids: complete, at ``folder/.work``.
-        request: as of :func:`request_of`, and the folder of the books.
-    """
+    """Write everything beside the ids, move these into place, and write the manifest last. ``ids``: complete, at
+    ``folder/.work``. ``request``: as of :func:`request_of`, and the folder of the books."""
     layout = ids.layout
     span = span_of(layout)
     counts, lists = count_and_list(ids, span, stage)
@@ -244,23 +247,28 @@ def _parts(work: Path, text: TextBlocks, batch_size: int) -> dict[Path, range]:
     return {work / f"part-{part.start}-{part.stop}": part for part in parts}
 
 
-_Source = tuple[str, str, int | None]
-"""Codebooks' folder and fingerprint, and k."""
+@dataclass(frozen=True)
+class _Source:
+    """What a worker reads codes by: the model's spec, and codebooks by folder, fingerprint and k."""
+
+    spec: str
+    folder: str
+    fingerprint: str
+    k: int | None
 
 
-class _Desk:
-    """A model and its codebooks."""
+class _IndexWorker:
+    """A model and its codebooks, loaded once a process."""
 
     def __init__(self, models: OneModel) -> None:
         self.models = models
         self._books: dict[_Source, Codebooks] = {}
 
-    def books(self, spec: str, source: _Source) -> Codebooks:
+    def books(self, source: _Source) -> Codebooks:
         if source not in self._books:
-            folder, fingerprint, k = source
-            books = Codebooks.from_pretrained(folder, self.models(spec), k=k)
-            if codebooks_fingerprint(books) != fingerprint:
-                raise InputError(f"{folder}: the codebooks there are not those of the index")
+            books = Codebooks.from_pretrained(source.folder, self.models(source.spec), k=source.k)
+            if codebooks_fingerprint(books) != source.fingerprint:
+                raise InputError(f"{source.folder}: the codebooks there are not those of the index")
             self._books = {source: books}
         return self._books[source]
 
@@ -271,11 +279,7 @@ def _run(
     tokens: Int[Tensor, "block pos"],
     layout: Layout,
     work: Path,
-    error_term: bool,
-    batch_size: int,
-    save_seconds: float,
-    turn: Callable[[], AbstractContextManager],
-    stage: Stage,
+    options: BuildOptions,
 ) -> Gathered:
     """All batches that an earlier process has not done."""
     context = tokens.shape[1]
@@ -291,22 +295,22 @@ def _run(
     gathered, done = _restored(work / STATE, layout.n_codes)
     wrappers = {site: FiringStatsWrapper(book) for site, book in books.items()}
     saved = time.monotonic()
-    with torch.no_grad(), stage("reading codes", len(tokens)) as progress:
+    with torch.no_grad(), options.stage("reading codes", len(tokens)) as progress:
         progress(done)
         while done < len(tokens):
-            batch = tokens[done : done + batch_size]
+            batch = tokens[done : done + options.batch_size]
             # nobody reads the logits
             with (
-                turn(),
+                options.turn(),
                 hooked(model, {"unembed.hook_in": lambda x: x[:1, -1:], **(reader.hooks if reader else {})}),
-                attach(model, wrappers, error_term=error_term),
+                attach(model, wrappers, error_term=options.error_term),
             ):
                 model(batch.to(model_device(model)))
             _store(wrappers, ids, gathered, done * context)
             if reader and looks:
                 reader.store(looks, done * context)
             done += len(batch)
-            if time.monotonic() - saved >= save_seconds or done == len(tokens):
+            if time.monotonic() - saved >= options.save_seconds or done == len(tokens):
                 ids.flush()
                 if looks:
                     looks.flush()
@@ -340,30 +344,29 @@ def build_parts(
     _note(work, request)
     text = _by_source(text)
     ks = {book.config.k for book in books.values()}
-    source = (where, fingerprint, ks.pop() if len(ks) == 1 else None)
+    source = _Source(spec, where, fingerprint, ks.pop() if len(ks) == 1 else None)
     layout, jobs = _books(model, books), deque[Job]()
+    options = BuildOptions(error_term, batch_size)
     for i, (place, part) in enumerate(_parts(work, text, batch_size).items()):
         if shard is None or shard.takes(i):
             tokens = text.tokens[part.start : part.stop].clone()  # a view would be sent with all behind it
-            args = (spec, source, layout, error_term, tokens, place, batch_size)
-            jobs.append(Job(f"blocks {part.start} to {part.stop}", build_part, args, (spec,), len(part)))
+            args = (source, layout, tokens, place, options)
+            jobs.append(Job(f"blocks {part.start} to {part.stop}", _build_part, args, (spec,), len(part)))
     log = folder / ("log.jsonl" if shard is None else f"log-{shard.number}-of-{shard.of}.jsonl")
-    desk = _Desk(OneModel(model))
     with stage("reading codes", sum(job.steps for job in jobs)) as advance:
-        for _, outcome in run(desk, jobs, workers=workers, advance=advance, log=log):
+        worker = _IndexWorker(OneModel(model))
+        for _, outcome in run(worker, jobs, workers=workers, advance=advance, log=log):
             if isinstance(outcome, InputError):
                 raise outcome
 
 
-def build_part(
-    desk: _Desk,
-    spec: str,
+def _build_part(
+    worker: _IndexWorker,
     source: _Source,
     books: tuple[Book, ...],
-    error_term: bool,
     tokens: Int[Tensor, "block pos"],
     folder: Path,
-    batch_size: int,
+    options: BuildOptions,
     told: Told,
 ) -> None:
     """The ids, and what is gathered, of some blocks, in a folder of their own; goes on where it stopped."""
@@ -372,9 +375,8 @@ def build_part(
     def stage(_name: str, total: int) -> Iterator[Callable[..., None]]:
         yield counted(told.share, total)
 
-    layout = Layout(books, tokens.numel())
-    options = (error_term, batch_size, SAVE_SECONDS, contextlib.nullcontext, stage)
-    _run(desk.models(spec), desk.books(spec, source), tokens, layout, folder, *options)
+    layout, model = Layout(books, tokens.numel()), worker.models(source.spec)
+    _run(model, worker.books(source), tokens, layout, folder, replace(options, stage=stage))
 
 
 def _joined(work: Path, text: TextBlocks, layout: Layout, batch_size: int) -> Gathered | None:
@@ -410,8 +412,8 @@ def _store(wrappers: Mapping[str, FiringStatsWrapper], ids: IdFile, gathered: Ga
         # where heads share a dictionary they lie among the rows
         n_groups = sum(other.site == book.site for other in books)
         shared = wrapper.config.groups == 1
-        own = (slice(book.group, None, n_groups), 0) if shared else (slice(None), book.group)
-        chosen, *strengths, sampled = (part[own].cpu().numpy() for part in wrapper.seen)
+        of_book = (slice(book.group, None, n_groups), 0) if shared else (slice(None), book.group)
+        chosen, *strengths, sampled = (part[of_book].cpu().numpy() for part in wrapper.seen)
         ids.write(i, start, chosen)
         token, slot = np.nonzero(without_repeats(chosen, NO_CODE) >= 0)
         begin = int(ids.layout.codes[i])

@@ -7,7 +7,7 @@ brought to the same variance, and what is known then counts :data:`KNOWN` times.
 are read, so that the others can judge.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.codesearch.firing_stats import N_TOP
 from interp.codesearch.index import CodeIndex, Similarities, Top
-from interp.codesearch.layout import Book, IdFile, Layout, without_repeats
+from interp.codesearch.layout import IdFile, Layout, without_repeats
 from interp.codesearch.look_patterns import RELATIONS, LookPatterns
 from interp.codesearch.search import largest
 from interp.errors import InputError
@@ -40,15 +40,12 @@ def merge_codes(
     ids: Shaped[np.ndarray, "token k"],
     looking: LookPatterns,
     places: Int[np.ndarray, " token"] | None,
+    *,
     n: int = N_COARSE,
-    seed: int = 0,
+    seed: int,
 ) -> Int[np.ndarray, " code"]:
-    """The coarse code of every code of one book.
-
-    Args:
-        vectors: of the codes, in a space where lengths count.
-        places: the token that the head looks at most from each, −1 for none; None for what is no head.
-    """
+    """The coarse code of every code of one book. ``vectors``: of the codes, in a space where lengths count. ``places``:
+    the token that the head looks at most from each, −1 for none; None for what is no head."""
     from sklearn.cluster import KMeans
 
     standing, n_codes = looking.standing, len(vectors)
@@ -74,17 +71,15 @@ def merge_codes(
         n_classes = len(looking.class_names)
     else:
         tokens = standing.tokens[np.maximum(places, 0)]
-        classes = (
-            np.maximum(looking.relations(places), 0) * len(looking.class_names) + looking.classes[tokens]
-        )
+        relation = np.maximum(looking.relations(places), 0)
+        classes = relation * len(looking.class_names) + looking.classes[tokens]
         n_classes = len(RELATIONS) * len(looking.class_names)
     number = np.full(len(looking.classes), TOKENS)
     common = largest(np.bincount(tokens[first], minlength=len(number)), TOKENS)
     number[common] = np.arange(len(common))
     space = scaled(vectors.cpu().double().numpy())
-    features = np.concatenate(
-        [space, KNOWN * shares(classes, n_classes), KNOWN * shares(number[tokens], TOKENS + 1)], 1
-    )
+    known = [shares(classes, n_classes), shares(number[tokens], TOKENS + 1)]
+    features = np.concatenate([space, *(KNOWN * part for part in known)], 1)
     seen = weights > 0
     n = min(n, len(np.unique(features[seen].round(6), axis=0)))
     fitted = KMeans(n, n_init=RESTARTS, random_state=seed).fit(features[seen], sample_weight=weights[seen])
@@ -111,12 +106,9 @@ def variance_kept(
 class _MergedIds(IdFile):
     """The ids of a file with coarse codes in place of its own."""
 
-    def __init__(self, layout: Layout, ids: IdFile, groups: Sequence[Int[np.ndarray, " _"]]) -> None:
+    def __init__(self, layout: Layout, ids: IdFile, groups: Groups) -> None:
         self.layout, self._ids = layout, ids
-        self._coarse = [
-            np.append(of_book, book.n_codes).astype(layout.dtype)
-            for of_book, book in zip(groups, layout.books, strict=True)
-        ]
+        self._coarse = [np.append(groups[b.name], b.n_codes).astype(layout.dtype) for b in layout.books]
 
     def _merged(self, number: int, ids: UInt[np.ndarray, "*token k"]) -> UInt[np.ndarray, "*token k"]:
         merged = self._coarse[number][ids]
@@ -138,13 +130,13 @@ class CoarseIndex(CodeIndex):
 
     def __init__(self, fine: CodeIndex, groups: Groups) -> None:
         self.fine, self.groups = fine, groups
-        of_books = [groups[book.name] for book in fine.books]
-        books = [
-            replace(book, n_codes=int(g.max()) + 1) for book, g in zip(fine.books, of_books, strict=True)
-        ]
+        books = [replace(book, n_codes=int(groups[book.name].max()) + 1) for book in fine.books]
         layout = Layout(tuple(books), fine.n_tokens)
-        ids = _MergedIds(layout, fine.ids, of_books)
-        counts = [_counts(ids, number, book, fine.n_tokens) for number, book in enumerate(books)]
+        ids = _MergedIds(layout, fine.ids, groups)
+        counts = [
+            np.bincount(ids.tokens(number).ravel(), minlength=book.n_codes + 1)[:-1].astype(np.uint32)
+            for number, book in enumerate(books)
+        ]
         super().__init__(
             fine.folder,
             fine.manifest,
@@ -174,8 +166,7 @@ class CoarseIndex(CodeIndex):
 
     def positions(self, book: str, code: int) -> Int[np.ndarray, " n"]:
         self.layout.code(book, code)
-        ids = self.ids.book(self.layout.number(book))
-        return np.flatnonzero((ids == code).any(-1).ravel()[: self.n_tokens])
+        return np.flatnonzero((self.ids.tokens(self.layout.number(book)) == code).any(1))
 
     def top(self, book: str, code: int, by: str = "margin") -> Top:
         tops = [self.fine.top(book, member, by) for member in self.members(book, code)]
@@ -195,9 +186,7 @@ class CoarseIndex(CodeIndex):
         return Similarities(of_members[0].edges, fired, np.mean([member.silent for member in of_members], 0))
 
     def vectors(self, book: str) -> Float[Tensor, "code d"]:
-        begin = self.fine.layout.code(book, 0)
-        counts = self.fine.counts[begin : begin + len(self.groups[book])]
-        return merged_vectors(self.fine.vectors(book), self.groups[book], counts)
+        return merged_vectors(self.fine.vectors(book), self.groups[book], self.fine.counts_of(book))
 
 
 def merged_vectors(
@@ -206,15 +195,6 @@ def merged_vectors(
     """The mean vector of each coarse code's members, each as often as it is on."""
     which = torch.from_numpy(groups).to(vectors.device)
     weights = torch.from_numpy(counts.astype(np.float64)).to(vectors) + 1e-6  # members that are never on
-    merged, total = (
-        vectors.new_zeros(int(groups.max()) + 1, vectors.shape[1]),
-        vectors.new_zeros(int(groups.max()) + 1),
-    )
-    merged.index_add_(0, which, vectors * weights[:, None])
-    total.index_add_(0, which, weights)
-    return merged / total[:, None]
-
-
-def _counts(ids: IdFile, number: int, book: Book, n_tokens: int) -> UInt[np.ndarray, " code"]:
-    flat = ids.book(number).reshape(-1, book.k)[:n_tokens].ravel()
-    return np.bincount(flat, minlength=book.n_codes + 1)[:-1].astype(np.uint32)
+    n = int(groups.max()) + 1
+    merged = vectors.new_zeros(n, vectors.shape[1]).index_add_(0, which, vectors * weights[:, None])
+    return merged / vectors.new_zeros(n).index_add_(0, which, weights)[:, None]

@@ -17,22 +17,15 @@ over the corpus, or all in its order."""
 
 @dataclass(frozen=True)
 class CodeContext:
-    """A token of the corpus among its neighbours in the block that the model saw.
-
-    Attributes:
-        pieces: the tokens' texts, which join to the text; not escaped. A character of several tokens stands at its
-            last one.
-        focus: which piece is the token.
-        active: at which pieces the code is on.
-        document: number of its document.
-        similarity, margin: how clearly the code was chosen; None where that was not kept.
-    """
+    """A token of the corpus among its neighbours in the block that the model saw."""
 
     token: int
-    document: int
+    document: int  # number of its document
+    # the tokens' texts, which join to the text; not escaped. A character of several tokens stands at its last one.
     pieces: list[str]
-    focus: int
-    active: list[bool]
+    focus: int  # which piece is the token
+    active: list[bool]  # at which pieces the code is on
+    # similarity, margin: how clearly the code was chosen; None where that was not kept
     similarity: float | None = None
     margin: float | None = None
 

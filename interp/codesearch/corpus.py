@@ -28,24 +28,14 @@ codecs.register_error("interp-same-length", lambda e: (INVALID * (e.end - e.star
 
 @dataclass(frozen=True)
 class Corpus:
-    """
-    Attributes:
-        tokens: all blocks behind each other.
-        context: tokens per block, which is what the model saw at once.
-        documents: where each begins.
-        vocabulary: bytes of all tokens of the vocabulary behind each other.
-        vocabulary_ends: where each one's end.
-        special: which tokens of the vocabulary are special: their bytes are for show only.
-        text: bytes of all tokens, valid UTF-8 in every document.
-    """
-
-    tokens: Shaped[np.ndarray, " token"]
-    context: int
-    documents: Int[np.ndarray, " document"]
-    vocabulary: UInt8[np.ndarray, " byte"]
-    vocabulary_ends: Int[np.ndarray, " d_vocab"]
+    tokens: Shaped[np.ndarray, " token"]  # all blocks behind each other
+    context: int  # tokens per block, which is what the model saw at once
+    documents: Int[np.ndarray, " document"]  # where each begins
+    vocabulary: UInt8[np.ndarray, " byte"]  # bytes of all tokens of the vocabulary behind each other
+    vocabulary_ends: Int[np.ndarray, " d_vocab"]  # where each one's end
+    # which tokens of the vocabulary are special: their bytes are for show only
     special: Bool[np.ndarray, " d_vocab"]
-    text: UInt8[np.ndarray, " text_byte"]
+    text: UInt8[np.ndarray, " text_byte"]  # bytes of all tokens, valid UTF-8 in every document
 
     @cached_property
     def ends(self) -> Int[np.ndarray, " token"]:

@@ -72,23 +72,17 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Explanation:
-    """
-    Attributes:
-        text: what the model says; not escaped.
-        model, seed: that was asked, and by which the documents were split.
-        precision, recall, f1: of detection, on as many tokens with the code as without; None until it was asked.
-        null: F1 with another code's explanation in place of this one; None where there is no other.
-        n: tokens asked about.
-    """
-
-    text: str
+    text: str  # what the model says; not escaped
+    # model, seed: that was asked, and by which the documents were split
     model: str
     seed: int
+    # precision, recall, f1: of detection, on as many tokens with the code as without; None until it was asked
     precision: float | None = None
     recall: float | None = None
     f1: float | None = None
+    # F1 with another code's explanation in place of this one; None where there is no other
     null: float | None = None
-    n: int = 0
+    n: int = 0  # tokens asked about
 
 
 def explanations_of(index: CodeIndex) -> dict[str, Explanation]:
@@ -129,17 +123,16 @@ def explain_codes(
                 f"two of each are needed, and {ASKED} without it"
             )
     kept = explanations_of(index)
-    known = {name: kept[name] for name in on if name in kept}
-    known = {name: one for name, one in known.items() if (one.model, one.seed) == (model, seed)}
+    same = {name for name, answer in kept.items() if (answer.model, answer.seed) == (model, seed)}
+    known = {name: kept[name] for name in on if name in same}
 
     def keep(name: str, explanation: Explanation) -> None:
         known[name] = explanation
         with FileLock(index.folder / f".{FILE}.lock"):  # another process may ask another model
-            every = {
-                code: asdict(its) for code, its in (explanations_of(index) | {name: explanation}).items()
-            }
+            whole = explanations_of(index) | {name: explanation}
+            stored = {code: asdict(answer) for code, answer in whole.items()}
             made_with = index.manifest["books"]["fingerprint"]
-            write_json(index.folder / FILE, {"books": made_with, "explanations": every})
+            write_json(index.folder / FILE, {"books": made_with, "explanations": stored})
 
     with stage("asking", 2 * len(on)) as done:
         for name, tokens in on.items():
@@ -151,15 +144,15 @@ def explain_codes(
         for number, (name, tokens) in enumerate(on.items()):
             if known[name].f1 is None:
                 rng = np.random.default_rng([seed, number])
-                with_it = spaced(tokens[half[tokens] == 1], ASKED)
+                with_code = spaced(tokens[half[tokens] == 1], ASKED)
                 others = np.setdiff1d(np.flatnonzero(half == 1), tokens)
-                without = rng.choice(others, len(with_it), replace=False)
-                mixed = rng.permutation(np.concatenate([with_it, without]))
-                true, texts = np.isin(mixed, with_it), _texts(index, mixed)
+                without = rng.choice(others, len(with_code), replace=False)
+                mixed = rng.permutation(np.concatenate([with_code, without]))
+                true, texts = np.isin(mixed, with_code), _texts(index, mixed)
                 asked = [known[other].text for other in [name, *names[number + 1 :], *names[:number]][:2]]
-                own, *null = (_score(ask(DETECT.format(text, texts)), true) for text in asked)
+                scores, *null = (_score(ask(DETECT.format(text, texts)), true) for text in asked)
                 by_other = null[0][2] if null else None
-                keep(name, Explanation(known[name].text, model, seed, *own, by_other, len(mixed)))
+                keep(name, Explanation(known[name].text, model, seed, *scores, by_other, len(mixed)))
             done(1)
     return {name: known[name] for name in on}
 
@@ -183,6 +176,6 @@ def _line(answer: str) -> str:
 def _score(answer: str, true: np.ndarray) -> tuple[float, float, float]:
     """Precision, recall and F1 of the numbers in an answer, from 1."""
     numbers = [int(digits) for digits in re.findall(r"\d{1,4}", answer)]
-    said = np.isin(np.arange(1, len(true) + 1), numbers)
-    hits = int((said & true).sum())
-    return hits / max(said.sum(), 1), hits / true.sum(), 2 * hits / max(said.sum() + true.sum(), 1)
+    named = np.isin(np.arange(1, len(true) + 1), numbers)
+    hits = int((named & true).sum())
+    return hits / max(named.sum(), 1), hits / true.sum(), 2 * hits / max(named.sum() + true.sum(), 1)

@@ -35,12 +35,9 @@ _CONTEXT = ("token", "similarity", "margin")
 
 
 class FiringStatsWrapper(CodebookWrapper):
-    """A codebook that looks at how it chooses; it is the codebook in everything else.
-
-    Attributes:
-        seen: what the last :meth:`encode` chose: ids, similarity, margin and cosine with the whole vector of each,
-            all [row, group, k], and cosines of every code at one token in :data:`EVERY`.
-    """
+    """A codebook that looks at how it chooses; it is the codebook in everything else. ``seen``: what the last
+    :meth:`encode` chose: ids, similarity, margin and cosine with the whole vector of each, all [row, group, k], and
+    cosines of every code at one token in :data:`EVERY`."""
 
     def __init__(self, book: Dictionary) -> None:
         super().__init__(book)
@@ -99,13 +96,10 @@ def _similarity(rows: Tensor, ids: Tensor, unit: Tensor, sizes: list[int]) -> tu
 
 
 class Gathered:
-    """Best contexts and histograms of every code, over any number of batches.
-
-    Attributes:
-        token, similarity, margin: the best contexts of each code, [code, rank, context]: those by falling margin, then
-            those by falling similarity; an unused place has −∞.
-        histogram: [code, 2, bin]: similarities when it fired, and at a sample of tokens when it did not.
-    """
+    """Best contexts and histograms of every code, over any number of batches. ``token``, ``similarity``, ``margin``:
+    the best contexts of each code, [code, rank, context]: those by falling margin, then those by falling similarity; an
+    unused place has −∞. ``histogram``: [code, 2, bin]: similarities when it fired, and at a sample of tokens when it
+    did not."""
 
     def __init__(self, n_codes: int) -> None:
         shape = n_codes, len(RANKS), N_TOP
@@ -159,9 +153,9 @@ class Gathered:
     def _take(self, rank: str, codes: Int[np.ndarray, " code"], new: dict[str, np.ndarray]) -> None:
         """The best of the contexts that these codes have and of later ones, [code, context]."""
         at = codes, RANKS.index(rank)
-        both = {name: np.concatenate([getattr(self, name)[at], part], 1) for name, part in new.items()}
-        best = np.argsort(-both[rank], axis=1, kind="stable")[:, :N_TOP]
-        for name, part in both.items():
+        joined = {name: np.concatenate([getattr(self, name)[at], part], 1) for name, part in new.items()}
+        best = np.argsort(-joined[rank], axis=1, kind="stable")[:, :N_TOP]
+        for name, part in joined.items():
             getattr(self, name)[at] = np.take_along_axis(part, best, 1)
 
     def add_silent(self, begin: int, similarity: Float[np.ndarray, "row code"], fired: np.ndarray) -> None:
@@ -178,8 +172,8 @@ class Gathered:
 def pack_counts(counts: np.ndarray) -> UInt8[np.ndarray, "..."]:
     """Counts in eight bits, by their logarithm: right to 5 %, 0 and 1 exact, up to 2³¹."""
     packed = np.zeros(counts.shape, np.uint8)
-    some = counts > 0  # most are not
-    packed[some] = np.rint(_PER_OCTAVE * np.log2(counts[some] + 1.0))
+    filled = counts > 0  # most are not
+    packed[filled] = np.rint(_PER_OCTAVE * np.log2(counts[filled] + 1.0))
     return packed
 
 

@@ -1,5 +1,6 @@
 """What heads do on ordinary text: where they look, what their codes say, and in which circuits they are."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,38 +30,29 @@ class CoarseCode:
 
 @dataclass(frozen=True)
 class HeadSummary:
-    """One head on the text of its labels, the half that chose none.
-
-    Attributes:
-        looks: share of tokens at which it looks most at each relation, by falling share; the first is always there.
-        weight: share of attention · |value| that goes to the first of them, as far as the two largest places tell it.
-        names: the commonest names of its coarse codes, of its own ones without those, each with its share of tokens.
-        named: share of the tokens whose code has a name.
-        f1: mean F1 of its codes, rare ones left out.
-        circuits: tasks of whose circuit it is a member, with its effect as a share of the gap.
-        codes: its coarse codes, the commonest first.
-        kl_without, kl_described: KL divergence of the model's next token, in nats, where the head's output is its mean,
-            and where its rule and codes stand for it, see ``benchmarks/head_descriptions.py``; None if not measured.
-    """
+    """One head on the text of its labels, the half that chose none."""
 
     head: str
+    # share of tokens at which it looks most at each relation, by falling share; the first is always there
     looks: list[tuple[str, float]]
+    # share of attention · |value| that goes to the first of them, as far as the two largest places tell it
     weight: float
+    # the commonest names of its coarse codes, of its own ones without those, each with its share of tokens
     names: list[tuple[str, float]]
-    named: float
-    f1: float
+    named: float  # share of the tokens whose code has a name
+    f1: float  # mean F1 of its codes, rare ones left out
+    # tasks of whose circuit it is a member, with its effect as a share of the gap
     circuits: list[tuple[str, float]]
-    codes: list[CoarseCode]
+    codes: list[CoarseCode]  # its coarse codes, the commonest first
+    # kl_without, kl_described: KL divergence of the model's next token, in nats, where the head's output is its mean,
+    # and where its rule and codes stand for it, see `benchmarks/head_descriptions.py`; None if not measured
     kl_without: float | None = None
     kl_described: float | None = None
 
 
 def summarise_heads(labels: Labels, model: str | None = None) -> list[HeadSummary]:
     """Every head of some labels, in order; ``model`` names the model whose measured circuits are looked into.
-
-    Raises:
-        InputError: labels of before it was kept where heads look, or of no heads.
-    """
+    :class:`InputError`: labels of before it was kept where heads look, or of no heads."""
     looks = labels.about.get("looks")
     if not looks:
         raise InputError("these labels do not tell where heads look: build the index and its labels again")
@@ -82,7 +74,6 @@ def _summary(
     """``circuits``: task, effects as shares of the gap, and members."""
     begin, n = labels.starts[head]
     firings, f1 = (labels.columns[name][begin : begin + n] for name in ("firings", "f1"))
-    codes = [] if labels.coarse is None else _codes(labels.coarse, head)
     common = _common(labels.coarse or labels, head)
     named = [(text, part) for text, part in common if part and text not in (RARE, MIXED)]
     order = np.argsort([-part for part in looks["tokens"]], kind="stable").tolist()
@@ -97,7 +88,7 @@ def _summary(
         sum(part for _, part in named),
         float(f1[measured].mean()) if measured.any() else 0.0,
         sorted(member_of, key=lambda circuit: -abs(circuit[1])),
-        codes,
+        [] if labels.coarse is None else _codes(labels.coarse, head),
         *labels.about.get("kl", {}).get(head, (None, None)),
     )
 
@@ -106,9 +97,10 @@ def _common(labels: Labels, head: str) -> list[tuple[str, float]]:
     """Labels of a head's codes, each with its share of the tokens, the commonest first."""
     begin, n = labels.starts[head]
     firings, texts = (labels.columns[name][begin : begin + n] for name in ("firings", "text"))
-    used, number = np.unique(texts, return_inverse=True)
-    share = np.bincount(number, firings) / max(int(firings.sum()), 1)
-    return [(labels.texts[used[i]], float(share[i])) for i in np.argsort(-share, kind="stable").tolist()]
+    counts = Counter[str]()
+    for text, count in zip(texts, firings.tolist(), strict=True):
+        counts[text] += count
+    return [(text, count / max(counts.total(), 1)) for text, count in counts.most_common()]
 
 
 def _codes(coarse: Labels, head: str) -> list[CoarseCode]:

@@ -27,7 +27,15 @@ from interp.bottlenecks.store import (
     difference,
     manifest_fault,
 )
-from interp.codesearch.build import BATCH_SIZE, SAVE_SECONDS, WORK, folder_of, request_of, write_index
+from interp.codesearch.build import (
+    BATCH_SIZE,
+    SAVE_SECONDS,
+    WORK,
+    BuildOptions,
+    folder_of,
+    request_of,
+    write_index,
+)
 from interp.codesearch.corpus import Corpus
 from interp.codesearch.firing_stats import BINS, N_TOP, RANKS, unpack_counts
 from interp.codesearch.layout import BLOCK, CORPUS, FORMAT, IDS, MANIFEST, Book, IdFile, Layout, span_of
@@ -54,12 +62,12 @@ def positions(
     blocks = blocks[blocks < layout.n_blocks]
     places = [np.zeros(0, np.int64)]
     for begin in range(0, len(blocks), _AT_ONCE):
-        some = blocks[begin : begin + _AT_ONCE]
+        batch = blocks[begin : begin + _AT_ONCE]
         # neighbouring blocks are compared where they lie
-        whole = some[-1] - some[0] == len(some) - 1
-        part = view[some[0] : some[-1] + 1] if whole else view[some]
+        neighbours = batch[-1] - batch[0] == len(batch) - 1
+        part = view[batch[0] : batch[-1] + 1] if neighbours else view[batch]
         hit = np.flatnonzero(np.equal(part, code, order="C").reshape(-1)) // part.shape[-1]
-        places.append(some[hit // BLOCK] * BLOCK + hit % BLOCK)
+        places.append(batch[hit // BLOCK] * BLOCK + hit % BLOCK)
     return np.concatenate(places)
 
 
@@ -103,16 +111,9 @@ class Top:
 
 @dataclass(frozen=True)
 class Similarities:
-    """
-    Attributes:
-        edges: of the bins.
-        fired: tokens per bin when the code fired, right to 5 %.
-        silent: the same at a sample of the tokens at which it did not.
-    """
-
-    edges: Float[np.ndarray, " edge"]
-    fired: Float[np.ndarray, " bin"]
-    silent: Float[np.ndarray, " bin"]
+    edges: Float[np.ndarray, " edge"]  # of the bins
+    fired: Float[np.ndarray, " bin"]  # tokens per bin when the code fired, right to 5 %
+    silent: Float[np.ndarray, " bin"]  # the same at a sample of the tokens at which it did not
 
 
 class NoIndexError(InputError):
@@ -236,6 +237,11 @@ class CodeIndex:
         """How many tokens carry a code."""
         return int(self.counts[self.layout.code(book, code)])
 
+    def counts_of(self, book: str) -> UInt32[np.ndarray, " code"]:
+        """:meth:`count` of every code of a book."""
+        begin = self.layout.code(book, 0)
+        return self.counts[begin : begin + self.books[self.layout.number(book)].n_codes]
+
     def positions(self, book: str, code: int) -> Int[np.ndarray, " n"]:
         """The tokens that carry a code, in order of the corpus."""
         spans = self.tables["lists"][self.layout.code(book, code)]
@@ -248,19 +254,17 @@ class CodeIndex:
         older indexes."""
         if self._looks is None or head not in self._looks.layout.numbers:
             return None
-        number = self._looks.layout.numbers[head]
-        return looked_at(self._looks, number, self.n_tokens, self.corpus.context)
+        return looked_at(self._looks, self._looks.layout.numbers[head], self.corpus.context)
 
     def top(self, book: str, code: int, by: str = "margin") -> Top:
         """At most ``N_TOP`` contexts, by one of ``RANKS``, see :mod:`~interp.codesearch.firing_stats`."""
-        own = self.layout.code(book, code), RANKS.index(by)
+        row = self.layout.code(book, code), RANKS.index(by)
         token, similarity, margin = (
-            self.tables[f"top_{name}"][own] for name in ("token", "similarity", "margin")
+            self.tables[f"top_{name}"][row] for name in ("token", "similarity", "margin")
         )
-        there = margin > -np.inf
-        return Top(
-            token[there].astype(np.int64), *(part[there].astype(np.float32) for part in (similarity, margin))
-        )
+        filled = margin > -np.inf
+        strengths = (part[filled].astype(np.float32) for part in (similarity, margin))
+        return Top(token[filled].astype(np.int64), *strengths)
 
     def similarities(self, book: str, code: int) -> Similarities:
         fired, silent = unpack_counts(self.tables["histogram"][self.layout.code(book, code)])
@@ -270,12 +274,12 @@ class CodeIndex:
         """The codebooks by site: those given to :meth:`open`, or of the folder that the manifest names, if these are
         there and the same."""
         if self._books is None:
-            where = self.manifest["books"]["folder"]
-            if where is None:
+            folder = self.manifest["books"]["folder"]
+            if folder is None:
                 raise InputError("this index does not say where its codebooks are: open it with them")
             if self._books_within is not None:
-                _check_within(Path(where), self._books_within)
-            books, k = Codebooks.from_pretrained(where), {book.site: book.k for book in self.books}
+                _check_within(Path(folder), self._books_within)
+            books, k = Codebooks.from_pretrained(folder), {book.site: book.k for book in self.books}
             # with as many codes a vector as were indexed
             kept = {site: book.with_k(k[site]) for site, book in books.items() if site in k}
             self.check_books(kept)
@@ -289,20 +293,22 @@ class CodeIndex:
 
     def check_books(self, books: Mapping[str, Dictionary]) -> None:
         """Raise :class:`InputError` unless these are, among others, the codebooks it was made with."""
-        made = self.manifest["books"]
-        own = {site: books[site] for site in made["sites"] if site in books}
-        theirs, ours = made["fingerprint"], codebooks_fingerprint(own)
-        others = [] if theirs == ours else [f"other codebooks ({theirs}, not {ours})"]
-        for site, config in made["configs"].items() if not others else ():
-            now = {key: value for key, value in asdict(own[site].config).items() if key in config}
-            if now != config:
-                others.append(f"another {difference(site, config, now)}")
-        if others:
-            raise InputError(f"{self.folder} was made with {others[0]}: build it again")
+        made, other = self.manifest["books"], ""
+        indexed = {site: books[site] for site in made["sites"] if site in books}
+        theirs, ours = made["fingerprint"], codebooks_fingerprint(indexed)
+        if theirs != ours:
+            other = f"other codebooks ({theirs}, not {ours})"
+        for site, config in made["configs"].items() if not other else ():
+            given = {key: value for key, value in asdict(indexed[site].config).items() if key in config}
+            if given != config:
+                other = f"another {difference(site, config, given)}"
+                break
+        if other:
+            raise InputError(f"{self.folder} was made with {other}: build it again")
 
     def check_comparable(self, other: "CodeIndex") -> None:
         """Raise :class:`InputError` unless both have the codes of one model by the same codebooks."""
-        ours, theirs = (one.manifest["books"] | {"folder": None} for one in (self, other))
+        ours, theirs = (index.manifest["books"] | {"folder": None} for index in (self, other))
         if ours != theirs:
             raise InputError(f"{self.folder} has other codebooks than {other.folder}: build it with the same")
 
@@ -316,21 +322,21 @@ class CodeIndex:
         check_made_with(self.manifest["model"], model, MADE_WITH, f"{self.folder} is an index")
 
 
-def _check_within(where: Path, folders: Sequence[Path]) -> None:
+def _check_within(codebooks: Path, folders: Sequence[Path]) -> None:
     """Neither the codebooks nor anything in their folder may lie elsewhere, as what links lead to would.
 
     Files of the package may be links: an installer makes them.
     """
     allowed = [folder.resolve() for folder in folders]
-    inside = () if where.resolve().is_relative_to(PRETRAINED.resolve()) else where.rglob("*")
+    inside = () if codebooks.resolve().is_relative_to(PRETRAINED.resolve()) else codebooks.rglob("*")
     try:
         # one after the other: where the folder itself is outside nothing in it is looked at
-        for path in itertools.chain([where], inside):
+        for path in itertools.chain([codebooks], inside):
             if not any(map(path.resolve().is_relative_to, allowed)):
                 why = f"are at {path}, which is not among the folders that are read"
                 raise InputError(f"the codebooks of this index {why}")
     except (OSError, RuntimeError) as error:  # a link to itself
-        raise InputError(f"the codebooks of this index at {where} cannot be read ({error})") from None
+        raise InputError(f"the codebooks of this index at {codebooks} cannot be read ({error})") from None
 
 
 def _damaged(path: Path, why: object) -> InputError:
@@ -413,7 +419,8 @@ def build_index(
     """
     folder, request = Path(folder), request_of(model, books, text, error_term)
     if not (folder / MANIFEST).exists():
-        write_index(model, books, text, folder, request, batch_size, save_seconds, turn, stage)
+        options = BuildOptions(error_term, batch_size, save_seconds, turn, stage)
+        write_index(model, books, text, folder, request, options)
     try:
         done = CodeIndex.open(folder)
     except NoIndexError as error:
@@ -421,9 +428,9 @@ def build_index(
     except InputError as error:
         raise InputError(f"{error} (delete the folder {folder} to build it anew)") from None
     done.check_request(request)
-    made, where = done.manifest["books"], folder_of(books)
-    if where is not None and made["folder"] != where:  # they were moved
-        write_json(folder / MANIFEST, {**done.manifest, "books": {**made, "folder": where}})
+    made, now_at = done.manifest["books"], folder_of(books)
+    if now_at is not None and made["folder"] != now_at:  # they were moved
+        write_json(folder / MANIFEST, {**done.manifest, "books": {**made, "folder": now_at}})
         done = CodeIndex.open(folder)
     return done
 

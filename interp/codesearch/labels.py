@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from interp.bottlenecks.edits import code_name
@@ -39,7 +39,7 @@ from interp.codesearch.coarse import ALL, CoarseIndex, Groups, merge_codes, vari
 from interp.codesearch.index import CodeIndex
 from interp.codesearch.layout import Book
 from interp.codesearch.look_patterns import LookPatterns
-from interp.codesearch.patterns import MOST_VALUES, SIMPLER, Boolean, Family, Patterns, Variable
+from interp.codesearch.patterns import MOST_VALUES, SIMPLER, Boolean, Family, Patterns, TokenVariable
 from interp.codesearch.writes import writes, written_vectors
 from interp.errors import InputError
 from interp.files import atomic_path, parse_json
@@ -58,7 +58,7 @@ SHARES = 0.5, 0.8
 """Values of F1 that it is told how many codes reach."""
 RARE, MIXED = "rare", "mixed"
 TEXTS = ("text", "stands", "looks", "writes")
-"""Columns of words, kept as numbers among all; those but the first may lack."""
+"""Columns of words; those but the first may lack."""
 _PERCENT = ("precision", "recall", "f1", "null", "stands_f1", "looks_f1")
 _ROUNDS = 6
 _DULL = re.compile(
@@ -70,31 +70,24 @@ _DULL = re.compile(
 
 @dataclass(frozen=True)
 class Label:
-    """What a code stands for, and how well that tells where it is on.
+    """What a code stands for, and how well that tells where it is on."""
 
-    Attributes:
-        text: the pattern in words, :data:`MIXED` or :data:`RARE`; what tokens say in it is not escaped.
-        precision, recall, f1: on the second half: of the code's tokens those with the pattern, of the pattern's those
-            with the code, as a search of the index has it.
-        null: mean F1 of random codes of the same frequency.
-        firings: tokens of the second half at which it is on.
-        stands, looks: the best pattern of each side, and its F1; empty where there is no such side.
-        writes: the tokens that it raises, or lowers, most; empty where no model was asked.
-        writes_gain: how much more than other tokens of the text it raises those that come next on the second half, in
-            standard deviations; of random codes 0.
-    """
-
-    text: str
+    text: str  # the pattern in words, `MIXED` or `RARE`; what tokens say in it is not escaped
+    # precision, recall, f1: on the second half: of the code's tokens those with the pattern, of the pattern's those
+    # with the code, as a search of the index has it
     precision: float
     recall: float
     f1: float
-    null: float
-    firings: int
+    null: float  # mean F1 of random codes of the same frequency
+    firings: int  # tokens of the second half at which it is on
+    # stands, looks: the best pattern of each side, and its F1; empty where there is no such side
     stands: str = ""
     stands_f1: float = 0.0
     looks: str = ""
     looks_f1: float = 0.0
-    writes: str = ""
+    writes: str = ""  # the tokens that it raises, or lowers, most; empty where no model was asked
+    # how much more than other tokens of the text it raises those that come next on the second half, in standard
+    # deviations; of random codes 0
     writes_gain: float = 0.0
 
     @property
@@ -123,15 +116,14 @@ class _Best:
 
     def merged(self, other: "_Best", n_kinds: int) -> "_Best":
         """Of each code the better; the other's kinds are numbered behind ``n_kinds``."""
-        both, better = _Best(self.fired), other.score > self.score
+        merged, better = _Best(self.fired), other.score > self.score
         for name in ("score", "hits", "tokens"):
-            setattr(both, name, np.where(better, getattr(other, name), getattr(self, name)))
-        both.kind = np.where(better, other.kind + n_kinds, self.kind)
-        both.values = {
-            **{code: values for code, values in self.values.items() if not better[code]},
-            **{code: values for code, values in other.values.items() if better[code]},
+            setattr(merged, name, np.where(better, getattr(other, name), getattr(self, name)))
+        merged.kind = np.where(better, other.kind + n_kinds, self.kind)
+        merged.values = {
+            code: (other if better[code] else self).values.get(code, []) for code in range(len(better))
         }
-        return both
+        return merged
 
     def take(
         self, codes: np.ndarray, score: np.ndarray, hits: np.ndarray, tokens: Any, kind: int
@@ -154,17 +146,17 @@ def best_patterns(patterns: Family, ids: Shaped[np.ndarray, "token k"], n_codes:
         counts = np.sum([np.bincount(slot[tokens], minlength=width) for slot in slots], 0)
         return counts.reshape(-1, 2)[:n_codes]
 
-    every, fired = np.arange(n_codes), counted(slice(None))
+    codes, fired = np.arange(n_codes), counted(slice(None))
     best, mostly = _Best(fired[:, 1]), _Best(fired[:, 1])
     for kind, pattern in enumerate(patterns.all):
-        if isinstance(pattern, Variable):
+        if isinstance(pattern, TokenVariable):
             _try_values(pattern, slots, fired, best, mostly, patterns.sizes[0], kind)
             continue
         hits = counted(pattern.tokens)
         score = 2 * hits[:, 0] / np.maximum(fired[:, 0] + pattern.count[0], 1)
-        best.take(every, score, hits[:, 1], pattern.count[1], kind)
+        best.take(codes, score, hits[:, 1], pattern.count[1], kind)
         score = _bits(hits[:, 0] / np.maximum(fired[:, 0], 1), pattern.count[0] / max(patterns.sizes[0], 1))
-        mostly.take(every, score, hits[:, 1], pattern.count[1], kind)
+        mostly.take(codes, score, hits[:, 1], pattern.count[1], kind)
     return best, mostly
 
 
@@ -185,7 +177,7 @@ def _runs(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " run"]:
 
 
 def _try_values(
-    variable: Variable,
+    variable: TokenVariable,
     slots: Sequence[np.ndarray],
     fired: np.ndarray,
     best: _Best,
@@ -213,8 +205,8 @@ def _try_values(
 
     def second(code: np.ndarray, value: np.ndarray) -> np.ndarray:
         wanted = (2 * code + 1) * n_values + value
-        at = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
-        return np.where(key[at] == wanted, hits[at], 0)
+        place = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
+        return np.where(key[place] == wanted, hits[place], 0)
 
     begins = _runs(code)
     sizes = np.diff(begins, append=len(code))
@@ -225,55 +217,49 @@ def _try_values(
     ):
         top = np.flatnonzero(score == np.repeat(np.maximum.reduceat(score, begins), sizes))
         top = top[_runs(code[top])]
-        held, marked = second(code[top], value[top]), variable.counts[1][value[top]]
-        taken = leaders.take(code[top], score[top] - margin, held, marked, kind)
-        ones = ([v] for v in value[top][taken].tolist())
-        leaders.values.update(zip(code[top][taken].tolist(), ones, strict=True))
+        hits_held, tokens_held = second(code[top], value[top]), variable.counts[1][value[top]]
+        top = top[leaders.take(code[top], score[top] - margin, hits_held, tokens_held, kind)]
+        leaders.values.update({c: [v] for c, v in zip(code[top].tolist(), value[top].tolist(), strict=True)})
     if not variable.several:
         return
     reached = np.zeros(n_codes)
     reached[code[begins]] = np.maximum.reduceat(alone, begins)
-    some = np.flatnonzero(2 * hit > reached[code] * size)
-    code, value, hit, size = code[some], value[some], hit[some], size[some]
+    likely = np.flatnonzero(2 * hit > reached[code] * size)
+    code, value, hit, size = code[likely], value[likely], hit[likely], size[likely]
     for _ in range(_ROUNDS):
         gain = 2 * hit - reached[code] * size
-        some = np.flatnonzero(gain > 0)
-        some = some[np.lexsort((-gain[some], code[some]))]
-        begins = _runs(code[some])
-        rank = np.arange(len(some)) - np.repeat(begins, np.diff(begins, append=len(some)))
-        some = some[rank < MOST_VALUES]
-        together = np.bincount(code[some], hit[some], n_codes)
-        now = 2 * together / np.maximum(np.bincount(code[some], size[some], n_codes) + fired[:, 0], 1)
-        if (now <= reached + 1e-9).all():
+        joined = np.flatnonzero(gain > 0)
+        joined = joined[np.lexsort((-gain[joined], code[joined]))]
+        begins = _runs(code[joined])
+        rank = np.arange(len(joined)) - np.repeat(begins, np.diff(begins, append=len(joined)))
+        joined = joined[rank < MOST_VALUES]
+        together = np.bincount(code[joined], hit[joined], n_codes)
+        f1 = 2 * together / np.maximum(np.bincount(code[joined], size[joined], n_codes) + fired[:, 0], 1)
+        if (f1 <= reached + 1e-9).all():
             break
-        reached = np.maximum(now, reached)
-    several = np.bincount(code[some], minlength=n_codes) > 1
-    held = np.bincount(code[some], second(code[some], value[some]), n_codes).astype(np.int64)
-    marked = np.bincount(code[some], variable.counts[1][value[some]], n_codes).astype(np.int64)
-    sets = np.flatnonzero(several)
+        reached = np.maximum(f1, reached)
+    code, value, hit = code[joined], value[joined], hit[joined]
+    hits_held = np.bincount(code, second(code, value), n_codes).astype(np.int64)
+    tokens_held = np.bincount(code, variable.counts[1][value], n_codes).astype(np.int64)
+    sets = np.flatnonzero(np.bincount(code, minlength=n_codes) > 1)
     score = reached[sets] - variable.margin - SIMPLER
-    for taken in sets[best.take(sets, score, held[sets], marked[sets], kind)].tolist():
-        own = some[code[some] == taken]
-        best.values[taken] = value[own[np.argsort(-hit[own], kind="stable")]].tolist()
+    for taken in sets[best.take(sets, score, hits_held[sets], tokens_held[sets], kind)].tolist():
+        members = np.flatnonzero(code == taken)
+        best.values[taken] = value[members[np.argsort(-hit[members], kind="stable")]].tolist()
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of every code of some codebooks, by book and id.
+    """Labels of every code of some codebooks, by book and id."""
 
-    Attributes:
-        about: ``books`` (fingerprint), ``text``, ``n_tokens``, the rules' numbers; ``random_writes``: by site, the
-            share of codes that are said to write something where another code of the same head or MLP is on;
-            ``looks``: where each head looks, see :meth:`~interp.codesearch.look_patterns.LookPatterns.measure`.
-            Of coarse codes also ``variance``, of each book the share of its codes' variance that the level keeps, and
-            ``bits``, the entropy of its codes at both levels.
-        starts: where each book's codes begin in the columns.
-        coarse: the labels of coarse codes; None in labels of before there were any, and in those themselves.
-    """
-
+    # `books` (fingerprint), `text`, `n_tokens`, the rules' numbers; `random_writes`: by site, the share of codes that
+    # are said to write something where another code of the same head or MLP is on; `looks`: where each head looks, see
+    # `measure`. Of coarse codes also `variance`, of each book the share of its codes' variance that the level keeps,
+    # and `bits`, the entropy of its codes at both levels.
     about: dict[str, Any]
-    starts: dict[str, tuple[int, int]]
+    starts: dict[str, tuple[int, int]]  # where each book's codes begin in the columns
     columns: dict[str, np.ndarray]
+    # the labels of coarse codes; None in labels of before there were any, and in those themselves
     coarse: "Labels | None" = None
 
     @cached_property
@@ -288,8 +274,8 @@ class Labels:
         begin, n = self.starts.get(book, (0, 0))
         if not 0 <= code < n:
             return None
-        row = {name: column[begin + code].item() for name, column in self.columns.items() if name != "coarse"}
-        return Label(**{name: self.texts[value] if name in TEXTS else value for name, value in row.items()})
+        row = {name: column[begin + code] for name, column in self.columns.items() if name != "coarse"}
+        return Label(**{name: value if name in TEXTS else value.item() for name, value in row.items()})
 
     def name(self, book: str, code: int) -> str:
         """``a20.h0=17``; ``a20.h0=3.17`` where 17 belongs to the coarse code 3, which is itself ``a20.h0=3.all``."""
@@ -315,37 +301,35 @@ class Labels:
             return text
         return coarse.text if text in ("", RARE, MIXED) else f"{coarse.text} · {text}"
 
-    @property
-    def texts(self) -> list[str]:
-        return self.about["texts"]
-
     @cached_property
     def _by_f1(self) -> list[tuple[str, int, str]]:
         """Book, id and label of every code, by falling F1."""
         names = [(name, code) for name, (_, n) in self.starts.items() for code in range(n)]
-        texts = self.columns["text"].tolist()
         rows = np.argsort(-self.columns["f1"], kind="stable").tolist()
-        return [(*names[row], self.texts[texts[row]]) for row in rows]
+        return [(*names[row], self.columns["text"][row]) for row in rows]
 
     def codes(self, text: str) -> list[tuple[str, int]]:
         """Books and codes that have a label, by falling F1."""
-        return [(book, code) for book, code, own in self._by_f1 if own == text]
+        return [(book, code) for book, code, label in self._by_f1 if label == text]
 
     def shares(self) -> dict[str, tuple[int, float, float, float, float, float]]:
         """By site: codes that are not rare; of them the shares with a name, with F1 of at least each of
         :data:`SHARES`, and the same of random codes.
         """
         measured = self.columns["firings"] >= LEAST
-        named = np.array([text not in (RARE, MIXED) for text in self.texts])[self.columns["text"]]
         sizes = [n for _, n in self.starts.values()]
         by_site = {}
         for site, random in self.about["random"].items():
             of_site = [site in (name, name.partition(".")[0]) for name in self.starts]
-            own = measured & np.repeat(of_site, sizes)
-            n, f1 = int(own.sum()), self.columns["f1"][own]
-            shares = (part.sum() / max(n, 1) for part in (named[own], *(f1 >= bound for bound in SHARES)))
+            rows = measured & np.repeat(of_site, sizes)
+            n, f1 = int(rows.sum()), self.columns["f1"][rows]
+            shares = (part.sum() / max(n, 1) for part in (self.named[rows], *(f1 >= b for b in SHARES)))
             by_site[site] = (n, *shares, *random)
         return by_site
+
+    @property
+    def named(self) -> Bool[np.ndarray, " code"]:
+        return ~np.isin(self.columns["text"], (RARE, MIXED))
 
     def clearest(self, n: int, *, per_site: int = 2) -> list[tuple[str, int]]:
         """Codes with a name by falling F1: of each name the best, of each head one, of another site the best few. One
@@ -365,8 +349,7 @@ class Labels:
         import pyarrow.parquet as pq
 
         levels = [self] if self.coarse is None else [self, self.coarse]
-        abouts = [{key: value for key, value in level.about.items() if key != "texts"} for level in levels]
-        about = {"format": FORMAT, **abouts[0]} | ({"coarse": abouts[1]} if len(levels) > 1 else {})
+        about = {"format": FORMAT, **self.about} | ({"coarse": self.coarse.about} if self.coarse else {})
         tables = [
             level._table().append_column("level", pa.array(np.full(len(level.columns["f1"]), i, np.uint8)))
             for i, level in enumerate(levels)
@@ -383,9 +366,7 @@ class Labels:
         columns = {"book": pa.DictionaryArray.from_arrays(pa.array(books, pa.int32()), list(self.starts))}
         for name, column in self.columns.items():
             if name in TEXTS:
-                used, numbers = np.unique(column, return_inverse=True)
-                words = [self.texts[i] for i in used.tolist()]
-                columns[name] = pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int32()), words)
+                columns[name] = pa.array(column, pa.string()).dictionary_encode()
             elif name in _PERCENT:
                 columns[name] = pa.array(np.rint(100 * column), pa.uint8())
             elif name == "coarse":
@@ -434,20 +415,17 @@ class Labels:
         sizes = np.bincount(book.indices.to_numpy())
         if (np.diff(book.indices.to_numpy()) < 0).any():
             raise ValueError("its books are not one after the other")
-        there = table.column_names
-        columns = {name: table[name].to_numpy() / 100 for name in _PERCENT if name in there}
+        stored = table.column_names
+        columns = {name: table[name].to_numpy() / 100 for name in _PERCENT if name in stored}
         columns["firings"] = table["firings"].to_numpy()
-        if "writes_gain" in there:
-            columns["writes_gain"] = table["writes_gain"].to_numpy().astype(np.float32)
-        if "coarse" in there:
-            columns["coarse"] = table["coarse"].to_numpy().astype(np.int64)
-        texts: dict[str, int] = {}
-        for name in (name for name in TEXTS if name == "text" or name in there):
+        for name, dtype in (("writes_gain", np.float32), ("coarse", np.int64)):
+            if name in stored:
+                columns[name] = table[name].to_numpy().astype(dtype)
+        for name in (name for name in TEXTS if name == "text" or name in stored):
             text = words_of(name)
-            numbers = np.array([texts.setdefault(words, len(texts)) for words in text.dictionary.to_pylist()])
-            columns[name] = numbers[text.indices.to_numpy()]
+            columns[name] = np.array(text.dictionary.to_pylist(), object)[text.indices.to_numpy()]
         names = map(str, book.dictionary.to_pylist())
-        return cls({**about, "texts": list(texts)}, starts_of(names, sizes), columns, coarse)
+        return cls(about, starts_of(names, sizes), columns, coarse)
 
 
 def starts_of(names: Iterable[str], sizes: Sequence[int] | np.ndarray) -> dict[str, tuple[int, int]]:
@@ -466,9 +444,9 @@ def labels_of(source: CodeIndex | Codebooks) -> Labels | None:
         return None if labels is None else labels.coarse
     if isinstance(source, CodeIndex):
         made = source.manifest["books"]
-        own = _read(source.folder, made["fingerprint"])
-        if own is not None or made["folder"] is None:
-            return own
+        beside = _read(source.folder, made["fingerprint"])
+        if beside is not None or made["folder"] is None:
+            return beside
         try:
             source.codebooks()
         except InputError:  # they are away, or elsewhere than may be read
@@ -513,22 +491,18 @@ def _opened(path: Path, changed: int) -> Labels:  # noqa: ARG001 - a key of the 
 def label_index(
     index: CodeIndex, *, model: Model | None = None, seed: int = 0, stage: Stage = silent
 ) -> Labels:
-    """Label every code of an index, and every coarse one; :class:`InputError` for a corpus of one document.
-
-    Args:
-        model: the index's own, that tells what codes write; codebooks must be at hand then.
-    """
+    """Label every code of an index, and every coarse one; :class:`InputError` for a corpus of one document. ``model``:
+    the index's own, that tells what codes write; codebooks must be at hand then."""
     looking = LookPatterns(Patterns(index.corpus, seed=seed))
     with stage("merging codes", len(index.books)) as done:
         groups, variance = dict[str, np.ndarray](), dict[str, float]()
         for number, book in enumerate(index.books):
             looked = index.looked_at(book.name)
             places = None if looked is None else looked[0][:, 0]
-            vectors, begin = _vectors(index, model, book), index.layout.code(book.name, 0)
-            of_book = merge_codes(vectors, _ids(index, number), looking, places, seed=seed)
-            counts = index.counts[begin : begin + book.n_codes]
-            groups[book.name] = of_book
-            variance[book.name] = round(variance_kept(vectors, of_book, counts), 3)
+            vectors = _vectors(index, model, book)
+            groups[book.name] = merge_codes(vectors, index.ids.tokens(number), looking, places, seed=seed)
+            kept = variance_kept(vectors, groups[book.name], index.counts_of(book.name))
+            variance[book.name] = round(kept, 3)
             done(1)
     level = CoarseIndex(index, groups)
     coarse = _label(level, looking, model, seed, stage)
@@ -551,8 +525,7 @@ def _vectors(index: CodeIndex, model: Model | None, book: Book) -> Float[Tensor,
 
 def _entropy(index: CodeIndex, book: str) -> float:
     """Bits that the codes of a book carry a token, were each chosen by itself."""
-    begin = index.layout.code(book, 0)
-    counts = index.counts[begin : begin + index.books[index.layout.number(book)].n_codes]
+    counts = index.counts_of(book)
     share = counts[counts > 0] / counts.sum()
     return float(-(share * np.log2(share)).sum())
 
@@ -564,8 +537,7 @@ def _label(index: CodeIndex, looking: LookPatterns, model: Model | None, seed: i
     random: dict[str, _Best] = {}
     random_writes: dict[str, float] = {}
     looks: dict[str, dict[str, list[float]]] = {}
-    texts: dict[str, int] = {}
-    parts: list[dict[str, np.ndarray]] = []
+    parts: list[dict[str, Any]] = []
 
     def written(book: Book, ids: np.ndarray) -> tuple[list[str], np.ndarray]:
         if model is None:
@@ -574,7 +546,7 @@ def _label(index: CodeIndex, looking: LookPatterns, model: Model | None, seed: i
 
     with stage("labelling codes", len(index.books) + len(firsts)) as done:
         for site, number in firsts.items():
-            book, ids = index.books[number], _ids(index, number)
+            book, ids = index.books[number], index.ids.tokens(number)
             _, (random[site], _) = best_sides(index, looking, book, rng.permutation(ids))["text"]
             # firings stay together, but are those of another code
             other = np.append(rng.permutation(book.n_codes), book.n_codes)
@@ -584,33 +556,22 @@ def _label(index: CodeIndex, looking: LookPatterns, model: Model | None, seed: i
             *(np.concatenate([getattr(b, name) for b in random.values()]) for name in ("fired", "f1"))
         )
         for number, book in enumerate(index.books):
-            ids = _ids(index, number)
+            ids = index.ids.tokens(number)
             sides = best_sides(index, looking, book, ids)
-            best = {name: _columns(*side, null, texts) for name, side in sides.items()}
-            written_words, gain = written(book, ids)
-            nothing = np.full(book.n_codes, texts.setdefault("", len(texts)))
-            of_looks = best.get("looks", {"text": nothing, "f1": np.zeros(book.n_codes)})
-            parts.append(
-                {
-                    **best["text"],
-                    **{"stands": best["stands"]["text"], "stands_f1": best["stands"]["f1"]},
-                    **{"looks": of_looks["text"], "looks_f1": of_looks["f1"]},
-                    "writes": np.array([texts.setdefault(text, len(texts)) for text in written_words]),
-                    "writes_gain": gain,
-                }
-            )
+            best = {name: _columns(*side, null) for name, side in sides.items()}
+            columns = best["text"]
+            best.setdefault("looks", {"text": [""] * book.n_codes, "f1": np.zeros(book.n_codes)})
+            for side in ("stands", "looks"):
+                columns |= {side: best[side]["text"], f"{side}_f1": best[side]["f1"]}
+            columns["writes"], columns["writes_gain"] = written(book, ids)
+            parts.append(columns)
             if (looked := index.looked_at(book.name)) is not None:
                 looks[book.name] = looking.measure(*looked)
             done(1)
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    # as a file that is read numbers them: column by column, as they come
-    used: dict[int, None] = {}
-    for name in TEXTS:
-        numbers, places = np.unique(columns[name], return_index=True)
-        used.update(dict.fromkeys(numbers[np.argsort(places)].tolist()))
-    numbers, words = np.zeros(len(texts), np.int64), list(texts)
-    numbers[list(used)] = np.arange(len(used))
-    columns |= {name: numbers[columns[name]] for name in TEXTS}
+    whole = {
+        name: np.concatenate([np.asarray(part[name], object if name in TEXTS else None) for part in parts])
+        for name in parts[0]
+    }
     about = {
         "books": index.manifest["books"]["fingerprint"],
         "text": index.manifest["text"],
@@ -624,15 +585,9 @@ def _label(index: CodeIndex, looking: LookPatterns, model: Model | None, seed: i
         },
         "random_writes": random_writes,
         "looks": looks,
-        "texts": [words[number] for number in used],
     }
     names, sizes = zip(*((book.name, book.n_codes) for book in index.books), strict=True)
-    return Labels(about, starts_of(names, sizes), columns)
-
-
-def _ids(index: CodeIndex, number: int) -> Shaped[np.ndarray, "token k"]:
-    """The codes of one book."""
-    return index.ids.book(number).reshape(-1, index.books[number].k)[: index.n_tokens]
+    return Labels(about, starts_of(names, sizes), whole)
 
 
 def best_sides(
@@ -649,9 +604,9 @@ def best_sides(
     if (looked := index.looked_at(book.name)) is not None:
         family = looking.family(*looked)
         looks, n_kinds = best_patterns(family, ids, book.n_codes), len(standing.all)
-        both = Family(family.half, family.sizes, standing.all + family.all)
+        together = Family(family.half, family.sizes, standing.all + family.all)
         merged = stands[0].merged(looks[0], n_kinds), stands[1].merged(looks[1], n_kinds)
-        sides |= {"looks": (family, looks), "text": (both, merged)}
+        sides |= {"looks": (family, looks), "text": (together, merged)}
     return sides
 
 
@@ -667,10 +622,8 @@ class NullF1:
         return np.interp(np.log2(fired + 1.0), self.octave, self.f1)
 
 
-def _columns(
-    patterns: Family, best_mostly: tuple[_Best, _Best], null: NullF1, texts: dict[str, int]
-) -> dict[str, np.ndarray]:
-    """What is kept of one book's codes; ``texts`` numbers the labels."""
+def _columns(patterns: Family, best_mostly: tuple[_Best, _Best], null: NullF1) -> dict[str, Any]:
+    """What is kept of one book's codes."""
     best, mostly = best_mostly
     fired, random = best.fired, null(best.fired)
     held = _bits(mostly.hits / np.maximum(fired, 1), mostly.tokens / max(patterns.sizes[1], 1))
@@ -691,7 +644,7 @@ def _columns(
         return f"mostly {text}" if chosen[code] else text
 
     return {
-        "text": np.array([texts.setdefault(words(code), len(texts)) for code in range(len(fired))]),
+        "text": [words(code) for code in range(len(fired))],
         "precision": hits / np.maximum(fired, 1),
         "recall": hits / np.maximum(tokens, 1),
         "f1": 2 * hits / np.maximum(tokens + fired, 1),

@@ -39,19 +39,12 @@ SHARE = 0.03
 
 @dataclass(frozen=True)
 class Book:
-    """One dictionary at one place.
+    """One dictionary at one place."""
 
-    Attributes:
-        name: ``a5.h3``, ``m2``, ``r4``; a part of a shared-out vector is ``m2.g1``.
-        site: where the bottleneck was attached, ``a5``.
-        group: which of its groups.
-        vectors: which of the bottleneck's dictionaries: 0 where heads share one.
-    """
-
-    name: str
-    site: str
-    group: int
-    vectors: int
+    name: str  # `a5.h3`, `m2`, `r4`; a part of a shared-out vector is `m2.g1`
+    site: str  # where the bottleneck was attached, `a5`
+    group: int  # which of its groups
+    vectors: int  # which of the bottleneck's dictionaries: 0 where heads share one
     n_codes: int
     k: int
 
@@ -116,11 +109,7 @@ class IdFile:
     @classmethod
     def create(cls, path: Path, layout: Layout) -> "IdFile":
         """A file of the final size, with its place on the disk: a write to a mapped file has no other way to fail than
-        to end the process.
-
-        Raises:
-            OSError: the disk has not that much left; nothing is left of the file.
-        """
+        to end the process. ``OSError``: the disk has not that much left; nothing is left of the file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         array = open_memmap(path, "w+", layout.dtype, layout.shape)
         try:
@@ -152,8 +141,11 @@ class IdFile:
         begin, end = BLOCK * self.layout.slots[number : number + 2]
         return self.array[:, begin:end].reshape(len(self.array), BLOCK, -1)
 
+    def tokens(self, number: int) -> UInt[np.ndarray, "token k"]:
+        """One book's ids at every token."""
+        return self.book(number).reshape(-1, self.layout.books[number].k)[: self.layout.n_tokens]
+
     def flush(self) -> None:
-        """To the disk."""
         self._mapped.flush()
 
     def write(self, number: int, start: int, ids: Int[np.ndarray, "token k"]) -> None:

@@ -41,10 +41,7 @@ def coarse_code(text: str) -> tuple[str, int] | None:
 
 def fine_codes(text: str, labels: Labels | None, how: How | Literal["read"] = "read") -> str:
     """A list of codes with those named by their coarse one as :func:`~interp.bottlenecks.edits.parse_codes` reads them.
-
-    Raises:
-        InputError: no labels with a coarse level, no such code, or one of another coarse code.
-    """
+    :class:`InputError`: no labels with a coarse level, no such code, or one of another coarse code."""
     if not has_levels(text):
         return text
     if labels is None or not labels.groups:
@@ -74,10 +71,10 @@ def _members(named: re.Match[str], labels: Labels, how: str) -> list[tuple[int, 
     if groups is None:
         raise InputError(f"code {named[0]!r}: no labels of {book}")
     if code != ALL:
-        of = int(groups[int(code)]) if int(code) < len(groups) else None
-        if of != group:
-            where = f"there are 0 to {len(groups) - 1}" if of is None else f"it is {book}={of}.{code}"
-            raise InputError(f"code {named[0]!r}: {where}")
+        if int(code) >= len(groups):
+            raise InputError(f"code {named[0]!r}: there are 0 to {len(groups) - 1}")
+        if groups[int(code)] != group:
+            raise InputError(f"code {named[0]!r}: it is {book}={groups[int(code)]}.{code}")
         return [(int(code), 1.0)]
     members = np.flatnonzero(groups == group)
     if not len(members):
@@ -88,6 +85,6 @@ def _members(named: re.Match[str], labels: Labels, how: str) -> list[tuple[int, 
         return [(int(members[firings.argmax()]), 1.0)]
     if how != "added":
         return [(member, 1.0) for member in members.tolist()]
-    kept = firings >= LEAST_SHARE * firings.sum()
-    shares = firings[kept] / firings[kept].sum()
-    return list(zip(members[kept].tolist(), shares.tolist(), strict=True))
+    often = firings >= LEAST_SHARE * firings.sum()
+    shares = firings[often] / firings[often].sum()
+    return list(zip(members[often].tolist(), shares.tolist(), strict=True))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from interp.codesearch.patterns import SIMPLER, Boolean, Family, Patterns, Variable, listed, quoted
+from interp.codesearch.patterns import SIMPLER, Boolean, Family, Patterns, TokenVariable, listed, quoted
 
 RELATIONS = (
     "the first token",
@@ -29,11 +29,8 @@ SHARE_NAMES = "less than 35 %", "35 to 60 %", "60 to 85 %", "85 % or more"
 
 
 class LookPatterns:
-    """What all heads need of a corpus, worked out once.
-
-    Args:
-        standing: of the same corpus; its halves are those of every family.
-    """
+    """What all heads need of a corpus, worked out once. ``standing``: of the same corpus; its halves are those of every
+    family."""
 
     def __init__(self, standing: Patterns) -> None:
         self.standing, words, tokens = standing, standing.words, standing.tokens
@@ -41,8 +38,8 @@ class LookPatterns:
         self._classes = list(words.classes())
         mark = words.where(lambda text: text.strip() and not any(map(str.isalnum, text)))
         mark |= words.where(lambda text: "\n" in text)
-        every = np.arange(len(tokens))
-        self._last_mark = np.roll(np.maximum.accumulate(np.where(mark[tokens], every, -1)), 1)
+        marks = np.where(mark[tokens], np.arange(len(tokens)), -1)
+        self._last_mark = np.roll(np.maximum.accumulate(marks), 1)
 
     def relations(self, place: Int[np.ndarray, " token"]) -> Int[np.ndarray, " token"]:
         """Of a head that looks at these places, the number among :data:`RELATIONS`; −1 where it looks at none."""
@@ -65,16 +62,16 @@ class LookPatterns:
     ) -> Family:
         """Of a head that looks from each token at two places, −1 for none, with these shares."""
         standing, words, place = self.standing, self.standing.words, places[:, 0]
-        tokens, there, at = standing.tokens, place >= 0, np.maximum(place, 0)
+        tokens, looks, at = standing.tokens, place >= 0, np.maximum(place, 0)
         text, n_vocab, n_classes = words.texts, len(words.texts), len(self.class_names)
-        token = np.where(there, tokens[at], -1)
-        word = np.where(there & ~words.blank[token], words.word[token], -1)
-        before = np.where(there & (at % standing.context > 0), tokens[at - 1], -1)
+        token = np.where(looks, tokens[at], -1)
+        word = np.where(looks & ~words.blank[token], words.word[token], -1)
+        before = np.where(looks & (at % standing.context > 0), tokens[at - 1], -1)
         second = np.where(places[:, 1] >= 0, tokens[np.maximum(places[:, 1], 0)], -1)
         relation = self.relations(place)
-        by_class = np.where(there, relation * n_classes + self.classes[token], -1)
-        by_token = np.where(there, relation * n_vocab + token, -1)
-        by_share = np.where(there, token * len(SHARE_NAMES) + np.digitize(shares[:, 0], BOUNDS), -1)
+        by_class = np.where(looks, relation * n_classes + self.classes[token], -1)
+        by_token = np.where(looks, relation * n_vocab + token, -1)
+        by_share = np.where(looks, token * len(SHARE_NAMES) + np.digitize(shares[:, 0], BOUNDS), -1)
         # numbered anew: the first is −1, for none
         ends, end = np.unique(np.where(before >= 0, before * n_vocab + token, -1), return_inverse=True)
         pairs, pair = np.unique(np.where(second >= 0, token * n_vocab + second, -1), return_inverse=True)
@@ -87,42 +84,41 @@ class LookPatterns:
             return quoted([text[value] for value in values])
 
         def ends_of(values: Sequence[int]) -> str:
-            both = (divmod(int(ends[value]), n_vocab) for value in values)
-            return "looks at the end of " + quoted([text[first] + text[last] for first, last in both])
+            tokens_in_row = (divmod(int(ends[value]), n_vocab) for value in values)
+            return "looks at the end of " + quoted([text[i] + text[j] for i, j in tokens_in_row])
 
         def pair_of(value: int) -> str:
-            first, next_one = divmod(int(pairs[value]), n_vocab)
-            return f"“{text[first]}” and “{text[next_one]}”"
+            return " and ".join(f"“{text[token]}”" for token in divmod(int(pairs[value]), n_vocab))
 
+        half, n_shares = SIMPLER / 2, len(SHARE_NAMES)
         variables: list[tuple[np.ndarray, float, Callable]] = [
             (token, 0.0, lambda values: f"looks at {tokens_of(values)}"),
-            (word, SIMPLER / 2, lambda v: f"looks at {quoted([words.words[i] for i in v])} in any case"),
+            (word, half, lambda v: f"looks at {quoted([words.words[i] for i in v])} in any case"),
             (before, 0.0, lambda values: f"looks behind {tokens_of(values)}"),
             (relation, 0.0, lambda values: "looks at " + " or ".join(RELATIONS[value] for value in values)),
             (
                 by_class,
-                SIMPLER / 2,
+                half,
                 shown(lambda v: f"{self.class_names[v % n_classes]}, {RELATIONS[v // n_classes]}"),
             ),
-            (by_token, SIMPLER / 2, shown(lambda v: f"“{text[v % n_vocab]}”, {RELATIONS[v // n_vocab]}")),
-            (
-                by_share,
-                SIMPLER / 2,
-                shown(lambda v: f"“{text[v // len(SHARE_NAMES)]}” by {SHARE_NAMES[v % len(SHARE_NAMES)]}"),
-            ),
-            (np.where(before >= 0, end, -1), SIMPLER / 2, ends_of),
-            (np.where(second >= 0, pair, -1), SIMPLER / 2, shown(pair_of)),
+            (by_token, half, shown(lambda v: f"“{text[v % n_vocab]}”, {RELATIONS[v // n_vocab]}")),
+            (by_share, half, shown(lambda v: f"“{text[v // n_shares]}” by {SHARE_NAMES[v % n_shares]}")),
+            (np.where(before >= 0, end, -1), half, ends_of),
+            (np.where(second >= 0, pair, -1), half, shown(pair_of)),
         ]
-        every, first = np.arange(len(tokens)), f"“{text[tokens[0]]}”"
+        numbers, first = np.arange(len(tokens)), f"“{text[tokens[0]]}”"
 
         def first_named(show: Callable) -> Callable:
             """What every block begins with is called by its place: nobody knows such tokens."""
             return lambda values: show(values).replace(first, "the first token")
 
-        patterns: list[Variable | Boolean] = [
-            standing.variable(every, values, margin, first_named(show)) for values, margin, show in variables
+        patterns: list[TokenVariable | Boolean] = [
+            standing.variable(numbers, values, margin, first_named(show))
+            for values, margin, show in variables
         ]
-        patterns += [standing.boolean(f"looks at {name}", there & of[token]) for name, of in self._classes]
+        patterns += [
+            standing.boolean(f"looks at {name}", looks & members[token]) for name, members in self._classes
+        ]
         return Family(standing.half, standing.sizes, patterns)
 
     def measure(
@@ -135,7 +131,7 @@ class LookPatterns:
         total, weight = max(int(looks.sum()), 1), np.zeros(n)
         relations = [self.relations(place) for place in places.T]
         for relation, share in zip(relations, shares.T, strict=True):
-            there = held & (relation >= 0)
-            weight += np.bincount(relation[there], share[there], n)
+            known = held & (relation >= 0)
+            weight += np.bincount(relation[known], share[known], n)
         tokens = np.bincount(relations[0][looks], minlength=n)
         return {"tokens": (tokens / total).round(3).tolist(), "weight": (weight / total).round(3).tolist()}

@@ -5,6 +5,7 @@ al. 2020, "Attention is not only a weight").
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -49,22 +50,13 @@ class LooksReader:
         self.layout, self._values = layout, dict[int, Tensor]()
         self.layers = sorted({int(book.site[1:]) for book in layout.books})
         self.hooks: Mapping[str, Callable[[Tensor], None]] = {
-            f"blocks.{layer}.attn.{name}": hook(layer)
+            f"blocks.{layer}.attn.{name}": partial(read, layer)
             for layer in self.layers
-            for name, hook in (("hook_v", self._value), ("hook_pattern", self._pattern))
+            for name, read in (("hook_v", self._values.__setitem__), ("hook_pattern", self._read))
         }
 
-    def _value(self, layer: int) -> Callable[[Tensor], None]:
-        def keep(x: Tensor) -> None:
-            self._values[layer] = x
-
-        return keep
-
-    def _pattern(self, layer: int) -> Callable[[Tensor], None]:
-        def read(x: Tensor) -> None:
-            self.seen[layer] = largest_looks(x, self._values.pop(layer))
-
-        return read
+    def _read(self, layer: int, pattern: Tensor) -> None:
+        self.seen[layer] = largest_looks(pattern, self._values.pop(layer))
 
     def store(self, file: IdFile, start: int) -> None:
         """Write what the last forward had; ``start`` is its first token."""
@@ -73,11 +65,10 @@ class LooksReader:
 
 
 def looked_at(
-    file: IdFile, number: int, n_tokens: int, context: int
+    file: IdFile, number: int, context: int
 ) -> tuple[Int[np.ndarray, "token place"], Float[np.ndarray, "token place"]]:
     """Of one head at every token: the number of the token looked at among all tokens, −1 for none, and its share."""
-    kept = file.book(number).reshape(-1, MOST)[:n_tokens].astype(np.int64)
-    place, part = np.divmod(kept, PARTS)
-    there = place < context
-    block = np.arange(n_tokens)[:, None] // context * context
-    return np.where(there, block + place, -1), np.where(there, (part + 0.5) / PARTS, 0)
+    place, part = np.divmod(file.tokens(number).astype(np.int64), PARTS)
+    looks = place < context
+    block = np.arange(len(place))[:, None] // context * context
+    return np.where(looks, block + place, -1), np.where(looks, (part + 0.5) / PARTS, 0)

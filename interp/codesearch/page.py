@@ -38,19 +38,16 @@ class LogitLens:
 
 def nearest_codes(index: CodeIndex, book: str, code: int, n: int = 10) -> list[Neighbour]:
     """Codes of the same book by cosine; :class:`InputError` if the index's codebooks are not there."""
-    begin = index.layout.code(book, code) - code
-    place = index.books[index.layout.number(book)]
+    index.layout.code(book, code)
+    place, counts = index.books[index.layout.number(book)], index.counts_of(book)
     dictionary = index.codebooks()[place.site]
-    vectors = index.vectors(book)
     # comparable takes the vectors of every dictionary of the site
-    every = dictionary.comparable(vectors.expand(len(dictionary.codes), -1, -1))
-    vectors = every[place.vectors].cpu()
+    of_site = dictionary.comparable(index.vectors(book).expand(len(dictionary.codes), -1, -1))
+    vectors = of_site[place.vectors].cpu()
     cosine = torch.nn.functional.cosine_similarity(vectors, vectors[code], dim=-1).numpy()
     cosine[code] = -np.inf
-    return [
-        Neighbour(int(i), float(cosine[i]), int(index.counts[begin + i]))
-        for i in np.argsort(-cosine, kind="stable")[: min(n, len(cosine) - 1)]
-    ]
+    nearest = np.argsort(-cosine, kind="stable")[: min(n, len(cosine) - 1)]
+    return [Neighbour(int(i), float(cosine[i]), int(counts[i])) for i in nearest]
 
 
 @torch.no_grad()
@@ -82,36 +79,26 @@ RELATED_SAMPLE = 1000
 
 @dataclass(frozen=True)
 class Related:
-    """Another code that is on at the same tokens.
-
-    Attributes:
-        share: of the (sampled) tokens with the code, those that have the other too; with Wilson's 95 % interval.
-        lift: share / the other's share of all tokens; log2 of it is the pointwise mutual information.
-        weight: share · log2 lift, bits: what they are ranked by.
-    """
+    """Another code that is on at the same tokens."""
 
     book: str
     code: int
+    # of the (sampled) tokens with the code, those that have the other too; with Wilson's 95 % interval
     share: float
     interval: tuple[float, float]
-    lift: float
-    weight: float
+    lift: float  # share / the other's share of all tokens; log2 of it is the pointwise mutual information
+    weight: float  # share · log2 lift, bits: what they are ranked by
 
 
 @dataclass(frozen=True)
 class TokenShare:
-    """A token of the vocabulary at which the code is on.
-
-    Attributes:
-        precision: of the code's tokens, those that are this one.
-        recall: of this token's occurrences, those with the code.
-    """
+    """A token of the vocabulary at which the code is on."""
 
     token: int
     text: str
     count: int
-    precision: float
-    recall: float
+    precision: float  # of the code's tokens, those that are this one
+    recall: float  # of this token's occurrences, those with the code
 
 
 @dataclass(frozen=True)
@@ -129,26 +116,18 @@ class Coverage:
 
 @dataclass(frozen=True)
 class CodePage:
-    """
-    Attributes:
-        count: tokens with the code, of ``n_tokens``.
-        n_documents: documents with the code.
-        contexts: where it was chosen most clearly, by falling margin.
-        related_sample: tokens that ``related`` was counted on.
-        neighbours, logits: None without codebooks, without a model.
-    """
-
     book: str
     code: int
-    count: int
+    count: int  # tokens with the code, of `n_tokens`
     n_tokens: int
-    n_documents: int
-    contexts: list[CodeContext]
+    n_documents: int  # documents with the code
+    contexts: list[CodeContext]  # where it was chosen most clearly, by falling margin
     similarities: Similarities
     tokens: list[TokenShare]
     coverage: list[Coverage]
     related: list[Related]
-    related_sample: int
+    related_sample: int  # tokens that `related` was counted on
+    # neighbours, logits: None without codebooks, without a model
     neighbours: list[Neighbour] | None
     logits: LogitLens | None
 
@@ -197,16 +176,10 @@ def token_shares(index: CodeIndex, tokens: Int[np.ndarray, " token"], n: int = 1
     """The vocabulary's tokens among some tokens of the corpus, the most frequent first."""
     corpus = index.corpus
     counts = np.bincount(corpus.tokens[tokens], minlength=len(corpus.special))
-    commonest = [i for i in largest(counts, n).tolist() if counts[i]]
     return [
-        TokenShare(
-            i,
-            corpus.token_text(i),
-            int(counts[i]),
-            float(counts[i] / len(tokens)),
-            float(counts[i] / corpus.token_counts[i]),
-        )
-        for i in commonest
+        TokenShare(i, corpus.token_text(i), count, count / len(tokens), count / int(corpus.token_counts[i]))
+        for i in largest(counts, n).tolist()
+        if (count := int(counts[i]))
     ]
 
 
@@ -215,13 +188,13 @@ def related_codes(
 ) -> tuple[list[Related], int]:
     """Codes of all books that are on at the same tokens more often than elsewhere, and on how many tokens counted;
     ``tokens`` are all with the code, if they are known."""
-    own = index.layout.code(book, code)
+    row = index.layout.code(book, code)
     sample = spaced(index.positions(book, code) if tokens is None else tokens, RELATED_SAMPLE)
     if not len(sample):
         return [], 0
     together = count_at(index, sample)
     others = np.flatnonzero(together)
-    others = others[others != own]
+    others = others[others != row]
     share = together[others] / len(sample)
     lift = share / (index.counts[others] / index.n_tokens)
     weight = share * np.log2(lift)
@@ -230,8 +203,9 @@ def related_codes(
         if weight[i] > 0:
             other, number = index.layout.of_code(int(others[i]))
             interval = wilson(int(together[others[i]]), len(sample))
-            numbers = float(share[i]), interval, float(lift[i]), float(weight[i])
-            related.append(Related(other.name, number, *numbers))
+            related.append(
+                Related(other.name, number, float(share[i]), interval, float(lift[i]), float(weight[i]))
+            )
     return related, len(sample)
 
 

@@ -11,9 +11,9 @@ and where it stands; that of what a head looks at is in :mod:`interp.codesearch.
 A set of values must be better than one value by :data:`SIMPLER`: it has more to choose from.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -78,23 +78,15 @@ class Boolean:
 
 
 @dataclass(frozen=True)
-class Variable:
-    """A value at every token; each of them, and any few together, are patterns.
+class TokenVariable:
+    """A value at every token; each of them, and any few together, are patterns."""
 
-    Attributes:
-        order: tokens that have a frequent value, by value; ``values`` are theirs.
-        counts: [half, value].
-        margin: what its patterns must be better by than the plainest ones.
-        show: values in words.
-        several: whether a token has one value at most, so that a few together can be counted.
-    """
-
-    order: Int[np.ndarray, " n"]
+    order: Int[np.ndarray, " n"]  # tokens that have a frequent value, by value; `values` are theirs
     values: Int[np.ndarray, " n"]
-    counts: Int[np.ndarray, "half value"]
-    margin: float
-    show: Callable[[Sequence[int]], str]
-    several: bool = True
+    counts: Int[np.ndarray, "half value"]  # [half, value]
+    margin: float  # what its patterns must be better by than the plainest ones
+    show: Callable[[Sequence[int]], str]  # values in words
+    several: bool = True  # whether a token has one value at most, so that a few together can be counted
 
 
 def halves(corpus: Corpus, seed: int) -> Int[np.ndarray, " token"]:
@@ -107,16 +99,12 @@ def halves(corpus: Corpus, seed: int) -> Int[np.ndarray, " token"]:
 
 @dataclass
 class Family:
-    """Patterns over one corpus.
+    """Patterns over one corpus."""
 
-    Attributes:
-        half: 0 or 1 of every token, by document; ``sizes`` are their numbers of tokens.
-        all: of two that are as good the first is better: one token before a class that it makes up.
-    """
-
-    half: Int[np.ndarray, " token"]
+    half: Int[np.ndarray, " token"]  # 0 or 1 of every token, by document; `sizes` are their numbers of tokens
     sizes: tuple[int, ...]
-    all: list[Variable | Boolean]
+    # of two that are as good the first is better: one token before a class that it makes up
+    all: list[TokenVariable | Boolean]
 
     def boolean(self, text: str, where: Bool[np.ndarray, " token"]) -> Boolean:
         tokens = np.flatnonzero(where)
@@ -125,55 +113,49 @@ class Family:
 
     def variable(
         self, tokens: np.ndarray, values: np.ndarray, margin: float, show: Callable, *, several: bool = True
-    ) -> Variable:
+    ) -> TokenVariable:
         """Values at tokens in one row; those that are rare, or −1, are left out."""
         n = int(values.max(initial=0)) + 1
-        there = values >= 0
-        counts = np.bincount(values[there] * 2 + self.half[tokens[there]], minlength=2 * n).reshape(n, 2)
-        kept = np.flatnonzero(there & (counts[values, 0] >= LEAST_COUNT))
+        known = values >= 0
+        counts = np.bincount(values[known] * 2 + self.half[tokens[known]], minlength=2 * n).reshape(n, 2)
+        kept = np.flatnonzero(known & (counts[values, 0] >= LEAST_COUNT))
         kept = kept[np.argsort(values[kept], kind="stable")]
-        return Variable(tokens[kept].astype(np.int32), values[kept], counts.T.copy(), margin, show, several)
+        return TokenVariable(
+            tokens[kept].astype(np.int32), values[kept], counts.T.copy(), margin, show, several
+        )
 
 
 class Patterns(Family):
-    """What every token of a corpus is and where it stands, worked out once.
-
-    Attributes:
-        tokens, context: of the corpus.
-        words: its vocabulary.
-    """
+    """What every token of a corpus is and where it stands, worked out once. ``tokens``, ``context``: of the corpus.
+    ``words``: its vocabulary."""
 
     def __init__(self, corpus: Corpus, *, seed: int = 0) -> None:
-        tokens = np.asarray(corpus.tokens).astype(np.int64)
         self.half = halves(corpus, seed)
         self.sizes = tuple(np.bincount(self.half, minlength=2).tolist())
-        words = Vocabulary(corpus)
-        self.tokens, self.context, self.words = tokens, corpus.context, words
+        self.tokens = tokens = np.asarray(corpus.tokens).astype(np.int64)
+        self.context, self.words = corpus.context, (words := Vocabulary(corpus))
         before, after = _shifted(tokens, corpus.context, 1), _shifted(tokens, corpus.context, -1)
         places = list(_places(corpus, tokens, before, words))
         kind = np.select([dict(places)[CODE], dict(places)[PROSE]], [1, 2])
-        every = np.arange(len(tokens))
-        self.all: list[Variable | Boolean] = [
-            *(self.variable(every, *rest) for rest in _variables(tokens, before, after, kind, words)),
+        numbers = np.arange(len(tokens))
+        self.all: list[TokenVariable | Boolean] = [
+            *(self.variable(numbers, *rest) for rest in _variables(tokens, before, after, kind, words)),
             self._recent(tokens, corpus.context, words),
             *(self.boolean(*named) for named in (*_classes(tokens, before, after, words), *places)),
         ]
 
-    def _recent(self, tokens: np.ndarray, context: int, words: "Vocabulary") -> Variable:
+    def _recent(self, tokens: np.ndarray, context: int, words: "Vocabulary") -> TokenVariable:
         """Words that say something, each once a token, from two to :data:`RECENT` tokens before it."""
         tells = words.where(lambda text: text.strip().isalpha() and len(text.strip()) > 2) & ~words.closed()
-        word = np.where(tells, words.word, -1)
         keys = [np.empty(0, dtype=np.int64)]
         for lag in range(2, min(RECENT, context - 1) + 1):
             earlier = _shifted(tokens, context, lag)
             at = np.flatnonzero((earlier >= 0) & tells[earlier])
-            keys.append(at * len(words.words) + word[earlier[at]])
+            keys.append(at * len(words.words) + words.word[earlier[at]])
         at, value = np.divmod(np.unique(np.concatenate(keys)), len(words.words))
-
-        def show(values: Sequence[int]) -> str:
-            return f"soon after “{words.words[values[0]]}”"
-
-        return self.variable(at, value, SIMPLER / 2, show, several=False)
+        return self.variable(
+            at, value, SIMPLER / 2, lambda v: f"soon after “{words.words[v[0]]}”", several=False
+        )
 
 
 class Vocabulary:
@@ -239,11 +221,12 @@ class Vocabulary:
         foreign = self.where(lambda text: not text.isascii() and any(map(str.isalpha, text)))
         yield "tokens with letters outside ASCII", foreign
         for ending in ("ing", "ed", "ly", "s", "tion", "er", "al", "able", "ment", "ity"):
-            yield f"words in -{ending}", letters & self.where(partial(_ends_in, ending))
+            longer = re.compile(rf"\s*\S{{2,}}{ending}\s*")
+            yield f"words in -{ending}", letters & self.where(longer.fullmatch)
 
 
 def listed(texts: Sequence[str], separator: str = " ", most: int = SHOWN) -> str:
-    """The first of some, and how many more there are."""
+    """The first ones, and how many more there are."""
     more = f" +{len(texts) - most}" if len(texts) > most else ""
     return separator.join(texts[:most]) + more
 
@@ -256,7 +239,7 @@ def _variables(
     tokens: np.ndarray, before: np.ndarray, after: np.ndarray, kind: np.ndarray, words: Vocabulary
 ) -> Iterator[tuple[np.ndarray, float, Callable]]:
     size = len(words.texts)
-    own, names = words.partition()
+    word_class, names = words.partition()
 
     def token(values: Sequence[int]) -> str:
         return quoted([words.texts[value] for value in values])
@@ -266,39 +249,33 @@ def _variables(
         return f"end of {quoted(list(texts))}"
 
     yield tokens, 0.0, token
-    yield (
-        np.where(words.blank[tokens], -1, words.word[tokens]),
-        SIMPLER / 2,
-        lambda v: f"{quoted([words.words[i] for i in v])} in any case",
-    )
+    word = np.where(words.blank[tokens], -1, words.word[tokens])
+    yield word, SIMPLER / 2, lambda v: f"{quoted([words.words[i] for i in v])} in any case"
     yield before, 0.0, lambda values: f"after {token(values)}"
     yield after, 0.0, lambda values: f"before {token(values)}"
-    both = np.where(before < 0, -1, before * size + tokens)
-    pairs, numbers = np.unique(both, return_inverse=True)  # the first is −1
+    pairs, numbers = np.unique(np.where(before < 0, -1, before * size + tokens), return_inverse=True)
     yield np.where(before < 0, -1, numbers), SIMPLER / 2, pair
 
     def kinds(values: Sequence[int]) -> str:
         """Those in code, then those in prose."""
-        parts = []
-        for i, name in ((1, "code"), (2, "prose")):
-            some = [value // 3 for value in values if value % 3 == i]
-            parts += [f"{token(some)} in {name}"] if some else []
-        return "; ".join(parts)
+        by_kind = {name: [v // 3 for v in values if v % 3 == i] for i, name in ((1, "code"), (2, "prose"))}
+        return "; ".join(f"{token(ids)} in {name}" for name, ids in by_kind.items() if ids)
 
     def classes(values: Sequence[int]) -> str:
         return listed([f"{names[v % len(names)]} after {names[v // len(names)]}" for v in values], "; ", 2)
 
     yield np.where(kind > 0, 3 * tokens + kind, -1), SIMPLER / 2, kinds
-    yield np.where(before < 0, -1, own[before] * len(names) + own[tokens]), SIMPLER / 2, classes
+    in_row = word_class[before] * len(names) + word_class[tokens]
+    yield np.where(before < 0, -1, in_row), SIMPLER / 2, classes
 
 
 def _classes(
     tokens: np.ndarray, before: np.ndarray, after: np.ndarray, words: Vocabulary
 ) -> Iterator[tuple[str, np.ndarray]]:
-    for name, of in words.classes():
-        yield name, of[tokens]
-        yield f"after {name}", (before >= 0) & of[before]
-        yield f"before {name}", (after >= 0) & of[after]
+    for name, members in words.classes():
+        yield name, members[tokens]
+        yield f"after {name}", (before >= 0) & members[before]
+        yield f"before {name}", (after >= 0) & members[after]
 
 
 def _places(
@@ -365,10 +342,6 @@ def _places(
     yield PROSE, share[segment] < 0.05
 
 
-def _ends_in(ending: str, text: str) -> bool:
-    return text.strip().endswith(ending) and len(text.strip()) > len(ending) + 1
-
-
 def _seen(segment: np.ndarray, values: np.ndarray) -> Bool[np.ndarray, " token"]:
     """Where the segment had the same value before."""
     order = np.lexsort((values, segment))
@@ -381,8 +354,5 @@ def _seen(segment: np.ndarray, values: np.ndarray) -> Bool[np.ndarray, " token"]
 def _shifted(tokens: np.ndarray, context: int, by: int) -> Int[np.ndarray, " token"]:
     """The token so many places before, −1 where the block has none."""
     moved = np.roll(tokens.reshape(-1, context), by, 1)
-    if by > 0:
-        moved[:, :by] = -1
-    else:
-        moved[:, by:] = -1
+    moved[:, slice(by) if by > 0 else slice(by, None)] = -1
     return moved.reshape(-1)

@@ -25,16 +25,9 @@ _MARK_BYTES = 3
 
 @dataclass(frozen=True)
 class Matches:
-    """
-    Attributes:
-        tokens: the tokens of all matches, match by match; no special ones.
-        match: which match each belongs to, never decreasing.
-        n: number of matches.
-    """
-
-    tokens: Int[np.ndarray, " n"]
-    match: Int[np.ndarray, " n"]
-    n: int
+    tokens: Int[np.ndarray, " n"]  # the tokens of all matches, match by match; no special ones
+    match: Int[np.ndarray, " n"]  # which match each belongs to, never decreasing
+    n: int  # number of matches
 
 
 def find_regex(corpus: Corpus, pattern: str) -> Matches:
@@ -102,19 +95,13 @@ SORTS = ("f1", "precision", "recall", "count")
 
 @dataclass(frozen=True)
 class CodeHit:
-    """How well one code tells matches from the rest; intervals are Wilson's at 95 %.
-
-    Attributes:
-        count: tokens with the code.
-        hits: of these, tokens in a match.
-        found: matches in which it occurs.
-    """
+    """How well one code tells matches from the rest; intervals are Wilson's at 95 %."""
 
     book: str
     code: int
-    count: int
-    hits: int
-    found: int
+    count: int  # tokens with the code
+    hits: int  # of these, tokens in a match
+    found: int  # matches in which it occurs
     precision: float
     recall: float
     f1: float
@@ -129,16 +116,12 @@ class CodeScores:
     precision = tokens with the code that lie in a match / tokens with the code; recall = matches with the code at one
     of their tokens / matches; F1 is their harmonic mean. A code that was looked for by its matches fits them better
     than it will fit other text: choose on one corpus, report on another.
-
-    Attributes:
-        matches: what was matched.
-        n_tokens: different tokens in matches.
-        hits, found: per code, see :class:`CodeHit`.
     """
 
     index: CodeIndex
-    matches: Matches
-    n_tokens: int
+    matches: Matches  # what was matched
+    n_tokens: int  # different tokens in matches
+    # hits, found: per code, see `CodeHit`
     hits: Int[np.ndarray, " code"]
     found: Int[np.ndarray, " code"]
 
@@ -232,22 +215,21 @@ def score_codes(index: CodeIndex, matches: Matches) -> CodeScores:
     ]
     hits, matched = np.zeros((2, index.layout.n_codes), np.int64)
     for i, book in enumerate(index.books):
-        own = slice(*index.layout.codes[i : i + 2])
+        of_book = slice(*index.layout.codes[i : i + 2])
         for group in groups:
             ids = index.ids.rows(i, group.ravel())
-            inside = _counted(index, i, ids)
+            counts = _counted(index, i, ids)
             if not shared:
-                hits[own] += inside
+                hits[of_book] += counts
             if group.shape[1] > 1:
-                inside = _counted(index, i, _once_a_row(ids.reshape(len(group), -1), book.n_codes))
-            matched[own] += inside
+                counts = _counted(index, i, _once_a_row(ids.reshape(len(group), -1), book.n_codes))
+            matched[of_book] += counts
     return CodeScores(index, matches, len(tokens), count_at(index, tokens) if shared else hits, matched)
 
 
 def count_at(index: CodeIndex, tokens: Int[np.ndarray, " n"]) -> Int[np.ndarray, " code"]:
     """At how many of some different tokens every code occurs."""
-    parts = [_counted(index, i, index.ids.rows(i, tokens)) for i in range(len(index.books))]
-    return np.concatenate(parts)
+    return np.concatenate([_counted(index, i, index.ids.rows(i, tokens)) for i in range(len(index.books))])
 
 
 def _counted(index: CodeIndex, number: int, ids: UInt[np.ndarray, "n k"]) -> Int[np.ndarray, " code"]:

@@ -20,16 +20,11 @@ RAREST = 96
 
 @dataclass(frozen=True)
 class Similar:
-    """A token of the corpus whose codes are like a prompt's.
-
-    Attributes:
-        score: idf of the codes it shares, of the idf of all the prompt's codes.
-        shared: how many codes it shares.
-    """
+    """A token of the corpus whose codes are like a prompt's."""
 
     token: int
-    score: float
-    shared: int
+    score: float  # idf of the codes it shares, of the idf of all the prompt's codes
+    shared: int  # how many codes it shares
 
 
 def prompt_codes(
@@ -84,9 +79,9 @@ def search_similar(
     for book in dict.fromkeys(book for book, _ in wanted):
         number = index.layout.number(book)
         weight = np.full(index.books[number].n_codes + 1, np.nan)
-        weight[[code for other, code in wanted if other == book]] = idf[
-            [other == book for other, _ in wanted]
-        ]
+        for (other, code), value in zip(wanted, idf, strict=True):
+            if other == book:
+                weight[code] = value
         of_slot = weight[index.ids.rows(number, candidates)]
         total += np.nansum(of_slot, 1)
         shared += (~np.isnan(of_slot)).sum(1)

@@ -39,14 +39,13 @@ def write_parquet(index: CodeIndex, path: Path, *, stage: Stage = silent) -> Non
             columns.append(pa.array(map(corpus.token_text, ids.tolist()), pa.string()))
             for place, book in enumerate(index.books):
                 codes = index.ids.rows(place, tokens)
-                there = codes < book.n_codes
+                is_code = codes < book.n_codes
                 if book.k == 1:
-                    columns.append(pa.array(codes[:, 0], number, mask=~there[:, 0]))
+                    column = pa.array(codes[:, 0], number, mask=~is_code[:, 0])
                 else:
-                    ends = np.concatenate([[0], there.sum(1).cumsum()])
-                    columns.append(
-                        pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(codes[there], number))
-                    )
+                    ends = pa.array(np.concatenate([[0], is_code.sum(1).cumsum()]), pa.int32())
+                    column = pa.ListArray.from_arrays(ends, pa.array(codes[is_code], number))
+                columns.append(column)
             writer.write_table(pa.table(columns, schema=writer.schema))
             done(len(tokens))
 

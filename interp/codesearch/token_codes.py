@@ -18,14 +18,10 @@ from interp.models import Model, model_device, resolve_site
 
 @dataclass(frozen=True)
 class TokenCodes:
-    """The codes of a text at one head, or at another site with one code book.
+    """The codes of a text at one head, or at another site with one code book."""
 
-    Attributes:
-        ids: −1 where a slot is empty.
-        similarity, margin: see :mod:`interp.codesearch.firing_stats`.
-    """
-
-    ids: Int[np.ndarray, "pos k"]
+    ids: Int[np.ndarray, "pos k"]  # −1 where a slot is empty
+    # similarity, margin: see `codesearch.firing_stats`
     similarity: Float[np.ndarray, "pos k"]
     margin: Float[np.ndarray, "pos k"]
 
@@ -34,12 +30,8 @@ class TokenCodes:
 def read_codes(
     model: Model, codebooks: Mapping[str, Dictionary], tokens: Int[Tensor, " pos"], *, error_term: bool = True
 ) -> dict[str, TokenCodes]:
-    """Codes by site, heads apart (``a5.h3``), in one forward pass.
-
-    Args:
-        tokens: with BOS, where the model has one.
-        error_term: codes of the plain model; without it those of the model with all codebooks in place.
-    """
+    """Codes by site, heads apart (``a5.h3``), in one forward pass. ``tokens``: with BOS, where the model has one.
+    ``error_term``: codes of the plain model; without it those of the model with all codebooks in place."""
     if not 1 <= len(tokens) <= model.cfg.n_ctx:
         raise InputError(f"a text of {len(tokens)} tokens: the model reads 1 to {model.cfg.n_ctx}")
     wrappers = {site: FiringStatsWrapper(book) for site, book in codebooks.items()}

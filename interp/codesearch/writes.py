@@ -27,11 +27,8 @@ def written_vectors(index: CodeIndex, model: Model, book: str) -> Float[Tensor, 
     """What the codes of a book stand for in the residual stream."""
     place = index.books[index.layout.number(book)]
     config = index.codebooks()[place.site].config
-    site, width, vectors = (
-        parse_site(place.site),
-        model.cfg.d_model,
-        index.vectors(book).to(model_device(model)),
-    )
+    site, width = parse_site(place.site), model.cfg.d_model
+    vectors = index.vectors(book).to(model_device(model))
     if site.kind == "attn":
         weights = model.blocks[site.layer].attn.W_O.detach().float()  # [head, d_head, d_model]
         head = place.group if site.head is None else site.head
@@ -88,9 +85,7 @@ def writes(
 
     def gains(exchanged: np.ndarray) -> np.ndarray:
         """Of every code, where another stands in its place."""
-        raised = np.bincount(code, logits.numpy()[exchanged[code], following], n_codes) / np.maximum(
-            firings, 1
-        )
+        raised = np.bincount(code, of_codes[exchanged[code], following], n_codes) / np.maximum(firings, 1)
         return np.where(firings > 0, (raised - mean.numpy()[exchanged]) / spread.numpy()[exchanged], 0)
 
     gain, enough, rng = gains(np.arange(n_codes)), firings >= LEAST, np.random.default_rng(0)

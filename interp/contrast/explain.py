@@ -61,7 +61,6 @@ def explain(
     """:func:`why`, and both prompts as they were run."""
     seconds: dict[str, float] = {}
     measured = timed(stage, seconds)
-
     with measured("answers"):
         contrast = read_contrast(model, a, b, answer, instead, chat=chat)
     with measured("run"):
@@ -87,10 +86,9 @@ def explain(
         others = sorted(set(others) - set(orders[0]), key=lambda node: -abs(effects[node]))
         nodes = [*orders[0], *others]
     with measured("reading"):
-        every = list(dict.fromkeys([*nodes, *(node for order in orders for node in order)]))
-        read = dict(
-            zip(every, read_nodes(context, every, effects, estimates[context.kinds[-1]]), strict=True)
-        )
+        shown = list(dict.fromkeys(chain(nodes, *orders)))
+        details = read_nodes(context, shown, effects, estimates[context.kinds[-1]])
+        read = dict(zip(shown, details, strict=True))
     with measured("arrows"):
         ends = [i for i, node in enumerate(nodes) if i < curves[0].kept or abs(effects[node]) >= large]
         arrows = _arrows(context, nodes, [effects[node] for node in nodes], ends[: max(CURVE)])
@@ -154,7 +152,7 @@ def _controls(
 
 
 def _rows(sizes: Sequence[int], shares: Float[np.ndarray, "2 n"]) -> list[Alone]:
-    return [Alone(n, *both) for n, both in zip(sizes, shares.T.tolist(), strict=True)]
+    return [Alone(n, f, kl) for n, (f, kl) in zip(sizes, shares.T.tolist(), strict=True)]
 
 
 def _effects(
@@ -224,8 +222,8 @@ def _recomputed(
         return
     for v, before in senders.items():
         drawn = islice((node for node in random if _before(node, nodes[v])), SENDERS)
-        both = [(node.site, node.position) for node in chain((nodes[u] for u in before), drawn)]
-        yield v, before, edges.at_token(0, nodes[v].site, nodes[v].position, both)
+        places = [(node.site, node.position) for node in chain((nodes[u] for u in before), drawn)]
+        yield v, before, edges.at_token(0, nodes[v].site, nodes[v].position, places)
 
 
 def _before(sender: Node, receiver: Node) -> bool:

@@ -118,6 +118,11 @@ class Why:
     notes: list[str]
     seconds: dict[str, float]
 
+    @property
+    def alone_kept(self) -> Alone:
+        """What the kept nodes do alone."""
+        return next((row for row in self.alone if row.nodes == self.kept), Alone(0, 0.0, 0.0))
+
     def as_json(self) -> dict[str, Any]:
         whole = asdict(self)
         for arrow in whole["arrows"]:
@@ -150,8 +155,7 @@ class Why:
 
     def text(self) -> str:
         """At most 25 lines; what a user typed is escaped."""
-        a, b, kept = self.answers["answer"], self.answers["instead"], self.kept
-        alone = next((row for row in self.alone if row.nodes == kept), Alone(0, 0.0, 0.0))
+        a, b, kept, alone = self.answers["answer"], self.answers["instead"], self.kept, self.alone_kept
         enough = "are enough" if self.sparse else "are not enough: this difference is not sparse"
         lines = [
             f"A {self.a!r:.{_WIDTH}} → {a['token']!r} {a['a']:z.0%}, {b['token']!r} {b['a']:z.0%}",

@@ -68,30 +68,25 @@ def place_columns(explanation: Why, shown: Sequence[int]) -> Columns:
     flat = {len(tokens) - 1, *beneath, *(nodes[i].position for i in shown)}
     flat |= {nodes[i].looks_at[0][1] for i in shown if nodes[i].looks_at}
     room = WIDTH - GUTTER - EDGE
-    wide = {
-        i: min(max(width_of(label(tokens[i])), width_of(beneath.get(i, "")), WIDE[0]) + 8, WIDE[1])
-        for i in flat
-    }
-    others = len(tokens) - len(flat)
-    upright = sum(wide.values()) + NARROW * others <= room
+    needed = [width_of(label(token)) for token in tokens]
+    flat_widths = {i: min(max(needed[i], width_of(beneath.get(i, "")), WIDE[0]) + 8, WIDE[1]) for i in flat}
+    n_others = len(tokens) - len(flat)
+    upright = sum(flat_widths.values()) + NARROW * n_others <= room
     if not upright:
-        fair = max((room - TICK * others) / len(flat), 1.5 * WIDE[0])
-        wide = {i: min(width, fair) for i, width in wide.items()}
-    widths = [wide.get(i, NARROW if upright else TICK) for i in range(len(tokens))]
-    beside = Counter((nodes[i].position, parse_site(nodes[i].site).order) for i in shown)
+        most = max((room - TICK * n_others) / len(flat), 1.5 * WIDE[0])
+        flat_widths = {i: min(width, most) for i, width in flat_widths.items()}
+    least = [flat_widths.get(i, NARROW if upright else TICK) for i in range(len(tokens))]
     shares = np.array([1.0 if i in flat else 0.5 for i in range(len(tokens))])
-    for (position, _), number in beside.items():
+    boxes_at = Counter((nodes[i].position, parse_site(nodes[i].site).order) for i in shown)
+    for (position, _), number in boxes_at.items():
         shares[position] = max(shares[position], 3 * number)
-    widths = (np.array(widths) + max(room - sum(widths), 0) * shares / shares.sum()).tolist()
-    if upright and all(
-        width_of(label(token)) + 4 <= width for token, width in zip(tokens, widths, strict=True)
-    ):
+    widths = np.array(least) + max(room - sum(least), 0) * shares / shares.sum()
+    if upright and (np.array(needed) + 4 <= widths).all():
         flat = set(range(len(tokens)))
-    middles, x = list[float](), GUTTER
-    for width in widths:
-        middles.append(x + width / 2)
-        x += width
-    return Columns(middles, widths, flat, upright, max(x + EDGE, WIDTH))
+    ends = GUTTER + np.cumsum(widths)
+    return Columns(
+        (ends - widths / 2).tolist(), widths.tolist(), flat, upright, max(float(ends[-1]) + EDGE, WIDTH)
+    )
 
 
 def place_boxes(
@@ -113,7 +108,7 @@ def place_boxes(
         for i in sorted(layers[layer], key=lambda i: -abs(nodes[i].effect)):
             column = columns.middles[nodes[i].position]
             at = min(max(column, low), high)
-            steps = [at, *(at + k * (BOX + GAP) for k in (-1, 1, -2, 2, -3, 3))]
+            steps = [at + k * (BOX + GAP) for k in (0, -1, 1, -2, 2, -3, 3)]
             x, line = _free(lines, [x for x in steps if low <= x <= high])
             boxes.append(Box(i, x, y + line * (HEIGHT + GAP), column))
         y += len(lines) * (HEIGHT + GAP) - GAP + BETWEEN

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -51,16 +52,10 @@ class KeptHead:
 
 @dataclass(frozen=True)
 class ExplainedPairs:
-    """
-    Attributes:
-        explanations: one a pair, without seconds: they are the same wherever they were made.
-        heads: all that some explanation keeps, those of most explanations first.
-    """
-
     task: str
-    explanations: list[Why]
+    explanations: list[Why]  # one a pair, without seconds: they are the same wherever they were made
     refused: list[Refused]
-    heads: list[KeptHead]
+    heads: list[KeptHead]  # all that some explanation keeps, those of most explanations first
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"explanations": [explanation.as_json() for explanation in self.explanations]}
@@ -75,9 +70,8 @@ class ExplainedPairs:
         ]
         for explanation in self.explanations[:_LINES]:
             first, second = (repr(explanation.answers[name]["token"]) for name in ("answer", "instead"))
-            [alone] = (row.restored for row in explanation.alone if row.nodes == explanation.kept)
-            many = f"{explanation.kept:>3} heads at tokens restore {alone:z.0%}"
-            lines.append(f"  {many:<36}{first} less {second}: {explanation.a!r:.70}")
+            count = f"{explanation.kept:>3} heads at tokens restore {explanation.alone_kept.restored:z.0%}"
+            lines.append(f"  {count:<36}{first} less {second}: {explanation.a!r:.70}")
         lines += [f"  and {n - _LINES} more"] * (n > _LINES)
         lines += [f"  refused: {each.reason}" for each in self.refused[:1]]
         lines.append(f"{'kept head':<12}{'in':>4}{'share of the difference, mean':>33}{'interval':>16}")
@@ -85,11 +79,6 @@ class ExplainedPairs:
             shares = f"{head.share:>z33.0%}{f'{head.low:z.0%} to {head.high:z.0%}':>16}"
             lines.append(f"  {head.site:<10}{head.kept_in:>4}{shares}")
         return "\n".join(lines)
-
-
-@dataclass
-class _Desk:
-    models: OneModel
 
 
 def why_pairs(
@@ -131,9 +120,9 @@ def why_pairs(
     pairs = sample_pairs(
         loaded, tokenizer, None if n is None else whole_number("n", n, 1), N_PAIRS, seed, counterfactual
     )
-    desk = _Desk(OneModel(held, device=device, dtype=dtype))
+    models = OneModel(held, device=device, dtype=dtype)
     jobs = [Job(f"pair {i}", _explain, (spec, pair, checkpoint), (spec,)) for i, pair in enumerate(pairs)]
-    results = run_work(desk, Work.all(jobs), stage("pairs explained", len(pairs)), workers=workers)
+    results = run_work(models, Work.all(jobs), stage("pairs explained", len(pairs)), workers=workers)
     refused = [
         Refused(pair.clean, pair.corrupt, str(result))
         for pair, result in zip(pairs, results, strict=True)
@@ -145,33 +134,30 @@ def why_pairs(
     return ExplainedPairs(loaded.name, explanations, refused, _heads(explanations))
 
 
-def _explain(desk: _Desk, spec: str, pair: PromptPair, checkpoint: Path | None, _told: Told) -> Why:
-    kept = None
+def _explain(models: OneModel, spec: str, pair: PromptPair, checkpoint: Path | None, _told: Told) -> Why:
+    path = None
     if checkpoint is not None:
-        made_of = json.dumps([spec, desk.models.dtype, pair.fingerprint])
-        kept = checkpoint / f"{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.json"
-        if kept.is_file():
-            return Why.of_json(read_json(kept))
-    model, answers = desk.models(spec), {}
+        made_of = json.dumps([spec, models.dtype, pair.fingerprint])
+        path = checkpoint / f"{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.json"
+        if path.is_file():
+            return Why.of_json(read_json(path))
+    model, answers = models(spec), {}
     if len(pair.answers) == len(pair.wrong_answers) == 1:
-        answers = {
-            "answer": model.tokenizer.decode(pair.answers),
-            "instead": model.tokenizer.decode(pair.wrong_answers),
-        }
+        of_pair = {"answer": pair.answers, "instead": pair.wrong_answers}
+        answers = {name: model.tokenizer.decode(tokens) for name, tokens in of_pair.items()}
     explanation = replace(why(model, pair.clean, pair.corrupt, **answers), seconds={})
-    if kept is not None:
-        write_json(kept, explanation.as_json())
+    if path is not None:
+        write_json(path, explanation.as_json())
     return explanation
 
 
 def _heads(explanations: list[Why]) -> list[KeptHead]:
     shares: dict[str, np.ndarray] = {}
-    counts: dict[str, int] = {}
+    counts = Counter[str]()
     for i, explanation in enumerate(explanations):
         gap = explanation.difference["a"] - explanation.difference["b"]
         kept = explanation.nodes[: explanation.kept]
-        for site in {node.site for node in kept}:
-            counts[site] = counts.get(site, 0) + 1
+        counts.update({node.site for node in kept})
         for node in kept:
             shares.setdefault(node.site, np.zeros(len(explanations)))[i] += node.effect / gap
     heads = []

@@ -64,28 +64,21 @@ def svg(explanation: Why, n: int = MOST_NODES) -> str:
     columns = place_columns(explanation, shown)
     boxes, rows, floor = place_boxes(explanation, shown, columns)
     beneath = b_beneath(explanation)
-    upright = max(
-        (
-            width_of(label(explanation.tokens[i]))
-            for i in range(len(columns.middles))
-            if i not in columns.flat
-        ),
-        default=0.0,
-    )
+    standing = [label(token) for i, token in enumerate(explanation.tokens) if i not in columns.flat]
+    upright = max(map(width_of, standing), default=0.0)
     tokens_high = max(2.2 * LINE, min(upright, UPRIGHT) if columns.upright else 0) + 10
     height = floor + BETWEEN + tokens_high + 2 * LINE + EDGE
     at = {box.index: box for box in boxes}
     largest = max((abs(nodes[i].effect) for i in shown), default=0.0) or 1.0
     arrows = [x for x in explanation.arrows or [] if {x.sender, x.receiver} <= at.keys()]
     widest = max((abs(x.direct) for x in arrows), default=0.0) or 1.0
+    at_nodes = [columns.middles[i] for i in sorted({nodes[i].position for i in shown})]
+    beside = [(box, box.y + HEIGHT / 2) for box in boxes if abs(box.x - box.column) > BOX / 2]
     parts = [
-        *(
-            _guide(columns.middles[i], TOP - 12, floor + BETWEEN)
-            for i in sorted({nodes[i].position for i in shown})
-        ),
+        *(_guide(x, TOP - 12, x, floor + BETWEEN) for x in at_nodes),
         *(_text("weak", EDGE, y + HEIGHT / 2 + 4, row) for row, y in rows.items()),
         *(_look(nodes[box.index], box, columns, floor + BETWEEN) for box in boxes),
-        *(_to_column(box) for box in boxes),
+        *(_guide(box.x, y, box.column, y) for box, y in beside),
         *(_arrow(x, at, nodes, widest) for x in arrows),
         *(_node(explanation, box, largest) for box in boxes),
         *_tokens(explanation, columns, beneath, floor + BETWEEN),
@@ -106,17 +99,9 @@ def _text(look: str, x: float, y: float, text: str, anchor: str = "start", title
     )
 
 
-def _guide(x: float, top: float, bottom: float) -> Markup:
-    return Markup('<line class="guide" x1="{x:.1f}" x2="{x:.1f}" y1="{}" y2="{}"/>').format(top, bottom, x=x)
-
-
-def _to_column(box: Box) -> Markup:
-    """From a box that stands beside its token's line to that line."""
-    if abs(box.x - box.column) <= BOX / 2:
-        return Markup("")
-    return Markup('<line class="guide" x1="{:.1f}" x2="{:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>').format(
-        box.x, box.column, y=box.y + HEIGHT / 2
-    )
+def _guide(x0: float, y0: float, x1: float, y1: float) -> Markup:
+    line = '<line class="guide" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>'
+    return Markup(line).format(x0, y0, x1, y1)
 
 
 def _look(node: WhyNode, box: Box, columns: Columns, floor: float) -> Markup:
@@ -148,49 +133,38 @@ def _arrow(arrow: Arrow, boxes: Mapping[int, Box], nodes: Sequence[WhyNode], wid
     tooltip = (
         f"{nodes[arrow.sender]} \u2192 {nodes[arrow.receiver]}\ndirect {signed(arrow.direct)}, in all "
         f"{signed(arrow.total)} logits"
-        + ("\nthey disagree: other paths add or take away" if disagree else "")
     )
     mark = Markup("")
     if disagree:
+        tooltip += "\nthey disagree: other paths add or take away"
         mark = Markup('<circle class="ground" cx="{:.1f}" cy="{:.1f}" r="8"/>').format(*middle)
         mark += _text("strong", middle[0], middle[1] + 4, "\u2260", "middle")
+    place = f"{arrow.sender}-{arrow.receiver}"
     return Markup(
-        '<g class="{}" data-arrow="{}-{}"><title>{}</title><path class="arrow" stroke-width="{:.1f}" '
+        '<g class="{}" data-arrow="{}"><title>{}</title><path class="arrow" stroke-width="{:.1f}" '
         'd="M{:.1f} {:.1f}{}"/><path class="head" d="{}"/>{}</g>'
     ).format(
-        _sign(arrow.direct),
-        arrow.sender,
-        arrow.receiver,
-        tooltip,
-        1 + 4 * abs(arrow.direct) / widest,
-        x0,
-        y0,
-        curve,
-        tip,
-        mark,
+        _sign(arrow.direct), place, tooltip, 1 + 4 * abs(arrow.direct) / widest, x0, y0, curve, tip, mark
     )
 
 
 def _node(explanation: Why, box: Box, largest: float) -> Markup:
     node, kept = explanation.nodes[box.index], box.index < explanation.kept
-    share, left = abs(node.effect) / largest, box.x - BOX / 2
-    room = BOX - 12
+    share, left, room = abs(node.effect) / largest, box.x - BOX / 2, BOX - 12
     looks = ""
     if node.looks_at:
         token, _, part = node.looks_at[0]
         end = f" {part:.0%}"
         looks = "sees " + cut(label(token), room - width_of("sees " + end)) + end
-    says = []
-    for sign, words in (("\u2191", node.raises), ("\u2193", node.lowers)):
-        if words:
-            says.append(f"{sign}{cut(label(words[0]), room / 2 - 12)}")
-    first = f"{node.site}\u2002{signed(node.effect)}"
-    token = cut(label(node.token), room - BOLD * width_of(first) - 4)
+    writes = (("\u2191", node.raises), ("\u2193", node.lowers))
+    written = [f"{sign}{cut(label(words[0]), room / 2 - 12)}" for sign, words in writes if words]
+    name = f"{node.site}\u2002{signed(node.effect)}"
+    token = cut(label(node.token), room - BOLD * width_of(name) - 4)
     lines = [
-        _text("strong", left + 7, box.y + 16, first),
+        _text("strong", left + 7, box.y + 16, name),
         _text("weak", left + BOX - 7, box.y + 16, token, "end"),
         _text("weak", left + 7, box.y + 31, looks),
-        _text("weak", left + 7, box.y + 46, " ".join(says)),
+        _text("weak", left + 7, box.y + 46, " ".join(written)),
     ]
     return Markup(
         '<g class="node{}" data-node="{}"><title>{}</title><g class="{}"><rect class="ground" x="{x:.1f}" y="{y:.1f}" '
@@ -222,9 +196,8 @@ def _tokens(explanation: Why, columns: Columns, beneath: Mapping[int, str], floo
             parts.append(_text("", x, floor + LINE, cut(text, room), "middle", title))
         elif columns.upright:
             turned = Markup('<g transform="translate({:.1f} {:.1f})rotate(90)">{}</g>')
-            parts.append(
-                turned.format(x - 4, floor + 5, _text("weak", 0.0, 0.0, cut(text, UPRIGHT), title=title))
-            )
+            flat = _text("weak", 0.0, 0.0, cut(text, UPRIGHT), title=title)
+            parts.append(turned.format(x - 4, floor + 5, flat))
         else:
             tick = Markup(
                 '<rect class="tint" opacity=".3" x="{:.1f}" y="{:.1f}" width="2" height="9"><title>{}</title></rect>'
@@ -237,22 +210,16 @@ def _tokens(explanation: Why, columns: Columns, beneath: Mapping[int, str], floo
 
 def _answers(explanation: Why, columns: Columns) -> list[Markup]:
     """At the top of END: both answers with their probabilities after A and B."""
-    parts, wide = list[Markup](), 186
-    for number, (name, sign) in enumerate((("answer", 1.0), ("instead", -1.0))):
-        of = explanation.answers[name]
-        x = columns.end - EDGE - (2 - number) * wide + GAP
-        numbers = f"\u2003A {of['a']:.0%}\u2002B {of['b']:.0%}"
-        text = cut(label(of["token"]), (wide - GAP - 36) / BOLD - width_of(numbers)) + numbers
-        title = f"{of['token']!r}: {of['a']:.1%} after A, {of['b']:.1%} after B"
+    parts, width = list[Markup](), 186
+    box = Markup('<g class="{}"><rect class="frame" x="{:.1f}" y="8" width="{}" height="26" rx="13"/>{}</g>')
+    for name, look, sign, place in (("answer", "for", "+", 2), ("instead", "against", MINUS, 1)):
+        answer = explanation.answers[name]
+        x = columns.end - EDGE - place * width + GAP
+        numbers = f"\u2003A {answer['a']:.0%}\u2002B {answer['b']:.0%}"
+        text = cut(label(answer["token"]), (width - GAP - 36) / BOLD - width_of(numbers)) + numbers
+        title = f"{answer['token']!r}: {answer['a']:.1%} after A, {answer['b']:.1%} after B"
         parts.append(
-            Markup(
-                '<g class="{}"><rect class="frame" x="{:.1f}" y="8" width="{}" height="26" rx="13"/>{}</g>'
-            ).format(
-                _sign(sign),
-                x,
-                wide - GAP,
-                _text("strong", x + 12, 25.0, f"{'+' if sign > 0 else MINUS} {text}", title=title),
-            )
+            box.format(look, x, width - GAP, _text("strong", x + 12, 25.0, f"{sign} {text}", title=title))
         )
     return parts
 

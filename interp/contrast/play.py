@@ -40,42 +40,32 @@ _FORM = re.compile(r"(?P<site>[^@=]+)@(?P<position>\d{1,6})=(?P<to>b|0|c(?P<code
 
 
 @dataclass(frozen=True)
-class Edit:
-    """What one node writes instead: ``str(edit)`` gives back the notation.
-
-    Attributes:
-        position: in A.
-        to: what it wrote after B, nothing, or a code.
-    """
+class NodeEdit:
+    """What one node writes instead: ``str(edit)`` gives back the notation."""
 
     site: Site
-    position: int
-    to: Literal["b", "0"] | int
+    position: int  # in A
+    to: Literal["b", "0"] | int  # what it wrote after B, nothing, or a code
 
     def __str__(self) -> str:
         return f"{self.site}@{self.position}=" + (f"c{self.to}" if isinstance(self.to, int) else self.to)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What A says with all edits up to this one.
+class EditOutcome:
+    """What A says with all edits up to this one."""
 
-    Attributes:
-        edit: the last one, ``None`` before the first.
-        answer, instead: probabilities of both answers.
-        difference: logit of the first less that of the second.
-        top, p_top: the likeliest token, and its probability.
-    """
-
-    edit: str | None
+    edit: str | None  # the last one, `None` before the first
+    # answer, instead: probabilities of both answers
     answer: float
     instead: float
-    difference: float
+    difference: float  # logit of the first less that of the second
+    # top, p_top: the likeliest token, and its probability
     top: str
     p_top: float
 
 
-def parse_edit(text: str) -> Edit:
+def parse_edit(text: str) -> NodeEdit:
     """Read the notation; :class:`InputError` if it is none."""
     match = _FORM.fullmatch(str(text).strip())
     if match is None:
@@ -86,10 +76,10 @@ def parse_edit(text: str) -> Edit:
             f"edit {text!r:.60}: {site} is no node, a head such as a5.h3 or an MLP such as m5 is"
         )
     code = match["code"]
-    return Edit(site, int(match["position"]), int(code) if code else "b" if match["to"] == "b" else "0")
+    return NodeEdit(site, int(match["position"]), int(code) if code else "b" if match["to"] == "b" else "0")
 
 
-def replay(model: Model, explanation: Why, edits: Sequence[str | Edit]) -> list[Outcome]:
+def replay(model: Model, explanation: Why, edits: Sequence[str | NodeEdit]) -> list[EditOutcome]:
     """What A says before any edit, and after each further one.
 
     Of several edits of one node the last counts.
@@ -105,12 +95,8 @@ def replay(model: Model, explanation: Why, edits: Sequence[str | Edit]) -> list[
 
 
 class Play:
-    """Both prompts of an explanation, run once, for :func:`replay` again and again.
-
-    Attributes:
-        first: of A's positions, the first that can get B's value.
-        books: the codebooks that come with the package for the model.
-    """
+    """Both prompts of an explanation, run once, for :func:`replay` again and again. ``first``: of A's positions, the
+    first that can get B's value. ``books``: the codebooks that come with the package for the model."""
 
     @torch.no_grad()
     def __init__(self, model: Model, explanation: Why) -> None:
@@ -118,37 +104,34 @@ class Play:
         self.first, self.length, self.shift = align(a, b)[0], len(a), len(b) - len(a)
         self.books = [books for books, _ in shipped_codebooks(model)]
         self._answers = [explanation.answers[name]["id"] for name in ("answer", "instead")]
-        pair = (self._answers[0],), (self._answers[1],)
-        rows = [PromptPair("", "", ids, ids, *pair) for ids in (a, b)]
+        answer, instead = self._answers
+        rows = [PromptPair("", "", ids, ids, (answer,), (instead,)) for ids in (a, b)]
         pairs = PromptPairs(rows, task="why", metric="logit_diff", counterfactual="b", seed=0, bos=True)
         self._run = CleanRun.of(model, pairs, mlps=True)
 
     @torch.no_grad()
-    def replay(self, edits: Sequence[str | Edit]) -> list[Outcome]:
+    def replay(self, edits: Sequence[str | NodeEdit]) -> list[EditOutcome]:
         """As the function."""
         if len(edits) > MOST:
             raise InputError(f"{len(edits)} edits: at most {MOST} follow each other")
-        parsed = [edit if isinstance(edit, Edit) else parse_edit(edit) for edit in edits]
+        parsed = [edit if isinstance(edit, NodeEdit) else parse_edit(edit) for edit in edits]
         for edit in parsed:
             self._check(edit)
         logits = self._logits(parsed)
-        tops, p = logits.argmax(-1).tolist(), logits.softmax(-1)
-        names: list[str | None] = [None, *map(str, parsed)]
-        outcomes = list[Outcome]()
-        for row, (name, top) in enumerate(zip(names, tops, strict=True)):
-            answer, instead = p[row, self._answers].tolist()
-            difference = float(logits[row, self._answers[0]] - logits[row, self._answers[1]])
-            text = token_text(self.model, top)
-            outcomes.append(Outcome(name, answer, instead, difference, text, float(p[row, top])))
+        outcomes = list[EditOutcome]()
+        for name, row, p in zip([None, *map(str, parsed)], logits, logits.softmax(-1), strict=True):
+            first, second = self._answers
+            top = int(row.argmax())
+            answers = float(p[first]), float(p[second]), float(row[first] - row[second])
+            outcomes.append(EditOutcome(name, *answers, token_text(self.model, top), float(p[top])))
         return outcomes
 
-    def _logits(self, edits: Sequence[Edit]) -> Float[Tensor, "edit d_vocab"]:
+    def _logits(self, edits: Sequence[NodeEdit]) -> Float[Tensor, "edit d_vocab"]:
         """After A, the clean run's pair 0, before and after each edit."""
         n, cfg = len(edits) + 1, self.model.cfg
         last, end, row = Site("attn", cfg.n_layers - 1, 0), self.length - 1, np.arange(n)
-        unchanged = self._run.at(last, np.array([0]), np.array([end]), corrupt=False)[0]
         written = [
-            (last, end, unchanged, row == 0),  # before the edits A's value stays
+            (last, end, self._at(last, 0, end), row == 0),  # before the edits A's value stays
             *((x.site, x.position, self._value(x), row > i) for i, x in enumerate(edits)),
         ]
         patches = [
@@ -160,23 +143,26 @@ class Play:
             logits[torch.from_numpy(rows)] = part.float().cpu()
         return logits
 
-    def _value(self, edit: Edit) -> Float[Tensor, " d"]:
+    def _value(self, edit: NodeEdit) -> Float[Tensor, " d"]:
         """What the node writes with the edit."""
-        pair, position = (1, edit.position + self.shift) if edit.to == "b" else (0, edit.position)
-        value = self._run.at(edit.site, np.array([pair]), np.array([position]), corrupt=False)[0]
         if edit.to == "b":
-            return value
+            return self._at(edit.site, 1, edit.position + self.shift)
+        value = self._at(edit.site, 0, edit.position)
         book = self.book(edit.site)
         if book is None or not isinstance(edit.to, int):
             return torch.zeros_like(value)
         ids = torch.tensor([edit.to], device=value.device)
         return book.decode(Codes(ids, torch.ones_like(ids).float())).to(value)
 
-    def book(self, site: Site) -> Dictionary | None:
-        """The codebook of a node."""
-        return next((books[str(site)] for books in self.books if _whole(site) in books), None)
+    def _at(self, site: Site, prompt: int, position: int) -> Float[Tensor, " d"]:
+        return self._run.at(site, np.array([prompt]), np.array([position]), corrupt=False)[0]
 
-    def _check(self, edit: Edit) -> None:
+    def book(self, site: Site) -> Dictionary | None:
+        """The codebook of a node; it is stored for all heads of the layer, or for the MLP."""
+        stored = str(Site(site.kind, site.layer))
+        return next((books[str(site)] for books in self.books if stored in books), None)
+
+    def _check(self, edit: NodeEdit) -> None:
         """Raise :class:`InputError` where there is no such node, or nothing to put there."""
         try:
             resolve_site(self.model, str(edit.site))
@@ -200,18 +186,10 @@ class Play:
                 )
 
 
-def _whole(site: Site) -> str:
-    """The site that a node's codebook is stored for: all heads of its layer, or the MLP."""
-    return str(Site(site.kind, site.layer))
-
-
 def read_tokens(model: Model, explanation: Why) -> tuple[Tokens, Tokens]:
-    """Both prompts in tokens, with what both answers begin with.
-
-    Raises:
-        InputError: the model reads the prompts in other tokens than the explanation's.
-    """
-    encoder, both = PromptEncoder(model.tokenizer, bos=True), []
+    """Both prompts in tokens, with what both answers begin with. :class:`InputError`: the model reads the prompts in
+    other tokens than the explanation's."""
+    encoder, prompts = PromptEncoder(model.tokenizer, bos=True), []
     for name, text, tokens in (
         ("A", explanation.a, explanation.tokens),
         ("B", explanation.b, explanation.tokens_b),
@@ -223,5 +201,5 @@ def read_tokens(model: Model, explanation: Why) -> tuple[Tokens, Tokens]:
             raise InputError(
                 f"this model reads prompt {name} in other tokens: open the explanation with its own"
             )
-        both.append(ids)
-    return both[0], both[1]
+        prompts.append(ids)
+    return prompts[0], prompts[1]

@@ -23,32 +23,21 @@ LEAST_DIFFERENCE = 1e-2
 
 @dataclass(frozen=True)
 class Contrast:
-    """
-    Attributes:
-        a, b: with BOS.
-        first: of A's positions, the first from which on the prompts are aligned by their ends.
-        answers: the token that A makes likelier, and that which B does.
-        probabilities: of both after A and B, and ``uncovered``, the share of KL(A ‖ B) that is lost when all other
-            tokens count as one.
-        notes: what a reader must know, one sentence each.
-    """
-
+    # a, b: with BOS
     a: Tokens
     b: Tokens
-    first: int
-    answers: tuple[int, int]
+    first: int  # of A's positions, the first from which on the prompts are aligned by their ends
+    answers: tuple[int, int]  # the token that A makes likelier, and that which B does
+    # of both after A and B, and `uncovered`, the share of KL(A ‖ B) that is lost when all other tokens count as one
     probabilities: dict[str, Any]
-    notes: list[str]
+    notes: list[str]  # what a reader must know, one sentence each
 
 
 def read_contrast(
     model: Model, a: str, b: str, answer: str | None, instead: str | None, *, chat: bool = False
 ) -> Contrast:
-    """Tokens, alignment and answers of two prompts.
-
-    Raises:
-        InputError: prompts or answers that are empty, too long, the same, or without a difference to explain.
-    """
+    """Tokens, alignment and answers of two prompts. :class:`InputError`: prompts or answers that are empty, too long,
+    the same, or without a difference to explain."""
     encoder = PromptEncoder(model.tokenizer, bos=True)
     in_a, in_b = (
         read_prompt(model, encoder, text, f"prompt {name}", chat=chat) for name, text in (("A", a), ("B", b))
@@ -60,7 +49,7 @@ def read_contrast(
     first, notes = align(in_a, in_b)
     given = [() if text is None else encoder.continuation(before, text) for text in (answer, instead)]
     if all(given):
-        shared = _equal(*given)
+        shared = _common_length(*given)
         if shared == min(map(len, given)):
             raise InputError("the two answers are the same, or one begins the other: give two that differ")
         if shared:
@@ -83,11 +72,8 @@ def check_text(text: object, name: str) -> None:
 
 
 def read_prompt(model: Model, encoder: PromptEncoder, text: str, name: str, *, chat: bool = False) -> Tokens:
-    """Its tokens, BOS included; with ``chat`` as a user's message in the model's chat template.
-
-    Raises:
-        InputError: it is empty, or more than the model reads.
-    """
+    """Its tokens, BOS included; with ``chat`` as a user's message in the model's chat template. :class:`InputError`: it
+    is empty, or more than the model reads."""
     check_text(text, name)
     ids = prompt_tokens(encoder, text, chat=chat)
     check_length(model, ids, name)
@@ -108,16 +94,13 @@ def check_length(model: Model, ids: Tokens, name: str) -> None:
 
 def align(a: Tokens, b: Tokens) -> tuple[int, list[str]]:
     """From which position of A on the prompts are aligned: for equal lengths token by token, else by their common end.
-
-    Raises:
-        InputError: they are the same, or of different lengths and end in different tokens.
-    """
+    :class:`InputError`: they are the same, or of different lengths and end in different tokens."""
     if a == b:
         raise InputError("both prompts are the same tokens: change the word that you want to ask about")
-    begin = _equal(a, b)
+    begin = _common_length(a, b)
     if len(a) == len(b):
         return begin, []
-    end = min(_equal(a[::-1], b[::-1]), min(len(a), len(b)) - begin)
+    end = min(_common_length(a[::-1], b[::-1]), min(len(a), len(b)) - begin)
     if not end:
         raise InputError(
             f"the prompts have {len(a)} and {len(b)} tokens and no common end: give prompts of equal length, or with "
@@ -128,7 +111,7 @@ def align(a: Tokens, b: Tokens) -> tuple[int, list[str]]:
     return len(a) - end, [note] if alone else []
 
 
-def _equal(a: Tokens, b: Tokens) -> int:
+def _common_length(a: Tokens, b: Tokens) -> int:
     """How many tokens are the same from the beginning on."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
@@ -151,13 +134,13 @@ def _answers(
         raise InputError(
             f"{texts[0]!r} against {texts[1]!r} is the same after both prompts: nothing to explain"
         )
-    two = p[:, [answer, instead]]
-    few = torch.cat([two, (1 - two.sum(-1, keepdim=True)).clamp_min(1e-9)], 1).log()
-    covered = float(kl_divergence(few[0], few[1]) / kl_divergence(log_p[0], log_p[1]))
+    p_answers = p[:, [answer, instead]]
+    merged = torch.cat([p_answers, (1 - p_answers.sum(-1, keepdim=True)).clamp_min(1e-9)], 1).log()
+    covered = float(kl_divergence(*merged) / kl_divergence(*log_p))
     probabilities: dict[str, Any] = {
         name: {"token": text, "id": token, "a": after_a, "b": after_b}
         for name, text, token, after_a, after_b in zip(
-            ("answer", "instead"), texts, (answer, instead), *two.tolist(), strict=True
+            ("answer", "instead"), texts, (answer, instead), *p_answers.tolist(), strict=True
         )
     }
     return (answer, instead), probabilities | {"uncovered": min(max(1 - covered, 0.0), 1.0)}

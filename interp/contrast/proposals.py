@@ -30,21 +30,13 @@ LIKELY, OF_EACH, MOST = 50, 4, 128
 
 @dataclass(frozen=True)
 class Proposal:
-    """
-    Attributes:
-        prompt: B.
-        was, becomes: the word of A, and what stands there in B.
-        p: the probability of A's likeliest token after B.
-        top: the likeliest token after B.
-        kl: KL(A ‖ B) of the next token, in nats.
-    """
-
-    prompt: str
+    prompt: str  # B
+    # was, becomes: the word of A, and what stands there in B
     was: str
     becomes: str
-    p: float
-    top: str
-    kl: float
+    p: float  # the probability of A's likeliest token after B
+    top: str  # the likeliest token after B
+    kl: float  # KL(A ‖ B) of the next token, in nats
 
 
 @dataclass(frozen=True)
@@ -60,10 +52,10 @@ class Proposals:
         return asdict(self)
 
     def text(self) -> str:
-        lines = [f"A {self.a!r:.90} → {self.top!r} {self.p:z.0%}", "", f"{'exchange':<30}{'':>6}"]
+        first = f"A {self.a!r:.90} → {self.top!r} {self.p:z.0%}"
         if not self.proposals:
-            return f"{lines[0]}\nno word of it has an exchange of as many tokens: write B yourself"
-        lines[-1] = f"{'exchange':<32}{f'p({self.top!r})':>14}{'then':>14}{'KL':>8}"
+            return f"{first}\nno word of it has an exchange of as many tokens: write B yourself"
+        lines = [first, "", f"{'exchange':<32}{f'p({self.top!r})':>14}{'then':>14}{'KL':>8}"]
         for each in self.proposals:
             change = f"{each.was!r} → {each.becomes!r}"
             lines.append(f"  {change:<30}{each.p:>z14.0%}{each.top!r:>14.14}{each.kl:>8.2f}")
@@ -116,14 +108,14 @@ def exchanges(
             candidates = [number, *likely.get(word.start(), [])]
         else:
             continue
-        fit = 0
+        n_before = len(made)
         for other in dict.fromkeys(candidates):
             prompt = a[: word.start()] + other + a[word.end() :]
             tokens = prompt_tokens(encoder, prompt, chat=chat)
-            if other != text and len(tokens) == len(ids) and tokens != ids and fit < OF_EACH:
+            fits = other != text and len(tokens) == len(ids) and tokens != ids
+            if fits and len(made) - n_before < OF_EACH:
                 check_tokens(model, tokens, "a proposed prompt")
                 made.append((word.start(), other, prompt, tokens))
-                fit += 1
     if len(made) > MOST:
         made = [made[i] for i in sorted(rng.permutation(len(made))[:MOST].tolist())]
     return made
@@ -131,10 +123,10 @@ def exchanges(
 
 def exchanged_word(a: str, b: str) -> tuple[re.Match[str], str] | None:
     """The word of A that is another one in B, and that one, if the prompts differ in one word alone."""
-    of_a, of_b = list(WORD.finditer(a)), list(WORD.finditer(b))
-    words = zip(of_a, of_b, strict=False)
+    words_a, words_b = list(WORD.finditer(a)), list(WORD.finditer(b))
+    words = zip(words_a, words_b, strict=False)
     differ = [(word, other.group()) for word, other in words if word.group() != other.group()]
-    return differ[0] if len(of_a) == len(of_b) and len(differ) == 1 else None
+    return differ[0] if len(words_a) == len(words_b) and len(differ) == 1 else None
 
 
 def is_content(word: str) -> bool:

@@ -81,14 +81,14 @@ def _codes(context: FrozenContext, nodes: Sequence[Node]) -> list[dict | None]:
     codes: list[dict | None] = []
     for node in nodes:
         site = str(node.site)
-        both_of = next((both for both in shipped_codebooks(context.model) if site in both[0]), None)
-        if both_of is None:
+        shipped = next((entry for entry in shipped_codebooks(context.model) if site in entry[0]), None)
+        if shipped is None:
             codes.append(None)
             continue
-        books, labels = both_of
+        books, labels = shipped
         in_a = (context.mlp if node.head is None else context.z)[node.layer, 0, node.position]
-        both = torch.stack([in_a if node.head is None else in_a[node.head], context.on_b(node)]).float()
-        a, b = books[site].encode(both).ids[:, 0].tolist()
+        values = torch.stack([in_a if node.head is None else in_a[node.head], context.on_b(node)]).float()
+        a, b = books[site].encode(values).ids[:, 0].tolist()
         name_a, name_b = ("" if labels is None else labels.both_texts(site, code) for code in (a, b))
         codes.append({"a": a, "b": b, "name_a": name_a, "name_b": name_b})
     return codes

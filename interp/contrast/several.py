@@ -1,5 +1,6 @@
 """One prompt against several: what holds of each comparison holds better."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -37,14 +38,8 @@ class MeanNode:
 
 @dataclass(frozen=True)
 class Several:
-    """
-    Attributes:
-        explanations: one a prompt B.
-        nodes: all that some explanation keeps, the largest mean share first.
-    """
-
-    explanations: list[Why]
-    nodes: list[MeanNode]
+    explanations: list[Why]  # one a prompt B
+    nodes: list[MeanNode]  # all that some explanation keeps, the largest mean share first
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -57,13 +52,10 @@ class Several:
         """At most 25 lines."""
         lines = [f"A {self.explanations[0].a!r:.90}"]
         for explanation in self.explanations:
-            kept = next(row for row in explanation.alone if row.nodes == explanation.kept)
-            answers = " less ".join(
-                repr(explanation.answers[name]["token"]) for name in ("answer", "instead")
-            )
-            lines.append(
-                f"  B {explanation.b!r:.60}: {answers}, {kept.nodes} nodes restore {kept.restored:z.0%}"
-            )
+            kept = explanation.alone_kept
+            a, b = (repr(explanation.answers[name]["token"]) for name in ("answer", "instead"))
+            restored = f"{kept.nodes} nodes restore {kept.restored:z.0%}"
+            lines.append(f"  B {explanation.b!r:.60}: {a} less {b}, {restored}")
         lines += ["", f"{'share of the difference, mean':<34}{'interval':>16}{'kept in':>10}"]
         for node in self.nodes[:MOST]:
             name = f"  {node.site} @ {node.token!r} {node.position}"
@@ -91,25 +83,29 @@ def why_several(
     """
     if isinstance(others, str) or not others:
         raise InputError(f"prompts {others!r:.40}: give a list of prompts to compare with")
-    made = [explain(model, a, b, answer=answer, instead=instead, chat=chat, stage=stage) for b in others]
-    keep = [{(node.site, node.position) for node in why.nodes[: why.kept]} for why, _ in made]
+    explained = [explain(model, a, b, answer=answer, instead=instead, chat=chat, stage=stage) for b in others]
+    explanations, contexts = [why for why, _ in explained], [context for _, context in explained]
+    kept_in = Counter(
+        (node.site, node.position)
+        for explanation in explanations
+        for node in explanation.nodes[: explanation.kept]
+    )
     nodes = sorted(
         {
             node
-            for _, context in made
+            for context in contexts
             for node in context.nodes(np.flatnonzero(~context.arms([[]])[0]))
-            if any((str(node.site), node.position) in places for places in keep)
+            if (str(node.site), node.position) in kept_in
         }
     )
     shares = np.stack(
-        [context.node_effects(nodes)[0] / np.subtract(*context.difference) for _, context in made]
+        [context.node_effects(nodes)[0] / np.subtract(*context.difference) for context in contexts]
     )
-    low, high = mean_interval(shares, 0) if len(made) > 1 else (shares[0], shares[0])
+    low, high = mean_interval(shares, 0) if len(contexts) > 1 else (shares[0], shares[0])
     means = []
     for row, node in enumerate(nodes):
         place = str(node.site), node.position
-        token = token_text(model, made[0][1].pairs[0].clean_tokens[node.position])
-        interval = float(low[row]), float(high[row])
-        times = sum(place in places for places in keep)
-        means.append(MeanNode(*place, token, float(shares[:, row].mean()), *interval, times))
-    return Several([why for why, _ in made], sorted(means, key=lambda node: -abs(node.share)))
+        token = token_text(model, contexts[0].pairs[0].clean_tokens[node.position])
+        numbers = float(shares[:, row].mean()), float(low[row]), float(high[row])
+        means.append(MeanNode(*place, token, *numbers, kept_in[place]))
+    return Several(explanations, sorted(means, key=lambda node: -abs(node.share)))

@@ -21,11 +21,8 @@ MOST_WORDS, MOST_VALUES = 4, 8
 
 @torch.no_grad()
 def template_of(model: Model, explanation: Why) -> dict[str, Any]:
-    """What :class:`~interp.prompts.template_file.TemplateFile` reads, as JSON.
-
-    Raises:
-        InputError: the prompts differ in more than one word, or stand in a chat template.
-    """
+    """What :class:`~interp.prompts.template_file.TemplateFile` reads, as JSON. :class:`InputError`: the prompts differ
+    in more than one word, or stand in a chat template."""
     a, b = explanation.a, explanation.b
     if explanation.chat:
         raise InputError("a template file holds plain prompts: leave the chat template out")

@@ -21,27 +21,22 @@ def signed(value: float) -> str:
 def headline(explanation: Why) -> list[str]:
     """What was found, in a few sentences of plain text."""
     answer, instead = (explanation.answers[name] for name in ("answer", "instead"))
-    kept, alone = explanation.kept, alone_of(explanation)
+    kept, alone = explanation.kept, explanation.alone_kept
     share = f"{alone.restored:z.0%} of the difference and remove {alone.kl_removed:z.0%} of the KL divergence"
-    who = ", ".join(f"{node.site} at {quoted(node.token)}" for node in explanation.nodes[: min(kept, 3)])
-    who += ", \u2026" if kept > 3 else ""
-    many = "1 head at a token is" if kept == 1 else f"{kept} heads at tokens are"
+    heads = ", ".join(f"{node.site} at {quoted(node.token)}" for node in explanation.nodes[: min(kept, 3)])
+    heads += ", \u2026" if kept > 3 else ""
+    count = "1 head at a token is" if kept == 1 else f"{kept} heads at tokens are"
     if explanation.sparse:
-        says = f"{many} enough ({who}). With every other head as after B they restore {share}."
+        enough = f"{count} enough ({heads}). With every other head as after B they restore {share}."
     else:
-        says = f"This difference is not sparse: {many} not enough ({who}). Alone they restore {share}."
+        enough = f"This difference is not sparse: {count} not enough ({heads}). Alone they restore {share}."
     return [
         f"After A the model says {quoted(answer['token'])} with {answer['a']:.0%}, after B with {answer['b']:.0%}. "
         f"It says {quoted(instead['token'])} with {instead['a']:.0%} after A, with {instead['b']:.0%} after B.",
-        says,
+        enough,
         f"With B's values at them in A {explanation.needed:z.0%} of the difference is lost. {explanation.left:z.0%} "
         "stays when every head is as after B. Backups can hide: a head that another one replaces shows no effect.",
     ]
-
-
-def alone_of(explanation: Why) -> Alone:
-    """What the kept nodes do alone."""
-    return next((row for row in explanation.alone if row.nodes == explanation.kept), Alone(0, 0.0, 0.0))
 
 
 def every_node(explanation: Why) -> list[WhyNode]:

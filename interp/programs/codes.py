@@ -16,6 +16,7 @@ what a code can be read as, not that anything reads it so: that is what intercha
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
@@ -23,6 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.bottlenecks.base import Codes
 from interp.bottlenecks.kinds.codebook import Codebook, CodebookConfig
 from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner
@@ -52,18 +54,12 @@ many forward passes."""
 
 @dataclass(frozen=True)
 class Variable:
-    """One thing that varies.
-
-    Attributes:
-        values: those there are, ``None`` for prompts without one behind all others.
-        ids: which value each prompt has; side 0 is clean, 1 corrupt.
-        given: the task or the file says it; else it is derived.
-    """
+    """One thing that varies."""
 
     name: str
-    values: tuple[Value, ...]
-    ids: Int[np.ndarray, "side pair"]
-    given: bool
+    values: tuple[Value, ...]  # those there are, `None` for prompts without one behind all others
+    ids: Int[np.ndarray, "side pair"]  # which value each prompt has; side 0 is clean, 1 corrupt
+    given: bool  # the task or the file says it; else it is derived
 
     @property
     def fault(self) -> str | None:
@@ -86,13 +82,9 @@ def variables(pairs: PromptPairs, tokenizer: Any) -> list[Variable]:
     given = len(table)
     roles = [role for role in pairs[0].positions if all(role in pair.positions for pair in pairs)]
     for role in roles:
-        table[f"token at {role}"] = [
-            [
-                tokenizer.decode([tokens[pair.positions[role]]])
-                for pair, tokens in zip(pairs, side, strict=True)
-            ]
-            for side in ([p.clean_tokens for p in pairs], [p.corrupt_tokens for p in pairs])
-        ]
+        places = [(pair, pair.positions[role]) for pair in pairs]
+        tokens = [p.clean_tokens[i] for p, i in places], [p.corrupt_tokens[i] for p, i in places]
+        table[f"token at {role}"] = [[tokenizer.decode([token]) for token in side] for side in tokens]
     orders = [sorted(roles, key=pair.positions.__getitem__) for pair in pairs]
     table["order of roles"] = [[" ".join(order) for order in orders]] * 2
     for first, second in zip(orders[0], orders[0][1:], strict=False):
@@ -101,10 +93,9 @@ def variables(pairs: PromptPairs, tokenizer: Any) -> list[Variable]:
     table.setdefault("template", [[pair.template for pair in pairs]] * 2)
     kept: list[Variable] = []
     for i, (name, sides) in enumerate(table.items()):
-        everything = [value for side in sides for value in side]
-        values = tuple(sorted(set(everything), key=lambda value: (value is None, str(value))))
-        where = {value: k for k, value in enumerate(values)}
-        ids = np.array([where[value] for value in everything]).reshape(2, len(pairs))
+        values = tuple(sorted({*sides[0], *sides[1]}, key=lambda value: (value is None, str(value))))
+        number = {value: k for k, value in enumerate(values)}
+        ids = np.array([[number[value] for value in side] for side in sides])
         if i < given or (len(values) > 1 and not any(same_partition(ids, known.ids) for known in kept)):
             kept.append(Variable(name, values, ids, i < given))
     return kept
@@ -156,17 +147,11 @@ def fit_few(
 
 @dataclass(frozen=True)
 class KeptEffect:
-    """What a codebook keeps of a slot's effect; the sums over pairs that the shares are of.
+    """What a codebook keeps of a slot's effect; the sums over pairs that the shares are of."""
 
-    Attributes:
-        effect: fall of the metric with the corrupt prompt's z at the slot.
-        by_codes: with z + c(corrupt) − c(clean).
-        own: with c(clean) in place of z.
-    """
-
-    effect: Float[np.ndarray, " pair"]
-    by_codes: Float[np.ndarray, " pair"]
-    own: Float[np.ndarray, " pair"]
+    effect: Float[np.ndarray, " pair"]  # fall of the metric with the corrupt prompt's z at the slot
+    by_codes: Float[np.ndarray, " pair"]  # with z + c(corrupt) − c(clean)
+    by_own_code: Float[np.ndarray, " pair"]  # with c(clean) in place of z
 
     @property
     def effect_kept(self) -> float:
@@ -174,7 +159,7 @@ class KeptEffect:
 
     @property
     def reconstruction_cost(self) -> float:
-        return float(self.own.sum() / self.effect.sum())
+        return float(self.by_own_code.sum() / self.effect.sum())
 
     @property
     def enough(self) -> bool:
@@ -183,7 +168,7 @@ class KeptEffect:
         return least <= self.effect_kept <= most and abs(self.reconstruction_cost) <= cost
 
     @property
-    def short(self) -> float:
+    def shortfall(self) -> float:
         """How far it is from carrying everything at no cost."""
         return abs(1 - self.effect_kept) + abs(self.reconstruction_cost)
 
@@ -195,7 +180,7 @@ class KeptEffect:
 
     @property
     def absolute_cost(self) -> float:
-        return float(np.abs(self.own).mean() / abs(self.effect.mean()))
+        return float(np.abs(self.by_own_code).mean() / abs(self.effect.mean()))
 
     def interval(self, seed: int) -> tuple[float, float]:
         """95 % of the effect, over pairs."""
@@ -228,12 +213,12 @@ def kept_by(
 @dataclass(frozen=True)
 class _Tried:
     book: MetricCodebook
-    found: KeptEffect
+    kept: KeptEffect
     size: int
 
     @property
     def rank(self) -> tuple[bool, float]:
-        return not self.found.enough, float(self.size) if self.found.enough else self.found.short
+        return not self.kept.enough, float(self.size) if self.kept.enough else self.kept.shortfall
 
 
 def fewest(
@@ -250,34 +235,37 @@ def fewest(
         rough: look at few sizes by one metric on few pairs, as a slot of little effect deserves.
     """
     n = int(min(len(runner.pairs) // 2, max(FEWEST_PAIRS, FORWARDS / runner.cost(slot))))
+    by_rank = attrgetter("rank")
     most = 2 * z.shape[1] // PER_CODE
 
     def tried(sizes: Iterable[int], metric: Metric) -> list[_Tried]:
-        wanted = sorted({size for size in sizes if size <= most})
-        books = [fit_few(z, size, metric, seed) for size in wanted]
-        effects = measure(runner, slot, books, np.arange(n))
-        return [_Tried(*one) for one in zip(books, effects, wanted, strict=True)]
+        sizes = sorted({size for size in sizes if size <= most})
+        books = [fit_few(z, size, metric, seed) for size in sizes]
+        return [*map(_Tried, books, measure(runner, slot, books, np.arange(n)), sizes)]
 
     if rough:
         n = min(n, FEWEST_PAIRS)
-        best = min(tried(ROUGH_SIZES, METRICS[0]) or tried([2], METRICS[0]), key=lambda one: one.rank)
-        return best.book, best.found
-    everything: list[_Tried] = []
-    for some in SIZES:
-        if some[0] <= most and not any(one.found.enough for one in everything):
-            everything += tried(some, METRICS[0])
-    best = min(everything, key=lambda one: one.rank)
-    everything += tried([best.size - best.size // 2 * step // 4 for step in (1, 2, 3)], METRICS[0])
+        best = min(tried(ROUGH_SIZES, METRICS[0]) or tried([2], METRICS[0]), key=by_rank)
+        return best.book, best.kept
+    every: list[_Tried] = []
+    for sizes in SIZES:
+        if sizes[0] <= most and not any(book.kept.enough for book in every):
+            every += tried(sizes, METRICS[0])
+    best = min(every, key=by_rank)
+    every += tried([best.size - best.size // 2 * step // 4 for step in (1, 2, 3)], METRICS[0])
     for metric in METRICS[1:]:
-        if min(everything, key=lambda one: one.rank).found.enough:
+        if min(every, key=by_rank).kept.enough:
             break
-        everything += tried([most // 2, most], metric)
-    chosen = sorted(everything, key=lambda one: one.rank)[:CONFIRMED]
-    both = np.arange(min(len(runner.pairs), 2 * n))
-    effects_on_both = measure(runner, slot, [one.book for one in chosen], both)
-    confirmed = [replace(one, found=its) for one, its in zip(chosen, effects_on_both, strict=True)]
-    best = min(confirmed, key=lambda one: one.rank)
-    return best.book, best.found
+        every += tried([most // 2, most], metric)
+    chosen = sorted(every, key=by_rank)[:CONFIRMED]
+    effects = measure(runner, slot, [book.book for book in chosen], np.arange(min(len(runner.pairs), 2 * n)))
+    best = min((replace(book, kept=kept) for book, kept in zip(chosen, effects, strict=True)), key=by_rank)
+    return best.book, best.kept
+
+
+def vectors_of(book: Codebook, codes: Int[np.ndarray, " row"]) -> Float[Tensor, "row d"]:
+    chosen = torch.from_numpy(codes)[:, None]
+    return book.decode(Codes(chosen, torch.ones(chosen.shape))).detach()
 
 
 def ids(book: Codebook, z: Float[Tensor, "*prompt d"]) -> Int[np.ndarray, "*prompt"]:
@@ -306,22 +294,14 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Name:
-    """
-    Attributes:
-        ami, ami_null: of held-out prompts; the null's mean over permutations.
-        q: Benjamini–Hochberg, over all slots and variables.
-        accuracy: share of held-out prompts whose value is that of their code.
-        commonest: share that the commonest value of each side's training prompts gets right.
-        values: of the codes that have one.
-    """
-
     variable: str
+    # ami, ami_null: of held-out prompts; the null's mean over permutations
     ami: float
     ami_null: float
-    q: float
-    accuracy: float
-    commonest: float
-    values: dict[int, Value]
+    q: float  # Benjamini–Hochberg, over all slots and variables
+    accuracy: float  # share of held-out prompts whose value is that of their code
+    commonest: float  # share that the commonest value of each side's training prompts gets right
+    values: dict[int, Value]  # of the codes that have one
 
 
 def name_codes(
@@ -354,11 +334,11 @@ def name_codes(
         for key, codes in judged.items():
             if len(np.unique(codes)) > 1:
                 tests.append((key, variable, *_ami(codes.ravel(), values, orders)))
-    q = false_discovery_control([p for *_, p in tests]) if tests else ()
+    q_values = false_discovery_control([p for *_, p in tests]) if tests else ()
     names_by_key: dict[Key, list[Name]] = {key: [] for key in judged}
-    for (key, variable, ami, null, _), one in zip(tests, q, strict=True):
-        if one <= SIGNIFICANT:
-            name = _name(variable, fitted[key], judged[key], n_fitted, (ami, null, float(one)))
+    for (key, variable, ami, null, _), q in zip(tests, q_values, strict=True):
+        if q <= SIGNIFICANT:
+            name = _name(variable, fitted[key], judged[key], n_fitted, (ami, null, float(q)))
             names_by_key[key] += [name] * (name.accuracy > name.commonest)
     given = {variable.name for variable in usable if variable.given}
 
@@ -406,8 +386,8 @@ def _strata(variable: Variable, others: Sequence[Variable], n_fitted: int) -> In
     values = variable.ids[:, n_fitted:]
     strata = np.repeat([0, 1], values.shape[1])
     for other in sorted(others, key=lambda other: len(np.unique(other.ids[:, n_fitted:]))):
-        both = np.stack([strata, other.ids[:, n_fitted:].ravel()])
-        finer = np.unique(both, axis=1, return_inverse=True)[1].ravel()
+        columns = np.stack([strata, other.ids[:, n_fitted:].ravel()])
+        finer = np.unique(columns, axis=1, return_inverse=True)[1].ravel()
         pairs = len(np.unique(np.stack([finer, values.ravel()]), axis=1).T)
         varies = pairs > finer.max() + 1
         if other is not variable and varies and len(finer) >= STRATUM * (finer.max() + 1):
@@ -435,11 +415,11 @@ def _ami(
     table = contingency(codes, values, int(codes.max()) + 1, width)
     permuted = (np.bincount(c * width + values) for c in codes[orders])
     weighted = np.arange(n + 1) * np.log(np.maximum(np.arange(n + 1), 1))  # count · log count
-    rows, columns, *both = (
+    rows, columns, *joint = (
         weighted[counts].sum() / n - np.log(n)
         for counts in (table.sum(1), table.sum(0), table.ravel(), *permuted)
     )
-    information = np.array(both) - rows - columns
+    information = np.array(joint) - rows - columns
     expected = expected_mutual_information(table, n)
     ami = (information - expected) / ((-rows - columns) / 2 - expected)
     reached = int((information[1:] >= information[0] - 1e-9).sum())

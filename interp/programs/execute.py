@@ -20,12 +20,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.activations.stream import Progress
-from interp.bottlenecks.base import Codes
 from interp.errors import InputError
 from interp.interventions.frozen import LiveAt, in_frozen_context
 from interp.interventions.patch import Patch
 from interp.models import Model, parse_site
-from interp.programs.codes import Variable, variables
+from interp.programs.codes import Variable, variables, vectors_of
 from interp.programs.schema import Chained, Executed, Group, Line, Live, Program, SlotCodes
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner
 from interp.prompts.pairs import PromptPairs
@@ -62,11 +61,7 @@ def groups_of(program: Program) -> list[Group]:
 
 
 class Execution:
-    """A program on some pairs.
-
-    Args:
-        runner: of the pairs; no prompt of them may have fitted the program.
-    """
+    """A program on some pairs. ``runner``: of the pairs; no prompt of them may have fitted the program."""
 
     def __init__(self, program: Program, runner: SlotRunner, seed: int = 0) -> None:
         self.runner, self.seed = runner, seed
@@ -87,48 +82,39 @@ class Execution:
 
     def _mean(self, coded: SlotCodes) -> Float[Tensor, " d"]:
         shares = np.array([coded.shares[str(code)] for code in range(coded.codes)]).mean(1)
-        return torch.from_numpy(shares).float() @ self._vectors(coded, np.arange(coded.codes))
-
-    def _vectors(self, coded: SlotCodes, codes: Int[np.ndarray, " row"]) -> Float[Tensor, "row d"]:
-        chosen = torch.from_numpy(codes)[:, None]
-        return self.books[str(coded.slot)].decode(Codes(chosen, torch.ones(chosen.shape))).detach()
+        return torch.from_numpy(shares).float() @ vectors_of(
+            self.books[str(coded.slot)], np.arange(coded.codes)
+        )
 
     def values(self, coded: SlotCodes, how: str, pairs: Int[np.ndarray, " row"]) -> Float[Tensor, "row d"]:
         """What is written at a slot: ``program``, the code of the true value; ``other``, of another prompt's; ``mean``;
         ``whole``, what the model writes. Where no code stands for a value, or no variable is said, it is the mean."""
         if how == "whole":
             return self.runner.z(coded.slot)[0, torch.from_numpy(pairs)]
-        codes = np.full(len(pairs), -1)
-        if how != "mean" and str(coded.slot) in self.codes:
-            rows = self.other[pairs] if how == "other" else pairs
-            codes = self.codes[str(coded.slot)][rows]
+        name, codes = str(coded.slot), np.full(len(pairs), -1)
+        if how != "mean" and name in self.codes:
+            codes = self.codes[name][self.other[pairs] if how == "other" else pairs]
         known = torch.from_numpy(codes >= 0)[:, None]
-        return torch.where(known, self._vectors(coded, np.maximum(codes, 0)), self.mean[str(coded.slot)])
+        return torch.where(known, vectors_of(self.books[name], np.maximum(codes, 0)), self.mean[name])
 
     def live(self) -> tuple[Live, dict[str, Live]]:
         """At all slots, all else live: the program, and its nulls."""
-        n, hows = len(self.runner.pairs), ("program", "mean", "other")
+        n, arms = len(self.runner.pairs), ("program", "mean", "other")
         pairs = np.arange(n)
-        outcome = self.runner.run(
-            np.tile(pairs, len(hows)),
-            [
-                Edit(coded.slot, torch.cat([self.values(coded, how, pairs) for how in hows]))
-                for coded in self.named
-            ],
-        )
-        arms = {
-            how: self._compared(predicted, preferred == self.runner.preferred)
-            for how, predicted, preferred in zip(
-                hows, outcome.metric.reshape(-1, n), outcome.preferred.reshape(-1, n), strict=True
-            )
-        }
-        return arms.pop("program"), {"zero_bits": arms["mean"], "other_prompt": arms["other"]}
+        edits = [
+            Edit(coded.slot, torch.cat([self.values(coded, arm, pairs) for arm in arms]))
+            for coded in self.named
+        ]
+        outcome = self.runner.run(np.tile(pairs, len(arms)), edits)
+        same = outcome.preferred.reshape(-1, n) == self.runner.preferred
+        program, mean, other = map(self._compared, outcome.metric.reshape(-1, n), same)
+        return program, {"zero_bits": mean, "other_prompt": other}
 
     def _compared(self, predicted: Float[np.ndarray, " pair"], same: Bool[np.ndarray, " pair"]) -> Live:
         """A metric, and whether the preferred answer is the same, beside the unedited model's."""
         metric, fewest = self.runner.metric[0], min(self.variables, key=lambda variable: len(variable.values))
         stratum = fewest.ids[0]
-        mean = _means(metric, stratum)[stratum]
+        mean = (np.bincount(stratum, metric) / np.maximum(np.bincount(stratum), 1))[stratum]
         within = r2_of(predicted - mean, metric - mean, self.seed)
         r2, low, high = r2_of(predicted, metric, self.seed) or (None,) * 3
         pairs = zip(self.runner.preferred.tolist(), self.runner.pairs, strict=True)
@@ -147,17 +133,11 @@ class Execution:
     def chained(self) -> Chained:
         """Codes at the input stage alone, later slots recomputed, all else corrupt."""
         pairs = np.arange(min(CHAINED_PAIRS, len(self.runner.pairs)))
-        arms = {
-            "nothing": [],
-            "program": self._arm("program"),
-            "whole": self._arm("whole"),
-            "mean": self._arm("mean"),
-            "other": self._arm("other"),
-        }
-        metric, preferred = self._run(list(arms.values()), pairs)
+        written = ("program", "whole", "mean", "other")
+        metric, preferred = self._run([[], *map(self._arm, written)], pairs)
         clean, nothing = self.runner.metric[0, pairs].mean(), metric[0].mean()
-        f = (metric.mean(1) - nothing) / (clean - nothing)
-        share = dict(zip(arms, f.tolist(), strict=True))
+        f = (metric[1:].mean(1) - nothing) / (clean - nothing)
+        share = dict(zip(written, f.tolist(), strict=True))
         falls = (metric[1] - metric[0]) / (clean - nothing)
         low, high = mean_interval(falls[:, None], self.seed)
         return Chained(
@@ -178,13 +158,10 @@ class Execution:
             arms += [self._arm("program", deleted=group), self._arm("program", wrong=group)]
         metric, _ = self._run(arms, pairs)
         f = (metric.mean(1) - metric[0].mean()) / (self.runner.metric[0, pairs].mean() - metric[0].mean())
+        falls = (f[1] - f[2:]).reshape(-1, 2).tolist()
         return [
-            Line(
-                group=number,
-                fall_deleted=float(f[1] - f[2 + 2 * number]),
-                fall_wrong=None if group.variable is None else float(f[1] - f[3 + 2 * number]),
-            )
-            for number, group in enumerate(self.groups)
+            Line(group=i, fall_deleted=deleted, fall_wrong=None if group.variable is None else wrong)
+            for i, (group, (deleted, wrong)) in enumerate(zip(self.groups, falls, strict=True))
         ]
 
     def _arm(
@@ -194,12 +171,9 @@ class Execution:
         arm: list[tuple[SlotCodes, str | None]] = []
         for coded in self.slots:
             group = self.group_of[coded.slot]
-            if group is deleted:
-                continue
-            if group is wrong and str(coded.slot) in self.codes:
-                arm.append((coded, "other"))
-            else:
-                arm.append((coded, how if group.input else None))
+            is_wrong = group is wrong and str(coded.slot) in self.codes
+            if group is not deleted:
+                arm.append((coded, "other" if is_wrong else how if group.input else None))
         return arm
 
     def _run(
@@ -209,14 +183,16 @@ class Execution:
         live, patches = [], []
         for coded in self.slots:
             positions = coded.slot.positions([self.runner.pairs[pair] for pair in rows])
-            how = [next((way for slot, way in arm if slot is coded), "held") for arm in arms]
-            recompute = np.repeat([way is None for way in how], n)
+            in_arms = [next((how for slot, how in arm if slot is coded), "held") for arm in arms]
+            recompute = np.repeat([how is None for how in in_arms], n)
             if recompute.any() and coded.slot.site.kind == "attn":
                 live.append(LiveAt(coded.slot.site, positions, recompute))
-            written = np.repeat([way not in (None, "held") for way in how], n)
+            written = np.repeat([how not in (None, "held") for how in in_arms], n)
             if written.any():
                 held = torch.zeros_like(self.values(coded, "mean", pairs))
-                values = [held if way in (None, "held") else self.values(coded, way, pairs) for way in how]
+                values = [
+                    held if how in (None, "held") else self.values(coded, how, pairs) for how in in_arms
+                ]
                 patches.append(Patch(coded.slot.site, torch.cat(values), positions, written))
         metric, preferred = in_frozen_context(self.runner.clean, rows, live, patches)
         return metric.reshape(len(arms), n), preferred.reshape(len(arms), n)
@@ -228,10 +204,6 @@ def _codes(coded: SlotCodes, variable: Variable) -> Int[np.ndarray, " pair"]:
     return np.array([usual.get(_same(variable.values[value]), -1) for value in variable.ids[0]])
 
 
-def _means(values: Float[np.ndarray, " row"], group: Int[np.ndarray, " row"]) -> Float[np.ndarray, " group"]:
-    return np.bincount(group, values) / np.maximum(np.bincount(group), 1)
-
-
 def _same(value: object) -> tuple[str, object]:
     """1 and True are different values, and the same key."""
     return type(value).__name__, value
@@ -241,10 +213,7 @@ def execute(
     program: Program, runner: SlotRunner, seed: int = 0, progress: Progress = lambda _done: None
 ) -> tuple[list[Group], Executed | None]:
     """A program on pairs that did not fit it: its lines, and what comes of it; ``None`` where no slot says anything.
-
-    Args:
-        progress: is told of :data:`STEPS` steps.
-    """
+    ``progress``: is told of :data:`STEPS` steps."""
     execution = Execution(program, runner, seed)
     if not execution.named:
         return [], None

@@ -102,10 +102,11 @@ def _step(
         predicted = task_metric(part.logits, prompts, clean.pairs.metric)
         metric[part.rows] = predicted.detach().float().cpu().numpy()
         gradients = torch.autograd.grad(predicted.sum(), part.written)
-        for number, (slot, where) in enumerate(positions.items()):
+        for number, (slot, position) in enumerate(positions.items()):
             # before the first token that differs nothing changes
-            here = np.flatnonzero(where[part.rows] >= part.begin)
-            rows, at = part.rows[here], (here, where[part.rows[here]] - part.begin, slot.site.head)
+            later = np.flatnonzero(position[part.rows] >= part.begin)
+            rows = part.rows[later]
+            at = later, position[rows] - part.begin, slot.site.head
             slopes[number, rows] = gradients[slot.layer][at].float().cpu().numpy()
             changes[number, rows] = part.change[slot.layer][at].float().cpu().numpy()
     return _Step(metric, slopes, changes)

@@ -11,18 +11,25 @@ and a rotation learned on training prompts: distributed alignment search (Geiger
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.interventions.clean_run import CleanRun
 from interp.interventions.patch import Patch
 from interp.programs.codes import ids, same_partition, variables
-from interp.programs.proof import HeadCodebook, NamedVariable, changes_of, set_variables, stacked
+from interp.programs.proof import (
+    HeadCodebook,
+    NamedVariable,
+    answers_by_field,
+    changes_of,
+    set_variables,
+    stacked,
+)
 from interp.programs.schema import Interchange, Program
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner, read_slots
 from interp.prompts.pairs import HighLevelModel, PromptPairs, Task, Value
@@ -33,12 +40,8 @@ TRAIN_PAIRS, BATCH, STEPS, RATE = 64, 8, 30, 0.1
 
 
 class Judge:
-    """A program on prompts that did not make it.
-
-    Args:
-        runner: of the prompts that judge.
-        fitted: those that its codes were fitted to.
-    """
+    """A program on prompts that did not make it. ``runner``: of the prompts that judge. ``fitted``: those that its
+    codes were fitted to."""
 
     def __init__(
         self, program: Program, task: Task, runner: SlotRunner, fitted: PromptPairs, seed: int = 0
@@ -46,32 +49,28 @@ class Judge:
         self.program, self.runner, self.fitted, self.seed = program, runner, fitted, seed
         self.task = task if isinstance(task, HighLevelModel) else None
         model, judged = runner.model, runner.pairs
-        coded = [said for said in program.slots if said.variable is not None]
-        self.fit_z, _ = read_slots(model, fitted, [said.slot for said in coded])
-        everything = fitted.subset(range(len(fitted)))
-        everything += [*judged]
-        varying = {v.name: v for v in variables(everything, model.tokenizer)}
+        coded = [codes for codes in program.slots if codes.variable is not None]
+        self.fit_z, _ = read_slots(model, fitted, [codes.slot for codes in coded])
+        whole = fitted.subset(range(len(fitted)))
+        whole += [*judged]
+        varying = {v.name: v for v in variables(whole, model.tokenizer)}
         # on clean prompts the token at S2 is S: what the task knows under another name
         given = [variable for variable in varying.values() if variable.given]
         self._known_as = {
-            name: next((each.name for each in given if same_partition(variable.ids[0], each.ids[0])), name)
+            name: next((known.name for known in given if same_partition(variable.ids[0], known.ids[0])), name)
             for name, variable in varying.items()
         }
-        self.named: dict[str, NamedVariable] = {}
-        for said in coded:
-            if (variable := varying.get(said.variable or "")) is None:
-                continue  # it tells no two of these prompts apart
-            book = program.books[str(said.slot)]
-            codebook = HeadCodebook(
-                book, ids(book, self.fit_z[said.slot]), ids(book, runner.z(said.slot)), np.arange(said.codes)
-            )
-            known = self.named[variable.name].coded if variable.name in self.named else {}
-            self.named[variable.name] = NamedVariable(variable, {**known, said.slot: codebook})
-        self._clean_top = runner.run(
-            np.arange(len(judged)),
-            [Edit(coded[0].slot, runner.z(coded[0].slot)[0], np.zeros(len(judged), bool))],
-            every_token=True,
-        ).top
+        by_variable: dict[str, dict[HeadAtRole, HeadCodebook]] = {}
+        for codes in coded:
+            if codes.variable in varying:  # else it tells no two of these prompts apart
+                slot, book = codes.slot, program.books[str(codes.slot)]
+                prompts = ids(book, self.fit_z[slot]), ids(book, runner.z(slot))
+                codebook = HeadCodebook(book, *prompts, np.arange(codes.codes))
+                by_variable.setdefault(codes.variable, {})[slot] = codebook
+        self.named = {name: NamedVariable(varying[name], coded) for name, coded in by_variable.items()}
+        slot = coded[0].slot
+        unchanged = Edit(slot, runner.z(slot)[0], np.zeros(len(judged), bool))
+        self._clean_top = runner.run(np.arange(len(judged)), [unchanged], every_token=True).top
 
     def entry(self, entry: Interchange) -> Interchange:
         """One entry with its controls and accuracies."""
@@ -88,12 +87,8 @@ class Judge:
         outcome = set_variables(self.runner, named, self.fit_z, self.seed)
         if outcome is None:
             return entry
-        update: dict[str, Any] = {
-            f"{of}_{how}".removesuffix("_set") if of != "metric" else f"metric_{how}": getattr(answers, of)
-            for how, answers in outcome.by.items()
-            for of in ("metric", "flipped", "off_target")
-        }
-        return entry.model_copy(update={"n": outcome.n} | update | self._accuracies(named))
+        answers = {"n": outcome.n, **answers_by_field(outcome)}
+        return entry.model_copy(update=answers | self._accuracies(named))
 
     def _accuracies(self, variables_set: Sequence[NamedVariable]) -> dict[str, Any]:
         if self.task is None:
@@ -110,50 +105,40 @@ class Judge:
             else frozenset()
             for i, j in enumerate(sources)
         ]
-        before = [self._tokens(each) for each in clean]
-        counted = np.array(
-            [bool(to) and top not in to for to, top in zip(expected, self._clean_top, strict=True)]
-        )
-        stays = np.array([bool(to) and to == own for to, own in zip(expected, before, strict=True)])
-        right = np.array([top in own for top, own in zip(self._clean_top, before, strict=True)])
-        counted &= ~stays
+        before = [self._tokens(values) for values in clean]
+        stays = np.array([bool(to) and to == was for to, was in zip(expected, before, strict=True)])
+        right = _among(self._clean_top, before)
+        counted = np.array(list(map(bool, expected))) & ~_among(self._clean_top, expected) & ~stays
         if not (counted.any() or stays.any()):
             return {}
-        arms: dict[str, dict[HeadAtRole, Tensor]] = {}
+        arms: dict[str, dict[HeadAtRole, Tensor]] = {"set": {}, "means": {}, "codes": {}}
         for named in variables_set:
             new = named.variable.ids[0, len(self.fitted) + sources]
             changes = changes_of(self.runner, named, self.fit_z, rng, True, new)
             assert changes is not None
-            for how in ("set", "means", "codes"):
-                arms.setdefault(how, {}).update(changes[how])
-        slots = list(arms["set"])
-        whole = {slot: self.runner.z(slot)[0] for slot in slots}
-        arms["whole"] = {slot: z[torch.from_numpy(sources)] - z for slot, z in whole.items()}
+            for name, arm in arms.items():
+                arm |= changes[name]
+        z = {slot: self.runner.z(slot)[0] for slot in arms["set"]}
+        arms["whole"] = {slot: values[torch.from_numpy(sources)] - values for slot, values in z.items()}
         if counted.any():
             for rank, rotation in self._rotations(variables_set, after).items():
-                arms[f"rotation {rank}"] = {slot: arms["whole"][slot] @ rotation[slot] for slot in slots}
-        edits = stacked(
-            [[Edit(slot, whole[slot] + by) for slot, by in changes.items()] for changes in arms.values()], n
-        )
-        top = self.runner.run(np.tile(np.arange(n), len(arms)), edits, every_token=True).top.reshape(-1, n)
-        hit = {
-            how: np.array([token in to for token, to in zip(row, expected, strict=True)])
-            for how, row in zip(arms, top, strict=True)
-        }
+                arms[f"rotation {rank}"] = {slot: arms["whole"][slot] @ rotation[slot] for slot in z}
+        edits = [[Edit(slot, z[slot] + by) for slot, by in arm.items()] for arm in arms.values()]
+        rows = np.tile(np.arange(n), len(arms))
+        top = self.runner.run(rows, stacked(edits, n), every_token=True).top.reshape(-1, n)
+        hit = {name: _among(row, expected) for name, row in zip(arms, top, strict=True)}
 
-        def share(of: np.ndarray, among: np.ndarray) -> float | None:
-            return float(of[among].mean()) if among.any() else None
+        def share(values: np.ndarray, among: np.ndarray) -> float | None:
+            return float(values[among].mean()) if among.any() else None
 
-        rotations = [share(hit[how], counted) for how in arms if how.startswith("rotation")]
+        rotations = [share(hit[name], counted) for name in arms if name.startswith("rotation")]
         return {
             "n_accuracy": int(counted.sum()),
             "accuracy": share(hit["set"], counted),
             "accuracy_right": share(hit["set"], counted & right & right[sources]),
             "accuracy_ceiling": share(right[sources], counted),
-            "accuracy_whole": share(hit["whole"], counted),
-            "accuracy_means": share(hit["means"], counted),
-            "accuracy_codes": share(hit["codes"], counted),
-            "accuracy_rotation": max((each for each in rotations if each is not None), default=None),
+            **{f"accuracy_{name}": share(hit[name], counted) for name in ("whole", "means", "codes")},
+            "accuracy_rotation": max((value for value in rotations if value is not None), default=None),
             "isolation": share(top[0] == self._clean_top, stays),
         }
 
@@ -166,8 +151,7 @@ class Judge:
 
     @cached_property
     def _training(self) -> CleanRun:
-        pairs = self.fitted.subset(range(min(TRAIN_PAIRS, len(self.fitted))))
-        return CleanRun.of(self.runner.model, pairs)
+        return CleanRun.of(self.runner.model, self.fitted.subset(range(min(TRAIN_PAIRS, len(self.fitted)))))
 
     def _rotations(
         self, variables_set: Sequence[NamedVariable], after: Any
@@ -181,13 +165,9 @@ class Judge:
         values = [pair.variables["clean"] for pair in pairs]
         z = {slot: self.fit_z[slot][0, : len(pairs)] for named in variables_set for slot in named.coded}
         generator = torch.Generator().manual_seed(self.seed)
-        raw = {
-            rank: {
-                s: torch.randn(x.shape[1], rank, generator=generator).requires_grad_() for s, x in z.items()
-            }
-            for rank in RANKS
-        }
-        parameters = [x for of in raw.values() for x in of.values()]
+        drawn = partial(torch.randn, generator=generator, requires_grad=True)
+        directions = {rank: {slot: drawn(x.shape[1], rank) for slot, x in z.items()} for rank in RANKS}
+        parameters = [x for by_slot in directions.values() for x in by_slot.values()]
         adam = torch.optim.Adam(parameters, RATE)
         for _ in range(STEPS):
             base = rng.choice(len(pairs), min(BATCH, len(pairs)), replace=False)
@@ -197,17 +177,11 @@ class Judge:
                 for i, j in zip(base, source, strict=True)
             ]
             rows = np.tile(base, len(RANKS))
-            prompts = [pairs[row] for row in rows]
-            patches = [
-                Patch(
-                    slot.site,
-                    torch.cat(
-                        [x[base] + (x[source] - x[base]) @ _projection(of[slot]) for of in raw.values()]
-                    ),
-                    slot.positions(prompts),
-                )
-                for slot, x in z.items()
-            ]
+            prompts, patches = [pairs[row] for row in rows], []
+            for slot, x in z.items():
+                projections = [_projection(by_slot[slot]) for by_slot in directions.values()]
+                changed = [x[base] + (x[source] - x[base]) @ projection for projection in projections]
+                patches.append(Patch(slot.site, torch.cat(changed), slot.positions(prompts)))
             loss = torch.zeros(())
             for part, logits in clean.patched(rows, patches, every_token=True):
                 for row, log_p in zip(part, logits.float().log_softmax(-1), strict=True):
@@ -217,7 +191,15 @@ class Judge:
                 for x, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
                     x.grad = gradient
                 adam.step()
-        return {rank: {slot: _projection(x).detach() for slot, x in of.items()} for rank, of in raw.items()}
+        return {
+            rank: {slot: _projection(x).detach() for slot, x in by_slot.items()}
+            for rank, by_slot in directions.items()
+        }
+
+
+def _among(tokens: Int[np.ndarray, " row"], accepted: Sequence[frozenset[int]]) -> Bool[np.ndarray, " row"]:
+    """Whether each token is one of those accepted in its row."""
+    return np.array([token in row for token, row in zip(tokens, accepted, strict=True)])
 
 
 def _projection(directions: Float[Tensor, "d rank"]) -> Float[Tensor, "d d"]:
@@ -226,13 +208,13 @@ def _projection(directions: Float[Tensor, "d rank"]) -> Float[Tensor, "d d"]:
 
 
 def _drawn(
-    now: Int[np.ndarray, "variable row"], of: Int[np.ndarray, "variable pair"], rng: np.random.Generator
+    now: Int[np.ndarray, "variable row"], pool: Int[np.ndarray, "variable pair"], rng: np.random.Generator
 ) -> Int[np.ndarray, " row"]:
     """For every row a pair that differs in all variables, if there is one, else in any; evenly over values."""
     drawn = []
     for row in now.T:
-        differs = of != row[:, None]
-        pool = np.flatnonzero(differs.all(0) if differs.all(0).any() else differs.any(0))
-        _, value = np.unique(of[:, pool], axis=1, return_inverse=True)
-        drawn.append(rng.choice(pool[value.ravel() == rng.integers(value.max() + 1)]))
+        differs = pool != row[:, None]
+        pairs = np.flatnonzero(differs.all(0) if differs.all(0).any() else differs.any(0))
+        _, value = np.unique(pool[:, pairs], axis=1, return_inverse=True)
+        drawn.append(rng.choice(pairs[value.ravel() == rng.integers(value.max() + 1)]))
     return np.array(drawn)

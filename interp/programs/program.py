@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.activations.means import distinct_roles
-from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
 from interp.errors import InputError
 from interp.interventions.clean_run import CleanRun
 from interp.models import Model, Site
@@ -34,7 +33,15 @@ from interp.programs.codes import (
 from interp.programs.execute import STEPS, execute
 from interp.programs.growth import SIZES as GROWN
 from interp.programs.growth import grow
-from interp.programs.proof import HeadCodebook, NamedVariable, VariableSet, passed_on, set_variables, stacked
+from interp.programs.proof import (
+    HeadCodebook,
+    NamedVariable,
+    VariableSet,
+    answers_by_field,
+    passed_on,
+    set_variables,
+    stacked,
+)
 from interp.programs.schema import Interchange, Place, Program, SlotCodes
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner, read_slots
 from interp.progress import Stage, silent
@@ -155,36 +162,32 @@ class _Finder:
             self.fit_z, fitting = read_slots(self.model, self.fitted, slots, advance)
             self.judge = SlotRunner.of(self.model, self.judged, mlps=mlps, progress=advance)
         with self.stage("codes", len(slots)) as advance:
-            slot_codes = [self._codes(slot, advance) for slot in slots]
-        coded = {slot: code for slot, (_, code, _) in zip(slots, slot_codes, strict=True)}
-        books = {slot: book for slot, (*_, book) in zip(slots, slot_codes, strict=True)}
-        everything = self.fitted.subset(range(len(self.fitted)))
-        everything += [*self.judged, *chosen]
-        varying = variables(everything, self.model.tokenizer)
+            read = {slot: self._codes(slot, advance) for slot in slots}
+        coded = {slot: codebook for slot, (_, codebook) in read.items()}
+        whole = self.fitted.subset(range(len(self.fitted)))
+        whole += [*self.judged, *chosen]
+        varying = variables(whole, self.model.tokenizer)
         n, m = len(self.fitted), len(self.judged)
         self.of_chosen = {v.name: replace(v, ids=np.delete(v.ids, range(n, n + m), axis=1)) for v in varying}
         varying = [replace(v, ids=v.ids[:, : n + m]) for v in varying]
         names = self._names(coded, varying)
         self.notes += [f"{v.name}: cannot be told, since {v.fault}." for v in varying if v.fault and v.given]
-        said = [
-            self._named(one, coded[slot], names[slot], varying)
-            for slot, (one, *_) in zip(slots, slot_codes, strict=True)
-        ]
+        named = [self._named(codes, coded[slot], names[slot], varying) for slot, (codes, _) in read.items()]
         coded = {slot: replace(code, meaning=_meaning(code, names[slot])) for slot, code in coded.items()}
         with self.stage("setting codes", len(slots) + 1) as advance:
             interchange = self._interchange(coded, names, varying)
             advance(1)
             passed = passed_on(self.judge, coded, PASS_PAIRS, self.seed, advance)
         program = Program(
-            slots=said,
+            slots=named,
             places=places,
             transitions=passed,
-            interchange=[_interchange(one) for one in interchange],
+            interchange=[_interchange(outcome) for outcome in interchange],
             looks=self.looks,
             n_fitted=len(self.fitted),
             n_judged=len(self.judged),
             notes=self.notes,
-            books={str(slot): book for slot, book in books.items()},
+            books={str(slot): codebook.book for slot, codebook in coded.items()},
         )
         with self.stage("running the program", STEPS) as advance:
             groups, executed = execute(program, self.judge, self.seed, advance)
@@ -221,23 +224,19 @@ class _Finder:
 
         # the last role first: it is the cheapest, and most MLPs act there alone
         for role in sorted(roles, key=lambda role: -self.pairs[0].positions[role]):
-            tried = [
-                slot
-                for site in sites
-                for slot in [HeadAtRole.of(site, role)]
-                if slot in grown
-                or (
-                    (slot.site.kind == "mlp" or not grown) and abs(elsewhere(site)) > LEFT * abs(wholes[site])
-                )
-            ]
+            tried = []
+            for site in sites:
+                slot = HeadAtRole.of(site, role)
+                left = abs(elsewhere(site)) > LEFT * abs(wholes[site])
+                if slot in grown or (left and (slot.site.kind == "mlp" or not grown)):
+                    tried.append(slot)
             if not tried:
                 continue
             edits = stacked([[Edit(slot, runner.z(slot)[1, rows])] for slot in tried], len(rows))
             metric = runner.run(np.tile(rows, len(tried)), edits).metric.reshape(len(tried), len(rows))
             falls = (runner.metric[0, rows] - metric).T
-            for slot, mean, low, high in zip(
-                tried, falls.mean(0), *mean_interval(falls, self.seed), strict=True
-            ):
+            columns = falls.mean(0), *mean_interval(falls, self.seed)
+            for slot, mean, low, high in zip(tried, *columns, strict=True):
                 site = str(slot.site)
                 at[site][role] = float(mean), float(low), float(high)
                 least = max(SHARE * abs(wholes[site]), LEAST_EFFECT * self.gap)
@@ -255,23 +254,28 @@ class _Finder:
             self.notes.append(f"{len(slots) - MOST_SLOTS} places of least effect are not read.")
         return places, sorted(slot for _, slot in slots[:MOST_SLOTS])
 
-    def _codes(self, slot: HeadAtRole, advance: Any) -> tuple[SlotCodes, HeadCodebook, MetricCodebook]:
+    def _codes(self, slot: HeadAtRole, advance: Any) -> tuple[SlotCodes, HeadCodebook]:
         z = self.fit_z[slot]
         book, carried = fewest(self.chooser, slot, z, self.seed, rough=self.small[slot])
         if carried.effect_kept >= 1 - MOST_LOST and abs(carried.reconstruction_cost) <= MOST_LOST:
             self.carries.add(slot)
-        everyone = np.arange(min(SHARE_PAIRS, len(self.judged)))
-        here = self.judge.z(slot)[:, : len(everyone)]
-        decoded = book.decode(book.encode(here)).detach()
-        shift = z.mean(1)[:, None].expand_as(here)
-        kept, shifted = kept_by(self.judge, slot, [decoded, shift], everyone)
-        each = np.arange(book.config.n_codes)
-        coded = HeadCodebook(book, ids(book, z), ids(book, self.judge.z(slot)), each)
+        judging = np.arange(min(SHARE_PAIRS, len(self.judged)))
+        judged_z = self.judge.z(slot)[:, : len(judging)]
+        decoded = book.decode(book.encode(judged_z)).detach()
+        shift = z.mean(1)[:, None].expand_as(judged_z)
+        kept, shifted = kept_by(self.judge, slot, [decoded, shift], judging)
+        codes = np.arange(book.config.n_codes)
+        coded = HeadCodebook(book, ids(book, z), ids(book, self.judge.z(slot)), codes)
         low, high = kept.interval(self.seed)
         effect = float(kept.effect.mean())
+        shares: dict[str, Any] = {"effect_kept": None, "reconstruction_cost": None}
         has_effect = low * high > 0  # a share of nothing says nothing
-        share = ratio_interval(kept.by_codes, kept.effect, self.seed) if has_effect else (None, None)
-        said = SlotCodes(
+        if has_effect:
+            names = ("effect_kept", "reconstruction_cost", "effect_r2", "absolute_cost")
+            shares = {name: getattr(kept, name) for name in names} | {"shift_kept": shifted.effect_kept}
+            interval = ratio_interval(kept.by_codes, kept.effect, self.seed)
+            shares |= zip(("effect_kept_low", "effect_kept_high"), interval, strict=True)
+        slot_codes = SlotCodes(
             site=str(slot.site),
             role=slot.role,
             effect=effect,
@@ -280,26 +284,20 @@ class _Finder:
             input=slot in self.inputs,
             codes=book.config.n_codes,
             bits=bits(coded.judged),
-            effect_kept=kept.effect_kept if has_effect else None,
-            reconstruction_cost=kept.reconstruction_cost if has_effect else None,
-            effect_kept_low=share[0],
-            effect_kept_high=share[1],
-            effect_r2=kept.effect_r2 if has_effect else None,
-            absolute_cost=kept.absolute_cost if has_effect else None,
-            shift_kept=shifted.effect_kept if has_effect else None,
+            **shares,
         )
         if not has_effect:
             self.notes.append(
                 f"{slot}: its effect on the held-out prompts is not off zero, so no share is told."
             )
-        elif not said.enough and z.shape[1] < FIT_PAIRS:
+        elif not slot_codes.enough and z.shape[1] < FIT_PAIRS:
             wanted = next(size for sizes in SIZES for size in sizes if size * PER_CODE > 2 * z.shape[1])
             self.notes.append(
-                f"{slot}: {said.codes} codes carry {said.effect_kept:.0%}; {wanted} codes need "
+                f"{slot}: {slot_codes.codes} codes carry {slot_codes.effect_kept:.0%}; {wanted} codes need "
                 f"{wanted * PER_CODE // 2 - z.shape[1]} more pairs."
             )
         advance(1)
-        return said, coded, book
+        return slot_codes, coded
 
     def _names(
         self, coded: Mapping[HeadAtRole, HeadCodebook], varying: Sequence[Variable]
@@ -310,46 +308,39 @@ class _Finder:
         best = name_codes(fitted, chosen, list(self.of_chosen.values()), n, self.seed)
         judged = {slot: codebook.judged for slot, codebook in coded.items()}
         names = name_codes(fitted, judged, varying, n, self.seed)
-        return {
-            slot: [
-                name for name in names[slot] if name.variable in {first.variable for first in best[slot][:1]}
-            ]
-            for slot in coded
-        }
+        first = {slot: [name.variable for name in best[slot][:1]] for slot in coded}
+        return {slot: [name for name in names[slot] if name.variable in first[slot]] for slot in coded}
 
     def _named(
-        self, said: SlotCodes, coded: HeadCodebook, names: Sequence[Name], varying: Sequence[Variable]
+        self, codes: SlotCodes, coded: HeadCodebook, names: Sequence[Name], varying: Sequence[Variable]
     ) -> SlotCodes:
         n = coded.book.config.n_codes
         clean, corrupt = (np.bincount(side, minlength=n) / len(side) for side in coded.judged)
         update: dict[str, Any] = {
             "shares": {str(code): (round(clean[code], 4), round(corrupt[code], 4)) for code in range(n)},
-            "examples": self._examples(said.role, coded.fitted, n),
+            "examples": self._examples(codes.role, coded.fitted, n),
         }
         for name in names:
             fields = ("variable", "ami", "ami_null", "q", "accuracy", "commonest")
             update |= {key: getattr(name, key) for key in fields}
             update["values"] = {str(code): value for code, value in name.values.items()}
-            variable = next(each for each in varying if each.name == name.variable)
+            variable = next(variable for variable in varying if variable.name == name.variable)
             before = variable.ids[:, : len(self.fitted)]
             usual = usual_codes(coded.fitted, before, len(variable.values), 1)
             update["usual"] = [
                 (value, int(code)) for value, code in zip(variable.values, usual, strict=True) if code >= 0
             ]
-        return said.model_copy(update=update)
+        return codes.model_copy(update=update)
 
     def _examples(self, role: str, codes: Int[np.ndarray, "side pair"], n: int) -> dict[str, list[str]]:
         decode = self.model.tokenizer.decode
         examples: dict[str, list[str]] = {}
         for code in range(n):
-            sides, rows = np.nonzero(codes == code)
             examples[str(code)] = []
-            for side, row in list(zip(sides, rows, strict=True))[:EXAMPLES]:
+            for side, row in np.argwhere(codes == code)[:EXAMPLES]:
                 pair = self.fitted[row]
-                tokens, at = (pair.corrupt_tokens if side else pair.clean_tokens), pair.positions[role]
-                before, after = (
-                    decode(list(part)) for part in (tokens[max(0, at - 11) : at], tokens[at + 1 : at + 4])
-                )
+                tokens, at = list(pair.corrupt_tokens if side else pair.clean_tokens), pair.positions[role]
+                before, after = decode(tokens[max(0, at - 11) : at]), decode(tokens[at + 1 : at + 4])
                 examples[str(code)].append(f"{before}[{decode([tokens[at]])}]{after}")
         return examples
 
@@ -366,8 +357,8 @@ class _Finder:
         for variable, opposes in product(varying, (False, True)):
             telling = [
                 slot
-                for slot, its in names.items()
-                if its and its[0].variable == variable.name and slot in self.carries
+                for slot, of_slot in names.items()
+                if of_slot and of_slot[0].variable == variable.name and slot in self.carries
                 if (slot in self.opposing) == opposes
             ]
             if not telling:
@@ -383,8 +374,8 @@ class _Finder:
                     f"{variable.name}: codes stand for fewer than two of its values, so none can be set to another."
                 )
         if len(together) > 1:
-            both = set_variables(self.judge, together, self.fit_z, self.seed, controls=False)
-            outcomes += [both] if both is not None else []
+            outcome = set_variables(self.judge, together, self.fit_z, self.seed, controls=False)
+            outcomes += [] if outcome is None else [outcome]
         return outcomes
 
     def _strongest(
@@ -396,10 +387,10 @@ class _Finder:
         parts = [list(telling), *([slot for slot in telling if slot.role == role] for role in roles)]
         z, falls = self.chooser.z, []
         for part in parts if len(roles) > 1 else parts[:1]:
-            its = {slot: replace(coded[slot], judged=ids(coded[slot].book, z(slot))) for slot in part}
-            chosen = NamedVariable(self.of_chosen[variable], its)
-            one = set_variables(self.chooser, [chosen], self.fit_z, self.seed, controls=False)
-            falls.append(-np.inf if one is None else one.metric_clean - one.by["set"].metric)
+            of_part = {slot: replace(coded[slot], judged=ids(coded[slot].book, z(slot))) for slot in part}
+            chosen = NamedVariable(self.of_chosen[variable], of_part)
+            outcome = set_variables(self.chooser, [chosen], self.fit_z, self.seed, controls=False)
+            falls.append(-np.inf if outcome is None else outcome.metric_clean - outcome.by["set"].metric)
         best = int(np.argmax(falls))
         return parts[best], falls[best]
 
@@ -411,19 +402,11 @@ def _meaning(coded: HeadCodebook, name: Sequence[Name]) -> Int[np.ndarray, " cod
     return np.array([kinds.index(values[c]) if c in values else len(kinds) + c for c in codes])
 
 
-def _interchange(one: VariableSet) -> Interchange:
-    answers: dict[str, Any] = {
-        f"{of}_{how}": getattr(answer, of)
-        for how, answer in one.by.items()
-        for of in ("metric", "flipped", "off_target")
-        if not np.isnan(getattr(answer, of))
-    }
+def _interchange(outcome: VariableSet) -> Interchange:
     return Interchange(
-        variable=one.variable,
-        sites=[str(slot) for slot in one.slots],
-        n=one.n,
-        metric_clean=one.metric_clean,
-        flipped=answers.pop("flipped_set"),
-        off_target=answers.pop("off_target_set", None),
-        **answers,
+        variable=outcome.variable,
+        sites=[str(slot) for slot in outcome.slots],
+        n=outcome.n,
+        metric_clean=outcome.metric_clean,
+        **{name: value for name, value in answers_by_field(outcome).items() if not np.isnan(value)},
     )

@@ -5,6 +5,7 @@ A code is set by z + c(new) − c(own), so that whatever else a head says stays 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.activations.stream import Progress
-from interp.bottlenecks.base import Codes
-from interp.bottlenecks.kinds.codebook import Codebook
+from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
 from interp.models import Site
-from interp.programs.codes import Variable, class_means, ids, usual_codes
+from interp.programs.codes import Variable, class_means, ids, usual_codes, vectors_of
 from interp.programs.schema import Transition
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner
 
@@ -25,20 +25,16 @@ DRAWS = 20
 
 @dataclass(frozen=True)
 class HeadCodebook:
-    """A slot's codebook and the codes of all prompts.
+    """A slot's codebook and the codes of all prompts."""
 
-    Attributes:
-        meaning: a number for every code, the same for codes that stand for the same value.
-    """
-
-    book: Codebook
+    book: MetricCodebook
     fitted: Int[np.ndarray, "side pair"]
     judged: Int[np.ndarray, "side held_out"]
+    # a number for every code, the same for codes that stand for the same value
     meaning: Int[np.ndarray, " code"]
 
-    def vector(self, codes: Int[np.ndarray, " row"]) -> Float[Tensor, "row d"]:
-        chosen = torch.from_numpy(codes)[:, None]
-        return self.book.decode(Codes(chosen, torch.ones(chosen.shape))).detach()
+    def vectors(self, codes: Int[np.ndarray, " row"]) -> Float[Tensor, "row d"]:
+        return vectors_of(self.book, codes)
 
 
 @dataclass(frozen=True)
@@ -46,45 +42,45 @@ class Answers:
     """What the model answers on the held-out prompts under one way of setting the codes."""
 
     metric: float
-    flipped: float
-    """Share whose preferred answer is another than the unedited model's."""
-    off_target: float
-    """KL of the next token from the unedited model's, answers left out, in nats."""
+    flipped: float  # share whose preferred answer is another than the unedited model's
+    off_target: float  # KL of the next token from the unedited model's, answers left out, in nats
 
 
 @dataclass(frozen=True)
 class NamedVariable:
-    """A variable and the slots that tell it.
+    """A variable and the slots that tell it."""
 
-    Attributes:
-        variable: of the prompts of fitting and, behind them, the held-out ones.
-    """
-
-    variable: Variable
+    variable: Variable  # of the prompts of fitting and, behind them, the held-out ones
     coded: Mapping[HeadAtRole, HeadCodebook]
 
 
 @dataclass(frozen=True)
 class VariableSet:
-    """
-    Attributes:
-        variable: several are joined by " + ".
-        n: held-out prompts that have a value and another one to be set.
-        by: ``set`` (the usual code of another value), ``own`` (that of their own value), ``random`` (the change of
-            ``set`` turned at random, its length kept), ``heads`` (that change at random heads), ``codes`` (random codes
-            of the same codebooks), ``means`` (class means in place of codes).
-    """
-
-    variable: str
+    variable: str  # several are joined by " + "
     slots: tuple[HeadAtRole, ...]
-    n: int
+    n: int  # held-out prompts that have a value and another one to be set
     metric_clean: float
+    # `set` (the usual code of another value), `own` (that of their own value), `random` (the change of `set` turned at
+    # random, its length kept), `heads` (that change at random heads), `codes` (random codes of the same codebooks),
+    # `means` (class means in place of codes)
     by: dict[str, Answers]
+
+
+def answers_by_field(outcome: VariableSet) -> dict[str, Any]:
+    """As the fields of :class:`~interp.programs.schema.Interchange` are called."""
+    values = {
+        f"{name}_{arm}": getattr(answers, name)
+        for arm, answers in outcome.by.items()
+        for name in ("metric", "flipped", "off_target")
+    }
+    return {
+        name if name == "metric_set" else name.removesuffix("_set"): value for name, value in values.items()
+    }
 
 
 def set_variables(
     runner: SlotRunner,
-    told: Sequence[NamedVariable],
+    variables_set: Sequence[NamedVariable],
     fit_z: Mapping[HeadAtRole, Tensor],
     seed: int = 0,
     *,
@@ -96,41 +92,40 @@ def set_variables(
 
     Args:
         runner: of the held-out prompts.
-        told: variables with no slot in common.
+        variables_set: with no slot in common.
         fit_z: what stood at the slots on the prompts that codes were fitted to.
         controls: what comes of ``set`` and ``own`` alone if not.
     """
     rng = np.random.default_rng(seed)
     n, pairs = len(runner.pairs), np.arange(len(runner.pairs))
     changes: dict[str, dict[HeadAtRole, Tensor]] = {}
-    for one in told:
-        by_way = changes_of(runner, one, fit_z, rng, controls)
-        if by_way is None:
+    for named in variables_set:
+        changes_by_arm = changes_of(runner, named, fit_z, rng, controls)
+        if changes_by_arm is None:
             return None
-        for how, its in by_way.items():
-            changes.setdefault(how, {}).update(its)
-    moved = [[Edit(slot, runner.z(slot)[0] + by) for slot, by in some.items()] for some in changes.values()]
-    beside = _at_random_heads(runner.model.cfg.n_heads, changes["set"], rng) if controls else []
-    if beside:
-        moved.append(beside)
-    after = runner.run(np.tile(pairs, len(moved)), stacked(moved, n), every_token=controls)
-    flipped = after.preferred != np.tile(runner.preferred, len(moved))
-    means = [of.reshape(-1, n).mean(1).tolist() for of in (after.metric, flipped, after.off_target)]
-    by = {how: Answers(*its) for how, *its in zip((*changes, "heads"), *means, strict=False)}
-    name = " + ".join(one.variable.name for one in told)
+        for arm, by_slot in changes_by_arm.items():
+            changes.setdefault(arm, {}).update(by_slot)
+    arms = [[Edit(slot, runner.z(slot)[0] + by) for slot, by in arm.items()] for arm in changes.values()]
+    if controls and (elsewhere := _at_random_heads(runner.model.cfg.n_heads, changes["set"], rng)):
+        arms.append(elsewhere)
+    after = runner.run(np.tile(pairs, len(arms)), stacked(arms, n), every_token=controls)
+    flipped = after.preferred != np.tile(runner.preferred, len(arms))
+    means = [values.reshape(-1, n).mean(1).tolist() for values in (after.metric, flipped, after.off_target)]
+    by = {arm: Answers(*numbers) for arm, *numbers in zip((*changes, "heads"), *means, strict=False)}
+    name = " + ".join(named.variable.name for named in variables_set)
     return VariableSet(name, tuple(changes["set"]), n, float(runner.metric[0].mean()), by)
 
 
 def changes_of(
     runner: SlotRunner,
-    told: NamedVariable,
+    named: NamedVariable,
     fit_z: Mapping[HeadAtRole, Tensor],
     rng: np.random.Generator,
     controls: bool,
     new: Int[np.ndarray, " pair"] | None = None,
 ) -> dict[str, dict[HeadAtRole, Float[Tensor, "pair d"]]] | None:
     """What is added to the slots of a variable on every held-out pair, in each way; ``new``: the values to be set."""
-    coded, variable = told.coded, told.variable
+    coded, variable = named.coded, named.variable
     n_fitted, n_values = next(iter(coded.values())).fitted.shape[1], len(variable.values)
     before, now = variable.ids[:, :n_fitted], variable.ids[0, n_fitted:]
     usual = {slot: usual_codes(c.fitted, before, n_values, 1) for slot, c in coded.items()}
@@ -140,12 +135,11 @@ def changes_of(
     if new is None:
         return None
     codes = {slot: c.judged[0] for slot, c in coded.items()}
-    spoken = {slot: c.vector(codes[slot]) for slot, c in coded.items()}
 
     def moved(to: Mapping[HeadAtRole, Int[np.ndarray, " pair"]]) -> dict[HeadAtRole, Tensor]:
         # where no code stands for a value, a slot says what it said
         return {
-            slot: c.vector(np.where(to[slot] < 0, codes[slot], to[slot])) - spoken[slot]
+            slot: c.vectors(np.where(to[slot] < 0, codes[slot], to[slot])) - c.vectors(codes[slot])
             for slot, c in coded.items()
         }
 
@@ -154,26 +148,25 @@ def changes_of(
         "own": moved({slot: usual[slot][now] for slot in coded}),
     }
     if controls:
-        changes["codes"] = moved(
-            {slot: rng.integers(c.book.config.n_codes, size=len(now)) for slot, c in coded.items()}
-        )
+        drawn = {slot: rng.integers(c.book.config.n_codes, size=len(now)) for slot, c in coded.items()}
+        changes["codes"] = moved(drawn)
         changes["random"] = {slot: _turned(change, rng) for slot, change in changes["set"].items()}
-        means = {slot: class_means(fit_z[slot].numpy(), before, n_values) for slot in coded}
-        changes["means"] = {
-            slot: torch.from_numpy(mean[new] - mean[now]).float().nan_to_num() for slot, mean in means.items()
-        }
+        changes["means"] = {}
+        for slot in coded:
+            mean = class_means(fit_z[slot].numpy(), before, n_values)
+            changes["means"][slot] = torch.from_numpy(mean[new] - mean[now]).float().nan_to_num()
     return changes
 
 
-def stacked(ways: Sequence[Sequence[Edit]], n: int) -> list[Edit]:
-    """Several ways of editing the same ``n`` rows, as one batch of copies of them."""
+def stacked(arms: Sequence[Sequence[Edit]], n: int) -> list[Edit]:
+    """Several arms of edits of the same ``n`` rows, as one batch of copies of them."""
     copies = []
-    for way, edits in enumerate(ways):
+    for number, edits in enumerate(arms):
         for edit in edits:
-            rows = np.zeros((len(ways), n), dtype=bool)
-            rows[way] = True if edit.rows is None else edit.rows
-            values = edit.values.new_zeros(len(ways), *edit.values.shape)
-            values[way] = edit.values
+            rows = np.zeros((len(arms), n), dtype=bool)
+            rows[number] = True if edit.rows is None else edit.rows
+            values = edit.values.new_zeros(len(arms), *edit.values.shape)
+            values[number] = edit.values
             copies.append(Edit(edit.slot, values.flatten(0, 1), rows.ravel(), edit.add))
     return copies
 
@@ -182,10 +175,11 @@ def _answers(
     runner: SlotRunner, variable: Variable, now: Int[np.ndarray, " pair"]
 ) -> Int[np.ndarray, " pair"]:
     """The other answer of each pair whose value is the right or the wrong one; else −1."""
-    where = {str(value).strip(): place for place, value in enumerate(variable.values)}
+    number = {str(value).strip(): i for i, value in enumerate(variable.values)}
+    decode = runner.model.tokenizer.decode
     right, wrong = (
-        np.array([where.get(runner.model.tokenizer.decode([some[0]]).strip(), -1) for some in tokens])
-        for tokens in zip(*((pair.answers, pair.wrong_answers) for pair in runner.pairs), strict=True)
+        np.array([number.get(decode([tokens[0]]).strip(), -1) for tokens in answers])
+        for answers in zip(*((pair.answers, pair.wrong_answers) for pair in runner.pairs), strict=True)
     )
     return np.where(now == right, wrong, np.where(now == wrong, right, -1))
 
@@ -199,11 +193,11 @@ def _other_values(
 ) -> Int[np.ndarray, " pair"] | None:
     """What each pair's clean value is set to: that of ``answers`` if codes stand for it, else one that a clean prompt
     has, else a corrupt one's."""
-    clean, any_side = (np.intersect1d(some, np.flatnonzero(known)) for some in (before[0], before))
-    pool = clean if len(clean) > 1 else any_side
+    clean, either_side = (np.intersect1d(values, np.flatnonzero(known)) for values in (before[0], before))
+    pool = clean if len(clean) > 1 else either_side
     if len(pool) < 2 or len(now) < 2:
         return None
-    drawn = np.array([rng.choice(pool[pool != one]) for one in now], dtype=int)
+    drawn = np.array([rng.choice(pool[pool != value]) for value in now], dtype=int)
     return np.where(np.isin(answers, pool), answers, drawn)
 
 
@@ -226,8 +220,8 @@ def _at_random_heads(
             return []
         drawn = rng.choice(free, size=DRAWS)[np.arange(len(change)) % DRAWS]
         for head in np.unique(drawn):
-            there = HeadAtRole(slot.layer, Site("attn", slot.layer, int(head)), slot.role)
-            edits.append(Edit(there, change, drawn == head, add=True))
+            other = HeadAtRole(slot.layer, Site("attn", slot.layer, int(head)), slot.role)
+            edits.append(Edit(other, change, drawn == head, add=True))
     return edits
 
 
@@ -241,17 +235,17 @@ def passed_on(
     """Every sender's changes to all slots behind it, on the first pairs."""
     rng = np.random.default_rng(seed)
     transitions = []
-    for sender, own in coded.items():
+    for sender, codebook in coded.items():
         progress(1)
         later = [slot for slot in coded if slot.layer > sender.layer]
-        says = own.meaning[own.judged]
-        pairs = np.flatnonzero(says[0] != says[1])[:n_pairs]
+        meaning = codebook.meaning[codebook.judged]
+        pairs = np.flatnonzero(meaning[0] != meaning[1])[:n_pairs]
         if not later or len(pairs) < 2:
             continue
-        change = own.vector(own.judged[1, pairs]) - own.vector(own.judged[0, pairs])
+        clean, corrupt = map(codebook.vectors, codebook.judged[:, pairs])
         z = runner.z(sender)[0, torch.from_numpy(pairs)]
-        ways = [[Edit(sender, z + by)] for by in (change, _turned(change, rng))]
-        outcome = runner.run(np.tile(pairs, 2), stacked(ways, len(pairs)), read=later)
+        arms = [[Edit(sender, z + by)] for by in (corrupt - clean, _turned(corrupt - clean, rng))]
+        outcome = runner.run(np.tile(pairs, 2), stacked(arms, len(pairs)), read=later)
         for slot, read in zip(later, outcome.read, strict=True):
             moved, null = read.chunk(2)
             transitions.append(_transition(runner, sender, slot, coded[slot], pairs, moved, null))
@@ -275,7 +269,7 @@ def _transition(
     now, by_chance = (coded.meaning[ids(coded.book, z)] for z in (moved, null))
     other = now != clean
     stays = torch.from_numpy(~other)
-    spoken = coded.vector(codes)[stays]
+    spoken = coded.vectors(codes)[stays]
     here = runner.z(receiver)[0, torch.from_numpy(pairs)][stays]
     along = ((moved[stays] * spoken).sum(-1), (here * spoken).sum(-1))
     return Transition(

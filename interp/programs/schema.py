@@ -36,57 +36,42 @@ class Place(Strict):
 
 
 class SlotCodes(Strict):
-    """What a member says at a role.
-
-    Attributes:
-        effect, low, high: fall of the metric with the corrupt prompt's output there, with its 95 % interval.
-        input: whether the program, when it runs alone, is written there.
-        codes: how many there are; ``bits`` is the entropy of those in use.
-        effect_kept, reconstruction_cost: shares of the effect, in JSON ``carried`` and ``own_cost``, see
-            :mod:`interp.programs.codes`; ``None`` without an effect.
-        effect_kept_low, effect_kept_high: 95 % interval of ``effect_kept``, over pairs.
-        effect_r2: of the effect by codes over prompts, 1 − Σ(by codes − effect)² / Σ(effect − mean)²: signed errors
-            that cancel in the share show here.
-        absolute_cost: mean size of what a prompt loses by its own code, as a share of the effect.
-        shift_kept: share that is kept when every prompt is moved by the same shift, mean corrupt less mean clean: what
-            needs no code.
-        usual: by value of the variable the code that most prompts with it have.
-        variable: what the codes stand for; ``None`` where nothing stands out.
-        ami, ami_null, q, accuracy, commonest: see :class:`~interp.programs.codes.Name`.
-        values: what each code stands for, as far as most of its prompts agree.
-        shares: of each code among the held-out clean and corrupt prompts.
-        examples: of each code, the words around the role.
-    """
+    """What a member says at a role."""
 
     site: SiteName
     role: str
+    # effect, low, high: fall of the metric with the corrupt prompt's output there, with its 95 % interval
     effect: float
     low: float
     high: float
-    input: bool = False
-    codes: int
+    input: bool = False  # whether the program, when it runs alone, is written there
+    codes: int  # how many there are; `bits` is the entropy of those in use
     bits: float
+    # effect_kept, reconstruction_cost: shares of the effect, in JSON `carried` and `own_cost`, see `programs.codes`;
+    # `None` without an effect
     effect_kept: float | None = _json_key("carried")
     reconstruction_cost: float | None = _json_key("own_cost")
-    effect_kept_low: float | None = Field(
-        default=None, validation_alias="carried_low", serialization_alias="carried_low"
-    )
-    effect_kept_high: float | None = Field(
-        default=None, validation_alias="carried_high", serialization_alias="carried_high"
-    )
+    # effect_kept_low, effect_kept_high: 95 % interval of `effect_kept`, over pairs
+    effect_kept_low: float | None = _json_key("carried_low", default=None)
+    effect_kept_high: float | None = _json_key("carried_high", default=None)
+    # of the effect by codes over prompts, 1 − Σ(by codes − effect)² / Σ(effect − mean)²: signed errors that cancel in
+    # the share show here
     effect_r2: float | None = None
+    # mean size of what a prompt loses by its own code, as a share of the effect
     absolute_cost: float | None = None
+    # share that is kept when every prompt is moved by the same shift, mean corrupt less mean clean: what needs no code
     shift_kept: float | None = None
-    usual: list[tuple[Value, int]] = []
-    variable: str | None = None
+    usual: list[tuple[Value, int]] = []  # by value of the variable the code that most prompts with it have
+    variable: str | None = None  # what the codes stand for; `None` where nothing stands out
+    # ami, ami_null, q, accuracy, commonest: see `Name`
     ami: float | None = None
     ami_null: float | None = None
     q: float | None = None
     accuracy: float | None = None
     commonest: float | None = None
-    values: dict[str, Value] = {}
-    shares: dict[str, tuple[float, float]] = {}
-    examples: dict[str, list[str]] = {}
+    values: dict[str, Value] = {}  # what each code stands for, as far as most of its prompts agree
+    shares: dict[str, tuple[float, float]] = {}  # of each code among the held-out clean and corrupt prompts
+    examples: dict[str, list[str]] = {}  # of each code, the words around the role
 
     @property
     def slot(self) -> HeadAtRole:
@@ -104,25 +89,17 @@ class Transition(Strict):
     """What one slot passes on to another; names are ``a17.h4 @ S2``.
 
     The sender's code becomes the one it has on the corrupt prompt. Codes that stand for the same value count as one.
-
-    Attributes:
-        n: held-out prompts on which the sender then says another thing.
-        changes: share of them on which the receiver says something else.
-        as_predicted: share of these on which it says what it says on the corrupt prompt.
-        null: ``changes`` when the sender's change is turned at random, its length kept.
-        predicted_null: ``as_predicted`` when the receiver's other meanings are drawn at their frequency; ``None`` in
-            runs of before.
-        strength: where the receiver says the same, how strongly, against the clean prompt.
     """
 
     sender: str = Field(alias="from")
     receiver: str = Field(alias="to")
-    n: NonNegativeInt
-    changes: float
-    as_predicted: float
-    null: float
+    n: NonNegativeInt  # held-out prompts on which the sender then says another thing
+    changes: float  # share of them on which the receiver says something else
+    as_predicted: float  # share of these on which it says what it says on the corrupt prompt
+    null: float  # `changes` when the sender's change is turned at random, its length kept
+    # `as_predicted` when the receiver's other meanings are drawn at their frequency; `None` in runs of before
     predicted_null: float | None = None
-    strength: float
+    strength: float  # where the receiver says the same, how strongly, against the clean prompt
 
     @property
     def known(self) -> bool:
@@ -181,23 +158,16 @@ class Interchange(Strict):
 
 
 class Group(Strict):
-    """A line of the program: slots of one role, look or variable, and sign.
+    """A line of the program: slots of one role, look or variable, and sign."""
 
-    Attributes:
-        name: what its heads look like, if anything.
-        variable: what the slot of most effect says, if anything.
-        input: whether codes are written there when the program runs alone; else they recompute.
-        bits: of the slot that says most.
-    """
-
-    name: str
+    name: str  # what its heads look like, if anything
     role: str
-    variable: str | None
+    variable: str | None  # what the slot of most effect says, if anything
     sign: int
-    input: bool
+    input: bool  # whether codes are written there when the program runs alone; else they recompute
     sites: list[str]
     effect: float
-    bits: float
+    bits: float  # of the slot that says most
 
     @property
     def says(self) -> str:
@@ -212,20 +182,16 @@ def heads_at_role(group: Group) -> str:
 
 class Live(Strict):
     """Of the model with a program's codes written at all of its slots: the metric's mean, how often the preferred
-    answer is that of the unedited model, and R² of the metric over prompts.
-
-    Attributes:
-        r2_low, r2_high: 95 % interval over prompts.
-        r2_within: R² among prompts that are equal in the variable of the fewest values.
-        same_error, errors: of the prompts at which the unedited model prefers a wrong answer, how often that stays.
-    """
+    answer is that of the unedited model, and R² of the metric over prompts."""
 
     metric: float
     same_answer: float
     r2: float | None
+    # r2_low, r2_high: 95 % interval over prompts
     r2_low: float | None = None
     r2_high: float | None = None
-    r2_within: float | None = None
+    r2_within: float | None = None  # R² among prompts that are equal in the variable of the fewest values
+    # same_error, errors: of the prompts at which the unedited model prefers a wrong answer, how often that stays
     same_error: float | None = None
     errors: NonNegativeInt = 0
 
@@ -239,19 +205,14 @@ class Line(Strict):
 
 
 class Chained(Strict):
-    """The program alone, see :mod:`interp.programs.execute`: f with a 95 % interval over prompts.
-
-    Attributes:
-        ceiling: f with what the model writes at the same input slots.
-        same_answer: how often the preferred answer is that of the unedited model.
-        zero_bits, other_prompt: f with mean codes, and with the codes of another prompt.
-    """
+    """The program alone, see :mod:`interp.programs.execute`: f with a 95 % interval over prompts."""
 
     share: float
     low: float
     high: float
-    ceiling: float
-    same_answer: float
+    ceiling: float  # f with what the model writes at the same input slots
+    same_answer: float  # how often the preferred answer is that of the unedited model
+    # zero_bits, other_prompt: f with mean codes, and with the codes of another prompt
     zero_bits: float
     other_prompt: float
     lines: list[Line]
@@ -266,45 +227,31 @@ class Executed(Strict):
 
 
 class Program(Strict):
-    """What a circuit's members say, what stands for what, and what becomes of the answer when it is set.
+    """What a circuit's members say, what stands for what, and what becomes of the answer when it is set."""
 
-    Attributes:
-        slots: in the order of the forward pass.
-        groups: the slots that say a variable, as lines.
-        executed: what comes of running it; ``None`` where no slot says a variable.
-        looks: what each member looks like, if anything.
-        n_fitted, n_judged: pairs that codes were fitted to, and that everything told was measured on.
-        notes: what cannot be told and why, a sentence each.
-        forwards: what it cost, in forward passes of one prompt.
-        books: the codebook of each slot, by its name.
-    """
-
-    slots: list[SlotCodes] = []
+    slots: list[SlotCodes] = []  # in the order of the forward pass
     places: list[Place] = []
     transitions: list[Transition] = []
     interchange: list[Interchange] = []
-    groups: list[Group] = []
-    executed: Executed | None = None
-    looks: dict[str, str] = {}
+    groups: list[Group] = []  # the slots that say a variable, as lines
+    executed: Executed | None = None  # what comes of running it; `None` where no slot says a variable
+    looks: dict[str, str] = {}  # what each member looks like, if anything
+    # n_fitted, n_judged: pairs that codes were fitted to, and that everything told was measured on
     n_fitted: NonNegativeInt = 0
     n_judged: NonNegativeInt = 0
-    notes: list[str] = []
-    forwards: float = 0.0
+    notes: list[str] = []  # what cannot be told and why, a sentence each
+    forwards: float = 0.0  # what it cost, in forward passes of one prompt
+    # the codebook of each slot, by its name
     books: dict[str, InstanceOf[MetricCodebook]] = Field(default_factory=dict, exclude=True)
 
     def execute(self, model: Model, pairs: PromptPairs) -> Executed:
-        """Run the program on prompts of one's own, see :mod:`interp.programs.execute`.
-
-        Args:
-            pairs: of the program's task; none of them should have been seen by its discovery.
-
-        Raises:
-            InputError: no slot says a variable of these prompts.
-        """
+        """Run the program on prompts of one's own, see :mod:`interp.programs.execute`. ``pairs``: of the program's
+        task; none of them should have been seen by its discovery. :class:`InputError`: no slot says a variable of these
+        prompts."""
         return interp.execute_program(self, model, pairs)
 
     def said(self, slot: str) -> SlotCodes:
-        return next(said for said in self.slots if str(said.slot) == slot)
+        return next(codes for codes in self.slots if str(codes.slot) == slot)
 
     def passed_on(self, slot: str, most: int = 3) -> list[Transition]:
         """What a slot passes on as predicted, most first: in a twentieth of the prompts, and more than by chance."""
@@ -322,9 +269,7 @@ class Program(Strict):
         lines = [f"  {'program':<16}{'heads @ role':<44}   {'say':<22}effect{head}"]
         shown = self.lines_that_count()
         for _ in shown[MOST_LINES:]:
-            shown.remove(
-                min(shown, key=lambda both: abs(both[1].fall_deleted) if both[1] else abs(both[0].effect))
-            )
+            shown.remove(min(shown, key=lambda row: abs(row[1].fall_deleted if row[1] else row[0].effect)))
         for group, line in shown:
             falls = "" if line is None else f"   {line.fall_deleted:+z.2f}"
             falls += "" if line is None or line.fall_wrong is None else f" / {line.fall_wrong:+z.2f}"
@@ -335,13 +280,16 @@ class Program(Strict):
         left = len(self.groups) - len(shown)
         if left:
             lines.append(f"  {left} more lines change little (interp program RUN)")
-        setting = sorted(self.interchange, key=lambda each: each.metric_set - each.metric_clean)
-        for each in setting[:3]:
+        for entry in self._by_fall()[:3]:
             lines.append(
-                f"{each.variable} set to another value: metric {each.metric_clean:.2f} → {each.metric_set:.2f}, "
-                f"{each.flipped:.0%} of answers change (own value {each.flipped_own:.0%})"
+                f"{entry.variable} set to another value: metric {entry.metric_clean:.2f} → {entry.metric_set:.2f}, "
+                f"{entry.flipped:.0%} of answers change (own value {entry.flipped_own:.0%})"
             )
         return "\n".join(lines + self.accounts_for())
+
+    def _by_fall(self) -> list[Interchange]:
+        """What lowers the metric most when it is set first."""
+        return sorted(self.interchange, key=lambda entry: entry.metric_set - entry.metric_clean)
 
     def lines_that_count(self) -> list[tuple[Group, Line | None]]:
         """Groups without which, or false, f differs by :data:`LEAST_FALL` of it; all where nothing was run.
@@ -376,43 +324,36 @@ class Program(Strict):
 
     def text(self) -> str:
         """The program as a person reads it: a paragraph a slot, then what setting the variables does."""
-        lines = [line for said in self.slots for line in self._paragraph(said)]
-        for one in sorted(self.interchange, key=lambda one: one.metric_set - one.metric_clean):
-            controls = {"own value": one.flipped_own, "turned at random": one.flipped_random}
-            controls |= {"other heads": one.flipped_heads}
+        lines = [line for codes in self.slots for line in self._paragraph(codes)]
+        for x in self._by_fall():
+            controls = {"own value": x.flipped_own, "turned at random": x.flipped_random}
+            controls |= {"other heads": x.flipped_heads}
             lines.append(
-                f"{one.variable} set to another value at {', '.join(one.sites)}: metric {one.metric_clean:.2f} → "
-                f"{one.metric_set:.2f}, {one.flipped:.0%} of {one.n} answers change ({_shares(controls)})"
+                f"{x.variable} set to another value at {', '.join(x.sites)}: metric {x.metric_clean:.2f} → "
+                f"{x.metric_set:.2f}, {x.flipped:.0%} of {x.n} answers change ({_shares(controls)})"
             )
-            accuracies = {
-                "codes": one.accuracy,
-                "ceiling": one.accuracy_ceiling,
-                "whole z": one.accuracy_whole,
-            }
-            accuracies |= {"class means": one.accuracy_means, "random codes": one.accuracy_codes}
-            accuracies |= {"rotation": one.accuracy_rotation}
-            if one.accuracy is not None:
+            accuracies = {"codes": x.accuracy, "ceiling": x.accuracy_ceiling, "whole z": x.accuracy_whole}
+            accuracies |= {"class means": x.accuracy_means, "random codes": x.accuracy_codes}
+            accuracies |= {"rotation": x.accuracy_rotation}
+            if x.accuracy is not None:
                 lines.append(
-                    f"    the expected token comes out on top of {one.n_accuracy}: {_shares(accuracies)}"
+                    f"    the expected token comes out on top of {x.n_accuracy}: {_shares(accuracies)}"
                 )
-            if one.isolation is not None:
-                lines.append(f"    where it should stay the top token stays in {one.isolation:.0%}")
+            if x.isolation is not None:
+                lines.append(f"    where it should stay the top token stays in {x.isolation:.0%}")
         lines += self.notes
-        return "\n".join(
-            filled for line in lines for filled in textwrap.wrap(line, 116, subsequent_indent="    ")
-        )
+        return "\n".join(textwrap.fill(line, 116, subsequent_indent="    ") for line in lines)
 
-    def _paragraph(self, said: SlotCodes) -> list[str]:
-        what = "something that no variable tells"
-        if said.variable is not None:
-            values = list(dict.fromkeys("nothing" if v is None else str(v) for v in said.values.values()))
+    def _paragraph(self, codes: SlotCodes) -> list[str]:
+        variable = "something that no variable tells"
+        if codes.variable is not None:
+            values = list(dict.fromkeys("nothing" if v is None else str(v) for v in codes.values.values()))
             shown = ", ".join(values) if len(values) <= 4 else f"{', '.join(values[:3])}, …"
-            what = f"{said.variable} {{{shown}}}"
-        share = (
-            "" if said.effect_kept is None else f", {said.effect_kept:.0%} of its effect {said.effect:+.2f}"
-        )
-        lines = [f"{said.slot} says {what}: {said.codes} codes, {said.bits:.1f} bits{share}"]
-        for edge in self.passed_on(str(said.slot)):
+            variable = f"{codes.variable} {{{shown}}}"
+        kept = codes.effect_kept
+        share = "" if kept is None else f", {kept:.0%} of its effect {codes.effect:+.2f}"
+        lines = [f"{codes.slot} says {variable}: {codes.codes} codes, {codes.bits:.1f} bits{share}"]
+        for edge in self.passed_on(str(codes.slot)):
             lines.append(
                 f"    → {edge.receiver} in {edge.changes:.0%} of prompts, {edge.as_predicted:.0%} of these as predicted"
             )

@@ -42,17 +42,12 @@ class HeadAtRole:
 
 @dataclass(frozen=True)
 class Edit:
-    """What stands at a slot in place of what the model writes there.
-
-    Attributes:
-        rows: those that are changed; all if not given.
-        add: to what stands there.
-    """
+    """What stands at a slot in place of what the model writes there."""
 
     slot: HeadAtRole
     values: Float[Tensor, "row d"]
-    rows: Bool[np.ndarray, " row"] | None = None
-    add: bool = False
+    rows: Bool[np.ndarray, " row"] | None = None  # those that are changed; all if not given
+    add: bool = False  # to what stands there
 
 
 @dataclass
@@ -72,12 +67,8 @@ class SlotRunner:
     _z: dict[HeadAtRole, Float[Tensor, "side pair d"]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        n = len(self.pairs)
-        self.model, self.metric, self.preferred = (
-            self.clean.model,
-            self.clean.metric_[:, :n],
-            self.clean.preferred_[:n],
-        )
+        n, self.model = len(self.pairs), self.clean.model
+        self.metric, self.preferred = self.clean.metric_[:, :n], self.clean.preferred_[:n]
 
     @classmethod
     def of(
@@ -102,9 +93,8 @@ class SlotRunner:
     def cost(self, slot: HeadAtRole) -> float:
         """Forward passes of one prompt that a change at the slot costs, in the mean."""
         lengths = [len(pair.clean_tokens) for pair in self.pairs]
-        return float(np.mean(1 - slot.positions(self.pairs) / lengths)) * (
-            1 - slot.layer / self.clean.n_layers
-        )
+        of_tokens = float(np.mean(1 - slot.positions(self.pairs) / lengths))
+        return of_tokens * (1 - slot.layer / self.clean.n_layers)
 
     def run(
         self,
@@ -125,11 +115,8 @@ class SlotRunner:
 
 
 class SlotReader(Consumer):
-    """Reads slots on both sides of a pass over pairs.
-
-    Attributes:
-        z_: [side, pair, d] of every slot; side 0 is clean, 1 corrupt.
-    """
+    """Reads slots on both sides of a pass over pairs. ``z_``: [side, pair, d] of every slot; side 0 is clean, 1
+    corrupt."""
 
     def __init__(self, slots: Sequence[HeadAtRole], n_pairs: int) -> None:
         self.slots, self.n_pairs = slots, n_pairs

@@ -22,7 +22,7 @@ import numpy as np
 from interp import CANDIDATES, DEFAULT_MODEL, MIN_PAIRS, MOST_PAIRS, MOST_SEED, THRESHOLD
 from interp.activations.stream import HUNDREDTHS
 from interp.circuits.circuit import CodesUsed, Component, Edge, Writes
-from interp.circuits.references import ExactEffects, reference_for
+from interp.circuits.references import ExactEffects, Reference, reference_for
 from interp.circuits.roles import LONGEST, HeadReadout, HeadRoles, head_roles, role_name
 from interp.circuits.verify import VerifiedHeads, verify
 from interp.errors import InputError, real_number, whole_number
@@ -56,7 +56,7 @@ from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.eap import attributed_edges
 from interp.scores.method import Method
 from interp.scores.registry import DEFAULT_METHOD, load_method, method_config, with_mlps
-from interp.scores.result import FALSE_DISCOVERY_RATE, EdgeScore, Scores
+from interp.scores.result import FALSE_DISCOVERY_RATE, EdgeScore, ScoredEdges, Scores
 from interp.tasks import TaskFile, load_task
 
 TOO_FEW = f"n {{}}: too few, at least {MIN_PAIRS} pairs of {{}} are needed to check a circuit"
@@ -66,11 +66,8 @@ EXAMPLES = 3
 
 @dataclass
 class CircuitSearch:
-    """What a discovery is asked for, checked; :func:`find_circuit` says what each part means.
-
-    Raises:
-        InputError: naming the value and what is allowed; everything that needs no model is looked at.
-    """
+    """What a discovery is asked for, checked; :func:`find_circuit` says what each part means. :class:`InputError`:
+    naming the value and what is allowed; everything that needs no model is looked at."""
 
     task: Any
     method: Any = DEFAULT_METHOD
@@ -92,10 +89,10 @@ class CircuitSearch:
 
     def __post_init__(self) -> None:
         # NumPy's numbers, too, but as Python's: what a run was made with is written as JSON
-        whole = {"n": (0, MOST_PAIRS), "seed": (0, MOST_SEED), "batch_size": (1,), "candidates": (1,)}
-        for name, limits in whole.items():
+        limits_of = {"n": (0, MOST_PAIRS), "seed": (0, MOST_SEED), "batch_size": (1,), "candidates": (1,)}
+        for name, limits in limits_of.items():
             if (value := getattr(self, name)) is not None or name in ("seed", "candidates"):
-                setattr(self, name, whole_number(name.replace("_", " "), value, *limits))
+                setattr(self, name, whole_number(name, value, *limits))
         self.threshold = real_number("threshold", self.threshold)
         if not 0 <= self.threshold <= 1:  # NaN neither
             raise InputError(
@@ -224,7 +221,7 @@ def find_circuit(
 def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage = silent) -> Run:
     """:func:`find_circuit` of what was checked before."""
     task, method, config, seed = search.task, search.method, search.config, search.seed
-    batch_size, own = search.batch_size, search.own_reference
+    batch_size, reference = search.batch_size, search.own_reference
     seconds: dict[str, float] = {}
     clock = partial(_clock, seconds)
     if isinstance(model, str | Path):
@@ -237,8 +234,8 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
         )
     if len(pairs) < MIN_PAIRS:
         raise InputError(TOO_FEW.format(len(pairs), task.name))
-    if own is not None:
-        own.check_made_as(pairs, model, search.reference)
+    if reference is not None:
+        reference.check_made_as(pairs, model, search.reference)
     longest = max(len(pair.clean_tokens) for pair in pairs)
     check_memory(model, batch_size, longest, layers_kept=model.cfg.n_layers, gradients=True)
     outputs, readout = RoleOutputs(pairs), HeadReadout(model, len(pairs))
@@ -246,15 +243,12 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
     with clock("score"), stage(f"{method.name} scores", HUNDREDTHS) as advance:
         scores = method(model, pairs, config, consumers=(outputs, readout, clean), progress=advance)
     with clock("check"):
-        checked = verify(
-            scores,
-            clean,
-            n_candidates=search.candidates,
-            mlps=search.mlps,
-            threshold=search.threshold,
-            seed=seed,
-            stage=stage,
-        )
+        options: dict[str, Any] = {
+            "n_candidates": search.candidates,
+            "mlps": search.mlps,
+            "threshold": search.threshold,
+        }
+        checked = verify(scores, clean, **options, seed=seed, stage=stage)
     members = checked.members
     with clock("roles"):
         roles = head_roles(model, readout, seed)
@@ -262,17 +256,14 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
     if search.program:
         with clock("program"):
             looks = {str(s): role_name(roles.of(s.layer, s.head)) for s in members if s.head is not None}
-            program = find_program(
-                task, clean, members, checked.effects(members), seed=seed, looks=looks, stage=stage
-            )
+            effects = checked.effects(members)
+            program = find_program(task, clean, members, effects, seed=seed, looks=looks, stage=stage)
     source, codes = vocabulary(model, outputs, program)
     with clock("edges"), stage("edges", HUNDREDTHS) as advance:
-        known: dict[str, Any] = {}
-        if method.edges is edges_by_patching:
-            known = {"clean": clean, "codes": codes}
-        scored = (method.edges or attributed_edges)(
-            model, pairs, scores, sites=members, batch_size=batch_size, progress=advance, **known
-        )
+        score_edges: Callable[..., ScoredEdges] = method.edges or attributed_edges
+        if score_edges is edges_by_patching:
+            score_edges = partial(edges_by_patching, clean=clean, codes=codes)
+        scored = score_edges(model, pairs, scores, sites=members, batch_size=batch_size, progress=advance)
     edges, evidence = scored.edges, scored.evidence
     described = describe_model(model)
     return Run(
@@ -296,13 +287,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
         edges_are_counts=scored.counts,
         left_out=_left_out(readout, edges),
         proposed=_proposed(scores),
-        recovery=_recovery(
-            pairs,
-            model,
-            scores,
-            None if own is None else (search.reference, own),
-            shipped=not search.is_user_class,
-        ),
+        recovery=_recovery(pairs, model, scores, search),
         settings=Settings(
             candidates=search.candidates,
             threshold=search.threshold,
@@ -322,7 +307,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
         program=program,
         examples=[_example(model, pairs, checked, i) for i in range(min(EXAMPLES, len(pairs)))],
         arrays=_arrays(scores, checked, readout),
-        own_reference=own,
+        own_reference=reference,
         prompts=task if isinstance(task, TaskFile) else None,
     )
 
@@ -410,12 +395,11 @@ def _heads(
 
 
 def _mlps(scores: Scores, checked: VerifiedHeads) -> list[Component]:
-    known, each = _effects(checked), () if scores.mlps is None else scores.mlps
-    sites = [Site("mlp", layer) for layer in range(len(each))]
-    return [
-        Component(site=str(site), layer=site.layer, score=float(score), **known.get(site, {}))
-        for site, score in zip(sites, each, strict=True)
-    ]
+    effects, components = _effects(checked), []
+    for layer, score in enumerate(() if scores.mlps is None else scores.mlps):
+        details = effects.get(Site("mlp", layer), {})
+        components.append(Component(site=f"m{layer}", layer=layer, score=float(score), **details))
+    return components
 
 
 WRITES = 8
@@ -428,8 +412,7 @@ def _member(model: Model, site: Site, readout: HeadReadout, codes: RoleCodes | N
     """What is kept of a head that is a member."""
     assert site.head is not None
     at = site.layer, site.head
-    evidence = scores.evidence.get(str(site))
-    details: dict[str, Any] = {"evidence": evidence}
+    details: dict[str, Any] = {"evidence": (evidence := scores.evidence.get(str(site)))}
     if codes is not None:
         if evidence is not None:
             details["evidence"] = replace(evidence, changes=tuple(codes.changes(*at, CHANGES)))
@@ -439,10 +422,10 @@ def _member(model: Model, site: Site, readout: HeadReadout, codes: RoleCodes | N
     if readout.tells_writing:
         unembedding = readout.norm.unembedding
         logits = (readout.written_[at].to(unembedding.device) @ unembedding).cpu()
-        order = logits.argsort(descending=True)
+        order = logits.argsort(descending=True).tolist()
         top, bottom = (
-            [(model.tokenizer.decode([int(i)]), float(logits[i])) for i in ids]
-            for ids in (order[:WRITES], order[-WRITES:].flip(0))
+            [(model.tokenizer.decode([i]), float(logits[i])) for i in ids]
+            for ids in (order[:WRITES], order[: -WRITES - 1 : -1])
         )
         details |= {"direct": float(readout.direct_[:, *at].mean()), "writes": Writes(top=top, bottom=bottom)}
     return details
@@ -452,19 +435,16 @@ STRICTER = (0.05, 0.10)
 """Shares of the gap beside 2 % at which a measured reference is read, too."""
 
 
-def _recovery(
-    pairs: PromptPairs, model: Model, scores: Scores, own: tuple[str, ExactEffects] | None, *, shipped: bool
-) -> dict[str, Judged]:
-    """How the scores stand against every reference that applies.
-
-    Args:
-        own: one's own with its file, beside those of the package.
-        shipped: whether the task is one of the package: a class of one's own may have the name of one.
-    """
-    spec = describe_model(model)["spec"]
-    known = reference_for(pairs.task, spec or "") if shipped else ()
+def _recovery(pairs: PromptPairs, model: Model, scores: Scores, search: CircuitSearch) -> dict[str, Judged]:
+    """How the scores stand against every reference that applies: those of the package, and one's own."""
+    # a class of one's own may have the name of a task of the package
+    spec = describe_model(model)["spec"] or ""
+    shipped = [] if search.is_user_class else reference_for(pairs.task, spec)
+    references: dict[str, Reference | ExactEffects] = {reference.name: reference for reference in shipped}
+    if search.own_reference is not None:
+        references[search.reference] = search.own_reference
     by_reference = {}
-    for name, reference in [*((reference.name, reference) for reference in known), *([own] if own else [])]:
+    for name, reference in references.items():
         truth = reference.members()
         measured = reference if isinstance(reference, ExactEffects) else None
         if truth.shape != scores.heads.shape or (measured and not measured.measures(pairs)):
@@ -472,9 +452,8 @@ def _recovery(
         effects, stricter = measured.effects() if measured else None, {}
         for share, fewer in {s: measured.members(s) for s in STRICTER}.items() if measured else ():
             judged = recover(scores.heads, fewer, effects)
-            stricter[f"{share:.0%}"] = Stricter(
-                **{key: getattr(judged, key) for key in Stricter.model_fields}
-            )
+            columns = {key: getattr(judged, key) for key in Stricter.model_fields}
+            stricter[f"{share:.0%}"] = Stricter(**columns)
         by_reference[name] = Judged(
             **vars(recover(scores.heads, truth, effects, scores.heads_per_pair)),
             shared_pairs=measured.shared(pairs) if measured else None,
@@ -501,11 +480,7 @@ def _example(model: Model, pairs: PromptPairs, checked: VerifiedHeads, index: in
 
 
 def _arrays(scores: Scores, checked: VerifiedHeads, readout: HeadReadout) -> dict[str, np.ndarray]:
-    members = sorted(
-        (s.layer, s.head)
-        for s, inside in zip(checked.sites, checked.member, strict=True)
-        if inside and s.kind == "attn"
-    )
+    members = sorted((site.layer, site.head) for site in checked.members if site.kind == "attn")
     # longer ones would make a run's files grow with the square of the prompt, and cannot be read anyway
     drawn = members and readout.patterns_.shape[-1] <= LONGEST
     arrays = {

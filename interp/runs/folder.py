@@ -83,11 +83,11 @@ def load_run(folder: Path | str) -> Run:
         raise InputError(
             f"{folder} is not a run folder: it has no {RESULT} (interp discover … --out makes one)"
         )
-    whole, remedy = f"run folder {folder}", "run the discovery again"
-    run = _read(folder / RESULT, lambda path: Run.from_json(path.read_bytes()), whole, remedy)
-    _read(folder / ARRAYS, partial(_fill_arrays, run), whole, remedy)
+    texts = f"run folder {folder}", "run the discovery again"
+    run = _read(folder / RESULT, lambda path: Run.from_json(path.read_bytes()), *texts)
+    _read(folder / ARRAYS, partial(_fill_arrays, run), *texts)
     if (folder / REFERENCE).exists():
-        run.own_reference = _read(folder / REFERENCE, ExactEffects.load, whole, remedy)
+        run.own_reference = _read(folder / REFERENCE, ExactEffects.load, *texts)
     if (card := folder / VALIDITY).exists():
         run.validity = _read(
             card,
@@ -141,11 +141,8 @@ def task_of(run: Run, folder: Path | str | None) -> Task:
 
 
 def pairs_of(run: Run, folder: Path | str | None, tokenizer: Any, most: int) -> PromptPairs:
-    """The first ``most`` of the run's pairs, made as they were.
-
-    Raises:
-        InputError: as :func:`task_of`, or prompts that are no longer made in this way.
-    """
+    """The first ``most`` of the run's pairs, made as they were. :class:`InputError`: as :func:`task_of`, or prompts
+    that are no longer made in this way."""
     made = run.provenance.pairs
     pairs = task_of(run, folder).sample(
         tokenizer, min(most, run.n_pairs), run.seed, made.counterfactual, bos=made.bos
@@ -233,19 +230,18 @@ def _is_free(folder: Path, request: Mapping[str, Any]) -> bool:
     return not (folder / RESULT).exists() or request_of(folder / RESULT) == request
 
 
-def _read(path: Path, reader: Callable[[Path], Any], what: str, remedy: str) -> Any:
+def _read(path: Path, reader: Callable[[Path], Any], name: str, remedy: str) -> Any:
     """What a file holds, or in one line why it cannot be read."""
     try:
         return reader(readable(path))
     except OSError as error:
-        raise InputError(
-            f"{what} cannot be read ({path.name}: {error.strerror or one_line(error)})"
-        ) from None
+        why = error.strerror or one_line(error)
+        raise InputError(f"{name} cannot be read ({path.name}: {why})") from None
     except ValidationError as error:
         wrong = fault(error)
     except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         wrong = one_line(error).removeprefix(f"{path}: ")
-    raise InputError(f"{what} is damaged or of another version ({path.name}: {wrong}): {remedy}")
+    raise InputError(f"{name} is damaged or of another version ({path.name}: {wrong}): {remedy}")
 
 
 def _fill_arrays(run: Run, path: Path) -> None:
@@ -282,21 +278,17 @@ _BOOK = ("codes", "counts", "metric")
 
 
 def _book_arrays(program: Program | None) -> dict[str, np.ndarray]:
-    books = {} if program is None else program.books
-    return {
-        f"{name} {slot}": book.tensors()[name].detach().numpy()
-        for slot, book in books.items()
-        for name in _BOOK
-    }
+    slots = () if program is None else program.books.items()
+    return {f"{name} {s}": book.tensors()[name].detach().numpy() for s, book in slots for name in _BOOK}
 
 
 def _pop_books(arrays: dict[str, np.ndarray], program: Program) -> dict[str, MetricCodebook]:
     books = {}
-    for said in program.slots:
-        tensors = {name: torch.from_numpy(arrays.pop(f"{name} {said.slot}")) for name in _BOOK}
+    for coded in program.slots:
+        tensors = {name: torch.from_numpy(arrays.pop(f"{name} {coded.slot}")) for name in _BOOK}
         _, n_codes, d_in = tensors["codes"].shape
-        if n_codes != said.codes:
-            raise ValueError(f"{n_codes} codes at {said.slot}, and {RESULT} says {said.codes}")
+        if n_codes != coded.codes:
+            raise ValueError(f"{n_codes} codes at {coded.slot}, and {RESULT} says {coded.codes}")
         config = CodebookConfig(d_in, n_codes, selection="matching_pursuit")
-        books[str(said.slot)] = MetricCodebook.restored(config, tensors)
+        books[str(coded.slot)] = MetricCodebook.restored(config, tensors)
     return books

@@ -11,7 +11,7 @@ from interp.programs.judge import Judge
 from interp.programs.program import fit_and_judge
 from interp.programs.schema import Interchange, Program
 from interp.programs.slots import SlotRunner
-from interp.progress import Stage, silent
+from interp.progress import Stage, counted, silent
 from interp.runs.folder import pairs_of, task_of
 from interp.runs.run import Run
 
@@ -42,46 +42,38 @@ def judge_program(
     spec = run.model if model is None else describe_model(model)["spec"]
     if spec is None and (model is None or not workers.serial):
         raise InputError("this run does not name its model: judge it from Python, with the model")
-    held = OneModel(model, device=device, dtype=run.provenance.model.dtype)
-    desk = _Desk(run, None if folder is None else Path(folder), held)
+    models = OneModel(model, device=device, dtype=run.provenance.model.dtype)
+    worker = _JudgeWorker(run, None if folder is None else Path(folder), models)
     jobs = [
         Job(entry.variable, _judged_entry, (i, spec), (str(spec),), HUNDREDTHS)
         for i, entry in enumerate(program.interchange)
     ]
-    entries = checked(
-        run_work(desk, Work.all(jobs), stage("controls", HUNDREDTHS * len(jobs)), workers=workers)
-    )
-    return program.model_copy(update={"interchange": entries})
+    done = run_work(worker, Work.all(jobs), stage("controls", HUNDREDTHS * len(jobs)), workers=workers)
+    return program.model_copy(update={"interchange": checked(done)})
 
 
 @dataclass
-class _Desk:
+class _JudgeWorker:
     run: Run
     folder: Path | None
     models: OneModel
-    judge: Judge | None = None
-    """Made by the first job of a process."""
+    judge: Judge | None = None  # made by the first job of a process
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"judge": None}
 
 
-def _judged_entry(desk: _Desk, i: int, spec: str, told: Told) -> Interchange:
-    run = desk.run
+def _judged_entry(worker: _JudgeWorker, i: int, spec: str, told: Told) -> Interchange:
+    run = worker.run
     assert run.program is not None
-    if desk.judge is None:
-        model, task = desk.models(spec), task_of(run, desk.folder)
-        parts = fit_and_judge(task, pairs_of(run, desk.folder, model.tokenizer, run.n_pairs), model, run.seed)
+    if worker.judge is None:
+        model, task = worker.models(spec), task_of(run, worker.folder)
+        pairs = pairs_of(run, worker.folder, model.tokenizer, run.n_pairs)
+        parts = fit_and_judge(task, pairs, model, run.seed)
         if isinstance(parts, str):
             raise InputError(parts)
         fitted, judged = parts
-        mlps, n_read = any(slot.slot.site.kind == "mlp" for slot in run.program.slots), 0
-
-        def reading(n: int) -> None:
-            nonlocal n_read
-            n_read += n
-            told.share(n_read / len(judged) / 2)
-
-        runner = SlotRunner.of(model, judged, mlps=mlps, progress=reading)
-        desk.judge = Judge(run.program, task, runner, fitted, run.seed)
-    return desk.judge.entry(run.program.interchange[i])
+        mlps = any(coded.slot.site.kind == "mlp" for coded in run.program.slots)
+        runner = SlotRunner.of(model, judged, mlps=mlps, progress=counted(told.share, 2 * len(judged)))
+        worker.judge = Judge(run.program, task, runner, fitted, run.seed)
+    return worker.judge.entry(run.program.interchange[i])

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 from interp.activations.stream import BATCH_SIZE
 from interp.circuits.exact_effects import Measurement
@@ -23,7 +23,7 @@ _STEPS, _BEGIN = 1000, 10
 
 
 @dataclass
-class _Desk:
+class _MeasuringWorker:
     models: OneModel
 
 
@@ -61,24 +61,17 @@ def measure_reference(
             of the forward passes.
     """
     n = None if n is None else whole_number("n", n)
-    seed, batch_size, bos = whole_number("seed", seed), whole_number("batch size", batch_size), bool(bos)
+    seed, batch_size, bos = whole_number("seed", seed), whole_number("batch_size", batch_size), bool(bos)
     spec = model if isinstance(model, str) else describe_model(model)["spec"]
     if spec is None:
         raise InputError("this model was not loaded by load_model: a reference must name its model")
-    desk = _Desk(OneModel(None if isinstance(model, str) else model, device=device, dtype=dtype))
+    worker = _MeasuringWorker(OneModel(None if isinstance(model, str) else model, device=device, dtype=dtype))
+    sampling = {"seed": seed, "counterfactual": counterfactual, "bos": bos}
     with TemporaryDirectory(prefix="reference-") as folder:
         parts = checkpoint or Path(folder) / "parts"
-        begin = Job(
-            "pairs", _begin, (task, spec, n, seed, counterfactual, bos, parts, batch_size), (spec,), _BEGIN
-        )
-        work = Work(_measured(begin, spec, shard or Shard()), _STEPS)
-        return run_work(
-            desk,
-            work,
-            stage("activation patching", _STEPS),
-            workers=workers,
-            log=parts.with_suffix(".log.jsonl"),
-        )
+        begin = Job("pairs", _begin, (task, spec, n, sampling, parts, batch_size), (spec,), _BEGIN)
+        work, log = Work(_measured(begin, spec, shard or Shard()), _STEPS), parts.with_suffix(".log.jsonl")
+        return run_work(worker, work, stage("activation patching", _STEPS), workers=workers, log=log)
 
 
 def _measured(begin: Job, spec: str, shard: Shard) -> Steps:
@@ -91,17 +84,15 @@ def _measured(begin: Job, spec: str, shard: Shard) -> Steps:
 
 
 def _begin(
-    desk: _Desk,
+    worker: _MeasuringWorker,
     task: Task | str,
     spec: str,
     n: int | None,
-    seed: int,
-    counterfactual: str | None,
-    bos: bool,
+    sampling: dict[str, Any],
     folder: Path,
     batch_size: int,
     _told: Told,
 ) -> tuple[Measurement, str]:
-    loaded, model = load_task(task), desk.models(spec)
-    pairs = sample_pairs(loaded, model.tokenizer, n, N_PAIRS, seed, counterfactual, bos=bos)
+    loaded, model = load_task(task), worker.models(spec)
+    pairs = sample_pairs(loaded, model.tokenizer, n, N_PAIRS, **sampling)
     return Measurement.begin(model, pairs, folder, mlps=True, batch_size=batch_size), f"{loaded.name}/{spec}"

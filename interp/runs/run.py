@@ -50,38 +50,26 @@ class Stricter(Strict):
 
 @dataclass(frozen=True)
 class Judged(Recovery):
-    """How well the run's scores rank a reference's members.
+    """How well the run's scores rank a reference's members."""
 
-    Attributes:
-        shared_pairs, measured_pairs: of a measured reference, how many of the run's pairs it was measured on, and on
-            how many pairs it was; ``None`` of a published one.
-        stricter: share of the gap, such as ``5%`` -> the same for the heads from there on.
-    """
-
+    # shared_pairs, measured_pairs: of a measured reference, how many of the run's pairs it was measured on, and on how
+    # many pairs it was; `None` of a published one
     shared_pairs: int | None
     measured_pairs: int | None
-    stricter: dict[str, Stricter]
+    stricter: dict[str, Stricter]  # share of the gap, such as `5%` -> the same for the heads from there on
 
 
 class Settings(Strict):
-    """What a discovery was asked for beside task, model, method, pairs and seed.
-
-    Attributes:
-        signed: whether the method's scores say if a head helps.
-        config: the method's own options.
-        codes: those of the codebook that members' codes were read from.
-        reference: the file of a reference of one's own.
-        task_class: by what :func:`~interp.tasks.load_task` finds a class of one's own.
-    """
+    """What a discovery was asked for beside task, model, method, pairs and seed."""
 
     candidates: PositiveInt
     threshold: Share
     mlps: bool
-    signed: bool
-    config: dict[str, Any]
-    codes: dict[str, Any]
-    reference: str | None = None
-    task_class: str | None = None
+    signed: bool  # whether the method's scores say if a head helps
+    config: dict[str, Any]  # the method's own options
+    codes: dict[str, Any]  # those of the codebook that members' codes were read from
+    reference: str | None = None  # the file of a reference of one's own
+    task_class: str | None = None  # by what `load_task` finds a class of one's own
 
 
 class PairsMade(Strict):
@@ -291,8 +279,8 @@ class Run(Strict):
 
     def reference(self, name: str) -> Reference | ExactEffects:
         """What ``recovery`` knows by this name: the run's own, or one of the package. No other file is opened."""
-        own = self.own_reference if name == self.settings.reference else None
-        return own or named_reference(name)
+        given = self.own_reference if name == self.settings.reference else None
+        return given or named_reference(name)
 
     def __repr__(self) -> str:
         return f"Run({self.task} on {self.model} by {self.method}: {len(self.members)} of {len(self.checked)} checked)"

@@ -7,7 +7,7 @@ What cannot be told of a run is a sentence in ``left_out``.
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float
@@ -101,12 +101,8 @@ def validate(
         Rival(**rival, jaccard=jaccard(members, mask), share=share)
         for rival, mask, share in zip(again, masks, shares, strict=True)
     ]
-    on_own = OnTask(
-        task=run.task,
-        n_pairs=len(judging),
-        lost=1 - circuit.left.value,
-        lost_random=1 - circuit.random.left_mean,
-    )
+    lost = {"lost": 1 - circuit.left.value, "lost_random": 1 - circuit.random.left_mean}
+    of_run = OnTask(task=run.task, n_pairs=len(judging), **lost)
     others, forwards, undone = _other_tasks(run, model, members, random[:TASK_DRAWS], batch_size, stage)
     left_out += refused + undone
     overlap = _jaccard(run)
@@ -116,7 +112,7 @@ def validate(
         held_out=held_out,
         circuit=circuit,
         jaccard=overlap,
-        tasks=[on_own, *others],
+        tasks=[of_run, *others],
         rivals=rivals,
         left_out=left_out,
         forwards=ablator.forwards + forwards,
@@ -175,15 +171,11 @@ def _search_again(
             clean = CleanRun.of_first(model, pairs, mlps=mlps)
             with stage(f"seed {seed}: {run.method}", HUNDREDTHS) as advance:
                 scores = method(model, pairs, config, consumers=(clean,), progress=advance)
-            checked = verify(
-                scores,
-                clean,
-                n_candidates=run.settings.candidates,
-                mlps=mlps,
-                threshold=run.settings.threshold,
-                seed=seed,
-                stage=stage,
-            )
+            bounds: dict[str, Any] = {
+                "n_candidates": run.settings.candidates,
+                "threshold": run.settings.threshold,
+            }
+            checked = verify(scores, clean, mlps=mlps, **bounds, seed=seed, stage=stage)
         except (InputError, TypeError) as error:  # options of another version of the method
             left_out.append(f"A rival from seed {seed} is not told: {error}.")
             continue
@@ -221,12 +213,12 @@ def _other_tasks(
 
 def _jaccard(run: Run) -> Estimate | None:
     """From the effects that the run holds: their columns stand in the order in which candidates are checked."""
-    needed = [run.arrays.get(name) for name in ("effects", "metric_clean", "metric_corrupt")]
-    if any(array is None for array in needed):
+    names = ("effects", "metric_clean", "metric_corrupt")
+    if not {*names} <= run.arrays.keys():
         return None
     checked = sorted(run.checked, key=lambda part: -abs(part.score))
     sites = tuple(parse_site(part.site) for part in checked)
-    effects, clean, corrupt = (np.asarray(array, dtype=float) for array in needed)
+    effects, clean, corrupt = (run.arrays[name].astype(float) for name in names)
     measured = PatchingEffects(sites, effects, clean, corrupt, 0.0, 0.0)
     members = np.array([part.in_circuit for part in checked])
     return membership_jaccard(measured, members, threshold=run.settings.threshold, seed=run.seed)

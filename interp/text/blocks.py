@@ -30,18 +30,13 @@ Split = Literal["train", "heldout"]
 
 @dataclass(frozen=True)
 class TextBlocks:
-    """
-    Attributes:
-        tokens: every block begins with BOS (if the tokenizer has one), and none holds padding.
-        seed: of the order of documents, and of the samples of ``self``.
-        sources: which of the sources each block is from; ``None`` if there is one.
-    """
-
+    # every block begins with BOS (if the tokenizer has one), and none holds padding
     tokens: Int[Tensor, "block pos"]
     spec: str
     split: Split
-    seed: int
+    seed: int  # of the order of documents, and of the samples of `self`
     n_documents: int
+    # which of the sources each block is from; `None` if there is one
     sources: Int[Tensor, " block"] | None = None
 
     @property
@@ -145,21 +140,20 @@ def _ordered(
     source: TextSource, model: Model, split: Split, seed: int, stage: Stage, seen: set[bytes]
 ) -> Iterator[Document]:
     """Documents of the split, each once; those of a finite source in an order drawn from the seed."""
-    found = source.documents(model, seed=seed, stage=stage)
+    documents = source.documents(model, seed=seed, stage=stage)
     if not source.endless:
-        found = iter(sorted(found, key=lambda text: hashlib.sha256(b"%d:" % seed + _digest(text)).digest()))
+        by_digest = sorted(documents, key=lambda text: hashlib.sha256(b"%d:" % seed + _digest(text)).digest())
+        documents = iter(by_digest)
     fruitless = 0
-    for document in found:
+    for document in documents:
         digest = _digest(document)
         wanted = (document.strip() if isinstance(document, str) else document) and digest not in seen
         if wanted and is_heldout(document) == (split == "heldout"):
             seen.add(digest)
             fruitless = 0
             yield document
-        else:
-            fruitless += 1
-            if source.endless and fruitless >= _FRUITLESS:
-                return
+        elif (fruitless := fruitless + 1) >= _FRUITLESS and source.endless:
+            return
 
 
 def _digest(document: Document) -> bytes:

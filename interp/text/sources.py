@@ -62,20 +62,17 @@ class StdlibText:
         self.spec = "stdlib"
 
     def documents(self, model: Model | None, *, seed: int, stage: Stage = silent) -> Iterator[str]:  # noqa: ARG002
-        found = stdlib_docstrings()
-        if not found:
+        if not stdlib_docstrings():
             raise InputError("text stdlib: this Python has no source files of its standard library")
-        return iter(found)
+        return iter(stdlib_docstrings())
 
 
 @cache
 def stdlib_docstrings() -> tuple[str, ...]:
     """Every prose-like docstring once, in the order of the files' names."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    paths = (p for p in root.rglob("*.py") if not _SKIPPED & set(p.relative_to(root).parts))
-    return tuple(
-        dict.fromkeys(text for path in sorted(paths) for text in _docstrings(path) if is_prose(text))
-    )
+    paths = sorted(p for p in root.rglob("*.py") if not _SKIPPED & set(p.relative_to(root).parts))
+    return tuple(dict.fromkeys(filter(is_prose, itertools.chain.from_iterable(map(_docstrings, paths)))))
 
 
 def is_prose(text: str) -> bool:
@@ -116,13 +113,10 @@ class ModelSamples:
 
     def documents(self, model: Model, *, seed: int, stage: Stage = silent) -> Iterator[tuple[int, ...]]:
         """Endless: as many batches as are asked for are generated, up to each sample's end-of-text."""
-        length = min(self.length, model.cfg.n_ctx - 1)
-        stops = ends(model)
-        number = 0
-        while True:
+        length, stops = min(self.length, model.cfg.n_ctx - 1), ends(model)
+        for number in itertools.count():
             for row in self._batch(model, number, seed, length, stage).tolist():
                 yield tuple(until_end(row, stops))
-            number += 1
 
     def _batch(
         self, model: Model, number: int, seed: int, length: int, stage: Stage
@@ -150,18 +144,15 @@ class ModelSamples:
                 "text 'self': the model's tokenizer has neither BOS nor EOS to start a sample from"
             )
         start = torch.full((self.batch, 1), begin, device=model_device(model))
-        own_seed = int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
+        batch_seed = int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
         with (
             as_it_is(model, "text of the source 'self'"),
             stage(f"sampling text, batch {number + 1}", length) as done,
             forwards_watched(model, lambda *_: done(1)),
         ):
-            tokens = generate(model, start, length, temperature=1.0, seed=own_seed)[:, 1:].cpu()
-        if tokens.shape[1] < length:  # every sample ended early
-            tokens = torch.nn.functional.pad(
-                tokens, (0, length - tokens.shape[1]), value=model.tokenizer.eos_token_id
-            )
-        return tokens
+            tokens = generate(model, start, length, temperature=1.0, seed=batch_seed)[:, 1:].cpu()
+        missing = length - tokens.shape[1]  # where every sample ended early
+        return torch.nn.functional.pad(tokens, (0, missing), value=model.tokenizer.eos_token_id)
 
     def folder(self, model: Model, seed: int, length: int) -> Path:
         """Where this model's samples lie: its revision, weights and shape, and the parameters name the folder, not the
@@ -200,26 +191,23 @@ class HubText:
 
         local = Path(os.path.expanduser(self.name))
         name = str(local) if local.is_dir() else self.name
-        rows, empty = None, 0
-        while True:
+
+        def rows() -> Iterator[dict]:
             try:
-                if rows is None:
-                    rows = iter(load_dataset(name, self.config, split=self.split, streaming=True))
-                row = next(rows, None)
+                yield from load_dataset(name, self.config, split=self.split, streaming=True)
             except Exception as error:  # the library raises whatever its readers raise, at any row
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
                 raise InputError(f"cannot load the dataset {self.spec!r}: {reason}") from None
-            if row is None:
-                return
+
+        empty = 0
+        for row in rows():
             if row.get(self.column, "") is None and empty < _MOST_EMPTY:  # a column may have gaps
                 empty += 1
                 continue
             if not isinstance(row.get(self.column), str):
                 texts = [name for name, value in row.items() if isinstance(value, str)]
-                raise InputError(
-                    f"the dataset {self.spec!r} has no text column {self.column!r}: "
-                    f"it has {', '.join(texts) or 'none'} ({_FORM})"
-                )
+                has = f"it has {', '.join(texts) or 'none'} ({_FORM})"
+                raise InputError(f"the dataset {self.spec!r} has no text column {self.column!r}: {has}")
             empty = 0
             if row[self.column]:
                 yield row[self.column]
@@ -337,9 +325,8 @@ def _json_lines(path: Path) -> Iterator[str]:
         try:
             value = parse_json(line)
         except ValueError as error:
-            raise InputError(
-                f"{path}, line {number} is not JSON: {getattr(error, 'msg', None) or error}"
-            ) from None
+            why = getattr(error, "msg", None) or error
+            raise InputError(f"{path}, line {number} is not JSON: {why}") from None
         text = value.get("text") if isinstance(value, dict) else value
         if not isinstance(text, str):
             raise InputError(f'{path}, line {number}: expected a string, or an object with a string "text"')

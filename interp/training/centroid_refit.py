@@ -48,8 +48,8 @@ def refit_centroids(
     folder.mkdir(parents=True, exist_ok=True)
     places = {site: books[str(site)] for site in expand_sites(model, books)}
     last = max(site.layer for site in places)
-    with TemporaryDirectory(prefix="refit-", dir=folder) as own:
-        stream = LayerStream(model, blocks, Path(own), batch_size=BATCH_SIZE, at_most=0)
+    with TemporaryDirectory(prefix="refit-", dir=folder) as work:
+        stream = LayerStream(model, blocks, Path(work), batch_size=BATCH_SIZE, at_most=0)
         with stage("refitting the centroids", len(stream.batches) * (len(places) + last)) as done:
             for layer in range(last + 1):
                 moved: dict[Site, Dictionary] = {}

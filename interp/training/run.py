@@ -144,8 +144,10 @@ def train_codebooks(
     if folder is None:
         if config.objective == "joint":
             raise InputError("joint training finetunes the model: name a folder that it is written to")
-        with TemporaryDirectory(prefix="codebooks-") as own:
-            return train_codebooks(model, codebooks, text, own, config, stage=stage, watch=watch).in_memory()
+        with TemporaryDirectory(prefix="codebooks-") as place:
+            return train_codebooks(
+                model, codebooks, text, place, config, stage=stage, watch=watch
+            ).in_memory()
     folder = Path(folder)
     if text.split != "train":
         raise InputError(f"text of the split {text.split!r}: codebooks are trained on 'train' only")
@@ -168,12 +170,12 @@ def train_codebooks(
         )
     request = _request(model, codebooks, books, text, config)
     if is_store(folder):
-        found = Codebooks.from_pretrained(folder)
-        if "training" not in found.manifest:
+        trained = Codebooks.from_pretrained(folder)
+        if "training" not in trained.manifest:
             raise InputError(f"{folder} holds fitted codebooks: write the trained ones to another folder")
-        check_request(folder, {**found.manifest, "model": found.manifest["training"]["base"]}, request)
+        check_request(folder, {**trained.manifest, "model": trained.manifest["training"]["base"]}, request)
         shutil.rmtree(folder / WORK, ignore_errors=True)  # of a run that was killed while it cleared up
-        return found
+        return trained
     # the first of several processes holds it for all
     with being_filled(folder, "training") if first() else contextlib.nullcontext():
         if first():
@@ -242,8 +244,8 @@ def refit_blocks(blocks: Int[Tensor, "block pos"], config: TrainConfig) -> Itera
 def describe(result: StepResult) -> str:
     """One line on a step."""
     nats = {"loss": result.loss, "KL": result.kl, "CE": result.ce}
-    told = [f"{name} {value:.3f}" for name, value in nats.items() if value is not None]
-    return "  ".join([*told, f"explained {result.explained:.2f}", f"dead {result.dead:.1%}"])
+    known = [f"{name} {value:.3f}" for name, value in nats.items() if value is not None]
+    return "  ".join([*known, f"explained {result.explained:.2f}", f"dead {result.dead:.1%}"])
 
 
 def _finish(trainer: Trainer, folder: Path, request: dict[str, Any]) -> None:
@@ -251,9 +253,9 @@ def _finish(trainer: Trainer, folder: Path, request: dict[str, Any]) -> None:
         book._save_pretrained(folder / site)
     if trainer.weights:
         save_model(trainer.model, folder / MODEL_FOLDER)
-        where = str((folder / MODEL_FOLDER).resolve())
-        own = {**model_identity(trainer.model), "spec": where, "source": where, "revision": None}
-        request = {**request, "model": own}
+        saved = str((folder / MODEL_FOLDER).resolve())
+        identity = model_identity(trainer.model)
+        request = {**request, "model": {**identity, "spec": saved, "source": saved, "revision": None}}
     Codebooks.finish(folder, request)
 
 

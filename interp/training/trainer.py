@@ -97,11 +97,10 @@ class Teacher:
             return self.model(tokens)
 
     def _keep(self, blocks: list[bytes], resid: Float[Tensor, "block pos d_model"]) -> None:
-        for block, one in zip(blocks, resid, strict=True):
-            size = one.numel() * one.element_size()
-            if block not in self._resid and size <= self._room:
-                self._resid[block] = one.clone()
-                self._room -= size
+        for block, of_block in zip(blocks, resid, strict=True):
+            if block not in self._resid and of_block.nbytes <= self._room:
+                self._resid[block] = of_block.clone()
+                self._room -= of_block.nbytes
 
 
 ROWS = 64
@@ -119,8 +118,8 @@ def kl_and_gradient(
     """
     rows, targets = logits.detach().flatten(0, -2), teacher.flatten(0, -2)
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
-    for some, target in zip(rows.split(ROWS), targets.split(ROWS), strict=True):
-        log_q, log_p = some.float().log_softmax(-1), target.float().log_softmax(-1)
+    for chunk, target in zip(rows.split(ROWS), targets.split(ROWS), strict=True):
+        log_q, log_p = chunk.float().log_softmax(-1), target.float().log_softmax(-1)
         p = log_p.exp()
         total += (p * (log_p - log_q)).sum()
         target.copy_(log_q.exp_().sub_(p).div_(len(rows)))
@@ -135,23 +134,17 @@ REPLACED_UNTIL = 0.8
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step measured, on its own batch and before its update.
+    """What a step measured, on its own batch and before its update."""
 
-    Attributes:
-        loss: what was minimised, λ times the reconstruction error included.
-        kl: KL(plain ‖ spliced), nats per token; None where not measured (local: every tenth step; joint: never, the
-            plain model is gone).
-        ce: cross-entropy of the spliced model, nats per token (joint only).
-        explained: share of variance explained, averaged over groups and sites.
-        dead: share of codes not used since codes were last replaced, as counted at the end of the last stretch of
-            ``replace_every`` steps, and of the books as they came before that. None are replaced in the last fifth of a
-            run, so there it is of more and more text; if none ever are, of all steps so far.
-    """
-
-    loss: float
+    loss: float  # what was minimised, λ times the reconstruction error included
+    # KL(plain ‖ spliced), nats per token; None where not measured (local: every tenth step; joint: never, the plain
+    # model is gone)
     kl: float | None
-    ce: float | None
-    explained: float
+    ce: float | None  # cross-entropy of the spliced model, nats per token (joint only)
+    explained: float  # share of variance explained, averaged over groups and sites
+    # share of codes not used since codes were last replaced, as counted at the end of the last stretch of
+    # `replace_every` steps, and of the books as they came before that. None are replaced in the last fifth of a run, so
+    # there it is of more and more text; if none ever are, of all steps so far.
     dead: float
     k: int
 
@@ -276,15 +269,15 @@ class Trainer:
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from :meth:`state`; refuses tensors that are missing or of another shape."""
-        ours = self.state()
-        for name, tensor in ours.items():
+        state = self.state()
+        for name, tensor in state.items():
             if name not in tensors:
                 raise InputError(f"the checkpoint lacks {name}")
-            if tensors[name].shape != tensor.shape:
+            if (stored := tensors[name].shape) != tensor.shape:
                 raise InputError(
-                    f"the checkpoint has {name} of shape {list(tensors[name].shape)}, not {list(tensor.shape)}"
+                    f"the checkpoint has {name} of shape {list(stored)}, not {list(tensor.shape)}"
                 )
-        for name, tensor in ours.items():
+        for name, tensor in state.items():
             tensor.copy_(tensors[name])
         self.dead = float(tensors["dead"])
         for wrapper in self._wrappers.values():

@@ -4,8 +4,8 @@ import json
 import re
 
 from interp.changes import Diff
-from interp.changes.listing import ChangedCode, ChangedWord, Context, Example
-from interp.changes.parts import Part, Together
+from interp.changes.listing import ChangedCode, ChangedContext, ChangedWord, CodeExample
+from interp.changes.parts import ChangedSite, Together
 from interp.changes.undo import Undone
 from tests.app.conftest import unescaped
 from tests.contrast.synthetic import EVIL
@@ -21,10 +21,10 @@ def make_diff(text: str = "harbor") -> Diff:
         text=text,
         n_tokens=5000,
         kl=0.25,
-        contexts=[Context(text, text, text, 3.5, 7, text, text, 2)],
+        contexts=[ChangedContext(text, text, text, 3.5, 7, text, text, 2)],
         words=[ChangedWord(text, 1.5, 50, [text])],
         classes=[("digits", 0.1, 0.9)],
-        sites=[Part("a1.h2", 0.6, 0.5, 0.7), Part("m0", 0.2, 0.1, 0.3)],
+        sites=[ChangedSite("a1.h2", 0.6, 0.5, 0.7), ChangedSite("m0", 0.2, 0.1, 0.3)],
         together=[Together(1, 0.6, 0.5, 0.5, 0.1)],
         codes=[
             ChangedCode(
@@ -42,7 +42,7 @@ def make_diff(text: str = "harbor") -> Diff:
                 1e-6,
                 9,
                 5,
-                [Example(text, text, text)],
+                [CodeExample(text, text, text)],
             )
         ],
         n_changed=12,

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from interp.bench.judges import Court, Judge
-from interp.bench.plan import YARDSTICK, Plan, drawn
+from interp.bench.judges import Court, ReferenceJudge
+from interp.bench.plan import YARDSTICK, BenchPlan, drawn
 from interp.bench.run import run_bench
 from interp.circuits.references import ExactEffects
 from interp.errors import InputError
@@ -27,8 +27,8 @@ SMALL = {"pairs": (4, 8), "seeds": 2, "pool": 16, "held_out": 5, "reference": 20
 FOLDER = f"{TASK}--{TASK}"
 
 
-def plan(**changes) -> Plan:
-    return Plan(**{"tasks": (TASK,), "methods": ("attribution", "eap"), **SMALL, **changes})
+def plan(**changes) -> BenchPlan:
+    return BenchPlan(**{"tasks": (TASK,), "methods": ("attribution", "eap"), **SMALL, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ def test_the_yardstick_is_judged_by_the_other_pairs():
     rng = np.random.default_rng(0)
     heads = rng.normal(size=(12, 2, 3)) * 0.1 + np.array([[1.0, 0, 0], [0.5, 0, 0]])
     measured = ExactEffects("t/m", "t", "m", heads, None, np.full(12, 2.0), np.zeros(12), {})
-    court = Court((Judge("t/m", measured.members(), measured.effects()),), measured)
+    court = Court((ReferenceJudge("t/m", measured.members(), measured.effects()),), measured)
     scores, (judge,) = court.yardstick(5, seed=3)
     order = drawn(3, 12, 12)
     np.testing.assert_allclose(scores, heads[order[:5]].mean(0))
@@ -247,7 +247,7 @@ def test_the_yardstick_is_judged_by_the_other_pairs():
     assert court.yardstick(12, 0) is None
     by_layer = [(measured.n_layers - layer) / measured.n_layers for layer in range(measured.n_layers)]
     assert court.yardstick_forwards() == pytest.approx(2 + measured.n_heads * sum(by_layer))
-    known = Court((Judge("planted/written", measured.members(), measured.effects()),), measured)
+    known = Court((ReferenceJudge("planted/written", measured.members(), measured.effects()),), measured)
     _, (judge,) = known.yardstick(5, seed=3)
     np.testing.assert_allclose(judge.effects, heads[order[5:]].mean(0))
     assert (judge.truth == measured.members()).all(), "what was written stays true"

@@ -52,7 +52,6 @@ def test_edges_are_scored_apart_where_they_are_compared(made):
     runner, written = made("adaptive-patching", edges=True), planted_truth(PLANTED).edges
     runner.prepare([(4, 0)], quiet)
     outcome = runner.outcome(4, 0, quiet)
-    assert runner.scores_edges_apart
     assert {(edge.sender, edge.receiver, edge.into) for edge in outcome.edges[:4]} == set(written)
     assert 0 < outcome.edge_forwards <= 26 * 4
     assert outcome.forwards <= 8 * 4, "what edges cost is told apart from what heads cost"

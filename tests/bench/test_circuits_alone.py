@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from interp.bench.plan import Plan
+from interp.bench.plan import BenchPlan
 from interp.bench.run import run_bench
 from interp.files import write_json
 
@@ -17,7 +17,7 @@ HELD_OUT = 6
 
 def test_on_the_pairs_of_the_bench_it_has_the_numbers_of_the_bench(tmp_path, monkeypatch):
     sizes = {"pairs": (4,), "seeds": 2, "pool": 16, "reference": 20, "held_out": HELD_OUT}
-    plan = Plan(("planted-backup",), methods=("adaptive-patching", "attribution"), **sizes)
+    plan = BenchPlan(("planted-backup",), methods=("adaptive-patching", "attribution"), **sizes)
     bench, out = run_bench(plan, tmp_path / "bench"), tmp_path / "alone.json"
     write_json(tmp_path / "bench" / "bench.json", bench)
     words = ["circuits_alone.py", str(tmp_path / "bench"), "--held-out", str(HELD_OUT), "--out", str(out)]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from interp.bench.plan import Plan
+from interp.bench.plan import BenchPlan
 from interp.bench.table import METRICS, _groups, compare_subsets
 
 
@@ -35,7 +35,7 @@ def test_one_seed_has_no_interval_and_no_difference_none_that_is_wide(difference
 
 def test_a_groups_row_is_the_mean_of_its_tasks():
     names = ("planted-or", "planted-backup")
-    plan, lines = Plan(tasks=names, methods=("attribution",)), []
+    plan, lines = BenchPlan(tasks=names, methods=("attribution",)), []
     for name, value in zip(names, (0.2, 0.6), strict=True):
         spread = {"mean": value, "least": 0.0, "largest": 1.0, "count": 2}
         line = {"task": name, "model": name, "method": "attribution", "n": 10, "decides": True}

@@ -70,7 +70,7 @@ def test_labels_lie_beside_the_index_and_the_codebooks_and_are_shown(
     assert "F1 ≥ .5" in labelled.out and labelled.out.count("saved") == 2
     labels = labels_of(own)
     assert labels is not None and labels.about["books"] == own.fingerprint
-    assert labels_of(CodeIndex.open("ix")).texts == labels.texts
+    assert (labels_of(CodeIndex.open("ix")).columns["text"] == labels.columns["text"]).all()
     page = command("index", "search", "ix", "--code", "a0.h1=3")
     assert f"label    {code_label(labels, 'a0.h1', 3)}" in page.out
     group = labels.groups["a0.h1"][3]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import interp
-from interp.bench.plan import Plan
+from interp.bench.plan import BenchPlan
 from interp.bench.run import run_bench
 from interp.errors import InputError
 from interp.scores.method import Context, Method
@@ -54,7 +54,7 @@ def test_in_a_discovery_a_bench_and_the_list_of_options(spec, tmp_path, command)
     assert found["cost"]["score"] == 4 * 8, "readers of the same pass cost no other"
     assert (tmp_path / "runs/planted-induction-gradient_norm/run.json").is_file()
     sizes = {"pairs": (5,), "seeds": 1, "pool": 16, "reference": 20, "held_out": 5}
-    result = run_bench(Plan(("planted-induction",), methods=(spec,), **sizes), tmp_path / "bench")
+    result = run_bench(BenchPlan(("planted-induction",), methods=(spec,), **sizes), tmp_path / "bench")
     assert spec in {row["method"] for row in result["cells"]}
     assert "power" in command("methods", spec).out
 

@@ -84,8 +84,8 @@ class HeadRules(nn.Module):
         key = self.key_number[:, number] + self.key_class[:, word_class] + self.behind_class[:, behind]
         score = self.distance[:, back.clamp(min=0)][:, None] + key[:, :, None]
         score = score + self.sought[:, word_class[:, :, None], word_class[:, None]]
-        for weight, there in ((self.same, text.same), (self.after, text.after)):
-            score = score + (weight[:, :1, None] + weight[:, 1:][:, word_class])[..., None] * there
+        for weight, holds in ((self.same, text.same), (self.after, text.after)):
+            score = score + (weight[:, :1, None] + weight[:, 1:][:, word_class])[..., None] * holds
         score = score + torch.diag_embed(self.itself[:, word_class])
         first = (
             self.first_by_number[:, number]
