@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.bottlenecks.base import Bottleneck, Codes, straight_through
-from interp.bottlenecks.edits import CodeEdit, Positions, Rows, SiteEdits, Where
+from interp.bottlenecks.edits import CodeEdit, EditScope, Positions, Rows, SiteEdits
 from interp.bottlenecks.gates import Gate
 from interp.errors import InputError
 from interp.models import Model, Site, hooked, model_device, parse_site, resolve_site
@@ -103,9 +103,9 @@ class Attached:
             raise InputError(f"bottlenecks at {', '.join(bottlenecks)}: a site is named twice")
         for name, bottleneck in self.bottlenecks.items():
             _check_fit(model, self._places[name], bottleneck)
-        self._given: list[tuple[CodeEdit, Where]] = []
+        self._given: list[tuple[CodeEdit, EditScope]] = []
         self._edits: dict[str, SiteEdits] = {}
-        self._masks: dict[tuple[Where, Rows], Tensor | None] = {}
+        self._masks: dict[tuple[EditScope, Rows], Tensor | None] = {}
         self._seen: dict[str, list[Codes]] = {}
         self._tokens: list[Tensor | None] = []
         self._fired: dict[_Fires, list[Tensor]] = {}
@@ -185,8 +185,8 @@ class Attached:
         """
         if not edits or not all(isinstance(edit, CodeEdit) for edit in edits):
             raise InputError("no edits: give at least one SetCode, AddCode or ForbidCode")
-        where = Where(positions, fraction, seed, when)
-        self._take([*self._given, *((edit, where) for edit in edits)])
+        scope = EditScope(positions, fraction, seed, when)
+        self._take([*self._given, *((edit, scope) for edit in edits)])
         return self
 
     def clear(self, site: str | None = None) -> None:
@@ -205,10 +205,10 @@ class Attached:
         """At which positions, from 0, of the last forward or generation codes are edited, in rows that edits name: not
         at the last token that is generated, which is never read."""
         edited = torch.zeros(n_rows, n_positions, dtype=torch.bool)
-        for where in {w for _, w in self._given} if self._tokens else ():
-            mask = where.mask(n_rows, range(n_positions), self._prompt)
-            if where.gate is not None:
-                held = self._held(where.gate, slice(None)).cpu()[:, :n_positions]
+        for scope in {s for _, s in self._given} if self._tokens else ():
+            mask = scope.mask(n_rows, range(n_positions), self._prompt)
+            if scope.gate is not None:
+                held = self._held(scope.gate, slice(None)).cpu()[:, :n_positions]
                 mask = mask & torch.nn.functional.pad(held, (0, n_positions - held.shape[1]))
             edited |= mask
         return edited
@@ -226,16 +226,16 @@ class Attached:
     def _home(self, site: str) -> tuple[str, int | None]:
         return home_of(self.model, self.bottlenecks, site)
 
-    def _take(self, given: list[tuple[CodeEdit, Where]]) -> None:
+    def _take(self, given: list[tuple[CodeEdit, EditScope]]) -> None:
         planned: dict[str, SiteEdits] = {}
         watched: dict[_Fires, list[Tensor]] = {}
-        for edit, where in given:
+        for edit, scope in given:
             name, group = self._home(edit.site)
-            watched |= {fires: [] for fires in self._fires(where.gate, edit.site)}
+            watched |= {fires: [] for fires in self._fires(scope.gate, edit.site)}
             if name not in planned:
                 book = self.bottlenecks[name]
                 planned[name] = SiteEdits(book, groups_at(self.model, self._places[name], book))
-            planned[name].add(edit, group, where)
+            planned[name].add(edit, group, scope)
         self._given, self._edits, self._masks, self._fired = given, planned, {}, watched
 
     def _fires(self, gate: Gate | None, edited: str | None = None) -> list[_Fires]:
@@ -283,33 +283,33 @@ class Attached:
             self._watch(name, whole)
         every = self.read or not self.error_term
         acting = [name for name in names if every or name in self._edits]
-        for single, some in groupby(acting, key=lambda name: self._places[name].head is not None):
+        for single, names_here in groupby(acting, key=lambda name: self._places[name].head is not None):
             if not single:
-                whole = reduce(lambda x, name: self._replaced(name, x), some, whole)
+                whole = reduce(lambda x, name: self._replaced(name, x), names_here, whole)
                 continue
             heads = list(whole.unbind(2))
-            for name in some:
+            for name in names_here:
                 if (head := self._places[name].head) is not None:
                     heads[head] = self._replaced(name, heads[head])
             # not in place: the gradient of the other heads must find its way too
             whole = torch.stack(heads, 2)
         return whole if acting else None
 
-    def _at(self, x: Tensor, where: Where, rows: Rows) -> Bool[Tensor, "batch pos"] | None:
+    def _at(self, x: Tensor, scope: EditScope, rows: Rows) -> Bool[Tensor, "batch pos"] | None:
         """Where edits of these rows act in this forward; None for nowhere."""
-        if (where, rows) not in self._masks:
+        if (scope, rows) not in self._masks:
             columns = range(self._offset, self._offset + x.shape[1])
-            mask = where.mask(len(x), columns, self._prompt).to(x.device)
-            if where.gate is not None and mask.any():
-                mask = mask & self._held(where.gate, slice(-1, None))
+            mask = scope.mask(len(x), columns, self._prompt).to(x.device)
+            if scope.gate is not None and mask.any():
+                mask = mask & self._held(scope.gate, slice(-1, None))
             if rows is not None:
                 if rows[-1] >= len(x):
                     raise InputError(f"row {rows[-1]}: the batch has {len(x)}")
                 named = torch.zeros(len(x), 1, dtype=torch.bool, device=x.device)
                 named[list(rows)] = True
                 mask = mask & named
-            self._masks[where, rows] = mask if mask.any() else None
-        return self._masks[where, rows]
+            self._masks[scope, rows] = mask if mask.any() else None
+        return self._masks[scope, rows]
 
     def _replaced(self, name: str, x: Tensor) -> Tensor:
         edits, at = self._edits.get(name), partial(self._at, x)
@@ -326,8 +326,8 @@ class Attached:
         for (site, group, code), seen in self._fired.items():
             if site == name:
                 # features that are not active fill the slots of a SAE
-                there = (codes.ids == code) & (codes.values != 0)
-                seen.append((there if group is None else there[:, :, group]).any(-1))
+                active = (codes.ids == code) & (codes.values != 0)
+                seen.append((active if group is None else active[:, :, group]).any(-1))
 
     def _coded(self, name: str, x: Tensor, edits: SiteEdits | None) -> Tensor:
         bottleneck = self.bottlenecks[name]
@@ -381,8 +381,8 @@ def home_of(model: Model, bottlenecks: Mapping[str, Bottleneck], site: str) -> t
         if bottlenecks[name].config.d_in == model.cfg.d_head:
             return name, place.head
     names = [*bottlenecks]
-    there = ", ".join(names) if len(names) <= 6 else f"{names[0]} … {names[-1]}"
-    raise InputError(f"no codebook at {site}: there are some at {there or 'no site'}")
+    sites = ", ".join(names) if len(names) <= 6 else f"{names[0]} … {names[-1]}"
+    raise InputError(f"no codebook at {site}: there are some at {sites or 'no site'}")
 
 
 def _check_fit(model: Model, place: Site, bottleneck: Bottleneck) -> None:

@@ -152,14 +152,14 @@ def format_codes(codes: Iterable[WeightedCode]) -> str:
     return ",".join(code_name(*code) for code in codes)
 
 
-How = Literal["set", "added", "forbidden"]
-HOW: tuple[How, ...] = get_args(How)
+Operation = Literal["set", "added", "forbidden"]
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 """What is done to codes."""
 
 
 def code_edits(
     codes: Sequence[WeightedCode],
-    how: How,
+    operation: Operation,
     *,
     scale: float | int = 1.0,
     slots: int = 1,
@@ -167,12 +167,12 @@ def code_edits(
 ) -> list[CodeEdit]:
     """The same for each of several codes: set in so many slots, added ``scale`` times their weight from the mean, or
     forbidden. Only codes that are added have a weight."""
-    if how == "added":
+    if operation == "added":
         return [AddCode(site, code, scale * weight, rows, from_mean=True) for site, code, weight in codes]
     for code in codes:
         if code.weight != 1:
             raise InputError(f"code {code_name(*code)!r}: only codes that are added have a weight (*NUMBER)")
-    if how == "forbidden":
+    if operation == "forbidden":
         return [ForbidCode(site, code, rows) for site, code, _ in codes]
     return [SetCode(site, code, slots, rows=rows) for site, code, _ in codes]
 
@@ -183,7 +183,7 @@ _Columns = slice | tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Where:
+class EditScope:
     """Positions of edits that were made together, the fraction of them that is drawn, and the gate that all of them
     stand behind. In its place ``firing`` multiplies what is added by its cosine with what is there, if above 0.
 
@@ -259,8 +259,8 @@ def _is_among(columns: _Columns, number: int) -> bool:
 
 
 Rows = tuple[int, ...] | None
-_Key = tuple[Where, Rows]
-At = Callable[[Where, Rows], Bool[Tensor, "batch pos"] | None]
+_Key = tuple[EditScope, Rows]
+At = Callable[[EditScope, Rows], Bool[Tensor, "batch pos"] | None]
 """Where edits of these rows act in the forward under way; None for nowhere."""
 _KEEP = -2
 """An id that leaves a slot as it is."""
@@ -291,7 +291,7 @@ class SiteEdits:
     def adds(self) -> bool:
         return bool(self._added)
 
-    def add(self, edit: CodeEdit, group: int | None, where: Where) -> None:
+    def add(self, edit: CodeEdit, group: int | None, scope: EditScope) -> None:
         """Take in an edit of one group, or of a site without groups."""
         n_codes = self.bottleneck.config.n_codes
         if not 0 <= whole_number("code", edit.code) < n_codes:
@@ -299,14 +299,14 @@ class SiteEdits:
         rows = None if edit.rows is None else tuple(sorted({whole_number("row", row) for row in edit.rows}))
         if rows is not None and (not rows or rows[0] < 0):
             raise InputError(f"rows {edit.rows!r}: name rows of the batch, from 0")
-        if where.follows and not isinstance(edit, AddCode):
+        if scope.follows and not isinstance(edit, AddCode):
             raise InputError(f"gate {FIRING!r} at {edit.site}: it is for codes that are added, AddCode")
         if isinstance(edit, SetCode):
-            self._add_set(edit, group, (where, rows))
+            self._add_set(edit, group, (scope, rows))
         elif isinstance(edit, AddCode):
-            self._add_added(edit, group, (where, rows))
+            self._add_added(edit, group, (scope, rows))
         else:
-            self._add_forbidden(edit, group, (where, rows))
+            self._add_forbidden(edit, group, (scope, rows))
 
     def allowed(self, codes: Codes, x: Tensor, at: At) -> Codes:
         """The codes of ``x`` without forbidden ones; the same object if nothing is forbidden."""
@@ -354,9 +354,9 @@ class SiteEdits:
             self._set[key] = torch.full(shape, _KEEP, device=device), torch.ones(shape, device=device)
         ids, strengths = (part if group is None else part[group] for part in self._set[key])
         # in rows that two edits name each has slots of its own; what is set later takes the place of what was
-        (where, rows), taken = key, torch.zeros(k, dtype=torch.bool, device=ids.device)
+        (scope, rows), taken = key, torch.zeros(k, dtype=torch.bool, device=ids.device)
         for (other, named), (others, _) in self._set.items():
-            if other is where and (rows is None or named is None or set(rows) & set(named)):
+            if other is scope and (rows is None or named is None or set(rows) & set(named)):
                 taken |= (others != _KEEP)[... if group is None else group].reshape(-1, k).any(0)
         may = self.bottleneck.slots_of(edit.code)
         free = (~taken).nonzero()[:, 0]
@@ -368,14 +368,14 @@ class SiteEdits:
         strengths[..., free[: edit.slots]] = strength
 
     def _add_added(self, edit: AddCode, group: int | None, key: _Key) -> None:
-        scale, which = _finite("scale", edit.scale, edit.site), slice(None) if group is None else group
+        scale, index = _finite("scale", edit.scale, edit.site), slice(None) if group is None else group
         shape = (*self._lead, self.bottleneck.config.d_in)
         total = self._added.setdefault(key, torch.zeros(shape, device=self.bottleneck.device))
         vectors = self._vectors(edit.code)
         if edit.from_mean:
             vectors = vectors - self._mean(edit)
-        total[which] += scale * vectors[which]
-        if not total[which].isfinite().all():
+        total[index] += scale * vectors[index]
+        if not total[index].isfinite().all():
             raise InputError(f"scale {edit.scale} at {edit.site}: what is added there is beyond any number")
 
     def _add_forbidden(self, edit: ForbidCode, group: int | None, key: _Key) -> None:
@@ -421,9 +421,9 @@ def _finite(name: str, value: float | int, site: str) -> float:
 def _together(forbidden: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
     """Every position once: all that is forbidden there is so together."""
     masks, withouts = (torch.stack(parts) for parts in zip(*forbidden, strict=True))
-    kinds, which = masks.flatten(1).unique(dim=1, return_inverse=True)
+    kinds, set_of_position = masks.flatten(1).unique(dim=1, return_inverse=True)
     return [
-        ((which == i).view(masks.shape[1:]), withouts[kind].any(0))
+        ((set_of_position == i).view(masks.shape[1:]), withouts[kind].any(0))
         for i, kind in enumerate(kinds.T)
         if kind.any()
     ]

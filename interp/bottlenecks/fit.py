@@ -258,9 +258,9 @@ def fit_codebooks(
     context = min(context, model.cfg.n_ctx)
     text = load_text(text, model, n_tokens=n_tokens, context=context, seed=config.seed, stage=stage)
     if folder is None:
-        with TemporaryDirectory(prefix="codebooks-") as own:
+        with TemporaryDirectory(prefix="codebooks-") as temporary:
             return fit_codebooks(
-                model, sites, text, own, config, batch_size=batch_size, stage=stage
+                model, sites, text, temporary, config, batch_size=batch_size, stage=stage
             ).in_memory()
     folder, sites = Path(folder), [sites] if isinstance(sites, str) else sites
     books = new_books(model, sites, config)
@@ -353,7 +353,7 @@ def _fit(
             stream.step()
 
 
-class _Desk:
+class _LayerFitter:
     """A model, and texts that go through it as it is, layer by layer."""
 
     def __init__(
@@ -369,15 +369,15 @@ class _Desk:
     def at(self, layer: int) -> LayerStream:
         """The texts at the entrance of a layer, in a folder of this process."""
         if self.stream is None or self.stream.layer > layer:
-            own = self.folder / WORK / f"layers-{platform.node()}-{os.getpid()}"
+            shards = self.folder / WORK / f"layers-{platform.node()}-{os.getpid()}"
             model = self.models(self.spec)
-            self.stream = LayerStream(model, self.tokens, own, batch_size=self.batch_size, at_most=0)
+            self.stream = LayerStream(model, self.tokens, shards, batch_size=self.batch_size, at_most=0)
         while self.stream.layer < layer:
             self.stream.advance({}, lambda _: None)
             self.stream.step()
         return self.stream
 
-    def fit(self, layer: int, sites: tuple[str, ...], config: FitConfig, told: Told) -> None:
+    def fit(self, layer: int, sites: tuple[str, ...], config: FitConfig, report: Told) -> None:
         """The books of one layer that an earlier process has not fitted."""
         books = new_books(self.models(self.spec), sites, config)
         todo = tuple(site for site in books if not (self.folder / str(site) / CONFIG_FILE).is_file())
@@ -388,7 +388,7 @@ class _Desk:
         stream.step()
         for i, site in enumerate(todo, 1):
             _learn(books[site], site, seen.pop(site), self.folder, model_device(stream.model))
-            told.share(i / len(todo))
+            report.share(i / len(todo))
 
 
 def fit_parts(
@@ -424,15 +424,15 @@ def fit_parts(
     for site in books:
         layers.setdefault(site.layer, []).append(str(site))
     jobs = deque(
-        Job(f"layer {layer}", _Desk.fit, (layer, tuple(own), config), (spec,), len(own))
-        for i, (layer, own) in enumerate(sorted(layers.items()))
+        Job(f"layer {layer}", _LayerFitter.fit, (layer, tuple(sites_here), config), (spec,), len(sites_here))
+        for i, (layer, sites_here) in enumerate(sorted(layers.items()))
         if shard is None or shard.takes(i)
     )
     models = OneModel(model)
-    desk = _Desk(models, spec, text.tokens, folder, batch_size)
+    fitter = _LayerFitter(models, spec, text.tokens, folder, batch_size)
     log = folder / ("log.jsonl" if shard is None else f"log-{shard.number}-of-{shard.of}.jsonl")
     with stage(f"fitting {len(books)} sites", sum(job.steps for job in jobs)) as advance:
-        for _, outcome in run(desk, jobs, workers=workers, advance=advance, log=log):
+        for _, outcome in run(fitter, jobs, workers=workers, advance=advance, log=log):
             if isinstance(outcome, InputError):
                 raise outcome
 
@@ -487,8 +487,8 @@ def _new_book(model: Model, site: Site, config: FitConfig) -> Dictionary:
     }
     if config.kind == "codebook":
         cls = MetricCodebook if by_output else Codebook
-        own = {name: getattr(config, name) for name in ("n_codes", "k", "selection", "magnitude")}
-        book = cls(CodebookConfig(**size, **own))
+        values = {name: getattr(config, name) for name in ("n_codes", "k", "selection", "magnitude")}
+        book = cls(CodebookConfig(**size, **values))
     else:
         book = cls(new_config(cls, size, config.bits, config.options))
     compare_by = getattr(book, "compare_by", None)
@@ -526,8 +526,13 @@ def _request(
     if config.kind == "codebook":  # as it was before there were others
         fit = {name: value for name, value in fit.items() if name not in ("kind", "bits", "options")}
     else:
-        own = next(iter(books.values())).config
-        fit |= {"k": own.k, "n_codes": own.n_codes, "selection": config.kind, "magnitude": "unit"}
+        book_config = next(iter(books.values())).config
+        fit |= {
+            "k": book_config.k,
+            "n_codes": book_config.n_codes,
+            "selection": config.kind,
+            "magnitude": "unit",
+        }
     return {
         "model": model_identity(model),
         "sites": [str(place) for place in books],

@@ -154,9 +154,9 @@ class GroupedKMeans:
         self.centres_ = self._prepared(torch.where((new > 0)[..., None], mean, self.centres_))
         empty = self.counts_ == 0
         for group in empty.any(1).nonzero()[:, 0].tolist():
-            some = slice(group, group + 1)
+            one_group = slice(group, group + 1)
             moved = empty[group].nonzero()[: rows.shape[1], 0]  # a shard may have fewer rows
-            self.centres_[group, moved] = self._draw(rows[some], distance[some], len(moved))[0]
+            self.centres_[group, moved] = self._draw(rows[one_group], distance[one_group], len(moved))[0]
 
     def _draw(self, rows: Tensor, weights: Tensor, size: int) -> Float[Tensor, "group drawn d_in"]:
         """``size`` different rows of every group with chances ∝ weights."""

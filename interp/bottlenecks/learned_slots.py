@@ -141,8 +141,8 @@ class LearnedSlots(EncodedSlots):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
         with torch.enable_grad():
             for step in range(config.steps):
-                some = torch.randint(rows.shape[1], (min(BATCH, rows.shape[1]),), generator=generator)
-                batch = rows[:, some]
+                drawn = torch.randint(rows.shape[1], (min(BATCH, rows.shape[1]),), generator=generator)
+                batch = rows[:, drawn]
                 z = batch @ trained["encoder"] + trained["encoder_bias"]
                 reconstruction, extra = self.reconstructed(z, trained, step / config.steps, generator)
                 # groups are summed, so that each is trained as it would be alone

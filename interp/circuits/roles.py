@@ -223,16 +223,16 @@ def _repeated_token_roles(model: Model, seed: int) -> dict[str, np.ndarray]:
     tokens = torch.stack([torch.cat([torch.tensor([bos]), row, row]) for row in rows]).to(model_device(model))
     second = torch.arange(length + 1, 2 * length + 1)
     diagonals = {"previous-token": 1, "duplicate-token": length, "induction": length - 1}
-    found: dict[str, list[Tensor]] = {role: [] for role in diagonals}
+    attention: dict[str, list[Tensor]] = {role: [] for role in diagonals}
 
     def keep(pattern: Tensor) -> None:
         for role, offset in diagonals.items():
-            found[role].append(pattern[:, :, second, second - offset].float().mean((0, 2)).cpu())
+            attention[role].append(pattern[:, :, second, second - offset].float().mean((0, 2)).cpu())
 
     layers = range(model.cfg.n_layers)
     with torch.no_grad(), hooked(model, {f"blocks.{layer}.attn.hook_pattern": keep for layer in layers}):
         model(tokens)
-    return {role: torch.stack(rows).numpy().astype(float) for role, rows in found.items()}
+    return {role: torch.stack(rows).numpy().astype(float) for role, rows in attention.items()}
 
 
 def _holding(pair: PromptPair, ids: tuple[int, ...]) -> list[int]:

@@ -196,9 +196,9 @@ def decide_members(
     gap = measured.metric_clean - measured.metric_corrupt
     effects = measured.effects
     low, high = np.zeros((2, len(measured.sites)))
-    patterns, which = np.unique(np.isfinite(effects), axis=1, return_inverse=True)
+    patterns, pattern_of_site = np.unique(np.isfinite(effects), axis=1, return_inverse=True)
     for pattern, rows in enumerate(patterns.T):
-        mine = which.ravel() == pattern
+        mine = pattern_of_site.ravel() == pattern
         low[mine], high[mine] = mean_interval(effects[rows][:, mine], seed)
     effect = np.nanmean(effects, axis=0)
     member = (np.abs(effect) >= threshold * abs(gap.mean())) & ((low > 0) | (high < 0))

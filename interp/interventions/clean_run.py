@@ -439,10 +439,10 @@ class CleanRun(MetricConsumer):
         """Logits of the clean prompts, from the last layer on: what lies before is kept."""
         missing = sorted(set(pairs) - self._clean_logits.keys())
         for begin in range(0, len(missing), PATCH_ROWS):
-            some, last = missing[begin : begin + PATCH_ROWS], self.n_layers - 1
-            logits = self.logits(some, last, self.resid[last][self._place[some]], {}, every_token=True)
-            self._clean_logits |= dict(zip(some, logits.float(), strict=True))
-            self.forwards += len(some) / self.n_layers
+            chunk, last = missing[begin : begin + PATCH_ROWS], self.n_layers - 1
+            logits = self.logits(chunk, last, self.resid[last][self._place[chunk]], {}, every_token=True)
+            self._clean_logits |= dict(zip(chunk, logits.float(), strict=True))
+            self.forwards += len(chunk) / self.n_layers
         return self._clean_logits
 
 
@@ -462,7 +462,7 @@ def partition(
     for end in range(1, len(order) + 1):
         first = max(0, end - MOST_ROWS)
         sizes = np.arange(end - first, 0, -1)
-        longest, deepest = (np.maximum.accumulate(of[first:end][::-1])[::-1] for of in (ends, layers))
+        longest, deepest = (np.maximum.accumulate(values[first:end][::-1])[::-1] for values in (ends, layers))
         positions = sizes * (longest - begins[first:end])
         costs = least[first:end] + deepest * (OVERHEAD + positions)
         costs[(positions > MOST_POSITIONS) & (sizes > 1)] = np.inf

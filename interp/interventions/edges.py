@@ -221,9 +221,9 @@ class EdgePatcher:
         layer, head, clean, blocks = receiver.layer, receiver.head, self.clean, self.blocks
         place = clean.places(np.array([pair]))
         rows, at = torch.arange(len(senders)), torch.tensor([at for _, at in senders])
-        of = [site.layer for site, _ in senders], place, at, [site.head for site, _ in senders]
+        index = [site.layer for site, _ in senders], place, at, [site.head for site, _ in senders]
         outputs = torch.stack([self.model.blocks[site.layer].attn.W_O[site.head] for site, _ in senders])
-        written = torch.einsum("sd,sdm->sm", clean.z[of] - clean.corrupt_z[of], outputs)
+        written = torch.einsum("sd,sdm->sm", clean.z[index] - clean.corrupt_z[index], outputs)
         normed = self.model.blocks[layer].ln1((clean.resid[layer, place, at] - written)[None])[0]
         parts = []
         for into in QKV:
@@ -239,9 +239,9 @@ class EdgePatcher:
         self, layer: int, into: Into, places: np.ndarray, heads: np.ndarray, senders: Sequence[Site]
     ) -> Float[Tensor, "edge pos d_head"]:
         receiver, blocks, clean = torch.from_numpy(heads), self.blocks, self.clean
-        of = [site.layer for site in senders], places, slice(None), [site.head for site in senders]
+        index = [site.layer for site in senders], places, slice(None), [site.head for site in senders]
         outputs = torch.stack([self.model.blocks[site.layer].attn.W_O[site.head] for site in senders])
-        reads = clean.resid[layer, places] - (clean.z[of] - clean.corrupt_z[of]) @ outputs
+        reads = clean.resid[layer, places] - (clean.z[index] - clean.corrupt_z[index]) @ outputs
         weight, _ = blocks.weight(layer, into)
         changed = self.model.blocks[layer].ln1(reads) @ blocks.per_query_head(weight, 0)[receiver]
         bias = blocks.bias(layer, into)
@@ -360,8 +360,8 @@ class EdgeSets(Consumer):
             q, k, v = (blocks.read(above, into, reads[:, :, :, i]) for i, into in enumerate(QKV))
             out = blocks.write(above, blocks.attend(q, k, v)).unflatten(0, moved.shape[:2])
             first = graph.head_sender(above, 0)
-            those = slice(first, first + graph.n_heads)
-            moved[:, :, :, those] = out - corrupt[:, :, those]
+            heads_here = slice(first, first + graph.n_heads)
+            moved[:, :, :, heads_here] = out - corrupt[:, :, heads_here]
             if graph.mlps:
                 mlp_sender = graph.mlp_sender(above)
                 mlp = [r for r in graph.receivers if (r.kind, r.layer) == ("mlp", above)]

@@ -124,12 +124,12 @@ def hooks_aside(model: TransformerBridge) -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_it_is(
-    model: TransformerBridge, what: str, remedy: str = "leave that context before"
+    model: TransformerBridge, subject: str, remedy: str = "leave that context before"
 ) -> Iterator[None]:
     """Hold the model's lock for what has to be by the model without any hooks.
 
     Args:
-        what: that is, as the error begins.
+        subject: what that is, as the error begins.
         remedy: as it ends.
 
     Raises:
@@ -139,7 +139,7 @@ def as_it_is(
         # permanent ones belong to the model: by some, transformer-lens 4 fires the points of an MLP (OPT)
         if any(not hook.is_permanent for point in _points_of(model).values() for hook in point.fwd_hooks):
             raise InputError(
-                f"{what} has to be by the model as it is, and something is attached to it: {remedy}"
+                f"{subject} has to be by the model as it is, and something is attached to it: {remedy}"
             )
         yield
 

@@ -210,9 +210,9 @@ def require_whole_blocks(model: TransformerBridge, purpose: str) -> ResidualWrit
     return residual_writes
 
 
-def _apart(model: TransformerBridge, purpose: str, what: str) -> InputError:
+def _apart(model: TransformerBridge, purpose: str, part: str) -> InputError:
     return InputError(
-        f"{purpose} cannot compute {what} of a model of the architecture {model.cfg.architecture}; "
+        f"{purpose} cannot compute {part} of a model of the architecture {model.cfg.architecture}; "
         "attribution and patching work on every model"
     )
 

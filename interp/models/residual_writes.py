@@ -173,12 +173,12 @@ class ResidualWrites:
         return norm.direction(written) * norm.factor(whole, normed)[:, None]
 
     def _not_additive(self, model: TransformerBridge, purpose: str) -> InputError:
-        why = f"it multiplies what attention writes by {self.scale:.3g}"
+        reason = f"it multiplies what attention writes by {self.scale:.3g}"
         if not self.known or self.norm is not None:
-            why = "it has a norm after attention" if self.known else _NO_SUM
+            reason = "it has a norm after attention" if self.known else _NO_SUM
         return InputError(
             f"{purpose} needs heads that add to the residual stream, not so in a model of the architecture "
-            f"{model.cfg.architecture}: {why}; attribution and patching work on every model"
+            f"{model.cfg.architecture}: {reason}; attribution and patching work on every model"
         )
 
 
@@ -222,8 +222,8 @@ def _measured(model: TransformerBridge) -> ResidualWrites:
         return kept[name][None]
 
     hooks: dict[str, HookFunction] = {"unembed.hook_in": partial(keep, "unembed.hook_in")}
-    there = all(has_hook(model, name) for name in names)
-    if there:
+    has_points = all(has_hook(model, name) for name in names)
+    if has_points:
         hooks |= {name: partial(keep, name) for name in (*names, *norms) if has_hook(model, name)}
         before = [f"blocks.{layer}.hook_resid_pre" for layer in layers]
         hooks |= {name: partial(shrink, name) for name in before}
@@ -236,7 +236,7 @@ def _measured(model: TransformerBridge) -> ResidualWrites:
     logit_scale = _logit_scale(model, kept["unembed.hook_in"], logits, tolerance)
     shape = (model.cfg.n_heads, model.cfg.d_head)
     # in some models not every layer has attention of this kind
-    if not there or any(kept[f"blocks.{layer}.attn.hook_z"].shape[-2:] != shape for layer in layers):
+    if not has_points or any(kept[f"blocks.{layer}.attn.hook_z"].shape[-2:] != shape for layer in layers):
         return ResidualWrites(False, logit_scale=logit_scale)
     measured = [_layer(model, layer, kept, tolerance) for layer in layers]
     norm = measured[0].norm

@@ -89,10 +89,10 @@ def resolve_site(model: TransformerBridge, text: str) -> Site:
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
     known = site.layer < layers and (site.head is None or site.head < heads) and has_hook(model, site.hook)
     if not known:
-        there = f"a0–a{layers - 1} (heads h0–h{heads - 1})"
+        sites = f"a0–a{layers - 1} (heads h0–h{heads - 1})"
         if has_mlps(model):
-            there += f", m0–m{layers - 1}"
-        raise InputError(f"the model has no site {text!r}: it has {there}, r0–r{layers - 1}")
+            sites += f", m0–m{layers - 1}"
+        raise InputError(f"the model has no site {text!r}: it has {sites}, r0–r{layers - 1}")
     return site
 
 

@@ -65,17 +65,17 @@ class PromptEncoder:
         positions = {role: end + last for (_, role), end in zip(pieces, ends, strict=True) if role}
         return self.bos + ids, {**positions, "END": len(ids) + last}
 
-    def ends(self, text: str, piece: str, occurrence: int, where: str) -> int:
+    def ends(self, text: str, piece: str, occurrence: int, source: str) -> int:
         """Position, without BOS, of the last token of a piece of ``text``; occurrences count from 1.
 
         Raises:
             InputError: there are fewer, or the tokenizer joins the piece and what follows it in one token.
         """
         end = 0
-        for found in range(occurrence):
+        for n_before in range(occurrence):
             begin = text.find(piece, end)
             if begin < 0:
-                raise InputError(f"{where}: {piece!r} stands {found} times in {text!r}, not {occurrence}")
+                raise InputError(f"{source}: {piece!r} stands {n_before} times in {text!r}, not {occurrence}")
             end = begin + len(piece)
         return self._border(self._remember(text), text[:end], text) - 1
 

@@ -76,8 +76,8 @@ class PromptPair:
     @property
     def first_difference(self) -> int:
         """Position of the first token that is not the same in both prompts, at most that of END."""
-        both = zip(self.clean_tokens[:-1], self.corrupt_tokens[:-1], strict=True)
-        differing = (i for i, (clean, corrupt) in enumerate(both) if clean != corrupt)
+        tokens = zip(self.clean_tokens[:-1], self.corrupt_tokens[:-1], strict=True)
+        differing = (i for i, (clean, corrupt) in enumerate(tokens) if clean != corrupt)
         return next(differing, len(self.clean_tokens) - 1)
 
     @property

@@ -78,10 +78,10 @@ def sample_pairs(
 
 def _failure(task: Task, error: BaseException) -> str:
     """What a user's own sample failed by, and in which line of the user's file."""
-    own = getattr(sys.modules.get(type(task).__module__), "__file__", None)
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
-    where = f" in line {lines[-1]} of {own}" if lines else ""
-    return f"sample failed{where}: {type(error).__name__}: {one_line(error)}"
+    path = getattr(sys.modules.get(type(task).__module__), "__file__", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    line = f" in line {lines[-1]} of {path}" if lines else ""
+    return f"sample failed{line}: {type(error).__name__}: {one_line(error)}"
 
 
 def as_many_as_there_are(sample: Callable[[int], PromptPairs], most: int, *, least: int = 0) -> PromptPairs:

@@ -257,8 +257,8 @@ def attributed_edges(
 
     From the first :data:`ATTRIBUTED_EDGE_PAIRS`; no edges where they cannot be attributed in this model.
     """
-    begin, some = time.perf_counter(), pairs.subset(range(min(ATTRIBUTED_EDGE_PAIRS, len(pairs))))
-    context = Context(model, some, MethodConfig(batch_size), progress=progress)
+    begin, subset = time.perf_counter(), pairs.subset(range(min(ATTRIBUTED_EDGE_PAIRS, len(pairs))))
+    context = Context(model, subset, MethodConfig(batch_size), progress=progress)
     if not sites or not ResidualWrites.of(model).has_edges:
         context.report_progress(1.0)
         return ScoredEdges()

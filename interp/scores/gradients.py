@@ -142,9 +142,9 @@ class Receivers:
         member = torch.arange(self.graph.n_heads, device=z.device) % sharing
         parts = [
             torch.autograd.grad(
-                z, inputs, gradient * (member == one)[:, None].to(gradient.dtype), retain_graph=True
+                z, inputs, gradient * (member == place)[:, None].to(gradient.dtype), retain_graph=True
             )
-            for one in range(sharing)
+            for place in range(sharing)
         ]
         queries, keys, values = zip(*parts, strict=True)
         # query head h reads key-value head h // sharing
@@ -210,9 +210,9 @@ def edge_products(
     products = written.new_zeros(len(written), len(graph.receivers), len(graph.senders))
 
     def fill(first: int, read: int, gradient: Float[Tensor, "batch receiver pos d_model"]) -> None:
-        some = slice(begin, min(end, read))
+        read_senders = slice(begin, min(end, read))
         rows = slice(first, first + gradient.shape[1])
-        products[:, rows, some] = gradient.flatten(2) @ written[:, some].flatten(2).mT
+        products[:, rows, read_senders] = gradient.flatten(2) @ written[:, read_senders].flatten(2).mT
 
     for k in range(layer, graph.n_layers):
         heads, mlp = Receiver("attn", k, 0, "q"), Receiver("mlp", k)

@@ -111,9 +111,9 @@ def fit_head_codes(
     for layer in range(layers):
         dictionary = sae if shared else sae.select(slice(layer * heads, (layer + 1) * heads))
         for start in range(0, len(prompts), PROMPTS_AT_ONCE):
-            some = slice(start, start + PROMPTS_AT_ONCE)
-            results = torch.einsum("nshd,hdm->nshm", prompts[some, :, layer], w_o[layer])
-            ids[some, :, layer] = dictionary.encode(results).ids[..., 0].numpy()
+            chunk = slice(start, start + PROMPTS_AT_ONCE)
+            results = torch.einsum("nshd,hdm->nshm", prompts[chunk, :, layer], w_o[layer])
+            ids[chunk, :, layer] = dictionary.encode(results).ids[..., 0].numpy()
     return HeadCodes(
         ids=ids.reshape(sides, n_pairs, slots, layers, heads),
         n_codes=config.n_codes,

@@ -207,8 +207,8 @@ class SaeLensCodes(Bottleneck):
         if kind == "temporal":
             raise InputError("a temporal SAE reads earlier positions: codes of one position do not hold them")
         if normalised in NORMALISED:
-            why = NORMALISED[normalised]
-            raise InputError(f"the SAE has normalize_activations {normalised!r}, which {why}")
+            reason = NORMALISED[normalised]
+            raise InputError(f"the SAE has normalize_activations {normalised!r}, which {reason}")
         if not 1 <= k <= sae.cfg.d_sae:
             raise InputError(f"k {k}: the SAE has {sae.cfg.d_sae} features")
         sae = copy.copy(sae)  # the weights are shared; whether z is reshaped is not

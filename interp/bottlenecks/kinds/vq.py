@@ -184,10 +184,10 @@ class Prototypes(VQ):
 
     def learn(self, rows: Tensor) -> Tensor:
         centres = super().learn(rows)
-        for group, (own, book) in enumerate(zip(rows, centres, strict=True)):
-            free = own.new_zeros(len(own))
+        for group, (vectors, book) in enumerate(zip(rows, centres, strict=True)):
+            free = vectors.new_zeros(len(vectors))
             for code, centre in enumerate(book):
-                row = ((own - centre).square().sum(-1) + free).argmin()
+                row = ((vectors - centre).square().sum(-1) + free).argmin()
                 self.examples[group, code], free[row] = row, torch.inf
         return rows.gather(1, self.examples[..., None].expand_as(centres))
 

@@ -88,9 +88,9 @@ class PatchedEdgesConfig(MethodConfig):
         for name in ("candidates", "edges", "least_pairs", "most_pairs"):
             whole_number(name, getattr(self, name), 1)
 
-    def n_pairs(self, of: int) -> int:
+    def n_pairs(self, available: int) -> int:
         """How many of a discovery's pairs its edges are scored on."""
-        return min(self.most_pairs, max(self.least_pairs, of // 3), of)
+        return min(self.most_pairs, max(self.least_pairs, available // 3), available)
 
 
 def written_among(run: EdgeRun, edges: EdgeList) -> Float[Tensor, "batch site pos d_model"]:
@@ -112,7 +112,7 @@ def edge_products_among(
         for table, version in zip(tables, flat, strict=True):
             products = torch.einsum("bric,bsc->bris", gradients, version[:, :before])
             table[:, here, :, :before] = products.detach().cpu().numpy()
-    into = np.array(["qkv".index(one) for one in edges.into], dtype=int)
+    into = np.array(["qkv".index(letter) for letter in edges.into], dtype=int)
     return [table[:, edges.receiver, into, edges.sender] for table in tables]
 
 
@@ -124,7 +124,7 @@ def written_codes(run: EdgeRun, edges: EdgeList, codes: RoleCodes) -> Float[Tens
     """
     pairs, rows = run.batch.pairs, list(run.batch.indices)
     # the last token has no role
-    where = torch.tensor([[pair.positions.get(role, -1) for role in codes.roles] for pair in pairs])
+    positions = torch.tensor([[pair.positions.get(role, -1) for role in codes.roles] for pair in pairs])
     residual_writes = ResidualWrites.of(run.model)
     weights = [residual_writes.output_weight(run.model, site.layer)[site.head] for site in edges.sites]
     changes = weights[0].new_zeros(
@@ -133,7 +133,7 @@ def written_codes(run: EdgeRun, edges: EdgeList, codes: RoleCodes) -> Float[Tens
     for place, (site, weight) in enumerate(zip(edges.sites, weights, strict=True)):
         clean, corrupt = codes.vectors(site.layer, site.head or 0)[:, rows]
         change = (clean - corrupt).to(weight) @ weight
-        changes[torch.arange(len(pairs))[:, None], place, where] = change
+        changes[torch.arange(len(pairs))[:, None], place, positions] = change
     return changes.float()
 
 
@@ -170,8 +170,8 @@ def partial_products(
     # of the mixture: what is live holds only its share of that
     gradients = [g / share for g in torch.autograd.grad(metric.sum(), live, retain_graph=True)]
     receivers = Receivers(model, graph, tape, dict(zip(names, gradients, strict=True)))
-    there = replace(run.batch, clean=replace(run.batch.clean, z=tuple(z.detach() for z in live)))
-    differences = replace(run, batch=there, written=written(model, graph, there, (tape, tape)).detach())
+    mixed = replace(run.batch, clean=replace(run.batch.clean, z=tuple(z.detach() for z in live)))
+    differences = replace(run, batch=mixed, written=written(model, graph, mixed, (tape, tape)).detach())
     return edge_products_among(receivers, edges, [written_among(differences, edges)])[0]
 
 
@@ -252,8 +252,8 @@ def edges_by_patching(
     config = PatchedEdgesConfig(
         threshold=scores.config["threshold"], batch_size=min(batch_size, PatchedEdgesConfig.batch_size)
     )
-    some = pairs.subset(range(config.n_pairs(len(pairs))))
-    return patched_edges(model, some, codes, config, sites=sites, progress=progress, clean=clean)
+    subset = pairs.subset(range(config.n_pairs(len(pairs))))
+    return patched_edges(model, subset, codes, config, sites=sites, progress=progress, clean=clean)
 
 
 def patched_edges(
@@ -397,5 +397,5 @@ def _result(
             measured=int(measured[k]),
         )
         scored.append((edge, evidence))
-    best, why = zip(*scored, strict=True)
-    return ScoredEdges(best, why, cost)
+    best, evidence_of_best = zip(*scored, strict=True)
+    return ScoredEdges(best, evidence_of_best, cost)

@@ -272,9 +272,9 @@ def _site_groups(sites: Sequence[Site]) -> Groups:
     groups: Groups = []
     for layer in range(max(site.layer for site in sites), -1, -1):
         for kind in ("mlp", "attn"):
-            own = [part for part, site in enumerate(sites) if (site.layer, site.kind) == (layer, kind)]
-            if own:
-                groups.append((layer, own[::-1]))
+            parts = [part for part, site in enumerate(sites) if (site.layer, site.kind) == (layer, kind)]
+            if parts:
+                groups.append((layer, parts[::-1]))
     return groups
 
 
