@@ -148,7 +148,7 @@ def code_name(site: str, code: int, weight: float = 1.0) -> str:
 
 
 def format_codes(codes: Iterable[WeightedCode]) -> str:
-    """Codes as :func:`parse_codes` reads them."""
+    """As :func:`parse_codes` reads them."""
     return ",".join(code_name(*code) for code in codes)
 
 
@@ -166,7 +166,7 @@ def code_edits(
     rows: Collection[SupportsIndex] | None = None,
 ) -> list[CodeEdit]:
     """The same for each of several codes: set in so many slots, added ``scale`` times their weight from the mean, or
-    forbidden. Only codes that are added have a weight."""
+    forbidden."""
     if operation == "added":
         return [AddCode(site, code, scale * weight, rows, from_mean=True) for site, code, weight in codes]
     for code in codes:
@@ -187,8 +187,8 @@ class EditScope:
     """Positions of edits that were made together, the fraction of them that is drawn, and the gate that all of them
     stand behind. In its place ``firing`` multiplies what is added by its cosine with what is there, if above 0.
 
-    A draw depends on seed, column and row, not on how the batch is run. Columns count padding: beside a longer prompt
-    the same prompt is edited at other tokens.
+    A draw depends on seed, column and row alone. Columns count padding: beside a longer prompt the same prompt is
+    edited at other tokens.
     """
 
     positions: Positions = "generated"
@@ -222,10 +222,7 @@ class EditScope:
             return named[given]
         later = _FROM.fullmatch(given)
         if later is None:
-            raise InputError(
-                f"positions {given!r}: choose {', '.join(named)} or generated:N (from the N-th new token on), "
-                "or give columns"
-            )
+            raise InputError(f"positions {given!r}: choose {', '.join(named)}, generated:N, or give columns")
         return slice(n_prompt + int(later[1]) - 2, None)
 
     def mask(self, n_rows: int, columns: Sequence[int], n_prompt: int) -> Bool[Tensor, "batch pos"]:
@@ -270,9 +267,7 @@ class SiteEdits:
     """The edits of one site as tensors: however many heads they name, a forward does a handful of operations.
 
     Forbidden codes act first (:meth:`allowed`), then set ones (:meth:`apply`), then added ones (:meth:`added`).
-
-    Args:
-        groups: length of the group axis of the codes, if they have one.
+    ``groups`` is the length of the codes' group axis, if they have one.
     """
 
     def __init__(self, bottleneck: Bottleneck, groups: int | None) -> None:
@@ -286,10 +281,6 @@ class SiteEdits:
     def reads(self) -> bool:
         """Whether the codes have to be known."""
         return bool(self._set or self._forbidden)
-
-    @property
-    def adds(self) -> bool:
-        return bool(self._added)
 
     def add(self, edit: CodeEdit, group: int | None, scope: EditScope) -> None:
         """Take in an edit of one group, or of a site without groups."""
@@ -310,9 +301,8 @@ class SiteEdits:
 
     def allowed(self, codes: Codes, x: Tensor, at: At) -> Codes:
         """The codes of ``x`` without forbidden ones; the same object if nothing is forbidden."""
-        acting = [
-            (mask, without) for key, without in self._forbidden.items() if (mask := at(*key)) is not None
-        ]
+        masks = ((at(*key), without) for key, without in self._forbidden.items())
+        acting = [(mask, without) for mask, without in masks if mask is not None]
         for mask, without in _together(acting) if len(acting) > 1 else acting:
             # groups in which nothing is forbidden choose as before
             assert isinstance(self.bottleneck, Dictionary)
@@ -338,9 +328,9 @@ class SiteEdits:
                 total = part if total is None else total + part
         return total
 
-    def constant(self) -> Float[Tensor, "*group d_in"]:
-        """The sum of all that is added, where all of these edits act."""
-        return torch.stack(list(self._added.values())).sum(0)
+    def constant(self) -> Float[Tensor, "*group d_in"] | None:
+        """The sum of all that is added, if anything, where all of these edits act."""
+        return torch.stack(list(self._added.values())).sum(0) if self._added else None
 
     def _add_set(self, edit: SetCode, group: int | None, key: _Key) -> None:
         k, unit = self.bottleneck.config.k, self.bottleneck.unit_values
@@ -382,7 +372,7 @@ class SiteEdits:
         config = self.bottleneck.config
         if not isinstance(self.bottleneck, Dictionary):
             raise InputError(
-                f"code {edit.code} at {edit.site}: only codebooks know a next best code, not a {self.bottleneck.kind}"
+                f"code {edit.code} at {edit.site}: a {self.bottleneck.kind} knows no next best code"
             )
         if group is not None and config.groups == 1 and self.groups is not None:
             raise InputError(f"code {edit.code} at {edit.site}: heads share a codebook, name the whole layer")
@@ -392,9 +382,7 @@ class SiteEdits:
         for row in {-1} | {row for _, named in self._forbidden for row in named or ()}:  # −1: none names it
             masks = [mask for (_, named), mask in self._forbidden.items() if named is None or row in named]
             if masks and int(torch.stack(masks).any(0).sum(-1).max()) > config.n_codes - config.k:
-                raise InputError(
-                    f"code {edit.code} at {edit.site}: too few codes would be left to choose from"
-                )
+                raise InputError(f"code {edit.code} at {edit.site}: too few codes would be left")
 
     def _vectors(self, code: int) -> Float[Tensor, "*group d_in"]:
         """What the code adds to a decoded vector, at every group; a bias belongs to none."""
@@ -406,7 +394,7 @@ class SiteEdits:
     def _mean(self, edit: AddCode) -> Float[Tensor, "*group d_in"]:
         if not isinstance(self.bottleneck, Dictionary):
             raise InputError(
-                f"from_mean at {edit.site}: only codebooks have a mean, not a {self.bottleneck.kind}"
+                f"from_mean at {edit.site}: a {self.bottleneck.kind} has no mean, codebooks have"
             )
         mean = self.bottleneck.means()[:, edit.code]
         return mean if self.groups is not None else mean[0]

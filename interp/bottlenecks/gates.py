@@ -63,9 +63,8 @@ class Gate:
 def complaint(error: Exception) -> str:
     """What the engine of regular expressions says of one, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return (
-        next((line for line in lines if line.startswith("error:")), lines[0]).removeprefix("error:").strip()
-    )
+    line = next((line for line in lines if line.startswith("error:")), lines[0])
+    return line.removeprefix("error:").strip()
 
 
 def _decoded(tokenizer: Any, ids: list[int]) -> str:

@@ -112,10 +112,9 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
     def from_pretrained(  # type: ignore[override]
         cls, source: str | Path, model: Model | None = None, k: int | None = None, **hub: Any
     ) -> "Codebooks":
-        """Open shipped codebooks, those of a folder, or of the Hugging Face hub.
+        """Open shipped codebooks (:func:`pretrained_names`), those of a folder, or of ``owner/name`` on the hub.
 
         Args:
-            source: a name of :func:`pretrained_names`, a folder, or a repository ``owner/name``.
             model: whose they have to be; they are put on its device.
             k: fewer codes per vector than they were fitted for; possible unless a vector is a plain sum of its most
                 similar codes, whose lengths are fitted for one k.
@@ -142,7 +141,7 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
         if not path.is_file():
             unfinished = any(folder.glob("*/" + CONFIG_FILE)) or (folder / WORK).is_dir()
             reason = (
-                "they are not finished; the same command goes on" if unfinished else f"no {MANIFEST} there"
+                "they are not finished; the same command goes on" if unfinished else f"it has no {MANIFEST}"
             )
             raise InputError(f"{folder} is no folder of codebooks: {reason}")
         try:
@@ -166,7 +165,6 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """See :func:`codebooks_fingerprint`."""
         return codebooks_fingerprint(self._read())
 
     @property
@@ -285,12 +283,10 @@ def write_packed(path: Path, codebooks: Mapping[str, Dictionary], storage: Stora
             else:
                 tensor = tensor.clamp(max=2**31 - 1).int()
             tensors[f"{site}/{name}"] = tensor.contiguous()
-    header = {
-        "format": FORMAT,
-        "books": {site: {"kind": c.kind, "config": asdict(c.config)} for site, c in codebooks.items()},
-    }
+    books = {site: {"kind": book.kind, "config": asdict(book.config)} for site, book in codebooks.items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"packed": json.dumps(header)})
+        header = json.dumps({"format": FORMAT, "books": books})
+        save_file(tensors, temporary, metadata={"packed": header})
 
 
 def read_packed(path: Path) -> dict[str, Dictionary]:
@@ -365,10 +361,7 @@ def begin_request(folder: Path, request: Mapping[str, Any]) -> None:
     path = folder / WORK / REQUEST_FILE
     if not path.exists():
         if any(folder.glob(f"*/{CONFIG_FILE}")):
-            raise InputError(
-                f"{folder} has codebooks, and no longer says what they were made of: "
-                "choose another folder, or delete it to start again"
-            )
+            raise InputError(f"{folder} has codebooks, and does not say what they were made of: {_REMEDY}")
         write_json(path, request)
         return
     try:
@@ -383,13 +376,13 @@ def check_request(
 ) -> None:
     """Raise :class:`InputError`, naming the first difference, unless what a folder holds is what is asked for."""
     for part, wanted in request.items():
-        if begun.get(part) != wanted:
+        if (stored := begun.get(part)) != wanted:
             raise InputError(
-                f"{folder} holds {made} of another {difference(part, begun.get(part), wanted)}: "
-                "choose another folder, or delete it to start again"
+                f"{folder} holds {made} of another {difference(part, stored, wanted)}: {_REMEDY}"
             )
 
 
+_REMEDY = "choose another folder, or delete it to start again"
 _ABSENT = object()  # None is a value
 
 

@@ -58,10 +58,7 @@ class Measurement:
     def begin(
         cls, model: Model, pairs: PromptPairs, folder: Path, *, mlps: bool, batch_size: int
     ) -> "Measurement":
-        """
-        Raises:
-            InputError: the model does not do the task; looked at first, with a hundredth of the forward passes.
-        """
+        """Checks first that the model does the task, with a hundredth of the forward passes."""
         check_gap(model, pairs, batch_size=batch_size)
         return cls(pairs, folder, describe_model(model), weights_checksum(model), mlps, batch_size)
 
@@ -76,12 +73,8 @@ class Measurement:
         return parts
 
     def jobs(self, name: str, place: tuple[str, ...], steps: int) -> Iterator[Job]:
-        """One a part, of a desk that has ``models``, a :class:`~interp.models.OneModel`.
-
-        Args:
-            place: its first is the model's spec.
-            steps: of all of them.
-        """
+        """One a part, of a desk that has ``models``, a :class:`~interp.models.OneModel`; ``place`` begins with the
+        model's spec, ``steps`` are of all of them."""
         parts = self.parts()
         for i, part in enumerate(parts):
             steps_here = steps * (i + 1) // len(parts) - steps * i // len(parts)

@@ -192,10 +192,8 @@ class ExactEffects:
         self.members()
 
     def measures(self, pairs: PromptPairs) -> bool:
-        """Whether its effects are of the same kind of exchange as effects on ``pairs`` would be.
-
-        Corrupt prompts of another kind, or prompts without BOS, ask for another quantity.
-        """
+        """Whether its effects are of the same kind of exchange as effects on ``pairs`` would be: corrupt prompts of
+        another kind, or prompts without BOS, ask for another quantity."""
         made = self.provenance
         return (made["counterfactual"], made["bos"]) == (pairs.counterfactual, pairs.bos)
 

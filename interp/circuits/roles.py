@@ -197,10 +197,8 @@ def role_name(roles: dict[str, float]) -> str:
 
 
 def head_roles(model: Model, readout: HeadReadout, seed: int = 0) -> HeadRoles:
-    """Role scores of every head, from a fed readout and one short run on random repeated tokens.
-
-    Roles of what heads write are left out where that is not known.
-    """
+    """Role scores of every head, from a fed readout and one short run on random repeated tokens. Roles of what heads
+    write are left out where that is not known."""
     scores = _repeated_token_roles(model, seed)
     if not readout.tells_writing:
         return HeadRoles(scores)

@@ -18,11 +18,8 @@ LogP = Float[Tensor, "context d_vocab"]
 
 
 class Outputs:
-    """What heads and MLPs of a model write in some contexts.
-
-    Attributes:
-        outputs: by hook; :attr:`gradients` are those of the KL, once :meth:`read` was given the other model's answers.
-    """
+    """What heads and MLPs of a model write in some contexts, by hook; ``gradients`` are those of the KL, once
+    :meth:`read` was given the other model's answers."""
 
     def __init__(self, model: Model, tokens: Int[Tensor, "context pos"], sites: Sequence[Site]) -> None:
         self.model, self.tokens = model, tokens.to(model_device(model))

@@ -28,10 +28,8 @@ EMBEDDED = "blocks.0.hook_resid_pre"
 
 @dataclass(frozen=True)
 class EdgeScore:
-    """One directed edge from a sender's output to a receiver's query, key or value input.
-
-    ``into`` is ``None`` where the receiver is an MLP, or where the method does not tell the inputs apart.
-    """
+    """One directed edge from a sender's output to a receiver's query, key or value input; ``into`` is ``None`` where
+    the receiver is an MLP, or where the method does not tell the inputs apart."""
 
     sender: str
     receiver: str
@@ -56,10 +54,8 @@ class Receiver:
 
 @dataclass(frozen=True)
 class ComponentGraph:
-    """
-    Attributes:
-        sequential: whether an MLP reads what the heads of its own layer wrote.
-    """
+    """The components of a model, and which reads what the others write; ``sequential`` if an MLP reads what the heads
+    of its own layer wrote."""
 
     n_layers: int
     n_heads: int
@@ -123,13 +119,8 @@ class ComponentGraph:
 
 @dataclass(frozen=True)
 class EdgeList:
-    """All edges from a head to the query, key or value of a later layer's head, among chosen heads.
-
-    Attributes:
-        sites: the heads, in reading order.
-        sender, receiver: places in ``sites`` of each edge's ends.
-        into: ``q``, ``k`` or ``v`` of each edge.
-    """
+    """All edges from a head to the query, key or value of a later layer's head, among ``sites`` in reading order;
+    ``sender`` and ``receiver`` are places there of each edge's ends."""
 
     sites: tuple[Site, ...]
     sender: np.ndarray
@@ -211,12 +202,10 @@ class EdgePatcher:
     def at_token(
         self, pair: int, receiver: Site, position: int, senders: Sequence[tuple[Site, int]]
     ) -> Float[Tensor, "sender d_head"]:
-        """What a head writes at a token on a pair's clean prompt when one sender at a token is taken from its input.
+        """What a head writes at a token on a pair's clean prompt when one sender, a head of an earlier layer at a token
+        that is not later, is taken from its input.
 
         Query, keys and values read x − (z_u − z'_u) W_O at the sender's position; all else is clean.
-
-        Args:
-            senders: heads of earlier layers with positions, none of them after the receiver's.
         """
         layer, head, clean, blocks = receiver.layer, receiver.head, self.clean, self.blocks
         place = clean.places(np.array([pair]))

@@ -87,11 +87,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, d_vocab: int, name: str)
 
 
 def check_tokens(model: TransformerBridge, ids: Iterable[int], holder: str) -> None:
-    """Raise :class:`InputError` for the first id that the model has no embedding of.
-
-    Args:
-        holder: whose token it is, for the message.
-    """
+    """Raise :class:`InputError`, which begins with ``holder``, for the first id that the model has no embedding of."""
     d_vocab = model.cfg.d_vocab
     outside = next((i for i in ids if not 0 <= i < d_vocab), None)
     if outside is not None:

@@ -59,14 +59,8 @@ def load_model(
 
 
 class OneModel:
-    """Loads models by their specs and holds the last one; sent to another process, it begins there with none.
-
-    Args:
-        model: what it holds to begin with, if anything. Others are loaded in its dtype.
-
-    Raises:
-        InputError: in another process its spec loads other weights: it was changed after it was loaded.
-    """
+    """Loads models by their specs and holds the last one, at first ``model``; others are loaded in its dtype. Sent to
+    another process, it begins there with none, and refuses a spec whose weights were changed after it was loaded."""
 
     def __init__(
         self, model: TransformerBridge | None = None, *, device: str | None = None, dtype: str = "float32"

@@ -51,14 +51,8 @@ _ROUGH_TOLERANCE = 0.2
 def few_logits(
     model: nn.Module, d_vocab: int, context: int, device: torch.device, library: str
 ) -> Float[Tensor, "pos d_vocab"]:
-    """Logits at a few tokens from all over the vocabulary, of a model of transformers or a wrapped one.
-
-    Args:
-        library: whose forward it is, for the message.
-
-    Raises:
-        InputError: the forward fails.
-    """
+    """Logits at a few tokens from all over the vocabulary, of a model of transformers or a wrapped one; an
+    :class:`InputError` that names the ``library`` if the forward fails."""
     length = min(TOKENS, context)
     ids = torch.tensor([[k * d_vocab // length for k in range(length)]], device=device)
     try:
@@ -104,8 +98,7 @@ _IN_A_STACK = re.compile(r"(.*?)\.\d+\.")
 
 def read_pretrained(source: str | Path, device: torch.device, dtype: torch.dtype) -> TransformerBridge:
     """Read a causal language model and its tokenizer from a folder (a ``Path``), without a word to any network, or the
-    hub (an id).
-    """
+    hub (an id)."""
     local = isinstance(source, Path)
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=local)
@@ -180,13 +173,9 @@ def wrap(
 
 
 def check_whole(model: PreTrainedModel, loading: Mapping[str, Any], source: str | Path) -> None:
-    """Raise :class:`InputError` if the checkpoint is of another model than the configuration.
-
-    Weights that are missing or of other shapes transformers draws at random, and others it leaves out.
-
-    Args:
-        loading: what ``from_pretrained`` tells with ``output_loading_info``.
-    """
+    """Raise :class:`InputError` if the checkpoint, by what ``from_pretrained`` says of loading it, is of another model
+    than the configuration. Weights that are missing or of other shapes transformers draws at random, and others it
+    leaves out."""
     wrong = sorted(loading["mismatched_keys"])
     if wrong:
         name, stored, wanted = wrong[0]

@@ -156,10 +156,8 @@ class ResidualWrites:
     def added_by_heads(
         self, model: TransformerBridge, layer: int, z: Float[Tensor, "batch head d_head"]
     ) -> Float[Tensor, "batch head d_model"]:
-        """What each head adds to the residual stream, without the output bias, in float32.
-
-        Where a norm stands after attention it is the head's share: the norm's scale is that of all heads together.
-        """
+        """What each head adds to the residual stream, without the output bias, in float32. Where a norm stands after
+        attention it is the head's share: the norm's scale is that of all heads together."""
         if not self.known:
             raise self._not_additive(model, "what a head adds to the logits")
         weight = self.output_weight(model, layer)
@@ -189,12 +187,8 @@ def _with_bias(written: Tensor, model: TransformerBridge, layer: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Layer:
-    """What one layer's attention wrote and what it added, [pos, d_model].
-
-    Attributes:
-        bound: by how much each number may be off.
-        norm: the norm that what was written went into, if one did.
-    """
+    """What one layer's attention wrote and what it added, [pos, d_model]; by how much each number may be off; the norm
+    that what was written went into, if one did."""
 
     written: Tensor
     added: Tensor
@@ -300,11 +294,8 @@ def _multiple(written: Tensor, added: Tensor, bound: Tensor) -> float | None:
 
 @dataclass(frozen=True)
 class FinalNorm:
-    """y = gain · (x − mean(x) if centred) / scale(x), with scale 1 for models without a final norm; its bias aside.
-
-    Attributes:
-        unembedding: with the factor that some families (Granite) multiply logits with; soft-caps aside.
-    """
+    """y = gain · (x − mean(x) if centred) / scale(x), with scale 1 for models without a final norm; its bias aside. The
+    unembedding has the factor that some families (Granite) multiply logits with; soft-caps aside."""
 
     norm: LinearNorm
     unembedding: Float[Tensor, "d_model d_vocab"]

@@ -54,11 +54,8 @@ def save_model(model: TransformerBridge, folder: Path) -> None:
 
 
 def write_pretrained(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
-    """Write a transformers model and its tokenizer; no file is there by half.
-
-    Raises:
-        OSError: the disk is full.
-    """
+    """Write a transformers model and its tokenizer; no file is there by half. Raises :class:`OSError` if the disk is
+    full."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:

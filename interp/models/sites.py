@@ -97,11 +97,8 @@ def resolve_site(model: TransformerBridge, text: str) -> Site:
 
 
 def expand_sites(model: TransformerBridge, patterns: Iterable[str]) -> list[Site]:
-    """The sites that patterns name, in the order of the forward pass, each once.
-
-    A pattern is a site, one with the wildcards of file names (``a*``, ``m1?``), or a group: ``heads`` (``a*``) and
-    ``mlps`` (``m*``).
-    """
+    """The sites that patterns name, in the order of the forward pass, each once: a site, one with the wildcards of file
+    names (``a*``, ``m1?``), or a group, ``heads`` (``a*``) or ``mlps`` (``m*``)."""
     layers = range(model.cfg.n_layers)
     letters = "amr" if has_mlps(model) else "ar"
     every = [f"{letter}{layer}" for layer in layers for letter in letters]

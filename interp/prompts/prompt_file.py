@@ -117,11 +117,8 @@ class TaskFile:
     default_n: int
 
     def __init__(self, path: str | Path, data: bytes | None = None) -> None:
-        """Read the file.
-
-        Args:
-            data: what the file holds, where it lies nowhere, such as an upload; ``path`` is then only its name.
-        """
+        """Read the file; or ``data``, what it holds, where it lies nowhere, such as an upload: ``path`` is then only
+        its name."""
         self.path = Path(path)
         self.name = str(path)
         self.metric: Metric = "logit_diff"
@@ -243,9 +240,8 @@ def long_answers(several: int, n: int) -> tuple[str, ...]:
 def write_prompt_file(pairs: PromptPairs, path: str | Path, tokenizer: Any) -> None:
     """Write pairs as JSON in auto-circuit's format, atomically; ``PromptFile`` reads them back.
 
-    Answers are written as the text that their token adds after the prompt. Positions are written without
-    BOS: once at the top where all pairs share them, with every prompt where not (auto-circuit reads only the
-    former).
+    Answers are written as the text that their token adds after the prompt. Positions are written without BOS: once at
+    the top where all pairs share them, with every prompt where not (auto-circuit reads only the former).
     """
     bos_id = getattr(tokenizer, "bos_token_id", None)
     shift = int(pairs.bos and bos_id is not None)
@@ -274,14 +270,8 @@ def _added_text(tokenizer: Any, pair: PromptPair, token: int, shift: int) -> str
 def build_pair(
     encoder: PromptEncoder, prompt: FilePrompt, roles: dict[str, int], source: str
 ) -> tuple[PromptPair, bool] | str:
-    """The pair of one entry, by which files of all kinds are read.
-
-    Args:
-        roles: token index by role, without BOS.
-
-    Returns:
-        The pair, and whether an answer has several tokens; or what is wrong: ``lengths``, ``equality`` or ``answers``.
-    """
+    """The pair of one entry, by which files of all kinds are read, and whether an answer has several tokens; or what is
+    wrong: ``lengths``, ``equality`` or ``answers``. ``roles`` are token indices without BOS."""
     clean, corrupt = encoder.encode(prompt.clean), encoder.encode(prompt.corrupt)
     if len(clean) != len(corrupt) or not clean:
         return "lengths"

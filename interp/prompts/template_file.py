@@ -173,10 +173,7 @@ class TemplateFile(TaskFile, SampledTask):
         usable: Mapping[str, list[Entry]],
         streams: Mapping[str, random.Random],
     ) -> dict[str, tuple[PromptPair, bool]] | str:
-        """The clean prompt with a corrupt partner of each kind; or why one kind has none.
-
-        So the clean prompts are those of all kinds, whichever is asked for.
-        """
+        """The clean prompt with a corrupt partner of each kind, whichever is asked for; or why one kind has none."""
         pairs: dict[str, tuple[PromptPair, bool]] = {}
         for name, kind in self._model.kinds.items():
             pair: tuple[PromptPair, bool] | str = ""

@@ -72,12 +72,8 @@ def pieces_of(text: str) -> tuple[Piece, ...]:
 
 @dataclass(frozen=True)
 class Values:
-    """The lists of values.
-
-    Attributes:
-        lists: by the name of the variable that has the list.
-        owners: of every variable the one whose list it is drawn from.
-    """
+    """The lists of values, by the name of the variable that has the list; and of every variable the owner of the list
+    that it is drawn from."""
 
     lists: Mapping[str, Sequence[Entry]]
     owners: Mapping[str, str]

@@ -99,11 +99,8 @@ def edge_tape(model: Model, first: int = 0) -> ActivationTape:
 
 @dataclass(frozen=True)
 class Receivers:
-    """Gradients of the metric at the inputs of every receiver, for one clean-side forward on a tape.
-
-    Attributes:
-        outputs: gradient of the metric at ``hook_z`` and ``hook_mlp_out`` of the layers asked for, by hook name.
-    """
+    """Gradients of the metric at the inputs of every receiver, for one clean-side forward on a tape; ``outputs`` are
+    those at ``hook_z`` and ``hook_mlp_out`` of the layers asked for, by hook name."""
 
     model: Model
     graph: ComponentGraph
@@ -198,12 +195,11 @@ def edge_products(
     receiving: Collection[tuple[str, int]] | None = None,
     layer: int = 0,
 ) -> Float[Tensor, "batch receiver sender"]:
-    """Σ over positions of what a sender wrote · the gradient at what a receiver read; zero where no edge is.
+    """Σ over positions of what a sender wrote · the gradient at what a receiver read; zero where no edge is, and in the
+    columns of other ``senders``.
 
-    Args:
-        senders: those that are scored; the others' columns stay zero.
-        receiving: (``attn`` or ``mlp``, layer) of the receivers that are scored; all, and the logits, if not given.
-        layer: the first layer that the receivers' forward ran.
+    ``receiving`` are (``attn`` or ``mlp``, layer) of the receivers that are scored: all, and the logits, if not given.
+    ``layer`` is the first that the receivers' forward ran.
     """
     graph = receivers.graph
     begin, end, _ = senders.indices(len(graph.senders))

@@ -89,12 +89,8 @@ def fit_head_codes(
     *,
     progress: EpochProgress | None = None,
 ) -> HeadCodes:
-    """Train the dictionary on ``config.examples`` prompts and encode all of them.
-
-    Args:
-        means: after :func:`~interp.activations.stream.feed`.
-        w_o: :func:`~interp.activations.means.output_weights` of the same model.
-    """
+    """Train the dictionary on ``config.examples`` prompts and encode all of them, from fed ``means`` and the model's
+    :func:`~interp.activations.means.output_weights`."""
     if not hasattr(means, "z_"):
         raise ValueError("these HeadMeans have seen no batch yet: feed them first")
     sides, n_pairs, slots, layers, heads, d_head = means.z_.shape

@@ -95,14 +95,10 @@ REFERENCE_METHOD = "patching"
 
 
 def load_method(spec: str | Method | Callable[..., Any]) -> Method:
-    """The method that ``spec`` names, or is.
-
-    Args:
-        spec: a name of :data:`METHODS`, or a method of one's own: a function of a
-            :class:`~interp.scores.method.Context` that returns :class:`~interp.scores.result.Scores`, plain or with
-            the decorator :func:`~interp.scores.method.method`, itself or as ``path/to/file.py:function`` or
-            ``package.module:function``.
-    """
+    """The method that ``spec`` is or names in :data:`METHODS`; or one's own: a function of a
+    :class:`~interp.scores.method.Context` that returns :class:`~interp.scores.result.Scores`, plain or with the
+    decorator :func:`~interp.scores.method.method`, itself or as ``path/to/file.py:function`` or
+    ``package.module:function``."""
     if isinstance(spec, Method):
         return spec
     if not isinstance(spec, str):
@@ -127,8 +123,7 @@ def method_config(
     method: str | Method | Callable[..., Any], task: str, options: dict[str, str], **common: float | int
 ) -> Any:
     """A method's config for a task from ``key=value`` texts, each turned into the type of the config's default; of
-    ``common`` settings those that this one lacks are left out.
-    """
+    ``common`` settings those that this one lacks are left out."""
     method = load_method(method)
     known = {field.name: field for field in fields(method.config)}
     values = {key: value for key, value in common.items() if key in known}
