@@ -21,19 +21,12 @@ from torch import Tensor
 
 from interp.activations.metric import task_metric
 from interp.activations.stream import ActivationTape, Hooks, PairBatch, answer_logits
-from interp.errors import InputError
 from interp.interventions.edges import EMBEDDED, ComponentGraph, Receiver
 from interp.models import HookFunction, Model, has_mlps
 from interp.models.hooks import has_hook
 from interp.models.partial_forward import starting_at
 from interp.models.residual_writes import LinearNorm, ResidualWrites
 from interp.prompts.pairs import Metric
-
-
-def check_steps(steps: int) -> None:
-    """Raise :class:`InputError` for a path without points."""
-    if steps < 1:
-        raise InputError(f"steps {steps}: at least 1, which is the gradient at the clean prompt alone")
 
 
 def inner_points(clean: Tensor, corrupt: Tensor, steps: int) -> Iterator[Tensor]:
