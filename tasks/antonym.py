@@ -29,7 +29,7 @@ class Antonym(SampledTask):
     def expected(self, variables: Mapping[str, Value]) -> tuple[str, ...] | None:
         """The opposite of the query, or where the examples repeat their word the query."""
         opposites = read_data(self.name)["opposites"]
-        other = dict([*opposites, *(both[::-1] for both in opposites)])
+        other = dict([*opposites, *(opposite_pair[::-1] for opposite_pair in opposites)])
         query = variables.get("query")
         if query not in other or variables.get("relation") not in ("opposite", "same"):
             return None
@@ -37,15 +37,21 @@ class Antonym(SampledTask):
 
     def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         data = read_data(self.name)
-        known = encoder.words(word for both in data["opposites"] for word in both)
-        opposites = [tuple(both) for both in data["opposites"] if all(word in known for word in both)]
+        known = encoder.words(word for opposite_pair in data["opposites"] for word in opposite_pair)
+        opposites = [
+            tuple(opposite_pair)
+            for opposite_pair in data["opposites"]
+            if all(word in known for word in opposite_pair)
+        ]
         require_words(self.name, "pairs of opposites", len(opposites), 4)
         stream, corrupt_stream = seeded(self.name, seed), seeded(self.name, seed, kind)
 
         def draw(index: int) -> tuple[int, tuple]:
             """Template, and two examples and a query, each in a direction of its own."""
             chosen = stream.sample(opposites, 3)
-            return index, tuple(both if stream.random() < 0.5 else both[::-1] for both in chosen)
+            return index, tuple(
+                opposite_pair if stream.random() < 0.5 else opposite_pair[::-1] for opposite_pair in chosen
+            )
 
         pairs = []
         for index, chosen in distinct(self.name, n, stream, range(len(data["templates"])), draw):
@@ -54,8 +60,10 @@ class Antonym(SampledTask):
             if kind == "relation":
                 corrupt = {**clean, "to1": from1, "to2": from2}
             else:
-                used = {frozenset(both) for both in chosen}
-                others = [both for both in opposites if frozenset(both) not in used]
+                used = {frozenset(opposite_pair) for opposite_pair in chosen}
+                others = [
+                    opposite_pair for opposite_pair in opposites if frozenset(opposite_pair) not in used
+                ]
                 corrupt = {**clean, "query": corrupt_stream.choice(others)[0]}
             pairs.append(
                 encoder.pair(

@@ -52,10 +52,10 @@ class GreaterThan(SampledTask):
     counterfactuals = ("01", "range", "year", "random", "unrelated", "copy")
 
     def expected(self, variables: Mapping[str, Value]) -> tuple[str, ...] | None:
-        """The endings above the start year's, of two digits.
+        """The endings above the start year's, of two digits. Where a digit is a token, the first digit of an ending is
+        asked for, and the start year's own counts for neither side.
 
-        Where a digit is a token, the first digit of an ending is asked for, and the start year's own counts for neither
-        side. The end of the prompt is no variable, so nothing is said of the kinds ``range`` and ``copy``.
+        The end of the prompt is no variable, so nothing is said of the kinds ``range`` and ``copy``.
         """
         last_two = f"{variables.get('tens')}{variables.get('ones')}"
         return tuple(ENDINGS[int(last_two) + 1 :]) or None if last_two in ENDINGS else None

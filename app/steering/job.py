@@ -22,7 +22,7 @@ from interp.app import engine
 from interp.app.widgets import run_store
 from interp.app.widgets.tokens import pieces
 from interp.bottlenecks.attach import Attached, attach, groups_at
-from interp.bottlenecks.edits import CodeEdit, Where
+from interp.bottlenecks.edits import CodeEdit, EditScope
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch.layout import names_of_groups
 from interp.errors import InputError
@@ -139,7 +139,7 @@ def compare(
     ids = _prompt_ids(model, request)
     conditions = request.conditions(model, books)
     edits = [request.edits(codes, [row]) for row, codes in enumerate(conditions.values())]
-    where = {"positions": Where(request.positions).columns(len(ids)), "when": request.when}
+    where = {"positions": EditScope(request.positions).columns(len(ids)), "when": request.when}
     where |= {"fraction": request.fraction, "seed": request.seed}
 
     def edited(books: Mapping, edits: Sequence[CodeEdit], *, read: bool = False) -> Attached:

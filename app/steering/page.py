@@ -28,7 +28,7 @@ from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
 from interp.errors import InputError
 from interp.steering import CodeSet, SteeringRequest, WeightedCode, load_topic, parse_codes, topic_names
-from interp.steering.code_set import HOW, SCALE
+from interp.steering.code_set import OPERATIONS, SCALE
 from interp.steering.find import RANKINGS
 from interp.steering.request import RANDOM, gate_of, named_codes
 from interp.steering.topics import load_presets, neutral_texts
@@ -121,7 +121,7 @@ with st.form("steer"):
     pressed = right.form_submit_button("Steer", type="primary", width="stretch")
     with st.expander("More"):
         a, b, c, d = st.columns(4)
-        how = field(a.selectbox, "Codes are", HOW, HOW.index(usual_how), key="how")
+        how = field(a.selectbox, "Codes are", OPERATIONS, OPERATIONS.index(usual_how), key="how")
         scale = field(b.number_input, "Times", -100.0, 100.0, usual_scale, 0.05, key="scale")
         slots = field(
             c.number_input, "Slots", 1, max(book.config.k for book in books.values()), 1, key="slots"

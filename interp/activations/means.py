@@ -33,8 +33,8 @@ def shared_roles(pairs: Sequence[PromptPair]) -> tuple[str, ...]:
 def distinct_roles(pairs: Sequence[PromptPair]) -> tuple[str, ...]:
     """Roles that all pairs name, without those that stand where an earlier one does in every pair."""
     shared = shared_roles(pairs)
-    where = [tuple(pair.positions[role] for pair in pairs) for role in shared]
-    return tuple(role for i, role in enumerate(shared) if where[i] not in where[:i])
+    positions = [tuple(pair.positions[role] for pair in pairs) for role in shared]
+    return tuple(role for i, role in enumerate(shared) if positions[i] not in positions[:i])
 
 
 class HeadMeans(Consumer):

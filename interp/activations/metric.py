@@ -18,12 +18,10 @@ from interp.prompts.pairs import Metric, PromptPair
 def task_metric(
     logits: Float[Tensor, "batch d_vocab"], pairs: Sequence[PromptPair], metric: Metric
 ) -> Float[Tensor, " batch"]:
-    """Score each row by its pair's answers; the same answers for clean and corrupt prompts.
+    """Score each row by its pair's answers; the same answers for clean and corrupt prompts. Units: logits for
+    ``logit_diff`` and ``logit_diff_max``, probability in [−1, 1] for ``prob_diff``.
 
-    Units: logits for ``logit_diff`` and ``logit_diff_max``, probability in [−1, 1] for ``prob_diff``.
-
-    Raises:
-        InputError: NaN or infinite scores, as of a patch that overflows float16.
+    Raises :class:`InputError` for NaN or infinite scores, as of a patch that overflows float16.
     """
     values = _scored(logits, pairs, metric)
     if not bool(torch.isfinite(values).all()):

@@ -137,11 +137,8 @@ class MetricConsumer(Consumer):
 
 
 def check_context(model: Model, pairs: Sequence[PromptPair]) -> int:
-    """Length of the longest prompt.
-
-    Raises:
-        InputError: it is more than the model reads, or a token of a prompt or an answer is none of the model's.
-    """
+    """Length of the longest prompt; raises :class:`InputError` if it is more than the model reads, or a token of a
+    prompt or an answer is none of the model's."""
     longest = max(len(pair.clean_tokens) for pair in pairs)
     if longest > model.cfg.n_ctx:
         raise InputError(f"prompts of {longest} tokens: the model reads at most {model.cfg.n_ctx}")
@@ -206,10 +203,8 @@ def feed(
 
 
 def equal_length_batches(pairs: Sequence[PromptPair], batch_size: int) -> Iterator[tuple[int, ...]]:
-    """Indices of pairs of one token length, at most ``batch_size`` at a time.
-
-    Pairs that begin to differ at the same position stand together, so that patches can share their prefix.
-    """
+    """Indices of pairs of one token length, at most ``batch_size`` at a time; those that begin to differ at the same
+    position stand together, so that patches can share their prefix."""
     whole_number("batch size", batch_size, 1)
     order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i].clean_tokens), pairs[i].first_difference))
     for _, group in itertools.groupby(order, key=lambda i: len(pairs[i].clean_tokens)):
@@ -228,10 +223,8 @@ def run_batch(
     keep_graph: bool = False,
     tape: ActivationTape | None = None,
 ) -> PairBatch:
-    """Both sides of the pairs at ``indices`` (of equal length), with the metric's gradients if asked.
-
-    ``keep_graph`` leaves the clean side's graph standing after its backward pass, for what lies on ``tape``.
-    """
+    """Both sides of the pairs at ``indices`` (of equal length), with the metric's gradients if asked; ``keep_graph``
+    leaves the clean side's graph standing after its backward pass, for what lies on ``tape``."""
     tape = tape or ActivationTape(())
     rows = tuple(pairs[i] for i in indices)
     check_context(model, rows)
@@ -267,11 +260,8 @@ def end_logits(
     hooks: Hooks | None = None,
     last: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch d_vocab"]:
-    """Logits after the last token only: a fifth of a small model's work is unembedding positions nobody reads.
-
-    Args:
-        last: where it stands in rows that are padded behind it.
-    """
+    """Logits after the last token only: a fifth of a small model's work is unembedding positions nobody reads. In rows
+    that are padded behind it, ``last`` says where it stands."""
 
     def at_end(x: Tensor) -> Tensor:
         return x[:, -1:] if last is None else x[torch.arange(len(x), device=x.device), last][:, None]

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.bottlenecks.base import Bottleneck, Codes, straight_through
-from interp.bottlenecks.edits import CodeEdit, Positions, Rows, SiteEdits, Where
+from interp.bottlenecks.edits import CodeEdit, EditScope, Positions, Rows, SiteEdits
 from interp.bottlenecks.gates import Gate
 from interp.errors import InputError
 from interp.models import Model, Site, hooked, model_device, parse_site, resolve_site
@@ -45,11 +45,8 @@ def attach(
     torch.Size([1, 5, 1])
 
     Refuses sites that the model lacks, and bottlenecks that do not fit or are on another device; warns of one that was
-    made for another place.
-
-    Args:
-        error_term: add what the codes leave out, see the module's docstring.
-        read: with False and the error term, codes are read only at sites where edits need them, which saves time.
+    made for another place. With ``read=False`` and the error term, codes are read only where edits need them, which
+    saves time.
     """
     return Attached(model, bottlenecks, error_term, read)
 
@@ -78,7 +75,7 @@ class _BySite(dict):
         return Codes(ids, layer.values[:, :, place.head]) if isinstance(layer, Codes) else ids
 
 
-_Fires = tuple[str, int | None, int]
+_GateCode = tuple[str, int | None, int]
 """A code that a gate asks for: its codebook, the group there, and the code."""
 
 
@@ -103,12 +100,12 @@ class Attached:
             raise InputError(f"bottlenecks at {', '.join(bottlenecks)}: a site is named twice")
         for name, bottleneck in self.bottlenecks.items():
             _check_fit(model, self._places[name], bottleneck)
-        self._given: list[tuple[CodeEdit, Where]] = []
+        self._given: list[tuple[CodeEdit, EditScope]] = []
         self._edits: dict[str, SiteEdits] = {}
-        self._masks: dict[tuple[Where, Rows], Tensor | None] = {}
+        self._masks: dict[tuple[EditScope, Rows], Tensor | None] = {}
         self._seen: dict[str, list[Codes]] = {}
         self._tokens: list[Tensor | None] = []
-        self._fired: dict[_Fires, list[Tensor]] = {}
+        self._fired: dict[_GateCode, list[Tensor]] = {}
         self._losses: dict[str, Tensor] = {}
         self._offset = self._next = self._prompt = 0
         self._generation: object | None = None
@@ -147,10 +144,8 @@ class Attached:
 
     @property
     def codes(self) -> dict[str, Codes]:
-        """The codes of the last forward or generation by site, as decoded, that is with what was set.
-
-        ``codes["a5.h3"]`` are those of one head of ``codes["a5"]``; sites may be in any notation.
-        Under a KV cache the steps are joined: one entry per position that the model has read.
+        """The codes of the last forward or generation by site, as decoded, with what was set; of ``codes["a5"]``
+        one head's are ``codes["a5.h3"]``. Under a KV cache the steps are joined: one entry per position that was read.
         """
         return _BySite(
             (name, Codes(torch.cat([c.ids for c in seen], 1), torch.cat([c.values for c in seen], 1)))
@@ -185,14 +180,16 @@ class Attached:
         """
         if not edits or not all(isinstance(edit, CodeEdit) for edit in edits):
             raise InputError("no edits: give at least one SetCode, AddCode or ForbidCode")
-        where = Where(positions, fraction, seed, when)
-        self._take([*self._given, *((edit, where) for edit in edits)])
+        scope = EditScope(positions, fraction, seed, when)
+        self._take([*self._given, *((edit, scope) for edit in edits)])
         return self
 
     def clear(self, site: str | None = None) -> None:
         """Take back the edits at a site, or all."""
-        home = None if site is None else self._home(site)
-        self._take([] if home is None else [(e, w) for e, w in self._given if self._home(e.site) != home])
+        kept = (
+            [] if site is None else [(e, s) for e, s in self._given if self._home(e.site) != self._home(site)]
+        )
+        self._take(kept)
 
     def generate(
         self, prompts: Int[Tensor, "batch pos"] | list[str] | str, n_tokens: int, **options: Any
@@ -205,17 +202,18 @@ class Attached:
         """At which positions, from 0, of the last forward or generation codes are edited, in rows that edits name: not
         at the last token that is generated, which is never read."""
         edited = torch.zeros(n_rows, n_positions, dtype=torch.bool)
-        for where in {w for _, w in self._given} if self._tokens else ():
-            mask = where.mask(n_rows, range(n_positions), self._prompt)
-            if where.gate is not None:
-                held = self._held(where.gate, slice(None)).cpu()[:, :n_positions]
+        for scope in {s for _, s in self._given} if self._tokens else ():
+            mask = scope.mask(n_rows, range(n_positions), self._prompt)
+            if scope.gate is not None:
+                held = self._held(scope.gate, slice(None)).cpu()[:, :n_positions]
                 mask = mask & torch.nn.functional.pad(held, (0, n_positions - held.shape[1]))
             edited |= mask
         return edited
 
     def added(self) -> dict[str, Float[Tensor, "*group d_in"]]:
         """What :class:`AddCode` edits add at each site, all of them together."""
-        return {site: edits.constant() for site, edits in self._edits.items() if edits.adds}
+        added = {site: edits.constant() for site, edits in self._edits.items()}
+        return {site: vectors for site, vectors in added.items() if vectors is not None}
 
     def loss(self) -> Float[Tensor, ""]:
         """Sum over sites of the bottlenecks' losses in the last forward, for training the codes."""
@@ -226,36 +224,36 @@ class Attached:
     def _home(self, site: str) -> tuple[str, int | None]:
         return home_of(self.model, self.bottlenecks, site)
 
-    def _take(self, given: list[tuple[CodeEdit, Where]]) -> None:
+    def _take(self, given: list[tuple[CodeEdit, EditScope]]) -> None:
         planned: dict[str, SiteEdits] = {}
-        watched: dict[_Fires, list[Tensor]] = {}
-        for edit, where in given:
+        watched: dict[_GateCode, list[Tensor]] = {}
+        for edit, scope in given:
             name, group = self._home(edit.site)
-            watched |= {fires: [] for fires in self._fires(where.gate, edit.site)}
+            watched |= {code: [] for code in self._gate_codes(scope.gate, edit.site)}
             if name not in planned:
                 book = self.bottlenecks[name]
                 planned[name] = SiteEdits(book, groups_at(self.model, self._places[name], book))
-            planned[name].add(edit, group, where)
+            planned[name].add(edit, group, scope)
         self._given, self._edits, self._masks, self._fired = given, planned, {}, watched
 
-    def _fires(self, gate: Gate | None, edited: str | None = None) -> list[_Fires]:
+    def _gate_codes(self, gate: Gate | None, edited: str | None = None) -> list[_GateCode]:
         """The codes of a gate, by where they are read; none may be read after a site is edited."""
-        fires = []
+        codes = []
         for site, code in () if gate is None else gate.codes:
             name, group = self._home(site)
             if not code < (n_codes := self.bottlenecks[name].config.n_codes):
                 raise InputError(f"gate {site}={code}: the codebook there has 0 to {n_codes - 1}")
             if edited is not None and self._places[name].order > parse_site(edited).order:
                 raise InputError(
-                    f"gate {site}={code}: it is read after {edited} is edited, choose a site there or before"
+                    f"gate {site}={code}: it is read after {edited} is edited, choose an earlier site"
                 )
-            fires.append((name, group, code))
-        return fires
+            codes.append((name, group, code))
+        return codes
 
     def _held(self, gate: Gate, steps: slice) -> Bool[Tensor, "batch pos"]:
         """Where a gate was open, in steps of the forward or generation under way."""
         if gate.codes:
-            fired = [torch.cat(self._fired[fires][steps], 1) for fires in self._fires(gate)]
+            fired = [torch.cat(self._fired[code][steps], 1) for code in self._gate_codes(gate)]
             return torch.stack(fired).any(0)
         tokens = [step for step in self._tokens[steps] if step is not None]
         if self.model.tokenizer is None or not tokens:
@@ -265,7 +263,7 @@ class Attached:
     def _begin(self, offset: int, tokens: Tensor | None) -> None:
         if offset == 0 or offset != self._next:
             self._seen, self._tokens = {}, []
-            self._fired = {fires: [] for fires in self._fired}
+            self._fired = {code: [] for code in self._fired}
         self._tokens.append(tokens)
         self._losses, self._masks = {}, {}
         self._offset = offset
@@ -283,33 +281,33 @@ class Attached:
             self._watch(name, whole)
         every = self.read or not self.error_term
         acting = [name for name in names if every or name in self._edits]
-        for single, some in groupby(acting, key=lambda name: self._places[name].head is not None):
+        for single, names_here in groupby(acting, key=lambda name: self._places[name].head is not None):
             if not single:
-                whole = reduce(lambda x, name: self._replaced(name, x), some, whole)
+                whole = reduce(lambda x, name: self._replaced(name, x), names_here, whole)
                 continue
             heads = list(whole.unbind(2))
-            for name in some:
+            for name in names_here:
                 if (head := self._places[name].head) is not None:
                     heads[head] = self._replaced(name, heads[head])
             # not in place: the gradient of the other heads must find its way too
             whole = torch.stack(heads, 2)
         return whole if acting else None
 
-    def _at(self, x: Tensor, where: Where, rows: Rows) -> Bool[Tensor, "batch pos"] | None:
+    def _at(self, x: Tensor, scope: EditScope, rows: Rows) -> Bool[Tensor, "batch pos"] | None:
         """Where edits of these rows act in this forward; None for nowhere."""
-        if (where, rows) not in self._masks:
+        if (scope, rows) not in self._masks:
             columns = range(self._offset, self._offset + x.shape[1])
-            mask = where.mask(len(x), columns, self._prompt).to(x.device)
-            if where.gate is not None and mask.any():
-                mask = mask & self._held(where.gate, slice(-1, None))
+            mask = scope.mask(len(x), columns, self._prompt).to(x.device)
+            if scope.gate is not None and mask.any():
+                mask = mask & self._held(scope.gate, slice(-1, None))
             if rows is not None:
                 if rows[-1] >= len(x):
                     raise InputError(f"row {rows[-1]}: the batch has {len(x)}")
                 named = torch.zeros(len(x), 1, dtype=torch.bool, device=x.device)
                 named[list(rows)] = True
                 mask = mask & named
-            self._masks[where, rows] = mask if mask.any() else None
-        return self._masks[where, rows]
+            self._masks[scope, rows] = mask if mask.any() else None
+        return self._masks[scope, rows]
 
     def _replaced(self, name: str, x: Tensor) -> Tensor:
         edits, at = self._edits.get(name), partial(self._at, x)
@@ -326,8 +324,8 @@ class Attached:
         for (site, group, code), seen in self._fired.items():
             if site == name:
                 # features that are not active fill the slots of a SAE
-                there = (codes.ids == code) & (codes.values != 0)
-                seen.append((there if group is None else there[:, :, group]).any(-1))
+                active = (codes.ids == code) & (codes.values != 0)
+                seen.append((active if group is None else active[:, :, group]).any(-1))
 
     def _coded(self, name: str, x: Tensor, edits: SiteEdits | None) -> Tensor:
         bottleneck = self.bottlenecks[name]
@@ -370,7 +368,7 @@ def home_of(model: Model, bottlenecks: Mapping[str, Bottleneck], site: str) -> t
         if bottlenecks[name].config.groups > 1:
             if place.kind != "attn":
                 raise InputError(
-                    f"site {site} has a codebook that shares out its vectors: codes of such books cannot be named"
+                    f"site {site} has a codebook that shares out its vectors: its codes have no names"
                 )
             last = bottlenecks[name].config.groups - 1
             raise InputError(f"site {site} has a codebook per head: name one, {place}.h0 to {place}.h{last}")
@@ -381,8 +379,8 @@ def home_of(model: Model, bottlenecks: Mapping[str, Bottleneck], site: str) -> t
         if bottlenecks[name].config.d_in == model.cfg.d_head:
             return name, place.head
     names = [*bottlenecks]
-    there = ", ".join(names) if len(names) <= 6 else f"{names[0]} … {names[-1]}"
-    raise InputError(f"no codebook at {site}: there are some at {there or 'no site'}")
+    sites = ", ".join(names) if len(names) <= 6 else f"{names[0]} … {names[-1]}"
+    raise InputError(f"no codebook at {site}: there are some at {sites or 'no site'}")
 
 
 def _check_fit(model: Model, place: Site, bottleneck: Bottleneck) -> None:
@@ -399,15 +397,12 @@ def _check_fit(model: Model, place: Site, bottleneck: Bottleneck) -> None:
     else:
         fits, has = d_in == d_head and groups == 1, f"one head of size {d_head}"
     if not fits:
-        raise InputError(
-            f"site {place} has {has}: a bottleneck of {groups} group(s) of size {d_in} does not fit"
-        )
+        raise InputError(f"site {place} has {has}: {groups} group(s) of size {d_in} do not fit")
     trained_at = bottleneck.trained_at
     # a hook has several names in a bridge
     if trained_at is not None and model.hook_dict.get(trained_at) is not model.hook_dict[place.hook]:
-        warnings.warn(
-            f"the bottleneck at {place} was made for {trained_at}, not for {place.hook}", stacklevel=4
+        warnings.warn(f"the bottleneck at {place} was made for {trained_at}, not {place.hook}", stacklevel=4)
+    if bottleneck.device != (device := model_device(model)):
+        raise InputError(
+            f"the bottleneck for {place} is on {bottleneck.device}, the model on {device}: use .to"
         )
-    here, there = bottleneck.device, model_device(model)
-    if here != there:
-        raise InputError(f"the bottleneck for {place} is on {here}, the model on {there}: move it with .to")

@@ -57,11 +57,8 @@ class HubFolder(
 
     @classmethod
     def from_pretrained(cls: type[InFolder], source: str | Path, **hub: Any) -> InFolder:  # type: ignore[override]
-        """Read it from a folder, or from the Hugging Face hub's repository ``owner/name``.
-
-        Args:
-            hub: of ``huggingface_hub.snapshot_download``: ``revision``, ``token``, ``cache_dir``, …
-        """
+        """Read it from a folder, or from the Hugging Face hub's repository ``owner/name``; ``hub`` are options of
+        ``huggingface_hub.snapshot_download``: ``revision``, ``token``, ``cache_dir``, …"""
         return cls._from_folder(fetch(source, **hub))
 
     @classmethod
@@ -91,11 +88,8 @@ NO_CODE = -1
 
 @dataclass(frozen=True)
 class Codes:
-    """The k codes of every vector, strongest first; ``ids`` index the bottleneck's dictionary.
-
-    Attributes:
-        values: the factor with which each code enters the decoded vector; 1 where a code is just on.
-    """
+    """The k codes of every vector, strongest first: ``ids`` in the bottleneck's dictionary, and ``values``, the factor
+    with which each code enters the decoded vector; 1 where a code is just on."""
 
     ids: Int[Tensor, "*batch k"]
     values: Float[Tensor, "*batch k"]
@@ -278,7 +272,7 @@ class Bottleneck(HubFolder, ABC):
             tensors, header = read_tensors(path)
             if parse_json(header.get("config", "null")) != kind._description(config):
                 raise InputError(
-                    f"{path} was written with another configuration than {CONFIG_FILE} beside it"
+                    f"{path} was written with another configuration than the {CONFIG_FILE} beside"
                 )
             for name, tensor in tensors.items():
                 if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -368,9 +362,7 @@ def bottleneck_class(kind: str) -> type[Bottleneck]:
 
         cls = load_object(kind)
         if not (isinstance(cls, type) and issubclass(cls, Bottleneck)):
-            raise InputError(
-                f"{kind} is no bottleneck: name a class derived from interp.bottlenecks.Bottleneck"
-            )
+            raise InputError(f"{kind} is no bottleneck: derive it from interp.bottlenecks.Bottleneck")
         return cls
     kind = kind.replace("-", "_")
     if kind in SHIPPED:

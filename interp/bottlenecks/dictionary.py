@@ -31,13 +31,8 @@ from interp.errors import InputError, whole_number
 
 @dataclass(frozen=True)
 class SearchCache:
-    """A book as vectors are compared with it.
-
-    Attributes:
-        codes: in the space of the comparison.
-        norm: their lengths.
-        factors, offset: ⟨vector, factor⟩ + offset is highest for the code to choose.
-    """
+    """A book as vectors are compared with it: codes in the space of the comparison and their lengths; ⟨vector, factor⟩
+    + offset is highest for the code to choose."""
 
     codes: Book
     norm: Float[Tensor, "group code"]
@@ -95,10 +90,7 @@ class Dictionary(nn.Module, Bottleneck):
 
     @torch.no_grad()
     def encode(self, x: Vectors) -> Codes:
-        """The codes of every vector, strongest (or first taken) first; of exact ties any may win.
-
-        The similarities are made for as many vectors at a time as fit 64 MiB, 4 MiB on a processor, and not kept.
-        """
+        """The codes of every vector, strongest (or first taken) first; of exact ties any may win."""
         return self._encoded(x, None)
 
     @torch.no_grad()
@@ -186,9 +178,7 @@ class Dictionary(nn.Module, Bottleneck):
     def with_k(self: T, k: int) -> T:
         """The same codes with fewer per vector; ids of the first k slots stay as they are."""
         if not 1 <= whole_number("k", k) <= self.config.k:
-            raise InputError(
-                f"k {k}: this codebook was fitted for {self.config.k}, choose 1 to {self.config.k}"
-            )
+            raise InputError(f"k {k}: choose 1 to {self.config.k}, which this codebook was fitted for")
         return self.restored(replace(self.config, k=k), self.tensors())
 
     def of_group(self: T, group: int) -> T:
@@ -225,7 +215,7 @@ class Dictionary(nn.Module, Bottleneck):
     def _choose(
         self, rows: Tensor, book: SearchCache, without: Bool[Tensor, "group code"] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """:meth:`_select` for as many rows at a time as fit the memory."""
+        """:meth:`_select` for as many rows at a time as fit 64 MiB of similarities, 4 MiB on a processor."""
         step = max(1, similarities_at_once(rows) // (self.config.groups * self.config.n_codes))
         if rows.shape[1] <= step:
             return self._select(rows, book, without)
@@ -257,9 +247,8 @@ class Dictionary(nn.Module, Bottleneck):
 
     def _prepared(self, book: Book) -> SearchCache:
         """For the code of the smallest distance."""
-        return SearchCache(
-            book, book.norm(dim=-1).clamp(min=1e-12), book, book.square().sum(-1)[:, None] / -2
-        )
+        norm = book.norm(dim=-1).clamp(min=1e-12)
+        return SearchCache(book, norm, book, book.square().sum(-1)[:, None] / -2)
 
 
 def mean_code(codes: Book, counts: Int[Tensor, "group code"]) -> Float[Tensor, "group d_in"]:

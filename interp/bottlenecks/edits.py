@@ -148,31 +148,31 @@ def code_name(site: str, code: int, weight: float = 1.0) -> str:
 
 
 def format_codes(codes: Iterable[WeightedCode]) -> str:
-    """Codes as :func:`parse_codes` reads them."""
+    """As :func:`parse_codes` reads them."""
     return ",".join(code_name(*code) for code in codes)
 
 
-How = Literal["set", "added", "forbidden"]
-HOW: tuple[How, ...] = get_args(How)
+Operation = Literal["set", "added", "forbidden"]
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 """What is done to codes."""
 
 
 def code_edits(
     codes: Sequence[WeightedCode],
-    how: How,
+    operation: Operation,
     *,
     scale: float | int = 1.0,
     slots: int = 1,
     rows: Collection[SupportsIndex] | None = None,
 ) -> list[CodeEdit]:
     """The same for each of several codes: set in so many slots, added ``scale`` times their weight from the mean, or
-    forbidden. Only codes that are added have a weight."""
-    if how == "added":
+    forbidden."""
+    if operation == "added":
         return [AddCode(site, code, scale * weight, rows, from_mean=True) for site, code, weight in codes]
     for code in codes:
         if code.weight != 1:
             raise InputError(f"code {code_name(*code)!r}: only codes that are added have a weight (*NUMBER)")
-    if how == "forbidden":
+    if operation == "forbidden":
         return [ForbidCode(site, code, rows) for site, code, _ in codes]
     return [SetCode(site, code, slots, rows=rows) for site, code, _ in codes]
 
@@ -183,12 +183,12 @@ _Columns = slice | tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Where:
+class EditScope:
     """Positions of edits that were made together, the fraction of them that is drawn, and the gate that all of them
     stand behind. In its place ``firing`` multiplies what is added by its cosine with what is there, if above 0.
 
-    A draw depends on seed, column and row, not on how the batch is run. Columns count padding: beside a longer prompt
-    the same prompt is edited at other tokens.
+    A draw depends on seed, column and row alone. Columns count padding: beside a longer prompt the same prompt is
+    edited at other tokens.
     """
 
     positions: Positions = "generated"
@@ -222,10 +222,7 @@ class Where:
             return named[given]
         later = _FROM.fullmatch(given)
         if later is None:
-            raise InputError(
-                f"positions {given!r}: choose {', '.join(named)} or generated:N (from the N-th new token on), "
-                "or give columns"
-            )
+            raise InputError(f"positions {given!r}: choose {', '.join(named)}, generated:N, or give columns")
         return slice(n_prompt + int(later[1]) - 2, None)
 
     def mask(self, n_rows: int, columns: Sequence[int], n_prompt: int) -> Bool[Tensor, "batch pos"]:
@@ -259,8 +256,8 @@ def _is_among(columns: _Columns, number: int) -> bool:
 
 
 Rows = tuple[int, ...] | None
-_Key = tuple[Where, Rows]
-At = Callable[[Where, Rows], Bool[Tensor, "batch pos"] | None]
+_Key = tuple[EditScope, Rows]
+At = Callable[[EditScope, Rows], Bool[Tensor, "batch pos"] | None]
 """Where edits of these rows act in the forward under way; None for nowhere."""
 _KEEP = -2
 """An id that leaves a slot as it is."""
@@ -270,9 +267,7 @@ class SiteEdits:
     """The edits of one site as tensors: however many heads they name, a forward does a handful of operations.
 
     Forbidden codes act first (:meth:`allowed`), then set ones (:meth:`apply`), then added ones (:meth:`added`).
-
-    Args:
-        groups: length of the group axis of the codes, if they have one.
+    ``groups`` is the length of the codes' group axis, if they have one.
     """
 
     def __init__(self, bottleneck: Bottleneck, groups: int | None) -> None:
@@ -287,11 +282,7 @@ class SiteEdits:
         """Whether the codes have to be known."""
         return bool(self._set or self._forbidden)
 
-    @property
-    def adds(self) -> bool:
-        return bool(self._added)
-
-    def add(self, edit: CodeEdit, group: int | None, where: Where) -> None:
+    def add(self, edit: CodeEdit, group: int | None, scope: EditScope) -> None:
         """Take in an edit of one group, or of a site without groups."""
         n_codes = self.bottleneck.config.n_codes
         if not 0 <= whole_number("code", edit.code) < n_codes:
@@ -299,20 +290,19 @@ class SiteEdits:
         rows = None if edit.rows is None else tuple(sorted({whole_number("row", row) for row in edit.rows}))
         if rows is not None and (not rows or rows[0] < 0):
             raise InputError(f"rows {edit.rows!r}: name rows of the batch, from 0")
-        if where.follows and not isinstance(edit, AddCode):
+        if scope.follows and not isinstance(edit, AddCode):
             raise InputError(f"gate {FIRING!r} at {edit.site}: it is for codes that are added, AddCode")
         if isinstance(edit, SetCode):
-            self._add_set(edit, group, (where, rows))
+            self._add_set(edit, group, (scope, rows))
         elif isinstance(edit, AddCode):
-            self._add_added(edit, group, (where, rows))
+            self._add_added(edit, group, (scope, rows))
         else:
-            self._add_forbidden(edit, group, (where, rows))
+            self._add_forbidden(edit, group, (scope, rows))
 
     def allowed(self, codes: Codes, x: Tensor, at: At) -> Codes:
         """The codes of ``x`` without forbidden ones; the same object if nothing is forbidden."""
-        acting = [
-            (mask, without) for key, without in self._forbidden.items() if (mask := at(*key)) is not None
-        ]
+        masks = ((at(*key), without) for key, without in self._forbidden.items())
+        acting = [(mask, without) for mask, without in masks if mask is not None]
         for mask, without in _together(acting) if len(acting) > 1 else acting:
             # groups in which nothing is forbidden choose as before
             assert isinstance(self.bottleneck, Dictionary)
@@ -338,9 +328,9 @@ class SiteEdits:
                 total = part if total is None else total + part
         return total
 
-    def constant(self) -> Float[Tensor, "*group d_in"]:
-        """The sum of all that is added, where all of these edits act."""
-        return torch.stack(list(self._added.values())).sum(0)
+    def constant(self) -> Float[Tensor, "*group d_in"] | None:
+        """The sum of all that is added, if anything, where all of these edits act."""
+        return torch.stack(list(self._added.values())).sum(0) if self._added else None
 
     def _add_set(self, edit: SetCode, group: int | None, key: _Key) -> None:
         k, unit = self.bottleneck.config.k, self.bottleneck.unit_values
@@ -354,9 +344,9 @@ class SiteEdits:
             self._set[key] = torch.full(shape, _KEEP, device=device), torch.ones(shape, device=device)
         ids, strengths = (part if group is None else part[group] for part in self._set[key])
         # in rows that two edits name each has slots of its own; what is set later takes the place of what was
-        (where, rows), taken = key, torch.zeros(k, dtype=torch.bool, device=ids.device)
+        (scope, rows), taken = key, torch.zeros(k, dtype=torch.bool, device=ids.device)
         for (other, named), (others, _) in self._set.items():
-            if other is where and (rows is None or named is None or set(rows) & set(named)):
+            if other is scope and (rows is None or named is None or set(rows) & set(named)):
                 taken |= (others != _KEEP)[... if group is None else group].reshape(-1, k).any(0)
         may = self.bottleneck.slots_of(edit.code)
         free = (~taken).nonzero()[:, 0]
@@ -368,21 +358,21 @@ class SiteEdits:
         strengths[..., free[: edit.slots]] = strength
 
     def _add_added(self, edit: AddCode, group: int | None, key: _Key) -> None:
-        scale, which = _finite("scale", edit.scale, edit.site), slice(None) if group is None else group
+        scale, index = _finite("scale", edit.scale, edit.site), slice(None) if group is None else group
         shape = (*self._lead, self.bottleneck.config.d_in)
         total = self._added.setdefault(key, torch.zeros(shape, device=self.bottleneck.device))
         vectors = self._vectors(edit.code)
         if edit.from_mean:
             vectors = vectors - self._mean(edit)
-        total[which] += scale * vectors[which]
-        if not total[which].isfinite().all():
+        total[index] += scale * vectors[index]
+        if not total[index].isfinite().all():
             raise InputError(f"scale {edit.scale} at {edit.site}: what is added there is beyond any number")
 
     def _add_forbidden(self, edit: ForbidCode, group: int | None, key: _Key) -> None:
         config = self.bottleneck.config
         if not isinstance(self.bottleneck, Dictionary):
             raise InputError(
-                f"code {edit.code} at {edit.site}: only codebooks know a next best code, not a {self.bottleneck.kind}"
+                f"code {edit.code} at {edit.site}: a {self.bottleneck.kind} knows no next best code"
             )
         if group is not None and config.groups == 1 and self.groups is not None:
             raise InputError(f"code {edit.code} at {edit.site}: heads share a codebook, name the whole layer")
@@ -392,9 +382,7 @@ class SiteEdits:
         for row in {-1} | {row for _, named in self._forbidden for row in named or ()}:  # −1: none names it
             masks = [mask for (_, named), mask in self._forbidden.items() if named is None or row in named]
             if masks and int(torch.stack(masks).any(0).sum(-1).max()) > config.n_codes - config.k:
-                raise InputError(
-                    f"code {edit.code} at {edit.site}: too few codes would be left to choose from"
-                )
+                raise InputError(f"code {edit.code} at {edit.site}: too few codes would be left")
 
     def _vectors(self, code: int) -> Float[Tensor, "*group d_in"]:
         """What the code adds to a decoded vector, at every group; a bias belongs to none."""
@@ -406,7 +394,7 @@ class SiteEdits:
     def _mean(self, edit: AddCode) -> Float[Tensor, "*group d_in"]:
         if not isinstance(self.bottleneck, Dictionary):
             raise InputError(
-                f"from_mean at {edit.site}: only codebooks have a mean, not a {self.bottleneck.kind}"
+                f"from_mean at {edit.site}: a {self.bottleneck.kind} has no mean, codebooks have"
             )
         mean = self.bottleneck.means()[:, edit.code]
         return mean if self.groups is not None else mean[0]
@@ -421,9 +409,9 @@ def _finite(name: str, value: float | int, site: str) -> float:
 def _together(forbidden: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
     """Every position once: all that is forbidden there is so together."""
     masks, withouts = (torch.stack(parts) for parts in zip(*forbidden, strict=True))
-    kinds, which = masks.flatten(1).unique(dim=1, return_inverse=True)
+    kinds, set_of_position = masks.flatten(1).unique(dim=1, return_inverse=True)
     return [
-        ((which == i).view(masks.shape[1:]), withouts[kind].any(0))
+        ((set_of_position == i).view(masks.shape[1:]), withouts[kind].any(0))
         for i, kind in enumerate(kinds.T)
         if kind.any()
     ]

@@ -17,7 +17,7 @@ import os
 import platform
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -57,12 +57,8 @@ from interp.text import TextBlocks, load_text
 
 
 class LayerStream:
-    """The residual stream of many texts at the entrance of one ``layer``, on disk, carried on layer by layer.
-
-    Args:
-        folder: where the shards lie, a batch each; those that an earlier process left are used.
-        at_most: the layer that must not have been passed.
-    """
+    """The residual stream of many texts at the entrance of one ``layer``, carried on layer by layer in ``folder``, a
+    shard a batch; those that an earlier process left are used, unless they have passed the layer ``at_most``."""
 
     def __init__(
         self, model: Model, tokens: Int[Tensor, "block pos"], folder: Path, *, batch_size: int, at_most: int
@@ -70,9 +66,8 @@ class LayerStream:
         self.model, self.folder = model, folder
         self.batches = tokens.split(batch_size)
         numbers = range(len(self.batches))
-        reached = (
-            layer for layer in range(1, at_most + 1) if all(self._path(layer, i).exists() for i in numbers)
-        )
+        layers = range(1, at_most + 1)
+        reached = (layer for layer in layers if all(self._path(layer, i).exists() for i in numbers))
         self.layer = max(reached, default=0)
 
     @torch.no_grad()
@@ -91,10 +86,8 @@ class LayerStream:
     def advance(
         self, books: Mapping[Site, Bottleneck], done: Callable[[int], None], seen_at: tuple[Site, ...] = ()
     ) -> dict[Site, list[Tensor]]:
-        """Run this layer with ``books`` in place and keep what leaves it; returns what passed at the seen_at sites.
-
-        The texts are at the next layer after :meth:`step`.
-        """
+        """Run this layer with ``books`` in place and keep what leaves it for :meth:`step`; returns what passed at the
+        seen_at sites."""
         seen: dict[Site, list[Tensor]] = {site: [] for site in seen_at}
 
         def keep(hook: str, x: Tensor) -> None:
@@ -176,10 +169,11 @@ def few_tokens(n_tokens: int, n_codes: int) -> str | None:
         uses.append(f"reading codes ({TOKENS_PER_CODE} tokens a code, {TOKENS_PER_CODE * n_codes})")
     if n_tokens < 0.95 * FIT_TOKENS or n_codes < STEERED_CODES:  # blocks are whole: a few are always missing
         uses.append(f"steering ({FIT_TOKENS} tokens, {STEERED_CODES} codes)")
-    if not uses:
-        return None
+    measured = " and for ".join(uses)
     return (
-        f"{n_tokens} tokens and {n_codes} codes are less than was measured to do for {' and for '.join(uses)}"
+        f"{n_tokens} tokens and {n_codes} codes are less than was measured to do for {measured}"
+        if uses
+        else None
     )
 
 
@@ -221,10 +215,8 @@ class FitConfig:
                 )
         cls = bottleneck_class(self.kind)
         if not issubclass(cls, Dictionary):
-            raise InputError(
-                f"a {cls.kind} cannot be fitted at sites: derive it from "
-                "interp.bottlenecks.product_codebook.ProductCodebook"
-            )
+            parent = "interp.bottlenecks.product_codebook.ProductCodebook"
+            raise InputError(f"a {cls.kind} cannot be fitted at sites: derive it from {parent}")
 
 
 def fit_codebooks(
@@ -258,16 +250,13 @@ def fit_codebooks(
     context = min(context, model.cfg.n_ctx)
     text = load_text(text, model, n_tokens=n_tokens, context=context, seed=config.seed, stage=stage)
     if folder is None:
-        with TemporaryDirectory(prefix="codebooks-") as own:
-            return fit_codebooks(
-                model, sites, text, own, config, batch_size=batch_size, stage=stage
-            ).in_memory()
+        with TemporaryDirectory(prefix="codebooks-") as temporary:
+            stored = fit_codebooks(model, sites, text, temporary, config, batch_size=batch_size, stage=stage)
+            return stored.in_memory()
     folder, sites = Path(folder), [sites] if isinstance(sites, str) else sites
     books = new_books(model, sites, config)
     if text.n_tokens < config.n_codes:
-        raise InputError(
-            f"{text.n_tokens} tokens for {config.n_codes} codes: give at least one token per code"
-        )
+        raise InputError(f"{text.n_tokens} tokens for {config.n_codes} codes: give at least one token a code")
     request = _request(model, text, books, config, batch_size)
     if is_store(folder):
         stored = Codebooks.from_pretrained(folder)
@@ -353,7 +342,7 @@ def _fit(
             stream.step()
 
 
-class _Desk:
+class _LayerFitter:
     """A model, and texts that go through it as it is, layer by layer."""
 
     def __init__(
@@ -366,29 +355,25 @@ class _Desk:
     def __getstate__(self) -> dict:
         return self.__dict__ | {"stream": None}
 
-    def at(self, layer: int) -> LayerStream:
-        """The texts at the entrance of a layer, in a folder of this process."""
-        if self.stream is None or self.stream.layer > layer:
-            own = self.folder / WORK / f"layers-{platform.node()}-{os.getpid()}"
-            model = self.models(self.spec)
-            self.stream = LayerStream(model, self.tokens, own, batch_size=self.batch_size, at_most=0)
-        while self.stream.layer < layer:
-            self.stream.advance({}, lambda _: None)
-            self.stream.step()
-        return self.stream
-
-    def fit(self, layer: int, sites: tuple[str, ...], config: FitConfig, told: Told) -> None:
+    def fit(self, layer: int, sites: tuple[str, ...], config: FitConfig, report: Told) -> None:
         """The books of one layer that an earlier process has not fitted."""
         books = new_books(self.models(self.spec), sites, config)
         todo = tuple(site for site in books if not (self.folder / str(site) / CONFIG_FILE).is_file())
         if not todo:
             return
-        stream = self.at(layer)
+        model, stream = self.models(self.spec), self.stream
+        if stream is None or stream.layer > layer:
+            shards = self.folder / WORK / f"layers-{platform.node()}-{os.getpid()}"  # of this process alone
+            stream = LayerStream(model, self.tokens, shards, batch_size=self.batch_size, at_most=0)
+            self.stream = stream
+        while stream.layer < layer:
+            stream.advance({}, lambda _: None)
+            stream.step()
         seen = stream.advance({}, lambda _: None, todo)
         stream.step()
         for i, site in enumerate(todo, 1):
-            _learn(books[site], site, seen.pop(site), self.folder, model_device(stream.model))
-            told.share(i / len(todo))
+            _learn(books[site], site, seen.pop(site), self.folder, model_device(model))
+            report.share(i / len(todo))
 
 
 def fit_parts(
@@ -409,7 +394,7 @@ def fit_parts(
     """
     if config.sequential:
         raise InputError(
-            "books fitted behind the earlier ones wait for them: give --independent, or no workers nor shards"
+            "sequential: such books wait for earlier ones; give --independent, or no workers nor shards"
         )
     books = new_books(model, sites, config)
     request = _request(model, text, books, config, batch_size)
@@ -424,15 +409,15 @@ def fit_parts(
     for site in books:
         layers.setdefault(site.layer, []).append(str(site))
     jobs = deque(
-        Job(f"layer {layer}", _Desk.fit, (layer, tuple(own), config), (spec,), len(own))
-        for i, (layer, own) in enumerate(sorted(layers.items()))
+        Job(f"layer {layer}", _LayerFitter.fit, (layer, tuple(sites_here), config), (spec,), len(sites_here))
+        for i, (layer, sites_here) in enumerate(sorted(layers.items()))
         if shard is None or shard.takes(i)
     )
     models = OneModel(model)
-    desk = _Desk(models, spec, text.tokens, folder, batch_size)
+    fitter = _LayerFitter(models, spec, text.tokens, folder, batch_size)
     log = folder / ("log.jsonl" if shard is None else f"log-{shard.number}-of-{shard.of}.jsonl")
     with stage(f"fitting {len(books)} sites", sum(job.steps for job in jobs)) as advance:
-        for _, outcome in run(desk, jobs, workers=workers, advance=advance, log=log):
+        for _, outcome in run(fitter, jobs, workers=workers, advance=advance, log=log):
             if isinstance(outcome, InputError):
                 raise outcome
 
@@ -450,29 +435,20 @@ def _learn(book: Dictionary, site: Site, batches: list[Tensor], folder: Path, de
 
 def _fit_to(book: Dictionary, batches: list[Tensor], device: torch.device) -> None:
     size = sum(batch.numel() for batch in batches) * 4
+    book.to(device)
     if size <= IN_MEMORY:
-        book.to(device).fit(torch.cat(batches).to(device))
-    elif (partial_fit := getattr(book, "partial_fit", None)) is None:
-        raise InputError(
-            f"{size / 2**30:.1f} GiB of vectors: a {book.kind} sees all at once, at most {IN_MEMORY / 2**30:.0f} GiB; "
-            "give fewer tokens"
-        )
-    else:
-        book.to(device)
-        for shard in _shards(batches, book.config.n_codes * book.config.d_in * book.config.groups):
-            partial_fit(shard.to(device))
-
-
-def _shards(batches: list[Tensor], least: int) -> Iterator[Tensor]:
-    """The batches, as many joined as hold so many numbers: the first step of k-means needs a vector for every code."""
-    waiting: list[Tensor] = []
-    for batch in batches:
+        book.fit(torch.cat(batches).to(device))
+        return
+    if (partial_fit := getattr(book, "partial_fit", None)) is None:
+        most = f"a {book.kind} sees all at once, at most {IN_MEMORY / 2**30:.0f} GiB"
+        raise InputError(f"{size / 2**30:.1f} GiB of vectors: {most}; give fewer tokens")
+    # the first step of k-means needs a vector for every code
+    least, waiting = book.codes.numel(), list[Tensor]()
+    for i, batch in enumerate(batches, 1):
         waiting.append(batch)
-        if sum(batch.numel() for batch in waiting) >= least:
-            yield torch.cat(waiting)
+        if i == len(batches) or sum(part.numel() for part in waiting) >= least:
+            partial_fit(torch.cat(waiting).to(device))
             waiting = []
-    if waiting:
-        yield torch.cat(waiting)
 
 
 def _new_book(model: Model, site: Site, config: FitConfig) -> Dictionary:
@@ -487,8 +463,8 @@ def _new_book(model: Model, site: Site, config: FitConfig) -> Dictionary:
     }
     if config.kind == "codebook":
         cls = MetricCodebook if by_output else Codebook
-        own = {name: getattr(config, name) for name in ("n_codes", "k", "selection", "magnitude")}
-        book = cls(CodebookConfig(**size, **own))
+        values = {name: getattr(config, name) for name in ("n_codes", "k", "selection", "magnitude")}
+        book = cls(CodebookConfig(**size, **values))
     else:
         book = cls(new_config(cls, size, config.bits, config.options))
     compare_by = getattr(book, "compare_by", None)
@@ -526,8 +502,9 @@ def _request(
     if config.kind == "codebook":  # as it was before there were others
         fit = {name: value for name, value in fit.items() if name not in ("kind", "bits", "options")}
     else:
-        own = next(iter(books.values())).config
-        fit |= {"k": own.k, "n_codes": own.n_codes, "selection": config.kind, "magnitude": "unit"}
+        book_config = next(iter(books.values())).config
+        fit |= {"k": book_config.k, "n_codes": book_config.n_codes}
+        fit |= {"selection": config.kind, "magnitude": "unit"}
     return {
         "model": model_identity(model),
         "sites": [str(place) for place in books],

@@ -41,12 +41,12 @@ class Gate:
 
     def of_tokens(self, tokenizer: Any, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
         """Where the pattern matches."""
-        ids, which = tokens.unique(return_inverse=True)
+        ids, index = tokens.unique(return_inverse=True)
         new = [i for i in ids.tolist() if i not in self._known]
         # behind itself, so that no tokenizer drops the space in front
         texts = [_decoded(tokenizer, [i, i])[len(_decoded(tokenizer, [i])) :] for i in new]
         self._known.update(zip(new, self._matches(texts), strict=True))
-        return torch.tensor([self._known[i] for i in ids.tolist()], device=tokens.device)[which]
+        return torch.tensor([self._known[i] for i in ids.tolist()], device=tokens.device)[index]
 
     def _matches(self, texts: Sequence[str]) -> list[bool]:
         import polars as pl
@@ -63,9 +63,8 @@ class Gate:
 def complaint(error: Exception) -> str:
     """What the engine of regular expressions says of one, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return (
-        next((line for line in lines if line.startswith("error:")), lines[0]).removeprefix("error:").strip()
-    )
+    line = next((line for line in lines if line.startswith("error:")), lines[0])
+    return line.removeprefix("error:").strip()
 
 
 def _decoded(tokenizer: Any, ids: list[int]) -> str:

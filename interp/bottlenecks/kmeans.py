@@ -46,7 +46,7 @@ def least_squares_move(
     Args:
         missing: of each row what its codes leave, row − Σ_k value · code.
         values: with which codes enter the sum. The ridge is RIDGE times their mean square.
-        fixed: codes that stay where they are, and that the others make up for.
+        fixed: codes that stay where they are.
     """
     ids = ids.long()
     lacking = missing.new_zeros(n_codes, missing.shape[1])  # of each code Σ_rows value · missing
@@ -82,11 +82,8 @@ PART = 4096
 
 
 class GroupedKMeans:
-    """k-means of each group; ``centres_`` are there once a batch was seen.
-
-    Args:
-        spherical: rows and centres have unit norm; nearest is then most similar by cosine.
-    """
+    """k-means of each group; ``centres_`` are there once a batch was seen. If ``spherical``, rows and centres have unit
+    norm; nearest is then most similar by cosine."""
 
     def __init__(self, n_centres: int, *, spherical: bool, seed: int = 0) -> None:
         self.n_centres, self.spherical = n_centres, spherical
@@ -97,8 +94,7 @@ class GroupedKMeans:
 
     def fit(self, rows: GroupRows, iterations: int = 10) -> "GroupedKMeans":
         """Lloyd's iterations over all rows, from scratch."""
-        rows = self._prepared(rows)
-        sizes = _squared_lengths(rows)
+        rows, sizes = self._with_sizes(rows)
         self._start(rows, sizes)
         for _ in range(iterations):
             self.counts_.zero_()
@@ -108,8 +104,7 @@ class GroupedKMeans:
 
     def partial_fit(self, rows: GroupRows) -> "GroupedKMeans":
         """One step on one batch; the first also places the centres."""
-        rows = self._prepared(rows)
-        sizes = _squared_lengths(rows)
+        rows, sizes = self._with_sizes(rows)
         if not hasattr(self, "centres_"):
             self._start(rows, sizes)
         self._step(rows, sizes)
@@ -126,12 +121,16 @@ class GroupedKMeans:
     def _prepared(self, rows: Tensor) -> Tensor:
         return torch.nn.functional.normalize(rows, dim=-1) if self.spherical else rows
 
+    def _with_sizes(self, rows: Tensor) -> tuple[Tensor, Float[Tensor, "group row"]]:
+        """Rows as they are compared, and their squared lengths."""
+        rows = self._prepared(rows)
+        # in parts, as the squares of all would be a second copy of them
+        return rows, torch.cat([part.square().sum(-1) for part in rows.split(PART, dim=1)], 1)
+
     def _start(self, rows: Tensor, sizes: Tensor) -> None:
         groups, n_rows, d_in = rows.shape
         if n_rows < self.n_centres:
-            raise InputError(
-                f"{n_rows} vectors for {self.n_centres} codes: give at least one vector per code"
-            )
+            raise InputError(f"{n_rows} vectors for {self.n_centres} codes: give at least one vector a code")
         self.centres_ = rows.new_zeros(groups, self.n_centres, d_in)
         self.counts_, self._sums = rows.new_zeros(groups, self.n_centres), torch.zeros_like(self.centres_)
         distance = rows.new_ones(groups, n_rows)
@@ -154,9 +153,9 @@ class GroupedKMeans:
         self.centres_ = self._prepared(torch.where((new > 0)[..., None], mean, self.centres_))
         empty = self.counts_ == 0
         for group in empty.any(1).nonzero()[:, 0].tolist():
-            some = slice(group, group + 1)
+            one_group = slice(group, group + 1)
             moved = empty[group].nonzero()[: rows.shape[1], 0]  # a shard may have fewer rows
-            self.centres_[group, moved] = self._draw(rows[some], distance[some], len(moved))[0]
+            self.centres_[group, moved] = self._draw(rows[one_group], distance[one_group], len(moved))[0]
 
     def _draw(self, rows: Tensor, weights: Tensor, size: int) -> Float[Tensor, "group drawn d_in"]:
         """``size`` different rows of every group with chances ∝ weights."""
@@ -166,11 +165,6 @@ class GroupedKMeans:
         keys = torch.empty_like(chances).exponential_(generator=self.generator) / chances
         chosen = keys.topk(size, dim=1, largest=False).indices.to(rows.device)
         return rows.gather(1, chosen[..., None].expand(-1, -1, rows.shape[-1]))
-
-
-def _squared_lengths(rows: GroupRows) -> Float[Tensor, "group row"]:
-    # in parts, as the squares of all would be a second copy of them
-    return torch.cat([part.square().sum(-1) for part in rows.split(PART, dim=1)], 1)
 
 
 def _nearest(

@@ -129,20 +129,14 @@ class LearnedSlots(EncodedSlots):
 
     def _train(self, trained: Parameters, rows: Tensor, generator: torch.Generator) -> None:
         config = self.config
-        decaying = [t for name, t in trained.items() if name in ("encoder", "decoder")]
-        others = [t for name, t in trained.items() if name not in ("encoder", "decoder")]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": decaying, "weight_decay": config.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=config.lr,
-        )
+        decays = {name: config.weight_decay * (name in ("encoder", "decoder")) for name in trained}
+        groups = [{"params": [t], "weight_decay": decays[name]} for name, t in trained.items()]
+        optimizer = torch.optim.AdamW(groups, lr=config.lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
         with torch.enable_grad():
             for step in range(config.steps):
-                some = torch.randint(rows.shape[1], (min(BATCH, rows.shape[1]),), generator=generator)
-                batch = rows[:, some]
+                drawn = torch.randint(rows.shape[1], (min(BATCH, rows.shape[1]),), generator=generator)
+                batch = rows[:, drawn]
                 z = batch @ trained["encoder"] + trained["encoder_bias"]
                 reconstruction, extra = self.reconstructed(z, trained, step / config.steps, generator)
                 # groups are summed, so that each is trained as it would be alone

@@ -141,17 +141,19 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
         path = folder / MANIFEST
         if not path.is_file():
             unfinished = any(folder.glob("*/" + CONFIG_FILE)) or (folder / WORK).is_dir()
-            why = "they are not finished; the same command goes on" if unfinished else f"no {MANIFEST} there"
-            raise InputError(f"{folder} is no folder of codebooks: {why}")
+            reason = (
+                "they are not finished; the same command goes on" if unfinished else f"it has no {MANIFEST}"
+            )
+            raise InputError(f"{folder} is no folder of codebooks: {reason}")
         try:
             manifest = read_json(path)
         except (OSError, ValueError) as error:
             raise InputError(f"cannot read {path}: {error}") from None
         if (wrong := manifest_fault(Manifest, manifest)) is not None:
             raise InputError(f"{path} is no manifest of codebooks: {wrong}")
-        own = folder / MODEL_FOLDER
-        if own.is_dir():  # a folder may have been moved with the model in it
-            manifest["model"] |= dict.fromkeys(("spec", "source"), str(own.resolve()))
+        finetuned = folder / MODEL_FOLDER
+        if finetuned.is_dir():  # a folder may have been moved with the model in it
+            manifest["model"] |= dict.fromkeys(("spec", "source"), str(finetuned.resolve()))
         return cls(folder, manifest)
 
     @classmethod
@@ -164,7 +166,6 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """See :func:`codebooks_fingerprint`."""
         return codebooks_fingerprint(self._read())
 
     @property
@@ -283,23 +284,21 @@ def write_packed(path: Path, codebooks: Mapping[str, Dictionary], storage: Stora
             else:
                 tensor = tensor.clamp(max=2**31 - 1).int()
             tensors[f"{site}/{name}"] = tensor.contiguous()
-    about = {
-        "format": FORMAT,
-        "books": {site: {"kind": c.kind, "config": asdict(c.config)} for site, c in codebooks.items()},
-    }
+    books = {site: {"kind": book.kind, "config": asdict(book.config)} for site, book in codebooks.items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"packed": json.dumps(about)})
+        header = json.dumps({"format": FORMAT, "books": books})
+        save_file(tensors, temporary, metadata={"packed": header})
 
 
 def read_packed(path: Path) -> dict[str, Dictionary]:
     """The codebooks by site, in float32."""
     try:
         tensors, header = read_tensors(path)
-        about = parse_json(header.get("packed", "{}"))
-        if about["format"] != FORMAT:
-            raise ValueError(f"format {about['format']!r}, this version reads {FORMAT}")
+        packed = parse_json(header.get("packed", "{}"))
+        if packed["format"] != FORMAT:
+            raise ValueError(f"format {packed['format']!r}, this version reads {FORMAT}")
         books = {}
-        for site, known in about["books"].items():
+        for site, known in packed["books"].items():
             parts = {n.removeprefix(f"{site}/"): t for n, t in tensors.items() if n.startswith(f"{site}/")}
             parts = {name: t.float() if t.is_floating_point() else t for name, t in parts.items()}
             if (scales := parts.pop("scales", None)) is not None:
@@ -321,14 +320,14 @@ def model_identity(model: Model) -> dict[str, Any]:
     return known | {"weights": weights_digest(model)}
 
 
-def check_made_with(theirs: Mapping[str, Any], model: Model, keys: Iterable[str], what: str) -> None:
+def check_made_with(made_with: Mapping[str, Any], model: Model, keys: Iterable[str], subject: str) -> None:
     """Raise :class:`InputError` unless what was made with a model of this identity was made with this one, by these
-    ``keys``; ``what`` begins the message, up to *of …*."""
+    ``keys``; ``subject`` begins the message, up to *of …*."""
     ours = model_identity(model)
     for key in keys:
-        if theirs.get(key) != ours[key]:
+        if made_with.get(key) != ours[key]:
             raise InputError(
-                f"{what} of {theirs.get('spec')} ({key} {theirs.get(key)}), "
+                f"{subject} of {made_with.get('spec')} ({key} {made_with.get(key)}), "
                 f"not of {ours['spec']} ({key} {ours[key]})"
             )
 
@@ -363,10 +362,7 @@ def begin_request(folder: Path, request: Mapping[str, Any]) -> None:
     path = folder / WORK / REQUEST_FILE
     if not path.exists():
         if any(folder.glob(f"*/{CONFIG_FILE}")):
-            raise InputError(
-                f"{folder} has codebooks, and no longer says what they were made of: "
-                "choose another folder, or delete it to start again"
-            )
+            raise InputError(f"{folder} has codebooks, and does not say what they were made of: {_REMEDY}")
         write_json(path, request)
         return
     try:
@@ -381,24 +377,24 @@ def check_request(
 ) -> None:
     """Raise :class:`InputError`, naming the first difference, unless what a folder holds is what is asked for."""
     for part, wanted in request.items():
-        if begun.get(part) != wanted:
+        if (stored := begun.get(part)) != wanted:
             raise InputError(
-                f"{folder} holds {made} of another {difference(part, begun.get(part), wanted)}: "
-                "choose another folder, or delete it to start again"
+                f"{folder} holds {made} of another {difference(part, stored, wanted)}: {_REMEDY}"
             )
 
 
+_REMEDY = "choose another folder, or delete it to start again"
 _ABSENT = object()  # None is a value
 
 
-def difference(name: str, there: Any, wanted: Any) -> str:
+def difference(name: str, stored: Any, wanted: Any) -> str:
     """Where two JSON values differ first, in words: ``training (lr 0.1, not 0.2)``."""
     path: list[str] = []
-    while isinstance(there, Mapping) and isinstance(wanted, Mapping):
-        key = next(key for key in [*wanted, *there] if there.get(key, _ABSENT) != wanted.get(key, _ABSENT))
+    while isinstance(stored, Mapping) and isinstance(wanted, Mapping):
+        key = next(key for key in [*wanted, *stored] if stored.get(key, _ABSENT) != wanted.get(key, _ABSENT))
         path.append(key)
-        there, wanted = there.get(key), wanted.get(key)
-    plain = isinstance(there, str | int | float) and isinstance(wanted, str | int | float)
-    if isinstance(there, Mapping) or isinstance(wanted, Mapping) or not (path or plain):
+        stored, wanted = stored.get(key), wanted.get(key)
+    plain = isinstance(stored, str | int | float) and isinstance(wanted, str | int | float)
+    if isinstance(stored, Mapping) or isinstance(wanted, Mapping) or not (path or plain):
         return name
-    return f"{name} ({' '.join(filter(None, ['.'.join(path), str(there)]))}, not {wanted})"
+    return f"{name} ({' '.join(filter(None, ['.'.join(path), str(stored)]))}, not {wanted})"

@@ -81,13 +81,10 @@ class Component(Strict):
 
 
 class Edge(Strict):
-    """One directed edge from a sender's output to a receiver's query, key or value input.
+    """One directed edge from a sender's output to a receiver's query, key or value input; ``into`` is ``None`` where
+    the receiver is an MLP or the logits, or where the method does not tell the inputs apart.
 
-    What follows ``score`` is known of ``adaptive-patching`` alone, see
-    :class:`~interp.scores.adaptive_patching.edges.EdgeEvidence`.
-
-    Attributes:
-        into: ``None`` where the receiver is an MLP or the logits, or where the method does not tell the inputs apart.
+    What follows ``score`` is known of ``adaptive-patching`` alone, see :class:`~interp.scores.result.EdgeEvidence`.
     """
 
     sender: str
@@ -167,12 +164,8 @@ class Estimate(Strict):
 
 
 class NestedShare(Strict):
-    """The best ``n_heads`` alone.
-
-    Attributes:
-        share, kl: share of the gap and KL divergence at END from the model, in nats, of heads taken by |effect|.
-        share_signed: share of heads taken by signed effect, those that hurt last.
-    """
+    """The best ``n_heads`` alone: ``share`` of the gap and KL divergence at END from the model, in nats, of heads taken
+    by |effect|; ``share_signed`` of heads taken by signed effect, those that hurt last."""
 
     n_heads: NonNegativeInt
     share: float
@@ -181,12 +174,8 @@ class NestedShare(Strict):
 
 
 class RandomCircuits(Strict):
-    """Circuits with as many heads in each layer as the members have, other heads where the layer has enough.
-
-    Attributes:
-        share_mean, share_largest, kl_mean: of each alone.
-        left_mean, left_least: share of the gap that is left with each off.
-    """
+    """Circuits with as many heads in each layer as the members have, other heads where the layer has enough:
+    ``share_…`` and ``kl_mean`` of each alone, ``left_…`` the share of the gap that is left with each off."""
 
     draws: PositiveInt
     share_mean: float
@@ -228,12 +217,8 @@ class OnTask(Strict):
 
 
 class Rival(Strict):
-    """A circuit that the same search found on other pairs.
-
-    Attributes:
-        jaccard: overlap of its heads with the members.
-        share: its share of the gap alone, on the pairs that judge the members.
-    """
+    """A circuit that the same search found on other pairs: ``jaccard`` is the overlap of its heads with the members,
+    ``share`` its share of the gap alone, on the pairs that judge the members."""
 
     seed: NonNegativeInt
     n_pairs: PositiveInt

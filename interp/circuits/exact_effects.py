@@ -58,10 +58,7 @@ class Measurement:
     def begin(
         cls, model: Model, pairs: PromptPairs, folder: Path, *, mlps: bool, batch_size: int
     ) -> "Measurement":
-        """
-        Raises:
-            InputError: the model does not do the task; looked at first, with a hundredth of the forward passes.
-        """
+        """Checks first that the model does the task, with a hundredth of the forward passes."""
         check_gap(model, pairs, batch_size=batch_size)
         return cls(pairs, folder, describe_model(model), weights_checksum(model), mlps, batch_size)
 
@@ -76,17 +73,13 @@ class Measurement:
         return parts
 
     def jobs(self, name: str, place: tuple[str, ...], steps: int) -> Iterator[Job]:
-        """One a part, of a desk that has ``models``, a :class:`~interp.models.OneModel`.
-
-        Args:
-            place: its first is the model's spec.
-            steps: of all of them.
-        """
+        """One a part, of a desk that has ``models``, a :class:`~interp.models.OneModel`; ``place`` begins with the
+        model's spec, ``steps`` are of all of them."""
         parts = self.parts()
         for i, part in enumerate(parts):
-            its = steps * (i + 1) // len(parts) - steps * i // len(parts)
+            steps_here = steps * (i + 1) // len(parts) - steps * i // len(parts)
             options = (place[0], part, self.mlps, self.batch_size)
-            yield Job(f"{name}: exact effects {i + 1}/{len(parts)}", measure_part, options, place, its)
+            yield Job(f"{name}: exact effects {i + 1}/{len(parts)}", measure_part, options, place, steps_here)
 
     def gathered(self) -> dict[str, np.ndarray] | None:
         """The effects of all pairs, in their order; ``None`` while parts are missing."""
@@ -95,7 +88,10 @@ class Measurement:
         if len(effects) < len(parts):
             return None
         order = np.argsort(np.concatenate([part.indices for part in parts]))
-        return {name: np.concatenate([of[name] for of in effects])[order] for name in effects[0]}
+        return {
+            name: np.concatenate([part_effects[name] for part_effects in effects])[order]
+            for name in effects[0]
+        }
 
     def reference(self, name: str, model: str, **provenance: object) -> ExactEffects | None:
         """The reference of all pairs; ``None`` while parts are missing."""
@@ -108,14 +104,14 @@ class Measurement:
         return ExactEffects(name, self.pairs.task, model, *components, *metrics, made)
 
 
-def measure_part(desk: Any, spec: str, part: Part, mlps: bool, batch_size: int, told: Told) -> None:
+def measure_part(desk: Any, spec: str, part: Part, mlps: bool, batch_size: int, report: Told) -> None:
     """Patch every component on the pairs of a part, if its file is not there."""
     if read_part(part) is not None:
         return
     begun = part.path.with_suffix(".begun")
     config = PatchingConfig(batch_size=batch_size, mlps=mlps, checkpoint=str(begun))
     part.path.parent.mkdir(parents=True, exist_ok=True)
-    progress = counted(told.share, HUNDREDTHS)
+    progress = counted(report.share, HUNDREDTHS)
     scores = patching(desk.models(spec), part.pairs, config, progress=progress)
     tensors = {"heads": scores.heads_per_pair, "clean": scores.metric_clean, "corrupt": scores.metric_corrupt}
     if scores.mlps_per_pair is not None:
@@ -133,4 +129,4 @@ def read_part(part: Part) -> dict[str, np.ndarray] | None:
     except (OSError, SafetensorError):
         return None
     whole = {"heads", "clean", "corrupt"} <= tensors.keys()
-    return tensors if whole and all(len(of) == len(part.indices) for of in tensors.values()) else None
+    return tensors if whole and all(len(values) == len(part.indices) for values in tensors.values()) else None

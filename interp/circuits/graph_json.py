@@ -65,9 +65,9 @@ def write_graph(
             raise InputError(f"edge {name}: a graph of {circuit.n_layers} layers has no such edge")
         edges[name]["score"] = sign * score
     scores = {
-        node: {"score": sign * own}
+        node: {"score": sign * signed_score}
         for node in nodes
-        if node in components and (own := _signed(components[node], circuit.signed)) is not None
+        if node in components and (signed_score := _signed(components[node], circuit.signed)) is not None
     }
     value = {
         "cfg": {

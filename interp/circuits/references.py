@@ -186,16 +186,14 @@ class ExactEffects:
         # the same prompts can lie in several files, as a run's own
         if not {Path(pairs.task).suffix, Path(self.task).suffix} <= {".json", ".jsonl"}:
             agree = {"task": (pairs.task, self.task), **agree}
-        for what, (here, there) in agree.items():
-            if here != there:
-                raise InputError(f"reference {path} is of the {what} {there}, not of {here}")
+        for name, (wanted, stored) in agree.items():
+            if wanted != stored:
+                raise InputError(f"reference {path} is of the {name} {stored}, not of {wanted}")
         self.members()
 
     def measures(self, pairs: PromptPairs) -> bool:
-        """Whether its effects are of the same kind of exchange as effects on ``pairs`` would be.
-
-        Corrupt prompts of another kind, or prompts without BOS, ask for another quantity.
-        """
+        """Whether its effects are of the same kind of exchange as effects on ``pairs`` would be: corrupt prompts of
+        another kind, or prompts without BOS, ask for another quantity."""
         made = self.provenance
         return (made["counterfactual"], made["bos"]) == (pairs.counterfactual, pairs.bos)
 
@@ -242,9 +240,9 @@ class ExactEffects:
             raise InputError(f"{path}: not a measured reference ({error})") from None
         shape = values["heads"].shape
         fit = {"heads": shape, "mlps": shape[:2], "metric_clean": shape[:1], "metric_corrupt": shape[:1]}
-        if len(shape) != 3 or 0 in shape or any(of.shape != fit[name] for name, of in values.items()):
+        if len(shape) != 3 or 0 in shape or any(tensor.shape != fit[name] for name, tensor in values.items()):
             raise InputError(f"{path}: the tensors of the measured reference do not fit together")
-        if not all(np.isfinite(of).all() for of in values.values()):
+        if not all(np.isfinite(tensor).all() for tensor in values.values()):
             raise InputError(f"{path}: the measured reference holds values that are not finite")
         return cls(
             name=header.name,

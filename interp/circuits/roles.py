@@ -197,10 +197,8 @@ def role_name(roles: dict[str, float]) -> str:
 
 
 def head_roles(model: Model, readout: HeadReadout, seed: int = 0) -> HeadRoles:
-    """Role scores of every head, from a fed readout and one short run on random repeated tokens.
-
-    Roles of what heads write are left out where that is not known.
-    """
+    """Role scores of every head, from a fed readout and one short run on random repeated tokens. Roles of what heads
+    write are left out where that is not known."""
     scores = _repeated_token_roles(model, seed)
     if not readout.tells_writing:
         return HeadRoles(scores)
@@ -223,16 +221,16 @@ def _repeated_token_roles(model: Model, seed: int) -> dict[str, np.ndarray]:
     tokens = torch.stack([torch.cat([torch.tensor([bos]), row, row]) for row in rows]).to(model_device(model))
     second = torch.arange(length + 1, 2 * length + 1)
     diagonals = {"previous-token": 1, "duplicate-token": length, "induction": length - 1}
-    found: dict[str, list[Tensor]] = {role: [] for role in diagonals}
+    attention: dict[str, list[Tensor]] = {role: [] for role in diagonals}
 
     def keep(pattern: Tensor) -> None:
         for role, offset in diagonals.items():
-            found[role].append(pattern[:, :, second, second - offset].float().mean((0, 2)).cpu())
+            attention[role].append(pattern[:, :, second, second - offset].float().mean((0, 2)).cpu())
 
     layers = range(model.cfg.n_layers)
     with torch.no_grad(), hooked(model, {f"blocks.{layer}.attn.hook_pattern": keep for layer in layers}):
         model(tokens)
-    return {role: torch.stack(rows).numpy().astype(float) for role, rows in found.items()}
+    return {role: torch.stack(rows).numpy().astype(float) for role, rows in attention.items()}
 
 
 def _holding(pair: PromptPair, ids: tuple[int, ...]) -> list[int]:

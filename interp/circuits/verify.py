@@ -107,13 +107,9 @@ def verify(
     seed: int = 0,
     stage: Stage = silent,
 ) -> VerifiedHeads:
-    """Measure the best-scored components by activation patching and decide which are members (module docstring).
-
-    Where scores are exact effects themselves, nothing is run.
-
-    Args:
-        clean: of all pairs; what was patched in it before is not patched again.
-    """
+    """Measure the best-scored components by activation patching and decide which are members (module docstring). Where
+    scores are exact effects themselves, nothing is run; what was patched in ``clean``, of all pairs, is not patched
+    again."""
     n, sites = len(clean.pairs), candidates(scores, n_candidates, mlps=mlps)
     if n < MIN_PAIRS:
         raise InputError(f"{n} pairs are too few to check a circuit: at least {MIN_PAIRS} are needed")
@@ -135,11 +131,8 @@ def _scored(scores: Scores, site: Site) -> Float[np.ndarray, " pair"]:
 
 
 def _patched(clean: CleanRun, sites: Sequence[Site], threshold: float, progress: Progress) -> PatchingEffects:
-    """Effects on as many pairs as settle each candidate.
-
-    Args:
-        progress: told how many pair × site effects need no more be measured.
-    """
+    """Effects on as many pairs as settle each candidate; ``progress`` is told how many pair × site effects need no more
+    be measured."""
     begin, forwards, n = time.perf_counter(), 0.0, len(clean.pairs)
     at = np.array([clean.component(site) for site in sites])
     effects, todo, done = np.full((n, len(sites)), np.nan), np.arange(len(sites)), 0
@@ -196,9 +189,9 @@ def decide_members(
     gap = measured.metric_clean - measured.metric_corrupt
     effects = measured.effects
     low, high = np.zeros((2, len(measured.sites)))
-    patterns, which = np.unique(np.isfinite(effects), axis=1, return_inverse=True)
+    patterns, pattern_of_site = np.unique(np.isfinite(effects), axis=1, return_inverse=True)
     for pattern, rows in enumerate(patterns.T):
-        mine = which.ravel() == pattern
+        mine = pattern_of_site.ravel() == pattern
         low[mine], high[mine] = mean_interval(effects[rows][:, mine], seed)
     effect = np.nanmean(effects, axis=0)
     member = (np.abs(effect) >= threshold * abs(gap.mean())) & ((low > 0) | (high < 0))

@@ -173,7 +173,7 @@ def steer(
         if export is not None:
             check_file(export, "--export", overwrite=overwrite)
 
-    from interp.bottlenecks.edits import Where, code_edits
+    from interp.bottlenecks.edits import EditScope, code_edits
     from interp.bottlenecks.gates import LABEL
     from interp.bottlenecks.store import Codebooks
     from interp.codesearch.levels import has_levels
@@ -185,7 +185,7 @@ def steer(
     given = named_codes(codes, named, how) if codes is not None else []
     if has_levels(when or ""):
         when = gate_of(when, named, given)
-    Where(positions, when=None if (when or "").startswith(LABEL) else when)
+    EditScope(positions, when=None if (when or "").startswith(LABEL) else when)
     code_edits(given, how)
     words = tuple(word.strip() for word in (count or "").split(",") if word.strip())
     texts_with: Sequence[str] = ()

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from interp.bottlenecks.edits import How, WeightedCode, format_codes, parse_codes
+from interp.bottlenecks.edits import Operation, WeightedCode, format_codes, parse_codes
 from interp.codesearch.coarse import ALL, CoarseIndex
 from interp.codesearch.index import CodeIndex
 from interp.codesearch.labels import Labels, labels_of
@@ -39,7 +39,7 @@ def coarse_code(text: str) -> tuple[str, int] | None:
     return (named[1], int(named[2])) if named is not None and named[3] == ALL else None
 
 
-def fine_codes(text: str, labels: Labels | None, how: How | Literal["read"] = "read") -> str:
+def fine_codes(text: str, labels: Labels | None, how: Operation | Literal["read"] = "read") -> str:
     """A list of codes with those named by their coarse one as :func:`~interp.bottlenecks.edits.parse_codes` reads them.
     :class:`InputError`: no labels with a coarse level, no such code, or one of another coarse code."""
     if not has_levels(text):

@@ -163,15 +163,8 @@ class Ablator:
     def metric(
         self, keep: Bool[np.ndarray, "circuit layer component"], *, progress: Progress | None = None
     ) -> Float[np.ndarray, "circuit pair"]:
-        """Task metric of every clean prompt under every circuit; circuits given twice are run once.
-
-        Args:
-            keep: components that stay live.
-            progress: told how many circuit × pair values have just become known.
-
-        Raises:
-            InputError: masks of another shape than the model's.
-        """
+        """Task metric of every clean prompt under every circuit, of the components that stay live; circuits given twice
+        are run once. ``progress`` is told how many circuit × pair values have just become known."""
         return self._measured(keep, progress, with_kl=False)[0]
 
     def metric_and_kl(
@@ -220,11 +213,8 @@ class Ablator:
     def _run(
         self, indices: tuple[int, ...], masks: np.ndarray, start: int, *, empty: bool, with_kl: bool
     ) -> Float[np.ndarray, "measure circuit batch"]:
-        """Of one batch of pairs under some circuits.
-
-        Args:
-            start: the layer below which all of them keep everything, or nothing if ``empty``.
-        """
+        """Of one batch of pairs under some circuits; ``start`` is the layer below which all of them keep everything, or
+        nothing if ``empty``."""
         rows, copies, device = [self.pairs[i] for i in indices], len(masks), model_device(self.model)
         tokens = torch.tensor([row.clean_tokens for row in rows], device=device).repeat(copies, 1)
         live = torch.from_numpy(masks).reshape(copies, *self.shape).to(device)

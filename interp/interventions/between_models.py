@@ -18,11 +18,8 @@ LogP = Float[Tensor, "context d_vocab"]
 
 
 class Outputs:
-    """What heads and MLPs of a model write in some contexts.
-
-    Attributes:
-        outputs: by hook; :attr:`gradients` are those of the KL, once :meth:`read` was given the other model's answers.
-    """
+    """What heads and MLPs of a model write in some contexts, by hook; ``gradients`` are those of the KL, once
+    :meth:`read` was given the other model's answers."""
 
     def __init__(self, model: Model, tokens: Int[Tensor, "context pos"], sites: Sequence[Site]) -> None:
         self.model, self.tokens = model, tokens.to(model_device(model))
@@ -54,22 +51,26 @@ def kl_between(p: LogP, q: LogP) -> float:
     return float((p.exp() * (p - q)).sum(-1).mean())
 
 
-def patched_log_p(model: Model, other: Outputs, sites: Iterable[Site], where: slice = slice(None)) -> LogP:
+def patched_log_p(
+    model: Model, other: Outputs, sites: Iterable[Site], positions: slice = slice(None)
+) -> LogP:
     """What a model says next when the other's outputs stand at some sites and positions."""
     writes: dict[str, list[Write]] = {}
     for site in sites:
         output = other.outputs[site.hook]
         if site.head is None:
-            writes.setdefault(site.hook, []).append(Write((slice(None), where), output[:, where]))
+            writes.setdefault(site.hook, []).append(Write((slice(None), positions), output[:, positions]))
             continue
-        z = output[:, where, site.head]
-        writes.setdefault(site.hook, []).append(Write((slice(None), where, site.head), z))
+        z = output[:, positions, site.head]
+        writes.setdefault(site.hook, []).append(Write((slice(None), positions, site.head), z))
         behind = f"blocks.{site.layer}.attn.o.hook_out"
         if has_hook(model, behind):
-            theirs, ours = (m.blocks[site.layer].attn.W_O[site.head] for m in (other.model, model))
-            if not torch.equal(theirs, ours):
-                change = z @ (theirs - ours).to(z)
-                writes.setdefault(behind, []).append(Write((slice(None), where), change, add=True))
+            other_weight, own_weight = (
+                m.blocks[site.layer].attn.W_O[site.head] for m in (other.model, model)
+            )
+            if not torch.equal(other_weight, own_weight):
+                change = z @ (other_weight - own_weight).to(z)
+                writes.setdefault(behind, []).append(Write((slice(None), positions), change, add=True))
     return next_log_p(model, other.tokens, patch_hooks(writes))
 
 

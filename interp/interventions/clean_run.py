@@ -74,11 +74,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class PatchingEffects:
-    """Exact effects of some sites, before the mean over pairs.
-
-    ``forwards`` counts layers and positions that were run: a patch at half the depth of prompts that begin to differ
-    at half their length is a quarter of a forward.
-    """
+    """Exact effects of some sites, before the mean over pairs. ``forwards`` counts layers and positions that were run:
+    a patch at half the depth of prompts that begin to differ at half their length is a quarter of a forward."""
 
     sites: tuple[Site, ...]
     effects: Float[np.ndarray, "pair site"]
@@ -403,11 +400,8 @@ class CleanRun(MetricConsumer):
         *,
         every_token: bool = False,
     ) -> Iterator[tuple[Int[np.ndarray, " part"], Float[Tensor, "part d_vocab"]]]:
-        """Forward by forward, rows that a patch changes and their logits; with gradients where they are enabled.
-
-        Args:
-            kept: where what is read goes.
-        """
+        """Forward by forward, rows that a patch changes and their logits; with gradients where they are enabled. What
+        is read goes to ``kept``."""
         changed = np.stack([np.ones(len(pairs), dtype=bool) if p.rows is None else p.rows for p in patches])
         starts = np.array([np.zeros_like(pairs) if p.positions is None else p.positions for p in patches])
         starts = np.where(changed, starts, np.iinfo(int).max).min(0) * takes_prefix(self.model)
@@ -439,30 +433,25 @@ class CleanRun(MetricConsumer):
         """Logits of the clean prompts, from the last layer on: what lies before is kept."""
         missing = sorted(set(pairs) - self._clean_logits.keys())
         for begin in range(0, len(missing), PATCH_ROWS):
-            some, last = missing[begin : begin + PATCH_ROWS], self.n_layers - 1
-            logits = self.logits(some, last, self.resid[last][self._place[some]], {}, every_token=True)
-            self._clean_logits |= dict(zip(some, logits.float(), strict=True))
-            self.forwards += len(some) / self.n_layers
+            chunk, last = missing[begin : begin + PATCH_ROWS], self.n_layers - 1
+            logits = self.logits(chunk, last, self.resid[last][self._place[chunk]], {}, every_token=True)
+            self._clean_logits |= dict(zip(chunk, logits.float(), strict=True))
+            self.forwards += len(chunk) / self.n_layers
         return self._clean_logits
 
 
 def partition(
     layers: Int[np.ndarray, " row"], begins: Int[np.ndarray, " row"], ends: Int[np.ndarray, " row"]
 ) -> list[Int[np.ndarray, " part"]]:
-    """Rows parted into forwards such that all together cost least, among parts of neighbours by begin and layers.
-
-    Args:
-        layers: that each row has to run; a forward runs the most of its rows'.
-        begins, ends: first position that each row has to run, and its length; a forward runs from the first begin to
-            the last end of its rows.
-    """
+    """Rows parted into forwards such that all together cost least, among parts of neighbours by begin and layers. A
+    forward runs the most ``layers`` of its rows', from the first of their ``begins`` to the last of their ``ends``."""
     order = np.lexsort((-layers, begins))
     layers, begins, ends = layers[order], begins[order], ends[order]
     least, cuts = np.zeros(len(order) + 1), [0]
     for end in range(1, len(order) + 1):
         first = max(0, end - MOST_ROWS)
         sizes = np.arange(end - first, 0, -1)
-        longest, deepest = (np.maximum.accumulate(of[first:end][::-1])[::-1] for of in (ends, layers))
+        longest, deepest = (np.maximum.accumulate(values[first:end][::-1])[::-1] for values in (ends, layers))
         positions = sizes * (longest - begins[first:end])
         costs = least[first:end] + deepest * (OVERHEAD + positions)
         costs[(positions > MOST_POSITIONS) & (sizes > 1)] = np.inf

@@ -28,10 +28,8 @@ EMBEDDED = "blocks.0.hook_resid_pre"
 
 @dataclass(frozen=True)
 class EdgeScore:
-    """One directed edge from a sender's output to a receiver's query, key or value input.
-
-    ``into`` is ``None`` where the receiver is an MLP, or where the method does not tell the inputs apart.
-    """
+    """One directed edge from a sender's output to a receiver's query, key or value input; ``into`` is ``None`` where
+    the receiver is an MLP, or where the method does not tell the inputs apart."""
 
     sender: str
     receiver: str
@@ -56,10 +54,8 @@ class Receiver:
 
 @dataclass(frozen=True)
 class ComponentGraph:
-    """
-    Attributes:
-        sequential: whether an MLP reads what the heads of its own layer wrote.
-    """
+    """The components of a model, and which reads what the others write; ``sequential`` if an MLP reads what the heads
+    of its own layer wrote."""
 
     n_layers: int
     n_heads: int
@@ -123,13 +119,8 @@ class ComponentGraph:
 
 @dataclass(frozen=True)
 class EdgeList:
-    """All edges from a head to the query, key or value of a later layer's head, among chosen heads.
-
-    Attributes:
-        sites: the heads, in reading order.
-        sender, receiver: places in ``sites`` of each edge's ends.
-        into: ``q``, ``k`` or ``v`` of each edge.
-    """
+    """All edges from a head to the query, key or value of a later layer's head, among ``sites`` in reading order;
+    ``sender`` and ``receiver`` are places there of each edge's ends."""
 
     sites: tuple[Site, ...]
     sender: np.ndarray
@@ -211,19 +202,17 @@ class EdgePatcher:
     def at_token(
         self, pair: int, receiver: Site, position: int, senders: Sequence[tuple[Site, int]]
     ) -> Float[Tensor, "sender d_head"]:
-        """What a head writes at a token on a pair's clean prompt when one sender at a token is taken from its input.
+        """What a head writes at a token on a pair's clean prompt when one sender, a head of an earlier layer at a token
+        that is not later, is taken from its input.
 
         Query, keys and values read x − (z_u − z'_u) W_O at the sender's position; all else is clean.
-
-        Args:
-            senders: heads of earlier layers with positions, none of them after the receiver's.
         """
         layer, head, clean, blocks = receiver.layer, receiver.head, self.clean, self.blocks
         place = clean.places(np.array([pair]))
         rows, at = torch.arange(len(senders)), torch.tensor([at for _, at in senders])
-        of = [site.layer for site, _ in senders], place, at, [site.head for site, _ in senders]
+        index = [site.layer for site, _ in senders], place, at, [site.head for site, _ in senders]
         outputs = torch.stack([self.model.blocks[site.layer].attn.W_O[site.head] for site, _ in senders])
-        written = torch.einsum("sd,sdm->sm", clean.z[of] - clean.corrupt_z[of], outputs)
+        written = torch.einsum("sd,sdm->sm", clean.z[index] - clean.corrupt_z[index], outputs)
         normed = self.model.blocks[layer].ln1((clean.resid[layer, place, at] - written)[None])[0]
         parts = []
         for into in QKV:
@@ -239,9 +228,9 @@ class EdgePatcher:
         self, layer: int, into: Into, places: np.ndarray, heads: np.ndarray, senders: Sequence[Site]
     ) -> Float[Tensor, "edge pos d_head"]:
         receiver, blocks, clean = torch.from_numpy(heads), self.blocks, self.clean
-        of = [site.layer for site in senders], places, slice(None), [site.head for site in senders]
+        index = [site.layer for site in senders], places, slice(None), [site.head for site in senders]
         outputs = torch.stack([self.model.blocks[site.layer].attn.W_O[site.head] for site in senders])
-        reads = clean.resid[layer, places] - (clean.z[of] - clean.corrupt_z[of]) @ outputs
+        reads = clean.resid[layer, places] - (clean.z[index] - clean.corrupt_z[index]) @ outputs
         weight, _ = blocks.weight(layer, into)
         changed = self.model.blocks[layer].ln1(reads) @ blocks.per_query_head(weight, 0)[receiver]
         bias = blocks.bias(layer, into)
@@ -360,8 +349,8 @@ class EdgeSets(Consumer):
             q, k, v = (blocks.read(above, into, reads[:, :, :, i]) for i, into in enumerate(QKV))
             out = blocks.write(above, blocks.attend(q, k, v)).unflatten(0, moved.shape[:2])
             first = graph.head_sender(above, 0)
-            those = slice(first, first + graph.n_heads)
-            moved[:, :, :, those] = out - corrupt[:, :, those]
+            heads_here = slice(first, first + graph.n_heads)
+            moved[:, :, :, heads_here] = out - corrupt[:, :, heads_here]
             if graph.mlps:
                 mlp_sender = graph.mlp_sender(above)
                 mlp = [r for r in graph.receivers if (r.kind, r.layer) == ("mlp", above)]

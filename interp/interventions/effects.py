@@ -34,12 +34,8 @@ def activation_patching(
     batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
 ) -> PatchingEffects:
-    """Effect of replacing each site's clean output by its corrupt one, for every pair.
-
-    Args:
-        sites: heads (``a5.h3``) and MLPs (``m2``).
-        progress: told how many pair × site effects have just become known.
-    """
+    """Effect of replacing each site's clean output by its corrupt one, for every pair; ``progress`` is told how many
+    pair × site effects have just become known."""
     begin, metric = time.perf_counter(), MetricConsumer(len(pairs))
     runs = batches(model, pairs, [metric], batch_size=batch_size, hooks=resid_hooks(model))
     effects, forwards = patch_batches(model, pairs, sites, runs, progress=progress)
@@ -62,13 +58,10 @@ def patch_batches(
     checkpoint: str | None = None,
     progress: Progress | None = None,
 ) -> tuple[Float[np.ndarray, "pair site"], float]:
-    """Patch every site on the pairs of every batch, one batch after the other.
+    """Patch every site on the pairs of every batch, one batch after the other; the file ``checkpoint`` holds what is
+    done so far.
 
-    Args:
-        checkpoint: file that holds what is done so far; ``None`` keeps nothing.
-
-    Returns:
-        The effects, and the forward-pass equivalents beyond those of the batches.
+    Returns the effects, and the forward-pass equivalents beyond those of the batches.
     """
     partial = PartialEffects.open(None if checkpoint is None else Path(checkpoint), model, pairs, sites)
     mlps, forwards = any(site.kind == "mlp" for site in sites), 0.0

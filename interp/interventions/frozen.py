@@ -190,8 +190,8 @@ class FrozenContext(CleanRun):
     def grow(self, progress: Progress) -> list[list[Node]]:
         """Of every kind of arm, nodes in the order in which they are put in, until none promises anything.
 
-        At each of :data:`SIZES` the gradient of −|1 − f| − KL(A ‖ arm) / KL(A ‖ B) says what another promises:
-        (what it would write − its value on B) · gradient, in the mean over :data:`SOFT`. All share a forward.
+        At each of :data:`SIZES` the gradient of −|1 − f| − KL(A ‖ arm) / KL(A ‖ B) says what another promises: (what it
+        would write − its value on B) · gradient, in the mean over :data:`SOFT`. All share a forward.
         """
         arms = np.concatenate([self.arms([[]], mlps=mlps) for mlps in self.kinds])
         nothing = torch.tensor(self.nothing[: len(arms)], device=self._held[0].device).repeat(len(SOFT))
@@ -222,9 +222,7 @@ class FrozenContext(CleanRun):
         self, live: Arms, soft: float | Float[np.ndarray, "arm 1 1 1"] = 0.0
     ) -> tuple[Float[Tensor, "arm d_vocab"], list[list[Tensor]], list[list[Tensor]]]:
         """Logits of all tokens; with gradients, what heads and MLPs write a layer, and what they would, were all live.
-
-        ``soft``: of what an arm holds, how far from B's value to what it would write.
-        """
+        ``soft`` is how far what an arm holds stands from B's value on the way to what it would write."""
         written: list[list[Tensor]] = [[] for _ in self._held]
         would: list[list[Tensor]] = [[] for _ in self._held]
         weights = torch.from_numpy(np.where(live, 1.0, soft)).to(self._held[0])[..., None]
@@ -255,12 +253,8 @@ class FrozenContext(CleanRun):
         values: Sequence[Float[Tensor, " d"]] | None = None,
         receivers: Sequence[Node] = (),
     ) -> tuple[Float[np.ndarray, " node"], list[Float[Tensor, "node d_head"]]]:
-        """Fall of A's metric when one node writes something else, all else live: one node a row.
-
-        Args:
-            values: what it writes, by default what it wrote on B.
-            receivers: nodes of which it is told what they then write.
-        """
+        """Fall of A's metric when one node writes something else, by default what it wrote on B, all else live: one
+        node a row; and what the receivers then write."""
         if not nodes:
             return np.zeros(0), []
         if values is None:
@@ -281,10 +275,8 @@ class FrozenContext(CleanRun):
     def direct(
         self, senders: Sequence[Node], receivers: Sequence[Node]
     ) -> list[Float[Tensor, "sender d_head"]]:
-        """What each receiver, a head, writes in A when one sender writes what it wrote on B and nothing between moves.
-
-        All heads and MLPs are held at A, whatever the architecture.
-        """
+        """What each receiver, a head, writes in A when one sender writes what it wrote on B and nothing between moves:
+        all heads and MLPs are held at A, whatever the architecture."""
         begin = self.first * takes_prefix(self.model)
         written: dict[Node, Tensor] = {}
 
@@ -320,12 +312,7 @@ class FrozenContext(CleanRun):
 
 @dataclass(frozen=True)
 class LiveAt:
-    """A head that is live in a frozen context.
-
-    Attributes:
-        positions: in the prompt, one a row.
-        rows: those in which it is live; all if not given.
-    """
+    """A head that is live in a frozen context, at a position in the prompt for each row, in some rows or all."""
 
     site: Site
     positions: Int[np.ndarray, " row"]
@@ -334,13 +321,9 @@ class LiveAt:
 
 @dataclass(frozen=True)
 class FrozenPart:
-    """Rows of :func:`frozen_parts` that share a forward.
-
-    Attributes:
-        begin: the position from which it ran.
-        written: with gradients, what stands at each layer's heads [row, pos, head, d_head] ...
-        change: ... and how far what they would write, were they live, is from what is held.
-    """
+    """Rows of :func:`frozen_parts` that share a forward, which ran from ``begin`` on. With gradients, ``written``
+    stands at each layer's heads [row, pos, head, d_head], and ``change`` is how far what they would write, were they
+    live, is from what is held."""
 
     rows: Int[np.ndarray, " part"]
     logits: Float[Tensor, "part d_vocab"]
@@ -359,10 +342,8 @@ def frozen_parts(
     """Forward by forward, clean prompts with every head at every token at its value on the corrupt prompt, but for
     those that are live and what patches write; MLPs are live. With gradients where they are enabled.
 
-    Args:
-        pairs: of each row, as often as it is named.
-        patches: at single positions. Before the first token that differs nothing is live or written: all is the same.
-        soft: how far what is held stands from the corrupt value on the way to what the head would write.
+    Patches are at single positions. Before the first token that differs nothing is live or written: all is the same.
+    ``soft`` is how far what is held stands from the corrupt value on the way to what the head would write.
     """
     begins = np.array([clean.pairs[pair].first_difference for pair in pairs]) * takes_prefix(clean.model)
     ends = np.array([len(clean.pairs[pair].clean_tokens) for pair in pairs])

@@ -42,11 +42,11 @@ class Patch:
         """The patch in a forward of some rows, which stand at ``places`` of its batch, from a position on."""
         values = self.values[torch.from_numpy(rows)]
         if self.positions is None:
-            where: Any = slice(None)
+            positions: Any = slice(None)
             values = values[:, begin:end]
         else:
-            where = self.positions[rows] - begin
-        index = (places, where) if self.site.head is None else (places, where, self.site.head)
+            positions = self.positions[rows] - begin
+        index = (places, positions) if self.site.head is None else (places, positions, self.site.head)
         return Write(index, values, self.add)
 
 

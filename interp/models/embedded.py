@@ -133,10 +133,8 @@ def cache_folder() -> Path:
 
 
 def packaged_folder(spec: str = EMBEDDED) -> Path:
-    """Folder of a model of :data:`PACKAGED` in Hugging Face's format, built first if it is missing or damaged.
-
-    Safe with several processes at once: one builds, the others wait.
-    """
+    """Folder of a model of :data:`PACKAGED` in Hugging Face's format, built first if it is missing or damaged. Safe
+    with several processes at once: one builds, the others wait."""
     model, folder = PACKAGED[spec], _folder(spec)
     if _fault(folder) is None:
         return folder

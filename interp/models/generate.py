@@ -99,7 +99,7 @@ def generate(
             attention_mask=attention_mask,
             return_type="tokens",
             stop_at_eos=any(
-                getattr(one, "eos_token_id", None) is not None for one in (model.tokenizer, model.cfg)
+                getattr(source, "eos_token_id", None) is not None for source in (model.tokenizer, model.cfg)
             ),
             stopping_criteria=None if watch is None else _Watching(watch),
             verbose=False,
@@ -112,8 +112,8 @@ def generate(
     longest = tokens.shape[1]
     continued = [
         # decoded behind its prompt: by itself a first token may lose its space
-        text + decode(row[longest - len(own) :]).removeprefix(decode(own))
-        for text, row, own in zip(texts, out, rows, strict=True)
+        text + decode(row[longest - len(prompt_ids) :]).removeprefix(decode(prompt_ids))
+        for text, row, prompt_ids in zip(texts, out, rows, strict=True)
     ]
     return continued[0] if isinstance(prompts, str) else continued
 

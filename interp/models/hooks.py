@@ -37,8 +37,7 @@ _generations: "weakref.WeakKeyDictionary[TransformerBridge, object]" = weakref.W
 def forwards_watched(model: TransformerBridge, begin: Callable[[int, Tensor | None], None]) -> Iterator[None]:
     """Call ``begin`` before every forward of ``model`` in the body, with how many positions its KV cache holds, from
     which the positions that hooks see are numbered, and the tokens that it reads, [batch, pos], None where it is given
-    embeddings.
-    """
+    embeddings."""
 
     def watch(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         cache = kwargs.get("past_key_values")
@@ -124,22 +123,15 @@ def hooks_aside(model: TransformerBridge) -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_it_is(
-    model: TransformerBridge, what: str, remedy: str = "leave that context before"
+    model: TransformerBridge, subject: str, remedy: str = "leave that context before"
 ) -> Iterator[None]:
-    """Hold the model's lock for what has to be by the model without any hooks.
-
-    Args:
-        what: that is, as the error begins.
-        remedy: as it ends.
-
-    Raises:
-        InputError: this thread has hooks in place; those of another are waited for.
-    """
+    """Hold the model's lock for what has to be by the model without any hooks; waits for those of another thread and
+    refuses those of this one. The error begins with ``subject`` and ends with ``remedy``."""
     with model_lock(model):
         # permanent ones belong to the model: by some, transformer-lens 4 fires the points of an MLP (OPT)
         if any(not hook.is_permanent for point in _points_of(model).values() for hook in point.fwd_hooks):
             raise InputError(
-                f"{what} has to be by the model as it is, and something is attached to it: {remedy}"
+                f"{subject} has to be by the model as it is, and something is attached to it: {remedy}"
             )
         yield
 

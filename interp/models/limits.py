@@ -86,17 +86,13 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, d_vocab: int, name: str)
         )
 
 
-def check_tokens(model: TransformerBridge, ids: Iterable[int], what: str) -> None:
-    """Raise :class:`InputError` for the first id that the model has no embedding of.
-
-    Args:
-        what: whose token it is, for the message.
-    """
+def check_tokens(model: TransformerBridge, ids: Iterable[int], holder: str) -> None:
+    """Raise :class:`InputError`, which begins with ``holder``, for the first id that the model has no embedding of."""
     d_vocab = model.cfg.d_vocab
     outside = next((i for i in ids if not 0 <= i < d_vocab), None)
     if outside is not None:
         raise InputError(
-            f"{what} has the token {_text(model, int(outside))}of id {outside}: the model's vocabulary is of "
+            f"{holder} has the token {_text(model, int(outside))}of id {outside}: the model's vocabulary is of "
             f"{d_vocab} tokens, ids 0 to {d_vocab - 1}"
         )
 

@@ -50,23 +50,17 @@ def load_model(
     patterns can be read and set. Raises :class:`InputError`, one line that says what to do, for whatever
     cannot be loaded.
     """
-    where, precision = parse_device(device), parse_dtype(dtype)
+    place, precision = parse_device(device), parse_dtype(dtype)
     with _ONE_AT_A_TIME:
-        model = _load(str(spec), where, precision)
+        model = _load(str(spec), place, precision)
     model.eval()
     model.requires_grad_(False)
     return model
 
 
 class OneModel:
-    """Loads models by their specs and holds the last one; sent to another process, it begins there with none.
-
-    Args:
-        model: what it holds to begin with, if anything. Others are loaded in its dtype.
-
-    Raises:
-        InputError: in another process its spec loads other weights: it was changed after it was loaded.
-    """
+    """Loads models by their specs and holds the last one, at first ``model``; others are loaded in its dtype. Sent to
+    another process, it begins there with none, and refuses a spec whose weights were changed after it was loaded."""
 
     def __init__(
         self, model: TransformerBridge | None = None, *, device: str | None = None, dtype: str = "float32"
@@ -93,24 +87,24 @@ class OneModel:
         return self.__dict__ | {"_held": None, "_spec": None, "_sent": sent}
 
 
-def _load(spec: str, where: torch.device, precision: torch.dtype) -> TransformerBridge:
+def _load(spec: str, place: torch.device, precision: torch.dtype) -> TransformerBridge:
     kind, rest = classify(spec)
     if kind == "packaged":
         packaged = PACKAGED[spec]
-        model = read_pretrained(packaged_folder(spec), where, precision)
+        model = read_pretrained(packaged_folder(spec), place, precision)
         record_source(model, spec, packaged.provenance, f"sha256:{packaged.revision}")
     elif kind == "planted":
-        model = interp.load_planted_model(spec).to(device=where, dtype=precision, print_details=False)
+        model = interp.load_planted_model(spec).to(device=place, dtype=precision, print_details=False)
         record_source(model, spec, "weights written by interp.planted.models")
     elif kind == "gguf":
         path = Path(rest)
-        model = wrap(*read_gguf(path, precision), str(path), where)
+        model = wrap(*read_gguf(path, precision), str(path), place)
         record_source(model, spec, f"dequantised from {path.name}", f"sha256:{sha256(path)}")
     elif kind == "folder":
-        model = read_pretrained(Path(rest), where, precision)
+        model = read_pretrained(Path(rest), place, precision)
         record_source(model, spec, str(Path(rest).resolve()))
     else:
-        model = read_pretrained(rest, where, precision)
+        model = read_pretrained(rest, place, precision)
         commit = getattr(model.original_model.config, "_commit_hash", None)
         record_source(model, spec, f"Hugging Face hub, {rest}", commit)
     return model
@@ -190,8 +184,8 @@ def parse_device(name: str | None) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            there = "no CUDA device" if count == 0 else f"only cuda:0 to cuda:{count - 1}"
-            raise InputError(f"device {name!r}: torch {torch.__version__} finds {there} here")
+            devices = "no CUDA device" if count == 0 else f"only cuda:0 to cuda:{count - 1}"
+            raise InputError(f"device {name!r}: torch {torch.__version__} finds {devices} here")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise InputError(f"device {name!r}: this machine or this build of torch has no MPS")
     return device

@@ -52,15 +52,9 @@ _ROUGH_TOLERANCE = 0.05
 
 
 class Blockwise:
-    """The blocks of a model, for prompts of one length.
-
-    Args:
-        purpose: who asks, for the message of the error.
-
-    Raises:
-        InputError: the model's heads add something else than ``z @ W_O`` to the residual stream
-        (:class:`ResidualWrites`).
-    """
+    """The blocks of a model, for prompts of one length; for ``purpose``, with which errors begin. Raises
+    :class:`InputError` where heads add something else than ``z @ W_O`` to the residual stream
+    (:class:`ResidualWrites`)."""
 
     def __init__(self, model: TransformerBridge, n_positions: int, purpose: str) -> None:
         self.model, self.purpose, self.n_positions = model, purpose, n_positions
@@ -192,11 +186,8 @@ def mlp_norm(model: TransformerBridge, layer: int) -> nn.Module:
 
 @torch.no_grad()
 def require_whole_blocks(model: TransformerBridge, purpose: str) -> ResidualWrites:
-    """The model's residual_writes, if all its blocks and its logits can be computed from residual streams of one's own.
-
-    Raises:
-        InputError: they cannot.
-    """
+    """How the model writes, if all its blocks and its logits can be computed from residual streams of one's own; else
+    an :class:`InputError`."""
     residual_writes = ResidualWrites.of(model)
     residual_writes.require_plain(model, purpose)
     nothing = next(model.parameters()).new_zeros(1, 1, model.cfg.d_model)
@@ -210,9 +201,9 @@ def require_whole_blocks(model: TransformerBridge, purpose: str) -> ResidualWrit
     return residual_writes
 
 
-def _apart(model: TransformerBridge, purpose: str, what: str) -> InputError:
+def _apart(model: TransformerBridge, purpose: str, part: str) -> InputError:
     return InputError(
-        f"{purpose} cannot compute {what} of a model of the architecture {model.cfg.architecture}; "
+        f"{purpose} cannot compute {part} of a model of the architecture {model.cfg.architecture}; "
         "attribution and patching work on every model"
     )
 
@@ -246,14 +237,9 @@ def takes_prefix(model: TransformerBridge) -> bool:
 
 
 class Prefix:
-    """The keys and values of the first positions of a batch of prompts, at every layer.
-
-    ``length`` is how many positions there are: 0 for a model that cannot take them from a cache, which then runs every
-    position as usual.
-
-    Args:
-        run: runs the tokens in place of the model, where something is to be read of that forward.
-    """
+    """The keys and values of the first ``length`` positions of a batch of prompts, at every layer; none for a model
+    that cannot take them from a cache, which then runs every position as usual. ``run`` runs the tokens in place of the
+    model, where something is to be read of that forward."""
 
     def __init__(
         self,

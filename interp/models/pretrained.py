@@ -51,14 +51,8 @@ _ROUGH_TOLERANCE = 0.2
 def few_logits(
     model: nn.Module, d_vocab: int, context: int, device: torch.device, library: str
 ) -> Float[Tensor, "pos d_vocab"]:
-    """Logits at a few tokens from all over the vocabulary, of a model of transformers or a wrapped one.
-
-    Args:
-        library: whose forward it is, for the message.
-
-    Raises:
-        InputError: the forward fails.
-    """
+    """Logits at a few tokens from all over the vocabulary, of a model of transformers or a wrapped one; an
+    :class:`InputError` that names the ``library`` if the forward fails."""
     length = min(TOKENS, context)
     ids = torch.tensor([[k * d_vocab // length for k in range(length)]], device=device)
     try:
@@ -72,12 +66,12 @@ def few_logits(
 
 def check_agreement(
     wrapped: Float[Tensor, "pos d_vocab"],
-    own: Float[Tensor, "pos d_vocab"],
+    original: Float[Tensor, "pos d_vocab"],
     dtype: torch.dtype,
     architecture: str,
 ) -> None:
     """Raise :class:`InputError` unless logits are those of the model before it was wrapped, or are no numbers."""
-    error = ((wrapped - own).abs().max() / own.abs().max()).item()
+    error = ((wrapped - original).abs().max() / original.abs().max()).item()
     if error > _TOLERANCE.get(dtype, _ROUGH_TOLERANCE):
         raise InputError(
             f"transformer-lens runs the architecture {architecture} otherwise than transformers does: logits are off "
@@ -104,8 +98,7 @@ _IN_A_STACK = re.compile(r"(.*?)\.\d+\.")
 
 def read_pretrained(source: str | Path, device: torch.device, dtype: torch.dtype) -> TransformerBridge:
     """Read a causal language model and its tokenizer from a folder (a ``Path``), without a word to any network, or the
-    hub (an id).
-    """
+    hub (an id)."""
     local = isinstance(source, Path)
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=local)
@@ -165,7 +158,7 @@ def wrap(
     context = getattr(config or model.config, "max_position_embeddings", None) or TOKENS
     given = (n_tokens, context, device)
     model.to(device)  # type: ignore[arg-type]
-    own = few_logits(model.eval(), *given, library="transformers")
+    original = few_logits(model.eval(), *given, library="transformers")
     try:
         bridge = TransformerBridge.boot_transformers(
             called, hf_model=model, tokenizer=tokenizer, dtype=model.dtype, device=device
@@ -174,32 +167,28 @@ def wrap(
         reason = f"cannot wrap the architecture {architecture} ({one_line(error)})"
         raise InputError(f"{name}: transformer-lens {reason}") from error
     wrapped = few_logits(bridge.eval(), *given, library="transformer-lens")
-    check_agreement(wrapped, own, model.dtype, architecture)
+    check_agreement(wrapped, original, model.dtype, architecture)
     _without_foreign_tokens(bridge)
     return bridge
 
 
-def check_whole(model: PreTrainedModel, told: Mapping[str, Any], source: str | Path) -> None:
-    """Raise :class:`InputError` if the checkpoint is of another model than the configuration.
-
-    Weights that are missing or of other shapes transformers draws at random, and others it leaves out.
-
-    Args:
-        told: what ``from_pretrained`` tells with ``output_loading_info``.
-    """
-    wrong = sorted(told["mismatched_keys"])
+def check_whole(model: PreTrainedModel, loading: Mapping[str, Any], source: str | Path) -> None:
+    """Raise :class:`InputError` if the checkpoint, by what ``from_pretrained`` says of loading it, is of another model
+    than the configuration. Weights that are missing or of other shapes transformers draws at random, and others it
+    leaves out."""
+    wrong = sorted(loading["mismatched_keys"])
     if wrong:
-        name, there, wanted = wrong[0]
+        name, stored, wanted = wrong[0]
         raise InputError(
-            f"{source}: {name}{_others(wrong)} is of shape {list(there)} in the checkpoint, and of {list(wanted)} by "
+            f"{source}: {name}{_others(wrong)} is of shape {list(stored)} in the checkpoint, and of {list(wanted)} by "
             "config.json: one of the two is damaged"
         )
-    missing = sorted(told["missing_keys"])
+    missing = sorted(loading["missing_keys"])
     if missing:
         raise InputError(
             f"{source} lacks weights, {missing[0]}{_others(missing)}: it is damaged, or not of a causal language model"
         )
-    left = _left_out(model, told["unexpected_keys"])
+    left = _left_out(model, loading["unexpected_keys"])
     if left:
         raise InputError(
             f"{source} has weights that the model of its config.json does not, {left[0]}{_others(left)}: one of the "
@@ -217,23 +206,23 @@ def _left_out(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
     Others do no harm: buffers of earlier versions (``rotary_emb.inv_freq``, GPT-2's mask ``attn.bias``), a tied
     unembedding, heads of other tasks, the layers of an image encoder.
     """
-    own = {name for name, _ in model.named_parameters()}
-    layers = {match[0]: match[1] for name in own if (match := _IN_A_STACK.match(name))}
+    parameters = {name for name, _ in model.named_parameters()}
+    layers = {match[0]: match[1] for name in parameters if (match := _IN_A_STACK.match(name))}
     left = []
     for name in sorted(unexpected):
         match = _IN_A_STACK.match(name)
         if match is None or not _is_end(match[1], layers.values()):
             continue
         module, _, kind = name.rpartition(".")
-        more_of_a_layer = kind == "weight" or (kind == "bias" and _is_end(f"{module}.weight", own))
+        more_of_a_layer = kind == "weight" or (kind == "bias" and _is_end(f"{module}.weight", parameters))
         if more_of_a_layer or not _is_end(match[0], layers):
             left.append(name)
     return left
 
 
-def _is_end(name: str, of: Iterable[str]) -> bool:
+def _is_end(name: str, names: Iterable[str]) -> bool:
     """Base models are saved without the prefix of their place in the causal one."""
-    return any(f".{whole}".endswith(f".{name}") for whole in of)
+    return any(f".{whole}".endswith(f".{name}") for whole in names)
 
 
 def _without_foreign_tokens(bridge: TransformerBridge) -> None:
@@ -246,9 +235,9 @@ def _without_foreign_tokens(bridge: TransformerBridge) -> None:
         bridge.tokenizer.pad_token = bridge.tokenizer.eos_token or bridge.tokenizer.bos_token
 
 
-def _unreadable(source: str | Path, error: Exception, what: str = "a causal language model") -> InputError:
+def _unreadable(source: str | Path, error: Exception, wanted: str = "a causal language model") -> InputError:
     if isinstance(source, Path):
-        return InputError(f"cannot read {what} from the folder {source}: {_reason(error)}")
+        return InputError(f"cannot read {wanted} from the folder {source}: {_reason(error)}")
     causes = [error, error.__cause__, error.__context__]
     if any(isinstance(cause, GatedRepoError) for cause in causes):
         reason = "access to it must be granted first (log in with `hf auth login`)"

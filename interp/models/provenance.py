@@ -69,8 +69,8 @@ def weights_digest(model: TransformerBridge) -> str:
     digest = hashlib.sha256()
     for parameter in model.original_model.parameters():
         flat = parameter.detach().flatten()
-        some = flat[_scattered(flat.numel()).to(flat.device)]
-        digest.update((some > 0).to(device="cpu", dtype=torch.uint8).numpy().tobytes())
+        sample = flat[_scattered(flat.numel()).to(flat.device)]
+        digest.update((sample > 0).to(device="cpu", dtype=torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

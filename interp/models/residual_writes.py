@@ -156,10 +156,8 @@ class ResidualWrites:
     def added_by_heads(
         self, model: TransformerBridge, layer: int, z: Float[Tensor, "batch head d_head"]
     ) -> Float[Tensor, "batch head d_model"]:
-        """What each head adds to the residual stream, without the output bias, in float32.
-
-        Where a norm stands after attention it is the head's share: the norm's scale is that of all heads together.
-        """
+        """What each head adds to the residual stream, without the output bias, in float32. Where a norm stands after
+        attention it is the head's share: the norm's scale is that of all heads together."""
         if not self.known:
             raise self._not_additive(model, "what a head adds to the logits")
         weight = self.output_weight(model, layer)
@@ -173,12 +171,12 @@ class ResidualWrites:
         return norm.direction(written) * norm.factor(whole, normed)[:, None]
 
     def _not_additive(self, model: TransformerBridge, purpose: str) -> InputError:
-        why = f"it multiplies what attention writes by {self.scale:.3g}"
+        reason = f"it multiplies what attention writes by {self.scale:.3g}"
         if not self.known or self.norm is not None:
-            why = "it has a norm after attention" if self.known else _NO_SUM
+            reason = "it has a norm after attention" if self.known else _NO_SUM
         return InputError(
             f"{purpose} needs heads that add to the residual stream, not so in a model of the architecture "
-            f"{model.cfg.architecture}: {why}; attribution and patching work on every model"
+            f"{model.cfg.architecture}: {reason}; attribution and patching work on every model"
         )
 
 
@@ -189,12 +187,8 @@ def _with_bias(written: Tensor, model: TransformerBridge, layer: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Layer:
-    """What one layer's attention wrote and what it added, [pos, d_model].
-
-    Attributes:
-        bound: by how much each number may be off.
-        norm: the norm that what was written went into, if one did.
-    """
+    """What one layer's attention wrote and what it added, [pos, d_model]; by how much each number may be off; the norm
+    that what was written went into, if one did."""
 
     written: Tensor
     added: Tensor
@@ -222,8 +216,8 @@ def _measured(model: TransformerBridge) -> ResidualWrites:
         return kept[name][None]
 
     hooks: dict[str, HookFunction] = {"unembed.hook_in": partial(keep, "unembed.hook_in")}
-    there = all(has_hook(model, name) for name in names)
-    if there:
+    has_points = all(has_hook(model, name) for name in names)
+    if has_points:
         hooks |= {name: partial(keep, name) for name in (*names, *norms) if has_hook(model, name)}
         before = [f"blocks.{layer}.hook_resid_pre" for layer in layers]
         hooks |= {name: partial(shrink, name) for name in before}
@@ -236,7 +230,7 @@ def _measured(model: TransformerBridge) -> ResidualWrites:
     logit_scale = _logit_scale(model, kept["unembed.hook_in"], logits, tolerance)
     shape = (model.cfg.n_heads, model.cfg.d_head)
     # in some models not every layer has attention of this kind
-    if not there or any(kept[f"blocks.{layer}.attn.hook_z"].shape[-2:] != shape for layer in layers):
+    if not has_points or any(kept[f"blocks.{layer}.attn.hook_z"].shape[-2:] != shape for layer in layers):
         return ResidualWrites(False, logit_scale=logit_scale)
     measured = [_layer(model, layer, kept, tolerance) for layer in layers]
     norm = measured[0].norm
@@ -300,11 +294,8 @@ def _multiple(written: Tensor, added: Tensor, bound: Tensor) -> float | None:
 
 @dataclass(frozen=True)
 class FinalNorm:
-    """y = gain · (x − mean(x) if centred) / scale(x), with scale 1 for models without a final norm; its bias aside.
-
-    Attributes:
-        unembedding: with the factor that some families (Granite) multiply logits with; soft-caps aside.
-    """
+    """y = gain · (x − mean(x) if centred) / scale(x), with scale 1 for models without a final norm; its bias aside. The
+    unembedding has the factor that some families (Granite) multiply logits with; soft-caps aside."""
 
     norm: LinearNorm
     unembedding: Float[Tensor, "d_model d_vocab"]

@@ -54,15 +54,12 @@ def save_model(model: TransformerBridge, folder: Path) -> None:
 
 
 def write_pretrained(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
-    """Write a transformers model and its tokenizer; no file is there by half.
-
-    Raises:
-        OSError: the disk is full.
-    """
+    """Write a transformers model and its tokenizer; no file is there by half. Raises :class:`OSError` if the disk is
+    full."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as own:
-        begun = Path(own) / folder.name
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        begun = Path(temporary) / folder.name
         try:
             model.save_pretrained(begun)
         except SafetensorError as error:  # its way of saying that the disk is full
@@ -105,5 +102,5 @@ def _join(attention: JointQKVAttentionBridge) -> None:
             parameter.data = entries
         for part, went in zip(_parts(attention), split, strict=True):
             places = getattr(went, name).flatten().long().to(entries.device)
-            own = getattr(part.original_component, name).flatten()
-            entries.view(-1)[places] = own.clone()  # in some families a view of the joint one
+            separate = getattr(part.original_component, name).flatten()
+            entries.view(-1)[places] = separate.clone()  # in some families a view of the joint one

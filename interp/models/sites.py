@@ -89,19 +89,16 @@ def resolve_site(model: TransformerBridge, text: str) -> Site:
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
     known = site.layer < layers and (site.head is None or site.head < heads) and has_hook(model, site.hook)
     if not known:
-        there = f"a0–a{layers - 1} (heads h0–h{heads - 1})"
+        sites = f"a0–a{layers - 1} (heads h0–h{heads - 1})"
         if has_mlps(model):
-            there += f", m0–m{layers - 1}"
-        raise InputError(f"the model has no site {text!r}: it has {there}, r0–r{layers - 1}")
+            sites += f", m0–m{layers - 1}"
+        raise InputError(f"the model has no site {text!r}: it has {sites}, r0–r{layers - 1}")
     return site
 
 
 def expand_sites(model: TransformerBridge, patterns: Iterable[str]) -> list[Site]:
-    """The sites that patterns name, in the order of the forward pass, each once.
-
-    A pattern is a site, one with the wildcards of file names (``a*``, ``m1?``), or a group: ``heads`` (``a*``) and
-    ``mlps`` (``m*``).
-    """
+    """The sites that patterns name, in the order of the forward pass, each once: a site, one with the wildcards of file
+    names (``a*``, ``m1?``), or a group, ``heads`` (``a*``) or ``mlps`` (``m*``)."""
     layers = range(model.cfg.n_layers)
     letters = "amr" if has_mlps(model) else "ar"
     every = [f"{letter}{layer}" for layer in layers for letter in letters]

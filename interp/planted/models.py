@@ -46,11 +46,8 @@ DISTRACTORS = (*_NUDGES, *_BYSTANDERS)
 
 
 def _write_mover(plan: Blueprint, weight: float) -> tuple[tuple[Match, ...], tuple[Match, ...], Rows]:
-    """Write distractors, a counter of names and a nudged mover, which tells what it copied in ``answered``.
-
-    Returns:
-        Attention to the rare name as the mover's; the same, but to BOS if that name is answered; ``answered``.
-    """
+    """Write distractors, a counter of names and a nudged mover, which tells what it copied in ``answered``; return
+    attention to the rare name as the mover's, the same but to BOS if that name is answered, and ``answered``."""
     shares, answered, nudge = plan.role(), plan.role(), _write_distractors(plan)
     plan.heads[0, 2] = Head((plan.any_of(plan.items, 12.0),), (Move(plan.items, shares),))
     rare = (plan.any_of(plan.items, 16.0), Match(-shares, plan.items, 12.0))

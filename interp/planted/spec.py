@@ -72,11 +72,8 @@ class Blueprint:
         return (Move(features, write),)
 
     def bystander(self, deviation: float) -> Head:
-        """Attend to names, some more than others, and write a random mixture of names for each to the output.
-
-        Args:
-            deviation: of its effect over prompts, about, as a share of what a mover of weight 1 writes.
-        """
+        """Attend to names, some more than others, and write a random mixture of names for each to the output. Its
+        effect deviates over prompts by about ``deviation`` of what a mover of weight 1 writes."""
         size = len(self.items)
         mixture = torch.randn(size, size, generator=self.generator)
         # no name speaks for itself, nor all names for all others: so the mean effect over prompts is zero

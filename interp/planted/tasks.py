@@ -95,8 +95,8 @@ class PlantedNames(SampledTask):
             positions=positions,
             template=f"{template}/{'ABBA' if io_first else 'BABA'}",
             variables={
-                side: names_told(*told, s1_first=not io_first)
-                for side, told in (("clean", names), ("corrupt", other_names))
+                side: names_told(*side_names, s1_first=not io_first)
+                for side, side_names in (("clean", names), ("corrupt", other_names))
             },
         )
 

@@ -45,11 +45,8 @@ class PromptEncoder:
         return {word: tokens[0] for word, tokens in ids.items() if len(tokens) == 1 and tokens != unknown}
 
     def place(self, pieces: Sequence[Piece]) -> tuple[tuple[int, ...], dict[str, int]]:
-        """Ids of the joined pieces (with BOS) and the position of every role's last token, ``END`` included.
-
-        Raises:
-            InputError: the tokenizer joins a role's piece and what follows it in one token.
-        """
+        """Ids of the joined pieces (with BOS) and the position of every role's last token, ``END`` included. Raises
+        :class:`InputError` where the tokenizer joins a role's piece and what follows it in one token."""
         text = "".join(piece for piece, _ in pieces)
         ids = self.encode(text)
         parts = [self._remember(piece) for piece, _ in pieces]
@@ -65,17 +62,14 @@ class PromptEncoder:
         positions = {role: end + last for (_, role), end in zip(pieces, ends, strict=True) if role}
         return self.bos + ids, {**positions, "END": len(ids) + last}
 
-    def ends(self, text: str, piece: str, occurrence: int, where: str) -> int:
-        """Position, without BOS, of the last token of a piece of ``text``; occurrences count from 1.
-
-        Raises:
-            InputError: there are fewer, or the tokenizer joins the piece and what follows it in one token.
-        """
+    def ends(self, text: str, piece: str, occurrence: int, source: str) -> int:
+        """Position, without BOS, of the last token of a piece of ``text``; occurrences count from 1. Raises
+        :class:`InputError` for fewer, and where the tokenizer joins the piece and what follows it in one token."""
         end = 0
-        for found in range(occurrence):
+        for n_before in range(occurrence):
             begin = text.find(piece, end)
             if begin < 0:
-                raise InputError(f"{where}: {piece!r} stands {found} times in {text!r}, not {occurrence}")
+                raise InputError(f"{source}: {piece!r} stands {n_before} times in {text!r}, not {occurrence}")
             end = begin + len(piece)
         return self._border(self._remember(text), text[:end], text) - 1
 
@@ -89,14 +83,9 @@ class PromptEncoder:
         template: str = "",
         variables: tuple[dict[str, Value], dict[str, Value]] | None = None,
     ) -> PromptPair:
-        """The pair of two prompts in pieces; the roles are those of ``clean``.
-
-        Args:
-            variables: of the clean and of the corrupt prompt.
-
-        Raises:
-            InputError: the tokenizer gives the two prompts different lengths, or a role different positions.
-        """
+        """The pair of two prompts in pieces, with the roles of ``clean`` and the variables of both. Raises
+        :class:`InputError` where the tokenizer gives the two prompts different lengths, or a role different
+        positions."""
         clean_tokens, positions = self.place(clean)
         corrupt_tokens, corrupt_positions = self.place(corrupt)
         clean_text, corrupt_text = ("".join(piece for piece, _ in side) for side in (clean, corrupt))

@@ -76,8 +76,8 @@ class PromptPair:
     @property
     def first_difference(self) -> int:
         """Position of the first token that is not the same in both prompts, at most that of END."""
-        both = zip(self.clean_tokens[:-1], self.corrupt_tokens[:-1], strict=True)
-        differing = (i for i, (clean, corrupt) in enumerate(both) if clean != corrupt)
+        tokens = zip(self.clean_tokens[:-1], self.corrupt_tokens[:-1], strict=True)
+        differing = (i for i, (clean, corrupt) in enumerate(tokens) if clean != corrupt)
         return next(differing, len(self.clean_tokens) - 1)
 
     @property
@@ -148,10 +148,8 @@ class PromptPairs(list[PromptPair]):
 
 @runtime_checkable
 class Task(Protocol):
-    """What a task is: a user's own class needs these five attributes and ``sample``.
-
-    ``counterfactuals`` are the kinds of corrupt prompt, the default first.
-    """
+    """What a task is: a user's own class needs these five attributes and ``sample``; ``counterfactuals`` are the kinds
+    of corrupt prompt, the default first."""
 
     @property
     def name(self) -> str: ...
@@ -176,10 +174,8 @@ class HighLevelModel(Protocol):
     """What a task may also be: a function from its variables to the answers. ``isinstance`` says whether it is."""
 
     def expected(self, variables: Mapping[str, Value]) -> tuple[str, ...] | None:
-        """The answers that belong to the variables of one prompt, as texts that follow it.
-
-        They begin with a space where one is due. ``None``: a prompt with these values has no answer, or the task
-        knows none.
+        """The answers that belong to the variables of one prompt, as texts that follow it: with a space in front where
+        one is due. ``None``: a prompt with these values has no answer, or the task knows none.
 
         A task whose variables depend on each other may also have ``after(variables, values)``, which says what the
         variables of a prompt are once some of them are set; else only these change.

@@ -84,7 +84,7 @@ def parse_prompts(data: bytes, path: Path) -> _Document:
     return _Document(prompts=prompts)
 
 
-def validated(kind: type[_Model], data: bytes, where: str, form: str) -> _Model:
+def validated(kind: type[_Model], data: bytes, source: str, form: str) -> _Model:
     """The JSON in ``data`` as ``kind``; what is wrong with it is an :class:`InputError` that says the form."""
     try:
         return kind.model_validate_json(data)
@@ -96,8 +96,8 @@ def validated(kind: type[_Model], data: bytes, where: str, form: str) -> _Model:
             if first["type"] in ("missing", "json_invalid", "value_error")
             else f", not {first['input']!r:.60}"
         )
-        said = first["msg"].removeprefix("Value error, ")
-        wrong = f"{where}: {place.lstrip('.')} {said}{given} (the form is {form})"
+        message = first["msg"].removeprefix("Value error, ")
+        wrong = f"{source}: {place.lstrip('.')} {message}{given} (the form is {form})"
         raise InputError(" ".join(wrong.split())) from None
 
 
@@ -117,11 +117,8 @@ class TaskFile:
     default_n: int
 
     def __init__(self, path: str | Path, data: bytes | None = None) -> None:
-        """Read the file.
-
-        Args:
-            data: what the file holds, where it lies nowhere, such as an upload; ``path`` is then only its name.
-        """
+        """Read the file; or ``data``, what it holds, where it lies nowhere, such as an upload: ``path`` is then only
+        its name."""
         self.path = Path(path)
         self.name = str(path)
         self.metric: Metric = "logit_diff"
@@ -219,15 +216,15 @@ class PromptFile(TaskFile):
         causes = ", ".join(f"{count} dropped for their {cause}" for cause, count in dropped.items())
         if "equality" in dropped:
             causes += ": clean and corrupt are the same"
-        why = f" ({causes})" if causes else ""
+        reason = f" ({causes})" if causes else ""
         if not usable:
             return TooFewPairs(
-                f"{self.name}: no usable pair among {len(self.prompts)} with this tokenizer{why}: a pair "
+                f"{self.name}: no usable pair among {len(self.prompts)} with this tokenizer{reason}: a pair "
                 "needs two prompts of equal token length and answers that differ from the wrong ones"
             )
         return TooFewPairs(
             f"{self.name}: {n} pairs asked for, but {usable} of {len(self.prompts)} are usable with this "
-            f"tokenizer{why}: ask for an n of at most {usable}"
+            f"tokenizer{reason}: ask for an n of at most {usable}"
         )
 
 
@@ -243,9 +240,8 @@ def long_answers(several: int, n: int) -> tuple[str, ...]:
 def write_prompt_file(pairs: PromptPairs, path: str | Path, tokenizer: Any) -> None:
     """Write pairs as JSON in auto-circuit's format, atomically; ``PromptFile`` reads them back.
 
-    Answers are written as the text that their token adds after the prompt. Positions are written without
-    BOS: once at the top where all pairs share them, with every prompt where not (auto-circuit reads only the
-    former).
+    Answers are written as the text that their token adds after the prompt. Positions are written without BOS: once at
+    the top where all pairs share them, with every prompt where not (auto-circuit reads only the former).
     """
     bos_id = getattr(tokenizer, "bos_token_id", None)
     shift = int(pairs.bos and bos_id is not None)
@@ -272,16 +268,10 @@ def _added_text(tokenizer: Any, pair: PromptPair, token: int, shift: int) -> str
 
 
 def build_pair(
-    encoder: PromptEncoder, prompt: FilePrompt, roles: dict[str, int], where: str
+    encoder: PromptEncoder, prompt: FilePrompt, roles: dict[str, int], source: str
 ) -> tuple[PromptPair, bool] | str:
-    """The pair of one entry, by which files of all kinds are read.
-
-    Args:
-        roles: token index by role, without BOS.
-
-    Returns:
-        The pair, and whether an answer has several tokens; or what is wrong: ``lengths``, ``equality`` or ``answers``.
-    """
+    """The pair of one entry, by which files of all kinds are read, and whether an answer has several tokens; or what is
+    wrong: ``lengths``, ``equality`` or ``answers``. ``roles`` are token indices without BOS."""
     clean, corrupt = encoder.encode(prompt.clean), encoder.encode(prompt.corrupt)
     if len(clean) != len(corrupt) or not clean:
         return "lengths"
@@ -290,7 +280,7 @@ def build_pair(
     for role, position in roles.items():
         if position >= len(clean):
             raise InputError(
-                f"{where} has {len(clean)} tokens with this tokenizer, "
+                f"{source} has {len(clean)} tokens with this tokenizer, "
                 f"but word_idxs puts {role} at {position}"
             )
     right, wrong = (
@@ -309,7 +299,7 @@ def build_pair(
     added = encoder.tokenizer.decode(list(start), clean_up_tokenization_spaces=False) if start else ""
     clean_tokens = (*encoder.bos, *clean, *start)
     pieces = {
-        role: encoder.ends(prompt.clean, piece, occurrence, f"{where}: role {role}")
+        role: encoder.ends(prompt.clean, piece, occurrence, f"{source}: role {role}")
         for role, (piece, occurrence) in prompt.roles.items()
     }
     positions = {role: position + len(encoder.bos) for role, position in {**roles, **pieces}.items()}

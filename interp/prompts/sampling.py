@@ -50,11 +50,8 @@ def sample_pairs(
     *,
     bos: bool = True,
 ) -> PromptPairs:
-    """``n`` pairs; where no number is asked for ``usual``, or as many as the task has with this tokenizer.
-
-    Raises:
-        InputError: fewer than were asked for, or none; or a task of one's own whose sample fails.
-    """
+    """``n`` pairs; where no number is asked for ``usual``, or as many as the task has with this tokenizer. Raises
+    :class:`InputError` for fewer than were asked for, for none, and where the sample of a task of one's own fails."""
 
     def sample(asked: int) -> PromptPairs:
         try:
@@ -78,10 +75,10 @@ def sample_pairs(
 
 def _failure(task: Task, error: BaseException) -> str:
     """What a user's own sample failed by, and in which line of the user's file."""
-    own = getattr(sys.modules.get(type(task).__module__), "__file__", None)
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
-    where = f" in line {lines[-1]} of {own}" if lines else ""
-    return f"sample failed{where}: {type(error).__name__}: {one_line(error)}"
+    path = getattr(sys.modules.get(type(task).__module__), "__file__", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    line = f" in line {lines[-1]} of {path}" if lines else ""
+    return f"sample failed{line}: {type(error).__name__}: {one_line(error)}"
 
 
 def as_many_as_there_are(sample: Callable[[int], PromptPairs], most: int, *, least: int = 0) -> PromptPairs:
@@ -103,24 +100,17 @@ def as_many_as_there_are(sample: Callable[[int], PromptPairs], most: int, *, lea
 
 
 def seeded(*parts: object) -> random.Random:
-    """A random stream that depends on nothing but ``parts``.
-
-    Clean and corrupt prompts draw from different streams, so that the clean prompts of a seed stay the same
-    whichever counterfactual is asked for, and the first 50 of 100 pairs are the 50 pairs of the same seed.
-    """
+    """A random stream that depends on nothing but ``parts``. Clean and corrupt prompts draw from different streams, so
+    that the clean prompts of a seed stay the same whichever counterfactual is asked for, and the first 50 of 100 pairs
+    are the 50 pairs of the same seed."""
     return random.Random("/".join(map(str, parts)))
 
 
 def distinct(
     task: str, n: int, stream: random.Random, cards: Sequence[Card], draw: Callable[[Card], Drawn]
 ) -> Iterator[Drawn]:
-    """``n`` different draws, each by the next card.
-
-    Cards come in random order, then all of them again in another, and so on: equally often in any sample.
-
-    Raises:
-        InputError: a thousand draws brought nothing new.
-    """
+    """``n`` different draws, each by the next card; raises :class:`TooFewPairs` once a thousand draws brought nothing
+    new. Cards come in random order, then all of them again in another, and so on: equally often in any sample."""
     deck: list[Card] = []
     seen: set[Drawn] = set()
     for _ in range(n):
@@ -155,11 +145,8 @@ class SampledTask:
     def sample(
         self, tokenizer: Any, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
     ) -> PromptPairs:
-        """Return ``n`` distinct pairs, a pure function of the arguments.
-
-        Raises:
-            InputError: bad ``n`` or counterfactual, a tokenizer that the task cannot use, or no more distinct prompts.
-        """
+        """Return ``n`` distinct pairs, a pure function of the arguments. Raises :class:`InputError` for a bad ``n`` or
+        counterfactual, a tokenizer that the task cannot use, and where there are no more distinct prompts."""
         kind = check_request(self, n, counterfactual)
         pairs, dropped, notes = self._make(PromptEncoder(tokenizer, bos), n, seed, kind)
         return PromptPairs(
@@ -178,10 +165,8 @@ class SampledTask:
 
 
 def fill(template: str, words: Mapping[str, str], roles: Container[str]) -> list[Piece]:
-    """The template in pieces, its ``{fields}`` filled in.
-
-    Every field, with the space before it, is a piece of its own and has the role of its name if that is one.
-    """
+    """The template in pieces, its ``{fields}`` filled in. Every field, with the space before it, is a piece of its own
+    and has the role of its name if that is one."""
     pieces: list[Piece] = []
     for part in filter(None, re.split(r"( ?\{\w+\})", template)):
         field = part.strip(" {}")
@@ -194,10 +179,8 @@ def fill(template: str, words: Mapping[str, str], roles: Container[str]) -> list
 
 
 def names_told(io: str, s1: str, s2: str, *, s1_first: bool) -> dict[str, Value]:
-    """The variables of a prompt that names two people and one of them again, as S2.
-
-    S is the name that is repeated; where it stood first counts, whichever name it is.
-    """
+    """The variables of a prompt that names two people and one of them again, as S2. S is the name that is repeated;
+    where it stood first counts, whichever name it is."""
     stood_first = {s1: s1_first, io: not s1_first}.get(s2)
     if stood_first is None:
         return dict.fromkeys(("IO", "S", "order"))
@@ -232,11 +215,8 @@ def held_out_pairs(
     *,
     seed: int = HELD_OUT_SEED,
 ) -> PromptPairs:
-    """``n`` pairs, none of whose clean prompts is in the pool; as many as there are where the task has fewer.
-
-    Raises:
-        InputError: the task has no others, as a short prompt file.
-    """
+    """``n`` pairs, none of whose clean prompts is in the pool; as many as there are where the task has fewer. Raises
+    :class:`InputError` where the task has no others, as a short prompt file."""
     seen = {pair.clean_tokens for pair in pool}
 
     def sample(asked: int) -> PromptPairs:

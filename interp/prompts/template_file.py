@@ -173,10 +173,7 @@ class TemplateFile(TaskFile, SampledTask):
         usable: Mapping[str, list[Entry]],
         streams: Mapping[str, random.Random],
     ) -> dict[str, tuple[PromptPair, bool]] | str:
-        """The clean prompt with a corrupt partner of each kind; or why one kind has none.
-
-        So the clean prompts are those of all kinds, whichever is asked for.
-        """
+        """The clean prompt with a corrupt partner of each kind, whichever is asked for; or why one kind has none."""
         pairs: dict[str, tuple[PromptPair, bool]] = {}
         for name, kind in self._model.kinds.items():
             pair: tuple[PromptPair, bool] | str = ""
@@ -274,14 +271,14 @@ class TemplateFile(TaskFile, SampledTask):
     def _shortage(
         self, n: int, built: Mapping[str, dict | str], lost: Mapping[str, list[str]]
     ) -> TooFewPairs:
-        there = sum(not isinstance(pairs, str) for pairs in built.values())
+        n_usable = sum(not isinstance(pairs, str) for pairs in built.values())
         causes = Counter(cause for cause in built.values() if isinstance(cause, str))
         reasons = [f"{count} clean prompts dropped for their {cause}" for cause, count in causes.items()]
         reasons += [self._model.lost(owner, texts) for owner, texts in lost.items() if texts]
-        why = f" ({'; '.join(reasons)})" if reasons else ""
+        reason = f" ({'; '.join(reasons)})" if reasons else ""
         return TooFewPairs(
-            f"{self.name}: {n} pairs asked for, but templates and values give {there} with this tokenizer{why}: "
-            f"ask for an n of at most {there}, or give more values"
+            f"{self.name}: {n} pairs asked for, but templates and values give {n_usable} with this tokenizer{reason}: "
+            f"ask for an n of at most {n_usable}, or give more values"
         )
 
 

@@ -72,12 +72,8 @@ def pieces_of(text: str) -> tuple[Piece, ...]:
 
 @dataclass(frozen=True)
 class Values:
-    """The lists of values.
-
-    Attributes:
-        lists: by the name of the variable that has the list.
-        owners: of every variable the one whose list it is drawn from.
-    """
+    """The lists of values, by the name of the variable that has the list; and of every variable the owner of the list
+    that it is drawn from."""
 
     lists: Mapping[str, Sequence[Entry]]
     owners: Mapping[str, str]
@@ -118,22 +114,22 @@ class Values:
         return tuple(dict.fromkeys(texts))
 
 
-def _entry(given: Any, where: str) -> Entry:
+def _entry(given: Any, place: str) -> Entry:
     if isinstance(given, str) and given:
         return Entry(given, {"text": (given,)})
     if not isinstance(given, dict) or not given:
-        raise ValueError(f"{where} is {given!r:.60}: a value is a text, or an object of fields")
+        raise ValueError(f"{place} is {given!r:.60}: a value is a text, or an object of fields")
     fields = {}
     for name, texts in given.items():
         listed = [texts] if isinstance(texts, str) else [] if texts is None else texts
         if not isinstance(listed, list) or not all(isinstance(text, str) and text for text in listed):
             raise ValueError(
-                f"{where}: field {name!r} is {texts!r:.60}: a field is a text, a list of texts, or null"
+                f"{place}: field {name!r} is {texts!r:.60}: a field is a text, a list of texts, or null"
             )
         fields[name] = tuple(listed)
     shown = fields.get("text", next(iter(fields.values())))
     if len(shown) != 1:
-        raise ValueError(f"{where}: its field text, or else its first, shows it and so is one text")
+        raise ValueError(f"{place}: its field text, or else its first, shows it and so is one text")
     return Entry(shown[0], fields)
 
 

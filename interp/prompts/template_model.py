@@ -30,9 +30,9 @@ def occurrences(template: Sequence[Piece]) -> Counter[str]:
 class TemplateModel:
     """The checked content of a template file, and its high-level model :meth:`expected`."""
 
-    def __init__(self, form: Form, where: str) -> None:
-        """Check what a file says; ``where`` is its name, with which errors begin."""
-        self._where, self._space = where, form.space
+    def __init__(self, form: Form, source: str) -> None:
+        """Check what a file says; ``source`` is its name, with which errors begin."""
+        self._name, self._space = source, form.space
         self.values = Values(
             {name: given for name, given in form.values.items() if not isinstance(given, str)},
             {name: self._owner(name, form.values) for name in form.values},
@@ -75,7 +75,7 @@ class TemplateModel:
         self._check_use(form)
 
     def _error(self, message: str) -> InputError:
-        return InputError(f"{self._where}: {message}")
+        return InputError(f"{self._name}: {message}")
 
     def _owner(self, name: str, given: Mapping[str, str | Sequence[Entry]]) -> str:
         """The variable whose list a variable is drawn from."""
@@ -90,21 +90,21 @@ class TemplateModel:
             chain.append(source)
         return chain[-1]
 
-    def _parsed(self, text: str, where: str) -> tuple[Piece, ...]:
+    def _parsed(self, text: str, place: str) -> tuple[Piece, ...]:
         try:
             pieces = pieces_of(text)
         except ValueError as error:
-            raise self._error(f"{where}: {error}") from None
+            raise self._error(f"{place}: {error}") from None
         for piece in pieces:
             if piece.reference:
-                self._check_reference(piece.reference, where, shown=where.startswith("templates"))
+                self._check_reference(piece.reference, place, shown=place.startswith("templates"))
         return pieces
 
-    def _check_reference(self, reference: Reference, where: str, *, shown: bool) -> None:
+    def _check_reference(self, reference: Reference, place: str, *, shown: bool) -> None:
         """Refuse what no value has; what is shown in a prompt every value must have, as one text."""
         owners, name = self.values.owners, reference.name
         for unknown in {name, reference.by or name} - owners.keys():
-            raise self._error(f"{where} names {unknown}: the variables are {', '.join(owners)}")
+            raise self._error(f"{place} names {unknown}: the variables are {', '.join(owners)}")
         entries = self.values.entries(name)
         fields = [reference.field] if reference.field else []
         if reference.by:
@@ -115,7 +115,7 @@ class TemplateModel:
             if not any(counts.values()) or (shown and wrong):
                 fields_of_all = dict.fromkeys(key for entry in entries for key in entry.fields)
                 raise self._error(
-                    f"{where}: {wrong[0]!r} of {name} has not one text as its field {field!r} "
+                    f"{place}: {wrong[0]!r} of {name} has not one text as its field {field!r} "
                     f"(fields: {', '.join(fields_of_all)})"
                 )
 
@@ -126,25 +126,25 @@ class TemplateModel:
             )
         owners = self.values.owners
         for kind in kinds:
-            where = f"corrupt {kind.called}"
+            place = f"corrupt {kind.called}"
             for target, value in kind.set.items():
                 name, at, occurrence = target.partition("@")
                 if name not in owners:
-                    raise self._error(f"{where} sets {name}: the variables are {', '.join(owners)}")
+                    raise self._error(f"{place} sets {name}: the variables are {', '.join(owners)}")
                 if at and not (occurrence.isdecimal() and 1 <= int(occurrence) <= self._fewest[name]):
                     raise self._error(
-                        f"{where}: {target} is not in every template, of {name} there are {self._fewest[name]}"
+                        f"{place}: {target} is not in every template, of {name} there are {self._fewest[name]}"
                     )
                 alike = [
                     f"{{{other}}}" for other in owners if owners[other] == owners[name] and other != name
                 ]
                 if value not in ("*", *alike) and self.values.entry(name, value) is None:
                     raise self._error(
-                        f"{where} sets {target} to {value}: it may be {', '.join(['*', *alike])} or a value of its list"
+                        f"{place} sets {target} to {value}: it may be {', '.join(['*', *alike])} or a value of its list"
                     )
             if self.wrong is None and kind.answer is None and any("@" in target for target in kind.set):
                 raise self._error(
-                    f"{where} sets an occurrence apart, so its prompts have no answer: say wrong, or its answer"
+                    f"{place} sets an occurrence apart, so its prompts have no answer: say wrong, or its answer"
                 )
 
     def _check_use(self, form: Form) -> None:
@@ -184,9 +184,9 @@ class TemplateModel:
                 for kind in self.kinds.values()
             )
             if len(entries) < len(variables) + fresh:
-                why = f" ({self.lost(owner, lost[owner])})" if lost.get(owner) else ""
+                reason = f" ({self.lost(owner, lost[owner])})" if lost.get(owner) else ""
                 raise self._error(
-                    f"the list of {owner} has {len(entries)} values that can be used{why}: "
+                    f"the list of {owner} has {len(entries)} values that can be used{reason}: "
                     f"{', '.join(variables)} and {fresh} fresh draws need {len(variables) + fresh}"
                 )
 

@@ -19,11 +19,7 @@ USER_CODE = "user_code_"
 
 
 def load_object(spec: str) -> Any:
-    """What ``spec`` names in a file or a module.
-
-    Raises:
-        InputError: no such file, module or name, or importing it failed.
-    """
+    """What ``spec`` names in a file or a module; an :class:`InputError` where there is none, or importing it failed."""
     source, _, name = spec.rpartition(":")
     module = _import_file(Path(source)) if source.endswith(".py") else _import_module(source, spec)
     if not hasattr(module, name):

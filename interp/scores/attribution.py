@@ -23,12 +23,8 @@ from interp.scores.result import Scores
 
 
 class AttributionConsumer(Consumer):
-    """Reduces batches to one score per pair and component.
-
-    Attributes:
-        heads_: [pair, layer, head].
-        mlps_: [pair, layer]; ``None`` for attention-only models.
-    """
+    """Reduces batches to one score per pair and component: ``heads_`` [pair, layer, head], and ``mlps_`` [pair, layer],
+    ``None`` for attention-only models."""
 
     needs_gradients = True
 

@@ -126,11 +126,8 @@ Estimator = Callable[[EdgeRun], Estimated]
 
 
 def edge_runs(context: Context, *consumers: Consumer, share: float = 1.0) -> Iterator[EdgeRun]:
-    """Run all pairs, batch by batch, with gradients; see :meth:`Context.batches`.
-
-    Raises:
-        InputError: edges cannot be attributed in this model (:class:`ResidualWrites`).
-    """
+    """Run all pairs, batch by batch, with gradients; see :meth:`Context.batches`. Raises :class:`InputError` where
+    edges cannot be attributed in this model (:class:`ResidualWrites`)."""
     model = context.model
     ResidualWrites.of(model).require_edges(model)
     graph = ComponentGraph.of(model)
@@ -170,13 +167,8 @@ def path_points(
 
 @dataclass
 class EdgeScores:
-    """Scores of all edges.
-
-    Attributes:
-        matrix: mean over pairs.
-        out: for each pair the sum over receivers, so ``fold="out"`` before the mean.
-        per_pair: every pair's matrix, where it was asked for: 1 MB a pair with 30 layers of 9 heads.
-    """
+    """Scores of all edges: ``matrix`` is the mean over pairs; ``out`` the sum over receivers for each pair;
+    ``per_pair``, where it was asked for, every pair's matrix: 1 MB a pair with 30 layers of 9 heads."""
 
     graph: ComponentGraph
     matrix: Float[np.ndarray, "receiver sender"]
@@ -253,12 +245,10 @@ def attributed_edges(
     batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
 ) -> ScoredEdges:
-    """Score every directed edge among ``sites`` (heads and MLPs) by attribution, largest absolute score first.
-
-    From the first :data:`ATTRIBUTED_EDGE_PAIRS`; no edges where they cannot be attributed in this model.
-    """
-    begin, some = time.perf_counter(), pairs.subset(range(min(ATTRIBUTED_EDGE_PAIRS, len(pairs))))
-    context = Context(model, some, MethodConfig(batch_size), progress=progress)
+    """Score every directed edge among ``sites`` by attribution, largest absolute score first, from the first
+    :data:`ATTRIBUTED_EDGE_PAIRS`; no edges where they cannot be attributed in this model."""
+    begin, subset = time.perf_counter(), pairs.subset(range(min(ATTRIBUTED_EDGE_PAIRS, len(pairs))))
+    context = Context(model, subset, MethodConfig(batch_size), progress=progress)
     if not sites or not ResidualWrites.of(model).has_edges:
         context.report_progress(1.0)
         return ScoredEdges()

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from interp.activations.stream import FORWARD_AND_BACKWARD
+from interp.errors import whole_number
 from interp.scores.eap import (
     WITHIN_LAYERS,
     EAPConfig,
@@ -31,7 +32,7 @@ from interp.scores.eap import (
     scored_by_edges,
     subsets_of,
 )
-from interp.scores.gradients import EMBEDDED, check_steps, edge_products
+from interp.scores.gradients import EMBEDDED, edge_products
 from interp.scores.method import Context, Rank, method
 from interp.scores.result import Scores
 
@@ -47,7 +48,7 @@ class EAPIGConfig(EAPConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_steps(self.steps)
+        whole_number("steps", self.steps, 1)
 
 
 def _subsets(context: Context) -> Rank:

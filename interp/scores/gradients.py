@@ -21,19 +21,12 @@ from torch import Tensor
 
 from interp.activations.metric import task_metric
 from interp.activations.stream import ActivationTape, Hooks, PairBatch, answer_logits
-from interp.errors import InputError
 from interp.interventions.edges import EMBEDDED, ComponentGraph, Receiver
 from interp.models import HookFunction, Model, has_mlps
 from interp.models.hooks import has_hook
 from interp.models.partial_forward import starting_at
 from interp.models.residual_writes import LinearNorm, ResidualWrites
 from interp.prompts.pairs import Metric
-
-
-def check_steps(steps: int) -> None:
-    """Raise :class:`InputError` for a path without points."""
-    if steps < 1:
-        raise InputError(f"steps {steps}: at least 1, which is the gradient at the clean prompt alone")
 
 
 def inner_points(clean: Tensor, corrupt: Tensor, steps: int) -> Iterator[Tensor]:
@@ -99,11 +92,8 @@ def edge_tape(model: Model, first: int = 0) -> ActivationTape:
 
 @dataclass(frozen=True)
 class Receivers:
-    """Gradients of the metric at the inputs of every receiver, for one clean-side forward on a tape.
-
-    Attributes:
-        outputs: gradient of the metric at ``hook_z`` and ``hook_mlp_out`` of the layers asked for, by hook name.
-    """
+    """Gradients of the metric at the inputs of every receiver, for one clean-side forward on a tape; ``outputs`` are
+    those at ``hook_z`` and ``hook_mlp_out`` of the layers asked for, by hook name."""
 
     model: Model
     graph: ComponentGraph
@@ -142,9 +132,9 @@ class Receivers:
         member = torch.arange(self.graph.n_heads, device=z.device) % sharing
         parts = [
             torch.autograd.grad(
-                z, inputs, gradient * (member == one)[:, None].to(gradient.dtype), retain_graph=True
+                z, inputs, gradient * (member == place)[:, None].to(gradient.dtype), retain_graph=True
             )
-            for one in range(sharing)
+            for place in range(sharing)
         ]
         queries, keys, values = zip(*parts, strict=True)
         # query head h reads key-value head h // sharing
@@ -198,21 +188,20 @@ def edge_products(
     receiving: Collection[tuple[str, int]] | None = None,
     layer: int = 0,
 ) -> Float[Tensor, "batch receiver sender"]:
-    """Σ over positions of what a sender wrote · the gradient at what a receiver read; zero where no edge is.
+    """Σ over positions of what a sender wrote · the gradient at what a receiver read; zero where no edge is, and in the
+    columns of other ``senders``.
 
-    Args:
-        senders: those that are scored; the others' columns stay zero.
-        receiving: (``attn`` or ``mlp``, layer) of the receivers that are scored; all, and the logits, if not given.
-        layer: the first layer that the receivers' forward ran.
+    ``receiving`` are (``attn`` or ``mlp``, layer) of the receivers that are scored: all, and the logits, if not given.
+    ``layer`` is the first that the receivers' forward ran.
     """
     graph = receivers.graph
     begin, end, _ = senders.indices(len(graph.senders))
     products = written.new_zeros(len(written), len(graph.receivers), len(graph.senders))
 
     def fill(first: int, read: int, gradient: Float[Tensor, "batch receiver pos d_model"]) -> None:
-        some = slice(begin, min(end, read))
+        read_senders = slice(begin, min(end, read))
         rows = slice(first, first + gradient.shape[1])
-        products[:, rows, some] = gradient.flatten(2) @ written[:, some].flatten(2).mT
+        products[:, rows, read_senders] = gradient.flatten(2) @ written[:, read_senders].flatten(2).mT
 
     for k in range(layer, graph.n_layers):
         heads, mlp = Receiver("attn", k, 0, "q"), Receiver("mlp", k)

@@ -89,12 +89,8 @@ def fit_head_codes(
     *,
     progress: EpochProgress | None = None,
 ) -> HeadCodes:
-    """Train the dictionary on ``config.examples`` prompts and encode all of them.
-
-    Args:
-        means: after :func:`~interp.activations.stream.feed`.
-        w_o: :func:`~interp.activations.means.output_weights` of the same model.
-    """
+    """Train the dictionary on ``config.examples`` prompts and encode all of them, from fed ``means`` and the model's
+    :func:`~interp.activations.means.output_weights`."""
     if not hasattr(means, "z_"):
         raise ValueError("these HeadMeans have seen no batch yet: feed them first")
     sides, n_pairs, slots, layers, heads, d_head = means.z_.shape
@@ -111,9 +107,9 @@ def fit_head_codes(
     for layer in range(layers):
         dictionary = sae if shared else sae.select(slice(layer * heads, (layer + 1) * heads))
         for start in range(0, len(prompts), PROMPTS_AT_ONCE):
-            some = slice(start, start + PROMPTS_AT_ONCE)
-            results = torch.einsum("nshd,hdm->nshm", prompts[some, :, layer], w_o[layer])
-            ids[some, :, layer] = dictionary.encode(results).ids[..., 0].numpy()
+            chunk = slice(start, start + PROMPTS_AT_ONCE)
+            results = torch.einsum("nshd,hdm->nshm", prompts[chunk, :, layer], w_o[layer])
+            ids[chunk, :, layer] = dictionary.encode(results).ids[..., 0].numpy()
     return HeadCodes(
         ids=ids.reshape(sides, n_pairs, slots, layers, heads),
         n_codes=config.n_codes,

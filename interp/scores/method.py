@@ -135,12 +135,8 @@ class Ranking:
 
 @dataclass(frozen=True)
 class PairSubsets:
-    """A pool of pairs that was run once, and from which any subset is ranked.
-
-    Attributes:
-        forwards: of each pair, in forward-pass equivalents.
-        seconds: of all of them.
-    """
+    """A pool of pairs that was run once, and from which any subset is ranked; ``forwards`` are of each pair,
+    ``seconds`` of all."""
 
     forwards: float
     seconds: float
@@ -198,13 +194,8 @@ class Method:
         consumers: Sequence[Consumer] = (),
         progress: Progress | None = None,
     ) -> Scores:
-        """Score the heads of ``model`` from ``pairs``.
-
-        Args:
-            config: the defaults if not given.
-            consumers: fed by the same pass over the pairs.
-            progress: told hundredths of the work.
-        """
+        """Score the heads of ``model`` from ``pairs``, with the default config if none is given. The same pass feeds
+        ``consumers``; ``progress`` is told hundredths of the work."""
         begin = time.perf_counter()
         context = Context(model, pairs, self.config() if config is None else config, consumers, progress)
         scores = self.score(context)
@@ -235,12 +226,8 @@ class Method:
 
 
 def method(name: str | None = None, **capabilities: Any) -> Callable[[Callable[[Context], Scores]], Method]:
-    """Make a function of a :class:`Context` a :class:`Method`.
-
-    Args:
-        name: what it is called by; the function's name, with dashes, if not given.
-        capabilities: fields of :class:`Method`.
-    """
+    """Make a function of a :class:`Context` a :class:`Method`: by default with its own name, with dashes;
+    ``capabilities`` are fields of :class:`Method`."""
 
     def make(score: Callable[[Context], Scores]) -> Method:
         return Method(name or score.__name__.replace("_", "-"), score, **capabilities)

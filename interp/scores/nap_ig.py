@@ -24,10 +24,11 @@ import torch
 from torch import Tensor
 
 from interp.activations.stream import FORWARD_AND_BACKWARD, ActivationTape, PairBatch
+from interp.errors import whole_number
 from interp.models import Model
 from interp.prompts.pairs import Metric
 from interp.scores.attribution import AttributionConsumer
-from interp.scores.gradients import EMBEDDED, check_steps, clean_metric, in_place, inner_points, output_hooks
+from interp.scores.gradients import EMBEDDED, clean_metric, in_place, inner_points, output_hooks
 from interp.scores.method import Context, MethodConfig, method
 from interp.scores.result import Scores
 
@@ -43,7 +44,7 @@ class NAPIGConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_steps(self.steps)
+        whole_number("steps", self.steps, 1)
 
 
 Path = Callable[[Model, PairBatch, Metric, int], tuple[list[Tensor], float]]

@@ -123,8 +123,7 @@ def overlap(context: Context) -> Scores:
 
 def head_overlap(codes: HeadCodes, *, normalise: bool = False) -> Float[np.ndarray, "layer head"]:
     """Number of distinct codes of each head that occur on clean prompts only, summed over slots; ``normalise`` divides
-    by the number of its distinct codes on either side.
-    """
+    by the number of its distinct codes on either side."""
     used = np.zeros((*codes.ids.shape[:1], *codes.ids.shape[2:], codes.n_codes), dtype=bool)
     side, _, slot, layer, head = np.ix_(*map(np.arange, codes.ids.shape))
     used[side, slot, layer, head, codes.ids] = True
@@ -145,8 +144,8 @@ def edge_overlap(
 ) -> Int[np.ndarray, "head head"]:
     """For every two heads, the number of distinct code pairs seen on clean prompts and on no corrupt one.
 
-    Symmetric, with a zero diagonal: the score itself knows no direction. The published code fills one array of
-    heads² × codes² counts per class in a triple loop (6.6 GB for GPT-2 small); sorting needs neither loop nor array.
+    Symmetric, with a zero diagonal. The published code fills one array of heads² × codes² counts per class in a triple
+    loop (6.6 GB for GPT-2 small); sorting needs neither.
     """
     ids = np.concatenate([ids_corrupt, ids_clean]).T
     if ids.size and not 0 <= ids.min() <= ids.max() < n_codes:

@@ -15,13 +15,13 @@ class Listed:
     """A method that ships.
 
     Attributes:
-        place: ``module:function`` below ``interp.scores``.
+        module: below ``interp.scores``; its function has the method's name.
         summary: what it does in a few words.
         forwards: what it costs a pair on the default model, in forward passes of one prompt.
         edge_forwards: what its edges cost a pair.
     """
 
-    place: str
+    module: str
     summary: str
     forwards: int
     edge_forwards: int = 8
@@ -29,62 +29,48 @@ class Listed:
 
 METHODS: dict[str, Listed] = {
     "adaptive-patching": Listed(
-        "adaptive_patching.method:adaptive_patching",
+        "adaptive_patching.method",
         "attribution, corrected by exact patches where membership is open; codes say what a head does",
         8,
         26,
     ),
-    "attribution": Listed("attribution:attribution", "attribution patching: one backward pass", 4),
-    "overlap": Listed("overlap:overlap", "codes unique to clean prompts, by a discrete SAE", 2, 0),
+    "attribution": Listed("attribution", "attribution patching: one backward pass", 4),
+    "overlap": Listed("overlap", "codes unique to clean prompts, by a discrete SAE", 2, 0),
     "role-overlap": Listed(
-        "baselines.role_overlap:role_overlap",
+        "baselines.role_overlap",
         "what codes at a role tell of the side, by one small book per head and role",
         2,
     ),
-    "relp": Listed(
-        "baselines.relp:relp", "attribution patching by layer-wise relevance propagation (RelP)", 4
-    ),
-    "gim": Listed(
-        "baselines.gim:gim", "attribution patching with gradients corrected for interactions (GIM)", 4
-    ),
-    "patching": Listed("patching:patching", "activation patching of every component: the reference", 142),
-    "nap-ig": Listed(
-        "nap_ig:nap_ig", "attribution patching with gradients between corrupt and clean input", 16
-    ),
+    "relp": Listed("baselines.relp", "attribution patching by layer-wise relevance propagation (RelP)", 4),
+    "gim": Listed("baselines.gim", "attribution patching with gradients corrected for interactions (GIM)", 4),
+    "patching": Listed("patching", "activation patching of every component: the reference", 142),
+    "nap-ig": Listed("nap_ig", "attribution patching with gradients between corrupt and clean input", 16),
     "nap-ig-activations": Listed(
-        "nap_ig:nap_ig_activations", "the same between corrupt and clean activations, layer by layer", 380
+        "nap_ig", "the same between corrupt and clean activations, layer by layer", 380
     ),
     "atp-star": Listed(
-        "baselines.atp_star:atp_star",
-        "attribution patching with softmax recomputed and layers dropped (AtP*)",
-        36,
+        "baselines.atp_star", "attribution patching with softmax recomputed and layers dropped (AtP*)", 36
     ),
-    "eap": Listed("eap:eap", "edge attribution patching, heads by their largest edge", 6),
-    "eap-ig": Listed("eap_ig:eap_ig", "the same with gradients between corrupt and clean input", 26),
+    "eap": Listed("eap", "edge attribution patching, heads by their largest edge", 6),
+    "eap-ig": Listed("eap_ig", "the same with gradients between corrupt and clean input", 26),
     "eap-ig-activations": Listed(
-        "eap_ig:eap_ig_activations", "the same between corrupt and clean activations, layer by layer", 650
+        "eap_ig", "the same between corrupt and clean activations, layer by layer", 650
     ),
-    "eap-relp": Listed(
-        "baselines.relp:eap_relp", "edge attribution patching by relevance propagation (RelP)", 6
-    ),
-    "eap-gim": Listed("baselines.gim:eap_gim", "edge attribution patching with corrected gradients (GIM)", 6),
-    "hisp": Listed("baselines.hisp:hisp", "absolute attribution of every pair, normed in each layer", 4),
+    "eap-relp": Listed("baselines.relp", "edge attribution patching by relevance propagation (RelP)", 6),
+    "eap-gim": Listed("baselines.gim", "edge attribution patching with corrected gradients (GIM)", 6),
+    "hisp": Listed("baselines.hisp", "absolute attribution of every pair, normed in each layer", 4),
     "mean-difference": Listed(
-        "baselines.mean_difference:mean_difference",
-        "how far a head's mean output moves: no gradient, no codes",
-        2,
+        "baselines.mean_difference", "how far a head's mean output moves: no gradient, no codes", 2
     ),
-    "random": Listed("baselines.trivial:random_ranking", "a random ranking", 0),
-    "layer-index": Listed("baselines.trivial:layer_index", "later layers first", 0),
-    "subnetwork-probing": Listed(
-        "baselines.subnetwork_probing:subnetwork_probing", "learned masks that keep the answer", 222
-    ),
-    "acdc": Listed("baselines.acdc:acdc", "greedy pruning of heads or edges, a sweep of its threshold", 470),
+    "random": Listed("baselines.trivial", "a random ranking", 0),
+    "layer-index": Listed("baselines.trivial", "later layers first", 0),
+    "subnetwork-probing": Listed("baselines.subnetwork_probing", "learned masks that keep the answer", 222),
+    "acdc": Listed("baselines.acdc", "greedy pruning of heads or edges, a sweep of its threshold", 470),
     "flow-routes": Listed(
-        "baselines.flow_routes:flow_routes", "information flow routes: what END's vector is made of", 2
+        "baselines.flow_routes", "information flow routes: what END's vector is made of", 2
     ),
     "contextual-decomposition": Listed(
-        "baselines.contextual_decomposition:contextual_decomposition",
+        "baselines.contextual_decomposition",
         "each head's part of every later activation, followed to the logits",
         120,
     ),
@@ -95,21 +81,17 @@ REFERENCE_METHOD = "patching"
 
 
 def load_method(spec: str | Method | Callable[..., Any]) -> Method:
-    """The method that ``spec`` names, or is.
-
-    Args:
-        spec: a name of :data:`METHODS`, or a method of one's own: a function of a
-            :class:`~interp.scores.method.Context` that returns :class:`~interp.scores.result.Scores`, plain or with
-            the decorator :func:`~interp.scores.method.method`, itself or as ``path/to/file.py:function`` or
-            ``package.module:function``.
-    """
+    """The method that ``spec`` is or names in :data:`METHODS`; or one's own: a function of a
+    :class:`~interp.scores.method.Context` that returns :class:`~interp.scores.result.Scores`, plain or with the
+    decorator :func:`~interp.scores.method.method`, itself or as ``path/to/file.py:function`` or
+    ``package.module:function``."""
     if isinstance(spec, Method):
         return spec
     if not isinstance(spec, str):
         return _made(spec, getattr(spec, "__name__", repr(spec)).replace("_", "-"))
     if spec in METHODS:
-        module, _, function = METHODS[spec].place.partition(":")
-        return getattr(importlib.import_module(f"interp.scores.{module}"), function)
+        module = importlib.import_module(f"interp.scores.{METHODS[spec].module}")
+        return getattr(module, spec.replace("-", "_"))
     if ":" in spec:
         return _made(load_object(spec), spec)
     raise InputError(f"unknown method {spec!r}: choose {', '.join(METHODS)}, or one's own, file.py:function")
@@ -127,8 +109,7 @@ def method_config(
     method: str | Method | Callable[..., Any], task: str, options: dict[str, str], **common: float | int
 ) -> Any:
     """A method's config for a task from ``key=value`` texts, each turned into the type of the config's default; of
-    ``common`` settings those that this one lacks are left out.
-    """
+    ``common`` settings those that this one lacks are left out."""
     method = load_method(method)
     known = {field.name: field for field in fields(method.config)}
     values = {key: value for key, value in common.items() if key in known}
@@ -144,7 +125,5 @@ def with_mlps(method: str | Method | Callable[..., Any], config: Any) -> Any:
     method = load_method(method)
     if not method.scores_mlps:
         others = ", ".join(name for name in METHODS if load_method(name).scores_mlps)
-        raise InputError(
-            f"mlps: method {method.name!r} scores heads alone; MLPs, too, are scored by {others}"
-        )
+        raise InputError(f"mlps: method {method.name!r} scores heads alone; choose one of {others}")
     return replace(config, mlps=True) if hasattr(config, "mlps") else config

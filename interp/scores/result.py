@@ -23,11 +23,8 @@ FALSE_DISCOVERY_RATE = 0.1
 
 @dataclass(frozen=True)
 class Cost:
-    """What a method spent.
-
-    ``forwards`` is in forward-pass equivalents of one prompt: a forward counts 1, a backward 2, a forward that
-    starts at layer l of L counts (L − l) / L. ``seconds`` is wall time.
-    """
+    """What a method spent: ``forwards`` in forward-pass equivalents of one prompt (a forward counts 1, a backward 2, a
+    forward that starts at layer l of L (L − l) / L), and wall time."""
 
     forwards: float = 0.0
     seconds: float = 0.0
@@ -58,11 +55,8 @@ class EdgeEvidence:
 
 @dataclass(frozen=True)
 class ScoredEdges:
-    """Edges, best first, and what they cost; evidence for each in the same order where the method gathers it.
-
-    Attributes:
-        counts: the scores are numbers of pairs of codes: they tell neither a sign nor a direction.
-    """
+    """Edges, best first, and what they cost; evidence for each in the same order where the method gathers it. If
+    ``counts``, scores are numbers of pairs of codes: they tell neither a sign nor a direction."""
 
     edges: tuple[EdgeScore, ...] = ()
     evidence: tuple[EdgeEvidence, ...] = ()

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from pydantic import TypeAdapter
 
-from interp.bottlenecks.edits import HOW, CodeEdit, SetCode, WeightedCode, code_edits
+from interp.bottlenecks.edits import OPERATIONS, CodeEdit, SetCode, WeightedCode, code_edits
 from interp.errors import InputError
 
 SCALE = 2.5
@@ -86,8 +86,8 @@ class CodeSet:
         """The first n, or all: to be ``added``, with their weights, without those of weight 0; ``set``, of each site
         only the best; or ``forbidden``.
         """
-        if how not in HOW:
-            raise InputError(f"codes to be {how!r}: choose {', '.join(HOW)}")
+        if how not in OPERATIONS:
+            raise InputError(f"codes to be {how!r}: choose {', '.join(OPERATIONS)}")
         if n is not None and not 1 <= n <= len(self.codes):
             raise InputError(f"{n} codes: choose 1 to {len(self.codes)}")
         first = self.codes[:n]

@@ -16,7 +16,7 @@ from torch import Tensor
 from interp.activations.metric import kl_divergence
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
-from interp.bottlenecks.edits import CodeEdit, Positions, Where
+from interp.bottlenecks.edits import CodeEdit, EditScope, Positions
 from interp.errors import InputError
 from interp.models import Model, model_device
 from interp.models.generate import generate, pad_left
@@ -59,7 +59,7 @@ def step_divergences(
     if not any(new):
         return [np.zeros(0) for _ in new]
     tokens = _padded(model, [[*prompt, *row] for row in new])[:, :-1]  # the last makes no new one
-    columns = Where(positions).columns(len(prompt))
+    columns = EditScope(positions).columns(len(prompt))
     begin = len(prompt) - 1
     attached = attach(model, codebooks, error_term=error_term, read=False)
     with attached.edit(*edits, positions=columns, fraction=fraction, seed=seed, when=when):

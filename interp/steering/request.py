@@ -16,7 +16,7 @@ from interp.bottlenecks.attach import attach, home_of
 from interp.bottlenecks.base import Bottleneck, alternatives
 from interp.bottlenecks.edits import (
     CodeEdit,
-    How,
+    Operation,
     WeightedCode,
     code_edits,
     code_name,
@@ -68,7 +68,7 @@ class SteeringRequest:
 
     prompts: tuple[str, ...]
     codes: tuple[WeightedCode, ...]
-    how: How = "set"
+    how: Operation = "set"
     scale: float | int = SCALE
     slots: int = 1
     positions: str = "generated"
@@ -263,7 +263,7 @@ def gate_of(
     raise InputError(f"gate {when!r}: no code of that label is read at or before the first that acts")
 
 
-def named_codes(text: str, codebooks: Mapping[str, Bottleneck], how: How) -> list[WeightedCode]:
+def named_codes(text: str, codebooks: Mapping[str, Bottleneck], how: Operation) -> list[WeightedCode]:
     """Codes as :func:`~interp.bottlenecks.edits.parse_codes` reads them, or by their coarse ones, see
     :mod:`interp.codesearch.levels`."""
     return parse_codes(fine_codes(text, _labels_of(codebooks), how) if has_levels(text) else text)

@@ -11,7 +11,7 @@ from interp.errors import InputError
 from interp.scores.attribution import attribution
 from interp.scores.baselines.hisp import HISPConfig, hisp, layer_norms
 from interp.scores.baselines.mean_difference import mean_difference
-from interp.scores.baselines.trivial import RandomConfig, layer_index, random_ranking
+from interp.scores.baselines.trivial import RandomConfig, layer_index, random
 from interp.scores.registry import METHODS, load_method, method_config
 from tests.oracles import planted
 from tests.pairs import random_pairs
@@ -50,7 +50,7 @@ def test_mean_difference_equals_what_transformer_lens_caches(tiny_model):
 
 def test_priors_run_nothing_and_follow_their_seed(tiny_model):
     model, pairs = tiny_model("llama"), random_pairs(60, n=2)
-    first, again, other = (random_ranking(model, pairs, RandomConfig(seed=s)) for s in (3, 3, 4))
+    first, again, other = (random(model, pairs, RandomConfig(seed=s)) for s in (3, 3, 4))
     np.testing.assert_array_equal(first.heads, again.heads)
     assert not np.array_equal(first.heads, other.heads)
     assert first.cost.forwards == 0

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from interp.bottlenecks.kinds.codebook import CodebookConfig
+from interp.bottlenecks.kinds.codebook import CodebookConfig, Selection
 from interp.bottlenecks.kinds.layer_norm_codebook import LayerNormCodebook
 from interp.bottlenecks.store import ManifestPart, manifest_fault
 from interp.errors import InputError, one_line
@@ -64,7 +64,7 @@ class _Config(ManifestPart):
 
 
 def load_codebook_features(folder: Path | str) -> dict[str, LayerNormCodebook]:
-    """The codebooks of a checkpoint by site, ready for :func:`interp.bottlenecks.attach.attach`.
+    """The codebooks of a checkpoint by site, for :func:`interp.bottlenecks.attach.attach`.
 
     Sites are ``a5`` for codebooks on the heads before their projection, ``m5`` on an MLP's output, ``r5`` on a block's.
     Codebooks at other places (within the MLP, on query, key and value, on a sum), top-k by Euclidean distance with k
@@ -90,12 +90,8 @@ def load_codebook_features(folder: Path | str) -> dict[str, LayerNormCodebook]:
 
 
 def export_language_model(folder: Path | str, *, base: Path | str, out: Path | str) -> None:
-    """Write the language model of a checkpoint, without its codebooks, as a folder that ``load_model`` reads.
-
-    Args:
-        base: folder of the model that was trained further, for its configuration and tokenizer: the checkpoint has
-            neither.
-    """
+    """Write the language model of a checkpoint, without its codebooks, as a folder that ``load_model`` reads; ``base``
+    is the folder of the model that was trained further, whose configuration and tokenizer the checkpoint lacks."""
     folder, base, out = Path(folder), Path(base), Path(out)
     if (out / "config.json").exists():
         raise InputError(f"{out} holds a model already: choose another folder")
@@ -135,16 +131,10 @@ def _book(
     nearest = config.similarity_metric == "euclidean"
     if nearest and k > 1:
         raise InputError(f"{folder}: {k} codes by Euclidean distance are not supported, only one")
-    book = LayerNormCodebook(
-        CodebookConfig(
-            d_in=codes.shape[2],
-            n_codes=codes.shape[1],
-            k=k,
-            groups=len(groups),
-            # of one code, the smallest squared remainder is the nearest
-            selection="matching_pursuit" if nearest else "cosine",
-        )
-    )
+    # of one code, the smallest squared remainder is the nearest
+    selection: Selection = "matching_pursuit" if nearest else "cosine"
+    _, n_codes, d_in = codes.shape
+    book = LayerNormCodebook(CodebookConfig(d_in, n_codes, k, len(groups), selection))
     try:
         book.load_state_dict({"codes": codes / k, "gain": gain, "bias": bias, "counts": book.counts})
     except RuntimeError as error:
@@ -188,9 +178,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
             else:
                 tensors |= torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
-            raise InputError(
-                f"{path} holds more than tensors, which could run as a program: not read"
-            ) from None
+            raise InputError(f"{path} holds more than tensors, which could run as code: not read") from None
         except (SafetensorError, OSError, RuntimeError, EOFError, TypeError) as error:
             raise InputError(f"cannot read the weights {path}: {one_line(error)}") from None
     return tensors

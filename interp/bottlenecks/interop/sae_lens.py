@@ -155,11 +155,8 @@ def _codebook_sae(book: Codebook, metadata: SAEMetadata, reshape: str) -> Codebo
 
 def _topk_sae(ours: DiscreteSAE, metadata: SAEMetadata, reshape: str) -> TopKSAE:
     config, weights = ours.config, ours.tensors()
-    sae = TopKSAE(
-        TopKSAEConfig(
-            d_in=config.d_in, d_sae=config.n_codes, k=config.k, reshape_activations=reshape, metadata=metadata
-        )
-    )
+    options = {"reshape_activations": reshape, "metadata": metadata}
+    sae = TopKSAE(TopKSAEConfig(d_in=config.d_in, d_sae=config.n_codes, k=config.k, **options))
     sae.load_state_dict(
         {
             "W_enc": weights["encoder"][0].T.contiguous(),
@@ -189,11 +186,7 @@ class SaeLensCodes(Bottleneck):
     ``r4``.
 
     Transcoders, SAEs that read more than one position, and input normalisations that codes cannot undo or that are not
-    in the weights are refused.
-
-    Args:
-        sae: from ``SAE.from_pretrained`` or ``SAE.load_from_disk``; it stays as it is.
-        k: codes per vector.
+    in the weights are refused. ``sae`` stays as it is.
     """
 
     kind = "sae_lens"
@@ -207,8 +200,8 @@ class SaeLensCodes(Bottleneck):
         if kind == "temporal":
             raise InputError("a temporal SAE reads earlier positions: codes of one position do not hold them")
         if normalised in NORMALISED:
-            why = NORMALISED[normalised]
-            raise InputError(f"the SAE has normalize_activations {normalised!r}, which {why}")
+            reason = NORMALISED[normalised]
+            raise InputError(f"the SAE has normalize_activations {normalised!r}, which {reason}")
         if not 1 <= k <= sae.cfg.d_sae:
             raise InputError(f"k {k}: the SAE has {sae.cfg.d_sae} features")
         sae = copy.copy(sae)  # the weights are shared; whether z is reshaped is not
@@ -276,9 +269,7 @@ class SaeLensCodes(Bottleneck):
 
     def push_to_hub(self, repo_id: str, **_: Any) -> str:
         """Refused: what this package would write on the card could not read it."""
-        raise InputError(
-            f"cannot push to {repo_id!r}: use sae_lens.upload_saes_to_huggingface for a SAE of SAELens"
-        )
+        raise InputError(f"cannot push to {repo_id!r}: use sae_lens.upload_saes_to_huggingface")
 
     def _parts(self, rows: Tensor) -> tuple[Tensor, ...]:
         return rows.split(max(1, SIMILARITIES // self.config.n_codes))

@@ -124,10 +124,8 @@ class DiscreteSAEConfig:
 class DiscreteSAE(Bottleneck):
     """The strongest features of a sparse autoencoder.
 
-    Each group (a head, say) has its own dictionary: the same one that training it alone would give.
-
-    Attributes:
-        weights_: the dictionaries once fitted or loaded, with the group axis in front.
+    Each group (a head, say) has its own dictionary: the same one that training it alone would give. ``weights_`` are
+    the dictionaries once fitted or loaded, with the group axis in front.
     """
 
     kind = "discrete_sae"
@@ -240,10 +238,7 @@ def _initial(config: DiscreteSAEConfig, device: torch.device) -> Weights:
     bound = 1 / math.sqrt(config.d_in)
     encoder_bias = (torch.rand(config.n_codes, generator=generator) * 2 - 1) * bound
     decoder = torch.randn(config.d_in, config.n_codes, generator=generator)
-    weights = Weights(
-        torch.nn.functional.normalize(encoder, dim=-1),
-        encoder_bias,
-        torch.nn.functional.normalize(decoder, dim=config.decoder_axis),
-        torch.zeros(config.d_in),
-    )
-    return Weights(*(part.to(device) for part in weights))
+    encoder = torch.nn.functional.normalize(encoder, dim=-1)
+    decoder = torch.nn.functional.normalize(decoder, dim=config.decoder_axis)
+    parts = (encoder, encoder_bias, decoder, torch.zeros(config.d_in))
+    return Weights(*(part.to(device) for part in parts))

@@ -30,9 +30,7 @@ class KeyValueConfig(VQConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.d_key <= self.d_in:
-            raise InputError(
-                f"d_key {self.d_key}: vectors have {self.d_in} dimensions, choose 1 to {self.d_in}"
-            )
+            raise InputError(f"d_key {self.d_key}: choose 1 to {self.d_in}, the vectors' dimensions")
 
     @property
     def width(self) -> int:

@@ -49,11 +49,7 @@ class LatentQuantizationConfig(LearnedSlotsConfig):
 
 @register
 class LatentQuantization(LearnedSlots):
-    """A learned small set of values for each latent.
-
-    Attributes:
-        levels: the values, in the units of z.
-    """
+    """A learned small set of values for each latent: ``levels``, in the units of z."""
 
     kind, config_class = "latent_quantization", LatentQuantizationConfig
     source, use = "Hsu et al. 2023", "reading: latents that vary independently"

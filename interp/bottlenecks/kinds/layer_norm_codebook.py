@@ -18,12 +18,9 @@ EPSILON = 1e-5
 
 @register
 class LayerNormCodebook(Codebook):
-    """A codebook behind a LayerNorm over each group's vector.
+    """A codebook behind a LayerNorm over each group's vector, of ``gain`` and ``bias`` [group, d_in].
 
     The gradient to the vector goes straight past codes *and* norm; the authors' goes through the norm.
-
-    Attributes:
-        gain, bias: of the norm, [group, d_in].
     """
 
     kind = "layer_norm_codebook"

@@ -39,9 +39,8 @@ class ByMap(Dictionary):
         """
         config = self.config
         if weights.ndim != 3 or tuple(weights.shape[:2]) != (config.groups, config.d_in):
-            raise InputError(
-                f"weights of shape {list(weights.shape)}: expected [{config.groups}, {config.d_in}, width]"
-            )
+            wanted = f"[{config.groups}, {config.d_in}, width]"
+            raise InputError(f"weights of shape {list(weights.shape)}: expected {wanted}")
         self.metric.copy_(_root(weights)[0])
         return self
 

@@ -56,15 +56,13 @@ class FlatConfig(VQConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.slots != 1:
-            raise InputError(
-                f"slots {self.slots}: this kind has one; residual_vq and grouped_vq have several"
-            )
+            raise InputError(f"slots {self.slots}: this kind has one, residual_vq and grouped_vq several")
 
     @classmethod
     def at(cls, bits: int, **options: Any) -> ProductCodebookConfig:
         if not 1 <= bits <= MOST_FLAT_BITS:
             raise InputError(
-                f"{bits} bits: a kind with one code a vector reaches 1 to {MOST_FLAT_BITS}; choose one with slots"
+                f"{bits} bits: a kind of one code a vector has 1 to {MOST_FLAT_BITS}; or take slots"
             )
         return cls(codes=2**bits, **options)
 
@@ -158,11 +156,8 @@ class Prototypes(VQ):
     """The nearest of a set of vectors that have occurred.
 
     k-means sees to it that each vector lies near some code; each centre is then moved onto the nearest vector that no
-    other has, so that the vector of a code can be looked up in the text. Their autoencoder is the identity, or W_O.
-
-    Attributes:
-        examples: of every code, the number of its vector among those of :meth:`fit`: of blocks of text, block · length
-            + position.
+    other has, so that the vector of a code can be looked up in the text: ``examples`` has its number among those of
+    :meth:`fit`, of blocks of text block · length + position. Their autoencoder is the identity, or W_O.
     """
 
     kind, config_class, trains = "prototypes", FlatConfig, False
@@ -184,10 +179,10 @@ class Prototypes(VQ):
 
     def learn(self, rows: Tensor) -> Tensor:
         centres = super().learn(rows)
-        for group, (own, book) in enumerate(zip(rows, centres, strict=True)):
-            free = own.new_zeros(len(own))
+        for group, (vectors, book) in enumerate(zip(rows, centres, strict=True)):
+            free = vectors.new_zeros(len(vectors))
             for code, centre in enumerate(book):
-                row = ((own - centre).square().sum(-1) + free).argmin()
+                row = ((vectors - centre).square().sum(-1) + free).argmin()
                 self.examples[group, code], free[row] = row, torch.inf
         return rows.gather(1, self.examples[..., None].expand_as(centres))
 

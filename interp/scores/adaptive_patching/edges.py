@@ -88,9 +88,9 @@ class PatchedEdgesConfig(MethodConfig):
         for name in ("candidates", "edges", "least_pairs", "most_pairs"):
             whole_number(name, getattr(self, name), 1)
 
-    def n_pairs(self, of: int) -> int:
+    def n_pairs(self, available: int) -> int:
         """How many of a discovery's pairs its edges are scored on."""
-        return min(self.most_pairs, max(self.least_pairs, of // 3), of)
+        return min(self.most_pairs, max(self.least_pairs, available // 3), available)
 
 
 def written_among(run: EdgeRun, edges: EdgeList) -> Float[Tensor, "batch site pos d_model"]:
@@ -112,19 +112,16 @@ def edge_products_among(
         for table, version in zip(tables, flat, strict=True):
             products = torch.einsum("bric,bsc->bris", gradients, version[:, :before])
             table[:, here, :, :before] = products.detach().cpu().numpy()
-    into = np.array(["qkv".index(one) for one in edges.into], dtype=int)
+    into = np.array(["qkv".index(letter) for letter in edges.into], dtype=int)
     return [table[:, edges.receiver, into, edges.sender] for table in tables]
 
 
 def written_codes(run: EdgeRun, edges: EdgeList, codes: RoleCodes) -> Float[Tensor, "batch site pos d_model"]:
-    """What each head's change of codes at the roles writes; nothing elsewhere.
-
-    Args:
-        codes: whose first pairs are those of the run.
-    """
+    """What each head's change of codes at the roles writes; nothing elsewhere. The first pairs of ``codes`` are those
+    of the run."""
     pairs, rows = run.batch.pairs, list(run.batch.indices)
     # the last token has no role
-    where = torch.tensor([[pair.positions.get(role, -1) for role in codes.roles] for pair in pairs])
+    positions = torch.tensor([[pair.positions.get(role, -1) for role in codes.roles] for pair in pairs])
     residual_writes = ResidualWrites.of(run.model)
     weights = [residual_writes.output_weight(run.model, site.layer)[site.head] for site in edges.sites]
     changes = weights[0].new_zeros(
@@ -133,7 +130,7 @@ def written_codes(run: EdgeRun, edges: EdgeList, codes: RoleCodes) -> Float[Tens
     for place, (site, weight) in enumerate(zip(edges.sites, weights, strict=True)):
         clean, corrupt = codes.vectors(site.layer, site.head or 0)[:, rows]
         change = (clean - corrupt).to(weight) @ weight
-        changes[torch.arange(len(pairs))[:, None], place, where] = change
+        changes[torch.arange(len(pairs))[:, None], place, positions] = change
     return changes.float()
 
 
@@ -170,8 +167,8 @@ def partial_products(
     # of the mixture: what is live holds only its share of that
     gradients = [g / share for g in torch.autograd.grad(metric.sum(), live, retain_graph=True)]
     receivers = Receivers(model, graph, tape, dict(zip(names, gradients, strict=True)))
-    there = replace(run.batch, clean=replace(run.batch.clean, z=tuple(z.detach() for z in live)))
-    differences = replace(run, batch=there, written=written(model, graph, there, (tape, tape)).detach())
+    mixed = replace(run.batch, clean=replace(run.batch.clean, z=tuple(z.detach() for z in live)))
+    differences = replace(run, batch=mixed, written=written(model, graph, mixed, (tape, tape)).detach())
     return edge_products_among(receivers, edges, [written_among(differences, edges)])[0]
 
 
@@ -184,9 +181,6 @@ def conditional_information(
     one listens to the other; what is left within a side is I(u at role s; v at role r | side). The bias of few prompts
     is taken off to first order (Miller 1955; Panzeri & Treves 1996, *Network* 7:87). It is a correlation: two heads
     that read the same token go together and no edge joins them.
-
-    Raises:
-        InputError: fewer than 2 pairs.
     """
     sides, pairs, slots, heads = ids.shape
     if pairs < 2:
@@ -236,14 +230,11 @@ def edges_by_patching(
     clean: CleanRun | None = None,
     codes: RoleCodes | None = None,
 ) -> ScoredEdges:
-    """:func:`patched_edges` on the first third of the pairs.
+    """:func:`patched_edges` on the first third of the pairs, with the threshold of ``scores``; ``clean`` and ``codes``
+    are of these pairs.
 
-    Edges of MLPs, too, are attributed; none are scored where they cannot be attributed in this model.
-
-    Args:
-        scores: of the finder, whose threshold is that of edges too.
-        batch_size: smaller than usual where memory is short; a larger one is not taken.
-        clean, codes: of these pairs.
+    Edges of MLPs, too, are attributed; none are scored where they cannot be attributed in this model. A ``batch_size``
+    larger than usual is not taken.
     """
     if sites is not None and any(site.kind != "attn" for site in sites):
         return attributed_edges(model, pairs, sites=sites, batch_size=batch_size, progress=progress)
@@ -252,8 +243,8 @@ def edges_by_patching(
     config = PatchedEdgesConfig(
         threshold=scores.config["threshold"], batch_size=min(batch_size, PatchedEdgesConfig.batch_size)
     )
-    some = pairs.subset(range(config.n_pairs(len(pairs))))
-    return patched_edges(model, some, codes, config, sites=sites, progress=progress, clean=clean)
+    subset = pairs.subset(range(config.n_pairs(len(pairs))))
+    return patched_edges(model, subset, codes, config, sites=sites, progress=progress, clean=clean)
 
 
 def patched_edges(
@@ -266,16 +257,10 @@ def patched_edges(
     progress: Progress | None = None,
     clean: CleanRun | None = None,
 ) -> ScoredEdges:
-    """Score the edges among heads (module docstring).
+    """Score the edges among heads (module docstring), all of them if no sites are given.
 
-    Args:
-        codes: whose first pairs are ``pairs``.
-        sites: the heads; all if not given.
-        progress: told hundredths of the work.
-        clean: whose first pairs are ``pairs``, kept; one of its own if not given.
-
-    Raises:
-        InputError: fewer than 2 pairs, an MLP among the sites, codes of fewer pairs, or no gap on these pairs.
+    ``pairs`` are the first of ``codes`` and ``clean``, if given; ``progress`` is told hundredths of the work. Raises
+    :class:`InputError` for fewer than 2 pairs, an MLP among the sites, codes of fewer pairs, and where there is no gap.
     """
     begin = time.perf_counter()
     sites = components(model, mlps=False) if sites is None else sites
@@ -311,12 +296,8 @@ def patched_edges(
 
 @dataclass(frozen=True)
 class _Proposed:
-    """First-order effects of all edges, and the runs that edges are measured from.
-
-    Attributes:
-        path: mean of the attributions at the clean prompt and half-way.
-        exact: ``None`` where the model's edges cannot be measured.
-    """
+    """First-order effects of all edges, and the runs that they are measured from: ``path`` is the mean of the
+    attributions at the clean prompt and half-way; ``exact`` is ``None`` where the model's edges cannot be measured."""
 
     attribution: Float[np.ndarray, "pair edge"]
     path: Float[np.ndarray, "pair edge"]
@@ -397,5 +378,5 @@ def _result(
             measured=int(measured[k]),
         )
         scored.append((edge, evidence))
-    best, why = zip(*scored, strict=True)
-    return ScoredEdges(best, why, cost)
+    best, evidence_of_best = zip(*scored, strict=True)
+    return ScoredEdges(best, evidence_of_best, cost)

@@ -106,11 +106,7 @@ def _subsets(context: Context) -> Rank:
     version=6,  # all heads are patched on the same pairs, and in four rounds
 )
 def adaptive_patching(context: Context) -> Scores:
-    """Score heads by the expected size of their effects (module docstring).
-
-    Raises:
-        InputError: fewer than 2 pairs.
-    """
+    """Score heads by the expected size of their effects (module docstring); at least 2 pairs."""
     pairs, config = context.pairs, context.config
     base = AdaptivePatchingBase(context)
     ranking = base.rank(
@@ -132,13 +128,11 @@ def adaptive_patching(context: Context) -> Scores:
 def expected_of_mlps(
     attribution: Float[np.ndarray, "pair layer"], threshold: float
 ) -> Float[np.ndarray, " layer"]:
-    """Of MLPs, which are not patched: the expected size that a head's score begins with, by attribution alone.
+    """Of MLPs, which are not patched: the expected size that a head's score begins with, by attribution alone;
+    ``threshold`` is in units of the metric.
 
     Heads' scores also have what they do with others partly off, and the error of attribution: beside them MLPs are
     ranked roughly.
-
-    Args:
-        threshold: in units of the metric.
     """
     mean = attribution.mean(0)
     variance = moderated_variance(attribution) / len(attribution)
@@ -148,11 +142,7 @@ def expected_of_mlps(
 
 @dataclass(frozen=True)
 class RankedHeads:
-    """Heads ranked from some pairs.
-
-    Attributes:
-        forwards: spent on patches and on runs with heads partly off; the pass over the pairs is not included.
-    """
+    """Heads ranked from some pairs; ``forwards`` were spent on patches and on runs with heads partly off."""
 
     heads: Float[np.ndarray, "layer head"]
     member: Membership
@@ -163,11 +153,8 @@ class RankedHeads:
 class AdaptivePatchingBase:
     """One pass over a pool of pairs, from which any of its subsets can be ranked: steps 1 to 3 of the method.
 
-    Patches that several subsets ask for are run once, and counted for each of them.
-
-    Args:
-        consumers: of the same pass.
-        kept: the pairs that can be patched; as many of the first as memory allows if not given.
+    Patches that several subsets ask for are run once, and counted for each of them. The pairs ``kept`` can be patched:
+    as many of the first as memory allows if not given.
     """
 
     def __init__(self, context: Context, *consumers: Consumer, kept: Sequence[int] | None = None) -> None:
@@ -191,11 +178,8 @@ class AdaptivePatchingBase:
         config: AdaptivePatchingConfig,
         report_progress: Callable[[float], None] = lambda _share: None,
     ) -> RankedHeads:
-        """Rank the heads from the pairs at ``indices``.
-
-        Args:
-            report_progress: told which share of the budget is spent.
-        """
+        """Rank the heads from the pairs at ``indices``; ``report_progress`` is told which share of the budget is
+        spent."""
         indices = list(indices)
         attribution = self.scorer.heads_[indices]
         shape = attribution.shape[1:]
@@ -225,10 +209,8 @@ class AdaptivePatchingBase:
         self, kept: list[int], budget: float, gap: float, config: AdaptivePatchingConfig
     ) -> tuple[Float[np.ndarray, "layer head"], float]:
         """Weighted size of every head's value with others partly off, as far as it is expected to be above the
-        threshold, in units of the metric; and its cost.
-
-        From :func:`partial_runs` pairs; zero where that is fewer than two.
-        """
+        threshold, in units of the metric; and its cost. From :func:`partial_runs` pairs; zero where that is fewer than
+        two."""
         hidden, spent = np.zeros(self.scorer.heads_.shape[1:]), 0.0
         runs = partial_runs(len(kept), budget, FORWARD_AND_BACKWARD * self.clean.share(kept), PARTIAL_SHARE)
         order = np.random.default_rng(config.seed + 1).permutation(kept)[:runs].tolist()
@@ -250,13 +232,8 @@ class AdaptivePatchingBase:
 
 
 def partial_runs(n: int, budget: float, cost: float, share: float) -> int:
-    """Of n pairs, how many are run with all heads partly off.
-
-    Args:
-        budget, cost: of all there is to spend, and of one run, in forward-pass equivalents.
-        share: of the budget that the runs may take; two are run where it pays for two, as one says nothing of its
-            error.
-    """
+    """Of n pairs, how many are run with all heads partly off; two where the budget pays for two, as one says nothing of
+    its error. Budget and cost of a run are in forward-pass equivalents; ``share`` of the budget may go to the runs."""
     affordable = max(budget / cost, 0)
     return min(PARTIAL_RUNS, n, int(max(share * affordable, min(affordable, 2))))
 

@@ -86,11 +86,7 @@ class NestedCircuits:
     config: dict
 
     def circuit(self, size: int) -> Bool[np.ndarray, "layer head"]:
-        """The first ``size`` heads.
-
-        Raises:
-            InputError: a size that is none of 0 to the number of heads.
-        """
+        """The first ``size`` heads, 0 to all."""
         if not 0 <= size <= self.heads.size:
             raise InputError(f"size {size}: the model has {self.heads.size} heads")
         return np.abs(self.heads) > self.heads.size - size
@@ -103,14 +99,8 @@ def nested_circuits(
     *,
     progress: Progress | None = None,
 ) -> NestedCircuits:
-    """Grow circuits (module docstring).
-
-    Args:
-        progress: told hundredths of the work.
-
-    Raises:
-        InputError: fewer than 2 pairs, a model of one head, or a gap of nothing.
-    """
+    """Grow circuits (module docstring); ``progress`` is told hundredths of the work. Raises :class:`InputError` for
+    fewer than 2 pairs, a model of one head, and a gap of nothing."""
     begin = time.perf_counter()
     shape = (model.cfg.n_layers, model.cfg.n_heads)
     n_heads = shape[0] * shape[1]
@@ -159,11 +149,8 @@ def nested_circuits(
 def rank_so_that_the_rest_cancels(
     mean: Float[np.ndarray, " head"], square: Float[np.ndarray, " head"], kept: int
 ) -> tuple[Int[np.ndarray, " head"], float]:
-    """Heads, best first, such that those after the first ``kept`` add up to as little as can be (module docstring).
-
-    Returns:
-        The order, and the sum of ``mean`` over the heads after the first ``kept``.
-    """
+    """Heads, best first, such that ``mean`` of those after the first ``kept`` adds up to as little as can be (module
+    docstring); and that sum."""
 
     def at(tilt: float) -> tuple[np.ndarray, float]:
         order = np.argsort(-(square + 2 * tilt * mean), kind="stable")

@@ -42,11 +42,8 @@ class PartialGradients:
         self._known: dict[tuple[int, float], np.ndarray] = {}
 
     def of(self, pairs: Sequence[int], share: float) -> tuple[Float[np.ndarray, "pair layer head"], float]:
-        """Values in the order of ``pairs``; and their cost in forward-pass equivalents, as if all were run anew.
-
-        Args:
-            share: s, how much of every head stays on; 1 is attribution.
-        """
+        """Values in the order of ``pairs`` where ``share`` of every head stays on (1 is attribution); and their cost in
+        forward-pass equivalents, as if all were run anew."""
         missing = [pair for pair in dict.fromkeys(pairs) if (pair, share) not in self._known]
         everywhere = torch.full((len(missing), self.clean.n_layers, self.clean.n_heads), share)
         values = partial_values(self.clean, missing, everywhere)

@@ -206,11 +206,8 @@ _PRIOR_WEIGHT = 3.0
 
 
 class EffectEstimates:
-    """Attribution of all pairs, exact effects of some, and the :func:`membership` that follows.
-
-    Args:
-        pairs: the order in which pairs are patched, the same for every head: so patches share forwards.
-    """
+    """Attribution of all pairs, exact effects of some, and the :func:`membership` that follows. ``pairs`` is the order
+    in which pairs are patched, the same for every head: so patches share forwards."""
 
     def __init__(
         self, attribution: Float[np.ndarray, "pair head"], gap: float, threshold: float, pairs: np.ndarray
@@ -293,11 +290,8 @@ class EffectEstimates:
         report_progress: Callable[[float], None] = lambda _share: None,
     ) -> float:
         """Patch, in :data:`ROUNDS` rounds, where membership is open, until the budget is spent; return what was.
-
-        Args:
-            cost: of patching a head on one pair, at most.
-            patch: given pairs and heads, their exact effects and what they did cost.
-        """
+        ``cost`` is of a patch on one pair, at most; ``patch`` gives the exact effects of heads on pairs and what they
+        did cost."""
         left = budget
         # a round that cannot pay for one head would pass over the dearest ones, which are those in early layers
         a_round = max(budget / ROUNDS, STEP * float(cost.max()))

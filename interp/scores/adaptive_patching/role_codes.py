@@ -25,12 +25,9 @@ from interp.scores.result import CodeChange
 
 
 class RoleOutputs(HeadMeans):
-    """A consumer that keeps every head's output and its gradient at the roles, at END where pairs share none.
-
-    Attributes:
-        gradient_: of the metric with respect to the clean output [pair, role, layer, head, d_head]; zero where the pass
-            takes no gradients.
-    """
+    """A consumer that keeps every head's output and its gradient at the roles, at END where pairs share none:
+    ``gradient_`` is of the metric by the clean output [pair, role, layer, head, d_head], zero where the pass takes no
+    gradients."""
 
     def __init__(self, pairs: PromptPairs) -> None:
         super().__init__(pairs, role_positions(pairs))
@@ -47,12 +44,8 @@ class RoleOutputs(HeadMeans):
 
 
 class RoleCodes:
-    """The codes of heads at roles, read when they are first asked for.
-
-    Args:
-        outputs: after the feed.
-        codebooks: of heads at a role, by ``a17.h4 @ S2``, or of heads at all of them, by ``a17.h4``.
-    """
+    """The codes of heads at roles, read when they are first asked for: from the fed ``outputs``, by codebooks of heads
+    at a role (``a17.h4 @ S2``) or at all of them (``a17.h4``)."""
 
     def __init__(self, outputs: RoleOutputs, codebooks: Mapping[str, Dictionary]) -> None:
         self.outputs, self.codebooks, self.roles = outputs, codebooks, outputs.roles_

@@ -101,13 +101,9 @@ class Pruner:
     """Greedy pruning of a graph and a sweep of its threshold, whatever is pruned (Conmy et al. 2023, Algorithm 1).
 
     Nothing here knows a model: parts are numbers, and ``damage`` tells how far the graph without a set of parts is from
-    the whole.
-
-    Args:
-        groups: parts in the order in which they are tried, cut into groups that ``damage`` can measure together.
-        most: sets measured in one call.
-        canonical: gives sets of removed parts that leave the same graph the same key.
-        advance: told how many parts have just been decided.
+    the whole. Parts are tried in the order of their ``groups``, which ``damage`` can measure together, at most ``most``
+    sets at once. ``canonical`` gives sets that leave the same graph the same key; ``advance`` is told how many parts
+    have been decided.
     """
 
     def __init__(
@@ -175,11 +171,8 @@ class Pruner:
 
 @method(config=ACDCConfig, most_pairs=10, most_seeds=3)
 def acdc(context: Context) -> Scores:
-    """Score heads, or edges, by a sweep of ACDC's threshold (module docstring).
-
-    Raises:
-        InputError: removing everything does no damage, or (edges) the model's attention is not known.
-    """
+    """Score heads, or edges, by a sweep of ACDC's threshold (module docstring). Raises :class:`InputError` where
+    removing everything does no damage, or (edges) the model's attention is not known."""
     model, pairs, config = context.model, context.pairs, context.config
     graph, edges = ComponentGraph.of(model), tuple[EdgeScore, ...]()
     if config.level == "heads":
@@ -206,11 +199,7 @@ def acdc(context: Context) -> Scores:
 
 
 class Removals:
-    """Sets of components removed together: each carries its value of the corrupt run.
-
-    Args:
-        sites: the components that can be removed; sets name them by their index here.
-    """
+    """Sets of ``sites`` removed together, named by their index: each carries its value of the corrupt run."""
 
     def __init__(self, context: Context, sites: Sequence[Site]) -> None:
         self.kind, self.sites = context.config.metric, sites
@@ -272,9 +261,9 @@ def _site_groups(sites: Sequence[Site]) -> Groups:
     groups: Groups = []
     for layer in range(max(site.layer for site in sites), -1, -1):
         for kind in ("mlp", "attn"):
-            own = [part for part, site in enumerate(sites) if (site.layer, site.kind) == (layer, kind)]
-            if own:
-                groups.append((layer, own[::-1]))
+            parts = [part for part, site in enumerate(sites) if (site.layer, site.kind) == (layer, kind)]
+            if parts:
+                groups.append((layer, parts[::-1]))
     return groups
 
 

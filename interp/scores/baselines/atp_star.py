@@ -131,11 +131,8 @@ def _effects(changes: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Ten
 def _dropped(
     model: Model, tape: ActivationTape, changes: Sequence[Tensor], whole: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Means of the absolute effects over the layers dropped.
-
-    Args:
-        changes, whole: of every layer's z, then of every MLP output; ``whole`` with nothing dropped.
-    """
+    """Means of the absolute effects over the layers dropped. ``changes`` and ``whole``, the effects with nothing
+    dropped, are of every layer's z, then of every MLP output."""
     names, layers = output_hooks(model), model.cfg.n_layers
     residual = [f"blocks.{layer}.hook_resid_pre" for layer in range(layers)]
     residual.append(f"blocks.{layers - 1}.hook_resid_post")

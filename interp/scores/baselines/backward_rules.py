@@ -97,10 +97,8 @@ def halved_gates(model: Model) -> Hooks:
 
 
 def _factors(model: Model, layer: int) -> list[str]:
-    """Hook points of what a neuron's value is made of: the gate's or only input, and the up-projection if there is one.
-
-    An MLP of experts has none.
-    """
+    """Hook points of what a neuron's value is made of: the gate's or only input, and the up-projection if there is one;
+    none in an MLP of experts."""
     mlp = f"blocks.{layer}.mlp"
     if not has_hook(model, f"{mlp}.out.hook_in"):
         raise InputError(
@@ -130,13 +128,11 @@ PatternRule = Callable[[Tensor, Tensor], Tensor]
 
 
 class AttentionPatterns(TorchFunctionMode):
-    """Within the body every softmax over attention scores passes back by a rule.
+    """Within the body every softmax over attention scores passes back by a rule; raises :class:`InputError` if there
+    was none.
 
     Its own mode of torch, because some models make their pattern where no hook point is (OPT, GPT-J, the planted ones).
     Attention is where the softmax has four dimensions: batch, head, query, key.
-
-    Raises:
-        InputError: at the end, if there was none.
     """
 
     def __init__(self, rule: PatternRule) -> None:
@@ -165,10 +161,8 @@ def constant(_scores: Tensor, pattern: Tensor) -> Tensor:
 
 
 def softened(temperature: float) -> PatternRule:
-    """A softmax passes back what it would at a higher temperature, but for the factor 1 / T of its derivative.
-
-    That is p_T · (g − Σ p_T g) with p_T = softmax(scores / T).
-    """
+    """A softmax passes back what it would at a higher temperature, but for the factor 1 / T of its derivative: p_T · (g
+    − Σ p_T g) with p_T = softmax(scores / T)."""
 
     def rule(scores: Tensor, pattern: Tensor) -> Tensor:
         return with_gradient_of(pattern, temperature * (scores.to(pattern.dtype) / temperature).softmax(-1))

@@ -75,11 +75,8 @@ def contextual_decomposition(context: Context) -> Scores:
 
 
 class Decomposition(Consumer):
-    """Decomposes every batch of pairs.
-
-    Attributes:
-        seen: called after each layer with (layer, β of all sources so far, the whole) at positions that differ.
-    """
+    """Decomposes every batch of pairs; ``seen`` is called after each layer with (layer, β of all sources so far, the
+    whole) at positions that differ."""
 
     needs_hooks = (EMBEDDED,)
     purpose = "contextual-decomposition"
@@ -236,10 +233,7 @@ Norms = tuple[LinearNorm, LinearNorm | None]
 
 class DecomposedLayer:
     """Parts are [source, batch, later pos, …]: they are zero at positions before ``first`` and not kept there.
-
-    Attributes:
-        whole_out: residual stream after the layer, [batch, pos, d_model].
-    """
+    ``whole_out`` is the residual stream after the layer, [batch, pos, d_model]."""
 
     def __init__(
         self,

@@ -51,10 +51,8 @@ class FlowRoutesConfig(MethodConfig):
 
 @method(config=FlowRoutesConfig)
 def flow_routes(context: Context) -> Scores:
-    """Score heads, MLPs and edges by information flow routes (module docstring).
-
-    The corrupt prompts are run for the metric only; the scores need one forward of two.
-    """
+    """Score heads, MLPs and edges by information flow routes (module docstring); the corrupt prompts are run for the
+    metric only."""
     routes = _Routes(context.model, len(context.pairs), context.config.combine)
     context.run(routes)
     return Scores.from_pairs(

@@ -28,8 +28,8 @@ class RandomConfig(MethodConfig):
         whole_number("seed", self.seed, 0)
 
 
-@method("random", config=RandomConfig, scores_mlps=False)
-def random_ranking(context: Context) -> Scores:
+@method(config=RandomConfig, scores_mlps=False)
+def random(context: Context) -> Scores:
     """Score heads at random."""
     cfg = context.model.cfg
     rng = np.random.default_rng(context.config.seed)
