@@ -38,8 +38,8 @@ from interp.evaluation.steering import (
     ARMS,
     BASE,
     OF_TOPIC,
-    Cell,
     MeanRate,
+    SteeringCell,
     SteeringConfig,
     made_of,
     mean_rate,
@@ -161,11 +161,11 @@ class Cells:
     folder: Path
     settings: dict
 
-    def read(self, topic: Concept | None, arm: str) -> Cell | None:
+    def read(self, topic: Concept | None, arm: str) -> SteeringCell | None:
         kept = read_record(*self._place(topic, arm), print)
-        return None if kept is None else Cell(**kept)
+        return None if kept is None else SteeringCell(**kept)
 
-    def write(self, topic: Concept | None, arm: str, cell: Cell) -> None:
+    def write(self, topic: Concept | None, arm: str, cell: SteeringCell) -> None:
         write_record(*self._place(topic, arm), cell.to_json())
 
     def _place(self, topic: Concept | None, arm: str) -> tuple[Path, dict]:

@@ -124,13 +124,13 @@ else:
         st.success("No difference: both models say the same.")
     for note in comparison.notes:
         st.caption(plain(note))
-    for title, part, there in (
+    for title, part, entries in (
         ("Where the next token differs most", contexts, comparison.contexts),
         ("Heads and MLPs that carry it there", sites, comparison.sites),
         ("Codes that changed at a word", codes, comparison.codes),
         ("Taken back", undo, comparison.undo),
     ):
-        if there:
+        if entries:
             st.subheader(title)
             part(comparison)
     for prompt in comparison.prompts:

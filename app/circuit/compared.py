@@ -19,15 +19,15 @@ from interp.report.repeat import reference_command
 from interp.report.validity import COLUMNS, card_rows, card_summary, curves_plot
 
 
-def validity(found: Opened) -> None:
+def validity(shown: Opened) -> None:
     """The card of ``interp validate``: curves, table, and what could not be told; or the command that makes it."""
-    card = found.run.validity
+    card = shown.run.validity
     if card is None:
         st.caption(
             "Is this circuit faithful, complete, stable, specific to its task, and the only one? This asks, with "
             "random circuits beside it. It takes minutes, so it is no part of a discovery:"
         )
-        st.code(shlex.join(["interp", "validate", f"{run_store.shown_path()}/{found.name}"]), language="bash")
+        st.code(shlex.join(["interp", "validate", f"{run_store.shown_path()}/{shown.name}"]), language="bash")
         return
     st.caption(plain(card_summary(card)))
     about = "Share of the gap and KL of nested circuits alone, by number of heads"
@@ -38,20 +38,20 @@ def validity(found: Opened) -> None:
         st.caption(plain(why))
 
 
-def compared(found: Opened) -> None:
+def compared(shown: Opened) -> None:
     """Tables, and the scores of all heads against each other."""
     st.subheader("References")
-    if found.run.recovery:
-        _references(found)
+    if shown.run.recovery:
+        _references(shown)
     else:
         st.caption(
             "No reference for this task on this model with these corrupt prompts comes with the package. This "
             "measures one, the exact effect of every head on other pairs, in a file that "
             "`interp discover --reference FILE` reads:"
         )
-        st.code(reference_command(found.run, found.prompts), language="bash")
+        st.code(reference_command(shown.run, shown.prompts), language="bash")
     st.subheader("Another run")
-    _another(found)
+    _another(shown)
 
 
 def _references(shown: Opened) -> None:
@@ -97,13 +97,13 @@ def _against(shown: Opened, name: str) -> None:
     """The scores against the effects of a measured reference."""
     try:
         reference = shown.run.reference(name)
-        theirs = reference.members()
+        in_reference = reference.members()
     except InputError:  # not at hand, or without a gap of which effects could be a share
         return
     scores = shown.run.scores
     if not isinstance(reference, ExactEffects) or reference.effects().shape != scores.shape:
         return
-    members = {(int(layer), int(head)) for layer, head in np.argwhere(theirs)}
+    members = {(int(layer), int(head)) for layer, head in np.argwhere(in_reference)}
     groups = _groups(_members(shown), members, "this run", "the reference")
     chart(
         scores_plot(reference.effects(), scores, groups, f"exact effect, {name}", "score, this run"),
@@ -120,11 +120,11 @@ def _members(shown: Opened) -> Heads:
     return {(head.layer, head.head) for head in shown.run.circuit.heads}
 
 
-def _groups(mine: Heads, theirs: Heads, a: str, b: str) -> dict[str, list[tuple[int, int]]]:
+def _groups(heads_a: Heads, heads_b: Heads, a: str, b: str) -> dict[str, list[tuple[int, int]]]:
     return {
-        "in both": sorted(mine & theirs),
-        f"only in {a}": sorted(mine - theirs),
-        f"only in {b}": sorted(theirs - mine),
+        "in both": sorted(heads_a & heads_b),
+        f"only in {a}": sorted(heads_a - heads_b),
+        f"only in {b}": sorted(heads_b - heads_a),
     }
 
 

@@ -44,9 +44,9 @@ class Ring:
             self.drawn, self.clicked, self.turn = site, "", self.turn + 1
 
 
-def grid(found: Opened, ring: Ring, site: str, sites: Container[str]) -> None:
+def grid(shown: Opened, ring: Ring, site: str, sites: Container[str]) -> None:
     """All heads, the chosen one ringed; a click on another puts it into the session's ``head``."""
-    key = f"grid of {found.name}"
+    key = f"grid of {shown.name}"
     ring.follow(site)
 
     def take() -> None:
@@ -56,7 +56,7 @@ def grid(found: Opened, ring: Ring, site: str, sites: Container[str]) -> None:
             ring.drawn = ring.clicked = ""
 
     chart(
-        _figure(found, ink(), ring.drawn, ring.turn),
+        _figure(shown, ink(), ring.drawn, ring.turn),
         key,
         "Score of every head by layer, members outlined; the same as the box Head below",
         on_select=take,
@@ -73,16 +73,16 @@ def _figure(shown: Opened, text: str, drawn: str, turn: int) -> go.Figure:
     return grid_plot(shown.run, shown.scale, text, drawn, turn)
 
 
-def members(found: Opened) -> None:
+def members(shown: Opened) -> None:
     """The members as a table, MLPs among them."""
     columns = ("site", "score", "effect", "low", "high")
     rows = [
         {key: getattr(part, key) for key in columns}
-        | {"share of gap": found.scale.share(part.effect), "looks like": role_name(part.roles)}
-        for part in found.run.members
+        | {"share of gap": shown.scale.share(part.effect), "looks like": role_name(part.roles)}
+        for part in shown.run.members
     ]
-    scores = f"%{'+' if found.scale.has_sign else ''}.{found.scale.score_places}f"
-    effect = partial(st.column_config.NumberColumn, format=f"%+.{found.scale.places}f")
+    scores = f"%{'+' if shown.scale.has_sign else ''}.{shown.scale.score_places}f"
+    effect = partial(st.column_config.NumberColumn, format=f"%+.{shown.scale.places}f")
     with st.expander(f"All {len(rows)} members as a table"):
         st.dataframe(
             rows,
@@ -98,12 +98,12 @@ def members(found: Opened) -> None:
         )
 
 
-def heads(found: Opened) -> None:
+def heads(shown: Opened) -> None:
     """The grid, the chosen head, and the members."""
-    ring = st.session_state.setdefault(f"ring of {found.name}", Ring())
+    ring = st.session_state.setdefault(f"ring of {shown.name}", Ring())
     ring.drawn = ring.clicked = ""  # the browser may have no figure any more
-    _heads(found, ring)
-    members(found)
+    _heads(shown, ring)
+    members(shown)
 
 
 @st.fragment

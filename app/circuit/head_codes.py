@@ -30,20 +30,20 @@ SHOWN = 8
 _percent = partial(ProgressColumn, format="%.0f %%", min_value=0, max_value=100)
 
 
-def codes_section(found: Opened, site: str, index: int) -> None:
+def codes_section(shown: Opened, site: str, index: int) -> None:
     """What the run holds of the head's codes, and on demand those of codebooks that can be set."""
     st.subheader("Its codes")
-    part = found.run.component(site)
+    part = shown.run.component(site)
     if part.codes or _changes(part):
-        _stored(part, found)
+        _stored(part, shown)
     wanted = st.toggle(
-        f"Read its codes in the codebooks, and set one: runs the first {n_pairs(found)} pairs",
+        f"Read its codes in the codebooks, and set one: runs the first {n_pairs(shown)} pairs",
         key="read",
         bind=IN_URL,
     )
     if wanted:
         with engine.saying():
-            _of_codebooks(found, part, index)
+            _of_codebooks(shown, part, index)
 
 
 def _of_codebooks(shown: Opened, part: Component, index: int) -> None:
@@ -59,7 +59,7 @@ def _of_codebooks(shown: Opened, part: Component, index: int) -> None:
     at = right.selectbox(
         "At",
         roles,
-        roles.index(next((name for name in roles if _given(site, name)), [*acts, roles[0]][0])),
+        roles.index(next((name for name in roles if _code_in_address(site, name)), [*acts, roles[0]][0])),
         key=f"role of {site}",
         help="The token at which codes are counted and set. At first where the head acts, if the run says so.",
     )
@@ -91,7 +91,7 @@ def _changes(part: Component) -> list:
     return list(part.evidence.changes) if part.evidence else []
 
 
-def _given(site: str, role: str) -> str:
+def _code_in_address(site: str, role: str) -> str:
     """The code that the address says is set there, if any: ``set=SITE@ROLE=CODE``."""
     text, begin = st.query_params.get(IN_ADDRESS, ""), f"{site}@{role}="
     return text.removeprefix(begin) if text.startswith(begin) else ""
@@ -139,7 +139,7 @@ def _most_used(shares: dict[str, dict[int, float]]) -> list[tuple[int, dict[str,
     """Codes, each with its percentage of the prompts of either side."""
     codes = {*shares["clean"], *shares["corrupt"]}
     percents = [(code, {side: 100 * shares[side].get(code, 0.0) for side in SIDES}) for code in codes]
-    return sorted(percents, key=lambda both: -max(both[1].values()))
+    return sorted(percents, key=lambda entry: -max(entry[1].values()))
 
 
 def _set(
@@ -159,11 +159,11 @@ def _set(
         "On", [f"{side} prompts" for side in SIDES], default="clean prompts", required=True, key="set on"
     ).removesuffix(" prompts")
     other = "corrupt" if side == "clean" else "clean"
-    own = f"its own code on the {other} prompt"
-    options = offered if role is None else [own, *offered]
+    partners = f"its own code on the {other} prompt"
+    options = offered if role is None else [partners, *offered]
     key, at = f"code of {site} {role} {side}", role or ALL_TOKENS
-    given = _given(site, at)
-    typed = st.session_state.get(key) or (own if given == OWN and role is not None else given)
+    in_address = _code_in_address(site, at)
+    typed = st.session_state.get(key) or (partners if in_address == OWN and role is not None else in_address)
     if typed and typed not in options:
         options.append(typed)
     chosen = middle.selectbox(
@@ -180,8 +180,8 @@ def _set(
         st.caption("Choose a code, or type an id.")
         return
     # in words it would be of one side's prompts only
-    st.query_params[IN_ADDRESS] = f"{site}@{at}={OWN if chosen == own else chosen}"
-    code = OWN if chosen == own else _number(chosen)
+    st.query_params[IN_ADDRESS] = f"{site}@{at}={OWN if chosen == partners else chosen}"
+    code = OWN if chosen == partners else _number(chosen)
     result = effect(shown, folder, books, site, code, role, side, run=pressed)
     if result is None:
         st.caption(
@@ -190,8 +190,8 @@ def _set(
         )
         return
     name = label(code) if isinstance(code, int) else ""
-    what = chosen if not chosen.isdecimal() else f"code {chosen}" + (f" ({name})" if name else "")
-    _result(shown, read, result, what)
+    setting = chosen if not chosen.isdecimal() else f"code {chosen}" + (f" ({name})" if name else "")
+    _result(shown, read, result, setting)
 
 
 def _number(text: str) -> int:
@@ -202,14 +202,14 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _result(shown: Opened, read: PairCodes, result: CodeEffect, what: str) -> None:
-    where = "every token" if result.role is None else result.role
+def _result(shown: Opened, read: PairCodes, result: CodeEffect, setting: str) -> None:
+    token = "every token" if result.role is None else result.role
     name = wording.METRIC_NAMES.get(shown.run.metric.name, shown.run.metric.name)
     changes = result.change(), result.change(random=True), result.beyond()
     numbers = ([wording.signed(value, 3) for value in change] for change in changes)
     change, random, more = (plain(f"{mean} [{low}, {high}]") for mean, low, high in numbers)
     st.markdown(
-        f"With {plain(what)} at {plain(where)} the {plain(name)} of the {result.side} prompts changes by "
+        f"With {plain(setting)} at {plain(token)} the {plain(name)} of the {result.side} prompts changes by "
         f"**{change}**, with a random code by {random}: {more} beyond it "
         f"({len(read.pairs)} pairs, 95 % bootstrap intervals)."
     )

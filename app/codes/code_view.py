@@ -176,24 +176,29 @@ def members(index: CoarseIndex, book: str, code: int) -> None:
         pick(rows, f"members {index.name(book, code)}", COLUMNS, height=min(400, 60 + 35 * len(rows)))
 
 
-def documents(index: CodeIndex, found: CodePage) -> None:
+def documents(index: CodeIndex, facts: CodePage) -> None:
     st.subheader("Documents")
     rows = []
-    for one in found.coverage:
-        begin = int(index.corpus.documents[one.document])
+    for document in facts.coverage:
+        begin = int(index.corpus.documents[document.document])
         begins = in_line("".join(index.corpus.pieces(index.corpus.tokens[begin : begin + 24])))
-        row = {"share": one.share, "with it": one.count, "of": one.length, "document": one.document}
+        row = {
+            "share": document.share,
+            "with it": document.count,
+            "of": document.length,
+            "document": document.document,
+        }
         rows.append(row | {"begins": begins})
-    key = f"documents {index.name(found.book, found.code)}"
+    key = f"documents {index.name(facts.book, facts.code)}"
     st.dataframe(rows, hide_index=True, column_config=COLUMNS, key=key)
 
 
-def told(found: Labels | None, book: str, code: int, place: DeltaGenerator) -> None:
+def told(names: Labels | None, book: str, code: int, place: DeltaGenerator) -> None:
     """What it stands for, and how well that holds."""
-    label = None if found is None else found.of(book, code)
+    label = None if names is None else names.of(book, code)
     if label is None:
         return
-    text = wording.code_label(found, book, code)
+    text = wording.code_label(names, book, code)
     held = (
         f"precision {label.precision:.2f}, recall {label.recall:.2f}, F1 {label.f1:.2f} "
         f"at {label.firings:,} tokens that did not choose it"
@@ -204,15 +209,15 @@ def told(found: Labels | None, book: str, code: int, place: DeltaGenerator) -> N
         place.markdown(f"**mixed**: no simple pattern tells where it is on; the best has {held}")
     else:
         place.markdown("**rare**: too seldom on to be named")
-    if sides := wording.code_sides(found, book, code):
+    if sides := wording.code_sides(names, book, code):
         place.caption(plain(" · ".join(sides)))
 
 
 def explained(index: CodeIndex, name: str) -> None:
     """What a language model said of it, if one was asked."""
     with engine.saying():
-        if (one := explanations_of(index).get(name)) is not None:
-            st.markdown(f"{plain(one.model)} says {plain(wording.explanation(one))}")
+        if (explanation := explanations_of(index).get(name)) is not None:
+            st.markdown(f"{plain(explanation.model)} says {plain(wording.explanation(explanation))}")
 
 
 def toolbar(index: CodeIndex, book: str, code: int) -> None:
@@ -282,16 +287,16 @@ def toolbar(index: CodeIndex, book: str, code: int) -> None:
         )
 
 
-def numbers(index: CodeIndex, found: CodePage) -> None:
+def numbers(index: CodeIndex, facts: CodePage) -> None:
     """How often, where, how clearly."""
-    if not found.count:
-        st.info(f"This code is on at none of the {found.n_tokens:,} tokens of this index.")
+    if not facts.count:
+        st.info(f"This code is on at none of the {facts.n_tokens:,} tokens of this index.")
         return
-    best = index.top(found.book, found.code)
+    best = index.top(facts.book, facts.code)
     a, b, c, d = st.columns(4)
-    a.metric("Tokens with it", f"{found.count:,}", help=f"Of {found.n_tokens:,} tokens.")
-    b.metric("Share of tokens", f"{found.frequency:.3%}")
-    c.metric("Documents", f"{found.n_documents:,} of {len(index.corpus.documents):,}")
+    a.metric("Tokens with it", f"{facts.count:,}", help=f"Of {facts.n_tokens:,} tokens.")
+    b.metric("Share of tokens", f"{facts.frequency:.3%}")
+    c.metric("Documents", f"{facts.n_documents:,} of {len(index.corpus.documents):,}")
     d.metric(
         "Clearest margin",
         f"{best.margin[0]:.2f}" if len(best.margin) else "–",
@@ -299,9 +304,9 @@ def numbers(index: CodeIndex, found: CodePage) -> None:
     )
 
 
-def where(index: CodeIndex, found: CodePage) -> None:
+def where(index: CodeIndex, facts: CodePage) -> None:
     """Contexts, in the order that was asked for."""
-    name = index.name(found.book, found.code)
+    name = index.name(facts.book, facts.code)
     st.subheader("Contexts")
     order = st.segmented_control(
         "Contexts",
@@ -318,17 +323,21 @@ def where(index: CodeIndex, found: CodePage) -> None:
         n = st.number_input("How many", 1, 200, N_TOP, key="contexts", bind=IN_URL, width=160)
     elif order == "all, in order":
         n = A_PAGE
-        if found.count > A_PAGE:
-            start = A_PAGE * (st.pagination(-(-found.count // A_PAGE), key=f"contexts of {name}") - 1)
-    listed = code_contexts(index, found.book, found.code, ORDERS[order], n, start=start)
+        if facts.count > A_PAGE:
+            start = A_PAGE * (st.pagination(-(-facts.count // A_PAGE), key=f"contexts of {name}") - 1)
+    listed = code_contexts(index, facts.book, facts.code, ORDERS[order], n, start=start)
     rows = [
-        strip(one, found.code, () if one.margin is None else (f"{one.margin:.2f}", f"{one.similarity:.2f}"))
-        for one in listed
+        strip(
+            context,
+            facts.code,
+            () if context.margin is None else (f"{context.margin:.2f}", f"{context.similarity:.2f}"),
+        )
+        for context in listed
     ]
     which = f", {start + 1:,} to {start + len(listed):,}" if start else ""
     numbers = " Numbers: margin and similarity." if listed and listed[0].margin is not None else ""
     place.caption(
-        f"{len(listed)} of {found.count:,} shown{which}. Framed: the token; coloured: the code is on.{numbers}"
+        f"{len(listed)} of {facts.count:,} shown{which}. Framed: the token; coloured: the code is on.{numbers}"
     )
     place.html("".join(rows))
     left, _ = st.columns(2)
@@ -342,33 +351,33 @@ def where(index: CodeIndex, found: CodePage) -> None:
     )
 
 
-def related(index: CodeIndex, names: Labels | None, found: CodePage) -> None:
+def related(index: CodeIndex, names: Labels | None, facts: CodePage) -> None:
     st.subheader("On at the same tokens")
-    if not found.related:
+    if not facts.related:
         st.caption("No code goes with it more often than by chance.")
         return
     rows = [
-        code_cells(names, one.book, one.code)
-        | {"share": one.share, "95 %": interval(one.interval), "lift": one.lift}
-        for one in found.related
+        code_cells(names, other.book, other.code)
+        | {"share": other.share, "95 %": interval(other.interval), "lift": other.lift}
+        for other in facts.related
     ]
-    pick(rows, f"related {index.name(found.book, found.code)}", COLUMNS)
-    st.caption(f"Counted at {found.related_sample:,} of its tokens, ranked by share × log lift.")
+    pick(rows, f"related {index.name(facts.book, facts.code)}", COLUMNS)
+    st.caption(f"Counted at {facts.related_sample:,} of its tokens, ranked by share × log lift.")
 
 
-def nearest(index: CodeIndex, names: Labels | None, found: CodePage) -> None:
+def nearest(index: CodeIndex, names: Labels | None, facts: CodePage) -> None:
     st.subheader("Nearest codes")
-    if found.neighbours is None:
+    if facts.neighbours is None:
         try:
             index.codebooks()
         except InputError as error:
             st.caption(plain(str(error)))
         return
     rows = [
-        code_cells(names, found.book, one.code) | {"cosine": one.cosine, "tokens": one.count}
-        for one in found.neighbours
+        code_cells(names, facts.book, other.code) | {"cosine": other.cosine, "tokens": other.count}
+        for other in facts.neighbours
     ]
-    pick(rows, f"nearest {index.name(found.book, found.code)}", COLUMNS)
+    pick(rows, f"nearest {index.name(facts.book, facts.code)}", COLUMNS)
     st.caption("Of the same codebook, by cosine as the codebook compares vectors.")
 
 
@@ -425,8 +434,8 @@ def _lens(index: CodeIndex, book: str, code: int, spec: str, _model) -> LogitLen
 def neighbour_on(index: CodeIndex, book: str, code: int, step: int) -> int | None:
     """The next code of the same codebook that occurs in the corpus, in one direction."""
     begin = index.layout.code(book, 0)
-    there = np.flatnonzero(index.counts[begin : begin + index.books[index.layout.number(book)].n_codes])
-    beyond = there[there > code] if step > 0 else there[there < code][::-1]
+    occurring = np.flatnonzero(index.counts[begin : begin + index.books[index.layout.number(book)].n_codes])
+    beyond = occurring[occurring > code] if step > 0 else occurring[occurring < code][::-1]
     return int(beyond[0]) if len(beyond) else None
 
 

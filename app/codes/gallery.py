@@ -66,9 +66,9 @@ def of_codebooks(books: Codebooks, name: str) -> None:
     of_heads(names, books.manifest["model"]["spec"])
 
 
-def of_heads(found: Labels, model: str | None) -> None:
+def of_heads(names: Labels, model: str | None) -> None:
     """Where every head looks and what its codes say, as a table to sort; nothing where labels do not tell."""
-    if not found.about.get("looks"):
+    if not names.about.get("looks"):
         return
     with st.expander("What heads do"):
         rows = [
@@ -80,7 +80,7 @@ def of_heads(found: Labels, model: str | None) -> None:
                 "F1": head.f1,
                 "in the circuit of": ", ".join(task for task, _ in head.circuits),
             }
-            for head in summarise_heads(found, model)
+            for head in summarise_heads(names, model)
         ]
         st.dataframe(rows, hide_index=True, column_config=HEADS, height=HEIGHT, key="heads")
 

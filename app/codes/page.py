@@ -120,8 +120,8 @@ def level(index: CodeIndex) -> CodeIndex:
     return index if chosen == ALL_CODES else code_index.coarse(index)
 
 
-def counted(n: int, one: str, many: str) -> str:
-    return f"{n:,} {one if n == 1 else many}"
+def counted(n: int, singular: str, plural: str) -> str:
+    return f"{n:,} {singular if n == 1 else plural}"
 
 
 def scored(index: CodeIndex, by: str, text: str) -> None:
@@ -172,10 +172,10 @@ def scored(index: CodeIndex, by: str, text: str) -> None:
             another = code_index.opened(other)
             if isinstance(index, CoarseIndex):
                 another = CoarseIndex(another, index.groups)
-            there = scores(another, by, text).hits_at(places[:most])
+            hits_there = scores(another, by, text).hits_at(places[:most])
             listed = [
                 row | {"P there": hit.precision, "R there": hit.recall}
-                for row, hit in zip(listed, there, strict=True)
+                for row, hit in zip(listed, hits_there, strict=True)
             ]
         pick(listed, "hits", COLUMNS, height="content" if len(listed) <= 20 else 600)
         st.caption(

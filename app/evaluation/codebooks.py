@@ -13,7 +13,7 @@ from interp.app.widgets.url_state import IN_URL
 from interp.errors import InputError
 from interp.report import wording
 from interp.report.plots import explained_plot, increase_plot
-from interp.report.tables import Condition, Quality, Usage, read_quality
+from interp.report.tables import ConditionCosts, Quality, Usage, read_quality
 
 
 def show() -> None:
@@ -77,17 +77,17 @@ def show() -> None:
         )
 
 
-def overview(found: dict[str, Quality]) -> list[dict]:
+def overview(qualities: dict[str, Quality]) -> list[dict]:
     """One line a folder, text and k."""
     return [
         {"codebooks": name, "k": k, "codes": quality.n_codes, "text": text.spec} | _costs(condition, usage)
-        for name, quality in found.items()
+        for name, quality in qualities.items()
         for text in quality.texts
         for k, condition, usage in text.codes()
     ]
 
 
-def _costs(condition: Condition, usage: Usage) -> dict:
+def _costs(condition: ConditionCosts, usage: Usage) -> dict:
     return {
         "CE rise": interval(condition),
         "KL": wording.number(condition.kl, 2),
@@ -98,7 +98,7 @@ def _costs(condition: Condition, usage: Usage) -> dict:
     }
 
 
-def cards(k: int, condition: Condition, usage: Usage) -> None:
+def cards(k: int, condition: ConditionCosts, usage: Usage) -> None:
     """The numbers of one k that are looked for first."""
     low, high = (wording.signed(end, 2) for end in (condition.low, condition.high))
     kept, unseen = wording.percent(condition.agreement), wording.percent(usage.dead_here)
@@ -113,7 +113,7 @@ def cards(k: int, condition: Condition, usage: Usage) -> None:
         column.metric(name, value, more, delta_color="off", delta_arrow="off", border=True)
 
 
-def line(condition: Condition) -> dict:
+def line(condition: ConditionCosts) -> dict:
     """A condition's row."""
     is_plain = condition.name == "plain"
     return {
@@ -128,6 +128,6 @@ def line(condition: Condition) -> dict:
     }
 
 
-def interval(condition: Condition) -> str:
+def interval(condition: ConditionCosts) -> str:
     low, high = (wording.signed(end, 2) for end in (condition.low, condition.high))
     return f"{wording.signed(condition.increase, 3)} [{low}, {high}]"

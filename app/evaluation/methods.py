@@ -128,13 +128,13 @@ def wide(rows: list[MethodRow], metrics: list[str]) -> list[dict]:
     ]
 
 
-def columns(found: BenchRows, metric: str) -> dict:
+def columns(bench: BenchRows, metric: str) -> dict:
     better = "lower" if metric in LOWER_IS_BETTER else "higher"
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     return {
         "value": number(TITLES[metric], format="%.3f", help=f"Mean over seeds; {better} is better."),
         "difference": text(
-            f"minus {found.against or ''} [95 %]",
+            f"minus {bench.against or ''} [95 %]",
             help="On the same pairs; mean over seeds, and its bootstrap interval over seeds.",
         ),
         "forward passes": number(format="%.0f", help="Of one prompt; a backward pass counts 2."),

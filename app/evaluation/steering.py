@@ -58,7 +58,7 @@ def show() -> None:
     )
 
 
-def arms(found: Steering) -> list[dict]:
+def arms(steering: Steering) -> list[dict]:
     return [
         {
             "arm": row.arm,
@@ -70,11 +70,11 @@ def arms(found: Steering) -> list[dict]:
             "perplexity": wording.number(row.perplexity, 1),
             "distinct-2": wording.number(row.distinct_2, 2),
         }
-        for row in found.table.by_arm
+        for row in steering.table.by_arm
     ]
 
 
-def lines(found: Steering, topic: str) -> list[dict]:
+def lines(steering: Steering, topic: str) -> list[dict]:
     return [
         {
             "arm": row.arm,
@@ -85,7 +85,7 @@ def lines(found: Steering, topic: str) -> list[dict]:
             "distinct-2": wording.number(row.cell.distinct_2, 2),
             "its first text": row.cell.example,
         }
-        for row in found.table.by_topic
+        for row in steering.table.by_topic
         if row.topic == topic
     ]
 

@@ -69,8 +69,8 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
     )
     # the choice belongs to the text
     chosen = f"token of {text}"
-    given = whole_number("token", n - 1)
-    st.session_state.setdefault(chosen, given if given < n else n - 1)
+    in_address = whole_number("token", n - 1)
+    st.session_state.setdefault(chosen, in_address if in_address < n else n - 1)
 
     def take(token: int) -> None:
         st.session_state[chosen] = token
@@ -108,13 +108,13 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
     st.query_params["token"] = str(token)
     st.subheader(f"Codes of {plain(shown[token])}")
     if other is not None:
-        same = shared(reading, token, other)
+        shares = shared(reading, token, other)
         st.markdown(
             f"The same code as {plain(shown[other])} ({other}) at "
-            f"**{sum(value > 0 for value in same.values())} of {len(same)}** sites:"
+            f"**{sum(value > 0 for value in shares.values())} of {len(shares)}** sites:"
         )
         st.plotly_chart(
-            site_grid({site: value for site, value in same.items() if can_be_edited(site)}, "shared"),
+            site_grid({site: value for site, value in shares.items() if can_be_edited(site)}, "shared"),
             key="shared",
             alt=f"Sites at which tokens {token} and {other} have the same code: heads and MLP by layer",
         )

@@ -87,8 +87,8 @@ st.title("Read and steer a language model by its codes")
 waiting = not engine.loading().model.done()
 with st.container(border=True):
     st.fragment(state, run_every=POLL if waiting else None)()
-    counts = [(len(run_store.folders(kind)), one, many) for kind, one, many in COUNTED]
-    words = " · ".join(f"{n or 'no'} {one if n == 1 else many}" for n, one, many in counts)
+    counts = [(len(run_store.folders(kind)), singular, plural) for kind, singular, plural in COUNTED]
+    words = " · ".join(f"{n or 'no'} {singular if n == 1 else plural}" for n, singular, plural in counts)
     st.caption(f"In {plain(run_store.shown_path())}: {words}. The default model comes with codebooks.")
 with st.container(border=True):
     st.page_link("steering/page.py", label="**Steering**", icon=":material/tune:")

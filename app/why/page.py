@@ -21,15 +21,15 @@ def fill() -> None:
     if "a" in st.session_state:
         return
     address, name = st.query_params.to_dict(), st.query_params.get("saved")
-    given: dict = {key: value for key, value in address.items() if key in FIELDS}
+    fields: dict = {key: value for key, value in address.items() if key in FIELDS}
     if name is not None and name in run_store.folders("explanations"):
-        given |= prompts_of(name)
-    if given or "edits" in address:
+        fields |= prompts_of(name)
+    if fields or "edits" in address:
         for key in ("why asked", "edits of"):
             st.session_state.pop(key, None)
     before = st.session_state.get("why asked") or {}
     for key in FIELDS:
-        st.session_state[key] = (before | given).get(key, PAIR.get(key, ""))
+        st.session_state[key] = (before | fields).get(key, PAIR.get(key, ""))
     st.session_state["chat"] = address.get("chat") == "true" or before.get("chat", False)
 
 

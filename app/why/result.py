@@ -50,8 +50,8 @@ def explained(asked: dict[str, Any] | None, saved: str | None, typed: dict[str, 
             return
         if st.session_state.get("edits of") != key:  # a link's edits belong to what it opens with
             first = "edits of" not in st.session_state
-            given = [edit for edit in st.query_params.get("edits", "").split(",") if edit]
-            st.session_state["edits"] = given if first else []
+            edits = [edit for edit in st.query_params.get("edits", "").split(",") if edit]
+            st.session_state["edits"] = edits if first else []
             st.session_state["edits of"] = key
         _told(explanation)
         _drawn(explanation, str(key), python)

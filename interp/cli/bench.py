@@ -67,8 +67,10 @@ def bench(
     from interp.bench.plan import Plan
     from interp.files import check_folder
 
-    given: dict[str, Any] = dict(tasks=tasks, methods=methods, models=models, pairs=pairs, against=against)
-    plan = Plan(**{name: value for name, value in given.items() if value is not None}, seeds=seeds)
+    arguments: dict[str, Any] = dict(
+        tasks=tasks, methods=methods, models=models, pairs=pairs, against=against
+    )
+    plan = Plan(**{name: value for name, value in arguments.items() if value is not None}, seeds=seeds)
     check_folder(out, "a bench")
     if (lost := _lost(out / "bench.json", plan)) and not overwrite:
         raise InputError(
@@ -82,7 +84,7 @@ def bench(
     from interp.progress import bar
     from interp.report.bench import render_bench
 
-    where, part = where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
+    placement, part = where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
     with goes_on(out):
         result = run_bench(
             plan,
@@ -90,7 +92,7 @@ def bench(
             device=device,
             dtype=dtype,
             batch_size=batch_size,
-            workers=where,
+            workers=placement,
             shard=part,
             stage=bar,
             say=typer.echo,
@@ -114,13 +116,13 @@ def _lost(path: Path, plan: Any) -> str:
     from interp.files import read_json
 
     try:
-        there = read_json(path)["plan"]
+        old = read_json(path)["plan"]
         parts = {
-            name: set(there[name]) - set(getattr(plan, name))
+            name: set(old[name]) - set(getattr(plan, name))
             for name in ("tasks", "methods", "models", "pairs")
         }
-        fewer = there["seeds"] > plan.seeds
+        fewer = old["seeds"] > plan.seeds
     except (OSError, ValueError, KeyError, TypeError):
         return ""
     lost = [f"{name} {', '.join(map(str, sorted(more)))}" for name, more in parts.items() if more]
-    return "; ".join(lost + [f"{there['seeds']} seeds"] * fewer)
+    return "; ".join(lost + [f"{old['seeds']} seeds"] * fewer)

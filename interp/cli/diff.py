@@ -67,7 +67,7 @@ def diff(
     from interp.progress import bar
     from interp.text import open_sources
 
-    where, _ = where_to_run(workers, cpus_per_worker, gpus_per_worker, None, device)
+    placement, _ = where_to_run(workers, cpus_per_worker, gpus_per_worker, None, device)
     request, to_stdout = request_of_command(context), str(json_file) == "-"
     open_sources(text)  # a wrong name should not wait for the models
     if out is not None:
@@ -93,7 +93,7 @@ def diff(
         prompts=prompt or [],
         patches=patches,
         seed=seed,
-        workers=where,
+        workers=placement,
         stage=bar,
     )
     if out is not None:

@@ -82,8 +82,8 @@ def pairs_option(least: int = 1, *, help: str) -> Any:
     return whole_option("--n", "-n", least=least, most=MOST_PAIRS, help=help)
 
 
-def seed_option(what: str) -> Any:
-    return whole_option("--seed", least=0, most=MOST_SEED, help=f"seed of {what}")
+def seed_option(drawn: str) -> Any:
+    return whole_option("--seed", least=0, most=MOST_SEED, help=f"seed of {drawn}")
 
 
 def context_option(usual: int) -> Any:
@@ -181,7 +181,7 @@ def where_to_run(
     from interp.executor import Shard, Workers
     from interp.models import parse_device
 
-    where = Workers(workers, cpus, gpus)
-    if where.serial:
+    placement = Workers(workers, cpus, gpus)
+    if placement.serial:
         parse_device(device)
-    return where, None if shard is None else Shard.parse(shard)
+    return placement, None if shard is None else Shard.parse(shard)

@@ -39,10 +39,10 @@ def sweep(
     from interp.progress import bar
 
     cells = Sweep.load(file).cells()
-    where, part = where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
+    placement, part = where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
     with goes_on(out):
         rows = run_sweep(
-            cells, out, device=device, dtype=dtype, workers=where, shard=part, stage=bar, say=typer.echo
+            cells, out, device=device, dtype=dtype, workers=placement, shard=part, stage=bar, say=typer.echo
         )
     if rows is None:
         typer.echo(f"\nshard {part} of {out} is done; the same command without --shard gathers all")

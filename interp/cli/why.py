@@ -80,11 +80,11 @@ def why(
     from interp.models import load_model
     from interp.progress import bar
 
-    where, _ = where_to_run(workers, cpus_per_worker, gpus_per_worker, None, device)
+    placement, _ = where_to_run(workers, cpus_per_worker, gpus_per_worker, None, device)
     if a is None and task is None:
         raise InputError("give a prompt, two prompts, or --task TASK")
     of_task: dict[str, Any] = {"-n": n, "--seed": seed or None, "--counterfactual": counterfactual}
-    of_task["--workers"] = None if where.serial else workers
+    of_task["--workers"] = None if placement.serial else workers
     of_prompts: dict[str, Any] = {
         "PROMPT_A": a,
         "--answer": answer,
@@ -105,7 +105,9 @@ def why(
     if json_file is not None and not to_stdout:
         check_file(json_file, "--json", request=request, overwrite=overwrite)
     if task is not None:
-        asked = dict(n=n, seed=seed, counterfactual=counterfactual, device=device, dtype=dtype, workers=where)
+        asked = dict(
+            n=n, seed=seed, counterfactual=counterfactual, device=device, dtype=dtype, workers=placement
+        )
         _explain_pairs(spec, task, asked, None if to_stdout else json_file, request, to_stdout=to_stdout)
         return
     assert a is not None  # looked at above

@@ -55,7 +55,7 @@ class Spread:
 
 
 @checked_dataclass(frozen=True)
-class Difference:
+class MethodDifference:
     """Of a method and the one it is compared with, on the same subsets, with its 95 % interval over seeds."""
 
     mean: float
@@ -83,7 +83,7 @@ class MethodRow:
     n: int
     over: str
     values: Mapping[str, Spread]
-    differences: Mapping[str, Difference] = field(default_factory=dict)
+    differences: Mapping[str, MethodDifference] = field(default_factory=dict)
     complete: bool = True
     seeds: int | None = None
 
@@ -139,7 +139,7 @@ def best_first(rows: Sequence[MethodRow], metric: str) -> list[MethodRow]:
 
 def bench_rows(result: Mapping[str, Any], out: str | None = None) -> BenchRows:
     """Rows of a table (:func:`interp.bench.table.tabulate`), and the command that goes on with it in a folder."""
-    differences: dict[tuple, dict[str, Difference]] = {}
+    differences: dict[tuple, dict[str, MethodDifference]] = {}
     for row in result["comparisons"]:
         if row["metric"] in COMPARED:
             key = row["scope"], row["method"], row["n"]
@@ -177,8 +177,8 @@ def _row(row: Mapping[str, Any], over: str, differences: Mapping = {}, scope: st
     return MethodRow(wording.method_name(method), n, over, values, known, complete, row.get("seeds"))
 
 
-def _difference(row: Mapping[str, Any]) -> Difference:
-    return Difference(row["difference"], row["low"], row["high"])
+def _difference(row: Mapping[str, Any]) -> MethodDifference:
+    return MethodDifference(row["difference"], row["low"], row["high"])
 
 
 def bench_command(plan: Mapping[str, Any], out: str | None = None) -> str:
@@ -192,12 +192,16 @@ def bench_command(plan: Mapping[str, Any], out: str | None = None) -> str:
     return shlex.join([*words, *([] if out is None else ["--out", out])])
 
 
-def difference_text(found: Difference | None) -> str:
+def difference_text(difference: MethodDifference | None) -> str:
     """``+0.010 [−0.002, +0.021]``."""
-    if found is None:
+    if difference is None:
         return wording.DASH
-    ends = "" if found.low is None else f" [{wording.signed(found.low, 3)}, {wording.signed(found.high, 3)}]"
-    return wording.signed(found.mean, 3) + ends
+    ends = (
+        ""
+        if difference.low is None
+        else f" [{wording.signed(difference.low, 3)}, {wording.signed(difference.high, 3)}]"
+    )
+    return wording.signed(difference.mean, 3) + ends
 
 
 def spread_text(name: str, value: Spread | None, seeds: int | None = None) -> str:
@@ -235,16 +239,16 @@ def bench_plot(rows: Sequence[MethodRow], metric: str, along: str = COST) -> go.
     front = pareto_front(rows, metric, along)
     by_method = _by([(row.method, row) for row in sorted(rows, key=lambda row: row.n)])
     figure = go.Figure()
-    for its in sorted(by_method.values(), key=lambda its: any(row in front for row in its)):
-        x = [max(_cost(row, along), edge) for row in its]
-        figure.add_trace(_line(its, metric, x, [row in front for row in its]))
+    for line in sorted(by_method.values(), key=lambda line: any(row in front for row in line)):
+        x = [max(_cost(row, along), edge) for row in line]
+        figure.add_trace(_line(line, metric, x, [row in front for row in line]))
     values = [row.values[metric] for row in rows]
     ends = [end for value in values for end in (value.mean, value.least, value.largest) if end is not None]
     least, largest = min(ends, default=0.0), max(ends, default=1.0)
     margin = 0.04 * (largest - least or 1.0)
     least, largest = least - margin, largest + margin
     # a method's name at the right, a thin line from it to the method's last point
-    lasts = sorted((its[-1] for its in by_method.values()), key=lambda row: row.values[metric].mean)
+    lasts = sorted((line[-1] for line in by_method.values()), key=lambda row: row.values[metric].mean)
     heights = spread(
         [row.values[metric].mean for row in lasts], LABEL * (largest - least) / _PLOT, least, largest
     )
@@ -393,10 +397,13 @@ def _table(rows: Sequence[MethodRow]) -> dict:
         return (entry[0] != wording.EXACT, -sum(values) / len(values) if values else 0.0)
 
     lines = []
-    for method, its in sorted(_by([(row.method, row) for row in rows]).items(), key=order):
-        shown = [[spread_text(name, row.values.get(name), row.seeds) for name in columns] for row in its]
+    for method, method_rows in sorted(_by([(row.method, row) for row in rows]).items(), key=order):
+        shown = [
+            [spread_text(name, row.values.get(name), row.seeds) for name in columns] for row in method_rows
+        ]
         cells = [
-            {"n": row.n, "over": row.over, "values": texts} for row, texts in zip(its, shown, strict=True)
+            {"n": row.n, "over": row.over, "values": texts}
+            for row, texts in zip(method_rows, shown, strict=True)
         ]
         lines.append({"method": method, "rows": cells})
     return {"columns": [TITLES[name] for name in columns], "lines": lines}
@@ -405,10 +412,12 @@ def _table(rows: Sequence[MethodRow]) -> dict:
 def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[dict]:
     """One table a scope, means over tasks first: a line a method and number of pairs, a column a metric."""
     tables = []
-    for scope, its in _by([(row["scope"], row) for row in rows]).items():
-        columns = [name for name in COMPARED if any(row["metric"] == name for row in its)]
+    for scope, scope_rows in _by([(row["scope"], row) for row in rows]).items():
+        columns = [name for name in COMPARED if any(row["metric"] == name for row in scope_rows)]
         lines = []
-        for (method, n), line in sorted(_by([((row["method"], row["n"]), row) for row in its]).items()):
+        for (method, n), line in sorted(
+            _by([((row["method"], row["n"]), row) for row in scope_rows]).items()
+        ):
             values = {row["metric"]: _difference(row) for row in line}
             tasks = "–".join(map(str, sorted({row["tasks"] for row in line if "tasks" in row})))
             shown = [
@@ -416,6 +425,6 @@ def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[dict]:
                 for name in columns
             ]
             lines.append({"method": wording.method_name(method), "n": n, "tasks": tasks, "values": shown})
-        titles, is_mean = list(map(_title, columns)), its[0]["group"] is not None
+        titles, is_mean = list(map(_title, columns)), scope_rows[0]["group"] is not None
         tables.append({"scope": scope, "columns": titles, "lines": lines, "open": is_mean})
     return sorted(tables, key=lambda table: not table["open"])

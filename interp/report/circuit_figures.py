@@ -161,7 +161,7 @@ def grid_plot(
             marker=square | {"opacity": int(ring)},
             text=[_number(part, scale) for part in parts],
             textfont={"size": SMALL + 1, "color": ink},
-            hovertext=[_said(part, scale) for part in parts],
+            hovertext=[_hover_text(part, scale) for part in parts],
             hoverinfo="text",
             showlegend=False,
         )
@@ -224,7 +224,7 @@ def _number(head: Component, scale: Scale) -> str:
     return wording.number(100 * share, 0) if share is not None else ""
 
 
-def _said(head: Component, scale: Scale) -> str:
+def _hover_text(head: Component, scale: Scale) -> str:
     roles = ", ".join(f"{role} {value:.2f}" for role, value in roles_named(head.roles))
     text = f"{in_plot(head.site)}: score {scale.score(head.score)}<br>{effect_text(head, scale)}"
     return text + (f"<br>looks like {in_plot(roles)}" if roles else "")
@@ -450,7 +450,7 @@ def edge_plot(
     per_column = max(sum(_column(node) == column for node in nodes) for column in columns)
     span = max(_SPAN, (_WIDTH + 8) * per_column)  # a full layer does not fit into less
     across = place_nodes(nodes, drawn, span)
-    where = {
+    xy = {
         node.site: (float(x), columns.index(_column(node)) * _PITCH)
         for node, x in zip(nodes, across, strict=True)
     }
@@ -458,7 +458,7 @@ def edge_plot(
     largest = abs(strength(drawn[0])) if drawn else 1.0
     digits = max(scale.places, wording.places(largest))
     for edge in reversed(drawn):
-        figure.add_trace(_edge(edge, where, largest, digits, signed))
+        figure.add_trace(_edge(edge, xy, largest, digits, signed))
     legend = {"helps": {"color": BLUE, "width": 3}, "hurts": {"color": ORANGE, "width": 3}} if signed else {}
     for port in [port for port in DASHES if port in {edge.into for edge in drawn}]:
         name = f"into {port}" if port else "into an MLP" if signed else "a pair of heads"
@@ -473,10 +473,10 @@ def edge_plot(
             "line": {"color": GREY, "width": 1},
             "layer": "between",
         }
-        for node, (x, y) in zip(nodes, where.values(), strict=True)
+        for node, (x, y) in zip(nodes, xy.values(), strict=True)
     ]
     figure.update_layout(shapes=boxes)
-    places = [where[node.site] for node in nodes]
+    places = [xy[node.site] for node in nodes]
     figure.add_scatter(
         x=[x for x, _ in places],
         y=[y for _, y in places],
@@ -547,19 +547,19 @@ DASHES = {"q": "solid", "k": "dash", "v": "dot", None: "longdash"}
 
 
 def _edge(
-    edge: Edge, where: dict[str, tuple[float, float]], largest: float, digits: int, signed: bool
+    edge: Edge, xy: dict[str, tuple[float, float]], largest: float, digits: int, signed: bool
 ) -> go.Scatter:
-    (x0, y0), (x1, y1) = where[edge.sender], where[edge.receiver]
+    (x0, y0), (x1, y1) = xy[edge.sender], xy[edge.receiver]
     y0, y1, x1 = y0 + _HEIGHT / 2, y1 - _HEIGHT / 2, x1 + _PORTS[edge.into] * _WIDTH / 3
     bend = max(0.35 * (y1 - y0), _PITCH / 3)
-    ways = [t / 12 for t in range(13)]
+    steps = [t / 12 for t in range(13)]
     value = strength(edge)
     sure = edge.error is None or abs(value) >= 2 * edge.error
     into = f" ({edge.into})" if edge.into else ""
     patched = f", patched on {edge.measured} pairs" if edge.measured else ""
     return go.Scatter(
-        x=[_bezier(t, x0, x0, x1, x1) for t in ways],
-        y=[_bezier(t, y0, y0 + bend, y1 - bend, y1) for t in ways],
+        x=[_bezier(t, x0, x0, x1, x1) for t in steps],
+        y=[_bezier(t, y0, y0 + bend, y1 - bend, y1) for t in steps],
         mode="lines",
         line={
             "width": 1 + 6 * abs(value) / largest,

@@ -115,8 +115,8 @@ def _curve(name: str, run: Run) -> Markup | None:
     scores = run.scores
     if truth.shape != scores.shape or not truth.any() or truth.all():
         return None
-    own, prior = (roc_curve_points(values, truth) for values in (scores, layer_prior(*truth.shape)))
-    figure = figures.roc_plot(own, prior, int(truth.sum()), int((~truth).sum()))
+    points, prior = (roc_curve_points(values, truth) for values in (scores, layer_prior(*truth.shape)))
+    figure = figures.roc_plot(points, prior, int(truth.sum()), int((~truth).sum()))
     return embed(figure, f"ROC curve against {name}")
 
 

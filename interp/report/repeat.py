@@ -59,13 +59,13 @@ def python_lines(run: Run, task: str | None = None, reference: str | None = None
         "program": run.program is not None or None,
         "reference": settings.reference and (reference or settings.reference),
     }
-    given = "".join(f"    {key}={value!r},\n" for key, value in arguments.items() if value is not None)
+    lines = "".join(f"    {key}={value!r},\n" for key, value in arguments.items() if value is not None)
     if options := _changed_options(run):
-        given += f"    config={options!r},\n"
+        lines += f"    config={options!r},\n"
     imports, model = "find_circuit", repr(run.model)
     if loaded:
         imports, model = "find_circuit, load_model", f"load_model({model}{loaded})"
-    call = f"run = find_circuit(\n    {model},\n    {task!r},\n{given})"
+    call = f"run = find_circuit(\n    {model},\n    {task!r},\n{lines})"
     return f'from interp import {imports}\n\n{call}\nrun.save("run")\n'
 
 

@@ -134,11 +134,15 @@ def code_effect(labels: Any, book: str, code: int) -> str:
     return visible(label.writes, keep=" ")
 
 
-def explanation(one: Any) -> str:
+def explanation(spoken: Any) -> str:
     """What a model said of a code (:class:`~interp.codesearch.explain.Explanation`), and how well that holds."""
-    null = "" if one.null is None else f", {one.null:.2f} with another code's words"
-    held = "" if one.f1 is None else f"   (detection F1 {one.f1:.2f} at {one.n} tokens of other text{null})"
-    return f"“{visible(one.text, keep=' ')}”{held}"
+    null = "" if spoken.null is None else f", {spoken.null:.2f} with another code's words"
+    held = (
+        ""
+        if spoken.f1 is None
+        else f"   (detection F1 {spoken.f1:.2f} at {spoken.n} tokens of other text{null})"
+    )
+    return f"“{visible(spoken.text, keep=' ')}”{held}"
 
 
 def visible(text: str, keep: str = "") -> str:

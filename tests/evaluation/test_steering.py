@@ -13,7 +13,7 @@ from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.kinds.metric_codebook import FLOOR
 from interp.errors import InputError
-from interp.evaluation.steering import ARMS, Cell, SteeringConfig, distinct_2, mean_rate
+from interp.evaluation.steering import ARMS, SteeringCell, SteeringConfig, distinct_2, mean_rate
 from interp.evaluation.steering_conditions import means_of_texts
 from interp.models import Model, hooked
 from interp.steering import AddCode, Topic, find_codes
@@ -163,7 +163,7 @@ def test_cells_are_seeded_and_count_every_topics_words(model, arms):
     assert cell.perplexity != base.perplexity
     assert 1 <= len(cell.tried) <= CONFIG.tries and cell.dose in [dose for dose, *_ in cell.tried]
     assert base.tried[0][0] == 0 and base.tried[0][1] > 1
-    assert Cell(**dataclasses.asdict(cell)) == cell
+    assert SteeringCell(**dataclasses.asdict(cell)) == cell
     low, high = cell.interval("z")
     assert low - 1e-9 <= cell.rate("z") <= high
 
@@ -232,8 +232,8 @@ def test_a_word_repeated_to_the_end_is_a_strain_however_little_it_surprises():
     assert strain(4.0, 0.1, base, CONFIG) > 3
 
 
-def cell(arm: str, held: list[int]) -> Cell:
-    return Cell(arm, "z", 1.0, {"z": [bool(one) for one in held]}, 20.0, 0.9, "")
+def cell(arm: str, held: list[int]) -> SteeringCell:
+    return SteeringCell(arm, "z", 1.0, {"z": [bool(one) for one in held]}, 20.0, 0.9, "")
 
 
 def test_rates_are_compared_text_by_text_and_prompts_are_resampled():
