@@ -1,14 +1,12 @@
 """A circuit judged: by what a sceptic asks, by the references of its task, and beside another run."""
 
-import shlex
-
 import numpy as np
 import streamlit as st
 
 from interp.app import engine
 from interp.app.circuit.runs import Opened, comparison, opened
 from interp.app.widgets import run_store
-from interp.app.widgets.charts import chart
+from interp.app.widgets.charts import chart, command, table
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import from_address
 from interp.circuits.references import ExactEffects
@@ -27,13 +25,12 @@ def validity(shown: Opened) -> None:
             "Is this circuit faithful, complete, stable, specific to its task, and the only one? This asks, with "
             "random circuits beside it. It takes minutes, so it is no part of a discovery:"
         )
-        st.code(shlex.join(["interp", "validate", f"{run_store.shown_path()}/{shown.name}"]), language="bash")
+        command(["interp", "validate", f"{run_store.shown_path()}/{shown.name}"])
         return
     st.caption(plain(card_summary(card)))
     about = "Share of the gap and KL of nested circuits alone, by number of heads"
     chart(curves_plot(card), "validity", about)
-    rows = [dict(zip(COLUMNS, row, strict=True)) for row in card_rows(card)]
-    st.dataframe(rows, hide_index=True, key="card")
+    table([dict(zip(COLUMNS, row, strict=True)) for row in card_rows(card)], "card")
     for why in card.left_out:
         st.caption(plain(why))
 
@@ -81,7 +78,7 @@ def _references(shown: Opened) -> None:
             for share, stricter in judged.stricter.items()
         ]
     numbers = dict.fromkeys([*rows[0]][2:], st.column_config.NumberColumn(format="%.3f"))
-    st.dataframe(rows, hide_index=True, key="references", placeholder="–", column_config=numbers)
+    table(rows, "references", numbers, placeholder="–")
     st.caption(
         "How well the scores rank the reference's members. From, to: 95 % bootstrap interval of the AUC over pairs, "
         "where the method scores every pair by itself. The last two columns are rankings that know nothing of the "
@@ -105,11 +102,8 @@ def _against(shown: Opened, name: str) -> None:
         return
     members = {(int(layer), int(head)) for layer, head in np.argwhere(in_reference)}
     groups = _groups(_members(shown), members, "this run", "the reference")
-    chart(
-        scores_plot(reference.effects(), scores, groups, f"exact effect, {name}", "score, this run"),
-        f"against {name}",
-        f"Score of every head against its exact effect in {name}",
-    )
+    figure = scores_plot(reference.effects(), scores, groups, f"exact effect, {name}", "score, this run")
+    chart(figure, f"against {name}", f"Score of every head against its exact effect in {name}")
 
 
 Heads = set[tuple[int, int]]
@@ -146,11 +140,8 @@ def _another(shown: Opened) -> None:
         other = opened(name)
         head, *rows = comparison(shown, other).rows()
         titles = ["", f"{shown.name}: {head[1]}", f"{name}: {head[2]}", "together"]
-        st.dataframe([dict(zip(titles, row, strict=True)) for row in rows], hide_index=True, key="compared")
+        table([dict(zip(titles, row, strict=True)) for row in rows], "compared")
         groups = _groups(_members(shown), _members(other), shown.name, name)
         axes = f"score, {shown.name}", f"score, {name}"
-        chart(
-            scores_plot(shown.run.scores, other.run.scores, groups, *axes),
-            "both scores",
-            f"Scores of every head in {shown.name} and in {name}",
-        )
+        figure = scores_plot(shown.run.scores, other.run.scores, groups, *axes)
+        chart(figure, "both scores", f"Scores of every head in {shown.name} and in {name}")

@@ -11,9 +11,9 @@ from interp.app import engine
 from interp.app.circuit.head_codes import codes_section
 from interp.app.circuit.reading import n_pairs, texts, token_texts, tokens_written, view
 from interp.app.circuit.runs import BY_KEY, Opened, ink
-from interp.app.widgets.charts import chart, clicked
+from interp.app.widgets.charts import chart, clicked, table
 from interp.app.widgets.tokens import plain
-from interp.app.widgets.url_state import IN_URL, from_address
+from interp.app.widgets.url_state import choice, from_address
 from interp.circuits.circuit import Component
 from interp.circuits.roles import role_name
 from interp.errors import InputError
@@ -55,13 +55,9 @@ def grid(shown: Opened, ring: Ring, site: str, sites: Container[str]) -> None:
         else:  # the ring was taken away
             ring.drawn = ring.clicked = ""
 
-    chart(
-        _figure(shown, ink(), ring.drawn, ring.turn),
-        key,
-        "Score of every head by layer, members outlined; the same as the box Head below",
-        on_select=take,
-        selection_mode="points",
-    )
+    figure = _figure(shown, ink(), ring.drawn, ring.turn)
+    about = "Score of every head by layer, members outlined; the same as the box Head below"
+    chart(figure, key, about, on_select=take, selection_mode="points")
     st.caption(
         "Colour: the method's score. Numbers: exact effect of the checked heads in % of the gap between clean and "
         "corrupt prompts. Outlined: members. Click a head."
@@ -83,19 +79,11 @@ def members(shown: Opened) -> None:
     ]
     scores = f"%{'+' if shown.scale.has_sign else ''}.{shown.scale.score_places}f"
     effect = partial(st.column_config.NumberColumn, format=f"%+.{shown.scale.places}f")
+    columns_as = {"low": effect("from"), "high": effect("to"), "effect": effect()}
+    columns_as["score"] = st.column_config.NumberColumn(format=scores)
+    columns_as["share of gap"] = st.column_config.NumberColumn(format="percent")
     with st.expander(f"All {len(rows)} members as a table"):
-        st.dataframe(
-            rows,
-            hide_index=True,
-            key="members",
-            column_config={
-                "low": effect("from"),
-                "high": effect("to"),
-                "effect": effect(),
-                "score": st.column_config.NumberColumn(format=scores),
-                "share of gap": st.column_config.NumberColumn(format="percent"),
-            },
-        )
+        table(rows, "members", columns_as)
 
 
 def heads(shown: Opened) -> None:
@@ -126,7 +114,7 @@ def _heads(shown: Opened, ring: Ring) -> None:
         help="The members first, largest effect first. Or click it in the grid.",
     )
     pair = middle.selectbox("Pair", pairs, key="pair", help="Of the run's prompts, the first ones.")
-    side = right.segmented_control("Prompt", SIDES, default="clean", required=True, key="side", bind=IN_URL)
+    side = choice("Prompt", SIDES, "side", place=right)
     st.query_params["head"], st.query_params["pair"] = site, pair
     with above:
         grid(shown, ring, site, parts)

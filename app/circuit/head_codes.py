@@ -10,7 +10,7 @@ from streamlit.column_config import LinkColumn, NumberColumn, ProgressColumn
 from interp.app import engine
 from interp.app.circuit.reading import OWN, codes, effect, n_pairs, texts
 from interp.app.circuit.runs import Opened, model_of
-from interp.app.widgets.charts import chart
+from interp.app.widgets.charts import chart, table
 from interp.app.widgets.code_names import beside, code_pages, labels
 from interp.app.widgets.codebook_picker import choose, name_of
 from interp.app.widgets.tokens import coloured, plain
@@ -72,18 +72,12 @@ def _of_codebooks(shown: Opened, part: Component, index: int) -> None:
         st.html(coloured(f"{site}, {side}", pieces, ids, chosen, label))
     stands_for, page = beside(names), code_pages(name_of(folder))
     used = _most_used({side: read.shares(site, role, side) for side in SIDES})[:SHOWN]
-    st.dataframe(
-        [
-            {"code": code, **stands_for(site, code), **percents, "page": page(site, code)}
-            for code, percents in used
-        ],
-        hide_index=True,
-        key="shares",
-        column_config={
-            **{side: _percent(f"on {side} prompts") for side in SIDES},
-            "page": LinkColumn("its page", display_text="what it is"),
-        },
-    )
+    rows = [
+        {"code": code, **stands_for(site, code), **percents, "page": page(site, code)}
+        for code, percents in used
+    ]
+    columns = {side: _percent(f"on {side} prompts") for side in SIDES}
+    table(rows, "shares", columns | {"page": LinkColumn("its page", display_text="what it is")})
     _set(shown, folder, books, read, site, role, [str(code) for code, _ in used], label)
 
 
@@ -107,32 +101,18 @@ def _stored(part: Component, shown: Opened) -> None:
             f"In the codebooks {source}: share of prompts and roles with each code, "
             f"{min(SHOWN, len(every))} of {len(every)} codes"
         )
-        left.dataframe(
-            [{"code": code, **percents} for code, percents in every[:SHOWN]],
-            hide_index=True,
-            column_config={side: _percent(f"{side} prompts") for side in SIDES},
-            key="stored codes",
-        )
+        rows: list[dict] = [{"code": code, **percents} for code, percents in every[:SHOWN]]
+        table(rows, "stored codes", {side: _percent(f"{side} prompts") for side in SIDES}, left)
     if changes := _changes(part):
         whose = "the program's codes" if source == "program" else "code"
         right.caption(f"Changes of {whose} from clean to corrupt that its effect comes from, to first order")
-        right.dataframe(
-            [
-                {
-                    "at": change.role,
-                    "code": f"{change.clean} → {change.corrupt}",
-                    "pairs": 100 * change.share,
-                    "effect": change.attribution,
-                }
-                for change in changes
-            ],
-            hide_index=True,
-            key="changes",
-            column_config={
-                "pairs": NumberColumn(format="%.0f %%"),
-                "effect": NumberColumn(format=f"%+.{shown.scale.places}f"),
-            },
-        )
+        rows = [
+            {"at": change.role, "code": f"{change.clean} → {change.corrupt}", "pairs": 100 * change.share}
+            | {"effect": change.attribution}
+            for change in changes
+        ]
+        effect_column = NumberColumn(format=f"%+.{shown.scale.places}f")
+        table(rows, "changes", {"pairs": NumberColumn(format="%.0f %%"), "effect": effect_column}, right)
 
 
 def _most_used(shares: dict[str, dict[int, float]]) -> list[tuple[int, dict[str, float]]]:
@@ -213,12 +193,8 @@ def _result(shown: Opened, read: PairCodes, result: CodeEffect, setting: str) ->
         f"**{change}**, with a random code by {random}: {more} beyond it "
         f"({len(read.pairs)} pairs, 95 % bootstrap intervals)."
     )
-    series = {
-        "clean": read.metric[0],
-        "corrupt": read.metric[1],
-        "code set": result.with_codes,
-        "random code": result.with_random,
-    }
+    series = dict(zip(SIDES, read.metric, strict=True))
+    series |= {"code set": result.with_codes, "random code": result.with_random}
     columns = "mean", "from", "to"
     rows = [
         {"prompts": prompts} | dict(zip(columns, mean_with_interval(values), strict=True))
@@ -226,7 +202,7 @@ def _result(shown: Opened, read: PairCodes, result: CodeEffect, setting: str) ->
     ]
     left, right = st.columns([2, 3])
     three = dict.fromkeys(columns, NumberColumn(format="%.3f"))
-    left.dataframe(rows, hide_index=True, key="effect", column_config=three)
+    table(rows, "effect", three, left)
     with right:
         about = f"{name} of every pair: clean, corrupt, with the code set, with a random code"
         chart(code_plot(series, name), "effects", about)

@@ -1,7 +1,5 @@
 """Find a circuit or open one: its heads, what each does, its edges, how it stands beside others, its report."""
 
-import shlex
-
 import streamlit as st
 from streamlit.column_config import NumberColumn
 
@@ -12,7 +10,7 @@ from interp.app.circuit.head import heads
 from interp.app.circuit.program import program
 from interp.app.circuit.runs import Opened, ink, of_this_model, offer_model, opened, report
 from interp.app.widgets import run_store
-from interp.app.widgets.charts import chart
+from interp.app.widgets.charts import chart, command, table
 from interp.app.widgets.codebook_picker import model_option
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL, from_address, tell_missing
@@ -64,26 +62,19 @@ def edges(shown: Opened) -> None:
     # edges are weaker than heads: their decimals follow the strongest of them
     strongest = [wording.places(abs(circuit_figures.strength(edge))) for edge in among[:1]]
     digits = max([shown.scale.places, *strongest])
-    st.dataframe(
-        [{key: getattr(edge, key) for key in columns} for edge in among],
-        hide_index=True,
-        key="edge table",
-        column_config={
-            "sender": "from",
-            "receiver": "to",
-            "score": NumberColumn(format="%.0f" if run.edges_are_counts else f"%+.{digits}f"),
-            "effect": NumberColumn(format=f"%+.{digits}f"),
-            "error": NumberColumn(format=f"%.{digits}f"),
-            "probability": NumberColumn(format="%.2f", help="That the effect is above the threshold."),
-            "measured": NumberColumn(
-                "pairs patched",
-                help="Pairs on which the edge was path-patched; on others its attribution is corrected by these.",
-            ),
-            "co_occurrence": NumberColumn(
-                "bits shared", format="%.2f", help="What the codes of the two heads tell of each other."
-            ),
-        },
-    )
+    patched = "Pairs on which the edge was path-patched; on others its attribution is corrected by these."
+    bits = "What the codes of the two heads tell of each other."
+    columns_as = {
+        "sender": "from",
+        "receiver": "to",
+        "score": NumberColumn(format="%.0f" if run.edges_are_counts else f"%+.{digits}f"),
+        "effect": NumberColumn(format=f"%+.{digits}f"),
+        "error": NumberColumn(format=f"%.{digits}f"),
+        "probability": NumberColumn(format="%.2f", help="That the effect is above the threshold."),
+        "measured": NumberColumn("pairs patched", help=patched),
+        "co_occurrence": NumberColumn("bits shared", format="%.2f", help=bits),
+    }
+    table([{key: getattr(edge, key) for key in columns} for edge in among], "edge table", columns_as)
 
 
 def whole_report(shown: Opened) -> None:
@@ -117,7 +108,7 @@ elif not every:
         "says which heads do it, what they read and write, and how far that was checked. Or in a terminal:"
     )
     words = ["interp", "discover", "ioi", "--out", f"{run_store.shown_path()}/ioi-adaptive-patching"]
-    st.code(shlex.join(words + model_option(engine.model_name())), language="bash")
+    command(words + model_option(engine.model_name()))
 if hidden := len(every) - len(names):
     st.caption(f"Not listed: {hidden} of other models. Choose one above, where the model's name stands.")
 form(expanded=not names)

@@ -5,7 +5,7 @@ import streamlit as st
 from interp.app import engine
 from interp.app.circuit.reading import Kept, pairs, token_texts
 from interp.app.circuit.runs import Opened, ink, model_of
-from interp.app.widgets.charts import chart, clicked
+from interp.app.widgets.charts import chart, clicked, table
 from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import from_address
 from interp.errors import InputError
@@ -31,7 +31,7 @@ def program(shown: Opened) -> None:
         st.caption(f"This run has no program of what its heads say. To make one: {plain(line)}")
         return
     if rows := group_rows(run_program):
-        st.dataframe(rows, hide_index=True, key="groups")
+        table(rows, "groups")
         st.caption(TABLE_EXPLAINED)
         st.markdown(plain(" ".join(run_program.accounts_for())))
         st.html(group_graph(shown.run))
@@ -67,7 +67,7 @@ def _slots(shown: Opened) -> None:
     st.caption(
         "Clean, corrupt: share of held-out prompts with the code. In the examples the token is in brackets."
     )
-    st.dataframe(code_rows(names[name]), hide_index=True, key="said codes")
+    table(code_rows(names[name]), "said codes")
     with engine.saying():
         _set(shown, names[name])
 
@@ -110,5 +110,4 @@ def _set(shown: Opened, slot_codes: SlotCodes) -> None:
         columns[when] = token_texts(shown, best.indices.tolist())
         columns[f"p {when}"] = best.values.tolist()
     bar = st.column_config.ProgressColumn("probability", format="percent", min_value=0, max_value=1)
-    bars = {"p before": bar, "p after": bar}
-    st.dataframe(columns, hide_index=True, key="next tokens", column_config=bars)
+    table(columns, "next tokens", {"p before": bar, "p after": bar})

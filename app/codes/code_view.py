@@ -12,9 +12,10 @@ from interp.app import engine
 from interp.app.codes import index as code_index
 from interp.app.codes.index import BY_FOLDER
 from interp.app.codes.search import interval
+from interp.app.widgets.charts import table
 from interp.app.widgets.code_names import beside, books_of, labels
 from interp.app.widgets.tokens import colour, plain
-from interp.app.widgets.url_state import IN_URL
+from interp.app.widgets.url_state import IN_URL, choice
 from interp.bottlenecks.edits import code_name
 from interp.codesearch import (
     CoarseIndex,
@@ -97,7 +98,7 @@ def pick(rows: Sequence[dict], key: str, columns: dict, height: str | int = "aut
     named = st.column_config.ButtonColumn(
         help="Press one to open its page.", type="tertiary", alignment="left", on_click=pressed, key=key
     )
-    st.dataframe(rows, hide_index=True, column_config={**columns, "code": named}, height=height)
+    table(rows, columns={**columns, "code": named}, height=height)
 
 
 def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
@@ -137,15 +138,11 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
         )
         right.subheader("Tokens")
         rows = [
-            {
-                "token": wording.token(token.text),
-                "tokens": token.count,
-                "precision": token.precision,
-                "recall": token.recall,
-            }
+            {"token": wording.token(token.text), "tokens": token.count}
+            | {"precision": token.precision, "recall": token.recall}
             for token in facts.tokens
         ]
-        right.dataframe(rows, hide_index=True, column_config=COLUMNS, key=f"tokens {name}")
+        table(rows, f"tokens {name}", COLUMNS, right)
         left, right = st.columns(2)
         with left:
             related(index, names, facts)
@@ -189,8 +186,7 @@ def documents(index: CodeIndex, facts: CodePage) -> None:
             "document": document.document,
         }
         rows.append(row | {"begins": begins})
-    key = f"documents {index.name(facts.book, facts.code)}"
-    st.dataframe(rows, hide_index=True, column_config=COLUMNS, key=key)
+    table(rows, f"documents {index.name(facts.book, facts.code)}", COLUMNS)
 
 
 def told(names: Labels | None, book: str, code: int, place: DeltaGenerator) -> None:
@@ -198,13 +194,12 @@ def told(names: Labels | None, book: str, code: int, place: DeltaGenerator) -> N
     label = None if names is None else names.of(book, code)
     if label is None:
         return
-    text = wording.code_label(names, book, code)
     held = (
         f"precision {label.precision:.2f}, recall {label.recall:.2f}, F1 {label.f1:.2f} "
         f"at {label.firings:,} tokens that did not choose it"
     )
     if label.named:
-        place.markdown(f"**{plain(text)}** — {held}")
+        place.markdown(f"**{plain(wording.code_label(names, book, code))}** — {held}")
     elif label.text == MIXED:
         place.markdown(f"**mixed**: no simple pattern tells where it is on; the best has {held}")
     else:
@@ -308,15 +303,7 @@ def where(index: CodeIndex, facts: CodePage) -> None:
     """Contexts, in the order that was asked for."""
     name = index.name(facts.book, facts.code)
     st.subheader("Contexts")
-    order = st.segmented_control(
-        "Contexts",
-        list(ORDERS),
-        key="order",
-        bind=IN_URL,
-        default="clearest",
-        required=True,
-        label_visibility="collapsed",
-    )
+    order = choice("Contexts", list(ORDERS), "order", label_visibility="collapsed")
     n, start = N_TOP, 0
     place = st.container()
     if order == "evenly spread":
@@ -393,41 +380,35 @@ def logits(index: CodeIndex, book: str, code: int, waited: bool) -> None:
         st.caption(plain(str(model.exception())))
         return
     try:
-        written = lens(index, book, code)
+        written = lens(index, book, code, engine.model_name(), model.result())
     except InputError as error:
         st.caption(plain(str(error)))
         return
     for column, sign, entries in zip(st.columns(2), ("up", "down"), (written.up, written.down), strict=True):
-        column.dataframe(
-            [{f"token, {sign}": wording.token(text), "logit": value} for text, value in entries],
-            hide_index=True,
-            column_config={"logit": NumberColumn(format="%.2f")},
-            key=f"lens {sign} {index.name(book, code)}",
-        )
+        rows = [{f"token, {sign}": wording.token(text), "logit": value} for text, value in entries]
+        columns = {"logit": NumberColumn(format="%.2f")}
+        table(rows, f"lens {sign} {index.name(book, code)}", columns, column)
     st.caption(
         f"The vector through W_O, the final norm and the unembedding, as if it were all of the residual stream; "
         f"{LISTED} tokens each. Early layers' codes often say little here."
     )
 
 
-def _has_codebooks(page: CodePage) -> bool:
-    """Otherwise they were away, and may be back."""
-    return page.neighbours is not None
-
-
-@st.cache_resource(max_entries=64, show_spinner=False, hash_funcs=BY_FOLDER, validate=_has_codebooks)
+# without codebooks there are no neighbours; they were away, and may be back
+@st.cache_resource(
+    max_entries=64,
+    show_spinner=False,
+    hash_funcs=BY_FOLDER,
+    validate=lambda page: page.neighbours is not None,
+)
 def page(index: CodeIndex, book: str, code: int) -> CodePage:
     """All that the index says about a code by itself; worked out once, where the codebooks are there."""
     return code_page(index, book, code, n=LISTED)
 
 
-def lens(index: CodeIndex, book: str, code: int) -> LogitLens:
-    """What the code's vector writes into the logits, once the model is there; worked out once."""
-    return _lens(index, book, code, engine.model_name(), engine.model())
-
-
 @st.cache_resource(max_entries=256, show_spinner=False, hash_funcs=BY_FOLDER)
-def _lens(index: CodeIndex, book: str, code: int, spec: str, _model) -> LogitLens:  # noqa: ARG001 - a key
+def lens(index: CodeIndex, book: str, code: int, spec: str, _model) -> LogitLens:  # noqa: ARG001 - a key
+    """What the code's vector writes into the logits; worked out once."""
     return logit_lens(index, _model, book, code, n=LISTED)
 
 

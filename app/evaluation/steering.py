@@ -3,6 +3,7 @@
 import streamlit as st
 
 from interp.app.evaluation import sources
+from interp.app.widgets.charts import table
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
 from interp.evaluation.steering import MeanRate
@@ -36,7 +37,7 @@ def show() -> None:
         )
     st.plotly_chart(rate_plot(result), alt="Share of texts with a word of the topic, by arm, with intervals")
     st.subheader("Mean of the topics")
-    st.dataframe(arms(result), hide_index=True)
+    table(arms(result))
     st.caption(
         "In brackets 95 % bootstrap intervals over prompts, so they hold for these topics; over topics: the standard "
         "error of the difference with topics as draws. Wrong topic: another topic’s codes, counted for this one’s "
@@ -51,7 +52,7 @@ def show() -> None:
         format_func=plain,
         key=f"topic, {name}",
     )
-    st.dataframe(lines(result, topic), hide_index=True)
+    table(lines(result, topic))
     st.caption(
         "Rate with Wilson’s 95 % interval. The texts are the first that each arm wrote, all from the same prompt and "
         "seed."

@@ -21,6 +21,7 @@ from interp.app.steering.job import (
     control_vector,
     inspect_token,
 )
+from interp.app.widgets.charts import table
 from interp.app.widgets.code_names import code_pages
 from interp.app.widgets.token_strip import Row, token_strip
 from interp.app.widgets.tokens import STEERED, marked, plain, visible
@@ -141,21 +142,13 @@ def _open(shown: Comparison, opened: Written, at: int) -> None:
     st.markdown(f"**{chosen}** in *{opened.name}*, {_set_by(opened, at)}, behind {before}")
     left, right = st.columns(2)
     token = opened.text.tokens[at]
-    left.dataframe(
-        [
-            {
-                "next token": visible(other.text) + (" ←" if other.token == token else ""),
-                "base": other.base,
-                condition.name: other.condition,
-            }
-            for other in likely
-        ],
-        hide_index=True,
-        height=CODE,
-        key="likely",
-        column_config={"base": SHARE, condition.name: SHARE},
-    )
-    right.dataframe(_code_rows(shown.labels, *site_codes), hide_index=True, height=CODE, key="codes there")
+    rows = [
+        {"next token": visible(other.text) + (" ←" if other.token == token else ""), "base": other.base}
+        | {condition.name: other.condition}
+        for other in likely
+    ]
+    table(rows, "likely", {"base": SHARE, condition.name: SHARE}, left, height=CODE)
+    table(_code_rows(shown.labels, *site_codes), "codes there", place=right, height=CODE)
     _branch(shown, opened, at, [other for other in likely if other.token != token])
 
 
@@ -229,21 +222,17 @@ def draw_costs(texts: Sequence[Written]) -> None:
             "Surprise is −log p of each new token under the model as it is, behind the same prompt; KL is how far the "
             "distribution that it was drawn from was moved, at temperature 1."
         )
-        st.dataframe(
-            [
-                {
-                    "text": written.name,
-                    "n": i + 1,
-                    "token": written.pieces[written.n_prompt + i],
-                    "surprise": float(written.text.surprise[i]),
-                    "KL": None if written.divergence is None else float(written.divergence[i]),
-                }
-                for written in texts
-                for i in range(len(written.text.tokens))
-            ],
-            hide_index=True,
-            column_config={name: st.column_config.NumberColumn(format="%.3f") for name in ("surprise", "KL")},
-            key="numbers",
+        rows = [
+            {
+                **{"text": written.name, "n": i + 1, "token": written.pieces[written.n_prompt + i]},
+                "surprise": float(written.text.surprise[i]),
+                "KL": None if written.divergence is None else float(written.divergence[i]),
+            }
+            for written in texts
+            for i in range(len(written.text.tokens))
+        ]
+        table(
+            rows, "numbers", dict.fromkeys(("surprise", "KL"), st.column_config.NumberColumn(format="%.3f"))
         )
 
 
@@ -275,25 +264,18 @@ def draw_code_set(
     )
     if doubt := code_set.doubt():
         st.warning(plain(doubt))
-    st.dataframe(
-        [
-            {
-                "site": code.site,
-                "code": code.code,
-                **label(code.site, code.code),
-                "weight": code.weight,
-                "effect": code.effect,
-                "precision": code.verdict and code.verdict.precision,
-                "recall": code.verdict and code.verdict.recall,
-                "q": code.verdict and code.verdict.q_value,
-                "page": page(code.site, code.code),
-            }
-            for code in listed
-        ],
-        hide_index=True,
-        column_config={"page": st.column_config.LinkColumn("its page", display_text="what it is")},
-        key="found",
-    )
+    rows = [
+        {
+            **{"site": code.site, "code": code.code, **label(code.site, code.code)},
+            **{"weight": code.weight, "effect": code.effect},
+            "precision": code.verdict and code.verdict.precision,
+            "recall": code.verdict and code.verdict.recall,
+            "q": code.verdict and code.verdict.q_value,
+            "page": page(code.site, code.code),
+        }
+        for code in listed
+    ]
+    table(rows, "found", {"page": st.column_config.LinkColumn("its page", display_text="what it is")})
 
 
 def draw_again(shown: Comparison) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import streamlit as st
 
@@ -13,6 +14,12 @@ WHOLE = ("tokens", "begin", "seed", "slots", "top_k", "rows", "hits_least", "eac
 """Parameters of fields for whole numbers."""
 CHOSEN = ("search", "order", "side", "show", "bench_pairs", "heldout", "along")
 """Parameters of choices of which one always is made."""
+
+
+def choice(label: str, options: Sequence, key: str, *, first: Any = None, place: Any = st, **more) -> Any:
+    """One of a few options side by side, of which one always is chosen; it stands in the address."""
+    first = options[0] if first is None else first
+    return place.segmented_control(label, options, key=key, default=first, required=True, bind=IN_URL, **more)
 
 
 def mend() -> None:

@@ -6,22 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from interp.cli import options
 from interp.cli.app import workbench_of
-from interp.cli.options import (
-    DEFAULT_MODEL,
-    BatchOption,
-    CpusOption,
-    DeviceOption,
-    DtypeOption,
-    GpusOption,
-    OverwriteOption,
-    ShardOption,
-    WorkersOption,
-    names,
-    numbers,
-    where_to_run,
-    whole_option,
-)
+from interp.cli.options import DEFAULT_MODEL, names, numbers, option, whole_option
 from interp.cli.terminal import goes_on, suggest
 from interp.errors import InputError
 
@@ -42,23 +29,23 @@ def bench(
     seeds: Annotated[int, whole_option("--seeds", least=1, most=1000, help="subsets of the pool drawn")] = 10,
     against: Annotated[
         str | None,
-        typer.Option(
-            metavar="METHOD",
+        option(
+            "METHOD",
+            "method the others are compared with",
             show_default="attribution if it is among them, else the first",
-            help="method the others are compared with",
         ),
     ] = None,
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="folder of the results, gone on with where there are some")
-    ] = Path("runs/bench"),
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    batch_size: BatchOption = 16,
-    workers: WorkersOption = "serial",
-    cpus_per_worker: CpusOption = 1,
-    gpus_per_worker: GpusOption = 0,
-    shard: ShardOption = None,
+    out: Annotated[Path, option("DIR", "folder of the results, gone on with where there are some")] = Path(
+        "runs/bench"
+    ),
+    overwrite: options.OverwriteOption = False,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
+    batch_size: options.BatchOption = 16,
+    workers: options.WorkersOption = "serial",
+    cpus_per_worker: options.CpusOption = 1,
+    gpus_per_worker: options.GpusOption = 0,
+    shard: options.ShardOption = None,
 ) -> None:
     """Compare methods on the same pairs, judged by activation patching of other pairs. Resumes.
 
@@ -84,7 +71,7 @@ def bench(
     from interp.progress import bar
     from interp.report.bench import render_bench
 
-    placement, part = where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
+    placement, part = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
     with goes_on(out):
         result = run_bench(
             plan,
