@@ -50,7 +50,7 @@ def edges(shown: Opened) -> None:
     if not run.members or not run.edges:
         st.info("This run has no edges: they are scored among members, and it has too few of them.")
         return
-    among = circuit_figures.edges_told(run)
+    among = circuit_figures.strongest_edges(run)
     left, _ = st.columns([1, 2])
     most, first = max(6, min(MOST_DRAWN, len(among))), min(circuit_figures.DRAWN, max(6, len(among)))
     n = left.slider("Edges drawn", 5, most, first, key="edges drawn")

@@ -110,12 +110,7 @@ def write(graph: dict[str, Any], path: Path) -> None:
 
 
 def _node_id(site: Site, position: int) -> str:
-    return f"{site.layer}_{_feature(site)}_{position}"
-
-
-def _feature(site: Site) -> int | str:
-    """An MLP has no number."""
-    return "mlp" if site.head is None else site.head
+    return f"{site.layer}_{'mlp' if site.head is None else site.head}_{position}"
 
 
 class _Graph:
@@ -169,39 +164,14 @@ class _Graph:
             # what the viewer's slider cuts by: 0 for the largest effect, 1 for none
             if (name := node["node_id"]) in self.effects:
                 node["influence"] = 1 - abs(self.effects[name]) / largest
-        return {
-            "metadata": {
-                "slug": slug,
-                "scan": str(model),
-                "transcoder_list": [],
-                "prompt_tokens": self.tokens,
-                "prompt": prompt,
-                "node_threshold": None,
-                "schema_version": 1,
-            },
-            "qParams": {
-                "pinnedIds": [*pinned, logit["node_id"]],
-                "supernodes": list(supernodes),
-                "linkType": "both",
-                "clickedId": "",
-                "sg_pos": "",
-            },
-            "nodes": self.nodes,
-            "links": self.links,
-        }
+        metadata = {"slug": slug, "scan": str(model), "transcoder_list": [], "prompt_tokens": self.tokens}
+        metadata |= {"prompt": prompt, "node_threshold": None, "schema_version": 1}
+        shown = {"pinnedIds": [*pinned, logit["node_id"]], "supernodes": list(supernodes)}
+        shown |= {"linkType": "both", "clickedId": "", "sg_pos": ""}
+        return {"metadata": metadata, "qParams": shown, "nodes": self.nodes, "links": self.links}
 
 
 def _node(name: str, feature: int, layer: str, position: int, kind: str, label: str) -> dict[str, Any]:
-    return {
-        "node_id": name,
-        "feature": feature,
-        "layer": layer,
-        "ctx_idx": position,
-        "feature_type": kind,
-        "token_prob": 0.0,
-        "is_target_logit": False,
-        "run_idx": 0,
-        "reverse_ctx_idx": 0,
-        "jsNodeId": name,
-        "clerp": label,
-    }
+    node = {"node_id": name, "feature": feature, "layer": layer, "ctx_idx": position, "feature_type": kind}
+    rest = {"token_prob": 0.0, "is_target_logit": False, "run_idx": 0, "reverse_ctx_idx": 0}
+    return {**node, **rest, "jsNodeId": name, "clerp": label}

@@ -57,15 +57,11 @@ class Comparison:
             ("Spearman of |score|", "", "", wording.number(self.spearman, 3)),
         ]
         for name, aucs in self.aucs.items():
-            auc_a, auc_b = (wording.number(auc, 3) for auc in aucs)
             paired = ""
-            if name in self.recovery:
-                compared = self.recovery[name]
-                difference, *ends = (
-                    wording.signed(value, 3) for value in (compared.difference, *compared.interval)
-                )
-                paired = f"{difference} [{', '.join(ends)}]"
-            rows.append((f"ROC AUC, {name}", auc_a, auc_b, paired))
+            if (compared := self.recovery.get(name)) is not None:
+                values = (compared.difference, *compared.interval)
+                paired = "{} [{}, {}]".format(*(wording.signed(value, 3) for value in values))
+            rows.append((f"ROC AUC, {name}", *(wording.number(auc, 3) for auc in aucs), paired))
         if self.unpaired:
             rows.append(("paired difference", "", "", self.unpaired))
         for part in self.differing:

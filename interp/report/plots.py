@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from interp.codesearch import Similarities
-from interp.evaluation.steering import CODES, TopicRow
+from interp.evaluation.steering import CODES
 from interp.models import parse_site
 from interp.report.style import BLUE, GREEN, GREY, ORANGE, layout, whiskers
 from interp.report.tables import ConditionCosts, MachineRow, Steering
@@ -33,13 +33,7 @@ def site_grid(values: Mapping[str, float], label: str) -> go.Figure:
         grid[names.index(name), place.layer] = values[site]
     figure = go.Figure(
         go.Heatmap(
-            z=grid,
-            x=list(range(n_layers)),
-            y=names,
-            zmin=0,
-            zmax=1,
-            xgap=2,
-            ygap=2,
+            **{"x": list(range(n_layers)), "y": names, "z": grid, "zmin": 0, "zmax": 1, "xgap": 2, "ygap": 2},
             colorscale=[[0, "rgba(128,128,128,.18)"], [1, "#1c7ed6"]],
             colorbar={"title": {"text": label, "side": "right"}, "tickvals": [0, 0.5, 1], "thickness": 10},
             hovertemplate="layer %{x}, %{y}: %{z:.2f}<extra></extra>",
@@ -141,26 +135,21 @@ def rate_plot(steering: Steering) -> go.Figure:
     arms = [arm for arm in MARKS if any(row.arm == arm for row in steering.table.by_topic)]
     for number, arm in enumerate(arms):
         colour, symbol = MARKS[arm]
-        rows: list[TopicRow] = [row for row in steering.table.by_topic if row.arm == arm]
+        shift = 0.8 * ((number + 0.5) / len(arms) - 0.5)  # topics fill .8 of a row
+        rows = [row for row in steering.table.by_topic if row.arm == arm]
         figure.add_scatter(
             x=[row.rate for row in rows],
-            y=[
-                steering.topics.index(row.topic)
-                + 0.8 * ((number + 0.5) / len(arms) - 0.5)  # topics fill .8 of a row
-                for row in rows
-            ],
+            y=[steering.topics.index(row.topic) + shift for row in rows],
             error_x=whiskers([(row.rate, row.low, row.high) for row in rows], thickness=1.4, width=3),
             mode="markers",
             name=arm,
             marker={"size": 9, "color": colour, "symbol": symbol},
-            customdata=[
-                [in_plot(row.topic), row.low, row.high, row.cell.perplexity, row.cell.distinct_2]
+            hovertext=[
+                f"{in_plot(row.topic)}, {arm}: {row.rate:.0%} [{row.low:.0%}, {row.high:.0%}]<br>"
+                f"perplexity {row.cell.perplexity:.1f}, distinct-2 {row.cell.distinct_2:.2f}"
                 for row in rows
             ],
-            hovertemplate=(
-                f"%{{customdata[0]}}, {arm}: %{{x:.0%}} [%{{customdata[1]:.0%}}, %{{customdata[2]:.0%}}]<br>"
-                "perplexity %{customdata[3]:.1f}, distinct-2 %{customdata[4]:.2f}<extra></extra>"
-            ),
+            hoverinfo="text",
         )
     figure.update_xaxes(range=[-0.01, 1.02], tickformat=".0%", title="texts that hold a word of the topic")
     _name_rows(figure, steering.topics)
@@ -189,10 +178,8 @@ def increase_plot(conditions: Sequence[ConditionCosts]) -> go.Figure:
         figure.add_annotation(
             x=condition.high, y=in_plot(condition.name), text=label, showarrow=False, xanchor="left", xshift=8
         )
-    most = max([c.high for c in rows] + [0.0])
-    figure.update_xaxes(
-        title="rise of cross-entropy, nats a token", range=[min(0, *(c.low for c in rows)), most * 1.45]
-    )
+    least, most = min([c.low for c in rows] + [0.0]), max([c.high for c in rows] + [0.0])
+    figure.update_xaxes(title="rise of cross-entropy, nats a token", range=[least, most * 1.45])
     return layout(figure, height=EDGES + ROW * len(rows), left=130)
 
 

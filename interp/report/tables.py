@@ -1,7 +1,7 @@
 """Result files read back: of codebooks, of steering, of a replication. What is wrong with one is one line."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -194,14 +194,10 @@ class MachineRow:
 def read_machine(path: Path) -> tuple[MachineRow, ...]:
     """Read what ``python -m benchmarks.tokfsm seeds --summary`` wrote; errors as of :func:`read_quality`."""
 
-    def parse(rows: Any) -> tuple[MachineRow, ...]:
-        return _some(MachineRow(**row) for row in rows)
+    def parse(values: Any) -> tuple[MachineRow, ...]:
+        rows = tuple(MachineRow(**row) for row in values)
+        if not rows:
+            raise ValueError("it has no rows")
+        return rows
 
     return read_rows(path, parse, "make it again with python -m benchmarks.tokfsm seeds --summary")
-
-
-def _some(rows: Iterable[Rows]) -> tuple[Rows, ...]:
-    kept = tuple(rows)
-    if not kept:
-        raise ValueError("it has no rows")
-    return kept

@@ -151,12 +151,11 @@ def visible(text: str, keep: str = "") -> str:
     Direction overrides would otherwise reorder what stands beside them, and a terminal would obey control characters.
     Characters in ``keep`` stay as they are.
     """
-    return "".join(character if character in keep else _visible(character) for character in text)
 
+    def shown(character: str) -> str:
+        if character in keep:
+            return character
+        hidden = unicodedata.category(character)[0] in "CZ"
+        return _SPACES.get(character) or (f"\\u{ord(character):04x}" if hidden else character)
 
-def _visible(character: str) -> str:
-    if character in _SPACES:
-        return _SPACES[character]
-    if unicodedata.category(character)[0] in "CZ":
-        return f"\\u{ord(character):04x}"
-    return character
+    return "".join(map(shown, text))
