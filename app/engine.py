@@ -43,20 +43,20 @@ class Turns:
         Args:
             waiting: is called every so many seconds with how many are before this one; what it raises ends the wait.
         """
-        mine = object()
+        ticket = object()
         with self._changed:
-            self._line.append(mine)
+            self._line.append(ticket)
         try:
             while True:
                 with self._changed:
-                    if self._changed.wait_for(lambda: self._line[0] is mine, every):
+                    if self._changed.wait_for(lambda: self._line[0] is ticket, every):
                         break
-                    before = self._line.index(mine)
+                    before = self._line.index(ticket)
                 waiting(before)
             yield
         finally:
             with self._changed:
-                self._line.remove(mine)
+                self._line.remove(ticket)
                 self._changed.notify_all()
 
 
@@ -83,8 +83,8 @@ def known_models() -> list[str]:
     """Specs that need no one's word to be loaded, the workbench's own first."""
     from interp.models.embedded import PACKAGED, in_cache
 
-    there = (spec for spec in PACKAGED if in_cache(spec))
-    return list(dict.fromkeys([os.environ.get("INTERP_MODEL", DEFAULT_MODEL), *there, *_TAKEN]))
+    cached = (spec for spec in PACKAGED if in_cache(spec))
+    return list(dict.fromkeys([os.environ.get("INTERP_MODEL", DEFAULT_MODEL), *cached, *_TAKEN]))
 
 
 def address_of_model() -> dict[str, str]:
@@ -94,7 +94,7 @@ def address_of_model() -> dict[str, str]:
 
 def forget() -> None:
     """Drop the texts that this tab has steered, and the prompts that it plays with, which hold the model."""
-    for name in ("comparison", "branches", "look", "play"):
+    for name in ("comparison", "branches", "inspected token", "play"):
         st.session_state.pop(name, None)
 
 
@@ -111,9 +111,9 @@ def use(spec: str | None = None) -> None:
 
 def choose_model() -> None:
     """The model's name in a corner of the page, and behind it the others there are."""
-    given, known = st.query_params.get("model"), known_models()
-    if "model" not in st.session_state and given in known:
-        st.session_state["model"] = given
+    in_address, known = st.query_params.get("model"), known_models()
+    if "model" not in st.session_state and in_address in known:
+        st.session_state["model"] = in_address
     every = dict.fromkeys([*known, *st.session_state.setdefault("models of runs", {})])
     with (
         st.container(key="model-picker"),
@@ -214,10 +214,10 @@ class Loading(threading.Thread):
 
 def _import_all() -> None:
     """Whatever pages import: a first visit should take no longer than the next one."""
-    here = Path(__file__).parent
-    for path in sorted(here.rglob("[a-z]*.py")):
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("[a-z]*.py")):
         if path.stem not in ("main", "pages", "page"):  # which serve or draw when they are imported
-            importlib.import_module(".".join(("interp.app", *path.relative_to(here).with_suffix("").parts)))
+            importlib.import_module(".".join(("interp.app", *path.relative_to(folder).with_suffix("").parts)))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -246,15 +246,15 @@ def model(spec: str | None = None):
     return _needed("model", spec, f"Loading {plain(spec)}")
 
 
-def _needed(what: str, spec: str, text: str):
+def _needed(attribute: str, spec: str, text: str):
     """What the thread that loads makes, begun again if it could not: what was missing may be there by now."""
     thread = loading(spec)
-    future = getattr(thread, what)
+    future = getattr(thread, attribute)
     if future.done() and future.exception() is not None:
         with _BEGINNING:
             if loading(spec) is thread:  # no other tab has begun again
                 _loading.clear(spec)
-            future = getattr(loading(spec), what)
+            future = getattr(loading(spec), attribute)
     # also where nothing is waited for, so that what follows keeps its place when the page is drawn again
     place = st.empty()
     if not future.done():

@@ -39,8 +39,8 @@ from interp.evaluation.steering import (
     ARMS,
     BASE,
     OF_TOPIC,
-    Cell,
     MeanRate,
+    SteeringCell,
     SteeringConfig,
     made_of,
     mean_rate,
@@ -166,15 +166,15 @@ class Cells:
     folder: Path
     settings: dict | None
 
-    def read(self, topic: Concept | None, arm: str) -> Cell | None:
+    def read(self, topic: Concept | None, arm: str) -> SteeringCell | None:
         path = self._path(topic, arm)
         if self.settings is None:
-            found = kept(path, {"result": None})["result"]
+            result = kept(path, {"result": None})["result"]
         else:
-            found = read_record(path, self._made_of(topic, arm), print)
-        return None if found is None else Cell(**found)
+            result = read_record(path, self._made_of(topic, arm), print)
+        return None if result is None else SteeringCell(**result)
 
-    def write(self, topic: Concept | None, arm: str, cell: Cell) -> None:
+    def write(self, topic: Concept | None, arm: str, cell: SteeringCell) -> None:
         write_record(self._path(topic, arm), self._made_of(topic, arm), cell.to_json())
 
     def _path(self, topic: Concept | None, arm: str) -> Path:

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from interp.errors import InputError
-from interp.evaluation.steering import BASE, Cell, SteeringConfig, distinct_2, perplexity
+from interp.evaluation.steering import BASE, SteeringCell, SteeringConfig, distinct_2, perplexity
 from interp.models import Model
 from interp.steering import Topic
 from interp.steering.continuations import Continuation, continue_prompts, encode_prompts, surprise
@@ -111,8 +111,8 @@ def measure(
     *,
     arm: SteeringCondition | None = None,
     topic: str | None = None,
-    base: Cell | None = None,
-) -> Cell:
+    base: SteeringCell | None = None,
+) -> SteeringCell:
     """Find an arm's dose, generate its texts, and count the words of every topic in them.
 
     Args:
@@ -148,7 +148,7 @@ def measure(
         dose = find_dose(lambda d: strain(*fluency(d), (known, variety), config), arm.first, config.tries)
     within = partial(arm.at, dose) if arm else None
     written = write(model, prompts, config.n, config, within, config.seed, said)
-    return Cell(
+    return SteeringCell(
         BASE if arm is None else arm.name,
         topic,
         dose,

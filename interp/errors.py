@@ -39,11 +39,11 @@ def fault(error: "ValidationError") -> str:
     """The first thing that pydantic finds wrong, with its place, on one line."""
     first, others = error.errors(include_url=False)[0], error.error_count() - 1
     # a key of a damaged file may hold anything
-    where = " ".join(".".join(map(str, first["loc"])).split()) or "all of it"
+    place = " ".join(".".join(map(str, first["loc"])).split()) or "all of it"
     value = first["input"]  # of what is missing it is all around it
     known = first["type"] == "missing" or isinstance(value, dict | list)
     wrong = first["msg"].removeprefix("Value error, ") + ("" if known else f", not {value!r:.60}")
-    return f"{where}: {wrong}{f', and {others} more' if others else ''}"
+    return f"{place}: {wrong}{f', and {others} more' if others else ''}"
 
 
 def whole_number(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:

@@ -108,8 +108,8 @@ class Shard:
         Raises:
             InputError: anything else.
         """
-        found = re.fullmatch(r"(\d+)/(\d+)", text)
-        number, of = map(int, found.groups()) if found else (0, 0)
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        number, of = map(int, match.groups()) if match else (0, 0)
         if not 1 <= number <= of:
             raise InputError(f"--shard {text}: write I/N, such as 2/8, with I from 1 to N")
         return cls(number, of)
@@ -280,14 +280,19 @@ class _Done:
 
     def log(self) -> dict:
         ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        told = {"host": self.host, "process": self.process, "seconds": round(self.seconds, 3), "ended": ended}
-        return told if self.failure is None else told | {"failure": self.failure}
+        record = {
+            "host": self.host,
+            "process": self.process,
+            "seconds": round(self.seconds, 3),
+            "ended": ended,
+        }
+        return record if self.failure is None else record | {"failure": self.failure}
 
 
-def _do(desk: Any, job: Job, told: Told) -> _Done:
+def _do(desk: Any, job: Job, listener: Told) -> _Done:
     began, done = time.perf_counter(), _Done()
     try:
-        done.value = job.do(desk, *job.args, told)
+        done.value = job.do(desk, *job.args, listener)
     except InputError as error:
         done.value = error
     done.seconds = time.perf_counter() - began
@@ -458,7 +463,7 @@ def _cluster(workers: Workers) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _check_answers(told: str, address: str) -> None:
+def _check_answers(workers: str, address: str) -> None:
     """Ray itself asks an address where nothing is for half a minute to two."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdecimal():
@@ -466,16 +471,18 @@ def _check_answers(told: str, address: str) -> None:
     try:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise InputError(f"--workers {told}: nothing answers at {host}:{port} ({one_line(error)})") from None
+        raise InputError(
+            f"--workers {workers}: nothing answers at {host}:{port} ({one_line(error)})"
+        ) from None
 
 
 def _places(ray: Any, workers: Workers) -> int:
     """How many workers the cluster has room for, all of it taken."""
-    there = ray.cluster_resources()
+    resources = ray.cluster_resources()
     wanted = {"CPU": float(workers.cpus), "GPU": workers.gpus}
-    most = min(int(there.get(kind, 0) / each + 1e-9) for kind, each in wanted.items() if each)
+    most = min(int(resources.get(kind, 0) / each + 1e-9) for kind, each in wanted.items() if each)
     if not most:
-        has = ", ".join(f"{there.get(kind, 0):g} {kind}" for kind in wanted)
+        has = ", ".join(f"{resources.get(kind, 0):g} {kind}" for kind in wanted)
         asked = ", ".join(f"{each:g} {kind}" for kind, each in wanted.items() if each)
         raise InputError(f"--workers {workers.address}: a worker needs {asked}, and the cluster has {has}")
     return most

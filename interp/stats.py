@@ -33,7 +33,7 @@ def mean_interval(
     values: Float[np.ndarray, "row column"], seed: int, level: float = 0.95
 ) -> tuple[Float[np.ndarray, " column"], Float[np.ndarray, " column"]]:
     """Percentile bootstrap interval of each column's mean, resampling rows (pairs, prompts, blocks), at least two."""
-    return _bootstrap((values,), lambda some, axis: some.mean(axis=axis), seed, level)
+    return _bootstrap((values,), lambda rows, axis: rows.mean(axis=axis), seed, level)
 
 
 def ratio_interval(
@@ -41,7 +41,10 @@ def ratio_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of Σ sums / Σ counts, resampling rows of unlike size, at least two."""
     low, high = _bootstrap(
-        (sums, counts), lambda some, of, axis: some.sum(axis=axis) / of.sum(axis=axis), seed, level
+        (sums, counts),
+        lambda row_sums, row_counts, axis: row_sums.sum(axis=axis) / row_counts.sum(axis=axis),
+        seed,
+        level,
     )
     return float(low), float(high)
 

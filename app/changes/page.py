@@ -5,7 +5,7 @@ import streamlit as st
 
 from interp.app import engine
 from interp.app.widgets import run_store
-from interp.app.widgets.charts import chart
+from interp.app.widgets.charts import chart, table
 from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import IN_URL, tell_missing
 from interp.changes import RESULT, Diff
@@ -21,26 +21,21 @@ def opened(folder: str, changed: int) -> Diff:  # noqa: ARG001 - a key of the ca
 def contexts(comparison: Diff) -> None:
     """Where the models differ most, as a table, and the classes of tokens."""
     rows = [
-        {
-            "KL": context.kl,
-            "context": visible(context.text[-90:]),
-            "base says": visible(context.base),
-            "tuned says": visible(context.tuned),
-            "alike": context.alike,
-        }
+        {"KL": context.kl, "context": visible(context.text[-90:]), "base says": visible(context.base)}
+        | {"tuned says": visible(context.tuned), "alike": context.alike}
         for context in comparison.contexts
     ]
-    st.dataframe(rows, hide_index=True, column_config={"KL": st.column_config.NumberColumn(format="%.2f")})
     behind = [
         {"KL": word.kl, "behind": visible(word.word), "tuned says": ", ".join(map(visible, word.says))}
         for word in comparison.words
     ]
-    st.dataframe(behind, hide_index=True, column_config={"KL": st.column_config.NumberColumn(format="%.2f")})
-    shares = [(plain(name), share, size) for name, size, share in comparison.classes[:5]]
-    st.caption(
-        "Tokens: "
-        + " · ".join(f"{name} {share:.0%} of the KL, {size:.0%} of the text" for name, share, size in shares)
+    for rows_of_kind in (rows, behind):
+        table(rows_of_kind, columns={"KL": st.column_config.NumberColumn(format="%.2f")})
+    classes = (
+        f"{plain(name)} {share:.0%} of the KL, {size:.0%} of the text"
+        for name, size, share in comparison.classes[:5]
     )
+    st.caption(f"Tokens: {' · '.join(classes)}")
 
 
 def sites(comparison: Diff) -> None:
@@ -87,7 +82,7 @@ def undo(comparison: Diff) -> None:
         for name, arm in comparison.undo.items()
     ]
     percent = st.column_config.NumberColumn(format="percent")
-    st.dataframe(rows, hide_index=True, column_config={"KL that goes there": percent, "elsewhere": percent})
+    table(rows, columns={"KL that goes there": percent, "elsewhere": percent})
     for command in (*comparison.commands.get("undo", ()), *comparison.commands.get("redo", ())):
         st.code(command, language="bash", wrap_lines=True)
 
@@ -110,27 +105,21 @@ else:
     st.markdown(
         f"**{plain(str(comparison.tuned))}** against **{plain(str(comparison.base))}**, on {plain(comparison.text)}"
     )
-    for column, (label, value) in zip(
-        st.columns(3),
-        {
-            "KL a token, nats": f"{comparison.kl:.4f}",
-            "tokens": f"{comparison.n_tokens:,}",
-            "codes that changed": f"{comparison.n_changed:,} of {comparison.n_codes:,}",
-        }.items(),
-        strict=True,
-    ):
-        column.metric(label, value)
+    left, middle, right = st.columns(3)
+    left.metric("KL a token, nats", f"{comparison.kl:.4f}")
+    middle.metric("tokens", f"{comparison.n_tokens:,}")
+    right.metric("codes that changed", f"{comparison.n_changed:,} of {comparison.n_codes:,}")
     if comparison.same:
         st.success("No difference: both models say the same.")
     for note in comparison.notes:
         st.caption(plain(note))
-    for title, part, there in (
+    for title, part, entries in (
         ("Where the next token differs most", contexts, comparison.contexts),
         ("Heads and MLPs that carry it there", sites, comparison.sites),
         ("Codes that changed at a word", codes, comparison.codes),
         ("Taken back", undo, comparison.undo),
     ):
-        if there:
+        if entries:
             st.subheader(title)
             part(comparison)
     for prompt in comparison.prompts:

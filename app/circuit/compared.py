@@ -1,14 +1,12 @@
 """A circuit judged: by what a sceptic asks, by the references of its task, and beside another run."""
 
-import shlex
-
 import numpy as np
 import streamlit as st
 
 from interp.app import engine
 from interp.app.circuit.runs import Opened, comparison, opened
 from interp.app.widgets import run_store
-from interp.app.widgets.charts import chart
+from interp.app.widgets.charts import chart, command, table
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import from_address
 from interp.circuits.references import ExactEffects
@@ -19,39 +17,38 @@ from interp.report.repeat import reference_command
 from interp.report.validity import COLUMNS, card_rows, card_summary, curves_plot
 
 
-def validity(found: Opened) -> None:
+def validity(shown: Opened) -> None:
     """The card of ``interp validate``: curves, table, and what could not be told; or the command that makes it."""
-    card = found.run.validity
+    card = shown.run.validity
     if card is None:
         st.caption(
             "Is this circuit faithful, complete, stable, specific to its task, and the only one? This asks, with "
             "random circuits beside it. It takes minutes, so it is no part of a discovery:"
         )
-        st.code(shlex.join(["interp", "validate", f"{run_store.shown_path()}/{found.name}"]), language="bash")
+        command(["interp", "validate", f"{run_store.shown_path()}/{shown.name}"])
         return
     st.caption(plain(card_summary(card)))
     about = "Share of the gap and KL of nested circuits alone, by number of heads"
     chart(curves_plot(card), "validity", about)
-    rows = [dict(zip(COLUMNS, row, strict=True)) for row in card_rows(card)]
-    st.dataframe(rows, hide_index=True, key="card")
+    table([dict(zip(COLUMNS, row, strict=True)) for row in card_rows(card)], "card")
     for why in card.left_out:
         st.caption(plain(why))
 
 
-def compared(found: Opened) -> None:
+def compared(shown: Opened) -> None:
     """Tables, and the scores of all heads against each other."""
     st.subheader("References")
-    if found.run.recovery:
-        _references(found)
+    if shown.run.recovery:
+        _references(shown)
     else:
         st.caption(
             "No reference for this task on this model with these corrupt prompts comes with the package. This "
             "measures one, the exact effect of every head on other pairs, in a file that "
             "`interp discover --reference FILE` reads:"
         )
-        st.code(reference_command(found.run, found.prompts), language="bash")
+        st.code(reference_command(shown.run, shown.prompts), language="bash")
     st.subheader("Another run")
-    _another(found)
+    _another(shown)
 
 
 def _references(shown: Opened) -> None:
@@ -81,7 +78,7 @@ def _references(shown: Opened) -> None:
             for share, stricter in judged.stricter.items()
         ]
     numbers = dict.fromkeys([*rows[0]][2:], st.column_config.NumberColumn(format="%.3f"))
-    st.dataframe(rows, hide_index=True, key="references", placeholder="–", column_config=numbers)
+    table(rows, "references", numbers, placeholder="–")
     st.caption(
         "How well the scores rank the reference's members. From, to: 95 % bootstrap interval of the AUC over pairs, "
         "where the method scores every pair by itself. The last two columns are rankings that know nothing of the "
@@ -97,19 +94,16 @@ def _against(shown: Opened, name: str) -> None:
     """The scores against the effects of a measured reference."""
     try:
         reference = shown.run.reference(name)
-        theirs = reference.members()
+        in_reference = reference.members()
     except InputError:  # not at hand, or without a gap of which effects could be a share
         return
     scores = shown.run.scores
     if not isinstance(reference, ExactEffects) or reference.effects().shape != scores.shape:
         return
-    members = {(int(layer), int(head)) for layer, head in np.argwhere(theirs)}
+    members = {(int(layer), int(head)) for layer, head in np.argwhere(in_reference)}
     groups = _groups(_members(shown), members, "this run", "the reference")
-    chart(
-        scores_plot(reference.effects(), scores, groups, f"exact effect, {name}", "score, this run"),
-        f"against {name}",
-        f"Score of every head against its exact effect in {name}",
-    )
+    figure = scores_plot(reference.effects(), scores, groups, f"exact effect, {name}", "score, this run")
+    chart(figure, f"against {name}", f"Score of every head against its exact effect in {name}")
 
 
 Heads = set[tuple[int, int]]
@@ -120,11 +114,11 @@ def _members(shown: Opened) -> Heads:
     return {(head.layer, head.head) for head in shown.run.circuit.heads}
 
 
-def _groups(mine: Heads, theirs: Heads, a: str, b: str) -> dict[str, list[tuple[int, int]]]:
+def _groups(heads_a: Heads, heads_b: Heads, a: str, b: str) -> dict[str, list[tuple[int, int]]]:
     return {
-        "in both": sorted(mine & theirs),
-        f"only in {a}": sorted(mine - theirs),
-        f"only in {b}": sorted(theirs - mine),
+        "in both": sorted(heads_a & heads_b),
+        f"only in {a}": sorted(heads_a - heads_b),
+        f"only in {b}": sorted(heads_b - heads_a),
     }
 
 
@@ -146,11 +140,8 @@ def _another(shown: Opened) -> None:
         other = opened(name)
         head, *rows = comparison(shown, other).rows()
         titles = ["", f"{shown.name}: {head[1]}", f"{name}: {head[2]}", "together"]
-        st.dataframe([dict(zip(titles, row, strict=True)) for row in rows], hide_index=True, key="compared")
+        table([dict(zip(titles, row, strict=True)) for row in rows], "compared")
         groups = _groups(_members(shown), _members(other), shown.name, name)
         axes = f"score, {shown.name}", f"score, {name}"
-        chart(
-            scores_plot(shown.run.scores, other.run.scores, groups, *axes),
-            "both scores",
-            f"Scores of every head in {shown.name} and in {name}",
-        )
+        figure = scores_plot(shown.run.scores, other.run.scores, groups, *axes)
+        chart(figure, "both scores", f"Scores of every head in {shown.name} and in {name}")

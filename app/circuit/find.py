@@ -167,11 +167,11 @@ def form(*, expanded: bool) -> None:
         with st.form("find", border=False):
             left, middle, a, b = st.columns([4, 6, 2, 2])
             if kind == A_TASK:
-                names, own = task_names(), engine.model_name()
+                names, spec = task_names(), engine.model_name()
                 task = left.selectbox(
                     "Task",
                     names,
-                    names.index(own) if own in planted_task_names() else 0,
+                    names.index(spec) if spec in planted_task_names() else 0,
                     key="find task",
                     help="Tasks named planted-… come with a model whose circuit was written into its weights.",
                 )

@@ -11,9 +11,9 @@ from interp.app import engine
 from interp.app.circuit.head_codes import codes_section
 from interp.app.circuit.reading import n_pairs, texts, token_texts, tokens_written, view
 from interp.app.circuit.runs import BY_KEY, Opened, ink
-from interp.app.widgets.charts import chart, clicked
+from interp.app.widgets.charts import chart, clicked, table
 from interp.app.widgets.tokens import plain
-from interp.app.widgets.url_state import IN_URL, from_address
+from interp.app.widgets.url_state import choice, from_address
 from interp.circuits.circuit import Component
 from interp.circuits.roles import role_name
 from interp.errors import InputError
@@ -44,9 +44,9 @@ class Ring:
             self.drawn, self.clicked, self.turn = site, "", self.turn + 1
 
 
-def grid(found: Opened, ring: Ring, site: str, sites: Container[str]) -> None:
+def grid(shown: Opened, ring: Ring, site: str, sites: Container[str]) -> None:
     """All heads, the chosen one ringed; a click on another puts it into the session's ``head``."""
-    key = f"grid of {found.name}"
+    key = f"grid of {shown.name}"
     ring.follow(site)
 
     def take() -> None:
@@ -55,13 +55,9 @@ def grid(found: Opened, ring: Ring, site: str, sites: Container[str]) -> None:
         else:  # the ring was taken away
             ring.drawn = ring.clicked = ""
 
-    chart(
-        _figure(found, ink(), ring.drawn, ring.turn),
-        key,
-        "Score of every head by layer, members outlined; the same as the box Head below",
-        on_select=take,
-        selection_mode="points",
-    )
+    figure = _figure(shown, ink(), ring.drawn, ring.turn)
+    about = "Score of every head by layer, members outlined; the same as the box Head below"
+    chart(figure, key, about, on_select=take, selection_mode="points")
     st.caption(
         "Colour: the method's score. Numbers: exact effect of the checked heads in % of the gap between clean and "
         "corrupt prompts. Outlined: members. Click a head."
@@ -73,37 +69,29 @@ def _figure(shown: Opened, text: str, drawn: str, turn: int) -> go.Figure:
     return grid_plot(shown.run, shown.scale, text, drawn, turn)
 
 
-def members(found: Opened) -> None:
+def members(shown: Opened) -> None:
     """The members as a table, MLPs among them."""
     columns = ("site", "score", "effect", "low", "high")
     rows = [
         {key: getattr(part, key) for key in columns}
-        | {"share of gap": found.scale.share(part.effect), "looks like": role_name(part.roles)}
-        for part in found.run.members
+        | {"share of gap": shown.scale.share(part.effect), "looks like": role_name(part.roles)}
+        for part in shown.run.members
     ]
-    scores = f"%{'+' if found.scale.has_sign else ''}.{found.scale.score_places}f"
-    effect = partial(st.column_config.NumberColumn, format=f"%+.{found.scale.places}f")
+    scores = f"%{'+' if shown.scale.has_sign else ''}.{shown.scale.score_places}f"
+    effect = partial(st.column_config.NumberColumn, format=f"%+.{shown.scale.places}f")
+    columns_as = {"low": effect("from"), "high": effect("to"), "effect": effect()}
+    columns_as["score"] = st.column_config.NumberColumn(format=scores)
+    columns_as["share of gap"] = st.column_config.NumberColumn(format="percent")
     with st.expander(f"All {len(rows)} members as a table"):
-        st.dataframe(
-            rows,
-            hide_index=True,
-            key="members",
-            column_config={
-                "low": effect("from"),
-                "high": effect("to"),
-                "effect": effect(),
-                "score": st.column_config.NumberColumn(format=scores),
-                "share of gap": st.column_config.NumberColumn(format="percent"),
-            },
-        )
+        table(rows, "members", columns_as)
 
 
-def heads(found: Opened) -> None:
+def heads(shown: Opened) -> None:
     """The grid, the chosen head, and the members."""
-    ring = st.session_state.setdefault(f"ring of {found.name}", Ring())
+    ring = st.session_state.setdefault(f"ring of {shown.name}", Ring())
     ring.drawn = ring.clicked = ""  # the browser may have no figure any more
-    _heads(found, ring)
-    members(found)
+    _heads(shown, ring)
+    members(shown)
 
 
 @st.fragment
@@ -126,7 +114,7 @@ def _heads(shown: Opened, ring: Ring) -> None:
         help="The members first, largest effect first. Or click it in the grid.",
     )
     pair = middle.selectbox("Pair", pairs, key="pair", help="Of the run's prompts, the first ones.")
-    side = right.segmented_control("Prompt", SIDES, default="clean", required=True, key="side", bind=IN_URL)
+    side = choice("Prompt", SIDES, "side", place=right)
     st.query_params["head"], st.query_params["pair"] = site, pair
     with above:
         grid(shown, ring, site, parts)

@@ -10,7 +10,7 @@ from streamlit.column_config import LinkColumn, NumberColumn, ProgressColumn
 from interp.app import engine
 from interp.app.circuit.reading import OWN, codes, effect, n_pairs, texts
 from interp.app.circuit.runs import Opened, model_of
-from interp.app.widgets.charts import chart
+from interp.app.widgets.charts import chart, table
 from interp.app.widgets.code_names import beside, code_pages, labels
 from interp.app.widgets.codebook_picker import choose, name_of
 from interp.app.widgets.tokens import coloured, plain
@@ -30,20 +30,20 @@ SHOWN = 8
 _percent = partial(ProgressColumn, format="%.0f %%", min_value=0, max_value=100)
 
 
-def codes_section(found: Opened, site: str, index: int) -> None:
+def codes_section(shown: Opened, site: str, index: int) -> None:
     """What the run holds of the head's codes, and on demand those of codebooks that can be set."""
     st.subheader("Its codes")
-    part = found.run.component(site)
+    part = shown.run.component(site)
     if part.codes or _changes(part):
-        _stored(part, found)
+        _stored(part, shown)
     wanted = st.toggle(
-        f"Read its codes in the codebooks, and set one: runs the first {n_pairs(found)} pairs",
+        f"Read its codes in the codebooks, and set one: runs the first {n_pairs(shown)} pairs",
         key="read",
         bind=IN_URL,
     )
     if wanted:
         with engine.saying():
-            _of_codebooks(found, part, index)
+            _of_codebooks(shown, part, index)
 
 
 def _of_codebooks(shown: Opened, part: Component, index: int) -> None:
@@ -59,7 +59,7 @@ def _of_codebooks(shown: Opened, part: Component, index: int) -> None:
     at = right.selectbox(
         "At",
         roles,
-        roles.index(next((name for name in roles if _given(site, name)), [*acts, roles[0]][0])),
+        roles.index(next((name for name in roles if _code_in_address(site, name)), [*acts, roles[0]][0])),
         key=f"role of {site}",
         help="The token at which codes are counted and set. At first where the head acts, if the run says so.",
     )
@@ -72,18 +72,12 @@ def _of_codebooks(shown: Opened, part: Component, index: int) -> None:
         st.html(coloured(f"{site}, {side}", pieces, ids, chosen, label))
     stands_for, page = beside(names), code_pages(name_of(folder))
     used = _most_used({side: read.shares(site, role, side) for side in SIDES})[:SHOWN]
-    st.dataframe(
-        [
-            {"code": code, **stands_for(site, code), **percents, "page": page(site, code)}
-            for code, percents in used
-        ],
-        hide_index=True,
-        key="shares",
-        column_config={
-            **{side: _percent(f"on {side} prompts") for side in SIDES},
-            "page": LinkColumn("its page", display_text="what it is"),
-        },
-    )
+    rows = [
+        {"code": code, **stands_for(site, code), **percents, "page": page(site, code)}
+        for code, percents in used
+    ]
+    columns = {side: _percent(f"on {side} prompts") for side in SIDES}
+    table(rows, "shares", columns | {"page": LinkColumn("its page", display_text="what it is")})
     _set(shown, folder, books, read, site, role, [str(code) for code, _ in used], label)
 
 
@@ -91,7 +85,7 @@ def _changes(part: Component) -> list:
     return list(part.evidence.changes) if part.evidence else []
 
 
-def _given(site: str, role: str) -> str:
+def _code_in_address(site: str, role: str) -> str:
     """The code that the address says is set there, if any: ``set=SITE@ROLE=CODE``."""
     text, begin = st.query_params.get(IN_ADDRESS, ""), f"{site}@{role}="
     return text.removeprefix(begin) if text.startswith(begin) else ""
@@ -107,39 +101,25 @@ def _stored(part: Component, shown: Opened) -> None:
             f"In the codebooks {source}: share of prompts and roles with each code, "
             f"{min(SHOWN, len(every))} of {len(every)} codes"
         )
-        left.dataframe(
-            [{"code": code, **percents} for code, percents in every[:SHOWN]],
-            hide_index=True,
-            column_config={side: _percent(f"{side} prompts") for side in SIDES},
-            key="stored codes",
-        )
+        rows: list[dict] = [{"code": code, **percents} for code, percents in every[:SHOWN]]
+        table(rows, "stored codes", {side: _percent(f"{side} prompts") for side in SIDES}, left)
     if changes := _changes(part):
         whose = "the program's codes" if source == "program" else "code"
         right.caption(f"Changes of {whose} from clean to corrupt that its effect comes from, to first order")
-        right.dataframe(
-            [
-                {
-                    "at": change.role,
-                    "code": f"{change.clean} → {change.corrupt}",
-                    "pairs": 100 * change.share,
-                    "effect": change.attribution,
-                }
-                for change in changes
-            ],
-            hide_index=True,
-            key="changes",
-            column_config={
-                "pairs": NumberColumn(format="%.0f %%"),
-                "effect": NumberColumn(format=f"%+.{shown.scale.places}f"),
-            },
-        )
+        rows = [
+            {"at": change.role, "code": f"{change.clean} → {change.corrupt}", "pairs": 100 * change.share}
+            | {"effect": change.attribution}
+            for change in changes
+        ]
+        effect_column = NumberColumn(format=f"%+.{shown.scale.places}f")
+        table(rows, "changes", {"pairs": NumberColumn(format="%.0f %%"), "effect": effect_column}, right)
 
 
 def _most_used(shares: dict[str, dict[int, float]]) -> list[tuple[int, dict[str, float]]]:
     """Codes, each with its percentage of the prompts of either side."""
     codes = {*shares["clean"], *shares["corrupt"]}
     percents = [(code, {side: 100 * shares[side].get(code, 0.0) for side in SIDES}) for code in codes]
-    return sorted(percents, key=lambda both: -max(both[1].values()))
+    return sorted(percents, key=lambda entry: -max(entry[1].values()))
 
 
 def _set(
@@ -159,11 +139,11 @@ def _set(
         "On", [f"{side} prompts" for side in SIDES], default="clean prompts", required=True, key="set on"
     ).removesuffix(" prompts")
     other = "corrupt" if side == "clean" else "clean"
-    own = f"its own code on the {other} prompt"
-    options = offered if role is None else [own, *offered]
+    partners = f"its own code on the {other} prompt"
+    options = offered if role is None else [partners, *offered]
     key, at = f"code of {site} {role} {side}", role or ALL_TOKENS
-    given = _given(site, at)
-    typed = st.session_state.get(key) or (own if given == OWN and role is not None else given)
+    in_address = _code_in_address(site, at)
+    typed = st.session_state.get(key) or (partners if in_address == OWN and role is not None else in_address)
     if typed and typed not in options:
         options.append(typed)
     chosen = middle.selectbox(
@@ -180,8 +160,8 @@ def _set(
         st.caption("Choose a code, or type an id.")
         return
     # in words it would be of one side's prompts only
-    st.query_params[IN_ADDRESS] = f"{site}@{at}={OWN if chosen == own else chosen}"
-    code = OWN if chosen == own else _number(chosen)
+    st.query_params[IN_ADDRESS] = f"{site}@{at}={OWN if chosen == partners else chosen}"
+    code = OWN if chosen == partners else _number(chosen)
     result = effect(shown, folder, books, site, code, role, side, run=pressed)
     if result is None:
         st.caption(
@@ -190,8 +170,8 @@ def _set(
         )
         return
     name = label(code) if isinstance(code, int) else ""
-    what = chosen if not chosen.isdecimal() else f"code {chosen}" + (f" ({name})" if name else "")
-    _result(shown, read, result, what)
+    setting = chosen if not chosen.isdecimal() else f"code {chosen}" + (f" ({name})" if name else "")
+    _result(shown, read, result, setting)
 
 
 def _number(text: str) -> int:
@@ -202,23 +182,19 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _result(shown: Opened, read: PairCodes, result: CodeEffect, what: str) -> None:
-    where = "every token" if result.role is None else result.role
+def _result(shown: Opened, read: PairCodes, result: CodeEffect, setting: str) -> None:
+    token = "every token" if result.role is None else result.role
     name = wording.METRIC_NAMES.get(shown.run.metric.name, shown.run.metric.name)
     changes = result.change(), result.change(random=True), result.beyond()
     numbers = ([wording.signed(value, 3) for value in change] for change in changes)
     change, random, more = (plain(f"{mean} [{low}, {high}]") for mean, low, high in numbers)
     st.markdown(
-        f"With {plain(what)} at {plain(where)} the {plain(name)} of the {result.side} prompts changes by "
+        f"With {plain(setting)} at {plain(token)} the {plain(name)} of the {result.side} prompts changes by "
         f"**{change}**, with a random code by {random}: {more} beyond it "
         f"({len(read.pairs)} pairs, 95 % bootstrap intervals)."
     )
-    series = {
-        "clean": read.metric[0],
-        "corrupt": read.metric[1],
-        "code set": result.with_codes,
-        "random code": result.with_random,
-    }
+    series = dict(zip(SIDES, read.metric, strict=True))
+    series |= {"code set": result.with_codes, "random code": result.with_random}
     columns = "mean", "from", "to"
     rows = [
         {"prompts": prompts} | dict(zip(columns, mean_with_interval(values), strict=True))
@@ -226,7 +202,7 @@ def _result(shown: Opened, read: PairCodes, result: CodeEffect, what: str) -> No
     ]
     left, right = st.columns([2, 3])
     three = dict.fromkeys(columns, NumberColumn(format="%.3f"))
-    left.dataframe(rows, hide_index=True, key="effect", column_config=three)
+    table(rows, "effect", three, left)
     with right:
         about = f"{name} of every pair: clean, corrupt, with the code set, with a random code"
         chart(code_plot(series, name), "effects", about)

@@ -1,7 +1,5 @@
 """Find a circuit or open one: its heads, what each does, its edges, how it stands beside others, its report."""
 
-import shlex
-
 import streamlit as st
 from streamlit.column_config import NumberColumn
 
@@ -12,7 +10,7 @@ from interp.app.circuit.head import heads
 from interp.app.circuit.program import program
 from interp.app.circuit.runs import Opened, ink, of_this_model, offer_model, opened, report
 from interp.app.widgets import run_store
-from interp.app.widgets.charts import chart
+from interp.app.widgets.charts import chart, command, table
 from interp.app.widgets.codebook_picker import model_option
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL, from_address, tell_missing
@@ -28,8 +26,8 @@ _SCORED = ("sender", "receiver", "into", "score")
 _MEASURED = ("sender", "receiver", "into", "effect", "error", "measured", "probability", "co_occurrence")
 
 
-def summary(found: Opened) -> None:
-    run, scale = found.run, found.scale
+def summary(shown: Opened) -> None:
+    run, scale = shown.run, shown.scale
     name = wording.METRIC_NAMES.get(run.metric.name, run.metric.name)
     columns = st.columns(4)
     columns[0].metric("Members", len(run.members))
@@ -46,57 +44,50 @@ def summary(found: Opened) -> None:
 
 
 @st.fragment
-def edges(found: Opened) -> None:
+def edges(shown: Opened) -> None:
     """The strongest edges."""
-    run = found.run
+    run = shown.run
     if not run.members or not run.edges:
         st.info("This run has no edges: they are scored among members, and it has too few of them.")
         return
-    among = circuit_figures.edges_told(run)
+    among = circuit_figures.strongest_edges(run)
     left, _ = st.columns([1, 2])
     most, first = max(6, min(MOST_DRAWN, len(among))), min(circuit_figures.DRAWN, max(6, len(among)))
     n = left.slider("Edges drawn", 5, most, first, key="edges drawn")
     about = f"The {n} strongest edges among the members, by layer; the same as the table below"
-    chart(circuit_figures.edge_plot(run, found.scale, ink(), n, among), f"graph of {found.name}", about)
+    chart(circuit_figures.edge_plot(run, shown.scale, ink(), n, among), f"graph of {shown.name}", about)
     drawn = f"The {min(n, len(among))} strongest of {len(among)} edges, layers from bottom to top."
     st.caption(f"{drawn} {circuit_figures.edges_explained(run, among)}")
     columns = _MEASURED if circuit_figures.measures_edges(among) else _SCORED
     # edges are weaker than heads: their decimals follow the strongest of them
     strongest = [wording.places(abs(circuit_figures.strength(edge))) for edge in among[:1]]
-    digits = max([found.scale.places, *strongest])
-    st.dataframe(
-        [{key: getattr(edge, key) for key in columns} for edge in among],
-        hide_index=True,
-        key="edge table",
-        column_config={
-            "sender": "from",
-            "receiver": "to",
-            "score": NumberColumn(format="%.0f" if run.edges_are_counts else f"%+.{digits}f"),
-            "effect": NumberColumn(format=f"%+.{digits}f"),
-            "error": NumberColumn(format=f"%.{digits}f"),
-            "probability": NumberColumn(format="%.2f", help="That the effect is above the threshold."),
-            "measured": NumberColumn(
-                "pairs patched",
-                help="Pairs on which the edge was path-patched; on others its attribution is corrected by these.",
-            ),
-            "co_occurrence": NumberColumn(
-                "bits shared", format="%.2f", help="What the codes of the two heads tell of each other."
-            ),
-        },
-    )
+    digits = max([shown.scale.places, *strongest])
+    patched = "Pairs on which the edge was path-patched; on others its attribution is corrected by these."
+    bits = "What the codes of the two heads tell of each other."
+    columns_as = {
+        "sender": "from",
+        "receiver": "to",
+        "score": NumberColumn(format="%.0f" if run.edges_are_counts else f"%+.{digits}f"),
+        "effect": NumberColumn(format=f"%+.{digits}f"),
+        "error": NumberColumn(format=f"%.{digits}f"),
+        "probability": NumberColumn(format="%.2f", help="That the effect is above the threshold."),
+        "measured": NumberColumn("pairs patched", help=patched),
+        "co_occurrence": NumberColumn("bits shared", format="%.2f", help=bits),
+    }
+    table([{key: getattr(edge, key) for key in columns} for edge in among], "edge table", columns_as)
 
 
-def whole_report(found: Opened) -> None:
+def whole_report(shown: Opened) -> None:
     """The report, what to take away, and how to repeat the run."""
-    page = report(found)
+    page = report(shown)
     left, right, _ = st.columns([1, 1, 3])
-    left.download_button("Report as HTML", page, f"{found.name}.html", "text/html", on_click="ignore")
+    left.download_button("Report as HTML", page, f"{shown.name}.html", "text/html", on_click="ignore")
     right.download_button(
-        "Heads as CSV", heads_csv(found.run), f"{found.name}-heads.csv", "text/csv", on_click="ignore"
+        "Heads as CSV", heads_csv(shown.run), f"{shown.name}-heads.csv", "text/csv", on_click="ignore"
     )
     with st.expander("Repeat this run"):
-        st.code(command_line(found.run, found.prompts, found.reference), language="bash")
-        st.code(python_lines(found.run, found.prompts, found.reference), language="python")
+        st.code(command_line(shown.run, shown.prompts, shown.reference), language="bash")
+        st.code(python_lines(shown.run, shown.prompts, shown.reference), language="python")
     # in the frame its own links would lead to the workbench's address; behind the policy this would be refused
     st.iframe(page.replace("<head>", '<head><base href="about:srcdoc">', 1), height=HEIGHT)
 
@@ -117,7 +108,7 @@ elif not every:
         "says which heads do it, what they read and write, and how far that was checked. Or in a terminal:"
     )
     words = ["interp", "discover", "ioi", "--out", f"{run_store.shown_path()}/ioi-adaptive-patching"]
-    st.code(shlex.join(words + model_option(engine.model_name())), language="bash")
+    command(words + model_option(engine.model_name()))
 if hidden := len(every) - len(names):
     st.caption(f"Not listed: {hidden} of other models. Choose one above, where the model's name stands.")
 form(expanded=not names)

@@ -5,7 +5,7 @@ import streamlit as st
 from interp.app import engine
 from interp.app.circuit.reading import Kept, pairs, token_texts
 from interp.app.circuit.runs import Opened, ink, model_of
-from interp.app.widgets.charts import chart, clicked
+from interp.app.widgets.charts import chart, clicked, table
 from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import from_address
 from interp.errors import InputError
@@ -22,23 +22,23 @@ TOP = 5
 _ANSWERS = Kept(64)
 
 
-def program(found: Opened) -> None:
+def program(shown: Opened) -> None:
     """Its groups, and the slot that is opened; of a run without a program what makes one."""
     st.subheader("What the heads say")
-    run_program = found.run.program
+    run_program = shown.run.program
     if run_program is None:
-        line = command(found.run, found.prompts, found.reference)
+        line = command(shown.run, shown.prompts, shown.reference)
         st.caption(f"This run has no program of what its heads say. To make one: {plain(line)}")
         return
     if rows := group_rows(run_program):
-        st.dataframe(rows, hide_index=True, key="groups")
+        table(rows, "groups")
         st.caption(TABLE_EXPLAINED)
         st.markdown(plain(" ".join(run_program.accounts_for())))
-        st.html(group_graph(found.run))
+        st.html(group_graph(shown.run))
         st.caption(GRAPH_EXPLAINED)
     if run_program.slots:
         with st.expander("Slot by slot", expanded="slot" in st.query_params):
-            _slots(found)
+            _slots(shown)
     for note in run_program.notes:
         st.caption(plain(note))
 
@@ -46,7 +46,7 @@ def program(found: Opened) -> None:
 @st.fragment
 def _slots(shown: Opened) -> None:
     """Everything that a click on a slot changes: no other part of the page is drawn anew."""
-    names = {str(said.slot): said for said in shown.run.program.slots}
+    names = {str(slot_codes.slot): slot_codes for slot_codes in shown.run.program.slots}
     from_address("slot", list(names))
     above = st.container()
     name = st.selectbox("Slot", names, index=None, key="slot", placeholder="Click a dot, or choose a slot")
@@ -67,14 +67,14 @@ def _slots(shown: Opened) -> None:
     st.caption(
         "Clean, corrupt: share of held-out prompts with the code. In the examples the token is in brackets."
     )
-    st.dataframe(code_rows(names[name]), hide_index=True, key="said codes")
+    table(code_rows(names[name]), "said codes")
     with engine.saying():
         _set(shown, names[name])
 
 
-def _set(shown: Opened, said: SlotCodes) -> None:
+def _set(shown: Opened, slot_codes: SlotCodes) -> None:
     """A code set on a prompt of one's own, and the next tokens before and after."""
-    run, name, spec = shown.run, str(said.slot), model_of(shown.run)
+    run, name, spec = shown.run, str(slot_codes.slot), model_of(shown.run)
     pair, model = pairs(shown)[0], engine.model(spec)
     text = st.text_input("Prompt", pair.clean, key=f"prompt of {shown.name}", help=f"At most {MOST} tokens.")
     encoder = PromptEncoder(model.tokenizer, run.provenance.pairs.bos)
@@ -86,23 +86,23 @@ def _set(shown: Opened, said: SlotCodes) -> None:
     position = left.selectbox(
         "At the token",
         range(len(tokens)),
-        index=same_place(tokens, pair.clean_tokens, pair.positions[said.role]),
+        index=same_place(tokens, pair.clean_tokens, pair.positions[slot_codes.role]),
         format_func=lambda i: f"{i} {visible(model.tokenizer.decode([tokens[i]]))}",
         key=f"token of {name} in {text}",
     )
-    codes = [row["code"] for row in code_rows(said)]
-    labels = {code: f"{code}: {code_value(said, code)}" for code in codes}
+    codes = [row["code"] for row in code_rows(slot_codes)]
+    labels = {code: f"{code}: {code_value(slot_codes, code)}" for code in codes}
     code = middle.selectbox("Code", codes, format_func=labels.get, key=f"code of {name}")
     pressed = right.button("Set", type="primary", key="set at slot", width="stretch")
     key = (*shown.key, name, tokens, position, code)
     if not pressed and key not in _ANSWERS:
         return
-    wanted = CodeAt(said.slot, position, run.program.books[name], code)
-    own, *answers = _ANSWERS.get(
+    wanted = CodeAt(slot_codes.slot, position, run.program.books[name], code)
+    code_there, *answers = _ANSWERS.get(
         key, lambda: engine.running(spec), lambda model: set_code(model, tokens, wanted)
     )
     st.markdown(
-        f"Its own code here is **{plain(labels[own])}**, set to **{plain(labels[code])}**. The next token:"
+        f"Its own code here is **{plain(labels[code_there])}**, set to **{plain(labels[code])}**. The next token:"
     )
     columns: dict[str, list] = {}
     for when, logits in zip(("before", "after"), answers, strict=True):
@@ -110,5 +110,4 @@ def _set(shown: Opened, said: SlotCodes) -> None:
         columns[when] = token_texts(shown, best.indices.tolist())
         columns[f"p {when}"] = best.values.tolist()
     bar = st.column_config.ProgressColumn("probability", format="percent", min_value=0, max_value=1)
-    bars = {"p before": bar, "p after": bar}
-    st.dataframe(columns, hide_index=True, key="next tokens", column_config=bars)
+    table(columns, "next tokens", {"p before": bar, "p after": bar})

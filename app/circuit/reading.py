@@ -53,10 +53,10 @@ class Kept:
     ) -> Any:
         """What is kept under the key, or what ``make`` makes now of what ``turn`` gives, within it."""
         if (made := self._known(key)) is None:
-            with turn() as given:
+            with turn() as resource:
                 # a tab that was before this one may have asked for the same
                 if (made := self._known(key)) is None:
-                    made = make(given)
+                    made = make(resource)
                     with self._lock:
                         self._made[key] = made
                         self._drop()
@@ -82,21 +82,21 @@ _CODES = Kept(6)
 _EFFECTS = Kept(64)
 
 
-def n_pairs(found: Opened) -> int:
-    return min(PAIRS, found.run.n_pairs)
+def n_pairs(shown: Opened) -> int:
+    return min(PAIRS, shown.run.n_pairs)
 
 
-def pairs(found: Opened) -> PromptPairs:
+def pairs(shown: Opened) -> PromptPairs:
     """The run's first pairs, made again; needs the model's tokenizer, runs nothing."""
-    spec = model_of(found.run)
+    spec = model_of(shown.run)
     model = engine.model(spec)
-    theirs, ours = found.run.shape, (model.cfg.n_layers, model.cfg.n_heads)
-    if theirs != ours:
+    run_shape, model_shape = shown.run.shape, (model.cfg.n_layers, model.cfg.n_heads)
+    if run_shape != model_shape:
         raise InputError(
-            f"the run has {theirs[0]} layers of {theirs[1]} heads, its model now {ours[0]} of {ours[1]}: "
-            "run the discovery again"
+            "the run has {} layers of {} heads, its model now {} of {}: ".format(*run_shape, *model_shape)
+            + "run the discovery again"
         )
-    return _pairs(found, spec, model.tokenizer)
+    return _pairs(shown, spec, model.tokenizer)
 
 
 @st.cache_resource(max_entries=16, show_spinner=False, hash_funcs=BY_KEY)
@@ -113,30 +113,30 @@ def _turn(shown: Opened) -> Iterator[tuple[Model, PromptPairs]]:
         yield model, first
 
 
-def view(found: Opened, index: int) -> PairView:
+def view(shown: Opened, index: int) -> PairView:
     """Every head on one pair; one forward pass of two rows, the first time."""
 
-    def make(given: tuple[Model, PromptPairs]) -> PairView:
-        model, first = given
+    def make(turn: tuple[Model, PromptPairs]) -> PairView:
+        model, first = turn
         with st.spinner("Running the model on this pair"):
             return view_pair(model, first[index], first.metric)
 
-    return _VIEWS.get((*found.key, index), lambda: _turn(found), make)
+    return _VIEWS.get((*shown.key, index), lambda: _turn(shown), make)
 
 
-def codes(found: Opened, folder: str | Path, books: Mapping) -> PairCodes:
+def codes(shown: Opened, folder: str | Path, books: Mapping) -> PairCodes:
     """Metric and codes of the run's first pairs; two forward passes a pair, the first time."""
 
-    def make(given: tuple[Model, PromptPairs]) -> PairCodes:
-        model, first = given
+    def make(turn: tuple[Model, PromptPairs]) -> PairCodes:
+        model, first = turn
         with engine.stage("reading codes", 2 * len(first)) as tell:
             return read_pairs(model, books, first, progress=tell)
 
-    return _CODES.get((*found.key, folder, changed(folder)), lambda: _turn(found), make)
+    return _CODES.get((*shown.key, folder, changed(folder)), lambda: _turn(shown), make)
 
 
 def effect(
-    found: Opened,
+    shown: Opened,
     folder: str | Path,
     books: Mapping,
     site: str,
@@ -151,10 +151,10 @@ def effect(
     Args:
         run: what is not known yet; else that is ``None``.
     """
-    key = (*found.key, folder, changed(folder), site, code, role, side)
+    key = (*shown.key, folder, changed(folder), site, code, role, side)
     if not run and key not in _EFFECTS:
         return None
-    read = codes(found, folder, books)
+    read = codes(shown, folder, books)
     other = "corrupt" if side == "clean" else "clean"
     chosen = read.strongest(site, role, other) if code == OWN else code
 
@@ -162,22 +162,22 @@ def effect(
         with engine.stage("setting the code", 2 * len(read.pairs)) as tell:
             return set_code(model, books, read, site, chosen, role=role, side=side, progress=tell)
 
-    return _EFFECTS.get(key, lambda: engine.running(model_of(found.run)), make)
+    return _EFFECTS.get(key, lambda: engine.running(model_of(shown.run)), make)
 
 
-def texts(found: Opened, index: int, side: str) -> tuple[list[str], dict[int, str]]:
+def texts(shown: Opened, index: int, side: str) -> tuple[list[str], dict[int, str]]:
     """A prompt's tokens as text, and which role stands at which; from the run itself where it has them."""
-    if index < len(found.run.examples):
-        example = found.run.examples[index]
+    if index < len(shown.run.examples):
+        example = shown.run.examples[index]
         return getattr(example, side), wording.roles_at(example.positions)
-    pair = pairs(found)[index]
+    pair = pairs(shown)[index]
     ids = pair.clean_tokens if side == "clean" else pair.corrupt_tokens
-    return _decoded(found, ids), wording.roles_at(pair.positions)
+    return _decoded(shown, ids), wording.roles_at(pair.positions)
 
 
-def token_texts(found: Opened, ids: Sequence[int]) -> list[str]:
+def token_texts(shown: Opened, ids: Sequence[int]) -> list[str]:
     """Tokens of the run's model as text, white space to be seen."""
-    return [wording.token(text, 18) for text in _decoded(found, ids)]
+    return [wording.token(text, 18) for text in _decoded(shown, ids)]
 
 
 def _decoded(shown: Opened, ids: Sequence[int]) -> list[str]:
@@ -186,13 +186,13 @@ def _decoded(shown: Opened, ids: Sequence[int]) -> list[str]:
 
 
 def tokens_written(
-    found: Opened, seen: PairView, side: str, layer: int, head: int
+    shown: Opened, pair_view: PairView, side: str, layer: int, head: int
 ) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
     """The tokens whose logits a head raises most, and those that it lowers most; nothing is run."""
-    logits = seen.logits(side, layer, head)
+    logits = pair_view.logits(side, layer, head)
 
     def most(*, largest: bool) -> list[tuple[str, float]]:
         best = logits.topk(min(WRITES, len(logits)), largest=largest)
-        return list(zip(_decoded(found, best.indices.tolist()), best.values.tolist(), strict=True))
+        return list(zip(_decoded(shown, best.indices.tolist()), best.values.tolist(), strict=True))
 
     return most(largest=True), most(largest=False)

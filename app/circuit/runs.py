@@ -71,9 +71,9 @@ BY_KEY = {Opened: lambda shown: (*shown.key, shown.prompts, shown.reference)}
 
 
 @st.cache_resource(max_entries=8, show_spinner="Drawing the report", hash_funcs=BY_KEY)
-def report(found: Opened) -> str:
+def report(shown: Opened) -> str:
     """The whole report as HTML."""
-    return render_report(found.run, found.prompts, found.reference)
+    return render_report(shown.run, shown.prompts, shown.reference)
 
 
 @st.cache_resource(max_entries=16, show_spinner="Comparing", hash_funcs=BY_KEY)

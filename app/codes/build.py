@@ -32,7 +32,7 @@ SAVE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class IndexPlan:
     """What is built: the folder's name says it, so that it can be gone on with.
 
     Attributes:
@@ -56,16 +56,22 @@ class Plan:
     def command(self) -> str:
         """The same in a terminal."""
         words = ["interp", "index", "build", "--data", self.text, "--tokens", str(self.n_tokens)]
-        here = run_store.shown_path()
-        books = self.books if self.books in pretrained_names() else f"{here}/{self.books}"
-        words += [*model_option(self.spec), "--codebooks", books, "--out", f"{here}/{self.folder.name}"]
+        runs_folder = run_store.shown_path()
+        books = self.books if self.books in pretrained_names() else f"{runs_folder}/{self.books}"
+        words += [
+            *model_option(self.spec),
+            "--codebooks",
+            books,
+            "--out",
+            f"{runs_folder}/{self.folder.name}",
+        ]
         return shlex.join(words)
 
 
-def plan_of(folder: str) -> Plan | None:
+def plan_of(folder: str) -> IndexPlan | None:
     """What this page would build in a folder of this name; None if nothing."""
     names = [*pretrained_names(), *run_store.folders("codebooks")]
-    plans = (Plan(name, size) for name in names for size in SIZES)
+    plans = (IndexPlan(name, size) for name in names for size in SIZES)
     return next((plan for plan in plans if plan.folder.name == folder), None)
 
 
@@ -77,7 +83,7 @@ class Build(threading.Thread):
         error: why it stopped, if it did.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: IndexPlan) -> None:
         super().__init__(daemon=True, name=f"building {plan.folder.name}")
         self.plan = plan
         self.began = time.monotonic()
@@ -142,7 +148,7 @@ _last: dict[Path, Build] = {}
 _starting = threading.Lock()
 
 
-def start(plan: Plan) -> None:
+def start(plan: IndexPlan) -> None:
     """Begin, or go on; while another index is being built that one goes first, with an :class:`InputError`."""
     with _starting:
         busy = running()

@@ -5,7 +5,7 @@ import streamlit as st
 from interp.app import engine
 from interp.app.codes import build as code_build
 from interp.app.codes import gallery
-from interp.app.codes.build import Plan
+from interp.app.codes.build import IndexPlan
 from interp.app.widgets.codebook_picker import names_for, none_yet, ready_made
 from interp.app.widgets.tokens import plain
 from interp.errors import InputError
@@ -30,7 +30,7 @@ def _progress() -> None:
     )
 
 
-def _go(plan: Plan) -> None:
+def _go(plan: IndexPlan) -> None:
     with engine.saying():
         code_build.start(plan)
 
@@ -58,7 +58,7 @@ def before_the_first() -> None:
         return
     name, books = ready
     if code_build.running() is None and code_build.failed() is None:
-        _go(Plan(name, code_build.TOKENS))
+        _go(IndexPlan(name, code_build.TOKENS))
         st.rerun()
     gallery.of_codebooks(books, name)
     if code_build.running() is None:
@@ -79,7 +79,7 @@ def offer() -> None:
         none_yet(spec)
         return
     left, right = st.columns(2)
-    plan = Plan(
+    plan = IndexPlan(
         left.selectbox("Codebooks", choices, key="build books"),
         right.selectbox(
             "Tokens of text",

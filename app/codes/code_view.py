@@ -12,9 +12,10 @@ from interp.app import engine
 from interp.app.codes import index as code_index
 from interp.app.codes.index import BY_FOLDER
 from interp.app.codes.search import interval
+from interp.app.widgets.charts import table
 from interp.app.widgets.code_names import beside, books_of, labels
 from interp.app.widgets.tokens import colour, plain
-from interp.app.widgets.url_state import IN_URL
+from interp.app.widgets.url_state import IN_URL, choice
 from interp.bottlenecks.edits import code_name
 from interp.codesearch import (
     CoarseIndex,
@@ -97,7 +98,7 @@ def pick(rows: Sequence[dict], key: str, columns: dict, height: str | int = "aut
     named = st.column_config.ButtonColumn(
         help="Press one to open its page.", type="tertiary", alignment="left", on_click=pressed, key=key
     )
-    st.dataframe(rows, hide_index=True, column_config={**columns, "code": named}, height=height)
+    table(rows, columns={**columns, "code": named}, height=height)
 
 
 def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
@@ -137,15 +138,11 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
         )
         right.subheader("Tokens")
         rows = [
-            {
-                "token": wording.token(token.text),
-                "tokens": token.count,
-                "precision": token.precision,
-                "recall": token.recall,
-            }
+            {"token": wording.token(token.text), "tokens": token.count}
+            | {"precision": token.precision, "recall": token.recall}
             for token in facts.tokens
         ]
-        right.dataframe(rows, hide_index=True, column_config=COLUMNS, key=f"tokens {name}")
+        table(rows, f"tokens {name}", COLUMNS, right)
         left, right = st.columns(2)
         with left:
             related(index, names, facts)
@@ -176,43 +173,46 @@ def members(index: CoarseIndex, book: str, code: int) -> None:
         pick(rows, f"members {index.name(book, code)}", COLUMNS, height=min(400, 60 + 35 * len(rows)))
 
 
-def documents(index: CodeIndex, found: CodePage) -> None:
+def documents(index: CodeIndex, facts: CodePage) -> None:
     st.subheader("Documents")
     rows = []
-    for one in found.coverage:
-        begin = int(index.corpus.documents[one.document])
+    for document in facts.coverage:
+        begin = int(index.corpus.documents[document.document])
         begins = in_line("".join(index.corpus.pieces(index.corpus.tokens[begin : begin + 24])))
-        row = {"share": one.share, "with it": one.count, "of": one.length, "document": one.document}
+        row = {
+            "share": document.share,
+            "with it": document.count,
+            "of": document.length,
+            "document": document.document,
+        }
         rows.append(row | {"begins": begins})
-    key = f"documents {index.name(found.book, found.code)}"
-    st.dataframe(rows, hide_index=True, column_config=COLUMNS, key=key)
+    table(rows, f"documents {index.name(facts.book, facts.code)}", COLUMNS)
 
 
-def told(found: Labels | None, book: str, code: int, place: DeltaGenerator) -> None:
+def told(names: Labels | None, book: str, code: int, place: DeltaGenerator) -> None:
     """What it stands for, and how well that holds."""
-    label = None if found is None else found.of(book, code)
+    label = None if names is None else names.of(book, code)
     if label is None:
         return
-    text = wording.code_label(found, book, code)
     held = (
         f"precision {label.precision:.2f}, recall {label.recall:.2f}, F1 {label.f1:.2f} "
         f"at {label.firings:,} tokens that did not choose it"
     )
     if label.named:
-        place.markdown(f"**{plain(text)}** — {held}")
+        place.markdown(f"**{plain(wording.code_label(names, book, code))}** — {held}")
     elif label.text == MIXED:
         place.markdown(f"**mixed**: no simple pattern tells where it is on; the best has {held}")
     else:
         place.markdown("**rare**: too seldom on to be named")
-    if sides := wording.code_sides(found, book, code):
+    if sides := wording.code_sides(names, book, code):
         place.caption(plain(" · ".join(sides)))
 
 
 def explained(index: CodeIndex, name: str) -> None:
     """What a language model said of it, if one was asked."""
     with engine.saying():
-        if (one := explanations_of(index).get(name)) is not None:
-            st.markdown(f"{plain(one.model)} says {plain(wording.explanation(one))}")
+        if (explanation := explanations_of(index).get(name)) is not None:
+            st.markdown(f"{plain(explanation.model)} says {plain(wording.explanation(explanation))}")
 
 
 def toolbar(index: CodeIndex, book: str, code: int) -> None:
@@ -282,16 +282,16 @@ def toolbar(index: CodeIndex, book: str, code: int) -> None:
         )
 
 
-def numbers(index: CodeIndex, found: CodePage) -> None:
+def numbers(index: CodeIndex, facts: CodePage) -> None:
     """How often, where, how clearly."""
-    if not found.count:
-        st.info(f"This code is on at none of the {found.n_tokens:,} tokens of this index.")
+    if not facts.count:
+        st.info(f"This code is on at none of the {facts.n_tokens:,} tokens of this index.")
         return
-    best = index.top(found.book, found.code)
+    best = index.top(facts.book, facts.code)
     a, b, c, d = st.columns(4)
-    a.metric("Tokens with it", f"{found.count:,}", help=f"Of {found.n_tokens:,} tokens.")
-    b.metric("Share of tokens", f"{found.frequency:.3%}")
-    c.metric("Documents", f"{found.n_documents:,} of {len(index.corpus.documents):,}")
+    a.metric("Tokens with it", f"{facts.count:,}", help=f"Of {facts.n_tokens:,} tokens.")
+    b.metric("Share of tokens", f"{facts.frequency:.3%}")
+    c.metric("Documents", f"{facts.n_documents:,} of {len(index.corpus.documents):,}")
     d.metric(
         "Clearest margin",
         f"{best.margin[0]:.2f}" if len(best.margin) else "–",
@@ -299,36 +299,32 @@ def numbers(index: CodeIndex, found: CodePage) -> None:
     )
 
 
-def where(index: CodeIndex, found: CodePage) -> None:
+def where(index: CodeIndex, facts: CodePage) -> None:
     """Contexts, in the order that was asked for."""
-    name = index.name(found.book, found.code)
+    name = index.name(facts.book, facts.code)
     st.subheader("Contexts")
-    order = st.segmented_control(
-        "Contexts",
-        list(ORDERS),
-        key="order",
-        bind=IN_URL,
-        default="clearest",
-        required=True,
-        label_visibility="collapsed",
-    )
+    order = choice("Contexts", list(ORDERS), "order", label_visibility="collapsed")
     n, start = N_TOP, 0
     place = st.container()
     if order == "evenly spread":
         n = st.number_input("How many", 1, 200, N_TOP, key="contexts", bind=IN_URL, width=160)
     elif order == "all, in order":
         n = A_PAGE
-        if found.count > A_PAGE:
-            start = A_PAGE * (st.pagination(-(-found.count // A_PAGE), key=f"contexts of {name}") - 1)
-    listed = code_contexts(index, found.book, found.code, ORDERS[order], n, start=start)
+        if facts.count > A_PAGE:
+            start = A_PAGE * (st.pagination(-(-facts.count // A_PAGE), key=f"contexts of {name}") - 1)
+    listed = code_contexts(index, facts.book, facts.code, ORDERS[order], n, start=start)
     rows = [
-        strip(one, found.code, () if one.margin is None else (f"{one.margin:.2f}", f"{one.similarity:.2f}"))
-        for one in listed
+        strip(
+            context,
+            facts.code,
+            () if context.margin is None else (f"{context.margin:.2f}", f"{context.similarity:.2f}"),
+        )
+        for context in listed
     ]
     which = f", {start + 1:,} to {start + len(listed):,}" if start else ""
     numbers = " Numbers: margin and similarity." if listed and listed[0].margin is not None else ""
     place.caption(
-        f"{len(listed)} of {found.count:,} shown{which}. Framed: the token; coloured: the code is on.{numbers}"
+        f"{len(listed)} of {facts.count:,} shown{which}. Framed: the token; coloured: the code is on.{numbers}"
     )
     place.html("".join(rows))
     left, _ = st.columns(2)
@@ -342,33 +338,33 @@ def where(index: CodeIndex, found: CodePage) -> None:
     )
 
 
-def related(index: CodeIndex, names: Labels | None, found: CodePage) -> None:
+def related(index: CodeIndex, names: Labels | None, facts: CodePage) -> None:
     st.subheader("On at the same tokens")
-    if not found.related:
+    if not facts.related:
         st.caption("No code goes with it more often than by chance.")
         return
     rows = [
-        code_cells(names, one.book, one.code)
-        | {"share": one.share, "95 %": interval(one.interval), "lift": one.lift}
-        for one in found.related
+        code_cells(names, other.book, other.code)
+        | {"share": other.share, "95 %": interval(other.interval), "lift": other.lift}
+        for other in facts.related
     ]
-    pick(rows, f"related {index.name(found.book, found.code)}", COLUMNS)
-    st.caption(f"Counted at {found.related_sample:,} of its tokens, ranked by share × log lift.")
+    pick(rows, f"related {index.name(facts.book, facts.code)}", COLUMNS)
+    st.caption(f"Counted at {facts.related_sample:,} of its tokens, ranked by share × log lift.")
 
 
-def nearest(index: CodeIndex, names: Labels | None, found: CodePage) -> None:
+def nearest(index: CodeIndex, names: Labels | None, facts: CodePage) -> None:
     st.subheader("Nearest codes")
-    if found.neighbours is None:
+    if facts.neighbours is None:
         try:
             index.codebooks()
         except InputError as error:
             st.caption(plain(str(error)))
         return
     rows = [
-        code_cells(names, found.book, one.code) | {"cosine": one.cosine, "tokens": one.count}
-        for one in found.neighbours
+        code_cells(names, facts.book, other.code) | {"cosine": other.cosine, "tokens": other.count}
+        for other in facts.neighbours
     ]
-    pick(rows, f"nearest {index.name(found.book, found.code)}", COLUMNS)
+    pick(rows, f"nearest {index.name(facts.book, facts.code)}", COLUMNS)
     st.caption("Of the same codebook, by cosine as the codebook compares vectors.")
 
 
@@ -384,49 +380,43 @@ def logits(index: CodeIndex, book: str, code: int, waited: bool) -> None:
         st.caption(plain(str(model.exception())))
         return
     try:
-        written = lens(index, book, code)
+        written = lens(index, book, code, engine.model_name(), model.result())
     except InputError as error:
         st.caption(plain(str(error)))
         return
     for column, sign, entries in zip(st.columns(2), ("up", "down"), (written.up, written.down), strict=True):
-        column.dataframe(
-            [{f"token, {sign}": wording.token(text), "logit": value} for text, value in entries],
-            hide_index=True,
-            column_config={"logit": NumberColumn(format="%.2f")},
-            key=f"lens {sign} {index.name(book, code)}",
-        )
+        rows = [{f"token, {sign}": wording.token(text), "logit": value} for text, value in entries]
+        columns = {"logit": NumberColumn(format="%.2f")}
+        table(rows, f"lens {sign} {index.name(book, code)}", columns, column)
     st.caption(
         f"The vector through W_O, the final norm and the unembedding, as if it were all of the residual stream; "
         f"{LISTED} tokens each. Early layers' codes often say little here."
     )
 
 
-def _has_codebooks(page: CodePage) -> bool:
-    """Otherwise they were away, and may be back."""
-    return page.neighbours is not None
-
-
-@st.cache_resource(max_entries=64, show_spinner=False, hash_funcs=BY_FOLDER, validate=_has_codebooks)
+# without codebooks there are no neighbours; they were away, and may be back
+@st.cache_resource(
+    max_entries=64,
+    show_spinner=False,
+    hash_funcs=BY_FOLDER,
+    validate=lambda page: page.neighbours is not None,
+)
 def page(index: CodeIndex, book: str, code: int) -> CodePage:
     """All that the index says about a code by itself; worked out once, where the codebooks are there."""
     return code_page(index, book, code, n=LISTED)
 
 
-def lens(index: CodeIndex, book: str, code: int) -> LogitLens:
-    """What the code's vector writes into the logits, once the model is there; worked out once."""
-    return _lens(index, book, code, engine.model_name(), engine.model())
-
-
 @st.cache_resource(max_entries=256, show_spinner=False, hash_funcs=BY_FOLDER)
-def _lens(index: CodeIndex, book: str, code: int, spec: str, _model) -> LogitLens:  # noqa: ARG001 - a key
+def lens(index: CodeIndex, book: str, code: int, spec: str, _model) -> LogitLens:  # noqa: ARG001 - a key
+    """What the code's vector writes into the logits; worked out once."""
     return logit_lens(index, _model, book, code, n=LISTED)
 
 
 def neighbour_on(index: CodeIndex, book: str, code: int, step: int) -> int | None:
     """The next code of the same codebook that occurs in the corpus, in one direction."""
     begin = index.layout.code(book, 0)
-    there = np.flatnonzero(index.counts[begin : begin + index.books[index.layout.number(book)].n_codes])
-    beyond = there[there > code] if step > 0 else there[there < code][::-1]
+    occurring = np.flatnonzero(index.counts[begin : begin + index.books[index.layout.number(book)].n_codes])
+    beyond = occurring[occurring > code] if step > 0 else occurring[occurring < code][::-1]
     return int(beyond[0]) if len(beyond) else None
 
 

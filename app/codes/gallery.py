@@ -1,11 +1,10 @@
 """The clearest codes: what the page *Codes* opens on."""
 
-import shlex
-
 import streamlit as st
 from streamlit.column_config import NumberColumn
 
 from interp.app.codes.code_view import code_cells, in_line, pick
+from interp.app.widgets.charts import command, table
 from interp.app.widgets.code_names import labels, steering_by
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch import CodeIndex, Labels, summarise_heads
@@ -37,7 +36,7 @@ def of_index(index: CodeIndex) -> None:
     names = labels(index)
     if names is None:
         st.caption("These codes have no labels yet. They get them in a terminal:")
-        st.code(shlex.join(["interp", "index", "label", str(index.folder)]), language="bash")
+        command(["interp", "index", "label", str(index.folder)])
         return
     rows = []
     for book, code in names.clearest(SHOWN):
@@ -62,13 +61,13 @@ def of_codebooks(books: Codebooks, name: str) -> None:
         for book, code in names.clearest(SHOWN)
     ]
     st.subheader("The clearest codes")
-    st.dataframe(rows, hide_index=True, column_config=COLUMNS, height=HEIGHT, key="gallery")
+    table(rows, "gallery", COLUMNS, height=HEIGHT)
     of_heads(names, books.manifest["model"]["spec"])
 
 
-def of_heads(found: Labels, model: str | None) -> None:
+def of_heads(names: Labels, model: str | None) -> None:
     """Where every head looks and what its codes say, as a table to sort; nothing where labels do not tell."""
-    if not found.about.get("looks"):
+    if not names.about.get("looks"):
         return
     with st.expander("What heads do"):
         rows = [
@@ -80,9 +79,9 @@ def of_heads(found: Labels, model: str | None) -> None:
                 "F1": head.f1,
                 "in the circuit of": ", ".join(task for task, _ in head.circuits),
             }
-            for head in summarise_heads(found, model)
+            for head in summarise_heads(names, model)
         ]
-        st.dataframe(rows, hide_index=True, column_config=HEADS, height=HEIGHT, key="heads")
+        table(rows, "heads", HEADS, height=HEIGHT)
 
 
 def _row(names: Labels, book: str, code: int) -> dict:

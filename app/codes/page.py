@@ -17,7 +17,7 @@ from interp.app.widgets import run_store
 from interp.app.widgets.code_names import labels
 from interp.app.widgets.codebook_picker import fitting
 from interp.app.widgets.tokens import plain, visible
-from interp.app.widgets.url_state import IN_URL, tell_missing, whole_number
+from interp.app.widgets.url_state import IN_URL, choice, tell_missing, whole_number
 from interp.codesearch import CoarseIndex, CodeIndex, labels_of
 from interp.codesearch.contexts import match_contexts
 from interp.codesearch.index import MANIFEST
@@ -68,11 +68,13 @@ def open_one_of(names: list[str]) -> None:
     st.selectbox("Open", names, None, key="open", on_change=chosen, placeholder="a code above", width=220)
 
 
-def search(index: CodeIndex) -> None:
+def search(index: CodeIndex, others: list[str]) -> None:
+    """
+    Args:
+        others: names of indexes in which the same codes can be looked up.
+    """
     with st.container(horizontal=True):
-        by = st.segmented_control(
-            "Search by", [REGEX, TOKEN, PROMPT, NAME], key="search", bind=IN_URL, default=REGEX, required=True
-        )
+        by = choice("Search by", [REGEX, TOKEN, PROMPT, NAME], "search")
         if by in (REGEX, TOKEN):
             index = level(index)
     if by == NAME:
@@ -98,7 +100,7 @@ def search(index: CodeIndex) -> None:
         if by == PROMPT:
             similar(index, text)
         else:
-            scored(index, by, text)
+            scored(index, by, text, others)
 
 
 def level(index: CodeIndex) -> CodeIndex:
@@ -108,29 +110,22 @@ def level(index: CodeIndex) -> CodeIndex:
         code_labels = labels_of(index)
     if code_labels is None or not code_labels.groups:
         return index
-    chosen = st.segmented_control(
-        "Level",
-        [ALL_CODES, FEW_CODES],
-        key="level",
-        bind=IN_URL,
-        default=ALL_CODES,
-        required=True,
-        help="Each codebook's codes, or those merged into at most 16 that can be told apart.",
-    )
+    merged = "Each codebook's codes, or those merged into at most 16 that can be told apart."
+    chosen = choice("Level", [ALL_CODES, FEW_CODES], "level", help=merged)
     return index if chosen == ALL_CODES else code_index.coarse(index)
 
 
-def counted(n: int, one: str, many: str) -> str:
-    return f"{n:,} {one if n == 1 else many}"
+def counted(n: int, singular: str, plural: str) -> str:
+    return f"{n:,} {singular if n == 1 else plural}"
 
 
-def scored(index: CodeIndex, by: str, text: str) -> None:
+def scored(index: CodeIndex, by: str, text: str, others: list[str]) -> None:
     """Every code against what matches."""
     ranking = scores(index, by, text)
     choice, number = (partial(widget, bind=IN_URL, width=WIDTH) for widget in (st.selectbox, st.number_input))
     hits_least = "Tokens in matches that a code must have: one of one is no evidence."
     again = "The same codes in the text of another index: they were not chosen by it."
-    comparable = [one for one in names if one != name and code_index.comparable(one, index)]
+    comparable = [other for other in others if code_index.comparable(other, index)]
     with st.container(horizontal=True):
         filters = {
             "sort": choice("Sorted by", SORTS, format_func=SORT_NAMES.get, key="sort"),
@@ -172,10 +167,10 @@ def scored(index: CodeIndex, by: str, text: str) -> None:
             another = code_index.opened(other)
             if isinstance(index, CoarseIndex):
                 another = CoarseIndex(another, index.groups)
-            there = scores(another, by, text).hits_at(places[:most])
+            hits_there = scores(another, by, text).hits_at(places[:most])
             listed = [
                 row | {"P there": hit.precision, "R there": hit.recall}
-                for row, hit in zip(listed, there, strict=True)
+                for row, hit in zip(listed, hits_there, strict=True)
             ]
         pick(listed, "hits", COLUMNS, height="content" if len(listed) <= 20 else 600)
         st.caption(
@@ -307,7 +302,7 @@ if code is not None:
     show_code(index, code, heading)
 else:
     st.caption(plain(code_index.describe(index)))
-    search(index)
+    search(index, [other for other in names if other != name])
     starred(index)
     with st.expander("Build another index"):
         offer()

@@ -89,11 +89,11 @@ def _read(index: CodeIndex, prompt: str) -> tuple[list[str], dict[str, Int[np.nd
 
 
 def _like(index: CodeIndex, texts: list[str], codes: dict, position: int, n: int) -> Likeness:
-    own = {book: its[position] for book, its in codes.items()}
-    named = [(book, int(code)) for book, its in own.items() for code in np.unique(its[its >= 0])]
+    codes_there = {book: ids[position] for book, ids in codes.items()}
+    named = [(book, int(code)) for book, ids in codes_there.items() for code in np.unique(ids[ids >= 0])]
     counted = [(book, code, index.count(book, code)) for book, code in named]
     contexts = [
-        (one.score, one.shared, context_at(index, one.token)) for one in search_similar(index, own, n)
+        (hit.score, hit.shared, context_at(index, hit.token)) for hit in search_similar(index, codes_there, n)
     ]
     # codes that the corpus has once say little, those it never has nothing
     return Likeness(texts, sorted(counted, key=lambda entry: (entry[2] == 0, entry[2])), contexts)

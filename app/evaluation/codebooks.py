@@ -1,19 +1,18 @@
 """The part *Codebooks* of the page *Evaluation*: what passing through codes costs the model."""
 
-import shlex
-
 import streamlit as st
 
 from interp.app import engine
 from interp.app.evaluation import sources
 from interp.app.widgets import run_store
+from interp.app.widgets.charts import command, table
 from interp.app.widgets.codebook_picker import fit_command
 from interp.app.widgets.tokens import plain
-from interp.app.widgets.url_state import IN_URL
+from interp.app.widgets.url_state import IN_URL, choice
 from interp.errors import InputError
 from interp.report import wording
 from interp.report.plots import explained_plot, increase_plot
-from interp.report.tables import Condition, Quality, Usage, read_quality
+from interp.report.tables import ConditionCosts, Quality, Usage, read_quality
 
 
 def show() -> None:
@@ -26,28 +25,18 @@ def show() -> None:
     waiting = sources.unmeasured()
     if waiting:
         st.info(f"Not measured yet: {plain(', '.join(waiting))}. A command in a terminal measures one:")
-        folder = f"{run_store.shown_path()}/{waiting[0]}"
-        st.code(shlex.join(["interp", "codebook", "eval", folder]), language="bash")
+        command(["interp", "codebook", "eval", f"{run_store.shown_path()}/{waiting[0]}"])
+    elif not qualities:
+        st.info("No codebooks have been measured yet. Make some in a terminal, then reload this page:")
+        st.code(fit_command(), language="bash")
     if not qualities:
-        if not waiting:
-            st.info("No codebooks have been measured yet. Make some in a terminal, then reload this page:")
-            st.code(fit_command(), language="bash")
         return
-    st.dataframe(overview(qualities), hide_index=True)
+    table(overview(qualities))
     left, right = st.columns(2)
     name = left.selectbox("Codebooks", list(qualities), key="quality", bind=IN_URL)
     quality = qualities[name]
     texts = {text.spec: text for text in quality.texts}
-    spec = right.segmented_control(
-        "Held-out text",
-        list(texts),
-        default=next(iter(texts)),
-        format_func=plain,
-        required=True,
-        key="heldout",
-        bind=IN_URL,
-    )
-    text = texts[spec]
+    text = texts[choice("Held-out text", list(texts), "heldout", place=right, format_func=plain)]
     st.caption(
         f"{len(quality.sites)} codebooks of {quality.n_codes} codes for {plain(quality.model or 'a model')}, "
         f"{plain(quality.selection)} selection, fitted on {quality.fit_tokens:,} tokens of {plain(quality.fitted_on)}; "
@@ -64,7 +53,7 @@ def show() -> None:
         st.caption(
             "No control was measured with these: interp codebook eval measures them unless told --controls 0."
         )
-    st.dataframe([line(condition) for condition in text.conditions], hide_index=True)
+    table([line(condition) for condition in text.conditions])
     st.caption(
         "Cross-entropy and KL in nats a token; 95 % bootstrap over blocks of text. Controls may be on fewer blocks: "
         "their rise is over the plain model on those, not over the line above."
@@ -77,28 +66,25 @@ def show() -> None:
         )
 
 
-def overview(found: dict[str, Quality]) -> list[dict]:
+def overview(qualities: dict[str, Quality]) -> list[dict]:
     """One line a folder, text and k."""
     return [
-        {"codebooks": name, "k": k, "codes": quality.n_codes, "text": text.spec} | _costs(condition, usage)
-        for name, quality in found.items()
+        {
+            **{"codebooks": name, "k": k, "codes": quality.n_codes, "text": text.spec},
+            "CE rise": interval(condition),
+            "KL": wording.number(condition.kl, 2),
+            "same top token": wording.percent(condition.agreement),
+            "variance explained": wording.number(usage.explained, 2),
+            "dead when fitted": wording.percent(usage.dead_when_fitted),
+            "bits a token": f"{usage.bits:.0f} of {usage.bits_most:.0f}",
+        }
+        for name, quality in qualities.items()
         for text in quality.texts
         for k, condition, usage in text.codes()
     ]
 
 
-def _costs(condition: Condition, usage: Usage) -> dict:
-    return {
-        "CE rise": interval(condition),
-        "KL": wording.number(condition.kl, 2),
-        "same top token": wording.percent(condition.agreement),
-        "variance explained": wording.number(usage.explained, 2),
-        "dead when fitted": wording.percent(usage.dead_when_fitted),
-        "bits a token": f"{usage.bits:.0f} of {usage.bits_most:.0f}",
-    }
-
-
-def cards(k: int, condition: Condition, usage: Usage) -> None:
+def cards(k: int, condition: ConditionCosts, usage: Usage) -> None:
     """The numbers of one k that are looked for first."""
     low, high = (wording.signed(end, 2) for end in (condition.low, condition.high))
     kept, unseen = wording.percent(condition.agreement), wording.percent(usage.dead_here)
@@ -113,7 +99,7 @@ def cards(k: int, condition: Condition, usage: Usage) -> None:
         column.metric(name, value, more, delta_color="off", delta_arrow="off", border=True)
 
 
-def line(condition: Condition) -> dict:
+def line(condition: ConditionCosts) -> dict:
     """A condition's row."""
     is_plain = condition.name == "plain"
     return {
@@ -128,6 +114,6 @@ def line(condition: Condition) -> dict:
     }
 
 
-def interval(condition: Condition) -> str:
+def interval(condition: ConditionCosts) -> str:
     low, high = (wording.signed(end, 2) for end in (condition.low, condition.high))
     return f"{wording.signed(condition.increase, 3)} [{low}, {high}]"

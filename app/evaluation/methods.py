@@ -1,13 +1,12 @@
 """The part *Methods* of the page *Evaluation*: tables of methods that find circuits, as benches left them."""
 
-import shlex
-
 import streamlit as st
 
 from interp.app.evaluation import sources
 from interp.app.widgets import run_store
+from interp.app.widgets.charts import command, table
 from interp.app.widgets.tokens import plain
-from interp.app.widgets.url_state import IN_URL
+from interp.app.widgets.url_state import IN_URL, choice
 from interp.bench.table import FAITHFUL
 from interp.report import wording
 from interp.report.bench import (
@@ -39,7 +38,7 @@ def show() -> None:
     if not files:
         st.info("No table of methods yet. Make one in a terminal (a minute), then reload this page:")
         words = ["interp", "bench", "--tasks", "planted-backup", "--seeds", "3", "--out"]
-        st.code(shlex.join([*words, f"{run_store.shown_path()}/bench"]), language="bash")
+        command([*words, f"{run_store.shown_path()}/bench"])
         return
     left, right = st.columns(2)
     name = left.selectbox("Bench", list(files), key="bench", bind=IN_URL)
@@ -57,18 +56,9 @@ def show() -> None:
         bind=IN_URL,
     )
     numbers = [str(n) for n in sorted({row.n for row in rows if row.n})]
-    pairs = middle.segmented_control(
-        "Prompt pairs", [ALL, *numbers], default=ALL, required=True, key="bench_pairs", bind=IN_URL
-    )
+    pairs = choice("Prompt pairs", [ALL, *numbers], "bench_pairs", place=middle)
     costs = any("forwards" in row.values for row in rows)
-    along = right.segmented_control(
-        "Drawn against",
-        [COST, PAIRS] if costs else [PAIRS],
-        default=COST if costs else PAIRS,
-        required=True,
-        key="along",
-        bind=IN_URL,
-    )
+    along = choice("Drawn against", [COST, PAIRS] if costs else [PAIRS], "along", place=right)
     # rankings that use no pairs belong beside every number of them
     chosen = [row for row in rows if pairs == ALL or row.n in (0, int(pairs))]
     ranked = best_first(chosen, metric)
@@ -86,14 +76,10 @@ def show() -> None:
         "Crosses: controls that know nothing of the prompts."
         + (GROWN if metric in FAITHFUL and along == COST else "")
     )
-    st.dataframe(
-        table(ranked, metric, bench.against),
-        hide_index=True,
-        column_config=columns(bench, metric),
-        height="content" if len(ranked) <= SHORT else TALL,
-    )
+    height = "content" if len(ranked) <= SHORT else TALL
+    table(method_rows(ranked, metric, bench.against), columns=columns(bench, metric), height=height)
     with st.expander("All metrics"):
-        st.dataframe(wide(ranked, metrics), hide_index=True)
+        table(wide(ranked, metrics))
     if bench.skipped:
         with st.expander(f"Left out: {len(bench.skipped)}"):
             st.markdown("\n".join(f"- {plain(line)}" for line in bench.skipped))
@@ -102,20 +88,22 @@ def show() -> None:
         st.code(bench.command, language="bash", wrap_lines=True)
 
 
-def table(rows: list[MethodRow], metric: str, against: str | None) -> list[dict]:
+def method_rows(rows: list[MethodRow], metric: str, against: str | None) -> list[dict]:
     """One line a method and number of pairs, with its range over seeds and its difference from ``against``."""
     lines = []
     ranged = any(metric in row.values and row.values[metric].least is not None for row in rows)
     for row in rows:
-        value, difference = row.values.get(metric), row.differences.get(metric)
+        value = row.values.get(metric)
         line = {"method": row.method, "kind": row.kind, "pairs": row.n, "over": row.over}
         line["value"] = value and value.mean
         if ranged:
-            line["least, largest seed"] = _pair(value and (value.least, value.largest))
+            ends = () if value is None or value.least is None else (value.least, value.largest)
+            line["least, largest seed"] = ", ".join(wording.number(end, 3) for end in ends) or wording.DASH
         if against is not None:
-            line["difference"] = difference_text(difference)
-        forwards = row.values.get("forwards")
-        lines.append(line if forwards is None else line | {"forward passes": forwards.mean})
+            line["difference"] = difference_text(row.differences.get(metric))
+        if (forwards := row.values.get("forwards")) is not None:
+            line["forward passes"] = forwards.mean
+        lines.append(line)
     return lines
 
 
@@ -128,20 +116,14 @@ def wide(rows: list[MethodRow], metrics: list[str]) -> list[dict]:
     ]
 
 
-def columns(found: BenchRows, metric: str) -> dict:
+def columns(bench: BenchRows, metric: str) -> dict:
     better = "lower" if metric in LOWER_IS_BETTER else "higher"
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     return {
         "value": number(TITLES[metric], format="%.3f", help=f"Mean over seeds; {better} is better."),
         "difference": text(
-            f"minus {found.against or ''} [95 %]",
+            f"minus {bench.against or ''} [95 %]",
             help="On the same pairs; mean over seeds, and its bootstrap interval over seeds.",
         ),
         "forward passes": number(format="%.0f", help="Of one prompt; a backward pass counts 2."),
     }
-
-
-def _pair(ends: tuple[float | None, float | None] | None) -> str:
-    if ends is None or None in ends:
-        return wording.DASH
-    return f"{wording.number(ends[0], 3)}, {wording.number(ends[1], 3)}"

@@ -7,7 +7,7 @@ from interp.app.evaluation import codebooks as evaluation_codebooks
 from interp.app.evaluation import methods as evaluation_methods
 from interp.app.evaluation import sources
 from interp.app.evaluation import steering as evaluation_steering
-from interp.app.widgets.url_state import IN_URL
+from interp.app.widgets.url_state import choice
 from interp.errors import InputError
 from interp.report.plots import machine_plot
 from interp.report.tables import read_machine
@@ -34,15 +34,7 @@ PARTS = {
 }
 
 st.title("Evaluation")
-part = st.segmented_control(
-    "What to see",
-    list(PARTS),
-    default="Methods",
-    required=True,
-    key="show",
-    bind=IN_URL,
-    label_visibility="collapsed",
-)
+part = choice("What to see", list(PARTS), "show", label_visibility="collapsed")
 try:
     PARTS[part]()
 except InputError as error:

@@ -27,9 +27,9 @@ FIRST = "ioi"
 
 def benches() -> dict[str, Path]:
     """Files by the names that are shown, those of the runs folder first."""
-    own = {name: engine.runs() / name / run_store.BENCH for name in run_store.folders("benches")}
-    kept = sorted((RESULTS / "bench").glob("*.json"), key=lambda path: (path.stem != FIRST, path.stem))
-    return own | {f"{path.stem}, ready-made": path for path in kept}
+    of_runs = {name: engine.runs() / name / run_store.BENCH for name in run_store.folders("benches")}
+    shipped = sorted((RESULTS / "bench").glob("*.json"), key=lambda path: (path.stem != FIRST, path.stem))
+    return of_runs | {f"{path.stem}, ready-made": path for path in shipped}
 
 
 def qualities() -> dict[str, Path]:

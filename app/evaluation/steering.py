@@ -3,6 +3,7 @@
 import streamlit as st
 
 from interp.app.evaluation import sources
+from interp.app.widgets.charts import table
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
 from interp.evaluation.steering import MeanRate
@@ -36,7 +37,7 @@ def show() -> None:
         )
     st.plotly_chart(rate_plot(result), alt="Share of texts with a word of the topic, by arm, with intervals")
     st.subheader("Mean of the topics")
-    st.dataframe(arms(result), hide_index=True)
+    table(arms(result))
     st.caption(
         "In brackets 95 % bootstrap intervals over prompts, so they hold for these topics; over topics: the standard "
         "error of the difference with topics as draws. Wrong topic: another topic’s codes, counted for this one’s "
@@ -51,14 +52,14 @@ def show() -> None:
         format_func=plain,
         key=f"topic, {name}",
     )
-    st.dataframe(lines(result, topic), hide_index=True)
+    table(lines(result, topic))
     st.caption(
         "Rate with Wilson’s 95 % interval. The texts are the first that each arm wrote, all from the same prompt and "
         "seed."
     )
 
 
-def arms(found: Steering) -> list[dict]:
+def arms(steering: Steering) -> list[dict]:
     return [
         {
             "arm": row.arm,
@@ -70,11 +71,11 @@ def arms(found: Steering) -> list[dict]:
             "perplexity": wording.number(row.perplexity, 1),
             "distinct-2": wording.number(row.distinct_2, 2),
         }
-        for row in found.table.by_arm
+        for row in steering.table.by_arm
     ]
 
 
-def lines(found: Steering, topic: str) -> list[dict]:
+def lines(steering: Steering, topic: str) -> list[dict]:
     return [
         {
             "arm": row.arm,
@@ -85,7 +86,7 @@ def lines(found: Steering, topic: str) -> list[dict]:
             "distinct-2": wording.number(row.cell.distinct_2, 2),
             "its first text": row.cell.example,
         }
-        for row in found.table.by_topic
+        for row in steering.table.by_topic
         if row.topic == topic
     ]
 

@@ -16,11 +16,12 @@ from interp.app.live.token_codes import (
     read,
     shared,
 )
+from interp.app.widgets.charts import table
 from interp.app.widgets.code_names import beside, labels
 from interp.app.widgets.codebook_picker import choose, name_of
 from interp.app.widgets.token_strip import by_codes, legend, token_strip
 from interp.app.widgets.tokens import plain, visible
-from interp.app.widgets.url_state import IN_URL, whole_number
+from interp.app.widgets.url_state import IN_URL, choice, whole_number
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch.layout import can_be_edited
 from interp.report import wording
@@ -47,11 +48,6 @@ COLUMNS = {
 }
 
 
-def forget_token() -> None:
-    """Another text begins at its last token: the address still has the former text's, and keeps a link's."""
-    st.query_params.pop("token", None)
-
-
 @st.fragment
 def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
     """Everything that a click on a token changes: no other part of the page is drawn anew."""
@@ -69,24 +65,16 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
     )
     # the choice belongs to the text
     chosen = f"token of {text}"
-    given = whole_number("token", n - 1)
-    st.session_state.setdefault(chosen, given if given < n else n - 1)
+    in_address = whole_number("token", n - 1)
+    st.session_state.setdefault(chosen, in_address if in_address < n else n - 1)
 
     def take(token: int) -> None:
         st.session_state[chosen] = token
 
     codes = {place: reading.codes[place].ids[:, 0].tolist() for place in sites[site]}
     if names is not None and names.coarse is not None and names.groups.keys() >= codes.keys():
-        level = right.segmented_control(
-            "Level",
-            [FEW_CODES, ALL_CODES],
-            key="level",
-            bind=IN_URL,
-            default=FEW_CODES,
-            required=True,
-            help="Codes merged into at most 16 of a head or MLP that can be told apart, or each by itself.",
-        )
-        if level == FEW_CODES:
+        merged = "Codes merged into at most 16 of a head or MLP that can be told apart, or each by itself."
+        if choice("Level", [FEW_CODES, ALL_CODES], "level", place=right, help=merged) == FEW_CODES:
             stands_for = partial(wording.code_label, names.coarse)
             codes = {place: coarse_ids(names.groups[place], ids) for place, ids in codes.items()}
     token_strip(reading.pieces, by_codes(codes, stands_for), st.session_state[chosen], "strip", take)
@@ -108,18 +96,18 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
     st.query_params["token"] = str(token)
     st.subheader(f"Codes of {plain(shown[token])}")
     if other is not None:
-        same = shared(reading, token, other)
+        shares = shared(reading, token, other)
         st.markdown(
             f"The same code as {plain(shown[other])} ({other}) at "
-            f"**{sum(value > 0 for value in same.values())} of {len(same)}** sites:"
+            f"**{sum(value > 0 for value in shares.values())} of {len(shares)}** sites:"
         )
         st.plotly_chart(
-            site_grid({site: value for site, value in same.items() if can_be_edited(site)}, "shared"),
+            site_grid({site: value for site, value in shares.items() if can_be_edited(site)}, "shared"),
             key="shared",
             alt=f"Sites at which tokens {token} and {other} have the same code: heads and MLP by layer",
         )
     rows = codes_at(reading, token, name, beside(names))
-    st.dataframe(rows, hide_index=True, column_config=COLUMNS, height=380, key="codes of a token")
+    table(rows, "codes of a token", COLUMNS, height=380)
 
 
 st.title("Live text")
@@ -131,7 +119,7 @@ text = st.text_area(
     key="text",
     bind=IN_URL,
     height=80,
-    on_change=forget_token,
+    on_change=lambda: st.query_params.pop("token", None),  # another text begins at its last token
     help=f"At most {MOST} tokens. Ctrl+Enter reads it.",
 )
 with engine.saying(stop=True):

@@ -104,9 +104,9 @@ def shared(reading: Reading, token: int, other: int) -> dict[str, float]:
     """By site, the share of one token's codes that another token has too; sites at which it has none left out."""
     shares = {}
     for site, codes in reading.codes.items():
-        mine, theirs = (set(codes.ids[i][codes.ids[i] >= 0].tolist()) for i in (token, other))
-        if mine:
-            shares[site] = len(mine & theirs) / len(mine)
+        codes_here, codes_there = (set(codes.ids[i][codes.ids[i] >= 0].tolist()) for i in (token, other))
+        if codes_here:
+            shares[site] = len(codes_here & codes_there) / len(codes_here)
     return shares
 
 

@@ -6,6 +6,7 @@ import streamlit as st
 
 from interp.app import engine
 from interp.app.widgets import run_store
+from interp.app.widgets.page_names import PAGES
 from interp.app.widgets.tokens import plain
 
 POLL = 0.5  # seconds between two looks at a model that is being loaded
@@ -15,56 +16,39 @@ COUNTED = (
     ("codebooks", "set of codebooks", "sets of codebooks"),
     ("benches", "bench", "benches"),
 )
-PAGES = (
-    (
-        "why",
-        "Why",
-        ":material/compare_arrows:",
+CARDS: dict[str, tuple[str, str, dict]] = {
+    "why": (
         "Give two prompts: which heads at which tokens make the difference? Change what they write.",
         "a number",
         {"a": "The keys to the cabinet", "b": "The key to the cabinet", "answer": " are", "instead": " is"},
     ),
-    (
-        "live",
-        "Live text",
-        ":material/text_fields:",
+    "live": (
         "Type a text and see every token coloured by its code, and what the codes stand for.",
         "a sentence of two names",
         {},
     ),
-    (
-        "codes",
-        "Codes",
-        ":material/search:",
+    "codes": (
         "The clearest codes by what they stand for. Search a corpus by pattern, token or prompt for the codes there.",
         "codes of a word",
         {"q": r"\breturn\w*"},
     ),
-    (
-        "circuit",
-        "Circuit",
-        ":material/account_tree:",
+    "circuit": (
         "Find which heads do a task, read their codes, set one and see the metric change.",
         "the newest run",
         {},
     ),
-    (
-        "changes",
-        "Changes",
-        ":material/difference:",
+    "changes": (
         "What does a finetuned model do that its base did not? Words, heads and codes that changed.",
         "the newest comparison",
         {},
     ),
-    (
-        "evaluation",
-        "Evaluation",
-        ":material/monitoring:",
+    "evaluation": (
         "Methods compared, what codebooks cost the model, and the finite-state experiment, with controls.",
         "what codebooks cost",
         {"show": "Codebooks"},
     ),
-)
+}
+"""By page: what it does, what can be tried there, and the address of that."""
 
 
 def state() -> None:
@@ -87,8 +71,8 @@ st.title("Read and steer a language model by its codes")
 waiting = not engine.loading().model.done()
 with st.container(border=True):
     st.fragment(state, run_every=POLL if waiting else None)()
-    counts = [(len(run_store.folders(kind)), one, many) for kind, one, many in COUNTED]
-    words = " · ".join(f"{n or 'no'} {one if n == 1 else many}" for n, one, many in counts)
+    counts = [(len(run_store.folders(kind)), singular, plural) for kind, singular, plural in COUNTED]
+    words = " · ".join(f"{n or 'no'} {singular if n == 1 else plural}" for n, singular, plural in counts)
     st.caption(f"In {plain(run_store.shown_path())}: {words}. The default model comes with codebooks.")
 with st.container(border=True):
     st.page_link("steering/page.py", label="**Steering**", icon=":material/tune:")
@@ -100,9 +84,10 @@ with st.container(border=True):
     if st.button("Begin here: a story with fire in it", type="primary", icon=":material/arrow_forward:"):
         st.switch_page("steering/page.py")
 columns = [*st.columns(3), *st.columns(3)]
-for column, (view, name, icon, does, example, asked) in zip(columns, PAGES, strict=True):
+for column, (view, (does, example, asked)) in zip(columns, CARDS.items(), strict=True):
     with column.container(border=True, height="stretch"):
-        st.page_link(f"{view}/page.py", label=f"**{name}**", icon=icon)
+        title, icon = PAGES[view]
+        st.page_link(f"{view}/page.py", label=f"**{title}**", icon=icon)
         st.markdown(does)
         arrow = ":material/arrow_forward:"
         st.page_link(f"{view}/page.py", label=f"Try: {example}", icon=arrow, query_params=asked)

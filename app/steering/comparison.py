@@ -19,8 +19,9 @@ from interp.app.steering.job import (
     Written,
     branch,
     control_vector,
-    look,
+    inspect_token,
 )
+from interp.app.widgets.charts import table
 from interp.app.widgets.code_names import code_pages
 from interp.app.widgets.token_strip import Row, token_strip
 from interp.app.widgets.tokens import STEERED, marked, plain, visible
@@ -105,99 +106,95 @@ def texts(shown: Comparison) -> None:
     )
 
 
-def _card(one: Written, number: int, at: int | None) -> None:
-    perplexity = "ended at once" if one.text.perplexity is None else f"perplexity {one.text.perplexity:.1f}"
-    moved = "" if one.divergence is None or not len(one.divergence) else f" · KL {one.divergence.mean():.2f}"
+def _card(text: Written, number: int, at: int | None) -> None:
+    perplexity = "ended at once" if text.text.perplexity is None else f"perplexity {text.text.perplexity:.1f}"
+    moved = (
+        "" if text.divergence is None or not len(text.divergence) else f" · KL {text.divergence.mean():.2f}"
+    )
     st.markdown(
-        f"**{one.name}**",
+        f"**{text.name}**",
         help="Perplexity of the new tokens under the model as it is; KL(this ‖ base) of the next token at each step, "
         "nats, the mean.",
     )
     st.caption(perplexity + moved)
 
     def take(token: int) -> None:
-        st.session_state[OPENED], st.session_state[OPENED_AT] = number, token - one.n_prompt
+        st.session_state[OPENED], st.session_state[OPENED_AT] = number, token - text.n_prompt
 
-    faded = ["padding:1px 0;opacity:.65;"] * one.n_prompt + ["padding:1px 0;"] * len(one.text.tokens)
-    styles = [style + STEERED * mark for style, mark in zip(faded, one.marks, strict=True)]
-    titles = ["codes edited here" * mark for mark in one.marks]
-    row = Row(f"Tokens of {one.name}", "", styles, [""] * len(styles), titles)
-    chosen = None if at is None else one.n_prompt + at
-    token_strip(one.pieces, [row], chosen, f"strip {number}", take, one.n_prompt)
+    faded = ["padding:1px 0;opacity:.65;"] * text.n_prompt + ["padding:1px 0;"] * len(text.text.tokens)
+    styles = [style + STEERED * mark for style, mark in zip(faded, text.marks, strict=True)]
+    titles = ["codes edited here" * mark for mark in text.marks]
+    row = Row(f"Tokens of {text.name}", "", styles, [""] * len(styles), titles)
+    chosen = None if at is None else text.n_prompt + at
+    token_strip(text.pieces, [row], chosen, f"strip {number}", take, text.n_prompt)
 
 
-def _open(shown: Comparison, one: Written, at: int) -> None:
+def _open(shown: Comparison, opened: Written, at: int) -> None:
     """A new token of a text: what else could have come, the codes there, and the way on from another token."""
-    base, codes, *_ = (text.arm for text in shown.written)
-    arm = codes if one.arm is base else one.arm
-    likely, *both = engine.asked_last(
-        "look", (id(one), at), lambda: look(shown.books, base, arm, one.text.tokens, at)
+    base, codes, *_ = (text.condition for text in shown.written)
+    condition = codes if opened.condition is base else opened.condition
+    likely, *site_codes = engine.asked_last(
+        "inspected token",
+        (id(opened), at),
+        lambda: inspect_token(shown.books, base, condition, opened.text.tokens, at),
     )
-    chosen, before = (plain(visible(one.pieces[one.n_prompt + i])) for i in (at, at - 1))
-    st.markdown(f"**{chosen}** in *{one.name}*, {_set_by(one, at)}, behind {before}")
+    chosen, before = (plain(visible(opened.pieces[opened.n_prompt + i])) for i in (at, at - 1))
+    st.markdown(f"**{chosen}** in *{opened.name}*, {_set_by(opened, at)}, behind {before}")
     left, right = st.columns(2)
-    token = one.text.tokens[at]
-    left.dataframe(
-        [
-            {
-                "next token": visible(other.text) + (" ←" if other.token == token else ""),
-                "base": other.base,
-                arm.name: other.arm,
-            }
-            for other in likely
-        ],
-        hide_index=True,
-        height=CODE,
-        key="likely",
-        column_config={"base": SHARE, arm.name: SHARE},
-    )
-    right.dataframe(_code_rows(shown.labels, *both), hide_index=True, height=CODE, key="codes there")
-    _branch(shown, one, at, [other for other in likely if other.token != token])
+    token = opened.text.tokens[at]
+    rows = [
+        {"next token": visible(other.text) + (" ←" if other.token == token else ""), "base": other.base}
+        | {condition.name: other.condition}
+        for other in likely
+    ]
+    table(rows, "likely", {"base": SHARE, condition.name: SHARE}, left, height=CODE)
+    table(_code_rows(shown.labels, *site_codes), "codes there", place=right, height=CODE)
+    _branch(shown, opened, at, [other for other in likely if other.token != token])
 
 
-def _set_by(one: Written, at: int) -> str:
+def _set_by(text: Written, at: int) -> str:
     """What made a new token, in words."""
-    if at == one.branched:
+    if at == text.branched:
         return "chosen by hand"
-    if one.arm.within is None:
-        return "as the model is" if one.divergence is None else "by what is said in front of the prompt"
-    edited = one.marks[one.n_prompt + at - 1]
+    if text.condition.within is None:
+        return "as the model is" if text.divergence is None else "by what is said in front of the prompt"
+    edited = text.marks[text.n_prompt + at - 1]
     return "with the edits of this text at the token before" if edited else "with no edit at the token before"
 
 
-def _code_rows(labels: Labels | None, base: SiteCodes, arm: SiteCodes) -> list[dict[str, str]]:
+def _code_rows(labels: Labels | None, base: SiteCodes, steered: SiteCodes) -> list[dict[str, str]]:
     """The codes as the token was chosen: those first that are others than in the base, the clearest names first."""
 
     def clear(site: str, code: int) -> float:
         label = None if labels is None else labels.of(site, code)
         return label.f1 if label is not None and label.named else 0.0
 
-    def told(site: str, codes: Sequence[int]) -> str:
+    def described(site: str, codes: Sequence[int]) -> str:
         named = (f"{code} {code_label(labels, site, code) if clear(site, code) else ''}" for code in codes)
         return ", ".join(text.strip() for text in named)
 
     def rank(site: str) -> tuple[bool, float]:
-        clearest = max((clear(site, code) for code in (*base[site], *arm[site])), default=0)
-        return base[site] == arm[site], -clearest
+        clearest = max((clear(site, code) for code in (*base[site], *steered[site])), default=0)
+        return base[site] == steered[site], -clearest
 
     return [
         {
             "site": site,
-            "code": told(site, arm[site]),
-            "in the base": "" if base[site] == arm[site] else told(site, base[site]),
+            "code": described(site, steered[site]),
+            "in the base": "" if base[site] == steered[site] else described(site, base[site]),
         }
-        for site in sorted((site for site in base if site in arm), key=rank)
+        for site in sorted((site for site in base if site in steered), key=rank)
     ]
 
 
-def _branch(shown: Comparison, one: Written, at: int, others: Sequence[Likely]) -> None:
+def _branch(shown: Comparison, text: Written, at: int, others: Sequence[Likely]) -> None:
     """Another token in the place of this one, and the text from there on."""
-    texts_of = {other.token: f"{wording.token(other.text)} {other.arm:.0%}" for other in others}
+    texts_of = {other.token: f"{wording.token(other.text)} {other.condition:.0%}" for other in others}
     token = st.pills(
         "Go on with another token",
         texts_of,
         format_func=lambda token: plain(texts_of[token]),
-        key=f"branch {id(one)} {at}",
+        key=f"branch {id(text)} {at}",
     )
     place = st.empty()
     if token is not None and st.button("Branch", icon=":material/fork_right:"):
@@ -205,7 +202,7 @@ def _branch(shown: Comparison, one: Written, at: int, others: Sequence[Likely]) 
         def show(_name: str, *so_far) -> None:
             place.html(marked(*so_far))
 
-        new = branch(shown.request, shown.written[0].arm, one, at, token, show)
+        new = branch(shown.request, shown.written[0].condition, text, at, token, show)
         st.session_state["branches"][:] = [*st.session_state["branches"], new][-MOST_BRANCHES:]
         place.empty()
 
@@ -216,46 +213,42 @@ def draw_costs(texts: Sequence[Written]) -> None:
     moved = [text.divergence for text in texts if text.divergence is not None]
     most_moved = max(divergence.max(initial=0) for divergence in moved)
     with st.expander("What each token cost"):
-        for column, one in zip(st.columns(len(texts)), texts, strict=True):
+        for column, written in zip(st.columns(len(texts)), texts, strict=True):
             with column:
-                st.markdown(f"**{one.name}**")
-                _costs(one, "Surprise of each new token", one.text.surprise, SURPRISE, most_surprise)
-                _costs(one, "KL from the base at each", one.divergence, DIVERGENCE, most_moved)
+                st.markdown(f"**{written.name}**")
+                _costs(written, "Surprise of each new token", written.text.surprise, SURPRISE, most_surprise)
+                _costs(written, "KL from the base at each", written.divergence, DIVERGENCE, most_moved)
         st.caption(
             "Surprise is −log p of each new token under the model as it is, behind the same prompt; KL is how far the "
             "distribution that it was drawn from was moved, at temperature 1."
         )
-        st.dataframe(
-            [
-                {
-                    "text": one.name,
-                    "n": i + 1,
-                    "token": one.pieces[one.n_prompt + i],
-                    "surprise": float(one.text.surprise[i]),
-                    "KL": None if one.divergence is None else float(one.divergence[i]),
-                }
-                for one in texts
-                for i in range(len(one.text.tokens))
-            ],
-            hide_index=True,
-            column_config={name: st.column_config.NumberColumn(format="%.3f") for name in ("surprise", "KL")},
-            key="numbers",
+        rows = [
+            {
+                **{"text": written.name, "n": i + 1, "token": written.pieces[written.n_prompt + i]},
+                "surprise": float(written.text.surprise[i]),
+                "KL": None if written.divergence is None else float(written.divergence[i]),
+            }
+            for written in texts
+            for i in range(len(written.text.tokens))
+        ]
+        table(
+            rows, "numbers", dict.fromkeys(("surprise", "KL"), st.column_config.NumberColumn(format="%.3f"))
         )
 
 
-def _costs(one: Written, name: str, values: np.ndarray | None, colour: str, top: float) -> None:
+def _costs(text: Written, name: str, values: np.ndarray | None, colour: str, top: float) -> None:
     """One number for each new token, the mean and the largest in words."""
     if values is None or not len(values):
         return
-    new = [visible(piece) for piece in one.pieces[one.n_prompt :]]
+    new = [visible(piece) for piece in text.pieces[text.n_prompt :]]
     most = int(values.argmax())
     st.caption(
         f"{name}, nats: mean {values.mean():.2f}, largest {values[most]:.2f} at {plain(new[most])} ({most + 1})"
     )
     st.plotly_chart(
         token_costs(new, values, colour, top),
-        key=f"{name} in {one.name}",
-        alt=f"{name} of every new token of {one.name}, in nats",
+        key=f"{name} in {text.name}",
+        alt=f"{name} of every new token of {text.name}, in nats",
     )
 
 
@@ -271,25 +264,18 @@ def draw_code_set(
     )
     if doubt := code_set.doubt():
         st.warning(plain(doubt))
-    st.dataframe(
-        [
-            {
-                "site": code.site,
-                "code": code.code,
-                **label(code.site, code.code),
-                "weight": code.weight,
-                "effect": code.effect,
-                "precision": code.verdict and code.verdict.precision,
-                "recall": code.verdict and code.verdict.recall,
-                "q": code.verdict and code.verdict.q_value,
-                "page": page(code.site, code.code),
-            }
-            for code in listed
-        ],
-        hide_index=True,
-        column_config={"page": st.column_config.LinkColumn("its page", display_text="what it is")},
-        key="found",
-    )
+    rows = [
+        {
+            **{"site": code.site, "code": code.code, **label(code.site, code.code)},
+            **{"weight": code.weight, "effect": code.effect},
+            "precision": code.verdict and code.verdict.precision,
+            "recall": code.verdict and code.verdict.recall,
+            "q": code.verdict and code.verdict.q_value,
+            "page": page(code.site, code.code),
+        }
+        for code in listed
+    ]
+    table(rows, "found", {"page": st.column_config.LinkColumn("its page", display_text="what it is")})
 
 
 def draw_again(shown: Comparison) -> None:
@@ -325,12 +311,12 @@ def session(shown: Comparison) -> dict:
     request, link = shown.request, address(shown.made)
     texts = [
         {
-            "name": one.name,
-            "text": "".join(one.pieces),
-            "pieces": one.pieces,
-            "n_prompt": one.n_prompt,
-            "kl": None if one.divergence is None else [round(float(kl), 5) for kl in one.divergence],
+            "name": text.name,
+            "text": "".join(text.pieces),
+            "pieces": text.pieces,
+            "n_prompt": text.n_prompt,
+            "kl": None if text.divergence is None else [round(float(kl), 5) for kl in text.divergence],
         }
-        for one in shown.written
+        for text in shown.written
     ]
     return {"python": request.program(), "command": request.command(), "link": link, "texts": texts}

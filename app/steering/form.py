@@ -44,13 +44,13 @@ def settings() -> dict:
 
 def address(made: dict) -> str:
     """The address of a comparison, by its :func:`settings`: opened anywhere, the page has the same."""
-    given = engine.address_of_model() | {
+    fields = engine.address_of_model() | {
         key: str(value).lower() if isinstance(value, bool) else value
         for key, value in made.items()
         if value not in (None, "", [])
     }
-    here = urlsplit(st.context.url or "/steering")
-    return here._replace(query=urlencode(given, doseq=True), fragment="").geturl()
+    page_url = urlsplit(st.context.url or "/steering")
+    return page_url._replace(query=urlencode(fields, doseq=True), fragment="").geturl()
 
 
 def made_by(request: SteeringRequest, books: str) -> str:
@@ -62,16 +62,16 @@ def made_by(request: SteeringRequest, books: str) -> str:
         "set": f"set in {request.slots} of a vector's slots",
         "forbidden": "forbidden",
     }
-    where = f"at {positions} tokens" + (f" from number {begin} on" if begin else "")
+    positions_text = f"at {positions} tokens" + (f" from number {begin} on" if begin else "")
     if request.fraction != 1:
-        where += f", {wording.percent(request.fraction)} of them"
+        positions_text += f", {wording.percent(request.fraction)} of them"
     if request.when is not None:
-        where += f", where {wording.visible(request.when, keep=' ')} holds"
+        positions_text += f", where {wording.visible(request.when, keep=' ')} holds"
     words = [
         f"“{prompt if len(prompt) <= SHORT else prompt[: SHORT - 1] + '…'}”"
         + (" as a chat message" if request.chat else ""),
         f"{n} {'code' if n == 1 else 'codes'} {done[request.how]}",
-        where,
+        positions_text,
         f"{request.n_tokens} new tokens at temperature {request.temperature:g}",
         f"seed {request.seed}",
         f"codebooks: {books}",
@@ -83,8 +83,10 @@ def named(codes: Sequence[WeightedCode], labels: Labels | None) -> str:
     """Codes by what they stand for, the clearest names first; empty if none has one."""
     if labels is None:
         return ""
-    both = [(code[:2], labels.of(*code[:2])) for code in codes]
-    clear = sorted((pair for pair in both if pair[1] and pair[1].named), key=lambda pair: -pair[1].f1)[:NAMED]
+    labelled = [(code[:2], labels.of(*code[:2])) for code in codes]
+    clear = sorted((pair for pair in labelled if pair[1] and pair[1].named), key=lambda pair: -pair[1].f1)[
+        :NAMED
+    ]
     names = [f"{code_name(*code)} {wording.code_effect(labels, *code)}" for code, _ in clear]
     more = len(codes) - len(names)
     return ", ".join(names) + (f" and {more} more" if names and more else "")
@@ -97,11 +99,11 @@ def worked(preset: Preset, codes: Sequence[WeightedCode]) -> None:
     measured = preset.measured
     base, steered, control = (f"{hits} of {measured.n}" for hits in measured.hits)
     plain_one, with_codes, random = (f"{value:.0f}" for value in measured.perplexities)
-    own = "" if _as_measured(preset) else " Measured at other settings than those below."
+    note = "" if _as_measured(preset) else " Measured at other settings than those below."
     st.caption(
         f"{plain(preset.name)}: of texts with these codes {steered} have one of its words, of those without {base}, of "
         f"those with random codes of the same heads {control}; perplexities {with_codes}, {plain_one} and {random}. "
-        f"{plain(preset.found)}{own}"
+        f"{plain(preset.found)}{note}"
     )
 
 

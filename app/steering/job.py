@@ -58,7 +58,7 @@ LIKELIEST = 6
 
 
 @dataclass(frozen=True)
-class Arm:
+class Condition:
     """How one of the texts is written.
 
     Attributes:
@@ -93,7 +93,7 @@ class Written:
     """
 
     name: str
-    arm: Arm
+    condition: Condition
     text: Continuation
     pieces: list[str]
     n_prompt: int
@@ -104,12 +104,12 @@ class Written:
 
 @dataclass(frozen=True)
 class Likely:
-    """A token that could come next, and its probability in the base and in the arm."""
+    """A token that could come next, and its probability in the base and in the condition."""
 
     token: int
     text: str
     base: float
-    arm: float
+    condition: float
 
 
 SiteCodes = dict[str, list[int]]
@@ -127,7 +127,7 @@ def compare(
     times: float = MEANS_TIMES,
     said: str | None = None,
 ) -> tuple[Written, ...]:
-    """Write the text of each arm, taking a turn at the model; ``show`` is told of each as far as it is written.
+    """Write the text of each condition, taking a turn at the model; ``show`` is told of each as far as it is written.
 
     Args:
         request: of one prompt.
@@ -137,149 +137,163 @@ def compare(
     # a mistake should not wait for its turn
     model = engine.model()
     ids = _prompt_ids(model, request)
-    conditions = request.conditions(model, books)
-    edits = [request.edits(codes, [row]) for row, codes in enumerate(conditions.values())]
-    where = {"positions": EditScope(request.positions).columns(len(ids)), "when": request.when}
-    where |= {"fraction": request.fraction, "seed": request.seed}
+    codes_by_name = request.conditions(model, books)
+    edits = [request.edits(codes, [row]) for row, codes in enumerate(codes_by_name.values())]
+    placing = {"positions": EditScope(request.positions).columns(len(ids)), "when": request.when}
+    placing |= {"fraction": request.fraction, "seed": request.seed}
 
     def edited(books: Mapping, edits: Sequence[CodeEdit], *, read: bool = False) -> Attached:
         """Edits at the request's positions behind the prompt, wherever it is taken up again."""
-        return attach(model, books, read=read).edit(*edits, **where)
+        return attach(model, books, read=read).edit(*edits, **placing)
 
-    arms = [
-        Arm(NAMES[name], ids, partial(edited, books, own) if own else None, row)
-        for row, (name, own) in enumerate(zip(conditions, edits, strict=True))
+    conditions = [
+        Condition(NAMES[name], ids, partial(edited, books, condition_edits) if condition_edits else None, row)
+        for row, (name, condition_edits) in enumerate(zip(codes_by_name, edits, strict=True))
     ]
     together, alone = edited(books, sum(edits, [])), []
     if vectors is not None:
-        both = {**books, **vector_books(model, vectors)}
+        all_books = {**books, **vector_books(model, vectors)}
         added = [AddCode(site, 0, times) for site in vectors]
-        alone.append(Arm(MEANS, ids, partial(edited, both, added)))
+        alone.append(Condition(MEANS, ids, partial(edited, all_books, added)))
     if said is not None:
         longer = replace(request, prompts=(f"{said.strip()} {request.prompts[0]}",))
-        alone.append(Arm(SAID, _prompt_ids(model, longer)))
+        alone.append(Condition(SAID, _prompt_ids(model, longer)))
     with engine.running():
-        new = _go_on(model, request, ids, arms, together, show)
-        for arm in alone:
-            new += _go_on(model, request, arm.prompt, [arm], arm.at(), show)
+        new = continue_text(model, request, ids, conditions, together, show)
+        for condition in alone:
+            new += continue_text(model, request, condition.prompt, [condition], condition.at(), show)
         return tuple(
-            _written(model, request, arms[0], arm, tokens, ended=len(tokens) < request.n_tokens)
-            for arm, tokens in zip([*arms, *alone], new, strict=True)
+            _written(model, request, conditions[0], condition, tokens, ended=len(tokens) < request.n_tokens)
+            for condition, tokens in zip([*conditions, *alone], new, strict=True)
         )
 
 
-def branch(request: SteeringRequest, base: Arm, text: Written, at: int, token: int, show: Show) -> Written:
+def branch(
+    request: SteeringRequest, base: Condition, text: Written, at: int, token: int, show: Show
+) -> Written:
     """A text up to a new token, another one in its place, and how the model goes on from there."""
-    begin = [*text.arm.prompt, *text.text.tokens[:at], token]
+    begin = [*text.condition.prompt, *text.text.tokens[:at], token]
     with engine.running() as model:
         n_tokens = min(request.n_tokens, model.cfg.n_ctx - len(begin))
         if n_tokens < 1:
             raise InputError(f"a text of {len(begin)} tokens: the model reads no more")
         asked = replace(request, n_tokens=n_tokens)
-        [new] = _go_on(model, asked, begin, [text.arm], text.arm.at(), show)
-        whole = [*begin[len(text.arm.prompt) :], *new]
+        [new] = continue_text(model, asked, begin, [text.condition], text.condition.at(), show)
+        whole = [*begin[len(text.condition.prompt) :], *new]
         return replace(
-            _written(model, request, base, text.arm, whole, ended=len(new) < n_tokens),
-            name=f"{text.arm.name}, token {at + 1}: {wording.token(model.tokenizer.decode([token]))}",
+            _written(model, request, base, text.condition, whole, ended=len(new) < n_tokens),
+            name=f"{text.condition.name}, token {at + 1}: {wording.token(model.tokenizer.decode([token]))}",
             branched=at,
         )
 
 
-def look(
-    books: Codebooks, base: Arm, arm: Arm, new: Sequence[int], at: int
+def inspect_token(
+    books: Codebooks, base: Condition, condition: Condition, new: Sequence[int], at: int
 ) -> tuple[list[Likely], SiteCodes, SiteCodes]:
-    """What the base and an arm held as new token number ``at`` of a text was chosen; two forward passes.
+    """What the base and a condition held as new token number ``at`` of a text was chosen; two forward passes.
 
-    The likeliest tokens and the one that was chosen, the arm's likeliest first; codes of the base, and of the arm.
+    The likeliest tokens and the one that was chosen, the condition's likeliest first; codes of both.
     """
     with engine.running() as model:
-        (plain, before), (mine, after) = (_read(model, books, one, new[:at]) for one in (base, arm))
-        chosen = {*mine.topk(LIKELIEST).indices.tolist(), *plain.topk(LIKELIEST).indices.tolist(), new[at]}
+        (plain, before), (steered, after) = (
+            _read(model, books, run_under, new[:at]) for run_under in (base, condition)
+        )
+        chosen = {*steered.topk(LIKELIEST).indices.tolist(), *plain.topk(LIKELIEST).indices.tolist(), new[at]}
         likely = [
-            Likely(token, model.tokenizer.decode([token]), float(plain[token]), float(mine[token]))
-            for token in sorted(chosen, key=lambda token: -float(mine[token]))
+            Likely(token, model.tokenizer.decode([token]), float(plain[token]), float(steered[token]))
+            for token in sorted(chosen, key=lambda token: -float(steered[token]))
         ]
     return likely, before, after
 
 
 @torch.no_grad()
 def _read(
-    model: Model, books: Codebooks, arm: Arm, new: Sequence[int]
+    model: Model, books: Codebooks, condition: Condition, new: Sequence[int]
 ) -> tuple[Float[Tensor, " vocab"], SiteCodes]:
     """How likely each token is next, and the codes at the last one, by site."""
-    with attach(model, books) if arm.within is None else arm.within(read=True) as attached:
-        p = model(arm.rows(model, new))[arm.row, -1].float().softmax(-1).cpu()
+    with attach(model, books) if condition.within is None else condition.within(read=True) as attached:
+        p = model(condition.rows(model, new))[condition.row, -1].float().softmax(-1).cpu()
     codes = {}
     for site in books:
         if attached.bottlenecks[site] is not books[site]:  # the difference of means is added there
             continue
-        ids = attached.ids[site][arm.row, -1]
-        own = ids.reshape(-1, ids.shape[-1]).tolist()
+        ids = attached.ids[site][condition.row, -1]
+        ids_by_group = ids.reshape(-1, ids.shape[-1]).tolist()
         names = names_of_groups(site, groups_at(model, resolve_site(model, site), books[site]))
-        codes |= {name: [code for code in row if code >= 0] for name, row in zip(names, own, strict=True)}
+        codes |= {
+            name: [code for code in row if code >= 0] for name, row in zip(names, ids_by_group, strict=True)
+        }
     return p, codes
 
 
-def _go_on(
+def continue_text(
     model: Model,
     request: SteeringRequest,
     begin: list[int],
-    arms: Sequence[Arm],
+    conditions: Sequence[Condition],
     within: Attached | None,
     show: Show,
 ) -> list[list[int]]:
-    """The new tokens of each arm behind the same ones, written together."""
+    """The new tokens of each condition behind the same ones, written together."""
     stops = ends(model)
 
-    def new(tokens: Tensor, arm: Arm) -> list[int]:
-        return until_end(tokens[arm.row, len(begin) :].tolist(), stops)
+    def new(tokens: Tensor, condition: Condition) -> list[int]:
+        return until_end(tokens[condition.row, len(begin) :].tolist(), stops)
 
     def watch(tokens: Tensor) -> None:
         if (tokens.shape[1] - len(begin)) % EVERY == 1:
-            for arm in arms:
-                so_far = new(tokens, arm)
-                marks = _marks(arm, within, len(tokens), len(begin) + len(so_far), ended=False)
-                show(arm.name, *_runs(model.tokenizer, begin, so_far, marks))
+            for condition in conditions:
+                so_far = new(tokens, condition)
+                marks = _marks(condition, within, len(tokens), len(begin) + len(so_far), ended=False)
+                show(condition.name, *_runs(model.tokenizer, begin, so_far, marks))
 
     with within or contextlib.nullcontext():
         out = generate(
             model,
-            torch.tensor([begin] * (1 + max(arm.row for arm in arms)), device=model_device(model)),
+            torch.tensor(
+                [begin] * (1 + max(condition.row for condition in conditions)), device=model_device(model)
+            ),
             request.n_tokens,
             seed=request.seed,
             temperature=request.temperature,
             watch=watch,
         )
-    return [new(out, arm) for arm in arms]
+    return [new(out, condition) for condition in conditions]
 
 
 @torch.no_grad()
 def _written(
-    model: Model, request: SteeringRequest, base: Arm, arm: Arm, new: Sequence[int], *, ended: bool
+    model: Model,
+    request: SteeringRequest,
+    base: Condition,
+    condition: Condition,
+    new: Sequence[int],
+    *,
+    ended: bool,
 ) -> Written:
     """A text read once more, by the model as it is behind the base's prompt, and as it was written."""
 
-    def steps(one: Arm, attached: Attached | None) -> Float[Tensor, "token vocab"]:
+    def steps(run_under: Condition, attached: Attached | None) -> Float[Tensor, "token vocab"]:
         with attached or contextlib.nullcontext():
-            logits = model(one.rows(model, new))[one.row, len(one.prompt) - 1 : -1]
+            logits = model(run_under.rows(model, new))[run_under.row, len(run_under.prompt) - 1 : -1]
         return logits.float().log_softmax(-1)
 
-    plain, attached = steps(base, None), arm.at()
-    mine = plain if arm is base else steps(arm, attached)
+    plain, attached = steps(base, None), condition.at()
+    steered = plain if condition is base else steps(condition, attached)
     surprise = -plain.gather(-1, torch.tensor(new, device=plain.device).long()[:, None])[:, 0]
-    marks = _marks(arm, attached, arm.row + 1, len(arm.prompt) + len(new), ended=ended)
+    marks = _marks(condition, attached, condition.row + 1, len(condition.prompt) + len(new), ended=ended)
     tokenizer = model.tokenizer
     # BOS is not what the user wrote: it is shown only if codes were edited there
-    begin = int(arm.prompt[0] == first_token(tokenizer) and not marks[0])
+    begin = int(condition.prompt[0] == first_token(tokenizer) and not marks[0])
     text = tokenizer.decode(new, skip_special_tokens=True)
     return Written(
-        arm.name,
-        arm,
+        condition.name,
+        condition,
         Continuation(request.prompts[0], text, tuple(new), surprise.cpu().numpy().astype(np.float64)),
-        pieces(tokenizer, [*arm.prompt, *new][begin:]),
-        len(arm.prompt) - begin,
+        pieces(tokenizer, [*condition.prompt, *new][begin:]),
+        len(condition.prompt) - begin,
         marks[begin:],
-        None if arm is base else kl_divergence(mine, plain).cpu().numpy().astype(np.float64),
+        None if condition is base else kl_divergence(steered, plain).cpu().numpy().astype(np.float64),
     )
 
 
@@ -306,11 +320,11 @@ def _prompt_ids(model: Model, request: SteeringRequest) -> list[int]:
     return ids
 
 
-def _marks(arm: Arm, within: Attached | None, n_rows: int, n: int, *, ended: bool) -> list[bool]:
+def _marks(condition: Condition, within: Attached | None, n_rows: int, n: int, *, ended: bool) -> list[bool]:
     """Of n tokens of a batch that was run, those at which codes were edited: not the last one if it was not read."""
-    if arm.within is None or within is None:
+    if condition.within is None or within is None:
         return [False] * n
-    marks = within.edited_positions(n_rows, n)[arm.row].tolist()
+    marks = within.edited_positions(n_rows, n)[condition.row].tolist()
     return [*marks[:-1], marks[-1] and ended]
 
 

@@ -88,16 +88,8 @@ with engine.saying(stop=True):
 topics = list(dict.fromkeys([*topic_names(), *presets]))
 source = field(left.radio, "Which codes", SOURCES, horizontal=True, key="source", on_change=suit)
 if source == OF_TOPIC:
-    topic = field(
-        st.pills,
-        "Topic",
-        topics,
-        default=FIRST,
-        format_func=plain,
-        required=True,
-        key="topic",
-        label_visibility="collapsed",
-    )
+    looks = {"format_func": plain, "label_visibility": "collapsed"}
+    topic = field(st.pills, "Topic", topics, default=FIRST, required=True, key="topic", **looks)
 listing = st.container()
 usual_how, usual_scale = usual(source)
 with st.form("steer"):
@@ -110,22 +102,15 @@ with st.form("steer"):
         field(right.text_area, "Texts without it", key="negative", height=150, placeholder=usual_texts)
     left, middle, right = st.columns([5, 4, 1.3], vertical_alignment="bottom")
     prompt = field(left.text_area, "Prompt", PROMPT, key="prompt", height=68)
-    others = field(
-        middle.multiselect,
-        "Beside base and codes",
-        BESIDE,
-        key="beside",
-        max_selections=MOST_BESIDE,
-        placeholder="nothing else",
-    )
+    most = {"max_selections": MOST_BESIDE, "placeholder": "nothing else"}
+    others = field(middle.multiselect, "Beside base and codes", BESIDE, key="beside", **most)
     pressed = right.form_submit_button("Steer", type="primary", width="stretch")
     with st.expander("More"):
         a, b, c, d = st.columns(4)
         how = field(a.selectbox, "Codes are", OPERATIONS, OPERATIONS.index(usual_how), key="how")
         scale = field(b.number_input, "Times", -100.0, 100.0, usual_scale, 0.05, key="scale")
-        slots = field(
-            c.number_input, "Slots", 1, max(book.config.k for book in books.values()), 1, key="slots"
-        )
+        most_slots = max(book.config.k for book in books.values())
+        slots = field(c.number_input, "Slots", 1, most_slots, 1, key="slots")
         if source != BY_NAME:
             field(d.number_input, "How many codes", 1, None, None, key="top_k", placeholder="all")
             field(d.selectbox, "Ranked by", RANKINGS, key="by")
@@ -136,9 +121,8 @@ with st.form("steer"):
         n_tokens = field(a.number_input, "New tokens", 1, 400, 40, key="tokens")
         temperature = field(b.number_input, "Temperature", 0.0, 5.0, 0.7, 0.1, key="temperature")
         seed = field(c.number_input, "Seed", 0, MOST_SEED, 0, key="seed")
-        times = field(
-            a.number_input, "Difference of means, times", -100.0, 100.0, MEANS_TIMES, 0.5, key="times"
-        )
+        title = "Difference of means, times"
+        times = field(a.number_input, title, -100.0, 100.0, MEANS_TIMES, 0.5, key="times")
         usual_words = f"The following text is about {topic}." if source == OF_TOPIC else ""
         said = field(b.text_input, SAID, key="said", placeholder=usual_words) or usual_words
         chat = field(c.toggle, "Chat message", key="chat")

@@ -21,15 +21,15 @@ def fill() -> None:
     if "a" in st.session_state:
         return
     address, name = st.query_params.to_dict(), st.query_params.get("saved")
-    given: dict = {key: value for key, value in address.items() if key in FIELDS}
+    fields: dict = {key: value for key, value in address.items() if key in FIELDS}
     if name is not None and name in run_store.folders("explanations"):
-        given |= prompts_of(name)
-    if given or "edits" in address:
+        fields |= prompts_of(name)
+    if fields or "edits" in address:
         for key in ("why asked", "edits of"):
             st.session_state.pop(key, None)
     before = st.session_state.get("why asked") or {}
     for key in FIELDS:
-        st.session_state[key] = (before | given).get(key, PAIR.get(key, ""))
+        st.session_state[key] = (before | fields).get(key, PAIR.get(key, ""))
     st.session_state["chat"] = address.get("chat") == "true" or before.get("chat", False)
 
 
@@ -73,13 +73,8 @@ def show_proposals() -> None:
             st.info("No word of this prompt can be exchanged for one of as many tokens: write B yourself.")
         for i, other in enumerate(proposals.proposals):
             label, change = st.columns([1, 2], vertical_alignment="center")
-            label.button(
-                f"{plain(other.was)} → {plain(other.becomes)}",
-                key=f"proposal {i}",
-                on_click=ask,
-                args=(other.prompt,),
-                width="stretch",
-            )
+            text, key = f"{plain(other.was)} → {plain(other.becomes)}", f"proposal {i}"
+            label.button(text, key=key, on_click=ask, args=(other.prompt,), width="stretch")
             change.markdown(
                 f"**{plain(visible(proposals.top))}** {proposals.p:.0%} → {other.p:.0%}, "
                 f"then likeliest **{plain(visible(other.top))}**; KL {other.kl:.2f}"
@@ -105,26 +100,19 @@ def form() -> bool:
             st.text_input("Answer after A", key="answer", help="With the space in front. Empty: by the KL.")
             st.text_input("Instead, after B", key="instead")
         model = engine.loading().model
-        if (
-            model.done()
-            and not model.exception()
-            and getattr(model.result().tokenizer, "chat_template", None)
-        ):
+        loaded = model.done() and not model.exception()
+        if loaded and getattr(model.result().tokenizer, "chat_template", None):
             st.toggle("Chat template", key="chat", help="Puts both prompts into a user's message.")
         if names:
+            looks = {"label_visibility": "collapsed", "width": 240}
             st.selectbox(
-                "Saved", names, key="saved", on_change=open_saved, placeholder="Saved explanations",
-                label_visibility="collapsed", width=240,
-            )  # fmt: skip
-    for key, value in typed().items():
+                "Saved", names, key="saved", on_change=open_saved, placeholder="Saved explanations", **looks
+            )
+    for key, value in (typed() | {"saved": st.session_state["saved"] or ""}).items():
         if value == PAIR.get(key, "") or value is False:
             st.query_params.pop(key, None)
         else:
             st.query_params[key] = "true" if value is True else value
-    if st.session_state["saved"]:
-        st.query_params["saved"] = st.session_state["saved"]
-    else:
-        st.query_params.pop("saved", None)
     return wanted
 
 

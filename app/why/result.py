@@ -12,7 +12,7 @@ import streamlit as st
 from interp.app import engine
 from interp.app.why.playing import panel
 from interp.app.widgets import run_store
-from interp.app.widgets.charts import chart
+from interp.app.widgets.charts import chart, table
 from interp.app.widgets.node_picture import node_picture
 from interp.app.widgets.tokens import plain
 from interp.contrast import Why, template_of, why
@@ -50,8 +50,8 @@ def explained(asked: dict[str, Any] | None, saved: str | None, typed: dict[str, 
             return
         if st.session_state.get("edits of") != key:  # a link's edits belong to what it opens with
             first = "edits of" not in st.session_state
-            given = [edit for edit in st.query_params.get("edits", "").split(",") if edit]
-            st.session_state["edits"] = given if first else []
+            edits = [edit for edit in st.query_params.get("edits", "").split(",") if edit]
+            st.session_state["edits"] = edits if first else []
             st.session_state["edits of"] = key
         _told(explanation)
         _drawn(explanation, str(key), python)
@@ -60,15 +60,8 @@ def explained(asked: dict[str, Any] | None, saved: str | None, typed: dict[str, 
 
 def _made(asked: dict[str, Any]) -> Why:
     with engine.running() as model:
-        return why(
-            model,
-            asked["a"],
-            asked["b"],
-            answer=asked["answer"] or None,
-            instead=asked["instead"] or None,
-            chat=asked["chat"],
-            stage=engine.stage,
-        )
+        answers = {name: asked[name] or None for name in ("answer", "instead")}
+        return why(model, asked["a"], asked["b"], **answers, chat=asked["chat"], stage=engine.stage)
 
 
 def _opened(folder: Path) -> Why:
@@ -127,8 +120,12 @@ def _kept(explanation: Why) -> None:
         st.subheader("Keep it")
         with st.container(horizontal=True):
             if st.button("Save in the runs folder"):
-                with engine.saying():
-                    st.success(f"Saved as {plain(_saved(explanation))}.")
+                folder = unused(engine.runs() / KEEP)
+                try:
+                    explanation.save(folder)
+                    st.success(f"Saved as {plain(folder.name)}.")
+                except OSError as error:
+                    engine.say(InputError(f"{folder} cannot be written ({error.strerror or error})"))
             for name, data, kind in (
                 ("SVG", svg(explanation), "image/svg+xml"),
                 ("HTML", page(explanation), "text/html"),
@@ -142,14 +139,11 @@ def _kept(explanation: Why) -> None:
             enough = "are enough" if more.sparse else "are not enough"
             with st.expander(f"With MLPs as nodes: {more.kept} {enough}"):
                 rows = [
-                    {
-                        "node": node.site,
-                        "token": f"{label(node.token)} {node.position}",
-                        "effect": signed(node.effect),
-                    }
+                    {"node": node.site, "token": f"{label(node.token)} {node.position}"}
+                    | {"effect": signed(node.effect)}
                     for node in more.nodes
                 ]
-                st.dataframe(rows, hide_index=True, key="nodes with MLPs")
+                table(rows, "nodes with MLPs")
 
 
 def _template(explanation: Why) -> str | None:
@@ -163,34 +157,19 @@ def _template(explanation: Why) -> str | None:
     return engine.asked_last("template", (engine.model_name(), explanation.a, explanation.b), make)
 
 
-def _saved(explanation: Why) -> str:
-    """The name of a new folder of the runs folder with the explanation in it."""
-    folder = unused(engine.runs() / KEEP)
-    try:
-        explanation.save(folder)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror or error})") from None
-    return folder.name
-
-
 def _curve(explanation: Why) -> go.Figure:
-    figure = go.Figure()
+    figure, shares = go.Figure(), []
     for (name, rows), colour in zip(curves(explanation).items(), (*COLOURS, GREY), strict=False):
+        restored = [row.restored for row in rows]
+        shares += restored
         if len(rows) == 1:
             figure.add_hline(
-                rows[0].restored, line={"color": GREY, "dash": "dot"}, annotation_text=html.escape(name)
+                *restored, line={"color": GREY, "dash": "dot"}, annotation_text=html.escape(name)
             )
             continue
-        figure.add_scatter(
-            x=[row.nodes for row in rows],
-            y=[row.restored for row in rows],
-            name=name,
-            mode="lines+markers",
-            line={"color": colour},
-        )
+        nodes, line = [row.nodes for row in rows], {"color": colour}
+        figure.add_scatter(x=nodes, y=restored, name=name, mode="lines+markers", line=line)
     figure.update_xaxes(title="nodes", type="log", tickvals=[1, 2, 5, 10, 20])
-    shares = [row.restored for rows in curves(explanation).values() for row in rows]
-    figure.update_yaxes(
-        title="share restored", tickformat=".0%", range=[min(shares) - 0.05, max(shares) + 0.05]
-    )
+    bounds = [min(shares) - 0.05, max(shares) + 0.05]
+    figure.update_yaxes(title="share restored", tickformat=".0%", range=bounds)
     return layout(figure, height=300, left=60, legend=True)

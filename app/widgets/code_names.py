@@ -29,12 +29,12 @@ def code_pages(books: str) -> Callable[[str, int], str | None]:
     """
     names = run_store.folders("indexes")
     index = next((name for name in names if books_of(name) == books), None)
-    mine = engine.address_of_model()
+    model_query = engine.address_of_model()
 
     def page(site: str, code: int) -> str | None:
         if index is None and names:
             return None
-        asked = {"code": code_name(site, code)} | ({} if index is None else {"index": index}) | mine
+        asked = {"code": code_name(site, code)} | ({} if index is None else {"index": index}) | model_query
         return f"/codes?{urlencode(asked, safe='=')}"
 
     return page
@@ -45,20 +45,20 @@ def books_of(index: str) -> str | None:
     folder = engine.runs() / index
     made_with = run_store.says(folder / MANIFEST, "books")
     try:
-        where, sites = Path(made_with["folder"]).resolve(), tuple(map(str, made_with["sites"]))
+        place, sites = Path(made_with["folder"]).resolve(), tuple(map(str, made_with["sites"]))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError):
         return None
-    if where.parent != engine.runs():
-        if where.name not in pretrained_names():
+    if place.parent != engine.runs():
+        if place.name not in pretrained_names():
             return None
         # a folder of the package has held others in other versions of it
-        same = pretrained_fingerprint(where.name, sites) == made_with.get("fingerprint")
-        return where.name if same else None
+        unchanged = pretrained_fingerprint(place.name, sites) == made_with.get("fingerprint")
+        return place.name if unchanged else None
     try:
-        made = (where / CODEBOOKS).stat().st_mtime
+        made = (place / CODEBOOKS).stat().st_mtime
     except OSError:
         return None
-    return where.name if made <= code_index.changed(folder) else None
+    return place.name if made <= code_index.changed(folder) else None
 
 
 def labels(source: CodeIndex | Codebooks) -> Labels | None:
@@ -68,6 +68,6 @@ def labels(source: CodeIndex | Codebooks) -> Labels | None:
     return None
 
 
-def beside(found: Labels | None) -> Callable[[str, int], dict[str, str]]:
+def beside(names: Labels | None) -> Callable[[str, int], dict[str, str]]:
     """What a code stands for as a table's column, which is not there where no code has a label."""
-    return lambda site, code: {} if found is None else {"stands for": wording.code_label(found, site, code)}
+    return lambda site, code: {} if names is None else {"stands for": wording.code_label(names, site, code)}

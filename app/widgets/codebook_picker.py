@@ -26,9 +26,9 @@ from interp.steering.cache import identity
 def fit_command(spec: str | None = None) -> str:
     """What makes codebooks that this page finds, of the workbench's model unless another is named."""
     spec = spec or engine.model_name()
-    folder, here = engine.runs() / "codebooks", Path.cwd()
+    folder, working_folder = engine.runs() / "codebooks", Path.cwd()
     out = unused(folder) if (folder / MANIFEST).exists() else folder  # one that was not finished goes on
-    out = out.relative_to(here) if out.is_relative_to(here) else out
+    out = out.relative_to(working_folder) if out.is_relative_to(working_folder) else out
     words = ["interp", "codebook", "fit", "--k", "1", "--out", str(out)]
     return shlex.join(words + model_option(spec))
 
@@ -84,10 +84,10 @@ def fitting(kind: str, spec: str, model) -> list[str]:
 
 @st.cache_data(max_entries=256, show_spinner=False)
 def _fits(manifest: Path, changed: int, spec: str, _model) -> bool:  # noqa: ARG001 - keys of the cache
-    theirs = run_store.says(manifest, "model")
+    described = run_store.says(manifest, "model")
     try:
-        if isinstance(theirs, dict):
-            check_made_with(theirs, _model, MADE_WITH, "it is")
+        if isinstance(described, dict):
+            check_made_with(described, _model, MADE_WITH, "it is")
     except InputError:
         return False
     return True

@@ -57,11 +57,11 @@ def check_inside(path: Path) -> None:
     something that cannot be read to its end, such as a named pipe."""
     runs = engine.runs()
     try:
-        for one in (path, *path.rglob("*")):
-            if not one.resolve().is_relative_to(runs):
-                raise InputError(f"{one} is a link to another place, which is not followed")
-            if one.exists() and not (one.is_file() or one.is_dir()):
-                raise InputError(f"{one} is neither a file nor a folder")
+        for entry in (path, *path.rglob("*")):
+            if not entry.resolve().is_relative_to(runs):
+                raise InputError(f"{entry} is a link to another place, which is not followed")
+            if entry.exists() and not (entry.is_file() or entry.is_dir()):
+                raise InputError(f"{entry} is neither a file nor a folder")
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path} cannot be read ({error})") from None
 
@@ -70,17 +70,21 @@ def says(path: Path, name: str) -> Any:
     """What a JSON file of the runs folder says under a name; None if it cannot be read: who opens it tells why."""
     try:
         check_inside(path)
-        return _said(path, name, changed(path))
+        return _value_of(path, name, changed(path))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 @st.cache_data(max_entries=512, show_spinner=False)
-def _said(path: Path, name: str, changed: int) -> Any:  # noqa: ARG001 - a key of the cache
+def _value_of(path: Path, name: str, changed: int) -> Any:  # noqa: ARG001 - a key of the cache
     return read_json(path)[name]
 
 
 def shown_path() -> str:
     """The runs folder as it is typed in a command."""
-    here = Path.cwd()
-    return str(engine.runs().relative_to(here) if engine.runs().is_relative_to(here) else engine.runs())
+    working_folder = Path.cwd()
+    return str(
+        engine.runs().relative_to(working_folder)
+        if engine.runs().is_relative_to(working_folder)
+        else engine.runs()
+    )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import streamlit as st
 
@@ -15,11 +16,17 @@ CHOSEN = ("search", "order", "side", "show", "bench_pairs", "heldout", "along")
 """Parameters of choices of which one always is made."""
 
 
+def choice(label: str, options: Sequence, key: str, *, first: Any = None, place: Any = st, **more) -> Any:
+    """One of a few options side by side, of which one always is chosen; it stands in the address."""
+    first = options[0] if first is None else first
+    return place.segmented_control(label, options, key=key, default=first, required=True, bind=IN_URL, **more)
+
+
 def mend() -> None:
     """Take out what Streamlit's fields would end at: infinite whole numbers, and choices of nothing."""
-    given = st.query_params.to_dict()
-    empty = [name for name in CHOSEN if given.get(name) == ""]
-    if bad := empty + [name for name in WHOLE if _is_infinite(given.get(name, ""))]:
+    fields = st.query_params.to_dict()
+    empty = [name for name in CHOSEN if fields.get(name) == ""]
+    if bad := empty + [name for name in WHOLE if _is_infinite(fields.get(name, ""))]:
         for name in bad:
             del st.query_params[name]
         st.rerun()  # fields are filled from the address as it was when the run began
@@ -27,36 +34,36 @@ def mend() -> None:
 
 def whole_number(name: str, otherwise: int) -> int:
     """What the address says, if it is a number of at most four digits: Python refuses to read thousands of them."""
-    given = st.query_params.get(name, "")
-    return int(given) if given.isdecimal() and len(given) < 5 else otherwise
+    text = st.query_params.get(name, "")
+    return int(text) if text.isdecimal() and len(text) < 5 else otherwise
 
 
-def from_address(name: str, there: Sequence[str], otherwise: str | None = None) -> None:
+def from_address(name: str, choices: Sequence[str], otherwise: str | None = None) -> None:
     """Put what the address says into the field of its key, unless the reader has chosen something that is there."""
-    if name not in st.session_state or st.session_state[name] not in (*there, None):
-        given = st.query_params.get(name)
-        st.session_state[name] = given if given in there else otherwise
+    if name not in st.session_state or st.session_state[name] not in (*choices, None):
+        value = st.query_params.get(name)
+        st.session_state[name] = value if value in choices else otherwise
 
 
-def tell_missing(name: str, there: Sequence[str], what: str) -> None:
+def tell_missing(name: str, choices: Sequence[str], kind: str) -> None:
     """Say so if what the address names, or what was shown until now, is not there, before another is shown.
 
     Args:
         name: of the parameter; the field's key is the same.
-        what: one of them is, such as ``index``.
+        kind: of what is named, such as ``index``.
     """
-    given, noted = st.query_params.get(name), f"missing {name}"
+    value, noted = st.query_params.get(name), f"missing {name}"
     if name not in st.session_state:  # the page was opened
         st.session_state.pop(noted, None)
-        if given is not None and given not in there:
-            st.session_state[noted] = given
-    elif (held := st.session_state[name]) and held not in there:  # its folder went while the page was open
+        if value is not None and value not in choices:
+            st.session_state[noted] = value
+    elif (held := st.session_state[name]) and held not in choices:  # its folder went while the page was open
         st.session_state[noted] = held
-    elif not there or held != there[0]:  # somebody has chosen: the first is what stands in
+    elif not choices or held != choices[0]:  # somebody has chosen: the first is what stands in
         st.session_state.pop(noted, None)
     if noted in st.session_state:
-        shown = ": another is shown" if there else ""
-        st.warning(f"Here is no {what} called {plain(str(st.session_state[noted]))}{shown}.")
+        shown = ": another is shown" if choices else ""
+        st.warning(f"Here is no {kind} called {plain(str(st.session_state[noted]))}{shown}.")
 
 
 def _is_infinite(text: str) -> bool:

@@ -6,22 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from interp.cli import options
 from interp.cli.app import workbench_of
-from interp.cli.options import (
-    DEFAULT_MODEL,
-    BatchOption,
-    CpusOption,
-    DeviceOption,
-    DtypeOption,
-    GpusOption,
-    OverwriteOption,
-    ShardOption,
-    WorkersOption,
-    names,
-    numbers,
-    where_to_run,
-    whole_option,
-)
+from interp.cli.options import DEFAULT_MODEL, names, numbers, option, whole_option
 from interp.cli.terminal import goes_on, suggest
 from interp.errors import InputError
 
@@ -42,23 +29,23 @@ def bench(
     seeds: Annotated[int, whole_option("--seeds", least=1, most=1000, help="subsets of the pool drawn")] = 10,
     against: Annotated[
         str | None,
-        typer.Option(
-            metavar="METHOD",
+        option(
+            "METHOD",
+            "method the others are compared with",
             show_default="attribution if it is among them, else the first",
-            help="method the others are compared with",
         ),
     ] = None,
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="folder of the results, gone on with where there are some")
-    ] = Path("runs/bench"),
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    batch_size: BatchOption = 16,
-    workers: WorkersOption = "serial",
-    cpus_per_worker: CpusOption = 1,
-    gpus_per_worker: GpusOption = 0,
-    shard: ShardOption = None,
+    out: Annotated[Path, option("DIR", "folder of the results, gone on with where there are some")] = Path(
+        "runs/bench"
+    ),
+    overwrite: options.OverwriteOption = False,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
+    batch_size: options.BatchOption = 16,
+    workers: options.WorkersOption = "serial",
+    cpus_per_worker: options.CpusOption = 1,
+    gpus_per_worker: options.GpusOption = 0,
+    shard: options.ShardOption = None,
 ) -> None:
     """Compare methods on the same pairs, judged by activation patching of other pairs. Resumes.
 
@@ -67,8 +54,10 @@ def bench(
     from interp.bench.plan import BenchPlan
     from interp.files import check_folder
 
-    given: dict[str, Any] = dict(tasks=tasks, methods=methods, models=models, pairs=pairs, against=against)
-    plan = BenchPlan(**{name: value for name, value in given.items() if value is not None}, seeds=seeds)
+    arguments: dict[str, Any] = dict(
+        tasks=tasks, methods=methods, models=models, pairs=pairs, against=against
+    )
+    plan = BenchPlan(**{name: value for name, value in arguments.items() if value is not None}, seeds=seeds)
     check_folder(out, "a bench")
     if (lost := _lost(out / "bench.json", plan)) and not overwrite:
         raise InputError(
@@ -82,7 +71,7 @@ def bench(
     from interp.progress import bar
     from interp.report.bench import render_bench
 
-    where, part = where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
+    placement, part = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
     with goes_on(out):
         result = run_bench(
             plan,
@@ -90,7 +79,7 @@ def bench(
             device=device,
             dtype=dtype,
             batch_size=batch_size,
-            workers=where,
+            workers=placement,
             shard=part,
             stage=bar,
             say=typer.echo,
@@ -114,13 +103,13 @@ def _lost(path: Path, plan: Any) -> str:
     from interp.files import read_json
 
     try:
-        there = read_json(path)["plan"]
+        old = read_json(path)["plan"]
         parts = {
-            name: set(there[name]) - set(getattr(plan, name))
+            name: set(old[name]) - set(getattr(plan, name))
             for name in ("tasks", "methods", "models", "pairs")
         }
-        fewer = there["seeds"] > plan.seeds
+        fewer = old["seeds"] > plan.seeds
     except (OSError, ValueError, KeyError, TypeError):
         return ""
     lost = [f"{name} {', '.join(map(str, sorted(more)))}" for name, more in parts.items() if more]
-    return "; ".join(lost + [f"{there['seeds']} seeds"] * fewer)
+    return "; ".join(lost + [f"{old['seeds']} seeds"] * fewer)

@@ -16,8 +16,8 @@ def bottlenecks() -> None:
 
     for name in SHIPPED:
         cls = bottleneck_class(name)
-        what = (cls.__doc__ or "").partition("\n")[0].rstrip(".")
-        typer.echo(f"{name.replace('_', '-'):21}{what}\n{'':21}for {cls.use} ({cls.source})")
+        meaning = (cls.__doc__ or "").partition("\n")[0].rstrip(".")
+        typer.echo(f"{name.replace('_', '-'):21}{meaning}\n{'':21}for {cls.use} ({cls.source})")
         options = [field.name for field in fields(cls.config_class) if field.name not in SIZE]
         typer.echo(f"{'':21}options: {', '.join(options)}")
     suggest((["codebook", "fit", "--kind", "residual-vq", "--bits", "36"], "fit one at all heads"))

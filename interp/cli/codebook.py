@@ -79,7 +79,7 @@ def fit(
     from interp.progress import bar
     from interp.text import load_text, open_sources
 
-    where, part = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
+    placement, part = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
     open_sources(data)  # a wrong name should not wait for the model
     config = FitConfig(
         n_codes=codes,
@@ -103,8 +103,8 @@ def fit(
         clear_folder(folder, "codebooks")
     how: dict[str, Any] = {"batch_size": batch_size, "stage": bar}
     with goes_on(folder):
-        if part is not None or not where.serial:
-            fit_parts(loaded, patterns, text, folder, config, workers=where, shard=part, **how)
+        if part is not None or not placement.serial:
+            fit_parts(loaded, patterns, text, folder, config, workers=placement, shard=part, **how)
         if part is not None:
             typer.echo(f"shard {part} of {folder} is done; the same command without --shard gathers all")
             return
@@ -193,8 +193,8 @@ def evaluate(
         "--seed": fit_of["seed"],
         "--model": spec,
     }
-    same = words_of(other) + ([] if fit_of["sequential"] else ["--independent"])
-    suggest((["codebook", "fit", *same], "the other selection, else the same"))
+    words = words_of(other) + ([] if fit_of["sequential"] else ["--independent"])
+    suggest((["codebook", "fit", *words], "the other selection, else the same"))
 
 
 @codebook_app.command()

@@ -1,37 +1,22 @@
 """``interp diff``: what a finetuned model does that its base did not."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from interp.cli.options import (
-    Context,
-    CpusOption,
-    DeviceOption,
-    DtypeOption,
-    GpusOption,
-    OverwriteOption,
-    TextOption,
-    WorkersOption,
-    context_option,
-    option,
-    request_of_command,
-    seed_option,
-    where_to_run,
-    whole_option,
-)
+from interp.cli import options
+from interp.cli.options import option, seed_option, whole_option
 from interp.cli.terminal import suggest
 from interp.errors import InputError
 
 
 def diff(
-    context: Context,
+    context: options.Context,
     base: Annotated[str, typer.Argument(metavar="BASE", help="a model")],
     tuned: Annotated[str, typer.Argument(metavar="TUNED", help="the same, finetuned")],
-    text: TextOption = "stdlib",
+    text: options.TextOption = "stdlib",
     tokens: Annotated[int, whole_option(help="tokens of text, at most")] = 50_000,
     null: Annotated[
         str | None, option("MODEL", "one finetuned on something else: what it changed as well does not count")
@@ -46,35 +31,32 @@ def diff(
     patches: Annotated[
         bool, typer.Option("--patches/--no-patches", help="patch the worst contexts, and take codes back")
     ] = True,
-    block: Annotated[int | None, context_option(128)] = None,
+    block: Annotated[int | None, options.context_option(128)] = None,
     seed: Annotated[int, seed_option("the text")] = 0,
     out: Annotated[Path | None, option("FOLDER", "folder for diff.json and diff.txt")] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="also write the result here; - for stdout")
-    ] = None,
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    workers: WorkersOption = "serial",
-    cpus_per_worker: CpusOption = 1,
-    gpus_per_worker: GpusOption = 0,
+    json_file: options.JsonOption = None,
+    overwrite: options.OverwriteOption = False,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
+    workers: options.WorkersOption = "serial",
+    cpus_per_worker: options.CpusOption = 1,
+    gpus_per_worker: options.GpusOption = 0,
 ) -> None:
     """Say what changed between two models: contexts, heads and MLPs, and codes. (Of two runs: interp compare.)"""
     from interp import changes
     from interp.bottlenecks.store import Codebooks
-    from interp.files import check_file, check_folder, write_json
+    from interp.files import check_file, check_folder
     from interp.models import load_model
     from interp.progress import bar
     from interp.text import open_sources
 
-    where, _ = where_to_run(workers, cpus_per_worker, gpus_per_worker, None, device)
-    request, to_stdout = request_of_command(context), str(json_file) == "-"
+    placement, _ = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, None, device)
+    request = options.request_of_command(context)
     open_sources(text)  # a wrong name should not wait for the models
     if out is not None:
         check_folder(out, "a difference", contents=changes.FILES)
         check_file(out / changes.RESULT, "--out", request=request, overwrite=overwrite, within=out)
-    if json_file is not None and not to_stdout:
-        check_file(json_file, "--json", request=request, overwrite=overwrite)
+    options.check_json(json_file, request, overwrite=overwrite)
     if null is not None and null in (base, tuned):
         raise InputError(f"--null {null} is one of the two models: give a third one")
     for name in (codebooks or "").split(","):
@@ -93,16 +75,13 @@ def diff(
         prompts=prompt or [],
         patches=patches,
         seed=seed,
-        workers=where,
+        workers=placement,
         stage=bar,
     )
     if out is not None:
         result.save(out, request)
-    if to_stdout:
-        typer.echo(json.dumps(result.as_json(), allow_nan=False))
+    if options.write_result(json_file, request, result.as_json()):
         return
-    if json_file is not None:
-        write_json(json_file, {"request": request, **result.as_json()})
     typer.echo(result.as_text())
     for path in filter(None, (out, json_file)):
         typer.echo(f"saved    {path}")

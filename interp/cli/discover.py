@@ -59,8 +59,8 @@ def grow(
     most = min(wanted.default_n, MOST_PAIRS)
     asked = None if n is None else min(n, MOST_PAIRS)
     if asked is None:  # of a task that has few, some have to be left
-        there = len(sample_pairs(wanted, loaded.tokenizer, None, most + held_out, seed, counterfactual))
-        asked = min(most, max(there - held_out, min(there // 2, there - MIN_PAIRS), 2))
+        n_pairs = len(sample_pairs(wanted, loaded.tokenizer, None, most + held_out, seed, counterfactual))
+        asked = min(most, max(n_pairs - held_out, min(n_pairs // 2, n_pairs - MIN_PAIRS), 2))
     pairs = sample_pairs(wanted, loaded.tokenizer, asked, most, seed, counterfactual)
     check_context(loaded, pairs)
     others = held_out_pairs(wanted, loaded.tokenizer, held_out, pairs, counterfactual)
@@ -89,8 +89,8 @@ def grow(
     write_json(path, result)
     print_nested(curve, nested, wanted.name, len(pairs))
     typer.echo(f"\nsaved    {path}")
-    same = words_of({"--model": model, "--counterfactual": counterfactual})
-    suggest((["discover", task, *same], "what each head does with all others on"))
+    words = words_of({"--model": model, "--counterfactual": counterfactual})
+    suggest((["discover", task, *words], "what each head does with all others on"))
 
 
 def validate(
@@ -156,10 +156,10 @@ def show_program(
     """
     from interp.runs.run import Run
 
-    where, _ = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, None, device)
-    if not judge and (device is not None or not where.serial):
+    placement, _ = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, None, device)
+    if not judge and (device is not None or not placement.serial):
         raise InputError(
-            f"{'--device' if where.serial else '--workers'} needs --judge: nothing else is computed"
+            f"{'--device' if placement.serial else '--workers'} needs --judge: nothing else is computed"
         )
     loaded = Run.load(run)
     if loaded.program is None:
@@ -175,15 +175,15 @@ def show_program(
 
         check_writable(run / RESULT, "RUN")
         before = request_of(run / RESULT)
-        loaded.program = judge_program(loaded, folder=run, device=device, workers=where, stage=bar)
+        loaded.program = judge_program(loaded, folder=run, device=device, workers=placement, stage=bar)
         if request_of(run / RESULT) != before:
             raise InputError(f"RUN {run}: another run lies there by now, so its controls are not kept")
         save_judged(loaded, run)
         if (run / REPORT).is_file():
             write_report(run)
     program = loaded.program
-    words = f"{program.summary()}\n\n{program.text()}"
-    typer.echo(program.model_dump_json(indent=1) if as_json else words)
+    text = f"{program.summary()}\n\n{program.text()}"
+    typer.echo(program.model_dump_json(indent=1) if as_json else text)
     if not (judge or as_json) and program.interchange and program.interchange[0].flipped_random is None:
         suggest((["program", str(run), "--judge"], "controls, and how often the expected answer comes"))
 
@@ -348,12 +348,12 @@ def discover(
         "--reference": reference,
     }
     loaded_as = {"--device": device, "--dtype": None if dtype == "float32" else dtype}
-    same = words_of(prompts | check | loaded_as)
-    same += ["--mlps"] * mlps + ["--no-bos"] * (not bos) + ["--no-program"] * (not program)
+    words = words_of(prompts | check | loaded_as)
+    words += ["--mlps"] * mlps + ["--no-bos"] * (not bos) + ["--no-program"] * (not program)
     other = "nap-ig" if method == "attribution" else "attribution"
     other_folder = free_folder(options.default_folder(name, model, other), asked | {"method": other})
     suggest(
-        (["discover", task, *same, "--method", other], "the same by another method"),
+        (["discover", task, *words, "--method", other], "the same by another method"),
         (["compare", str(folder), str(other_folder)], "then both side by side"),
         (
             ["tasks", "show", task, *words_of(prompts | loaded_as)],

@@ -1,12 +1,12 @@
 """``interp heads``: what every head does on ordinary text."""
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from interp import DEFAULT_CODEBOOKS
-from interp.cli.options import Context, OverwriteOption, request_of_command, whole_option
+from interp.cli import options
+from interp.cli.options import option, whole_option
 from interp.cli.terminal import plain_console, suggest, table
 from interp.errors import InputError
 
@@ -19,35 +19,30 @@ SORTS = {
 
 
 def heads(
-    context: Context,
+    context: options.Context,
     source: Annotated[
         str,
         typer.Argument(metavar="[INDEX|CODEBOOKS]", help="a labelled code index, or codebooks with labels"),
     ] = DEFAULT_CODEBOOKS,
-    head: Annotated[str | None, typer.Option(metavar="HEAD", help="one head in full, such as a20.h0")] = None,
+    head: Annotated[str | None, option("HEAD", "one head in full, such as a20.h0")] = None,
     sort: Annotated[
         Literal["layer", "looks", "f1", "circuits"],
-        typer.Option(metavar="KEY", help="layer, looks (how steadily), f1 or circuits"),
+        option("KEY", "layer, looks (how steadily), f1 or circuits"),
     ] = "layer",
     n: Annotated[int, whole_option("--n", "-n", help="heads that are listed")] = 30,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="also write the heads here; - for stdout")
-    ] = None,
-    overwrite: OverwriteOption = False,
+    json_file: options.JsonOption = None,
+    overwrite: options.OverwriteOption = False,
 ) -> None:
     """List where each head looks on ordinary text, what its codes say, and in which circuits it is."""
-    import json
     from dataclasses import asdict
 
     from interp.bottlenecks.store import Codebooks
     from interp.codesearch import CodeIndex, labels_of, summarise_heads
     from interp.codesearch.index import NoIndexError
-    from interp.files import check_file, write_json
     from interp.report.wording import percent, visible
 
-    request, to_stdout = request_of_command(context), str(json_file) == "-"
-    if json_file is not None and not to_stdout:
-        check_file(json_file, "--json", request=request, overwrite=overwrite)
+    request = options.request_of_command(context)
+    options.check_json(json_file, request, overwrite=overwrite)
     opened: CodeIndex | Codebooks
     try:
         opened = CodeIndex.open(source)
@@ -63,11 +58,8 @@ def heads(
         every = [every[names.index(head)]]
     shown = sorted(every, key=SORTS[sort])[:n]
     result = {"request": request, "heads": [asdict(summary) for summary in every]}
-    if to_stdout:
-        typer.echo(json.dumps(result, ensure_ascii=False))
+    if options.write_result(json_file, request, result):
         return
-    if json_file is not None:
-        write_json(json_file, result)
     console = plain_console()
 
     def listed(parts: list[tuple[str, float]], most: int | None = None) -> str:
@@ -81,35 +73,30 @@ def heads(
             "its codes": f"{listed(summary.names[: 0 if summary.codes else None])}"
             f"{'' if summary.codes else '; '}{percent(summary.named)} of tokens have a code with a name",
             "circuits": listed(summary.circuits) or "none of the measured ones",
-            **_cost(summary),
         }.items():
             console.print(f"{title:<10}{line}", soft_wrap=True, markup=False)
+        if summary.kl_without is not None:
+            console.print(
+                f"without   the next token changes by {summary.kl_without:.4f} nats; its rule and codes in its place "
+                f"{summary.kl_described:.4f}",
+                soft_wrap=True,
+            )
         for code in summary.codes:
             writes = f" · {visible(code.writes, keep=' ')}" if code.writes else ""
             line = f"{code.code:<16}{percent(code.share):>7}  F1 {code.f1:.2f}  {visible(code.text, keep=' ')}{writes}"
             console.print(line, soft_wrap=True, markup=False)
     else:
-        rows = [
-            (
-                summary.head,
+        rows = []
+        for summary in shown:
+            looks, name, circuits = (
                 listed(summary.looks, 2),
                 listed(summary.names, 1),
-                f"{summary.f1:.2f}",
                 listed(summary.circuits, 2),
             )
-            for summary in shown
-        ]
+            rows.append((summary.head, looks, name, f"{summary.f1:.2f}", circuits))
         columns = ("head", "looks at, share of tokens", "commonest name", "F1", "in the circuit of")
         console.print(table(columns, rows, left=(columns[0], columns[1], columns[2], columns[4])))
         if len(every) > len(shown):
             console.print(f"{len(shown)} of {len(every)} heads; -n {len(every)} lists all")
         words = ["heads", *([] if source == DEFAULT_CODEBOOKS else [source]), "--head", shown[0].head]
         suggest((words, "one head in full"))
-
-
-def _cost(summary: Any) -> dict[str, str]:
-    """What it costs the model to be without a head, and to have its description in its place."""
-    if summary.kl_without is None:
-        return {}
-    described = f"; its rule and codes in its place {summary.kl_described:.4f}"
-    return {"without": f"the next token changes by {summary.kl_without:.4f} nats{described}"}

@@ -59,7 +59,7 @@ def build(
     from interp.progress import bar
     from interp.text import load_text, open_sources
 
-    where, part = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
+    placement, part = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
     open_sources(data)  # a wrong name should not wait for the model
     Codebooks.from_pretrained(codebooks)
     loaded = load_model(model, device=device, dtype=dtype)
@@ -70,8 +70,8 @@ def build(
         clear_folder(folder, "a code index")
     how: dict[str, Any] = {"error_term": not spliced, "batch_size": batch_size, "stage": bar}
     with goes_on(folder):
-        if part is not None or not where.serial:
-            build_parts(loaded, books, text, folder, workers=where, shard=part, **how)
+        if part is not None or not placement.serial:
+            build_parts(loaded, books, text, folder, workers=placement, shard=part, **how)
         if part is not None:
             typer.echo(f"shard {part} of {folder} is done; the same command without --shard gathers all")
             return
@@ -264,6 +264,6 @@ def search(
 
 def _refuse(useless: dict[str, bool], why: str) -> None:
     """Refuse the first option that was given, of those that say nothing here."""
-    for name, given in useless.items():
-        if given:
+    for name, was_given in useless.items():
+        if was_given:
             raise InputError(f"{name} {why}: it says nothing here")

@@ -214,7 +214,7 @@ def reference(
     prompts: dict[str, Any] = {"n": n, "seed": seed, "counterfactual": counterfactual, "bos": bos}
     request = {"task": task, "model": spec, **prompts}
     check_file(path, "--out", request=request, overwrite=overwrite)
-    where, part = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
+    placement, part = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
     partial = path.with_suffix(".partial")
     if overwrite and part is None:
         shutil.rmtree(partial, ignore_errors=True)
@@ -227,7 +227,7 @@ def reference(
             batch_size=batch_size,
             device=device,
             dtype=dtype,
-            workers=where,
+            workers=placement,
             shard=part,
             stage=bar,
         )

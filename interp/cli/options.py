@@ -59,10 +59,8 @@ def named(folder: Path) -> Path:
     return folder if folder.name not in ("", "..") else folder.resolve()
 
 
-# Without names an option is called what its parameter is.
-
-
 def option(metavar: str, help: str, *names: str, **more: Any) -> Any:
+    """Without names it is called what its parameter is."""
     return typer.Option(*names, metavar=metavar, help=help, **more)
 
 
@@ -82,8 +80,8 @@ def pairs_option(least: int = 1, *, help: str) -> Any:
     return whole_option("--n", "-n", least=least, most=MOST_PAIRS, help=help)
 
 
-def seed_option(what: str) -> Any:
-    return whole_option("--seed", least=0, most=MOST_SEED, help=f"seed of {what}")
+def seed_option(drawn: str) -> Any:
+    return whole_option("--seed", least=0, most=MOST_SEED, help=f"seed of {drawn}")
 
 
 def context_option(usual: int) -> Any:
@@ -104,6 +102,36 @@ if TYPE_CHECKING:
     Context = typer.Context
 else:
     Context = typer.Context.__base__
+
+
+JsonOption = Annotated[Path | None, option("FILE", "also write the result here; - for stdout", "--json")]
+
+
+def check_json(path: Path | None, request: dict, *, overwrite: bool) -> None:
+    """Refuse, before the work, a file of ``--json`` that must not be replaced."""
+    from interp.files import check_file
+
+    if path is not None and str(path) != "-":
+        check_file(path, "--json", request=request, overwrite=overwrite)
+
+
+def write_result(path: Path | None, request: dict, result: dict) -> bool:
+    """Write a result where ``--json`` says; whether that is stdout, where nothing else belongs then."""
+    from interp.files import write_json
+
+    to_stdout = str(path) == "-"
+    if to_stdout:
+        typer.echo(json.dumps(result, allow_nan=False))
+    elif path is not None:
+        write_json(path, {"request": request, **result})
+    return to_stdout
+
+
+def spec_of(manifest: dict, folder: Path) -> str:
+    """The model that codebooks or an index were made with."""
+    if (spec := manifest["model"]["spec"]) is None:
+        raise InputError(f"{folder} does not say which model it is of: name it with --model")
+    return spec
 
 
 def request_of_command(context: Context) -> dict:
@@ -181,7 +209,7 @@ def where_to_run(
     from interp.executor import Shard, Workers
     from interp.models import parse_device
 
-    where = Workers(workers, cpus, gpus)
-    if where.serial:
+    placement = Workers(workers, cpus, gpus)
+    if placement.serial:
         parse_device(device)
-    return where, None if shard is None else Shard.parse(shard)
+    return placement, None if shard is None else Shard.parse(shard)

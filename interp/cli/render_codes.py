@@ -177,12 +177,12 @@ SHOWN = 12
 """Codes that are listed; the Python below names all of them."""
 
 
-def print_found(found: CodeSet, used: Sequence[WeightedCode], labels: Labels | None) -> None:
+def print_found(code_set: CodeSet, used: Sequence[WeightedCode], labels: Labels | None) -> None:
     """The first of the codes that are used, with how well they tell the held-out texts apart."""
-    console, listed = plain_console(), found.listed(used)
+    console, listed = plain_console(), code_set.listed(used)
     console.print(
-        f"{len(listed)} codes by {found.by}, of {len(found)}; "
-        f"{found.n_positive} texts with it, {found.n_negative} without; "
+        f"{len(listed)} codes by {code_set.by}, of {len(code_set)}; "
+        f"{code_set.n_positive} texts with it, {code_set.n_negative} without; "
         "precision, recall and q: of the half of the texts that judges what the other half chose"
     )
     judged = ("prec.", "recall", "token prec.", "recall", "q")

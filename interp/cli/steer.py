@@ -182,11 +182,11 @@ def steer(
 
     # a mistake should not wait for the model
     named = Codebooks.from_pretrained(codebooks) if has_levels(f"{codes} {when}") else {}
-    given = named_codes(codes, named, how) if codes is not None else []
+    weighted = named_codes(codes, named, how) if codes is not None else []
     if has_levels(when or ""):
-        when = gate_of(when, named, given)
+        when = gate_of(when, named, weighted)
     EditScope(positions, when=None if (when or "").startswith(LABEL) else when)
-    code_edits(given, how)
+    code_edits(weighted, how)
     words = tuple(word.strip() for word in (count or "").split(",") if word.strip())
     texts_with: Sequence[str] = ()
     texts_without: Sequence[str] = ()
@@ -211,30 +211,30 @@ def steer(
     books = Codebooks.from_pretrained(codebooks, loaded, k=k) if towards or not error_term else {}
     if vector is not None:
         ControlVector.load(vector, loaded)
-    if isinstance(books, Codebooks) and towards and not given:
+    if isinstance(books, Codebooks) and towards and not weighted:
         code_set = find_or_recall(
             loaded, books, texts_with, texts_without, by=by or RANKINGS[0], seed=seed, stage=bar
         )
         n = min(top_k or len(code_set), len(code_set))
-        given = code_set.named(n, how)
-        if not given:
+        weighted = code_set.named(n, how)
+        if not weighted:
             raise InputError(
                 f"none of the {n} codes found lies in the direction in which the texts differ, so there is nothing to "
                 "add: give --set to put them in place of others"
                 + (", or a larger --top-k" if n < len(code_set) else "")
             )
-        print_found(code_set, given, labels_of(books))
+        print_found(code_set, weighted, labels_of(books))
         if how == "added" and (doubt := code_set.doubt()):
             typer.echo(f"warning: {doubt}", err=True)
     request = SteeringRequest(
         prompts=tuple(prompt),
-        codes=tuple(given),
+        codes=tuple(weighted),
         how=how,
         scale=SCALE if add is None else add,
         slots=slots or 1,
         positions=positions,
         fraction=token_fraction,
-        when=gate_of(when, books, given),
+        when=gate_of(when, books, weighted),
         n_tokens=tokens,
         samples=samples,
         temperature=temperature,

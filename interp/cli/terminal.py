@@ -90,8 +90,8 @@ def run(app: typer.Typer) -> NoReturn:
             _reader_left()
         raise
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        fail(f"{where}{error.strerror or error}: {UNTOUCHED}", 1)
+        file_name = f"{error.filename}: " if error.filename else ""
+        fail(f"{file_name}{error.strerror or error}: {UNTOUCHED}", 1)
     except Exception as error:
         if hasattr(error, "format_message"):
             _usage(error)

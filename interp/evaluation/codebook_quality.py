@@ -173,7 +173,7 @@ class BlockScores:
 
 
 @dataclass(frozen=True)
-class Quality:
+class CodebookScores:
     """
     Attributes:
         plain: the model without codes.
@@ -204,7 +204,7 @@ def evaluate_codebooks(
     control_blocks: int = CONTROL_BLOCKS,
     seed: int = 0,
     stage: Stage = silent,
-) -> Quality:
+) -> CodebookScores:
     """Run the text plain, through the codes of every k, and through the controls (of the largest k).
 
     Args:
@@ -253,7 +253,7 @@ def evaluate_codebooks(
             left -= len(batch)
     joined = {name: _joined(scores) for name, scores in parts.items()}
     usage = {k: meter.summary() for k, meter in meters.items()}
-    return Quality(text, joined.pop("plain"), joined, usage)
+    return CodebookScores(text, joined.pop("plain"), joined, usage)
 
 
 def _controls(
@@ -301,7 +301,7 @@ def _by_hook(model: Model, sites: Iterable[str], function: Callable[[list[str], 
     by_hook: dict[str, list[str]] = {}
     for site in sites:
         by_hook.setdefault(resolve_site(model, site).hook, []).append(site)
-    return {hook: partial(function, here) for hook, here in by_hook.items()}
+    return {hook: partial(function, at_hook) for hook, at_hook in by_hook.items()}
 
 
 @torch.no_grad()
@@ -315,8 +315,8 @@ def mean_activations(
     """Mean activation of every site in the plain model: at the first position, and over all others."""
     sums: dict[str, Tensor] = {}
 
-    def keep(here: list[str], x: Tensor) -> None:
-        for site in here:
+    def keep(at_hook: list[str], x: Tensor) -> None:
+        for site in at_hook:
             part = _at(x, site).float()
             new = torch.stack([part[:, 0].sum(0), part[:, 1:].sum((0, 1))])
             sums[site] = sums[site] + new if site in sums else new

@@ -147,8 +147,8 @@ def faithfulness(ablator: Ablator, circuit: Bool[np.ndarray, "layer head"]) -> F
     Raises:
         InputError: ablating every head leaves the metric as it was.
     """
-    both = np.stack([*all_or_none(circuit.shape), circuit])
-    empty, full, alone = (float(value) for value in ablator.metric(both).mean(1))
+    circuits = np.stack([*all_or_none(circuit.shape), circuit])
+    empty, full, alone = (float(value) for value in ablator.metric(circuits).mean(1))
     share = shares_of_gap(np.array([alone]), empty, full)[0]
     return Faithfulness(abs(full - alone), float(share), full, alone, empty)
 
@@ -200,8 +200,8 @@ def completeness(
         chosen = np.zeros_like(circuit)
         for _ in range(min(greedy_steps, len(members))):
             left = np.argwhere(circuit & ~chosen)
-            some = rng.permutation(len(left))[:greedy_candidates]
-            grown = [chosen | _mask(left[k : k + 1], circuit.shape) for k in some]
+            candidates = rng.permutation(len(left))[:greedy_candidates]
+            grown = [chosen | _mask(left[k : k + 1], circuit.shape) for k in candidates]
             new_gaps = _completeness_gaps(ablator, circuit, grown)
             chosen = grown[int(np.argmax(new_gaps))]
             subsets.append(chosen)
@@ -249,8 +249,8 @@ def minimality(
     draws += list(rng.random((n_random, len(members))) < 0.5)
     without = [_mask(members[draw], circuit.shape) for draw in draws]
     singles = [_mask(members[v : v + 1], circuit.shape) for v in range(len(members))]
-    both = [(circuit & ~(k | own), circuit & ~(k & ~own)) for own in singles for k in without]
-    means = ablator.metric(np.concatenate(both)).mean(1).reshape(len(members), len(without), 2)
+    circuit_pairs = [(circuit & ~(k | head), circuit & ~(k & ~head)) for head in singles for k in without]
+    means = ablator.metric(np.concatenate(circuit_pairs)).mean(1).reshape(len(members), len(without), 2)
     contributions = np.abs(means[..., 0] - means[..., 1])
     best = contributions.argmax(1)
     parts = [

@@ -99,26 +99,28 @@ def run_nested(
     return NestedCurve(tuple(points), float(area_to_the_model(by_fraction)), len(ablator.pairs), ablator.kind)
 
 
-def _share(own: np.ndarray, empty: np.ndarray, full: np.ndarray, axis: int = -1) -> np.ndarray | np.floating:
+def _share(
+    values: np.ndarray, empty: np.ndarray, full: np.ndarray, axis: int = -1
+) -> np.ndarray | np.floating:
     """f(C); of many resamples at once along the last axis."""
     lost = empty.mean(axis)
-    return (own.mean(axis) - lost) / (full.mean(axis) - lost)
+    return (values.mean(axis) - lost) / (full.mean(axis) - lost)
 
 
 def share_interval(
-    own: Float[np.ndarray, " pair"],
+    values: Float[np.ndarray, " pair"],
     empty: Float[np.ndarray, " pair"],
     full: Float[np.ndarray, " pair"],
     seed: int,
 ) -> tuple[float, float] | None:
     """95 % bootstrap interval of f(C) over pairs (BCa), from the metric with C, nothing and everything kept; ``None``
     for one pair."""
-    if len(own) < 2:
+    if len(values) < 2:
         return None
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore", DegenerateDataWarning)
         resampled = bootstrap(
-            (own, empty, full),
+            (values, empty, full),
             _share,
             paired=True,
             vectorized=True,
@@ -127,5 +129,5 @@ def share_interval(
         )
     low, high = resampled.confidence_interval
     # undefined where every resample has the same share: there is no width then
-    same = float(_share(own, empty, full))
-    return float(low) if np.isfinite(low) else same, float(high) if np.isfinite(high) else same
+    share = float(_share(values, empty, full))
+    return float(low) if np.isfinite(low) else share, float(high) if np.isfinite(high) else share

@@ -133,11 +133,11 @@ def compare_paired(
     n_pairs, others = len(scores_a_per_pair), len(scores_b_per_pair)
     if n_pairs != others:
         raise InputError(f"{n_pairs} pairs against {others}: a paired comparison needs the same pairs")
-    labels, both = truth.ravel(), [scores_a_per_pair, scores_b_per_pair]
-    auc_a, auc_b = (roc_auc(np.abs(scores.mean(axis=0)).ravel(), labels) for scores in both)
+    labels, per_method = truth.ravel(), [scores_a_per_pair, scores_b_per_pair]
+    auc_a, auc_b = (roc_auc(np.abs(scores.mean(axis=0)).ravel(), labels) for scores in per_method)
     if auc_a is None or auc_b is None:
         raise InputError(f"{int(labels.sum())} of {labels.size} heads are members: no ROC AUC to compare")
-    drawn_a, drawn_b = _bootstrap_aucs(both, labels, n_boot, seed)
+    drawn_a, drawn_b = _bootstrap_aucs(per_method, labels, n_boot, seed)
     return PairedComparison(auc_a - auc_b, _interval(drawn_a - drawn_b))
 
 
@@ -204,17 +204,17 @@ def spearman(size: np.ndarray, effects: np.ndarray) -> float | None:
     return float(spearmanr(size, effects).statistic)
 
 
-def _check(scores: np.ndarray, truth: np.ndarray, what: str) -> None:
+def _check(scores: np.ndarray, truth: np.ndarray, name: str) -> None:
     if scores.shape != truth.shape:
-        raise InputError(f"{what} have shape {scores.shape}, the reference {truth.shape}: they must agree")
+        raise InputError(f"{name} have shape {scores.shape}, the reference {truth.shape}: they must agree")
     if not np.isfinite(scores).all():
-        raise InputError(f"{what} hold {int((~np.isfinite(scores)).sum())} values that are not finite")
+        raise InputError(f"{name} hold {int((~np.isfinite(scores)).sum())} values that are not finite")
 
 
-def _check_pairs(per_pair: np.ndarray, truth: np.ndarray, what: str) -> None:
+def _check_pairs(per_pair: np.ndarray, truth: np.ndarray, name: str) -> None:
     if len(per_pair) == 0:
-        raise InputError(f"{what} are empty: at least one pair is needed")
-    _check(per_pair, np.broadcast_to(truth, (len(per_pair), *truth.shape)), what)
+        raise InputError(f"{name} are empty: at least one pair is needed")
+    _check(per_pair, np.broadcast_to(truth, (len(per_pair), *truth.shape)), name)
 
 
 @dataclass(frozen=True)

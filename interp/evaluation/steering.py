@@ -78,7 +78,7 @@ class SteeringConfig:
 
 
 @dataclass(frozen=True)
-class Cell:
+class SteeringCell:
     """One arm at one dose.
 
     Attributes:
@@ -130,7 +130,10 @@ class MeanRate:
 
 
 def mean_rate(
-    cells: Sequence[tuple[Cell, str]], n_prompts: int, less: Sequence[tuple[Cell, str]] = (), seed: int = 0
+    cells: Sequence[tuple[SteeringCell, str]],
+    n_prompts: int,
+    less: Sequence[tuple[SteeringCell, str]] = (),
+    seed: int = 0,
 ) -> MeanRate:
     """The mean over topics of the rate, or of how much it is above another arm's, text by text.
 
@@ -143,7 +146,7 @@ def mean_rate(
     if less:
         held = held - np.mean([cell.held[topic] for cell, topic in less], axis=0)
     by_prompt = [held[i::n_prompts] for i in range(min(n_prompts, len(held)))]
-    sums, counts = (np.array([of(some) for some in by_prompt]) for of in (np.sum, len))
+    sums, counts = (np.array([reduce(of_prompt) for of_prompt in by_prompt]) for reduce in (np.sum, len))
     return MeanRate(float(held.mean()), *ratio_interval(sums, counts, seed))
 
 
@@ -169,7 +172,7 @@ class TopicRow:
 
     topic: str
     arm: str
-    cell: Cell
+    cell: SteeringCell
     rate: float
     low: float
     high: float
@@ -203,7 +206,7 @@ class SteeringTable:
 
 
 def steering_table(
-    topics: Sequence[str], base: Cell, cells: Mapping[tuple[str, str], Cell], n_prompts: int
+    topics: Sequence[str], base: SteeringCell, cells: Mapping[tuple[str, str], SteeringCell], n_prompts: int
 ) -> SteeringTable:
     """Compare what there is.
 
@@ -224,20 +227,22 @@ def steering_table(
             less = mean_rate([(codes, topic)], n_prompts, [(cell, topic)]) if codes else None
             by_topic.append(TopicRow(topic, arm, cell, cell.rate(topic), *cell.interval(topic), less))
     by_arm = [
-        _arm_row(arm, both, known, n_prompts)
+        _arm_row(arm, in_both, known, n_prompts)
         for arm in ORDER
-        if (both := [t for t in topics if (t, arm) in known and (t, CODES) in known])
+        if (in_both := [t for t in topics if (t, arm) in known and (t, CODES) in known])
     ]
     return SteeringTable(tuple(by_topic), tuple(by_arm))
 
 
 def _arm_row(
-    arm: str, topics: Sequence[str], cells: Mapping[tuple[str, str], Cell], n_prompts: int
+    arm: str, topics: Sequence[str], cells: Mapping[tuple[str, str], SteeringCell], n_prompts: int
 ) -> ConditionRow:
-    its, codes = ([(cells[topic, of], topic) for topic in topics] for of in (arm, CODES))
-    rate, of_codes = (mean_rate(both, n_prompts) for both in (its, codes))
-    each = [a.rate(topic) - b.rate(topic) for (a, topic), (b, _) in zip(codes, its, strict=True)]
-    less = None if arm == CODES else mean_rate(codes, n_prompts, its)
+    arm_cells, code_cells = ([(cells[topic, of], topic) for topic in topics] for of in (arm, CODES))
+    rate, of_codes = (mean_rate(topic_cells, n_prompts) for topic_cells in (arm_cells, code_cells))
+    each = [a.rate(topic) - b.rate(topic) for (a, topic), (b, _) in zip(code_cells, arm_cells, strict=True)]
+    less = None if arm == CODES else mean_rate(code_cells, n_prompts, arm_cells)
     error = float(sem(each)) if less and len(each) > 1 else None
-    fluency = (float(np.mean([getattr(cell, of) for cell, _ in its])) for of in ("perplexity", "distinct_2"))
+    fluency = (
+        float(np.mean([getattr(cell, of) for cell, _ in arm_cells])) for of in ("perplexity", "distinct_2")
+    )
     return ConditionRow(arm, tuple(topics), rate, of_codes, less, error, *fluency)

@@ -45,8 +45,8 @@ def means_of_texts(
         for tokens, counted in zip(
             tokenized.tokens.split(BATCH_SIZE), tokenized.counted.split(BATCH_SIZE), strict=True
         ):
-            there = counted.to(device)
-            hooks = {place.hook: partial(add, site, there, totals) for site, place in places.items()}
+            mask = counted.to(device)
+            hooks = {place.hook: partial(add, site, mask, totals) for site, place in places.items()}
             with hooked(model, hooks):
                 model(tokens.to(device))
         means.append({site: total / tokenized.counted.sum() for site, total in totals.items()})

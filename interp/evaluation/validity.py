@@ -30,9 +30,9 @@ FIRST = (1, 2, 3, 5, 10, 20)
 def matched_random(members: Mask, rng: np.random.Generator) -> Mask:
     """As many heads in each layer as the members have; members only where a layer has too few others."""
     drawn = np.zeros_like(members)
-    for layer, own in enumerate(members):
-        order = rng.permutation(len(own))
-        drawn[layer, sorted(order, key=lambda head: own[head])[: own.sum()]] = True
+    for layer, in_layer in enumerate(members):
+        order = rng.permutation(len(in_layer))
+        drawn[layer, sorted(order, key=lambda head: in_layer[head])[: in_layer.sum()]] = True
     return drawn
 
 
@@ -74,8 +74,8 @@ def intervene(
     empty, full, alone, off = metric[:4]
     ends = np.cumsum([len(group) for group in groups])[:-1]
     shares = shares_of_gap(metric.mean(1), float(empty.mean()), float(full.mean()))
-    _, own, absolute, signed, random_alone, random_off, others = np.split(shares, ends)
-    _, own_kl, nested_kl, _, random_kl, *_ = np.split(kl.mean(1), ends)
+    _, of_members, absolute, signed, random_alone, random_off, others = np.split(shares, ends)
+    _, members_kl, nested_kl, _, random_kl, *_ = np.split(kl.mean(1), ends)
     at = [sizes.index(count) for count in counts]
 
     def estimate(share: float, values: np.ndarray) -> Estimate:
@@ -86,9 +86,9 @@ def intervene(
         n_heads=int(members.sum()),
         n_pairs=len(ablator.pairs),
         ablation=ablator.kind,
-        share=estimate(own[0], alone),
-        kl=float(own_kl[0]),
-        left=estimate(own[1], off),
+        share=estimate(of_members[0], alone),
+        kl=float(members_kl[0]),
+        left=estimate(of_members[1], off),
         cmd=float(area_to_the_model(absolute[at])),
         cpr=float(area_under(signed[at])),
         nested=[

@@ -55,7 +55,7 @@ class Spread:
 
 
 @checked_dataclass(frozen=True)
-class Difference:
+class MethodDifference:
     """Of a method and the one it is compared with, on the same subsets, with its 95 % interval over seeds."""
 
     mean: float
@@ -83,7 +83,7 @@ class MethodRow:
     n: int
     over: str
     values: Mapping[str, Spread]
-    differences: Mapping[str, Difference] = field(default_factory=dict)
+    differences: Mapping[str, MethodDifference] = field(default_factory=dict)
     complete: bool = True
     seeds: int | None = None
 
@@ -139,11 +139,12 @@ def best_first(rows: Sequence[MethodRow], metric: str) -> list[MethodRow]:
 
 def bench_rows(result: Mapping[str, Any], out: str | None = None) -> BenchRows:
     """Rows of a table (:func:`interp.bench.table.tabulate`), and the command that goes on with it in a folder."""
-    differences: dict[tuple, dict[str, Difference]] = {}
+    differences: dict[tuple, dict[str, MethodDifference]] = {}
     for row in result["comparisons"]:
         if row["metric"] in COMPARED:
             key = row["scope"], row["method"], row["n"]
-            differences.setdefault(key, {})[row["metric"]] = _difference(row)
+            interval = MethodDifference(row["difference"], row["low"], row["high"])
+            differences.setdefault(key, {})[row["metric"]] = interval
     scopes: dict[str, list[MethodRow]] = {}
     for row in result["groups"]:
         if row["of_tasks"] > 1:
@@ -177,10 +178,6 @@ def _row(row: Mapping[str, Any], over: str, differences: Mapping = {}, scope: st
     return MethodRow(wording.method_name(method), n, over, values, known, complete, row.get("seeds"))
 
 
-def _difference(row: Mapping[str, Any]) -> Difference:
-    return Difference(row["difference"], row["low"], row["high"])
-
-
 def bench_command(plan: Mapping[str, Any], out: str | None = None) -> str:
     """The command that runs this bench again, in the folder ``out``: cells that are there it keeps."""
     words = ["interp", "bench"]
@@ -192,12 +189,16 @@ def bench_command(plan: Mapping[str, Any], out: str | None = None) -> str:
     return shlex.join([*words, *([] if out is None else ["--out", out])])
 
 
-def difference_text(found: Difference | None) -> str:
+def difference_text(difference: MethodDifference | None) -> str:
     """``+0.010 [−0.002, +0.021]``."""
-    if found is None:
+    if difference is None:
         return wording.DASH
-    ends = "" if found.low is None else f" [{wording.signed(found.low, 3)}, {wording.signed(found.high, 3)}]"
-    return wording.signed(found.mean, 3) + ends
+    ends = (
+        ""
+        if difference.low is None
+        else f" [{wording.signed(difference.low, 3)}, {wording.signed(difference.high, 3)}]"
+    )
+    return wording.signed(difference.mean, 3) + ends
 
 
 def spread_text(name: str, value: Spread | None, seeds: int | None = None) -> str:
@@ -229,52 +230,36 @@ def bench_plot(rows: Sequence[MethodRow], metric: str, along: str = COST) -> go.
     costs = [_cost(row, along) for row in rows]
     positive = [cost for cost in costs if cost > 0] or [1.0]
     edge = min(positive) / 2
-    low, high = math.log10(edge), math.log10(max(positive) * 1.15)
-    if high - low < 0.5:
-        high = low + 0.5
+    low = math.log10(edge)
+    high = max(math.log10(max(positive) * 1.15), low + 0.5)
     front = pareto_front(rows, metric, along)
     by_method = _by([(row.method, row) for row in sorted(rows, key=lambda row: row.n)])
     figure = go.Figure()
-    for its in sorted(by_method.values(), key=lambda its: any(row in front for row in its)):
-        x = [max(_cost(row, along), edge) for row in its]
-        figure.add_trace(_line(its, metric, x, [row in front for row in its]))
+    for line in sorted(by_method.values(), key=lambda line: any(row in front for row in line)):
+        x = [max(_cost(row, along), edge) for row in line]
+        figure.add_trace(_line(line, metric, x, [row in front for row in line]))
     values = [row.values[metric] for row in rows]
     ends = [end for value in values for end in (value.mean, value.least, value.largest) if end is not None]
     least, largest = min(ends, default=0.0), max(ends, default=1.0)
     margin = 0.04 * (largest - least or 1.0)
     least, largest = least - margin, largest + margin
     # a method's name at the right, a thin line from it to the method's last point
-    lasts = sorted((its[-1] for its in by_method.values()), key=lambda row: row.values[metric].mean)
+    lasts = sorted((line[-1] for line in by_method.values()), key=lambda row: row.values[metric].mean)
     heights = spread(
         [row.values[metric].mean for row in lasts], LABEL * (largest - least) / _PLOT, least, largest
     )
+    arrow = {"arrowhead": 0, "arrowwidth": 0.7, "arrowcolor": "rgba(128,128,128,.55)", "standoff": 6}
     for row, height in zip(lasts, heights, strict=True):
         name = in_plot(row.method)
-        figure.add_annotation(
-            x=math.log10(max(_cost(row, along), edge)),
-            y=row.values[metric].mean,
-            ax=high + 0.03 * (high - low),
-            ay=float(height),
-            axref="x",
-            ayref="y",
-            xanchor="left",
-            text=f"<b>{name}</b>" if row in front else name,
-            align="left",
-            arrowhead=0,
-            arrowwidth=0.7,
-            arrowcolor="rgba(128,128,128,.55)",
-            standoff=6,
-        )
+        end = {"x": math.log10(max(_cost(row, along), edge)), "y": row.values[metric].mean}
+        begin = {"ax": high + 0.03 * (high - low), "ay": float(height), "axref": "x", "ayref": "y"}
+        text = f"<b>{name}</b>" if row in front else name
+        figure.add_annotation(text=text, align="left", xanchor="left", **begin, **end, **arrow)
     ticks = _ticks(edge, 10**high) if along == COST else sorted({float(row.n) for row in rows if row.n})
-    none = [(edge, "0")] if 0 in costs else []
-    labels = none + [(tick, f"{tick:,.0f}" if tick >= 1 else f"{tick:g}") for tick in ticks]
-    figure.update_xaxes(
-        type="log",
-        range=[low - 0.05, high],
-        title=along,
-        tickvals=[place for place, _ in labels],
-        ticktext=[text for _, text in labels],
-    )
+    labels = {edge: "0"} if 0 in costs else {}
+    labels |= {tick: f"{tick:,.0f}" if tick >= 1 else f"{tick:g}" for tick in ticks}
+    named = {"tickvals": list(labels), "ticktext": list(labels.values())}
+    figure.update_xaxes(type="log", range=[low - 0.05, high], title=along, **named)
     figure.update_yaxes(title=_title(metric), range=[least, largest], zeroline=False)
     return layout(figure, height=HEIGHT, left=60, right=NAMES_WIDTH)
 
@@ -333,24 +318,18 @@ def render_bench(result: Mapping[str, Any], out: str | None = None) -> str:
     plan = result["plan"]
     groups = _by([(r["group"], _row(r, f"{r['tasks']} of {r['of_tasks']}")) for r in result["groups"]])
     targets = _by([((_target(r), r["reference"]), _row(r, str(r["seeds"]))) for r in result["table"]])
-    return (
-        environment()
-        .get_template("bench.html")
-        .render(
-            result=result,
-            plan=plan,
-            summary=_summary(plan, groups),
-            groups=[
-                {"name": name, "figure": _figure(name, rows)} | _table(rows) for name, rows in groups.items()
-            ],
-            targets=[
-                {"title": title, "reference": reference} | _table(rows)
-                for (title, reference), rows in targets.items()
-            ],
-            comparisons=_comparisons(result["comparisons"]),
-            command=bench_command(plan, out),
-            versions=list(result["versions"].items()),
-        )
+    page = environment().get_template("bench.html")
+    return page.render(
+        result=result,
+        plan=plan,
+        summary=_summary(plan, groups),
+        groups=[
+            {"name": name, "figure": _figure(name, rows), **_table(rows)} for name, rows in groups.items()
+        ],
+        targets=[{"title": key[0], "reference": key[1], **_table(rows)} for key, rows in targets.items()],
+        comparisons=_comparisons(result["comparisons"]),
+        command=bench_command(plan, out),
+        versions=list(result["versions"].items()),
     )
 
 
@@ -362,21 +341,19 @@ def _by(pairs: list[tuple]) -> dict:
 
 
 def _summary(plan: Mapping[str, Any], groups: Mapping[str, Sequence[MethodRow]]) -> str:
-    parts = []
+    parts = [f"{len(plan['methods'])} methods on {len(plan['tasks'])} tasks, every one on the same pairs."]
     for group, rows in groups.items():
         rows = [row for row in rows if BEST in row.values and row.complete]
-        methods = [row for row in rows if row.kind == "method"]
-        if methods:
+        if methods := [row for row in rows if row.kind == "method"]:
             n = max(row.n for row in methods)
             best = best_first([row for row in methods if row.n == n], BEST)[0]
-            yard = next((row for row in rows if row.kind == "baseline" and row.n == n), None)
-            beside = "" if yard is None else f"; exact patching {yard.values[BEST].mean:.3f}"
+            exact = [row.values[BEST].mean for row in rows if row.kind == "baseline" and row.n == n]
+            beside = f"; exact patching {exact[0]:.3f}" if exact else ""
             parts.append(
                 f"On {group}, {best.method} has the best mean average precision with {n} pairs: "
                 f"{best.values[BEST].mean:.3f}{beside}."
             )
-    count = f"{len(plan['methods'])} methods on {len(plan['tasks'])} tasks, every one on the same pairs."
-    return " ".join([count, *parts])
+    return " ".join(parts)
 
 
 def _figure(group: str, rows: Sequence[MethodRow]) -> Markup | None:
@@ -393,10 +370,13 @@ def _table(rows: Sequence[MethodRow]) -> dict:
         return (entry[0] != wording.EXACT, -sum(values) / len(values) if values else 0.0)
 
     lines = []
-    for method, its in sorted(_by([(row.method, row) for row in rows]).items(), key=order):
-        shown = [[spread_text(name, row.values.get(name), row.seeds) for name in columns] for row in its]
+    for method, method_rows in sorted(_by([(row.method, row) for row in rows]).items(), key=order):
+        shown = [
+            [spread_text(name, row.values.get(name), row.seeds) for name in columns] for row in method_rows
+        ]
         cells = [
-            {"n": row.n, "over": row.over, "values": texts} for row, texts in zip(its, shown, strict=True)
+            {"n": row.n, "over": row.over, "values": texts}
+            for row, texts in zip(method_rows, shown, strict=True)
         ]
         lines.append({"method": method, "rows": cells})
     return {"columns": [TITLES[name] for name in columns], "lines": lines}
@@ -405,17 +385,20 @@ def _table(rows: Sequence[MethodRow]) -> dict:
 def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[dict]:
     """One table a scope, means over tasks first: a line a method and number of pairs, a column a metric."""
     tables = []
-    for scope, its in _by([(row["scope"], row) for row in rows]).items():
-        columns = [name for name in COMPARED if any(row["metric"] == name for row in its)]
+    for scope, scope_rows in _by([(row["scope"], row) for row in rows]).items():
+        columns = [name for name in COMPARED if any(row["metric"] == name for row in scope_rows)]
+        by_method = _by([((row["method"], row["n"]), row) for row in scope_rows])
         lines = []
-        for (method, n), line in sorted(_by([((row["method"], row["n"]), row) for row in its]).items()):
-            values = {row["metric"]: _difference(row) for row in line}
+        for (method, n), line in sorted(by_method.items()):
+            values = {
+                row["metric"]: MethodDifference(row["difference"], row["low"], row["high"]) for row in line
+            }
             tasks = "–".join(map(str, sorted({row["tasks"] for row in line if "tasks" in row})))
             shown = [
                 {"text": difference_text(value := values.get(name)), "sure": value is not None and value.sure}
                 for name in columns
             ]
             lines.append({"method": wording.method_name(method), "n": n, "tasks": tasks, "values": shown})
-        titles, is_mean = list(map(_title, columns)), its[0]["group"] is not None
+        titles, is_mean = list(map(_title, columns)), scope_rows[0]["group"] is not None
         tables.append({"scope": scope, "columns": titles, "lines": lines, "open": is_mean})
     return sorted(tables, key=lambda table: not table["open"])

@@ -129,7 +129,7 @@ def grid_plot(
     shade = np.zeros((n_heads, n_layers))
     for head in heads:
         shade[head.head, head.layer] = _shade(head, scale)
-    colours = {
+    colours: dict[str, Any] = {
         "colorscale": _SIGNED if scale.has_sign else _UNSIGNED,
         "zmin": -1 if scale.has_sign else 0,
         "zmax": 1,
@@ -161,7 +161,7 @@ def grid_plot(
             marker=square | {"opacity": int(ring)},
             text=[_number(part, scale) for part in parts],
             textfont={"size": SMALL + 1, "color": ink},
-            hovertext=[_said(part, scale) for part in parts],
+            hovertext=[_hover_text(part, scale) for part in parts],
             hoverinfo="text",
             showlegend=False,
         )
@@ -179,15 +179,8 @@ def grid_plot(
         figure.add_heatmap(z=[row], x=[mlp.layer for mlp in below], y=edges, showscale=False, **colours)
         figure.add_trace(cells(below, [n_heads + 0.3] * len(below), ring=False))
     bottom = n_heads - 0.45 + (1.3 if below else 0)
-    step = 1 if n_layers <= 40 else 5
-    figure.update_xaxes(
-        title="layer",
-        tickmode="linear",
-        dtick=step,
-        range=[-0.55, n_layers - 0.45],
-        **_plain_axis(),
-        tickangle=0,
-    )
+    ticks = {"tickmode": "linear", "dtick": 1 if n_layers <= 40 else 5, "tickangle": 0}
+    figure.update_xaxes(title="layer", range=[-0.55, n_layers - 0.45], **ticks, **_plain_axis())
     rows = list(range(n_heads))
     figure.update_yaxes(
         title="head",
@@ -224,7 +217,7 @@ def _number(head: Component, scale: Scale) -> str:
     return wording.number(100 * share, 0) if share is not None else ""
 
 
-def _said(head: Component, scale: Scale) -> str:
+def _hover_text(head: Component, scale: Scale) -> str:
     roles = ", ".join(f"{role} {value:.2f}" for role, value in roles_named(head.roles))
     text = f"{in_plot(head.site)}: score {scale.score(head.score)}<br>{effect_text(head, scale)}"
     return text + (f"<br>looks like {in_plot(roles)}" if roles else "")
@@ -246,40 +239,25 @@ def pattern_plot(
     names = [_tick(text, roles.get(i)) for i, text in enumerate(tokens)]
     longest = max(len(re.sub("<[^>]*>|&[a-z]+;", "x", name)) for name in names)
     step = -(-n // MOST_TICKS)
-    shown = np.where(pattern >= 0.005, pattern, np.nan) ** EXPONENT
     size = max(12, min(20, 420 // max(queries, 1)))
     figure = go.Figure(
         go.Heatmap(
-            z=shown,
-            zmin=0,
-            zmax=1,
-            colorscale=_UNSIGNED,
-            showscale=False,
-            xgap=1,
-            ygap=1,
+            x=np.arange(n),
+            y=np.arange(queries),
+            z=np.where(pattern >= 0.005, pattern, np.nan) ** EXPONENT,
+            **{"zmin": 0, "zmax": 1, "colorscale": _UNSIGNED, "showscale": False, "xgap": 1, "ygap": 1},
             text=[[_weight(float(weight)) for weight in row] for row in pattern] if n <= 24 else None,
             texttemplate="%{text}" if n <= 24 else None,
             textfont={"size": SMALL - 1, "color": ink},
             customdata=pattern,
             hovertemplate="%{y} → %{x}: %{customdata:.3f}<extra></extra>",
-            x=np.arange(n),
-            y=np.arange(queries),
         )
     )
-    figure.update_xaxes(
-        title="attends to",
-        tickvals=np.arange(0, n, step),
-        ticktext=names[::step],
-        tickangle=-55,
-        **_plain_axis(SMALL - 1),
-    )
-    figure.update_yaxes(
-        title="from",
-        tickvals=np.arange(queries),
-        ticktext=names[n - queries :],
-        range=[queries - 0.5, -0.5],
-        **_plain_axis(SMALL - 1),
-    )
+    axis = _plain_axis(SMALL - 1)
+    keys = {"tickvals": np.arange(0, n, step), "ticktext": names[::step]}
+    figure.update_xaxes(title="attends to", tickangle=-55, **keys, **axis)
+    rows = {"tickvals": np.arange(queries), "ticktext": names[n - queries :]}
+    figure.update_yaxes(title="from", range=[queries - 0.5, -0.5], **rows, **axis)
     below = 30 + 4.6 * longest
     return finished(figure, 4 + size * max(queries, 3) + below, left=30 + 5.4 * longest, bottom=below)
 
@@ -391,13 +369,13 @@ def strength(edge: Edge) -> float:
     return edge.score if edge.error is None or edge.effect is None else edge.effect
 
 
-def told(edge: Edge, digits: int, *, signed: bool = True) -> str:
+def strength_text(edge: Edge, digits: int, *, signed: bool = True) -> str:
     """Strength with its standard error where it has one."""
     value = wording.signed(strength(edge), digits) if signed else wording.number(strength(edge), 0)
     return value if edge.error is None else f"{value} ± {edge.error:.{digits}f}"
 
 
-def edges_told(run: Run) -> list[Edge]:
+def strongest_edges(run: Run) -> list[Edge]:
     """Edges between members, strongest first, down to a thousandth of the strongest.
 
     Of a method that measures effects those edges whose effect it estimated; what it only scored has another unit.
@@ -419,18 +397,17 @@ def measures_edges(edges: Sequence[Edge]) -> bool:
 def edges_explained(run: Run, edges: Sequence[Edge]) -> str:
     """What the lines of :func:`edge_plot` are."""
     if run.edges_are_counts:
-        width = (
-            "Width: how many pairs of codes two heads have on clean prompts and on no corrupt one, which tells "
-            "neither sign nor direction."
-        )
+        width = "how many pairs of codes two heads have on clean prompts and on no corrupt one, which tells neither "
+        width += "sign nor direction."
     elif measures_edges(edges):
-        width = (
-            "Width: the effect on the metric of what a head writes reaching another’s query, key or value, estimated "
-            "by path patching. Blue helps, orange hurts, pale is within two standard errors of nothing."
-        )
+        width = "the effect on the metric of what a head writes reaching another’s query, key or value, estimated by "
+        width += "path patching. Blue helps, orange hurts, pale is within two standard errors of nothing."
     else:
-        width = "Width: the method’s |score|; no edge was patched. Blue helps, orange hurts."
-    return f"{width} Boxes: members, coloured by their effect. Edges below a thousandth of the strongest are left out."
+        width = "the method’s |score|; no edge was patched. Blue helps, orange hurts."
+    boxes = (
+        "Boxes: members, coloured by their effect. Edges below a thousandth of the strongest are left out."
+    )
+    return f"Width: {width} {boxes}"
 
 
 def edge_plot(
@@ -441,24 +418,21 @@ def edge_plot(
     An edge that is within two standard errors of nothing is pale.
 
     Args:
-        edges: the strongest first, the first ``n`` are drawn; ``None``: those of :func:`edges_told`.
+        edges: the strongest first, the first ``n`` are drawn; ``None``: those of :func:`strongest_edges`.
     """
     nodes = sorted(run.members, key=lambda part: (part.layer, part.head or 0))
-    drawn = (edges_told(run) if edges is None else edges)[:n]
+    drawn = (strongest_edges(run) if edges is None else edges)[:n]
     signed = not run.edges_are_counts
     columns = sorted({_column(node) for node in nodes})
     per_column = max(sum(_column(node) == column for node in nodes) for column in columns)
     span = max(_SPAN, (_WIDTH + 8) * per_column)  # a full layer does not fit into less
-    across = place_nodes(nodes, drawn, span)
-    where = {
-        node.site: (float(x), columns.index(_column(node)) * _PITCH)
-        for node, x in zip(nodes, across, strict=True)
-    }
+    across = zip(nodes, place_nodes(nodes, drawn, span), strict=True)
+    xy = {node.site: (float(x), columns.index(_column(node)) * _PITCH) for node, x in across}
     figure = go.Figure()
     largest = abs(strength(drawn[0])) if drawn else 1.0
     digits = max(scale.places, wording.places(largest))
     for edge in reversed(drawn):
-        figure.add_trace(_edge(edge, where, largest, digits, signed))
+        figure.add_trace(_edge(edge, xy, largest, digits, signed))
     legend = {"helps": {"color": BLUE, "width": 3}, "hurts": {"color": ORANGE, "width": 3}} if signed else {}
     for port in [port for port in DASHES if port in {edge.into for edge in drawn}]:
         name = f"into {port}" if port else "into an MLP" if signed else "a pair of heads"
@@ -473,13 +447,12 @@ def edge_plot(
             "line": {"color": GREY, "width": 1},
             "layer": "between",
         }
-        for node, (x, y) in zip(nodes, where.values(), strict=True)
+        for node, (x, y) in zip(nodes, xy.values(), strict=True)
     ]
-    figure.update_layout(shapes=boxes)
-    places = [where[node.site] for node in nodes]
+    figure.update_layout(shapes=boxes, hovermode="closest")
     figure.add_scatter(
-        x=[x for x, _ in places],
-        y=[y for _, y in places],
+        x=[x for x, _ in xy.values()],
+        y=[y for _, y in xy.values()],
         customdata=[[node.site] for node in nodes],
         mode="markers+text",
         marker={"symbol": "square", "size": 26, "opacity": 0},
@@ -490,17 +463,14 @@ def edge_plot(
         showlegend=False,
     )
     figure.update_xaxes(visible=False, range=[-_WIDTH, span + _WIDTH])
-    figure.update_yaxes(
-        title="layer",
-        tickvals=[i * _PITCH for i in range(len(columns))],
-        ticktext=[f"{layer} MLP" if is_mlp else str(layer) for layer, is_mlp in columns],
-        gridcolor="rgba(128,128,128,.25)",
-        griddash="dot",
-        zeroline=False,
-        tickfont={"size": SMALL},
-        range=[-_PITCH * 0.6, (len(columns) - 0.5) * _PITCH],
-    )
-    figure.update_layout(hovermode="closest")
+    names = [f"{layer} MLP" if is_mlp else str(layer) for layer, is_mlp in columns]
+    ticks = {
+        "tickvals": [i * _PITCH for i in range(len(columns))],
+        "ticktext": names,
+        "tickfont": {"size": SMALL},
+    }
+    grid = {"gridcolor": "rgba(128,128,128,.25)", "griddash": "dot", "zeroline": False}
+    figure.update_yaxes(title="layer", range=[-_PITCH * 0.6, (len(columns) - 0.5) * _PITCH], **ticks, **grid)
     return finished(figure, 90 + min(44, _PITCH) * len(columns), left=50, bottom=4)
 
 
@@ -547,36 +517,33 @@ DASHES = {"q": "solid", "k": "dash", "v": "dot", None: "longdash"}
 
 
 def _edge(
-    edge: Edge, where: dict[str, tuple[float, float]], largest: float, digits: int, signed: bool
+    edge: Edge, xy: dict[str, tuple[float, float]], largest: float, digits: int, signed: bool
 ) -> go.Scatter:
-    (x0, y0), (x1, y1) = where[edge.sender], where[edge.receiver]
+    (x0, y0), (x1, y1) = xy[edge.sender], xy[edge.receiver]
     y0, y1, x1 = y0 + _HEIGHT / 2, y1 - _HEIGHT / 2, x1 + _PORTS[edge.into] * _WIDTH / 3
     bend = max(0.35 * (y1 - y0), _PITCH / 3)
-    ways = [t / 12 for t in range(13)]
+    steps = np.linspace(0, 1, 13)
     value = strength(edge)
     sure = edge.error is None or abs(value) >= 2 * edge.error
     into = f" ({edge.into})" if edge.into else ""
     patched = f", patched on {edge.measured} pairs" if edge.measured else ""
+    colour = tone(value, 0.8 if sure else 0.3) if signed else GREY
     return go.Scatter(
-        x=[_bezier(t, x0, x0, x1, x1) for t in ways],
-        y=[_bezier(t, y0, y0 + bend, y1 - bend, y1) for t in ways],
+        x=_bezier(steps, x0, x0, x1, x1),
+        y=_bezier(steps, y0, y0 + bend, y1 - bend, y1),
         mode="lines",
-        line={
-            "width": 1 + 6 * abs(value) / largest,
-            "color": tone(value, 0.8 if sure else 0.3) if signed else GREY,
-            "dash": DASHES[edge.into],
-        },
+        line={"width": 1 + 6 * abs(value) / largest, "color": colour, "dash": DASHES[edge.into]},
         hoverinfo="text",
         hovertext=in_plot(
-            f"{edge.sender} → {edge.receiver}{into}: {told(edge, digits, signed=signed)}{patched}"
+            f"{edge.sender} → {edge.receiver}{into}: {strength_text(edge, digits, signed=signed)}{patched}"
         ),
         showlegend=False,
     )
 
 
-def _bezier(t: float, a: float, b: float, c: float, d: float) -> float:
+def _bezier(t: np.ndarray, a: float, b: float, c: float, d: float) -> list[float]:
     s = 1 - t
-    return s**3 * a + 3 * s**2 * t * b + 3 * s * t**2 * c + t**3 * d
+    return (s**3 * a + 3 * s**2 * t * b + 3 * s * t**2 * c + t**3 * d).tolist()
 
 
 def roc_plot(

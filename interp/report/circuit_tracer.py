@@ -55,16 +55,16 @@ def program_graph(run: Run, slug: str) -> dict[str, Any]:
     example, program = run.examples[0], run.program
     graph, names = _Graph(example.clean), {}
     at: dict[str, list[tuple[int, float]]] = {}
-    for said in program.slots:
-        if (position := example.positions.get(said.role)) is None:
+    for slot_codes in program.slots:
+        if (position := example.positions.get(slot_codes.role)) is None:
             continue
-        site = parse_site(said.site)
-        says = f" says {said.variable}" if said.variable else ""
-        looks = f", {look}" if (look := program.looks.get(said.site)) else ""
-        label = f"{said.site} at {said.role}{says}{looks}, {said.bits:.1f} bits"
-        graph.add(site, position, said.effect, label)
-        names[str(said.slot)] = _node_id(site, position)
-        at.setdefault(said.site, []).append((position, said.effect))
+        site = parse_site(slot_codes.site)
+        says = f" says {slot_codes.variable}" if slot_codes.variable else ""
+        looks = f", {look}" if (look := program.looks.get(slot_codes.site)) else ""
+        label = f"{slot_codes.site} at {slot_codes.role}{says}{looks}, {slot_codes.bits:.1f} bits"
+        graph.add(site, position, slot_codes.effect, label)
+        names[str(slot_codes.slot)] = _node_id(site, position)
+        at.setdefault(slot_codes.site, []).append((position, slot_codes.effect))
     scores: dict[tuple[str, str], float] = {}
     for edge in () if run.edges_are_counts else run.edges:  # into queries, keys and values: one link
         scores[edge.sender, edge.receiver] = scores.get((edge.sender, edge.receiver), 0) + edge.score
@@ -74,7 +74,7 @@ def program_graph(run: Run, slug: str) -> dict[str, Any]:
         ]
         # at which tokens an edge is, it does not say: where its ends matter most
         if pairs:
-            start, end = max(pairs, key=lambda both: min(abs(both[0][1]), abs(both[1][1])))
+            start, end = max(pairs, key=lambda pair: min(abs(pair[0][1]), abs(pair[1][1])))
             if abs(score) >= DRAWN * min(abs(start[1]), abs(end[1])):
                 ends = _node_id(parse_site(sender), start[0]), _node_id(parse_site(receiver), end[0])
                 graph.link(*ends, score)
@@ -110,12 +110,7 @@ def write(graph: dict[str, Any], path: Path) -> None:
 
 
 def _node_id(site: Site, position: int) -> str:
-    return f"{site.layer}_{_feature(site)}_{position}"
-
-
-def _feature(site: Site) -> int | str:
-    """An MLP has no number."""
-    return "mlp" if site.head is None else site.head
+    return f"{site.layer}_{'mlp' if site.head is None else site.head}_{position}"
 
 
 class _Graph:
@@ -169,39 +164,26 @@ class _Graph:
             # what the viewer's slider cuts by: 0 for the largest effect, 1 for none
             if (name := node["node_id"]) in self.effects:
                 node["influence"] = 1 - abs(self.effects[name]) / largest
-        return {
-            "metadata": {
-                "slug": slug,
-                "scan": str(model),
-                "transcoder_list": [],
-                "prompt_tokens": self.tokens,
-                "prompt": prompt,
-                "node_threshold": None,
-                "schema_version": 1,
-            },
-            "qParams": {
-                "pinnedIds": [*pinned, logit["node_id"]],
-                "supernodes": list(supernodes),
-                "linkType": "both",
-                "clickedId": "",
-                "sg_pos": "",
-            },
-            "nodes": self.nodes,
-            "links": self.links,
+        metadata = {
+            "slug": slug,
+            "scan": str(model),
+            "transcoder_list": [],
+            "prompt_tokens": self.tokens,
+            "prompt": prompt,
+            "node_threshold": None,
+            "schema_version": 1,
         }
+        shown = {
+            "pinnedIds": [*pinned, logit["node_id"]],
+            "supernodes": list(supernodes),
+            "linkType": "both",
+            "clickedId": "",
+            "sg_pos": "",
+        }
+        return {"metadata": metadata, "qParams": shown, "nodes": self.nodes, "links": self.links}
 
 
 def _node(name: str, feature: int, layer: str, position: int, kind: str, label: str) -> dict[str, Any]:
-    return {
-        "node_id": name,
-        "feature": feature,
-        "layer": layer,
-        "ctx_idx": position,
-        "feature_type": kind,
-        "token_prob": 0.0,
-        "is_target_logit": False,
-        "run_idx": 0,
-        "reverse_ctx_idx": 0,
-        "jsNodeId": name,
-        "clerp": label,
-    }
+    node = {"node_id": name, "feature": feature, "layer": layer, "ctx_idx": position, "feature_type": kind}
+    rest = {"token_prob": 0.0, "is_target_logit": False, "run_idx": 0, "reverse_ctx_idx": 0}
+    return {**node, **rest, "jsNodeId": name, "clerp": label}

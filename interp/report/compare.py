@@ -13,7 +13,7 @@ from interp.runs.run import Run
 
 
 @dataclass(frozen=True)
-class Difference:
+class MemberDifference:
     """A component that is a member in one run only; an effect is ``None`` where that run did not check it."""
 
     site: str
@@ -43,7 +43,7 @@ class Comparison:
     shared: tuple[str, ...]
     jaccard: float | None
     spearman: float | None
-    differing: tuple[Difference, ...]
+    differing: tuple[MemberDifference, ...]
     aucs: dict[str, tuple[float | None, float | None]]
     recovery: dict[str, PairedComparison]
     unpaired: str
@@ -56,16 +56,12 @@ class Comparison:
             ("Jaccard", "", "", wording.number(self.jaccard, 3)),
             ("Spearman of |score|", "", "", wording.number(self.spearman, 3)),
         ]
-        for name, both in self.aucs.items():
-            auc_a, auc_b = (wording.number(auc, 3) for auc in both)
+        for name, aucs in self.aucs.items():
             paired = ""
-            if name in self.recovery:
-                compared = self.recovery[name]
-                difference, *ends = (
-                    wording.signed(value, 3) for value in (compared.difference, *compared.interval)
-                )
-                paired = f"{difference} [{', '.join(ends)}]"
-            rows.append((f"ROC AUC, {name}", auc_a, auc_b, paired))
+            if (compared := self.recovery.get(name)) is not None:
+                values = (compared.difference, *compared.interval)
+                paired = "{} [{}, {}]".format(*(wording.signed(value, 3) for value in values))
+            rows.append((f"ROC AUC, {name}", *(wording.number(auc, 3) for auc in aucs), paired))
         if self.unpaired:
             rows.append(("paired difference", "", "", self.unpaired))
         for part in self.differing:
@@ -122,13 +118,13 @@ def _names(run_a: Run, run_b: Run) -> tuple[str, str]:
     return (first, second) if first != second else (f"{first} (1)", f"{second} (2)")
 
 
-def _differing(run_a: Run, run_b: Run, sites: set[str]) -> tuple[Difference, ...]:
+def _differing(run_a: Run, run_b: Run, sites: set[str]) -> tuple[MemberDifference, ...]:
     parts_a, parts_b = ({part.site: part for part in run.components} for run in (run_a, run_b))
     differing = []
     for site in sites:
         absent = Component(site=site, layer=0, score=0.0)
         a, b = parts_a.get(site, absent), parts_b.get(site, absent)
-        differing.append(Difference(site, a.in_circuit, b.in_circuit, a.effect, b.effect))
+        differing.append(MemberDifference(site, a.in_circuit, b.in_circuit, a.effect, b.effect))
     return tuple(sorted(differing, key=lambda d: (-max(abs(d.effect_a or 0), abs(d.effect_b or 0)), d.site)))
 
 
@@ -149,12 +145,17 @@ def _common(run_a: Run, run_b: Run) -> dict[str, tuple[str, str]]:
     One's own goes by what it holds: two files can have one name, and one file several.
     """
     judged_a, judged_b = run_a.recovery, run_b.recovery
-    mine, theirs = run_a.settings.reference, run_b.settings.reference
-    common = {name: (name, name) for name in judged_a if name in judged_b and name not in (mine, theirs)}
+    reference_a, reference_b = run_a.settings.reference, run_b.settings.reference
+    common = {
+        name: (name, name) for name in judged_a if name in judged_b and name not in (reference_a, reference_b)
+    }
     a, b = run_a.own_reference, run_b.own_reference
-    same = a is not None and b is not None and np.array_equal(a.heads, b.heads) and a.gap == b.gap
-    if same and mine in judged_a and theirs in judged_b:
-        common[mine if mine == theirs else f"{mine} = {theirs}"] = (mine, theirs)
+    is_same = a is not None and b is not None and np.array_equal(a.heads, b.heads) and a.gap == b.gap
+    if is_same and reference_a in judged_a and reference_b in judged_b:
+        common[reference_a if reference_a == reference_b else f"{reference_a} = {reference_b}"] = (
+            reference_a,
+            reference_b,
+        )
     return common
 
 

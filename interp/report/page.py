@@ -32,7 +32,7 @@ def render_report(run: Run, task: str | None = None, reference: str | None = Non
 
     ``task`` and ``reference`` are those of :func:`~interp.report.repeat.command_line`.
     """
-    scale, edges = figures.Scale.of(run), figures.edges_told(run)
+    scale, edges = figures.Scale.of(run), figures.strongest_edges(run)
     strongest = abs(figures.strength(edges[0])) if edges else 0.0
     digits = max(scale.places, wording.places(strongest))
     graph = edges and figures.edge_plot(run, scale, edges=edges)
@@ -61,7 +61,7 @@ def render_report(run: Run, task: str | None = None, reference: str | None = Non
         program=program_section(run, task, reference),
         edges=edges[:TOP_EDGES],
         edge_figure=graph and embed(graph, "Strongest edges among the members", least=700),
-        edge_text=partial(figures.told, digits=digits, signed=not run.edges_are_counts),
+        edge_text=partial(figures.strength_text, digits=digits, signed=not run.edges_are_counts),
         strongest=strongest,
         curves={name: _curve(name, run) for name in run.recovery},
         card_curves=curves and embed(curves, "Share of the gap and KL of nested circuits alone"),
@@ -115,8 +115,8 @@ def _curve(name: str, run: Run) -> Markup | None:
     scores = run.scores
     if truth.shape != scores.shape or not truth.any() or truth.all():
         return None
-    own, prior = (roc_curve_points(values, truth) for values in (scores, layer_prior(*truth.shape)))
-    figure = figures.roc_plot(own, prior, int(truth.sum()), int((~truth).sum()))
+    points, prior = (roc_curve_points(values, truth) for values in (scores, layer_prior(*truth.shape)))
+    figure = figures.roc_plot(points, prior, int(truth.sum()), int((~truth).sum()))
     return embed(figure, f"ROC curve against {name}")
 
 

@@ -7,10 +7,10 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from interp.codesearch import Similarities
-from interp.evaluation.steering import CODES, TopicRow
+from interp.evaluation.steering import CODES
 from interp.models import parse_site
 from interp.report.style import BLUE, GREEN, GREY, ORANGE, layout, whiskers
-from interp.report.tables import Condition, MachineRow, Steering
+from interp.report.tables import ConditionCosts, MachineRow, Steering
 from interp.report.wording import in_plot
 
 _ROW = 17
@@ -33,13 +33,7 @@ def site_grid(values: Mapping[str, float], label: str) -> go.Figure:
         grid[names.index(name), place.layer] = values[site]
     figure = go.Figure(
         go.Heatmap(
-            z=grid,
-            x=list(range(n_layers)),
-            y=names,
-            zmin=0,
-            zmax=1,
-            xgap=2,
-            ygap=2,
+            **{"x": list(range(n_layers)), "y": names, "z": grid, "zmin": 0, "zmax": 1, "xgap": 2, "ygap": 2},
             colorscale=[[0, "rgba(128,128,128,.18)"], [1, "#1c7ed6"]],
             colorbar={"title": {"text": label, "side": "right"}, "tickvals": [0, 0.5, 1], "thickness": 10},
             hovertemplate="layer %{x}, %{y}: %{z:.2f}<extra></extra>",
@@ -94,8 +88,8 @@ def similarity_histogram(similarities: Similarities) -> go.Figure:
     edges = np.asarray(similarities.edges)
     middles, width = (edges[1:] + edges[:-1]) / 2, float(edges[1] - edges[0])
     figure = go.Figure()
-    both = {"not fired, a sample": (similarities.silent, GREY), "fired": (similarities.fired, BLUE)}
-    for name, (counts, colour) in both.items():
+    groups = {"not fired, a sample": (similarities.silent, GREY), "fired": (similarities.fired, BLUE)}
+    for name, (counts, colour) in groups.items():
         total = float(np.sum(counts))
         figure.add_bar(
             x=middles,
@@ -135,43 +129,38 @@ STEERING_ROW, STEERING_EDGES = 66, 96
 """Pixels of a topic, and of the legend and the axis."""
 
 
-def rate_plot(found: Steering) -> go.Figure:
+def rate_plot(steering: Steering) -> go.Figure:
     """Every topic's rate by every arm with its 95 % interval, arms a little above each other."""
     figure = go.Figure()
-    arms = [arm for arm in MARKS if any(row.arm == arm for row in found.table.by_topic)]
+    arms = [arm for arm in MARKS if any(row.arm == arm for row in steering.table.by_topic)]
     for number, arm in enumerate(arms):
         colour, symbol = MARKS[arm]
-        rows: list[TopicRow] = [row for row in found.table.by_topic if row.arm == arm]
+        shift = 0.8 * ((number + 0.5) / len(arms) - 0.5)  # topics fill .8 of a row
+        rows = [row for row in steering.table.by_topic if row.arm == arm]
         figure.add_scatter(
             x=[row.rate for row in rows],
-            y=[
-                found.topics.index(row.topic)
-                + 0.8 * ((number + 0.5) / len(arms) - 0.5)  # topics fill .8 of a row
-                for row in rows
-            ],
+            y=[steering.topics.index(row.topic) + shift for row in rows],
             error_x=whiskers([(row.rate, row.low, row.high) for row in rows], thickness=1.4, width=3),
             mode="markers",
             name=arm,
             marker={"size": 9, "color": colour, "symbol": symbol},
-            customdata=[
-                [in_plot(row.topic), row.low, row.high, row.cell.perplexity, row.cell.distinct_2]
+            hovertext=[
+                f"{in_plot(row.topic)}, {arm}: {row.rate:.0%} [{row.low:.0%}, {row.high:.0%}]<br>"
+                f"perplexity {row.cell.perplexity:.1f}, distinct-2 {row.cell.distinct_2:.2f}"
                 for row in rows
             ],
-            hovertemplate=(
-                f"%{{customdata[0]}}, {arm}: %{{x:.0%}} [%{{customdata[1]:.0%}}, %{{customdata[2]:.0%}}]<br>"
-                "perplexity %{customdata[3]:.1f}, distinct-2 %{customdata[4]:.2f}<extra></extra>"
-            ),
+            hoverinfo="text",
         )
     figure.update_xaxes(range=[-0.01, 1.02], tickformat=".0%", title="texts that hold a word of the topic")
-    _name_rows(figure, found.topics)
-    return layout(figure, height=STEERING_EDGES + STEERING_ROW * len(found.topics), left=90, legend=True)
+    _name_rows(figure, steering.topics)
+    return layout(figure, height=STEERING_EDGES + STEERING_ROW * len(steering.topics), left=90, legend=True)
 
 
 ROW, EDGES = 34, 60
 """Pixels of a bar, and of the axis below all."""
 
 
-def increase_plot(conditions: Sequence[Condition]) -> go.Figure:
+def increase_plot(conditions: Sequence[ConditionCosts]) -> go.Figure:
     """The rise of cross-entropy with its interval, a bar a condition, the least on top."""
     rows = sorted((c for c in conditions if c.name != "plain"), key=lambda c: c.increase, reverse=True)
     figure = go.Figure(
@@ -189,10 +178,8 @@ def increase_plot(conditions: Sequence[Condition]) -> go.Figure:
         figure.add_annotation(
             x=condition.high, y=in_plot(condition.name), text=label, showarrow=False, xanchor="left", xshift=8
         )
-    most = max([c.high for c in rows] + [0.0])
-    figure.update_xaxes(
-        title="rise of cross-entropy, nats a token", range=[min(0, *(c.low for c in rows)), most * 1.45]
-    )
+    least, most = min([c.low for c in rows] + [0.0]), max([c.high for c in rows] + [0.0])
+    figure.update_xaxes(title="rise of cross-entropy, nats a token", range=[least, most * 1.45])
     return layout(figure, height=EDGES + ROW * len(rows), left=130)
 
 
@@ -201,12 +188,12 @@ def explained_plot(sites: Mapping[str, float]) -> go.Figure:
     kinds = {"a": "heads", "m": "MLPs", "r": "residual stream"}
     figure = go.Figure()
     for letter, colour in zip(kinds, (BLUE, "#e08a3c", GREY), strict=True):
-        its = {site[1:]: value for site, value in sites.items() if site[0] == letter}
-        if its:
-            layers = all(place.isdecimal() for place in its)
+        of_kind = {site[1:]: value for site, value in sites.items() if site[0] == letter}
+        if of_kind:
+            layers = all(place.isdecimal() for place in of_kind)
             figure.add_bar(
-                x=[int(place) if layers else place for place in its],  # or single heads, by name
-                y=list(its.values()),
+                x=[int(place) if layers else place for place in of_kind],  # or single heads, by name
+                y=list(of_kind.values()),
                 name=kinds[letter],
                 marker_color=colour,
                 hovertemplate=f"{letter}%{{x}}: %{{y:.2f}}<extra></extra>",
@@ -224,18 +211,18 @@ def machine_plot(rows: Sequence[MachineRow]) -> go.Figure:
     measures = list(dict.fromkeys(row.measure for row in rows))
     figure = go.Figure()
     for number, (arm, colour) in enumerate(MACHINES.items()):
-        its = [row for row in rows if row.arm == arm]
-        places = [measures.index(row.measure) + 0.19 * (number - 1.5) for row in its]
+        of_arm = [row for row in rows if row.arm == arm]
+        places = [measures.index(row.measure) + 0.19 * (number - 1.5) for row in of_arm]
         figure.add_scatter(
-            x=[row.mean for row in its],
+            x=[row.mean for row in of_arm],
             y=places,
-            error_x=whiskers([(row.mean, row.low, row.high) for row in its], thickness=1.4, width=3),
+            error_x=whiskers([(row.mean, row.low, row.high) for row in of_arm], thickness=1.4, width=3),
             mode="markers",
             name=arm,
             marker={"size": 9, "color": colour},
             hovertemplate=f"{arm}: %{{x:.3f}}<extra></extra>",
         )
-        published = [row.published for row in its]
+        published = [row.published for row in of_arm]
         if any(value is not None for value in published):
             figure.add_scatter(
                 x=published,

@@ -36,35 +36,35 @@ def program_section(run: Run, task: str | None, reference: str | None) -> dict[s
     program = run.program
     if program is None:
         return {"command": command(run, task, reference)}
-    least = _ACROSS * (1 + len({said.slot.layer for said in program.slots}))
+    least = _ACROSS * (1 + len({slot.slot.layer for slot in program.slots}))
     return {
         "command": None,
         "explained": EXPLAINED,
         "figure": embed(program_plot(run), "Which head says what to which", least) if program.slots else None,
-        "cards": [(slot_id(i), said, code_rows(said)[:CODES]) for i, said in enumerate(program.slots)],
+        "cards": [(slot_id(i), slot, code_rows(slot)[:CODES]) for i, slot in enumerate(program.slots)],
         "shown": shown,
         "whole": whole,
     }
 
 
-def code_rows(said: SlotCodes) -> list[dict[str, Any]]:
+def code_rows(slot: SlotCodes) -> list[dict[str, Any]]:
     """Every code of a slot, most used first: what it stands for, its share of either side, examples."""
-    shares = sorted(said.shares.items(), key=lambda one: (-sum(one[1]), int(one[0])))
+    shares = sorted(slot.shares.items(), key=lambda entry: (-sum(entry[1]), int(entry[0])))
     return [
         {
             "code": int(code),
-            "stands for": code_value(said, code),
+            "stands for": code_value(slot, code),
             "clean": whole(clean),
             "corrupt": whole(corrupt),
         }
-        | {"examples": "\n".join(shown(text, 120) for text in said.examples.get(code, []))}
+        | {"examples": "\n".join(shown(text, 120) for text in slot.examples.get(code, []))}
         for code, (clean, corrupt) in shares
     ]
 
 
-def code_value(said: SlotCodes, code: int | str) -> str:
+def code_value(slot: SlotCodes, code: int | str) -> str:
     """What a code stands for; a dash where its prompts do not agree."""
-    value = said.values.get(str(code), wording.DASH)
+    value = slot.values.get(str(code), wording.DASH)
     return "nothing" if value is None else shown(str(value), 40)
 
 
@@ -96,43 +96,45 @@ def program_plot(run: Run, ink: str | None = None, chosen: str | None = None) ->
     The chosen one has a ring.
     """
     program = run.program or Program()
-    slots, names = program.slots, [str(said.slot) for said in program.slots]
-    layers = sorted({said.slot.layer for said in slots})
-    roles = roles_in_order(run, {said.role for said in slots})
+    slots, names = program.slots, [str(slot.slot) for slot in program.slots]
+    layers = sorted({slot.slot.layer for slot in slots})
+    roles = roles_in_order(run, {slot.role for slot in slots})
     met: Counter[tuple[int, str]] = Counter()
     places = []  # layer, and role with its row
-    for said in slots:
-        places.append((said.slot.layer, (roles.index(said.role), met[said.slot.layer, said.role])))
-        met[said.slot.layer, said.role] += 1
+    for slot in slots:
+        places.append((slot.slot.layer, (roles.index(slot.role), met[slot.slot.layer, slot.role])))
+        met[slot.slot.layer, slot.role] += 1
     rows = sorted({row for _, row in places})
     xy = [(layers.index(layer) * _ACROSS, rows.index(row) * _DOWN) for layer, row in places]
-    where = dict(zip(names, xy, strict=True))
+    place_of = dict(zip(names, xy, strict=True))
     edges = sorted(
         (edge for name in names for edge in program.passed_on(name)), key=lambda edge: -edge.changes
     )
-    figure = go.Figure([_line(edge, *where[edge.sender], *where[edge.receiver]) for edge in reversed(edges)])
-    largest = max((abs(said.effect) for said in slots), default=0.0) or 1.0
-    variables = [shown(said.variable or wording.DASH, 14) for said in slots]
+    figure = go.Figure(
+        [_line(edge, *place_of[edge.sender], *place_of[edge.receiver]) for edge in reversed(edges)]
+    )
+    largest = max((abs(slot.effect) for slot in slots), default=0.0) or 1.0
+    variables = [shown(slot.variable or wording.DASH, 14) for slot in slots]
     figure.add_scatter(
         x=[x for x, _ in xy],
         y=[y for _, y in xy],
         customdata=[[slot_id(i)] for i in range(len(slots))],
         mode="markers+text",
         marker={
-            "size": [8 + 18 * (abs(said.effect) / largest) ** 0.5 for said in slots],
-            "color": [ORANGE if said.effect < 0 else BLUE for said in slots],
+            "size": [8 + 18 * (abs(slot.effect) / largest) ** 0.5 for slot in slots],
+            "color": [ORANGE if slot.effect < 0 else BLUE for slot in slots],
             "opacity": 1,
             "line": {"color": CHOSEN, "width": [4 if name == chosen else 0 for name in names]},
         },
         text=[
-            in_plot(f"{said.site}\n{what}").replace("\n", "<br>")
-            for said, what in zip(slots, variables, strict=True)
+            in_plot(f"{slot.site}\n{variable}").replace("\n", "<br>")
+            for slot, variable in zip(slots, variables, strict=True)
         ],
         textposition="bottom center",
         textfont={"size": SMALL, "color": ink},
         hovertext=[
-            in_plot(f"{shown(name)} says {what}: {said.codes} codes, effect {signed(said.effect, 2)}")
-            for name, what, said in zip(names, variables, slots, strict=True)
+            in_plot(f"{shown(name)} says {variable}: {slot.codes} codes, effect {signed(slot.effect, 2)}")
+            for name, variable, slot in zip(names, variables, slots, strict=True)
         ],
         hoverinfo="text",
         cliponaxis=False,
@@ -157,14 +159,14 @@ def program_plot(run: Run, ink: str | None = None, chosen: str | None = None) ->
 def _line(edge: Transition, x0: int, y0: int, x1: int, y1: int) -> go.Scatter:
     """Within a row it bows over the slots that lie between; its ends lie beside the dots, where a click is theirs."""
     bow = min(0.8 * _DOWN, 14 * (x1 - x0) / _ACROSS) if y0 == y1 and x1 - x0 > _ACROSS else 0
-    x0, x1, ways = x0 + 13, x1 - 13, [t / 12 for t in range(13)]
+    x0, x1, steps = x0 + 13, x1 - 13, [t / 12 for t in range(13)]
     text = (
         f"{shown(edge.sender)} → {shown(edge.receiver)}: changes {whole(edge.changes)} of prompts, "
         f"{whole(edge.as_predicted)} of these as predicted, null {whole(edge.null)}"
     )
     return go.Scatter(
-        x=[x0 + (x1 - x0) * t for t in ways],
-        y=[y0 + (y1 - y0) * t * t * (3 - 2 * t) - 4 * bow * t * (1 - t) for t in ways],
+        x=[x0 + (x1 - x0) * t for t in steps],
+        y=[y0 + (y1 - y0) * t * t * (3 - 2 * t) - 4 * bow * t * (1 - t) for t in steps],
         mode="lines",
         line={"width": 1 + 6 * edge.changes, "color": "rgba(138,144,153,.6)"},
         hoverinfo="text",

@@ -59,24 +59,21 @@ def python_lines(run: Run, task: str | None = None, reference: str | None = None
         "program": run.program is not None or None,
         "reference": settings.reference and (reference or settings.reference),
     }
-    given = "".join(f"    {key}={value!r},\n" for key, value in arguments.items() if value is not None)
+    lines = "".join(f"    {key}={value!r},\n" for key, value in arguments.items() if value is not None)
     if options := _changed_options(run):
-        given += f"    config={options!r},\n"
+        lines += f"    config={options!r},\n"
     imports, model = "find_circuit", repr(run.model)
     if loaded:
         imports, model = "find_circuit, load_model", f"load_model({model}{loaded})"
-    call = f"run = find_circuit(\n    {model},\n    {task!r},\n{given})"
+    call = f"run = find_circuit(\n    {model},\n    {task!r},\n{lines})"
     return f'from interp import {imports}\n\n{call}\nrun.save("run")\n'
 
 
 def warnings(run: Run) -> list[str]:
     """What limits the findings, the general last."""
     pairs = run.provenance.pairs
-    limits = [
-        f"Dropped because of this model’s tokenizer: {count} {kind}."
-        for kind, count in pairs.dropped.items()
-        if count
-    ]
+    dropped = [f"{count} {kind}" for kind, count in pairs.dropped.items() if count]
+    limits = [f"Dropped because of this model’s tokenizer: {words}." for words in dropped]
     limits += [*pairs.notes, *run.left_out]
     if not run.mlps:
         limits.append("MLPs were not scored.")
@@ -123,9 +120,9 @@ def _changed_options(run: Run) -> dict:
 
 def next_commands(run: Run, task: str | None = None, reference: str | None = None) -> list[tuple[str, str]]:
     """What a reader may want next, each with its command; arguments as of :func:`command_line`."""
-    asked, model = task or _task(run), run.model or "MODEL"
+    model = run.model or "MODEL"
     loaded = [word for key, value in _loaded_as(run).items() for word in (f"--{key}", value)]
-    grow = ["interp", "grow", asked, "--model", model, "--seed", run.seed]
+    grow = ["interp", "grow", task or _task(run), "--model", model, "--seed", run.seed]
     grow += ["--counterfactual", run.provenance.pairs.counterfactual, *loaded]
     more = command_line(run, task, reference, n=4 * run.n_pairs)
     validate = [] if run.validity else [("What a sceptic asks of this circuit", "interp validate RUN")]

@@ -1,7 +1,7 @@
 """Result files read back: of codebooks, of steering, of a replication. What is wrong with one is one line."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from interp.evaluation.codebook_quality import CONTROLS
 from interp.evaluation.steering import (
     CODES,
     OF_TOPIC,
-    Cell,
+    SteeringCell,
     SteeringConfig,
     SteeringTable,
     made_of,
@@ -31,7 +31,7 @@ class Steering:
     """Cells of a folder; ``left_out`` counts those of another model, codebooks, finder or settings than the others."""
 
     config: SteeringConfig
-    base: Cell
+    base: SteeringCell
     topics: tuple[str, ...]
     table: SteeringTable
     left_out: int
@@ -74,10 +74,10 @@ def _common(settings: dict) -> dict:
     return {name: value for name, value in settings.items() if name not in OF_TOPIC.values()}
 
 
-def _record(path: Path) -> tuple[dict, Cell]:
+def _record(path: Path) -> tuple[dict, SteeringCell]:
     try:
         settings, result = whole_record(path)
-        return settings, Cell(**result)
+        return settings, SteeringCell(**result)
     except (InputError, TypeError) as error:
         raise InputError(f"{error}: delete it and run benchmarks/steering.py again") from None
 
@@ -99,7 +99,7 @@ def read_rows(path: Path, parse: Callable[[Mapping[str, Any]], Rows], again: str
         raise InputError(f"{path} is damaged ({type(error).__name__}: {error}): {again}") from None
 
 
-class Condition(BaseModel):
+class ConditionCosts(BaseModel):
     """The model plain, through its codes, or through a control; means over predicted tokens.
 
     Attributes:
@@ -141,10 +141,10 @@ class TextQuality(BaseModel):
     spec: str
     n_blocks: int
     context: int
-    conditions: list[Condition] = Field(alias="rows")
+    conditions: list[ConditionCosts] = Field(alias="rows")
     usage: dict[int, Usage]
 
-    def codes(self) -> list[tuple[int, Condition, Usage]]:
+    def codes(self) -> list[tuple[int, ConditionCosts, Usage]]:
         """Of every k, what it costs and how the books are used."""
         costs = {condition.name: condition for condition in self.conditions}
         return [(k, costs[f"codes k={k}"], usage) for k, usage in self.usage.items()]
@@ -194,14 +194,10 @@ class MachineRow:
 def read_machine(path: Path) -> tuple[MachineRow, ...]:
     """Read what ``python -m benchmarks.tokfsm seeds --summary`` wrote; errors as of :func:`read_quality`."""
 
-    def parse(rows: Any) -> tuple[MachineRow, ...]:
-        return _some(MachineRow(**row) for row in rows)
+    def parse(values: Any) -> tuple[MachineRow, ...]:
+        rows = tuple(MachineRow(**row) for row in values)
+        if not rows:
+            raise ValueError("it has no rows")
+        return rows
 
     return read_rows(path, parse, "make it again with python -m benchmarks.tokfsm seeds --summary")
-
-
-def _some(rows: Iterable[Rows]) -> tuple[Rows, ...]:
-    kept = tuple(rows)
-    if not kept:
-        raise ValueError("it has no rows")
-    return kept

@@ -12,28 +12,21 @@ COLUMNS = ("asked", "a circuit", "beside it")
 def card_rows(card: Validity) -> list[tuple[str, str, str]]:
     """Question, answer, and what it is to be read beside."""
     circuit, random = card.circuit, card.circuit.random
+    shares = f"mean {percent(random.share_mean)}, largest {percent(random.share_largest)}"
+    kl, left = (
+        f"{number(circuit.kl, 3)} nats",
+        f"mean {percent(random.left_mean)}, least {percent(random.left_least)}",
+    )
+    areas = f"{number(circuit.cmd, 3)}, {number(circuit.cpr, 3)}"
     rows = [
         (
             "members alone: share of the gap",
             _estimate(circuit.share),
-            f"{random.draws} random circuits: mean {percent(random.share_mean)}, "
-            f"largest {percent(random.share_largest)}",
+            f"{random.draws} random circuits: {shares}",
         ),
-        (
-            "members alone: KL from the model",
-            f"{number(circuit.kl, 3)} nats",
-            f"random: mean {number(random.kl_mean, 3)}",
-        ),
-        (
-            "nested circuits: CMD, CPR",
-            f"{number(circuit.cmd, 3)}, {number(circuit.cpr, 3)}",
-            "CMD 0 is best; CPR: more is better",
-        ),
-        (
-            "members off: share that is left",
-            _estimate(circuit.left),
-            f"random off: mean {percent(random.left_mean)}, least {percent(random.left_least)}",
-        ),
+        ("members alone: KL from the model", kl, f"random: mean {number(random.kl_mean, 3)}"),
+        ("nested circuits: CMD, CPR", areas, "CMD 0 is best; CPR: more is better"),
+        ("members off: share that is left", _estimate(circuit.left), f"random off: {left}"),
     ]
     if card.jaccard is not None:
         value, low, high = (number(getattr(card.jaccard, key), 2) for key in ("value", "low", "high"))
@@ -89,14 +82,8 @@ def curves_plot(card: Validity) -> go.Figure:
     figure.update_xaxes(title="heads kept", type="log", dtick="D2")
     figure.update_layout(
         yaxis={"title": "share of the gap", "tickformat": ".0%"},
-        yaxis2={
-            "title": "KL, nats",
-            "overlaying": "y",
-            "side": "right",
-            "showgrid": False,
-            "zeroline": False,
-            "tickmode": "auto",
-        },
+        yaxis2={"title": "KL, nats", "overlaying": "y", "side": "right", "showgrid": False, "zeroline": False}
+        | {"tickmode": "auto"},
     )
     return layout(figure, height=340, left=60, right=60, legend=True)
 

@@ -134,11 +134,15 @@ def code_effect(labels: Any, book: str, code: int) -> str:
     return visible(label.writes, keep=" ")
 
 
-def explanation(one: Any) -> str:
+def explanation(spoken: Any) -> str:
     """What a model said of a code (:class:`~interp.codesearch.explain.Explanation`), and how well that holds."""
-    null = "" if one.null is None else f", {one.null:.2f} with another code's words"
-    held = "" if one.f1 is None else f"   (detection F1 {one.f1:.2f} at {one.n} tokens of other text{null})"
-    return f"“{visible(one.text, keep=' ')}”{held}"
+    null = "" if spoken.null is None else f", {spoken.null:.2f} with another code's words"
+    held = (
+        ""
+        if spoken.f1 is None
+        else f"   (detection F1 {spoken.f1:.2f} at {spoken.n} tokens of other text{null})"
+    )
+    return f"“{visible(spoken.text, keep=' ')}”{held}"
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -147,12 +151,11 @@ def visible(text: str, keep: str = "") -> str:
     Direction overrides would otherwise reorder what stands beside them, and a terminal would obey control characters.
     Characters in ``keep`` stay as they are.
     """
-    return "".join(character if character in keep else _visible(character) for character in text)
 
+    def shown(character: str) -> str:
+        if character in keep:
+            return character
+        hidden = unicodedata.category(character)[0] in "CZ"
+        return _SPACES.get(character) or (f"\\u{ord(character):04x}" if hidden else character)
 
-def _visible(character: str) -> str:
-    if character in _SPACES:
-        return _SPACES[character]
-    if unicodedata.category(character)[0] in "CZ":
-        return f"\\u{ord(character):04x}"
-    return character
+    return "".join(map(shown, text))

@@ -88,8 +88,8 @@ def find_or_recall(
     )
 
 
-def keep(folder: Path, key: str, found: CodeSet) -> None:
-    write_json(folder / f"{key}.json", found.to_json())
+def keep(folder: Path, key: str, code_set: CodeSet) -> None:
+    write_json(folder / f"{key}.json", code_set.to_json())
 
 
 def _digest(value: list) -> str:

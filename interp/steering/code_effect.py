@@ -172,10 +172,10 @@ def set_code(
     if book.config.n_codes < 2:
         raise InputError(f"the codebook at {site} has one code: there is nothing to compare it with")
     rng, drawn = np.random.default_rng(seed), []
-    for given in codes:
-        there = alternatives(book.config, given)
+    for excluded in codes:
+        there = alternatives(book.config, excluded)
         other = there[int(rng.integers(len(there) - 1))]
-        drawn.append(other + (other >= given))
+        drawn.append(other + (other >= excluded))
     values = np.zeros((2, len(pairs)))
     for number, chosen in enumerate((codes, drawn)):
         for indices, column in _batches(pairs, role):

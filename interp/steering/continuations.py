@@ -66,8 +66,8 @@ def step_divergences(
         steered = model(tokens)[:, begin:]
     divergences = []
     # a text at a time: vocabularies are large
-    for *both, row in zip(steered, model(tokens)[:, begin:], new, strict=True):
-        kl = kl_divergence(*(logits.float().log_softmax(-1) for logits in both))
+    for *logit_pair, row in zip(steered, model(tokens)[:, begin:], new, strict=True):
+        kl = kl_divergence(*(logits.float().log_softmax(-1) for logits in logit_pair))
         divergences.append(kl[: len(row)].cpu().numpy().astype(np.float64))
     return divergences
 

@@ -48,14 +48,14 @@ from interp.errors import InputError, whole_number
 from interp.models import Model, model_device, resolve_site
 from interp.progress import Stage, silent
 from interp.steering.code_set import CodeSet, FoundCode, Verdict
-from interp.steering.target_tokens import Target, find_target
+from interp.steering.target_tokens import TargetTokens, find_target
 from interp.steering.texts import Readings, TokenizedTexts, batches, grouped, read_texts, tokenize, watched
 
 
 def target_gradients(
     model: Model,
     codebooks: Mapping[str, Bottleneck],
-    target: Target,
+    target: TargetTokens,
     texts: TokenizedTexts,
     *,
     stage: Stage = silent,
@@ -100,8 +100,11 @@ def matching_pursuit(
         n: codes of all places together, at most: fewer if no other code points along what is left, or a weight comes
             out as 0.
     """
-    codes, vectors = [some.astype(np.float64) for some in codes], [v.astype(np.float64) for v in vectors]
-    lengths = [np.maximum(np.linalg.norm(some, axis=1), 1e-12) for some in codes]
+    codes, vectors = (
+        [site_codes.astype(np.float64) for site_codes in codes],
+        [v.astype(np.float64) for v in vectors],
+    )
+    lengths = [np.maximum(np.linalg.norm(site_codes, axis=1), 1e-12) for site_codes in codes]
     taken: list[list[int]] = [[] for _ in codes]
     weights = [np.zeros(0) for _ in codes]
 
@@ -248,7 +251,7 @@ def _places(
     names = [f"{name}.h{g}" for g in range(groups)] if heads else [name]
     vectors = _from_mean(book).numpy()
     vectors = np.broadcast_to(vectors, (groups, *vectors.shape[1:]))  # heads may share one group of codes
-    means = [[read.mean(name, kinds) for kinds in both] for both in _KINDS]
+    means = [[read.mean(name, kinds) for kinds in kind_pair] for kind_pair in _KINDS]
     differences = np.stack([(positive - negative).numpy() for positive, negative in means], 1)
     parts = zip(names, vectors, tokens.swapaxes(0, 1), detection, differences, strict=True)
     return [_Place(at, name, g, *part) for g, (at, *part) in enumerate(parts)]

@@ -154,8 +154,8 @@ class SteeringRequest:
                     chat=self.chat,
                     watch=lambda _tokens: tell(1),
                 )
-                for own, part in zip(texts.values(), rows, strict=True):
-                    own += written[part.start : part.stop]
+                for condition_texts, part in zip(texts.values(), rows, strict=True):
+                    condition_texts += written[part.start : part.stop]
         return texts
 
     @contextlib.contextmanager

@@ -25,7 +25,7 @@ FAMILY_ERROR = 0.05
 
 
 @dataclass(frozen=True)
-class Target:
+class TargetTokens:
     """
     Attributes:
         tokens: heaviest first.
@@ -38,7 +38,7 @@ class Target:
 
 def find_target(
     positive: TokenizedTexts, negative: TokenizedTexts, expected: Float[Tensor, " vocab"]
-) -> Target:
+) -> TargetTokens:
     """The tokens of a topic or a behaviour.
 
     A longer text holds more words: of a positive text that is as long as two of the negative ones are in the mean, the
@@ -51,7 +51,7 @@ def find_target(
     texts_with = _texts_with(positive, len(expected))
     tokens = np.flatnonzero(texts_with)
     texts = texts_with[tokens]
-    lengths, others = (some.counted.sum(1).numpy() for some in (positive, negative))
+    lengths, others = (kind.counted.sum(1).numpy() for kind in (positive, negative))
     in_others = (_texts_with(negative, len(expected)) / len(others))[tokens, None]
     by_others = 1 - (1 - in_others) ** np.maximum(lengths / others.mean(), 1)
     by_model = -np.expm1(-expected.numpy()[tokens, None] * lengths)
@@ -68,7 +68,9 @@ def find_target(
         )
     order = np.argsort(-weights[chosen], kind="stable")
     weights = weights[chosen][order]
-    return Target(torch.from_numpy(tokens[chosen][order]), torch.from_numpy(weights / weights.sum()).float())
+    return TargetTokens(
+        torch.from_numpy(tokens[chosen][order]), torch.from_numpy(weights / weights.sum()).float()
+    )
 
 
 def _texts_with(texts: TokenizedTexts, n_vocab: int) -> Int[np.ndarray, " vocab"]:

@@ -122,7 +122,7 @@ def read_texts(
                 sums[name] = before.index_add_(0, of_token, values)
             done(len(tokens))
     n_tokens = torch.bincount(torch.from_numpy(kinds), texts.counted.sum(1), n_kinds).long()
-    return Readings({name: torch.cat(some) for name, some in ids.items()}, sums, expected, n_tokens)
+    return Readings({name: torch.cat(parts) for name, parts in ids.items()}, sums, expected, n_tokens)
 
 
 def batches(texts: TokenizedTexts) -> Iterator[tuple[Tensor, Tensor]]:

@@ -95,11 +95,11 @@ def load_topic(name: str) -> Topic:
         raise InputError(f"unknown topic {name!r}: there are {seven}, and for development {four}")
     # as many of the other topics as of none: more would cost time and tell little
     others = [text for other, topic in stored[kind].items() if other != name for text in topic["texts"][::3]]
-    mine = stored[kind][name]
+    topic_data = stored[kind][name]
     return Topic(
         name,
-        words=tuple(mine["words"]),
-        positive=tuple(mine["texts"]),
+        words=tuple(topic_data["words"]),
+        positive=tuple(topic_data["texts"]),
         negative=(*stored["neutral"], *others),
         prompts=tuple(stored["prompts"]),
     )

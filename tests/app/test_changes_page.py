@@ -13,45 +13,40 @@ from tests.contrast.synthetic import EVIL
 
 def make_diff(text: str = "harbor") -> Diff:
     """A comparison in which every string is ``text``."""
+    texts = dict.fromkeys(("base", "tuned", "text"), text)
+    numbers = {"n_tokens": 5000, "kl": 0.25, "n_changed": 12, "n_codes": 90, "seconds": {}}
+    code = (
+        "a1.h2",
+        3,
+        text,
+        text,
+        4,
+        44,
+        text,
+        41,
+        50,
+        0.2,
+        90.0,
+        1e-6,
+        9,
+        5,
+        [CodeExample(text, text, text)],
+    )
     return Diff(
-        base=text,
-        tuned=text,
+        **texts,
+        **numbers,
         null=None,
         codebooks=[text],
-        text=text,
-        n_tokens=5000,
-        kl=0.25,
         contexts=[ChangedContext(text, text, text, 3.5, 7, text, text, 2)],
         words=[ChangedWord(text, 1.5, 50, [text])],
         classes=[("digits", 0.1, 0.9)],
         sites=[ChangedSite("a1.h2", 0.6, 0.5, 0.7), ChangedSite("m0", 0.2, 0.1, 0.3)],
         together=[Together(1, 0.6, 0.5, 0.5, 0.1)],
-        codes=[
-            ChangedCode(
-                "a1.h2",
-                3,
-                text,
-                text,
-                4,
-                44,
-                text,
-                41,
-                50,
-                0.2,
-                90.0,
-                1e-6,
-                9,
-                5,
-                [CodeExample(text, text, text)],
-            )
-        ],
-        n_changed=12,
-        n_codes=90,
+        codes=[ChangedCode(*code)],
         undo={"codes forbidden": Undone(0.3, -0.01)},
         prompts=[{"prompt": text, "base": text, "tuned": text}],
         commands={"undo": ["interp steer --forbid"], "redo": []},
         notes=[text],
-        seconds={},
     )
 
 

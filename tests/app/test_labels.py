@@ -1,6 +1,5 @@
 """Labels stand beside the number wherever a code is shown, whatever the tokens in them say, and pages do without."""
 
-import json
 import shutil
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch import CodeIndex
 from interp.codesearch.labels import LABELS, MIXED, Labels
-from tests.app.conftest import error_of, hand_labels, html_of, text_of, with_coarse
+from tests.app.conftest import error_of, hand_labels, html_of, strips_of, text_of, with_coarse
 
 TEXT = "Mary had a store"
 EVIL = "“<img src=x onerror=alert(1)>\u202e *a*”"
@@ -23,14 +22,9 @@ def runs(runs_with_books, model, tmp_path):
     return tmp_path / "runs"
 
 
-def _strip(app) -> dict:
-    [element] = app.get("bidi_component")
-    return json.loads(element.proto.json or element.proto.mixed.json)
-
-
 def test_live_text_says_what_codes_stand_for_without_a_click(open_page, runs):
     app = open_page("live", runs, text=TEXT, site="a0.h1")
-    [row] = _strip(app)["rows"]
+    [row] = strips_of(app)[0]["rows"]
     wanted = {0: MIXED, 1: "“<img src=x onerror=alert(1)>\\u202e *a*”"}
     told = [title.partition(": ")[2] for title in row["titles"]]
     assert told == [wanted.get(int(code), f"name {code}") for code in row["numbers"]]
@@ -80,27 +74,25 @@ def test_labels_of_other_codebooks_are_not_shown(open_page, runs):
     found.about["books"] = "others"
     found.save(runs / "books" / LABELS)
     app = open_page("live", runs, text=TEXT, site="a0.h1")
-    [row] = _strip(app)["rows"]
+    [row] = strips_of(app)[0]["rows"]
     assert not any(":" in title for title in row["titles"]) and "stands for" not in app.dataframe[0].value
 
 
 def test_both_levels_are_shown_searched_and_steered_by(open_page, runs):
     with_coarse(Labels.open(runs / "books" / LABELS)).save(runs / "books" / LABELS)
     app = open_page("live", runs, text=TEXT, site="a0.h1")
-    [row] = _strip(app)["rows"]
+    [row] = strips_of(app)[0]["rows"]
     assert set(row["numbers"]) <= {"0", "1"}  # coarse ones first
     assert all(
         title.endswith(f"few {code}") for title, code in zip(row["titles"], row["numbers"], strict=True)
     )
     app.segmented_control(key="level").set_value("all codes").run()
-    [row] = _strip(app)["rows"]
+    [row] = strips_of(app)[0]["rows"]
     assert set(row["numbers"]) - {"0", "1"} and all("few" in title for title in row["titles"])
     app = open_page("codes", runs, q="the", level="coarse codes")
     [hits] = [one.value for one in app.dataframe if "recall" in one.value]
-    assert all(code.endswith(".all") for code in hits["code"]) and set(hits["stands for"]) <= {
-        "few 0",
-        "few 1",
-    }
+    assert all(code.endswith(".all") for code in hits["code"])
+    assert set(hits["stands for"]) <= {"few 0", "few 1"}
     app = open_page("codes", runs, code="a0.h1=1.all")
     index = CodeIndex.open(runs / "index")
     odd = {token for code in range(1, index.books[0].n_codes, 2) for token in index.positions("a0.h1", code)}

@@ -29,16 +29,11 @@ def expected(model, runs_with_books) -> dict[str, np.ndarray]:
     return {site: found[0, 1:].numpy() for site, found in attached.ids.items()}
 
 
-def _strip(app) -> dict:
-    [strip] = strips_of(app)
-    return strip
-
-
 def test_tokens_are_coloured_by_their_codes_and_one_is_listed_at_all_sites(page, runs_with_books, expected):
     before = files_of(runs_with_books)
     app = page(text=TEXT, site="a1.h2")
     assert app.text_area(key="text").value == TEXT and app.selectbox(key="site").value == "a1.h2"
-    strip = _strip(app)
+    strip = strips_of(app)[0]
     [row] = strip["rows"]
     assert "".join(strip["pieces"]) == TEXT and strip["chosen"] == len(strip["pieces"]) - 1
     assert row["name"] == "a1.h2" and row["numbers"] == [str(code) for code in expected["a1"][:, 2, 0]]
@@ -46,7 +41,7 @@ def test_tokens_are_coloured_by_their_codes_and_one_is_listed_at_all_sites(page,
     assert len(pairs) == len(set(row["numbers"])) == len(set(row["styles"]))
 
     app.selectbox(key=f"token of {TEXT}").set_value(2).run()
-    assert _strip(app)["chosen"] == 2
+    assert strips_of(app)[0]["chosen"] == 2
     assert not app.exception and asked(app, "token") == "2"
     table = app.dataframe[0].value
     # two layers of four heads and an MLP, two slots each
@@ -61,7 +56,7 @@ def test_tokens_are_coloured_by_their_codes_and_one_is_listed_at_all_sites(page,
     assert files_of(runs_with_books) == before
     # all heads of a layer at once
     app.selectbox(key="site").set_value("a0").run()
-    numbers = [[int(number) for number in row["numbers"]] for row in _strip(app)["rows"]]
+    numbers = [[int(number) for number in row["numbers"]] for row in strips_of(app)[0]["rows"]]
     assert numbers == expected["a0"][:, :, 0].T.tolist()
 
 
@@ -87,7 +82,7 @@ def test_two_tokens_are_compared_site_by_site(page, expected):
 def test_markup_in_a_text_is_shown_as_text(page):
     """The browser makes text of what the strip is given: ``tests/browser``."""
     app = page(text="<script>alert(1)</script> *a* ![x](https://example.org)")
-    assert "".join(_strip(app)["pieces"]).startswith("<script>") and not html_of(app)
+    assert "".join(strips_of(app)[0]["pieces"]).startswith("<script>") and not html_of(app)
     for chosen in app.selectbox:
         if chosen.label in ("Token", "Compared with"):
             # plain text, which is no Markdown
@@ -95,7 +90,7 @@ def test_markup_in_a_text_is_shown_as_text(page):
             assert not any("\\" in label for label in chosen.options)
     for element in (*app.subheader, *app.markdown, *app.caption):
         assert not re.search(r"(?<!\\)<", element.value)
-    strip = _strip(page(text="a\u202eb\x07 c\n"))
+    [strip] = strips_of(page(text="a\u202eb\x07 c\n"))
     assert "".join(strip["pieces"]) == "a\u202eb\x07 c\n"
     assert "".join(strip["shown"]) == r"a\u202eb\u0007 c↵"
 
@@ -103,7 +98,7 @@ def test_markup_in_a_text_is_shown_as_text(page):
 @pytest.mark.parametrize("token", ["-1", "99", "x", "1e3", "²", "9" * 5000])
 def test_an_address_that_names_no_token_begins_at_the_last(page, token):
     app = page(text=TEXT, token=token, site="a9.h9")
-    assert _strip(app)["chosen"] == len(_strip(app)["pieces"]) - 1
+    assert strips_of(app)[0]["chosen"] == len(strips_of(app)[0]["pieces"]) - 1
     assert app.selectbox(key="site").value == "a0" and not app.error
 
 

@@ -284,7 +284,7 @@ def test_a_text_goes_on_from_another_token(four, model):
     _open(four, 0, 2)
     request, (base, *_), *_ = four.session_state["comparison"]
     before, tokens = strips_of(four)[0], base.text.tokens
-    other = next(one for one in four.session_state["look"][1][0] if one.token != tokens[2])
+    other = next(one for one in four.session_state["inspected token"][1][0] if one.token != tokens[2])
     _choice(four, "branch").set_value(other.token).run()
     press(four, "Branch")
     [*_, strip] = strips_of(four)

@@ -97,9 +97,8 @@ def test_controls_cover_the_first_blocks(found):
     assert len(found.scores["codes k=1"].ce) == 9
 
 
-HOOKS = dict(
-    zip(SITES, ("0.attn.hook_z", "1.attn.hook_z", "1.hook_mlp_out", "0.hook_resid_post"), strict=True)
-)
+NAMES = ("0.attn.hook_z", "1.attn.hook_z", "1.hook_mlp_out", "0.hook_resid_post")
+HOOKS = dict(zip(SITES, NAMES, strict=True))
 
 
 def ablated(model, texts, values) -> np.ndarray:

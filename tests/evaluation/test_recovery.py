@@ -29,9 +29,8 @@ def test_layer_index_recovers_the_published_circuits_as_well_as_it_was_computed_
 @pytest.mark.parametrize(("name", "expected"), [("greater-than/acdc", 0.549), ("greater-than/cdt", 0.803)])
 def test_closeness_to_layer_7_is_a_strong_prior_on_one_greater_than_list(name, expected):
     members = load_reference(name).members()
-    assert roc_auc(-np.abs(np.arange(12.0) - 7).repeat(12), members.ravel()) == pytest.approx(
-        expected, abs=5e-4
-    )
+    closeness = -np.abs(np.arange(12.0) - 7).repeat(12)
+    assert roc_auc(closeness, members.ravel()) == pytest.approx(expected, abs=5e-4)
 
 
 @pytest.mark.parametrize(

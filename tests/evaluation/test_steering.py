@@ -13,7 +13,7 @@ from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.kinds.metric_codebook import FLOOR
 from interp.errors import InputError
-from interp.evaluation.steering import ARMS, Cell, SteeringConfig, distinct_2, mean_rate
+from interp.evaluation.steering import ARMS, SteeringCell, SteeringConfig, distinct_2, mean_rate
 from interp.evaluation.steering_conditions import means_of_texts
 from interp.models import Model, hooked
 from interp.steering import AddCode, Topic, find_codes
@@ -24,15 +24,8 @@ from interp.steering.target_tokens import find_target
 from interp.steering.texts import read_texts, tokenize
 from tests.oracles import kept
 
-PLAIN = (
-    "the store gave",
-    "a drink to",
-    "John went there",
-    "in the year",
-    "files to read",
-    "a number of",
-    "to load",
-)
+PLAIN = ("the store gave", "a drink to", "John went there", "in the year")
+PLAIN += ("files to read", "a number of", "to load")
 MARKED = tuple(f"Z {text}" for text in PLAIN)
 TOPIC = Topic("z", ("z",), MARKED, PLAIN, ("When Mary", "The war lasted from"))
 CONTROLLED = ("codes", "random codes", "random vectors")
@@ -57,10 +50,8 @@ def test_means_are_of_the_tokens_without_bos_and_padding(model):
     found = means_of_texts(model, ["a1.h2", "r0"], MARKED, PLAIN)
     means = []
     for texts in (MARKED, PLAIN):  # one by one, so without padding
-        read = [
-            kept(model, tokenize(model, [text]).tokens, "blocks.0.hook_resid_post")[0][0, 1:]
-            for text in texts
-        ]
+        tokens = [tokenize(model, [text]).tokens for text in texts]
+        read = [kept(model, row, "blocks.0.hook_resid_post")[0][0, 1:] for row in tokens]
         means.append(torch.cat(read).mean(0))
     torch.testing.assert_close(found.positive["r0"], means[0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found.difference("r0"), means[0] - means[1], atol=1e-5, rtol=1e-4)
@@ -163,7 +154,7 @@ def test_cells_are_seeded_and_count_every_topics_words(model, arms):
     assert cell.perplexity != base.perplexity
     assert 1 <= len(cell.tried) <= CONFIG.tries and cell.dose in [dose for dose, *_ in cell.tried]
     assert base.tried[0][0] == 0 and base.tried[0][1] > 1
-    assert Cell(**dataclasses.asdict(cell)) == cell
+    assert SteeringCell(**dataclasses.asdict(cell)) == cell
     low, high = cell.interval("z")
     assert low - 1e-9 <= cell.rate("z") <= high
 
@@ -189,10 +180,8 @@ def test_a_prompt_that_says_it_is_judged_as_if_it_did_not(model, arms):
     assert cell.held["z"] == [TOPIC.is_in(text.text) for text in (*texts, *last)]
     both = arms["prompt and codes"]
     weak, strong = (dataclasses.replace(both, first=dose) for dose in (1e-9, 4.0))
-    beside = [
-        measure(model, [TOPIC], dataclasses.replace(CONFIG, tries=1), arm=arm, topic="z", base=base)
-        for arm in (weak, strong)
-    ]
+    once = dataclasses.replace(CONFIG, tries=1)
+    beside = [measure(model, [TOPIC], once, arm=arm, topic="z", base=base) for arm in (weak, strong)]
     assert [cell.dose for cell in beside] == [1e-9, 4.0] and [len(cell.tried) for cell in beside] == [1, 1]
     assert beside[0].example == cell.example and beside[0].held == cell.held
     assert beside[1].perplexity != cell.perplexity == pytest.approx(beside[0].perplexity, rel=1e-4)
@@ -232,8 +221,8 @@ def test_a_word_repeated_to_the_end_is_a_strain_however_little_it_surprises():
     assert strain(4.0, 0.1, base, CONFIG) > 3
 
 
-def cell(arm: str, held: list[int]) -> Cell:
-    return Cell(arm, "z", 1.0, {"z": [bool(one) for one in held]}, 20.0, 0.9, "")
+def cell(arm: str, held: list[int]) -> SteeringCell:
+    return SteeringCell(arm, "z", 1.0, {"z": [bool(one) for one in held]}, 20.0, 0.9, "")
 
 
 def test_rates_are_compared_text_by_text_and_prompts_are_resampled():

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from interp.evaluation.steering import BASE, WRONG, Cell, steering_table
+from interp.evaluation.steering import BASE, WRONG, SteeringCell, steering_table
 
 TOPICS = ("fire", "baby", "slide")
 
 
-def _cell(topic: str | None, arm: str, **rates: float) -> Cell:
+def _cell(topic: str | None, arm: str, **rates: float) -> SteeringCell:
     held = {name: (np.arange(10) < 10 * rates.get(name, 0.0)).tolist() for name in TOPICS}
-    return Cell(arm, topic, 1.0, held, 5.0, 0.5, "")
+    return SteeringCell(arm, topic, 1.0, held, 5.0, 0.5, "")
 
 
 @pytest.fixture

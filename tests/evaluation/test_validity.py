@@ -144,10 +144,8 @@ def test_what_cannot_be_validated_is_one_line(run, tmp_path, command):
 def test_the_command_on_a_file_without_more_rows_uses_its_own_and_says_so(command):
     model, pairs = planted("planted-induction", 10)
     write_prompt_file(pairs, "mine.json", model.tokenizer)
-    assert (
-        command("discover", "mine.json", "--model", "planted-induction", "--no-program", "--out", "run").code
-        == 0
-    )
+    words = ["discover", "mine.json", "--model", "planted-induction", "--no-program", "--out", "run"]
+    assert command(*words).code == 0
     done = command("validate", "run", "--seeds", "1")
     assert done.code == 0, done.err
     card = Run.load("run").validity

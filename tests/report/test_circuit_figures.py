@@ -7,7 +7,7 @@ import pytest
 
 from interp.circuits.circuit import Edge
 from interp.report import circuit_figures
-from interp.report.circuit_figures import Scale, edge_plot, edges_told, grid_plot, pattern_plot
+from interp.report.circuit_figures import Scale, edge_plot, grid_plot, pattern_plot, strongest_edges
 from interp.report.page import token_bars
 from interp.report.wording import number, percent, places, signed, token
 from tests.report.synthetic import make_run
@@ -19,7 +19,7 @@ def test_edges_of_rounding_and_of_strangers_are_not_told():
     scores = {(a, b): 2.0, (a, c): -0.0021, (b, c): 0.0019, (a, "a0.h9"): 5.0}
     edges = [Edge(sender=u, receiver=v, into="q", score=score) for (u, v), score in scores.items()]
     run.edges = edges[::-1]
-    assert [(edge.sender, edge.receiver) for edge in edges_told(run)] == [(a, b), (a, c)]
+    assert [(edge.sender, edge.receiver) for edge in strongest_edges(run)] == [(a, b), (a, c)]
 
 
 def test_a_pattern_marks_roles_and_takes_the_last_rows_of_long_prompts():
@@ -69,7 +69,7 @@ def test_edges_are_as_wide_as_their_measured_effect_whatever_their_score_was_shr
             (b, c, 0.3, 0.3, None),  # was only scored
         )
     ]
-    told = edges_told(run)
+    told = strongest_edges(run)
     assert [circuit_figures.strength(edge) for edge in told] == [0.23, -0.09]
     weak, strong = _lines(edge_plot(run, Scale.of(run)))
     assert (weak.line.width - 1) / (strong.line.width - 1) == pytest.approx(0.09 / 0.23)

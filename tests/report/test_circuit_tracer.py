@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict, create_model
 
 from interp.contrast.explanation import Why
 from interp.errors import InputError
@@ -13,57 +13,39 @@ from tests.contrast.synthetic import make_why
 from tests.report.synthetic import EVIL, make_run
 
 
-class _Schema(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
+def _schema(name: str, **fields):
+    """A strict model; a field that may be left out has a default."""
+    fields = {key: kind if isinstance(kind, tuple) else (kind, ...) for key, kind in fields.items()}
+    return create_model(name, __config__=ConfigDict(strict=True, extra="forbid"), **fields)
 
 
-class _Metadata(_Schema):
-    slug: str
-    scan: str
-    transcoder_list: list[str]
-    prompt_tokens: list[str]
-    prompt: str
-    node_threshold: float | None
-    schema_version: int | None
-
-
-class _View(_Schema):
-    pinnedIds: list[str]  # noqa: N815
-    supernodes: list[list[str]]
-    linkType: str  # noqa: N815
-    clickedId: str  # noqa: N815
-    sg_pos: str
-
-
-class _Node(_Schema):
-    node_id: str
-    feature: int
-    layer: str
-    ctx_idx: int
-    feature_type: str
-    token_prob: float
-    is_target_logit: bool
-    run_idx: int
-    reverse_ctx_idx: int
-    jsNodeId: str  # noqa: N815
-    clerp: str
-    influence: float | None = None
-    activation: float | None = None
-
-
-class _Link(_Schema):
-    source: str
-    target: str
-    weight: float
-
-
-class _Graph(_Schema):
-    """The published form, ``frontend/graph_models.py`` of circuit-tracer 0.5."""
-
-    metadata: _Metadata
-    qParams: _View  # noqa: N815
-    nodes: list[_Node]
-    links: list[_Link]
+MAYBE = (float | None, None)
+# the published form, ``frontend/graph_models.py`` of circuit-tracer 0.5
+METADATA = {"slug": str, "scan": str, "transcoder_list": list[str], "prompt_tokens": list[str], "prompt": str}
+METADATA |= {"node_threshold": (float | None, ...), "schema_version": (int | None, ...)}
+VIEW = {
+    "pinnedIds": list[str],
+    "supernodes": list[list[str]],
+    "linkType": str,
+    "clickedId": str,
+    "sg_pos": str,
+}
+NODE = {
+    "node_id": str,
+    "feature": int,
+    "layer": str,
+    "ctx_idx": int,
+    "feature_type": str,
+    "token_prob": float,
+}
+NODE |= {"is_target_logit": bool, "run_idx": int, "reverse_ctx_idx": int, "jsNodeId": str, "clerp": str}
+_Graph = _schema(
+    "Graph",
+    metadata=_schema("Metadata", **METADATA),
+    qParams=_schema("View", **VIEW),
+    nodes=list[_schema("Node", **NODE, influence=MAYBE, activation=MAYBE)],
+    links=list[_schema("Link", source=str, target=str, weight=float)],
+)
 
 
 def _read(graph):

@@ -18,8 +18,7 @@ from interp.bottlenecks.kinds.metric_codebook import FLOOR
 from interp.errors import InputError
 from interp.evaluation.steering_conditions import means_of_texts
 from interp.models import Model, hooked, load_model
-from interp.steering import CodeSet, find_codes, load_topic, topic_names
-from interp.steering import cache as kept
+from interp.steering import CodeSet, cache, find_codes, load_topic, topic_names
 from interp.steering.continuations import surprise
 from interp.steering.find import (
     AT_LEAST,
@@ -34,6 +33,7 @@ from interp.steering.request import random_codes
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import TokenizedTexts, read_texts, tokenize
 from interp.steering.topics import holds_word, neutral_texts
+from tests.oracles import kept
 
 MARK = "Z"
 PLAIN = ["the store gave", "a drink to", "John went there", "in the year"]
@@ -51,22 +51,13 @@ def books(model) -> dict[str, Codebook]:
     """At m0 code 3 is what the MLP writes at the mark; all other codes are what it writes elsewhere."""
     # a mark at the beginning is the same vector in every text
     texts = tokenize(model, [*PLAIN, *MARKED])
-    seen = {}
-    hooks = {
-        hook: (lambda x, hook=hook: seen.__setitem__(hook, x.clone()))
-        for hook in ("blocks.0.hook_mlp_out", "blocks.1.attn.hook_z")
-    }
-    with torch.no_grad(), hooked(model, hooks):
-        model(texts.tokens)
-    mlp = seen["blocks.0.hook_mlp_out"]
+    mlp, z = kept(model, texts.tokens, "blocks.0.hook_mlp_out", "blocks.1.attn.hook_z")
     others = torch.cat([mlp[: len(PLAIN)][texts.counted[: len(PLAIN)]], mlp[len(PLAIN), 2:4]])
     mlps = Codebook(CodebookConfig(d_in=mlp.shape[-1], n_codes=len(others), selection="matching_pursuit"))
     mlps.requires_grad_(False).codes[0] = others
     mlps.codes[0, 3] = mlp[len(PLAIN), 1]
-    z = seen["blocks.1.attn.hook_z"]
-    heads = Codebook(
-        CodebookConfig(d_in=z.shape[-1], n_codes=16, k=2, groups=z.shape[2], selection="matching_pursuit")
-    )
+    size = {"d_in": z.shape[-1], "n_codes": 16, "k": 2, "groups": z.shape[2]}
+    heads = Codebook(CodebookConfig(**size, selection="matching_pursuit"))
     return {"m0": mlps, "a1": heads.fit(z[texts.counted])}
 
 
@@ -245,11 +236,11 @@ def test_what_is_read_of_texts_is_that_of_each_text_by_itself(model, books):
     sums, expected = torch.zeros(3, model.cfg.d_model), torch.zeros(3, model.cfg.d_vocab)
     for row, (text, kind) in enumerate(zip(texts, kinds, strict=True)):
         tokens = tokenize(model, [text]).tokens
-        seen = []
-        with torch.no_grad(), hooked(model, {"blocks.0.hook_mlp_out": lambda x, seen=seen: seen.append(x)}):
+        with torch.no_grad():
             expected[kind] += model(tokens).softmax(-1)[0, 1:].sum(0)
-        sums[kind] += seen[0][0, 1:].sum(0)
-        ids = books["m0"].encode(seen[0]).ids[0]
+        (written,) = kept(model, tokens, "blocks.0.hook_mlp_out")
+        sums[kind] += written[0, 1:].sum(0)
+        ids = books["m0"].encode(written).ids[0]
         assert torch.equal(read.ids["m0"][row, 1 : len(ids), 0], ids[1:])
     torch.testing.assert_close(read.sums["m0"][:, 0], sums, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(read.expected, expected, atol=1e-5, rtol=1e-4)
@@ -287,10 +278,9 @@ def test_codebooks_that_heads_share_of_one_head_and_of_the_whole_z(model, books)
     config = replace(books["a1"].config, groups=1, k=1)
     first = {"codes": books["a1"].codes[:1], "counts": books["a1"].counts[:1]}
     shared, single = (Codebook.restored(config, first) for _ in range(2))
-    seen, texts = [], tokenize(model, [*MARKED, *PLAIN])
-    with torch.no_grad(), hooked(model, {"blocks.0.attn.hook_z": lambda x: seen.append(x.flatten(2))}):
-        model(texts.tokens)
-    whole = Codebook(replace(config, d_in=seen[0].shape[-1])).fit(seen[0][texts.counted])
+    texts = tokenize(model, [*MARKED, *PLAIN])
+    z = kept(model, texts.tokens, "blocks.0.attn.hook_z")[0].flatten(2)
+    whole = Codebook(replace(config, d_in=z.shape[-1])).fit(z[texts.counted])
     for site, book in {"a1": shared, "a1.h1": single, "a0": whole}.items():
         found = find_codes(model, {site: book}, MARKED, PLAIN)
         sites = {code.site for code in found.codes}
@@ -311,10 +301,10 @@ def test_where_half_of_the_texts_are_too_few_nothing_is_judged_and_all_is_kept(
     assert all(code.verdict is None for code in found.codes)
     judged = find_codes(model, books, MARKED, PLAIN)
     write_shipped(tmp_path / "found.json", {"few": found, "more": judged})
-    monkeypatch.setattr(kept, "SHIPPED", tmp_path / "found.json")
-    kept._shipped.cache_clear()
-    again = kept.recall(None, "few"), kept.recall(None, "more")
-    kept._shipped.cache_clear()
+    monkeypatch.setattr(cache, "SHIPPED", tmp_path / "found.json")
+    cache._shipped.cache_clear()
+    again = cache.recall(None, "few"), cache.recall(None, "more")
+    cache._shipped.cache_clear()
     for one, before in zip(again, (found, judged), strict=True):
         assert one.named(len(one), "added") == before.named(len(before), "added")
         for code, old in zip(one.codes, before.codes, strict=True):
@@ -398,10 +388,7 @@ def test_features_that_are_not_active_do_not_fire(model):
     sae = DiscreteSAE(DiscreteSAEConfig(d_in=width, n_codes=12, k=6, epochs=3)).fit(torch.randn(200, width))
     texts = tokenize(model, PLAIN)
     found = read_texts(model, {"m0": sae}, texts, np.zeros(len(PLAIN), dtype=int)).ids["m0"][:, :, 0]
-    seen = {}
-    with torch.no_grad(), hooked(model, {"blocks.0.hook_mlp_out": lambda x: seen.update(x=x.clone())}):
-        model(texts.tokens)
-    codes = sae.encode(seen["x"])
+    codes = sae.encode(*kept(model, texts.tokens, "blocks.0.hook_mlp_out"))
     active = codes.values != 0
     assert 0 < active.sum() < active.numel()
     assert torch.equal(found != NO_CODE, active) and torch.equal(found[active], codes.ids[active])

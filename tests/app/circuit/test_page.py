@@ -13,7 +13,7 @@ import torch
 
 from interp.circuits.references import load_reference
 from interp.report import wording
-from interp.report.circuit_figures import EXPONENT, Scale, edges_told
+from interp.report.circuit_figures import EXPONENT, Scale, strongest_edges
 from interp.report.validity import card_rows
 from interp.runs.folder import ARRAYS, RESULT, VALIDITY, pairs_of
 from interp.runs.run import Run
@@ -113,7 +113,7 @@ def test_edges_are_drawn_and_listed(page, real):
     figure = figure_of(app, "The 2")
     [names] = [trace["text"] for trace in figure["data"] if trace.get("text")]
     assert sorted(names) == sorted(part.site[1:].replace(".h", ".") for part in run.members)
-    told = edges_told(run)
+    told = strongest_edges(run)
     lines = [trace for trace in figure["data"] if "→" in str(trace.get("hovertext"))]
     assert len(lines) == min(30, len(told))
     columns = ["sender", "receiver", "into"]

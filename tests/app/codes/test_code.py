@@ -159,16 +159,6 @@ def test_a_code_that_is_not_there_is_one_clear_line(page, code):
     assert asked(app, "code") is None and not app.error
 
 
-def test_notes_that_are_a_link_to_another_place_are_neither_read_nor_written(page, runs, its_name):
-    elsewhere = runs.parent / "annotations.json"
-    elsewhere.write_text("{}")
-    (runs / "annotations.json").symlink_to(elsewhere)
-    app = page(runs, code=its_name)
-    assert "annotations.json is a link to another place" in unescaped(app.error[0].value) and app.metric
-    app.button(key="star").click().run()
-    assert not app.exception and elsewhere.read_text() == "{}" and (runs / "annotations.json").is_symlink()
-
-
 def test_what_a_language_model_said_of_it_is_text(page, runs, index, its_name):
     path = runs / NAME / FILE
     one = asdict(Explanation(EVIL, "small", 0, 0.9, 0.8, 0.85, 0.1, 20))

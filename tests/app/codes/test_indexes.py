@@ -36,7 +36,7 @@ def test_an_index_is_built_on_the_page(page, runs, model):
     app.selectbox(key="build tokens").set_value(8_000).run()
     command = app.code[0].value
     press(app, "Build the index")
-    built = code_build.Plan("books", 8_000).folder
+    built = code_build.IndexPlan("books", 8_000).folder
     assert built.name in command
     app = _built(app)
     assert not app.exception and not app.error
@@ -60,7 +60,7 @@ def test_why_a_build_failed_is_seen_beside_another_index(page, runs):
 
 def test_a_build_that_was_killed_goes_on(page, runs):
     app = page(runs)
-    plan = code_build.Plan("books", 8_000)
+    plan = code_build.IndexPlan("books", 8_000)
 
     class Killed(Exception):  # noqa: N818 - as if the process had ended
         pass
