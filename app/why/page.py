@@ -58,7 +58,7 @@ def open_saved() -> None:
 
 
 def show_proposals() -> None:
-    """Prompts that B could be, each a button."""
+    """Prompts that B could be, each a button, and what holds against all of them."""
     from interp.contrast.proposals import propose
 
     a, chat = st.session_state["a"], st.session_state["chat"]
@@ -79,6 +79,14 @@ def show_proposals() -> None:
                 f"**{plain(visible(proposals.top))}** {proposals.p:.0%} → {other.p:.0%}, "
                 f"then likeliest **{plain(visible(other.top))}**; KL {other.kl:.2f}"
             )
+        prompts = [other.prompt for other in proposals.proposals]
+        if len(prompts) > 1 and (
+            st.button("Explain all together") or st.session_state.get("all asked") == prompts
+        ):
+            from interp.app.why.result import explained_together
+
+            st.session_state["all asked"] = prompts
+            explained_together(a, prompts, chat)
 
 
 def form() -> bool:

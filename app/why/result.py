@@ -15,7 +15,7 @@ from interp.app.widgets import run_store
 from interp.app.widgets.charts import chart, table
 from interp.app.widgets.node_picture import node_picture
 from interp.app.widgets.tokens import plain
-from interp.contrast import Why, template_of, why
+from interp.contrast import Several, Why, template_of, why, why_several
 from interp.contrast.layout import MOST_NODES, shown_nodes
 from interp.contrast.picture import page, svg
 from interp.contrast.words import curves, every_node, headline, label, signed
@@ -56,6 +56,32 @@ def explained(asked: dict[str, Any] | None, saved: str | None, typed: dict[str, 
         _told(explanation)
         _drawn(explanation, str(key), python)
         _kept(explanation)
+
+
+def explained_together(a: str, prompts: list[str], chat: bool) -> None:
+    """A against each of several prompts: the heads at tokens that are kept, and their mean effect."""
+
+    def make() -> Several:
+        with engine.running() as model:
+            return why_several(model, a, prompts, chat=chat, stage=engine.stage)
+
+    with engine.saying():
+        several = engine.asked_last("together", (engine.model_name(), a, chat, *prompts), make)
+        st.caption(
+            "Heads at tokens that some explanation keeps: the share of the difference that each makes, in the mean "
+            f"over {len(prompts)} prompts B with its 95 % interval, and in how many it is kept."
+        )
+        rows = [
+            {
+                "head": node.site,
+                "token": f"{label(node.token)} {node.position}",
+                "share, mean": f"{node.share:z.0%}",
+                "interval": f"{node.low:z.0%} to {node.high:z.0%}",
+                "kept in": f"{node.kept_in} of {len(prompts)}",
+            }
+            for node in several.nodes
+        ]
+        table(rows, "nodes of several")
 
 
 def _made(asked: dict[str, Any]) -> Why:

@@ -115,6 +115,7 @@ def explain(
         left=(context.nothing[0] - at_b) / (at_a - at_b),
         notes=contrast.notes,
         seconds=seconds,
+        n_heads=model.cfg.n_layers * model.cfg.n_heads,
     )
     return explanation, context
 

@@ -95,6 +95,7 @@ class Why:
         alone_with_mlps, with_mlps: the same curve, and nodes, with MLPs as nodes; ``None`` where none can be one.
         notes: what a reader must know, one sentence each.
         seconds: by stage.
+        n_heads: of the model; 0 where it was not noted.
     """
 
     model: str | None
@@ -117,6 +118,7 @@ class Why:
     left: float
     notes: list[str]
     seconds: dict[str, float]
+    n_heads: int = 0
 
     @property
     def alone_kept(self) -> Alone:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -41,6 +42,7 @@ class KeptHead:
 
     ``kept_in``: in how many explanations it is among the kept. ``share``: of the difference, the sum of its effects at
     kept tokens, nothing where it is not kept; the mean over explanations. ``low``, ``high``: a bootstrap interval.
+    ``chance``: that it is kept in so many, were as many heads of the model kept in each, drawn at random.
     """
 
     site: str
@@ -48,6 +50,7 @@ class KeptHead:
     share: float
     low: float
     high: float
+    chance: float
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,12 @@ class ExplainedPairs:
             lines.append(f"  {count:<36}{first} less {second}: {explanation.a!r:.70}")
         lines += [f"  and {n - _LINES} more"] * (n > _LINES)
         lines += [f"  refused: {each.reason}" for each in self.refused[:1]]
-        lines.append(f"{'kept head':<12}{'in':>4}{'share of the difference, mean':>33}{'interval':>16}")
+        lines.append(
+            f"{'kept head':<12}{'in':>4}{'by chance':>11}{'share of the difference, mean':>33}{'interval':>16}"
+        )
         for head in self.heads[:_LINES]:
             shares = f"{head.share:>z33.0%}{f'{head.low:z.0%} to {head.high:z.0%}':>16}"
-            lines.append(f"  {head.site:<10}{head.kept_in:>4}{shares}")
+            lines.append(f"  {head.site:<10}{head.kept_in:>4}{head.chance:>11.0e}{shares}")
         return "\n".join(lines)
 
 
@@ -154,14 +159,24 @@ def _explain(models: OneModel, spec: str, pair: PromptPair, checkpoint: Path | N
 def _heads(explanations: list[Why]) -> list[KeptHead]:
     shares: dict[str, np.ndarray] = {}
     counts = Counter[str]()
+    kept_shares = []
     for i, explanation in enumerate(explanations):
         gap = explanation.difference["a"] - explanation.difference["b"]
         kept = explanation.nodes[: explanation.kept]
-        counts.update({node.site for node in kept})
+        sites = {node.site for node in kept}
+        counts.update(sites)
+        kept_shares.append(len(sites) / max(explanation.n_heads, len(sites), 1))
         for node in kept:
             shares.setdefault(node.site, np.zeros(len(explanations)))[i] += node.effect / gap
     heads = []
     for site, values in shares.items():
-        low, high = mean_interval(values[:, None], 0) if len(values) > 1 else (values, values)
-        heads.append(KeptHead(site, counts[site], float(values.mean()), float(low[0]), float(high[0])))
+        (low,), (high,) = mean_interval(values[:, None], 0) if len(values) > 1 else (values, values)
+        numbers = float(values.mean()), float(low), float(high), _tail(kept_shares, counts[site])
+        heads.append(KeptHead(site, counts[site], *numbers))
     return sorted(heads, key=lambda head: (-head.kept_in, -abs(head.share), head.site))
+
+
+def _tail(probabilities: list[float], least: int) -> float:
+    """That so many events happen at least, each with its probability."""
+    counts = reduce(np.convolve, [[1 - p, p] for p in probabilities])
+    return float(counts[least:].sum())

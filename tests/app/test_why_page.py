@@ -82,6 +82,12 @@ def test_nodes_are_played_with_and_the_address_says_so(page, model, expected):
 def test_another_prompt_is_proposed_and_taken(page):
     app = page(a=A, b="")
     assert "When" in app.text_area(key="a").value and not strips_of(app)
+    n = sum((button.key or "").startswith("proposal") for button in app.button)
+    press(app, "Explain all together")
+    together = app.dataframe[0].value.set_index(["head", "token"])
+    shares, counts = together["share, mean"].str.rstrip("%").astype(float), together["kept in"]
+    assert n > 1 and all(f" of {n}" in count for count in counts) and shares.abs().is_monotonic_decreasing
+    assert shares.abs().max() > 10
     first = app.button(key="proposal 0")
     was, becomes = (word.replace("\\", "") for word in first.label.split(" → "))
     first.click().run()

@@ -158,6 +158,7 @@ def test_pairs_of_a_task_are_explained_each_for_itself_and_kept(command, tmp_pat
     for head in explained.heads:
         shares = [_share(each, head.site) for each in explained.explanations]
         assert head.share == pytest.approx(np.mean(shares)) and head.kept_in == 3
+        assert head.chance == pytest.approx((4 / explained.explanations[0].n_heads) ** 3)
         assert min(shares) - 1e-9 <= head.low <= head.share <= head.high <= max(shares) + 1e-9
     for (
         path
