@@ -8,6 +8,7 @@ import streamlit as st
 from streamlit.column_config import NumberColumn
 from streamlit.delta_generator import DeltaGenerator
 
+from interp import codesearch
 from interp.app import engine
 from interp.app.codes import index as code_index
 from interp.app.codes.index import BY_FOLDER
@@ -17,20 +18,6 @@ from interp.app.widgets.code_names import beside, books_of, labels
 from interp.app.widgets.tokens import colour, plain
 from interp.app.widgets.url_state import IN_URL, choice
 from interp.bottlenecks.edits import code_name
-from interp.codesearch import (
-    CoarseIndex,
-    CodeContext,
-    CodeIndex,
-    CodePage,
-    Labels,
-    LogitLens,
-    coarse_code,
-    code_contexts,
-    code_page,
-    explanations_of,
-    fine_codes,
-    logit_lens,
-)
 from interp.codesearch.annotations import MOST, Annotation
 from interp.codesearch.coarse import ALL
 from interp.codesearch.firing_stats import N_TOP
@@ -79,7 +66,7 @@ def go_to(name: str | None) -> None:
         st.query_params[CODE] = name
 
 
-def code_cells(names: Labels | None, book: str, code: int) -> dict[str, str]:
+def code_cells(names: codesearch.Labels | None, book: str, code: int) -> dict[str, str]:
     """A code's name, and what it stands for where codes have labels, as the first cells of a row."""
     return {"code": wording.code_title(names, book, code), **beside(names)(book, code)}
 
@@ -101,15 +88,15 @@ def pick(rows: Sequence[dict], key: str, columns: dict, height: str | int = "aut
     table(rows, columns={**columns, "code": named}, height=height)
 
 
-def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
+def show_code(index: codesearch.CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
     """The page of the code that the URL names; a wrong name is one clear line.
 
     Args:
         heading: where the title goes, in place of the search's, which would stay until all else is there.
     """
     try:
-        if coarse_code(wanted) is None:
-            wanted = fine_codes(wanted, labels(index))
+        if codesearch.coarse_code(wanted) is None:
+            wanted = codesearch.fine_codes(wanted, labels(index))
         else:
             index = code_index.coarse(index)
         book, code = index.named(wanted)
@@ -125,7 +112,7 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
     toolbar(index, book, code)
     facts = page(index, book, code)
     numbers(index, facts)
-    if isinstance(index, CoarseIndex):
+    if isinstance(index, codesearch.CoarseIndex):
         members(index, book, code)
     if facts.count:
         where(index, facts)
@@ -156,7 +143,7 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
     st.fragment(logits, run_every=POLL if waits else None)(index, book, code, waits)
 
 
-def members(index: CoarseIndex, book: str, code: int) -> None:
+def members(index: codesearch.CoarseIndex, book: str, code: int) -> None:
     """The codes that a coarse code is made of, the commonest first."""
     names, every = labels(index.fine), index.members(book, code)
     counted = sorted(((index.fine.count(book, member), member) for member in every), reverse=True)
@@ -173,7 +160,7 @@ def members(index: CoarseIndex, book: str, code: int) -> None:
         pick(rows, f"members {index.name(book, code)}", COLUMNS, height=min(400, 60 + 35 * len(rows)))
 
 
-def documents(index: CodeIndex, facts: CodePage) -> None:
+def documents(index: codesearch.CodeIndex, facts: codesearch.CodePage) -> None:
     st.subheader("Documents")
     rows = []
     for document in facts.coverage:
@@ -189,7 +176,7 @@ def documents(index: CodeIndex, facts: CodePage) -> None:
     table(rows, f"documents {index.name(facts.book, facts.code)}", COLUMNS)
 
 
-def told(names: Labels | None, book: str, code: int, place: DeltaGenerator) -> None:
+def told(names: codesearch.Labels | None, book: str, code: int, place: DeltaGenerator) -> None:
     """What it stands for, and how well that holds."""
     label = None if names is None else names.of(book, code)
     if label is None:
@@ -208,17 +195,17 @@ def told(names: Labels | None, book: str, code: int, place: DeltaGenerator) -> N
         place.caption(plain(" · ".join(sides)))
 
 
-def explained(index: CodeIndex, name: str) -> None:
+def explained(index: codesearch.CodeIndex, name: str) -> None:
     """What a language model said of it, if one was asked."""
     with engine.saying():
-        if (explanation := explanations_of(index).get(name)) is not None:
+        if (explanation := codesearch.explanations_of(index).get(name)) is not None:
             st.markdown(f"{plain(explanation.model)} says {plain(wording.explanation(explanation))}")
 
 
-def toolbar(index: CodeIndex, book: str, code: int) -> None:
+def toolbar(index: codesearch.CodeIndex, book: str, code: int) -> None:
     """Search, previous and next code, the coarse code it belongs to, steering; star and note of fine codes."""
     name, names = index.name(book, code), labels(index)
-    coarse = isinstance(index, CoarseIndex)
+    coarse = isinstance(index, codesearch.CoarseIndex)
     note = Annotation() if coarse else code_index.annotations(index).get((book, code), Annotation())
 
     def keep(**change) -> None:
@@ -282,7 +269,7 @@ def toolbar(index: CodeIndex, book: str, code: int) -> None:
         )
 
 
-def numbers(index: CodeIndex, facts: CodePage) -> None:
+def numbers(index: codesearch.CodeIndex, facts: codesearch.CodePage) -> None:
     """How often, where, how clearly."""
     if not facts.count:
         st.info(f"This code is on at none of the {facts.n_tokens:,} tokens of this index.")
@@ -299,7 +286,7 @@ def numbers(index: CodeIndex, facts: CodePage) -> None:
     )
 
 
-def where(index: CodeIndex, facts: CodePage) -> None:
+def where(index: codesearch.CodeIndex, facts: codesearch.CodePage) -> None:
     """Contexts, in the order that was asked for."""
     name = index.name(facts.book, facts.code)
     st.subheader("Contexts")
@@ -312,7 +299,7 @@ def where(index: CodeIndex, facts: CodePage) -> None:
         n = A_PAGE
         if facts.count > A_PAGE:
             start = A_PAGE * (st.pagination(-(-facts.count // A_PAGE), key=f"contexts of {name}") - 1)
-    listed = code_contexts(index, facts.book, facts.code, ORDERS[order], n, start=start)
+    listed = codesearch.code_contexts(index, facts.book, facts.code, ORDERS[order], n, start=start)
     rows = [
         strip(
             context,
@@ -338,7 +325,7 @@ def where(index: CodeIndex, facts: CodePage) -> None:
     )
 
 
-def related(index: CodeIndex, names: Labels | None, facts: CodePage) -> None:
+def related(index: codesearch.CodeIndex, names: codesearch.Labels | None, facts: codesearch.CodePage) -> None:
     st.subheader("On at the same tokens")
     if not facts.related:
         st.caption("No code goes with it more often than by chance.")
@@ -352,7 +339,7 @@ def related(index: CodeIndex, names: Labels | None, facts: CodePage) -> None:
     st.caption(f"Counted at {facts.related_sample:,} of its tokens, ranked by share × log lift.")
 
 
-def nearest(index: CodeIndex, names: Labels | None, facts: CodePage) -> None:
+def nearest(index: codesearch.CodeIndex, names: codesearch.Labels | None, facts: codesearch.CodePage) -> None:
     st.subheader("Nearest codes")
     if facts.neighbours is None:
         try:
@@ -368,7 +355,7 @@ def nearest(index: CodeIndex, names: Labels | None, facts: CodePage) -> None:
     st.caption("Of the same codebook, by cosine as the codebook compares vectors.")
 
 
-def logits(index: CodeIndex, book: str, code: int, waited: bool) -> None:
+def logits(index: codesearch.CodeIndex, book: str, code: int, waited: bool) -> None:
     """What the vector writes into the logits; alone waits for the model."""
     model = engine.loading().model
     if not model.done():
@@ -401,18 +388,18 @@ def logits(index: CodeIndex, book: str, code: int, waited: bool) -> None:
     hash_funcs=BY_FOLDER,
     validate=lambda page: page.neighbours is not None,
 )
-def page(index: CodeIndex, book: str, code: int) -> CodePage:
+def page(index: codesearch.CodeIndex, book: str, code: int) -> codesearch.CodePage:
     """All that the index says about a code by itself; worked out once, where the codebooks are there."""
-    return code_page(index, book, code, n=LISTED)
+    return codesearch.code_page(index, book, code, n=LISTED)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False, hash_funcs=BY_FOLDER)
-def lens(index: CodeIndex, book: str, code: int, spec: str, _model) -> LogitLens:  # noqa: ARG001 - a key
+def lens(index: codesearch.CodeIndex, book: str, code: int, spec: str, _model) -> codesearch.LogitLens:  # noqa: ARG001 - a key
     """What the code's vector writes into the logits; worked out once."""
-    return logit_lens(index, _model, book, code, n=LISTED)
+    return codesearch.logit_lens(index, _model, book, code, n=LISTED)
 
 
-def neighbour_on(index: CodeIndex, book: str, code: int, step: int) -> int | None:
+def neighbour_on(index: codesearch.CodeIndex, book: str, code: int, step: int) -> int | None:
     """The next code of the same codebook that occurs in the corpus, in one direction."""
     begin = index.layout.code(book, 0)
     occurring = np.flatnonzero(index.counts[begin : begin + index.books[index.layout.number(book)].n_codes])
@@ -421,7 +408,11 @@ def neighbour_on(index: CodeIndex, book: str, code: int, step: int) -> int | Non
 
 
 def strip(
-    context: CodeContext, code: int | None = None, numbers: Sequence[str] = (), *, framed: bool = True
+    context: codesearch.CodeContext,
+    code: int | None = None,
+    numbers: Sequence[str] = (),
+    *,
+    framed: bool = True,
 ) -> str:
     """HTML of one context in a row, tokens highlighted where the code is on (or in a match), its own one framed."""
     background = MATCHED if code is None else colour(code)

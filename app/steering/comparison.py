@@ -9,18 +9,8 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from interp.app import engine
+from interp.app.steering import job
 from interp.app.steering.form import address
-from interp.app.steering.job import (
-    BESIDE,
-    NAMES,
-    Likely,
-    Show,
-    SiteCodes,
-    Written,
-    branch,
-    control_vector,
-    inspect_token,
-)
 from interp.app.widgets.charts import table
 from interp.app.widgets.code_names import code_pages
 from interp.app.widgets.token_strip import Row, token_strip
@@ -52,15 +42,15 @@ class Comparison(NamedTuple):
     """
 
     request: SteeringRequest
-    written: Sequence[Written]
+    written: Sequence[job.Written]
     made: dict
     books: Codebooks
     labels: Labels | None
 
 
-def streaming(place: DeltaGenerator, beside: Sequence[str]) -> Show:
+def streaming(place: DeltaGenerator, beside: Sequence[str]) -> job.Show:
     """Cards for texts that are being written."""
-    names = [NAMES[BASE], NAMES[CODES], *(name for name in BESIDE if name in beside)]
+    names = [job.NAMES[BASE], job.NAMES[CODES], *(name for name in job.BESIDE if name in beside)]
     spots = {}
     with place.container(key="arms writing"):
         for column, name in zip(st.columns(len(names)), names, strict=True):
@@ -106,7 +96,7 @@ def texts(shown: Comparison) -> None:
     )
 
 
-def _card(text: Written, number: int, at: int | None) -> None:
+def _card(text: job.Written, number: int, at: int | None) -> None:
     perplexity = "ended at once" if text.text.perplexity is None else f"perplexity {text.text.perplexity:.1f}"
     moved = (
         "" if text.divergence is None or not len(text.divergence) else f" · KL {text.divergence.mean():.2f}"
@@ -129,14 +119,14 @@ def _card(text: Written, number: int, at: int | None) -> None:
     token_strip(text.pieces, [row], chosen, f"strip {number}", take, text.n_prompt)
 
 
-def _open(shown: Comparison, opened: Written, at: int) -> None:
+def _open(shown: Comparison, opened: job.Written, at: int) -> None:
     """A new token of a text: what else could have come, the codes there, and the way on from another token."""
     base, codes, *_ = (text.condition for text in shown.written)
     condition = codes if opened.condition is base else opened.condition
     likely, *site_codes = engine.asked_last(
         "inspected token",
         (id(opened), at),
-        lambda: inspect_token(shown.books, base, condition, opened.text.tokens, at),
+        lambda: job.inspect_token(shown.books, base, condition, opened.text.tokens, at),
     )
     chosen, before = (plain(visible(opened.pieces[opened.n_prompt + i])) for i in (at, at - 1))
     st.markdown(f"**{chosen}** in *{opened.name}*, {_set_by(opened, at)}, behind {before}")
@@ -152,7 +142,7 @@ def _open(shown: Comparison, opened: Written, at: int) -> None:
     _branch(shown, opened, at, [other for other in likely if other.token != token])
 
 
-def _set_by(text: Written, at: int) -> str:
+def _set_by(text: job.Written, at: int) -> str:
     """What made a new token, in words."""
     if at == text.branched:
         return "chosen by hand"
@@ -162,7 +152,7 @@ def _set_by(text: Written, at: int) -> str:
     return "with the edits of this text at the token before" if edited else "with no edit at the token before"
 
 
-def _code_rows(labels: Labels | None, base: SiteCodes, steered: SiteCodes) -> list[dict[str, str]]:
+def _code_rows(labels: Labels | None, base: job.SiteCodes, steered: job.SiteCodes) -> list[dict[str, str]]:
     """The codes as the token was chosen: those first that are others than in the base, the clearest names first."""
 
     def clear(site: str, code: int) -> float:
@@ -187,7 +177,7 @@ def _code_rows(labels: Labels | None, base: SiteCodes, steered: SiteCodes) -> li
     ]
 
 
-def _branch(shown: Comparison, text: Written, at: int, others: Sequence[Likely]) -> None:
+def _branch(shown: Comparison, text: job.Written, at: int, others: Sequence[job.Likely]) -> None:
     """Another token in the place of this one, and the text from there on."""
     texts_of = {other.token: f"{wording.token(other.text)} {other.condition:.0%}" for other in others}
     token = st.pills(
@@ -202,12 +192,12 @@ def _branch(shown: Comparison, text: Written, at: int, others: Sequence[Likely])
         def show(_name: str, *so_far) -> None:
             place.html(marked(*so_far))
 
-        new = branch(shown.request, shown.written[0].condition, text, at, token, show)
+        new = job.branch(shown.request, shown.written[0].condition, text, at, token, show)
         st.session_state["branches"][:] = [*st.session_state["branches"], new][-MOST_BRANCHES:]
         place.empty()
 
 
-def draw_costs(texts: Sequence[Written]) -> None:
+def draw_costs(texts: Sequence[job.Written]) -> None:
     """What every token cost, in pictures and numbers."""
     most_surprise = max(text.text.surprise.max(initial=0) for text in texts)
     moved = [text.divergence for text in texts if text.divergence is not None]
@@ -236,7 +226,7 @@ def draw_costs(texts: Sequence[Written]) -> None:
         )
 
 
-def _costs(text: Written, name: str, values: np.ndarray | None, colour: str, top: float) -> None:
+def _costs(text: job.Written, name: str, values: np.ndarray | None, colour: str, top: float) -> None:
     """One number for each new token, the mean and the largest in words."""
     if values is None or not len(values):
         return
@@ -296,7 +286,7 @@ def draw_again(shown: Comparison) -> None:
     )
     with exported:
         try:
-            vector = control_vector(shown.books, shown.request)
+            vector = job.control_vector(shown.books, shown.request)
         except InputError as error:
             st.caption(plain(str(error)))
         else:

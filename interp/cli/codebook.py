@@ -159,9 +159,7 @@ def evaluate(
     from interp.models import load_model
     from interp.progress import bar
 
-    spec = model or books.manifest["model"]["spec"]
-    if spec is None:
-        raise InputError(f"{folder} does not say which model it is of: name it with --model")
+    spec = model or options.spec_of(books.manifest, folder)
     loaded = load_model(spec, device=device, dtype=dtype)
     result = quality_of_folder(
         loaded,
@@ -181,18 +179,14 @@ def evaluate(
     if "kind" in fit_of:
         suggest((["codebook", "train", str(folder)], "go on with gradients"))
         return
-    other = {
-        "--selection": "cosine" if fit_of["selection"] == "matching_pursuit" else "matching_pursuit",
-        "--k": fit_of["k"],
-        "--codes": fit_of["n_codes"],
+    selection = "cosine" if fit_of["selection"] == "matching_pursuit" else "matching_pursuit"
+    other = {"--selection": selection, "--k": fit_of["k"], "--codes": fit_of["n_codes"], "--model": spec}
+    other |= {
         "--sites": ",".join(books.manifest["sites"]),
         "--data": text["spec"],
         "--tokens": text["n_tokens"],
-        "--context": text["context"],
-        "--magnitude": fit_of["magnitude"],
-        "--seed": fit_of["seed"],
-        "--model": spec,
     }
+    other |= {"--context": text["context"], "--magnitude": fit_of["magnitude"], "--seed": fit_of["seed"]}
     words = words_of(other) + ([] if fit_of["sequential"] else ["--independent"])
     suggest((["codebook", "fit", *words], "the other selection, else the same"))
 
@@ -207,9 +201,7 @@ def train(
     overwrite: options.OverwriteOption = False,
     objective: Annotated[
         Literal["local", "distilled", "joint"],
-        option(
-            "NAME", "local (reconstruction), distilled (KL to the plain model), joint (model finetuned too)"
-        ),
+        option("NAME", "local (reconstruction), distilled (KL to the plain model), joint (model tuned too)"),
     ] = "distilled",
     data: options.TextOption = "stdlib+self",
     tokens: Annotated[int, whole_option(help="tokens of text, at most")] = 100_000,
@@ -284,11 +276,11 @@ def train(
     from interp.training import StepResult, TrainConfig, train_codebooks
     from interp.training.run import describe
 
+    set_here = {"model_lr": model_lr, "mse_weight": mse_weight}
     config = TrainConfig(
         objective=objective,
         lr=lr,
-        **({} if model_lr is None else {"model_lr": model_lr}),
-        **({} if mse_weight is None else {"mse_weight": mse_weight}),
+        **{name: value for name, value in set_here.items() if value is not None},
         batch_size=batch_size,
         epochs=epochs,
         nested=nested,
@@ -299,9 +291,7 @@ def train(
         seed=seed,
     )
     open_sources(data)  # a wrong name should not wait for the model
-    spec = model or (books.manifest["model"]["spec"] if books else DEFAULT_MODEL)
-    if spec is None:
-        raise InputError(f"{start} does not say which model it is of: name it with --model")
+    spec = model or (options.spec_of(books.manifest, start) if books else DEFAULT_MODEL)
     device = join_torchrun(device)
     if books is None and world() > 1:
         raise InputError("torchrun trains codebooks that are there: name the folder of fitted ones")

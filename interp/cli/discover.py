@@ -158,9 +158,8 @@ def show_program(
 
     placement, _ = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, None, device)
     if not judge and (device is not None or not placement.serial):
-        raise InputError(
-            f"{'--device' if placement.serial else '--workers'} needs --judge: nothing else is computed"
-        )
+        name = "--device" if placement.serial else "--workers"
+        raise InputError(f"{name} needs --judge: nothing else is computed")
     loaded = Run.load(run)
     if loaded.program is None:
         raise InputError(
@@ -223,12 +222,10 @@ def export(
         from interp.contrast.explanation import RESULT, Why
         from interp.report import circuit_tracer
 
-        is_why = (run / RESULT).is_file()
-        graph = (
-            circuit_tracer.why_graph(Why.load(run), path.stem)
-            if is_why
-            else circuit_tracer.program_graph(Run.load(run), path.stem)
-        )
+        if (run / RESULT).is_file():
+            graph = circuit_tracer.why_graph(Why.load(run), path.stem)
+        else:
+            graph = circuit_tracer.program_graph(Run.load(run), path.stem)
         circuit_tracer.write(graph, path)
         typer.echo(f"saved    {path}    # {len(graph['nodes'])} nodes, {len(graph['links'])} links")
         typer.echo(f"next     circuit-tracer start-server --graph_file_dir {path.parent}")
@@ -273,9 +270,7 @@ def discover(
         Path | None,
         option("DIR", "run folder (default: runs/TASK-METHOD; -2, -3, … beside runs of another request)"),
     ] = None,
-    json_file: Annotated[
-        Path | None, option("FILE", "also write the result here; - for stdout", "--json")
-    ] = None,
+    json_file: options.JsonOption = None,
     program: Annotated[
         bool,
         typer.Option(
@@ -291,7 +286,7 @@ def discover(
 ) -> None:
     """Find the circuit that does TASK, check it by activation patching, and write a run with its report."""
     from interp.cli.render import print_members
-    from interp.files import check_file, write_text
+    from interp.files import write_text
     from interp.models import load_model, parse_device
     from interp.progress import bar
     from interp.runs.discover import CircuitSearch, default_model, run_search
@@ -318,12 +313,9 @@ def discover(
     folder = out or free_folder(options.default_folder(name, model, method), asked)
     check_destination(folder, asked, overwrite=overwrite)
     to_stdout = str(json_file) == "-"
-    if json_file is not None and not to_stdout:
-        check_file(json_file, "--json", request=asked, overwrite=overwrite)
-        if json_file.absolute().is_relative_to(folder.absolute()):
-            raise InputError(
-                f"--json {json_file}: it would lie in the run's folder, which holds run.json anyway"
-            )
+    options.check_json(json_file, asked, overwrite=overwrite)
+    if json_file is not None and not to_stdout and json_file.absolute().is_relative_to(folder.absolute()):
+        raise InputError(f"--json {json_file}: it would lie in the run's folder, which holds run.json anyway")
     run = run_search(search, load_model(spec, device=device, dtype=dtype), stage=bar)
     replaced = (folder / RESULT).is_file()
     page = run.report()
@@ -352,11 +344,9 @@ def discover(
     words += ["--mlps"] * mlps + ["--no-bos"] * (not bos) + ["--no-program"] * (not program)
     other = "nap-ig" if method == "attribution" else "attribution"
     other_folder = free_folder(options.default_folder(name, model, other), asked | {"method": other})
+    show = ["tasks", "show", task, *words_of(prompts | loaded_as)]
     suggest(
         (["discover", task, *words, "--method", other], "the same by another method"),
         (["compare", str(folder), str(other_folder)], "then both side by side"),
-        (
-            ["tasks", "show", task, *words_of(prompts | loaded_as)],
-            "the prompts, and how the model scores on them",
-        ),
+        (show, "the prompts, and how the model scores on them"),
     )

@@ -18,17 +18,8 @@ from interp.bottlenecks.kinds.metric_codebook import FLOOR
 from interp.errors import InputError
 from interp.evaluation.steering_conditions import means_of_texts
 from interp.models import Model, hooked, load_model
-from interp.steering import CodeSet, cache, find_codes, load_topic, topic_names
+from interp.steering import CodeSet, cache, find, find_codes, load_topic, topic_names
 from interp.steering.continuations import surprise
-from interp.steering.find import (
-    AT_LEAST,
-    DETECTED,
-    EMPHASIS,
-    FRACTION,
-    _split,
-    matching_pursuit,
-    target_gradients,
-)
 from interp.steering.request import random_codes
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import TokenizedTexts, read_texts, tokenize
@@ -70,14 +61,14 @@ def test_a_planted_code_is_found_with_precision_and_recall_1(model, books):
     assert verdict.token_recall < 1
     # four of four positive among eight held-out texts: 1 / C(8, 4)
     assert verdict.p_value == pytest.approx(1 / 70)
-    out = _split(np.arange(16) < 8, 0)[:8]
+    out = find._split(np.arange(16) < 8, 0)[:8]
     counted = tokenize(model, [text for text, held in zip(MARKED, out, strict=True) if held]).counted.sum()
     at = float(verdict.token_recall * counted)
     assert at == pytest.approx(round(at)) and at >= 4, "a share of the tokens of held-out texts that have it"
     verdicts = [code.verdict for code in found.codes]
     adjusted = false_discovery_control([one.p_value for one in verdicts])
     assert [one.q_value for one in verdicts] == pytest.approx(list(adjusted))
-    assert all(code.detection >= DETECTED - 1e-9 for code in found.codes)
+    assert all(code.detection >= find.DETECTED - 1e-9 for code in found.codes)
     assert [edit.site for edit in found.sets(1)] == [found.codes[0].site]
 
 
@@ -101,7 +92,7 @@ def metric_of(write, gain):
     """‖what is written‖² + EMPHASIS · (that along the gain)² as a matrix."""
     metric = (write.double() @ write.double().mT).detach()
     metric = metric + FLOOR * metric.diagonal().mean() * torch.eye(len(gain))
-    return metric + EMPHASIS * torch.outer(gain, gain) / (gain @ torch.linalg.solve(metric, gain))
+    return metric + find.EMPHASIS * torch.outer(gain, gain) / (gain @ torch.linalg.solve(metric, gain))
 
 
 def target_of(model, marked, plain):
@@ -115,7 +106,7 @@ def told_in_codes(model, books, marked, plain):
     """By site and code: weights and effects, of means by another implementation."""
     means = means_of_texts(model, [*books], marked, plain)
     target, texts = target_of(model, marked, plain)
-    gains = target_gradients(model, books, target, texts)
+    gains = find.target_gradients(model, books, target, texts)
     roots, wanted, named = [], [], []
     for name, book in books.items():
         for group in range(len(gains[name])):
@@ -137,7 +128,9 @@ def told_in_codes(model, books, marked, plain):
                 wanted.append((difference @ root).numpy())
                 named.append((site, vectors @ gain))
     told = {}
-    for place, code, weight in matching_pursuit(roots, wanted, max(AT_LEAST, int(FRACTION * len(roots)))):
+    for place, code, weight in find.matching_pursuit(
+        roots, wanted, max(find.AT_LEAST, int(find.FRACTION * len(roots)))
+    ):
         site, effects = named[place]
         told[site, code] = weight, float(weight * effects[code])
     return told
@@ -157,7 +150,7 @@ def test_codes_add_up_to_the_difference_of_means_where_it_helps(model, books):
 
 def test_a_code_is_judged_if_the_half_that_chooses_would_have_found_it(model, books):
     found = find_codes(model, books, MARKED, PLAIN, seed=1)
-    heldout = _split(np.arange(16) < 8, 1)
+    heldout = find._split(np.arange(16) < 8, 1)
     marked, plain = (
         [text for text, out in zip(texts, part, strict=True) if not out]
         for texts, part in ((MARKED, heldout[:8]), (PLAIN, heldout[8:]))
@@ -215,7 +208,7 @@ def test_a_longer_text_holds_more_by_chance_and_a_shorter_one_no_less():
 
 def test_gains_are_the_slope_of_the_target(model, books):
     target, plain = target_of(model, MARKED, PLAIN)
-    gain = target_gradients(model, {"m0": books["m0"]}, target, plain)["m0"][0]
+    gain = find.target_gradients(model, {"m0": books["m0"]}, target, plain)["m0"][0]
     direction = gain / gain.norm()
 
     def raised(step: float) -> float:
@@ -296,7 +289,7 @@ def test_where_half_of_the_texts_are_too_few_nothing_is_judged_and_all_is_kept(
     model, books, tmp_path, monkeypatch
 ):
     # a mark among three negative texts of the half that chooses: three positive ones do not stand out
-    seed = next(seed for seed in range(20) if not _split(np.arange(12) < 6, seed)[11])
+    seed = next(seed for seed in range(20) if not find._split(np.arange(12) < 6, seed)[11])
     found = find_codes(model, books, MARKED[:6], [*PLAIN[:5], f"Mary had {MARK}"], seed=seed)
     assert all(code.verdict is None for code in found.codes)
     judged = find_codes(model, books, MARKED, PLAIN)
