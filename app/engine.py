@@ -75,7 +75,6 @@ _TAKEN: dict[str, None] = {}
 
 
 def model_name() -> str:
-    """The spec of the model that this tab runs."""
     return st.session_state.get("model") or os.environ.get("INTERP_MODEL", DEFAULT_MODEL)
 
 
@@ -167,8 +166,7 @@ def saying(*, stop: bool = False) -> Iterator[None]:
 
 def in_one_line(error: BaseException) -> str:
     """What went wrong behind the pages: many an error has no message, and says only by its type what it is."""
-    message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
 
 
 class Loading(threading.Thread):
@@ -228,7 +226,6 @@ def _loading(spec: str) -> Loading:
 
 
 def loading(spec: str | None = None) -> Loading:
-    """The model's loading, begun by whoever asks first."""
     return _loading(spec or model_name())
 
 

@@ -168,17 +168,12 @@ def form(*, expanded: bool) -> None:
             left, middle, a, b = st.columns([4, 6, 2, 2])
             if kind == A_TASK:
                 names, spec = task_names(), engine.model_name()
-                task = left.selectbox(
-                    "Task",
-                    names,
-                    names.index(spec) if spec in planted_task_names() else 0,
-                    key="find task",
-                    help="Tasks named planted-… come with a model whose circuit was written into its weights.",
-                )
+                first = names.index(spec) if spec in planted_task_names() else 0
+                about = "Tasks named planted-… come with a model whose circuit was written into its weights."
+                task = left.selectbox("Task", names, first, key="find task", help=about)
             else:
-                task = left.file_uploader(
-                    "File", ["json", "jsonl"], max_upload_size=LARGEST, key="find file", help=FORMAT
-                )
+                limits = {"type": ["json", "jsonl"], "max_upload_size": LARGEST}
+                task = left.file_uploader("File", key="find file", help=FORMAT, **limits)
             # the cheap ones first, and last those that look at nothing
             methods = sorted(METHODS, key=lambda name: METHODS[name].forwards or math.inf)
             method = middle.selectbox(
@@ -195,9 +190,8 @@ def form(*, expanded: bool) -> None:
             )
             n = a.number_input(title, 5, MOST_N, DEFAULT_N, key="find n", help=narrow)
             seed = b.number_input("Seed", 0, MOST_SEED, 0, key="find seed", help="Of the prompts.")
-            program = st.checkbox(
-                "and what the heads say", key="find program", help="On 612 more pairs: a few minutes more."
-            )
+            more = "On 612 more pairs: a few minutes more."
+            program = st.checkbox("and what the heads say", key="find program", help=more)
             pressed = st.form_submit_button("Find", type="primary")
         st.caption(
             f"Runs on {plain(engine.model_name())} (planted tasks on their own model). With {DEFAULT_N} pairs "

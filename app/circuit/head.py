@@ -70,7 +70,6 @@ def _figure(shown: Opened, text: str, drawn: str, turn: int) -> go.Figure:
 
 
 def members(shown: Opened) -> None:
-    """The members as a table, MLPs among them."""
     columns = ("site", "score", "effect", "low", "high")
     rows = [
         {key: getattr(part, key) for key in columns}
@@ -87,7 +86,6 @@ def members(shown: Opened) -> None:
 
 
 def heads(shown: Opened) -> None:
-    """The grid, the chosen head, and the members."""
     ring = st.session_state.setdefault(f"ring of {shown.name}", Ring())
     ring.drawn = ring.clicked = ""  # the browser may have no figure any more
     _heads(shown, ring)
@@ -130,7 +128,6 @@ def _label(part: Component, scale: Scale) -> str:
 
 
 def _line(part: Component, scale: Scale) -> str:
-    """One head in one line, as Markdown."""
     named = [f"{role} {value:.2f}" for role, value in roles_named(part.roles)]
     words = [
         "member" if part.in_circuit else "not a member",

@@ -45,7 +45,6 @@ def summary(shown: Opened) -> None:
 
 @st.fragment
 def edges(shown: Opened) -> None:
-    """The strongest edges."""
     run = shown.run
     if not run.members or not run.edges:
         st.info("This run has no edges: they are scored among members, and it has too few of them.")
@@ -78,7 +77,6 @@ def edges(shown: Opened) -> None:
 
 
 def whole_report(shown: Opened) -> None:
-    """The report, what to take away, and how to repeat the run."""
     page = report(shown)
     left, right, _ = st.columns([1, 1, 3])
     left.download_button("Report as HTML", page, f"{shown.name}.html", "text/html", on_click="ignore")

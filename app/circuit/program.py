@@ -73,7 +73,6 @@ def _slots(shown: Opened) -> None:
 
 
 def _set(shown: Opened, slot_codes: SlotCodes) -> None:
-    """A code set on a prompt of one's own, and the next tokens before and after."""
     run, name, spec = shown.run, str(slot_codes.slot), model_of(shown.run)
     pair, model = pairs(shown)[0], engine.model(spec)
     text = st.text_input("Prompt", pair.clean, key=f"prompt of {shown.name}", help=f"At most {MOST} tokens.")

@@ -107,15 +107,15 @@ def show_code(index: codesearch.CodeIndex, wanted: str, heading: DeltaGenerator)
         return
     names, name = labels(index), index.name(book, code)
     heading.title(plain(wording.code_title(names, book, code)))
-    told(names, book, code, heading)
-    explained(index, name)
+    label_line(names, book, code, heading)
+    explanation_line(index, name)
     toolbar(index, book, code)
     facts = page(index, book, code)
     numbers(index, facts)
     if isinstance(index, codesearch.CoarseIndex):
         members(index, book, code)
     if facts.count:
-        where(index, facts)
+        contexts(index, facts)
         left, right = st.columns(2)
         left.subheader("Similarity")
         left.plotly_chart(
@@ -176,8 +176,7 @@ def documents(index: codesearch.CodeIndex, facts: codesearch.CodePage) -> None:
     table(rows, f"documents {index.name(facts.book, facts.code)}", COLUMNS)
 
 
-def told(names: codesearch.Labels | None, book: str, code: int, place: DeltaGenerator) -> None:
-    """What it stands for, and how well that holds."""
+def label_line(names: codesearch.Labels | None, book: str, code: int, place: DeltaGenerator) -> None:
     label = None if names is None else names.of(book, code)
     if label is None:
         return
@@ -195,8 +194,7 @@ def told(names: codesearch.Labels | None, book: str, code: int, place: DeltaGene
         place.caption(plain(" · ".join(sides)))
 
 
-def explained(index: codesearch.CodeIndex, name: str) -> None:
-    """What a language model said of it, if one was asked."""
+def explanation_line(index: codesearch.CodeIndex, name: str) -> None:
     with engine.saying():
         if (explanation := codesearch.explanations_of(index).get(name)) is not None:
             st.markdown(f"{plain(explanation.model)} says {plain(wording.explanation(explanation))}")
@@ -218,40 +216,23 @@ def toolbar(index: codesearch.CodeIndex, book: str, code: int) -> None:
         st.button("Search", on_click=go_to, args=(None,), icon=":material/arrow_back:")
         for label, step, icon in (("Previous", -1, "chevron_left"), ("Next", 1, "chevron_right")):
             other = neighbour_on(index, book, code, step)
-            st.button(
-                label,
-                on_click=go_to,
-                args=(None if other is None else index.name(book, other),),
-                disabled=other is None,
-                icon=f":material/{icon}:",
-                help=f"The {label.lower()} code of {plain(book)} that occurs in this text.",
-            )
+            target = None if other is None else index.name(book, other)
+            look = {"icon": f":material/{icon}:", "disabled": other is None}
+            look["help"] = f"The {label.lower()} code of {plain(book)} that occurs in this text."
+            st.button(label, on_click=go_to, args=(target,), **look)
         if names is not None and book in names.groups:
             whole = f"{book}={names.groups[book][code]}.{ALL}"
-            st.button(
-                f"All of {plain(whole)}",
-                on_click=go_to,
-                args=(whole,),
-                icon=":material/category:",
-                help="The coarse code that it belongs to.",
-            )
+            look = {"icon": ":material/category:", "help": "The coarse code that it belongs to."}
+            st.button(f"All of {plain(whole)}", on_click=go_to, args=(whole,), **look)
         if not coarse:
-            st.button(
-                "Starred" if note.star else "Star",
-                key="star",
-                on_click=keep,
-                kwargs={"star": not note.star},
-                icon=":material/star:",
-                type="primary" if note.star else "secondary",
-            )
+            title, kind = ("Starred", "primary") if note.star else ("Star", "secondary")
+            look = {"icon": ":material/star:", "type": kind}
+            st.button(title, key="star", on_click=keep, kwargs={"star": not note.star}, **look)
         books = books_of(index.folder.name)
         if can_be_edited(book) and books is not None:
-            st.page_link(
-                "steering/page.py",
-                label="Steer with it",
-                icon=":material/tune:",
-                query_params={"books": books, "codes": name, "source": "by name"},
-            )
+            address = {"books": books, "codes": name, "source": "by name"}
+            look = {"label": "Steer with it", "icon": ":material/tune:"}
+            st.page_link("steering/page.py", query_params=address, **look)
     if "not kept" in st.session_state:
         engine.say(InputError(st.session_state.pop("not kept")))
     if coarse:
@@ -270,7 +251,6 @@ def toolbar(index: codesearch.CodeIndex, book: str, code: int) -> None:
 
 
 def numbers(index: codesearch.CodeIndex, facts: codesearch.CodePage) -> None:
-    """How often, where, how clearly."""
     if not facts.count:
         st.info(f"This code is on at none of the {facts.n_tokens:,} tokens of this index.")
         return
@@ -279,15 +259,11 @@ def numbers(index: codesearch.CodeIndex, facts: codesearch.CodePage) -> None:
     a.metric("Tokens with it", f"{facts.count:,}", help=f"Of {facts.n_tokens:,} tokens.")
     b.metric("Share of tokens", f"{facts.frequency:.3%}")
     c.metric("Documents", f"{facts.n_documents:,} of {len(index.corpus.documents):,}")
-    d.metric(
-        "Clearest margin",
-        f"{best.margin[0]:.2f}" if len(best.margin) else "–",
-        help="Similarity minus the highest one of a code that was passed over, at the code's clearest token.",
-    )
+    about = "Similarity minus the highest one of a code that was passed over, at the code's clearest token."
+    d.metric("Clearest margin", f"{best.margin[0]:.2f}" if len(best.margin) else "–", help=about)
 
 
-def where(index: codesearch.CodeIndex, facts: codesearch.CodePage) -> None:
-    """Contexts, in the order that was asked for."""
+def contexts(index: codesearch.CodeIndex, facts: codesearch.CodePage) -> None:
     name = index.name(facts.book, facts.code)
     st.subheader("Contexts")
     order = choice("Contexts", list(ORDERS), "order", label_visibility="collapsed")

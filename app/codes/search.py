@@ -31,7 +31,7 @@ def scores(index: codesearch.CodeIndex, by: str, text: str) -> codesearch.CodeSc
     return codesearch.search_regex(index, text) if by == REGEX else codesearch.search_token(index, text)
 
 
-def kept(note: Annotation | None) -> str:
+def note_text(note: Annotation | None) -> str:
     """A star and the beginning of a note, for a table's column."""
     if note is None:
         return ""

@@ -100,7 +100,6 @@ def cards(k: int, condition: ConditionCosts, usage: Usage) -> None:
 
 
 def line(condition: ConditionCosts) -> dict:
-    """A condition's row."""
     is_plain = condition.name == "plain"
     return {
         "condition": condition.name,

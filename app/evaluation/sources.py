@@ -42,7 +42,6 @@ def qualities() -> dict[str, Path]:
 
 
 def unmeasured() -> list[str]:
-    """Folders of codebooks that have not been evaluated."""
     return [
         name
         for name in run_store.folders("codebooks")

@@ -49,7 +49,6 @@ class Comparison(NamedTuple):
 
 
 def streaming(place: DeltaGenerator, beside: Sequence[str]) -> job.Show:
-    """Cards for texts that are being written."""
     names = [job.NAMES[BASE], job.NAMES[CODES], *(name for name in job.BESIDE if name in beside)]
     spots = {}
     with place.container(key="arms writing"):
@@ -143,7 +142,6 @@ def _open(shown: Comparison, opened: job.Written, at: int) -> None:
 
 
 def _set_by(text: job.Written, at: int) -> str:
-    """What made a new token, in words."""
     if at == text.branched:
         return "chosen by hand"
     if text.condition.within is None:
@@ -198,7 +196,6 @@ def _branch(shown: Comparison, text: job.Written, at: int, others: Sequence[job.
 
 
 def draw_costs(texts: Sequence[job.Written]) -> None:
-    """What every token cost, in pictures and numbers."""
     most_surprise = max(text.text.surprise.max(initial=0) for text in texts)
     moved = [text.divergence for text in texts if text.divergence is not None]
     most_moved = max(divergence.max(initial=0) for divergence in moved)

@@ -54,7 +54,6 @@ def address(made: dict) -> str:
 
 
 def made_by(request: SteeringRequest, books: str) -> str:
-    """What made a comparison, as Markdown."""
     n, (positions, _, begin) = len(request.codes), request.positions.partition(":")
     prompt = wording.visible(request.prompts[0], keep=" ")
     done = {

@@ -1,6 +1,7 @@
 """What the command line's options are called and accept: checked while the words are read, before anything loads."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,7 +31,6 @@ def numbers(text: str | tuple[int, ...]) -> tuple[int, ...]:
 
 
 def key_values(texts: list[str]) -> dict[str, str]:
-    """What ``--set key=value`` gave."""
     for text in texts:
         if "=" not in text:
             raise InputError(f"--set {text!r}: write key=value, such as --set n_codes=300")
@@ -127,8 +127,7 @@ def write_result(path: Path | None, request: dict, result: dict) -> bool:
     return to_stdout
 
 
-def spec_of(manifest: dict, folder: Path) -> str:
-    """The model that codebooks or an index were made with."""
+def spec_of(manifest: Mapping[str, Any], folder: Path) -> str:
     if (spec := manifest["model"]["spec"]) is None:
         raise InputError(f"{folder} does not say which model it is of: name it with --model")
     return spec

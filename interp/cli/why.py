@@ -156,5 +156,5 @@ def _explain_pairs(
     first = result.explanations[0]
     suggest(
         (["why", *same_model, "--", first.a, first.b], "nodes and arrows of the first"),
-        (["discover", task, *options], "the circuit of such prompts"),
+        (["discover", task, *same_model], "the circuit of such prompts"),
     )

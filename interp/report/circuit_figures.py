@@ -64,11 +64,9 @@ class Scale:
         )
 
     def score(self, score: float) -> str:
-        """A score as text, with a sign where the method gives one."""
         return (wording.signed if self.has_sign else wording.number)(score, self.score_places)
 
     def share(self, effect: float | None) -> float | None:
-        """An effect as a share of the gap."""
         return None if effect is None or self.gap == 0 else effect / self.gap
 
     def bar(self, effect: float) -> float:
@@ -82,7 +80,6 @@ def roles_named(roles: dict[str, float]) -> list[tuple[str, float]]:
 
 
 def effect_text(part: Component, scale: Scale) -> str:
-    """Effect with interval, as one line of text."""
     if part.effect is None:
         return "effect not checked"
     effect, low, high = (wording.signed(value, scale.places) for value in (part.effect, part.low, part.high))
@@ -90,7 +87,6 @@ def effect_text(part: Component, scale: Scale) -> str:
 
 
 def tone(value: int | float, alpha: float) -> str:
-    """The colour of a sign."""
     red, green, blue = (int((ORANGE if value < 0 else BLUE)[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha:.2f})"
 
@@ -129,7 +125,10 @@ def grid_plot(
     shade = np.zeros((n_heads, n_layers))
     for head in heads:
         shade[head.head, head.layer] = _shade(head, scale)
-    colours = {"colorscale": _SIGNED if scale.has_sign else _UNSIGNED, "zmin": -1 if scale.has_sign else 0}
+    colours: dict[str, Any] = {
+        "colorscale": _SIGNED if scale.has_sign else _UNSIGNED,
+        "zmin": -1 if scale.has_sign else 0,
+    }
     colours |= {"zmax": 1, "xgap": 1, "ygap": 1, "hoverinfo": "skip"}
     figure = go.Figure(go.Heatmap(z=shade, colorbar=_colorbar(scale), **colours))
     members: list[tuple[int, float]] = [(head.layer, head.head or 0) for head in heads if head.in_circuit]

@@ -164,9 +164,14 @@ class _Graph:
             # what the viewer's slider cuts by: 0 for the largest effect, 1 for none
             if (name := node["node_id"]) in self.effects:
                 node["influence"] = 1 - abs(self.effects[name]) / largest
-        metadata = {"slug": slug, "scan": str(model), "transcoder_list": [], "prompt_tokens": self.tokens}
+        metadata: dict[str, Any] = {
+            "slug": slug,
+            "scan": str(model),
+            "transcoder_list": [],
+            "prompt_tokens": self.tokens,
+        }
         metadata |= {"prompt": prompt, "node_threshold": None, "schema_version": 1}
-        shown = {"pinnedIds": [*pinned, logit["node_id"]], "supernodes": list(supernodes)}
+        shown: dict[str, Any] = {"pinnedIds": [*pinned, logit["node_id"]], "supernodes": list(supernodes)}
         shown |= {"linkType": "both", "clickedId": "", "sg_pos": ""}
         return {"metadata": metadata, "qParams": shown, "nodes": self.nodes, "links": self.links}
 

@@ -126,7 +126,6 @@ MOST_POSITIONS = 64
 
 
 def attention(run: Run, site: str) -> Markup | None:
-    """A head's pattern on the example's clean prompt."""
     pattern = run.pattern(site)
     if pattern is None:
         return None
@@ -170,7 +169,6 @@ def _positions(shares: Sequence[float], n_pairs: int) -> int:
 
 
 def tokens_written(writes: Writes | None) -> Markup | None:
-    """What a head raises and lowers most."""
     if not writes or not writes.top:
         return None
     return Markup(token_bars([("raises most", writes.top), ("lowers most", writes.bottom)]))

@@ -10,7 +10,6 @@ COLUMNS = ("asked", "a circuit", "beside it")
 
 
 def card_rows(card: Validity) -> list[tuple[str, str, str]]:
-    """Question, answer, and what it is to be read beside."""
     circuit, random = card.circuit, card.circuit.random
     shares = f"mean {percent(random.share_mean)}, largest {percent(random.share_largest)}"
     kl, left = (
