@@ -84,7 +84,7 @@ class Workers:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"serial|ray|ray://.+:\d+", self.address):
-            raise InputError(f"--workers {self.address}: use serial, ray or ray://HOST:PORT")
+            raise InputError(f"workers {self.address}: use serial, ray or ray://HOST:PORT")
 
     @property
     def serial(self) -> bool:
@@ -111,7 +111,7 @@ class Shard:
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         number, of = map(int, match.groups()) if match else (0, 0)
         if not 1 <= number <= of:
-            raise InputError(f"--shard {text}: write I/N, such as 2/8, with I from 1 to N")
+            raise InputError(f"shard {text}: write I/N, such as 2/8, with I from 1 to N")
         return cls(number, of)
 
     def takes(self, place: int) -> bool:
@@ -395,7 +395,7 @@ def _on_ray(
                     ray.kill(actor.handle)
                     most = min(most, _places(ray, workers))
                 if done.unfit:
-                    raise InputError(f"--workers {workers.address}: {done.unfit}")
+                    raise InputError(f"workers {workers.address}: {done.unfit}")
                 for line in done.said:
                     say(line)
                 if done.failure is None:
@@ -439,7 +439,7 @@ def _cluster(workers: Workers) -> Iterator[Any]:
     """Ray, connected; of a cluster that was started here nothing is left."""
     if importlib.util.find_spec("ray") is None:
         raise InputError(
-            f"--workers {workers.address}: Ray is not installed here: pip install 'interp-codes[ray]'"
+            f"workers {workers.address}: Ray is not installed here: pip install 'interp-codes[ray]'"
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anyone
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
@@ -456,7 +456,7 @@ def _cluster(workers: Workers) -> Iterator[Any]:
     try:
         ray.init(address, **RAY_SETTINGS)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError(f"--workers {workers.address}: no Ray cluster there: {one_line(error)}") from None
+        raise InputError(f"workers {workers.address}: no Ray cluster there: {one_line(error)}") from None
     try:
         yield ray
     finally:
@@ -472,7 +472,7 @@ def _check_answers(workers: str, address: str) -> None:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise InputError(
-            f"--workers {workers}: nothing answers at {host}:{port} ({one_line(error)})"
+            f"workers {workers}: nothing answers at {host}:{port} ({one_line(error)})"
         ) from None
 
 
@@ -484,5 +484,5 @@ def _places(ray: Any, workers: Workers) -> int:
     if not most:
         has = ", ".join(f"{resources.get(kind, 0):g} {kind}" for kind in wanted)
         asked = ", ".join(f"{each:g} {kind}" for kind, each in wanted.items() if each)
-        raise InputError(f"--workers {workers.address}: a worker needs {asked}, and the cluster has {has}")
+        raise InputError(f"workers {workers.address}: a worker needs {asked}, and the cluster has {has}")
     return most

@@ -36,9 +36,8 @@ def why_graph(why: Why, slug: str) -> dict[str, Any]:
     for arrow in why.arrows:
         graph.link(names[arrow.sender], names[arrow.receiver], arrow.direct)
     answer, instead = why.answers["answer"], why.answers["instead"]
-    return graph.finish(
-        slug, why.model, why.a, answer["token"], instead["token"], answer["a"], pinned=names[: why.kept]
-    )
+    answers = answer["token"], instead["token"]
+    return graph.finish(slug, why.model, why.a, answers, answer["a"], pinned=names[: why.kept])
 
 
 def program_graph(run: Run, slug: str) -> dict[str, Any]:
@@ -84,9 +83,8 @@ def program_graph(run: Run, slug: str) -> dict[str, Any]:
         for number, group in enumerate(program.groups)
         if len(ids := [names[slot] for s in group.sites if (slot := f"{s} @ {group.role}") in names]) > 1
     ]
-    return graph.finish(
-        slug, run.model, "".join(example.clean), *answers, 0.0, pinned=names.values(), supernodes=lines
-    )
+    prompt = "".join(example.clean)
+    return graph.finish(slug, run.model, prompt, answers, pinned=names.values(), supernodes=lines)
 
 
 def write(graph: dict[str, Any], path: Path) -> None:
@@ -145,16 +143,15 @@ class _Graph:
         slug: str,
         model: str | None,
         prompt: str,
-        answer: str,
-        instead: str,
-        probability: float,
+        answers: tuple[str, str],
+        probability: float = 0.0,
         *,
         pinned: Iterable[str] = (),
         supernodes: Sequence[list[str]] = (),
     ) -> dict[str, Any]:
         last, layer = len(self.tokens) - 1, str(self.layers + 1)
         # the viewer reads the label between quotes
-        label = f'Output "{answer} less {instead}" (p={probability:.3f})'.replace('""', "''")
+        label = f'Output "{" less ".join(answers)}" (p={probability:.3f})'.replace('""', "''")
         logit = _node(f"{layer}_0_{last}", 0, layer, last, "logit", label)
         self.nodes.append(logit | {"token_prob": probability, "is_target_logit": True})
         for name, effect in self.effects.items():
