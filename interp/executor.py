@@ -103,11 +103,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """``2/8`` is the second of eight.
-
-        Raises:
-            InputError: anything else.
-        """
+        """``2/8`` is the second of eight. :class:`InputError`: anything else."""
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         number, of = map(int, match.groups()) if match else (0, 0)
         if not 1 <= number <= of:

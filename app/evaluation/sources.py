@@ -57,8 +57,7 @@ def steerings() -> dict[str, Path]:
 def read(reader: Callable[[Path], Result], path: Path) -> Result:
     """What a file or a folder of results holds, read once.
 
-    Raises:
-        InputError: damaged, not there any more, or a link out of the runs folder.
+    :class:`InputError`: damaged, not there any more, or a link out of the runs folder.
     """
     if path.is_relative_to(engine.runs()):  # the package's own may be links into an installer's cache
         run_store.check_inside(path)

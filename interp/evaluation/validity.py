@@ -108,11 +108,7 @@ def intervene(
 
 
 def lost_on(ablator: Ablator, members: Mask, random: Sequence[Mask], *, seed: int = 0) -> OnTask:
-    """What the ablator's task loses with the circuit off.
-
-    Raises:
-        InputError: the model does not do the task.
-    """
+    """What the ablator's task loses with the circuit off. :class:`InputError`: the model does not do the task."""
     check_does_task(ablator.metric_clean, ablator.metric_corrupt, seed=seed)
     circuits = np.stack([*all_or_none(members.shape), ~members, *(~circuit for circuit in random)])
     empty, full, *off = ablator.metric(circuits).mean(1)

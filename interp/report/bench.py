@@ -111,11 +111,7 @@ def measured(rows: Sequence[MethodRow]) -> list[str]:
 
 
 def read_bench(path: Path) -> BenchRows:
-    """Read ``bench.json`` of ``interp bench``.
-
-    Raises:
-        InputError: not such a file, or one that was damaged.
-    """
+    """Read ``bench.json`` of ``interp bench``. :class:`InputError`: not such a file, or one that was damaged."""
     # a table that was kept apart from its cells has no folder to go on with
     out = path.parent if path.name == "bench.json" else Path("runs") / f"bench-{path.stem}"
     rows = read_rows(path, partial(bench_rows, out=str(out)), "run the bench again, or delete it")

@@ -41,11 +41,7 @@ def why_graph(why: Why, slug: str) -> dict[str, Any]:
 
 
 def program_graph(run: Run, slug: str) -> dict[str, Any]:
-    """The graph of a run's program, at the tokens of its first prompt.
-
-    Raises:
-        InputError: the run has no program.
-    """
+    """The graph of a run's program, at the tokens of its first prompt. :class:`InputError`: the run has no program."""
     if run.program is None or not run.program.slots:
         raise InputError(
             "this run has no program, and a circuit alone is at no token: run interp discover again without "
@@ -90,8 +86,7 @@ def program_graph(run: Run, slug: str) -> dict[str, Any]:
 def write(graph: dict[str, Any], path: Path) -> None:
     """Write a graph, and enter it in the viewer's index beside it.
 
-    Raises:
-        InputError: a file of the index's name that is none, or the graph's own.
+    :class:`InputError`: a file of the index's name that is none, or the graph's own.
     """
     index = path.with_name(INDEX)
     if path == index:

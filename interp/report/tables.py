@@ -32,8 +32,7 @@ class Steering:
 def read_steering(folder: Path) -> Steering:
     """Read a folder of cells.
 
-    Raises:
-        InputError: a cell that is damaged, no base or one of an earlier form, or topics that are not of the package.
+    :class:`InputError`: a cell that is damaged, no base or one of an earlier form, or topics that are not of the package.
     """
     records = {path: _record(path) for path in sorted(folder.glob("*--*.json"))}
     if folder / BASE_FILE not in records:
@@ -84,8 +83,7 @@ Rows = TypeVar("Rows")
 def read_rows(path: Path, parse: Callable[[Mapping[str, Any]], Rows], again: str) -> Rows:
     """What ``parse`` makes of a JSON file.
 
-    Raises:
-        InputError: no such file, or one that was damaged; it ends with how the file is made again.
+    :class:`InputError`: no such file, or one that was damaged; it ends with how the file is made again.
     """
     try:
         return parse(read_json(path))

@@ -111,8 +111,7 @@ class SteeringRequest:
     def control_vector(self, model: Model, codebooks: Mapping[str, Bottleneck]) -> ControlVector:
         """What other programs add to steer as this request does.
 
-        Raises:
-            InputError: codes that are not added at every token, or heads that do not add to the residual stream.
+        :class:`InputError`: codes that are not added at every token, or heads that do not add to the residual stream.
         """
         if self.when is not None or self.fraction != 1 or self.positions not in ("generated", "all"):
             raise InputError(
