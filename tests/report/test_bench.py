@@ -47,14 +47,14 @@ def test_means_over_tasks_come_first_and_a_second_reference_is_named(read):
     result["table"] += [
         row | {"reference": "ioi/wang", "decides": False} for row in result["table"] if row["task"] == "ioi"
     ]
-    found = read(result)
-    assert list(found.scopes)[0] == "mean over smollm2-135m-instruct"
-    assert {name for name in found.scopes if name.startswith("ioi")} == {
+    rows_read = read(result)
+    assert list(rows_read.scopes)[0] == "mean over smollm2-135m-instruct"
+    assert {name for name in rows_read.scopes if name.startswith("ioi")} == {
         f"{SCOPE}, against ioi/smollm2-135m-instruct",
         f"{SCOPE}, against ioi/wang",
     }
     # differences were measured against the reference that decides
-    by_name = {name: {r.method: r for r in rows} for name, rows in found.scopes.items()}
+    by_name = {name: {r.method: r for r in rows} for name, rows in rows_read.scopes.items()}
     assert by_name[f"{SCOPE}, against ioi/smollm2-135m-instruct"]["random"].differences
     assert not by_name[f"{SCOPE}, against ioi/wang"]["random"].differences
 

@@ -25,21 +25,21 @@ def model(tiny_model):
 def books() -> dict[str, Codebook]:
     """Codes for a layer's heads, each its own; for one head of the other layer; and for an MLP."""
     generator = torch.Generator().manual_seed(0)
-    found = {}
+    made = {}
     for site, groups, d_in in (("a0", 4, 6), ("a1.h2", 1, 6), ("m0", 1, 24)):
         shape = (200, groups, d_in) if groups > 1 else (200, d_in)
         config = CodebookConfig(d_in=d_in, n_codes=CODES, groups=groups, k=2, selection="matching_pursuit")
-        found[site] = Codebook(config).fit(torch.randn(shape, generator=generator))
-    return found
+        made[site] = Codebook(config).fit(torch.randn(shape, generator=generator))
+    return made
 
 
 @pytest.fixture
 def pairs(model) -> PromptPairs:
     """Of two lengths, with a role that stands elsewhere in every other pair."""
-    found = random_pairs(model.cfg.d_vocab, n=6, lengths=(9, 7))
-    for i, pair in enumerate(found):
+    made = random_pairs(model.cfg.d_vocab, n=6, lengths=(9, 7))
+    for i, pair in enumerate(made):
         pair.positions["S"] = 2 if i % 2 else 4
-    return found
+    return made
 
 
 def _alone(model, books, pair: PromptPair, side: str, site=None, code=0, at=None) -> tuple[float, dict]:
@@ -54,9 +54,9 @@ def _alone(model, books, pair: PromptPair, side: str, site=None, code=0, at=None
 
 
 def test_metric_and_codes_are_those_of_each_prompt(model, books, pairs):
-    told = []
-    read = code_effect.read_pairs(model, books, pairs, batch_size=2, progress=told.append)
-    assert sum(told) == 2 * len(pairs)
+    forwards = []
+    read = code_effect.read_pairs(model, books, pairs, batch_size=2, progress=forwards.append)
+    assert sum(forwards) == 2 * len(pairs)
     for i, pair in enumerate(pairs):
         for row, side in enumerate(("clean", "corrupt")):
             metric, ids = _alone(model, books, pair, side)
@@ -81,11 +81,11 @@ def test_metric_and_codes_are_those_of_each_prompt(model, books, pairs):
 def test_setting_a_code_gives_what_each_prompt_gives_by_itself(model, books, pairs, site, role, side):
     read = code_effect.read_pairs(model, books, pairs)
     codes = [3, 4, 5, 3, 4, 5]
-    told = []
+    forwards = []
     effect = code_effect.set_code(
-        model, books, read, site, codes, role=role, side=side, seed=1, progress=told.append
+        model, books, read, site, codes, role=role, side=side, seed=1, progress=forwards.append
     )
-    assert sum(told) == 2 * len(pairs) and effect.codes == tuple(codes)
+    assert sum(forwards) == 2 * len(pairs) and effect.codes == tuple(codes)
     assert set(effect.random_codes) <= set(range(CODES))
     assert all(drawn != code for drawn, code in zip(effect.random_codes, codes, strict=True))
     for i, pair in enumerate(pairs):
