@@ -467,9 +467,7 @@ def _check_answers(workers: str, address: str) -> None:
     try:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise InputError(
-            f"workers {workers}: nothing answers at {host}:{port} ({one_line(error)})"
-        ) from None
+        raise InputError(f"workers {workers}: nothing answers at {host}:{port} ({one_line(error)})") from None
 
 
 def _places(ray: Any, workers: Workers) -> int:

@@ -413,16 +413,10 @@ def quality_of_folder(
         quality = evaluate_codebooks(
             model, books, text, other, batch_size=batch_size, control_blocks=control_blocks, **shared
         )
-        texts.append(
-            {
-                "spec": text.spec,
-                "n_blocks": len(text.tokens),
-                "context": context,
-                "fingerprint": text.fingerprint(),
-                "rows": quality.rows(seed),
-                "usage": {str(k): dict(usage) for k, usage in quality.usage.items()},
-            }
-        )
+        usage = {str(k): dict(usage) for k, usage in quality.usage.items()}
+        described = {"spec": text.spec, "n_blocks": len(text.tokens), "context": context}
+        described["fingerprint"] = text.fingerprint()
+        texts.append({**described, "rows": quality.rows(seed), "usage": usage})
     return {
         "format": FORMAT,
         "model": folder.manifest["model"],

@@ -86,16 +86,10 @@ def run_nested(
         circuit = nested.circuit(size)
         joined = sorted(np.argwhere(circuit & ~before), key=lambda head: -abs(nested.heads[tuple(head)]))
         before = circuit
-        points.append(
-            NestedCircuit(
-                size,
-                tuple(str(Site("attn", int(layer), int(head))) for layer, head in joined),
-                1 - nested.left_out[k],
-                float(grown[k]),
-                share_interval(values[k], empty, full, seed),
-                float(random[k]),
-            )
-        )
+        sites = tuple(str(Site("attn", int(layer), int(head))) for layer, head in joined)
+        interval = share_interval(values[k], empty, full, seed)
+        expected = 1 - nested.left_out[k]
+        points.append(NestedCircuit(size, sites, expected, float(grown[k]), interval, float(random[k])))
     return NestedCurve(tuple(points), float(area_to_the_model(by_fraction)), len(ablator.pairs), ablator.kind)
 
 
@@ -119,14 +113,8 @@ def share_interval(
         return None
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore", DegenerateDataWarning)
-        resampled = bootstrap(
-            (values, empty, full),
-            _share,
-            paired=True,
-            vectorized=True,
-            n_resamples=2000,
-            rng=np.random.default_rng(seed),
-        )
+        how = {"paired": True, "vectorized": True, "n_resamples": 2000, "rng": np.random.default_rng(seed)}
+        resampled = bootstrap((values, empty, full), _share, **how)
     low, high = resampled.confidence_interval
     # undefined where every resample has the same share: there is no width then
     share = float(_share(values, empty, full))

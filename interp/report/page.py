@@ -95,14 +95,13 @@ def summary(run: Run, scale: figures.Scale) -> str:
     inside = f"{len(circuit.heads)} of {len(run.heads)} heads"
     if run.universe == "heads+mlps":
         inside += f" and {len(circuit.mlps)} of {len(run.mlps)} MLPs"
-    effect = first.effect or 0.0
+    effect, share = first.effect or 0.0, scale.share(first.effect)
     verb = "costs" if effect * scale.gap > 0 else "gains"
     size, gap = (wording.number(value, scale.places) for value in (abs(effect), scale.gap))
-    share = scale.share(first.effect)
+    of_gap = "" if share is None else f" ({wording.percent(abs(share))})"
     return (
-        f"{inside} are in the circuit for {run.task}. Largest: {first.site} — replacing "
-        f"what it writes by its value on the corrupt prompt {verb} {size} of a gap of {gap}"
-        + ("." if share is None else f" ({wording.percent(abs(share))}).")
+        f"{inside} are in the circuit for {run.task}. Largest: {first.site} — replacing what it writes by its value "
+        f"on the corrupt prompt {verb} {size} of a gap of {gap}{of_gap}."
     )
 
 
@@ -150,13 +149,8 @@ def codes_used(codes: CodesUsed | None, n_pairs: int) -> dict | None:
     used = [row for row in rows if max(row[1:]) > least]
     used.sort(key=lambda row: (-row[1] - row[2], row[0]))
     unique = [row[1] for row in used if row[0] not in corrupt]
-    return {
-        "rows": used[:CODES],
-        "more": len(used[CODES:]),
-        "single": len(rows) - len(used),
-        "unique": len(unique),
-        "unique_share": sum(unique),
-    }
+    counts = {"more": len(used[CODES:]), "single": len(rows) - len(used), "unique": len(unique)}
+    return {"rows": used[:CODES], **counts, "unique_share": sum(unique)}
 
 
 def _positions(shares: Sequence[float], n_pairs: int) -> int:

@@ -32,7 +32,7 @@ class Steering:
 def read_steering(folder: Path) -> Steering:
     """Read a folder of cells.
 
-    :class:`InputError`: a cell that is damaged, no base or one of an earlier form, or topics that are not of the package.
+    :class:`InputError`: a damaged cell, no base or one of an earlier form, or topics that are not of the package.
     """
     records = {path: _record(path) for path in sorted(folder.glob("*--*.json"))}
     if folder / BASE_FILE not in records:
@@ -46,27 +46,17 @@ def read_steering(folder: Path) -> Steering:
             f"{folder / BASE_FILE} is of an earlier form: delete the folder and run benchmarks/steering.py again"
         ) from None
     # whose codes most of the folder is of
-    made = Counter(
-        (kept.get("made_with"), kept.get("finder"))
-        for kept, cell in records.values()
-        if cell.arm == steering.CODES
-    )
+    of_codes = [kept for kept, cell in records.values() if cell.arm == steering.CODES]
+    made = Counter((kept.get("made_with"), kept.get("finder")) for kept in of_codes)
     books, finder = made.most_common(1)[0][0] if made else ("", 0)
     kept_as = {"model": model, "books": books, "finder": finder, "config": config}
-    cells = {
-        (cell.topic, cell.arm): cell
-        for kept, cell in records.values()
-        if cell.topic
-        and _common(kept) == steering.made_of(cell.arm, **kept_as)
-        and set(cell.held) == set(topics)
-    }
+    cells = {}
+    for kept, cell in records.values():
+        common = {name: value for name, value in kept.items() if name not in steering.OF_TOPIC.values()}
+        if cell.topic and common == steering.made_of(cell.arm, **kept_as) and set(cell.held) == set(topics):
+            cells[cell.topic, cell.arm] = cell
     table = steering.steering_table(topics, base, cells, len(prompts))
     return Steering(config, base, topics, table, len(records) - len(cells))
-
-
-def _common(settings: dict) -> dict:
-    """Of a cell's settings, those that its topic has no part in."""
-    return {name: value for name, value in settings.items() if name not in steering.OF_TOPIC.values()}
 
 
 def _record(path: Path) -> tuple[dict, steering.SteeringCell]:
