@@ -200,11 +200,11 @@ def find_codes(
     if not chosen:
         raise InputError(why)
     verdicts = _judge(choice, texts.counted.sum(1).numpy(), is_positive, heldout)
-    codes = []
-    for place, code, weight, effect in chosen:
-        verdict = verdicts.get((place.site, code))
-        codes.append(FoundCode(place.site, code, weight, effect, float(place.detection[code]), verdict))
-    return CodeSet(tuple(codes), by, seed, len(positive), len(negative))
+    codes = tuple(
+        FoundCode(at.site, code, weight, effect, float(at.detection[code]), verdicts.get((at.site, code)))
+        for at, code, weight, effect in chosen
+    )
+    return CodeSet(codes, by, seed, len(positive), len(negative))
 
 
 @dataclass(frozen=True)
@@ -408,10 +408,8 @@ def _judge(
     positive = heldout & is_positive
     counts = [place.tokens[:, code] for place, code, *_ in choice]
     p_values = [min(1.0, 10 ** float(_log10_p(tokens > 0, is_positive, heldout))) for tokens in counts]
-    verdicts = {}
-    for (place, code, *_), tokens, p, q in zip(
-        choice, counts, p_values, false_discovery_control(p_values), strict=True
-    ):
+    verdicts, q_values = {}, false_discovery_control(p_values)
+    for (place, code, *_), tokens, p, q in zip(choice, counts, p_values, q_values, strict=True):
         fires = tokens > 0
         in_texts, at_tokens = int(fires[heldout].sum()), int(tokens[heldout].sum())
         verdicts[place.site, code] = Verdict(

@@ -190,9 +190,8 @@ class SteeringRequest:
             and getattr(self, field.name) != field.default
         }
         arguments = "".join(f"    {name}={value!r},\n" for name, value in chosen.items())
-        books = (
-            f"Codebooks.from_pretrained({self.codebooks!r}, model{'' if self.k is None else f', k={self.k}'})"
-        )
+        k = "" if self.k is None else f", k={self.k}"
+        books = f"Codebooks.from_pretrained({self.codebooks!r}, model{k})"
         codes = f"tuple(parse_codes({format_codes(self.codes)!r}))" if self.codes else "()"
         return f"""from interp import Codebooks
 from interp.models import load_model
