@@ -234,12 +234,12 @@ def _begin(
     def go_on(results: Any) -> list[Job]:
         nonlocal left
         try:
-            wanted = list(work.does.send(results))
+            parts = list(work.does.send(results))
         except (StopIteration, InputError) as end:
             advance(max(0, left))
             return give(end.value if isinstance(end, StopIteration) else end)
-        results = [None] * len(wanted)
-        missing = len(wanted)
+        results = [None] * len(parts)
+        missing = len(parts)
 
         def take(place: int, value: Any) -> list[Job]:
             nonlocal missing
@@ -248,14 +248,14 @@ def _begin(
             return [] if missing else go_on(results)
 
         jobs: list[Job] = []
-        for place, part in enumerate(wanted):
+        for place, part in enumerate(parts):
             left -= part.steps
             if isinstance(part, Job):
                 follow[id(part)] = partial(take, place)
                 jobs.append(part)
             else:
                 jobs += _begin(part, partial(take, place), follow, advance)
-        return jobs if wanted else go_on([])
+        return jobs if parts else go_on([])
 
     return go_on(None)
 
@@ -473,10 +473,10 @@ def _check_answers(workers: str, address: str) -> None:
 def _places(ray: Any, workers: Workers) -> int:
     """How many workers the cluster has room for, all of it taken."""
     resources = ray.cluster_resources()
-    wanted = {"CPU": float(workers.cpus), "GPU": workers.gpus}
-    most = min(int(resources.get(kind, 0) / each + 1e-9) for kind, each in wanted.items() if each)
+    needed = {"CPU": float(workers.cpus), "GPU": workers.gpus}
+    most = min(int(resources.get(kind, 0) / amount + 1e-9) for kind, amount in needed.items() if amount)
     if not most:
-        has = ", ".join(f"{resources.get(kind, 0):g} {kind}" for kind in wanted)
-        asked = ", ".join(f"{each:g} {kind}" for kind, each in wanted.items() if each)
-        raise InputError(f"workers {workers.address}: a worker needs {asked}, and the cluster has {has}")
+        has = ", ".join(f"{resources.get(kind, 0):g} {kind}" for kind in needed)
+        need_text = ", ".join(f"{amount:g} {kind}" for kind, amount in needed.items() if amount)
+        raise InputError(f"workers {workers.address}: a worker needs {need_text}, and the cluster has {has}")
     return most

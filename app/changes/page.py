@@ -25,11 +25,11 @@ def contexts(comparison: Diff) -> None:
         | {"tuned says": visible(context.tuned), "alike": context.alike}
         for context in comparison.contexts
     ]
-    behind = [
+    word_rows = [
         {"KL": word.kl, "behind": visible(word.word), "tuned says": ", ".join(map(visible, word.says))}
         for word in comparison.words
     ]
-    for rows_of_kind in (rows, behind):
+    for rows_of_kind in (rows, word_rows):
         table(rows_of_kind, columns={"KL": st.column_config.NumberColumn(format="%.2f")})
     classes = (
         f"{plain(name)} {share:.0%} of the KL, {size:.0%} of the text"

@@ -80,14 +80,14 @@ Draw = Callable[[float, str, list[str]], None]
 
 
 def find_and_save(
-    wanted: str | UploadedFile, method: str, n: int, seed: int, *, program: bool, draw: Draw
+    prompts: str | UploadedFile, method: str, n: int, seed: int, *, program: bool, draw: Draw
 ) -> str:
     """Run the discovery as the command line does, holding the lock, and save it under a new name, which is returned."""
-    sent = not isinstance(wanted, str)
-    task = prompt_file(wanted) if sent else load_task(wanted)
+    sent = not isinstance(prompts, str)
+    task = prompt_file(prompts) if sent else load_task(prompts)
     most = min(n, task.most) if isinstance(task, TaskFile) else n
     CircuitSearch(task, method, most, seed)  # a mistake should not wait for the model
-    with engine.running(model_for(wanted)) as model:
+    with engine.running(model_for(prompts)) as model:
         progress = Progress(method, most, draw, program=program)
         # of a file as many as it has for this model: how many it lacks is not known before
         n = len(sample_pairs(task, model.tokenizer, None, most)) if sent else most
@@ -207,11 +207,11 @@ def form(*, expanded: bool) -> None:
 def _find(task: str | UploadedFile, method: str, n: int, seed: int, *, program: bool) -> None:
     title = f"{plain(task if isinstance(task, str) else task.name)} in {plain(model_for(task))}"
     with st.status(f"Finding the circuit of {title}", expanded=True) as status:
-        bar, behind = st.progress(0.0, "getting ready"), st.empty()
+        bar, stage_lines = st.progress(0.0, "getting ready"), st.empty()
 
         def draw(share: float, text: str, stages: list[str]) -> None:
             bar.progress(share, plain(text))
-            behind.caption("  \n".join(f":material/check: {plain(stage)}" for stage in stages))
+            stage_lines.caption("  \n".join(f":material/check: {plain(stage)}" for stage in stages))
 
         try:
             st.session_state["found run"] = find_and_save(task, method, n, seed, program=program, draw=draw)

@@ -92,12 +92,12 @@ def _stored(part: Component, shown: Opened) -> None:
     source = shown.run.settings.codes.get("source", "of this run")
     left, right = st.columns(2)
     if part.codes:
-        every = _most_used({side: dict(getattr(part.codes, side)) for side in SIDES})
+        used = _most_used({side: dict(getattr(part.codes, side)) for side in SIDES})
         left.caption(
             f"In the codebooks {source}: share of prompts and roles with each code, "
-            f"{min(SHOWN, len(every))} of {len(every)} codes"
+            f"{min(SHOWN, len(used))} of {len(used)} codes"
         )
-        rows: list[dict] = [{"code": code, **percents} for code, percents in every[:SHOWN]]
+        rows: list[dict] = [{"code": code, **percents} for code, percents in used[:SHOWN]]
         table(rows, "stored codes", {side: _percent(f"{side} prompts") for side in SIDES}, left)
     if changes := _changes(part):
         whose = "the program's codes" if source == "program" else "code"

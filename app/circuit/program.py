@@ -96,9 +96,9 @@ def _set(shown: Opened, slot_codes: SlotCodes) -> None:
     key = (*shown.key, name, tokens, position, code)
     if not pressed and key not in _ANSWERS:
         return
-    wanted = CodeAt(slot_codes.slot, position, run.program.books[name], code)
+    code_at = CodeAt(slot_codes.slot, position, run.program.books[name], code)
     (code_there,), *answers = _ANSWERS.get(
-        key, lambda: engine.running(spec), lambda model: set_codes(model, tokens, [wanted])
+        key, lambda: engine.running(spec), lambda model: set_codes(model, tokens, [code_at])
     )
     st.markdown(
         f"Its own code here is **{plain(labels[code_there])}**, set to **{plain(labels[code])}**. The next token:"

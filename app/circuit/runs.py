@@ -35,8 +35,8 @@ class Opened:
     @property
     def prompts(self) -> str | None:
         """What to type for the task where the run keeps its prompts."""
-        kept = kept_prompts(self.folder)
-        return None if kept is None else f"{run_store.shown_path()}/{self.name}/{kept.name}"
+        prompt_file = kept_prompts(self.folder)
+        return None if prompt_file is None else f"{run_store.shown_path()}/{self.name}/{prompt_file.name}"
 
     @property
     def reference(self) -> str | None:

@@ -88,18 +88,18 @@ def pick(rows: Sequence[dict], key: str, columns: dict, height: str | int = "aut
     table(rows, columns={**columns, "code": named}, height=height)
 
 
-def show_code(index: codesearch.CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
+def show_code(index: codesearch.CodeIndex, code_text: str, heading: DeltaGenerator) -> None:
     """The page of the code that the URL names; a wrong name is one clear line.
 
     Args:
         heading: where the title goes, in place of the search's, which would stay until all else is there.
     """
     try:
-        if codesearch.coarse_code(wanted) is None:
-            wanted = codesearch.fine_codes(wanted, labels(index))
+        if codesearch.coarse_code(code_text) is None:
+            code_text = codesearch.fine_codes(code_text, labels(index))
         else:
             index = code_index.coarse(index)
-        book, code = index.named(wanted)
+        book, code = index.named(code_text)
     except InputError as error:
         heading.title("Codes")
         engine.say(error)
@@ -145,10 +145,10 @@ def show_code(index: codesearch.CodeIndex, wanted: str, heading: DeltaGenerator)
 
 def members(index: codesearch.CoarseIndex, book: str, code: int) -> None:
     """The codes that a coarse code is made of, the commonest first."""
-    names, every = labels(index.fine), index.members(book, code)
-    counted = sorted(((index.fine.count(book, member), member) for member in every), reverse=True)
+    names, codes = labels(index.fine), index.members(book, code)
+    counted = sorted(((index.fine.count(book, member), member) for member in codes), reverse=True)
     on = [(count, member) for count, member in counted if count]
-    with st.expander(f"Its {len(every)} codes, {len(on)} of them on in this text"):
+    with st.expander(f"Its {len(codes)} codes, {len(on)} of them on in this text"):
         rows = [
             {
                 "code": names.name(book, member) if names else code_name(book, member),
@@ -180,14 +180,14 @@ def label_line(names: codesearch.Labels | None, book: str, code: int, place: Del
     label = None if names is None else names.of(book, code)
     if label is None:
         return
-    held = (
+    scores = (
         f"precision {label.precision:.2f}, recall {label.recall:.2f}, F1 {label.f1:.2f} "
         f"at {label.firings:,} tokens that did not choose it"
     )
     if label.named:
-        place.markdown(f"**{plain(wording.code_label(names, book, code))}** — {held}")
+        place.markdown(f"**{plain(wording.code_label(names, book, code))}** — {scores}")
     elif label.text == MIXED:
-        place.markdown(f"**mixed**: no simple pattern tells where it is on; the best has {held}")
+        place.markdown(f"**mixed**: no simple pattern tells where it is on; the best has {scores}")
     else:
         place.markdown("**rare**: too seldom on to be named")
     if sides := wording.code_sides(names, book, code):
@@ -284,10 +284,10 @@ def contexts(index: codesearch.CodeIndex, facts: codesearch.CodePage) -> None:
         )
         for context in listed
     ]
-    which = f", {start + 1:,} to {start + len(listed):,}" if start else ""
+    places = f", {start + 1:,} to {start + len(listed):,}" if start else ""
     numbers = " Numbers: margin and similarity." if listed and listed[0].margin is not None else ""
     place.caption(
-        f"{len(listed)} of {facts.count:,} shown{which}. Framed: the token; coloured: the code is on.{numbers}"
+        f"{len(listed)} of {facts.count:,} shown{places}. Framed: the token; coloured: the code is on.{numbers}"
     )
     place.html("".join(rows))
     left, _ = st.columns(2)

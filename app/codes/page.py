@@ -134,7 +134,7 @@ def scored(index: CodeIndex, by: str, text: str, others: list[str]) -> None:
     ranking = scores(index, by, text)
     choice, number = (partial(widget, bind=IN_URL, width=WIDTH) for widget in (st.selectbox, st.number_input))
     hits_least = "Tokens in matches that a code must have: one of one is no evidence."
-    again = "The same codes in the text of another index: they were not chosen by it."
+    about = "The same codes in the text of another index: they were not chosen by it."
     comparable = [other for other in others if code_index.comparable(other, index)]
     with st.container(horizontal=True):
         filters = {
@@ -145,7 +145,7 @@ def scored(index: CodeIndex, by: str, text: str, others: list[str]) -> None:
             "per_book": number("Most per codebook", 0, 1000, 0, key="each", help="0: no limit.") or None,
         }
         most = number("Rows", 1, 1000, 20, key="rows")
-        other = choice("Again in", comparable, None, key="again", placeholder="another index", help=again)
+        other = choice("Again in", comparable, None, key="again", placeholder="another index", help=about)
     if not ranking.matches.n:
         st.info("Nothing in the text of this index matches.")
         return
@@ -265,13 +265,13 @@ def indexes() -> list[str]:
     chosen already.
     """
     chosen = st.session_state.get("index", st.query_params.get("index"))
-    every, model, building = run_store.folders("indexes"), engine.loading().model, code_build.running()
-    fit = set(every)
+    all_indexes, model, building = run_store.folders("indexes"), engine.loading().model, code_build.running()
+    fit = set(all_indexes)
     if model.done() and model.exception() is None:
         fit = set(fitting("indexes", engine.model_name(), model.result()))
     if building is not None:
         fit.discard(building.plan.folder.name)
-    names = [name for name in every if name == chosen or name in fit]
+    names = [name for name in all_indexes if name == chosen or name in fit]
     return sorted(names, key=lambda name: not (engine.runs() / name / MANIFEST).is_file())
 
 

@@ -63,28 +63,28 @@ def streaming(place: DeltaGenerator, beside: Sequence[str]) -> job.Show:
 def texts(shown: Comparison) -> None:
     """The texts beside each other and what was branched off them; everything that a click on a token changes."""
     branches = st.session_state.setdefault("branches", [])
-    every = [*shown.written, *branches]
+    all_texts = [*shown.written, *branches]
     number, at = st.session_state.get(OPENED), st.session_state.get(OPENED_AT)
-    if number is None or number >= len(every):
+    if number is None or number >= len(all_texts):
         number, at = 1, None
-    if at is not None and at >= len(every[number].text.tokens):
+    if at is not None and at >= len(all_texts[number].text.tokens):
         at = None
     st.session_state[OPENED], st.session_state[OPENED_AT] = number, at
     cards, boxes = st.container(key="arms"), st.container()
     if at is not None:
         with engine.saying():
-            _open(shown, every[number], at)
-    every = [*shown.written, *branches]  # one may have come
-    for first in range(0, len(every), 4):
-        row = every[first : first + 4]
+            _open(shown, all_texts[number], at)
+    all_texts = [*shown.written, *branches]  # one may have come
+    for first in range(0, len(all_texts), 4):
+        row = all_texts[first : first + 4]
         for i, (column, text) in enumerate(zip(cards.columns(len(row)), row, strict=True), first):
             with column.container(border=True, height="stretch"):
                 _card(text, i, at if i == number else None)
     left, right = boxes.columns([3, 2])
     left.segmented_control(
-        "Look into", range(len(every)), format_func=lambda i: every[i].name, required=True, key=OPENED
+        "Look into", range(len(all_texts)), format_func=lambda i: all_texts[i].name, required=True, key=OPENED
     )
-    new = every[number].pieces[every[number].n_prompt :]
+    new = all_texts[number].pieces[all_texts[number].n_prompt :]
     right.selectbox(
         "New token",
         range(len(new)),
@@ -127,8 +127,8 @@ def _open(shown: Comparison, opened: job.Written, at: int) -> None:
         (id(opened), at),
         lambda: job.inspect_token(shown.books, base, condition, opened.text.tokens, at),
     )
-    chosen, before = (plain(visible(opened.pieces[opened.n_prompt + i])) for i in (at, at - 1))
-    st.markdown(f"**{chosen}** in *{opened.name}*, {_set_by(opened, at)}, behind {before}")
+    chosen, token_before = (plain(visible(opened.pieces[opened.n_prompt + i])) for i in (at, at - 1))
+    st.markdown(f"**{chosen}** in *{opened.name}*, {_set_by(opened, at)}, behind {token_before}")
     left, right = st.columns(2)
     token = opened.text.tokens[at]
     rows = [
@@ -267,16 +267,16 @@ def draw_code_set(
 
 def draw_again(shown: Comparison) -> None:
     """How to get the texts of base and codes again, by the link all that the form asked for, and all of it to keep."""
-    again = session(shown)
+    session_data = session(shown)
     st.subheader("Again")
     names = ["In Python", "On the command line", "Link", "JSON", "Control vector"]
-    in_python, in_terminal, link, kept, exported = st.tabs(names)
-    in_python.code(again["python"], language="python", wrap_lines=True, height=CODE)
-    in_terminal.code(again["command"], language="bash", wrap_lines=True, height=CODE)
-    link.code(again["link"], language=None, wrap_lines=True, height=CODE)
-    kept.download_button(
+    in_python, in_terminal, link, as_json, exported = st.tabs(names)
+    in_python.code(session_data["python"], language="python", wrap_lines=True, height=CODE)
+    in_terminal.code(session_data["command"], language="bash", wrap_lines=True, height=CODE)
+    link.code(session_data["link"], language=None, wrap_lines=True, height=CODE)
+    as_json.download_button(
         "Texts and what repeats them",
-        json.dumps(again, indent=1),
+        json.dumps(session_data, indent=1),
         "steering.json",
         "application/json",
         on_click="ignore",

@@ -116,27 +116,27 @@ with st.form("steer"):
         said = field(b.text_input, job.SAID, key="said", placeholder=usual_words) or usual_words
         chat = field(c.toggle, "Chat message", key="chat")
 
-asked, by = settings(), st.session_state.get("by", RANKINGS[0])
-given, code_set, codes = None, None, []  # given: texts with and without, which codes and means are found from
+form, by = settings(), st.session_state.get("by", RANKINGS[0])
+contrast, code_set, codes = None, None, []  # contrast: texts with and without, for codes and means
 if source == OF_TEXTS:
-    given = lines(st.session_state["positive"]), lines(st.session_state["negative"]) or neutral_texts()
+    contrast = lines(st.session_state["positive"]), lines(st.session_state["negative"]) or neutral_texts()
 elif source == OF_TOPIC and topic in topic_names():
-    given = load_topic(topic).positive, load_topic(topic).negative
+    contrast = load_topic(topic).positive, load_topic(topic).negative
 elif source == OF_TOPIC and topic in presets:
     codes = parse_codes(presets[topic].codes)
-if given is not None:
+if contrast is not None:
     with contextlib.suppress(InputError):  # pressing Steer says it
-        code_set = job.known(made_with(folder, books), *given, by)
+        code_set = job.known(made_with(folder, books), *contrast, by)
 # two places: in one and the same the last texts would stay below those that are being written
 writing, done = st.empty(), st.empty()
 if pressed:
     engine.forget()
     try:
-        if given is not None:
-            code_set = job.find(books, made_with(folder, books), *given, by)
+        if contrast is not None:
+            code_set = job.find(books, made_with(folder, books), *contrast, by)
         elif source == BY_NAME:
             codes = named_codes(st.session_state["codes"], books, how)
-        if job.MEANS in others and given is None:
+        if job.MEANS in others and contrast is None:
             raise InputError(f"{job.MEANS}: its vector is of texts, choose codes {OF_TOPIC} or {OF_TEXTS}")
         if job.SAID in others and not said.strip():
             raise InputError(f"{job.SAID}: nothing, write it under More")
@@ -164,24 +164,24 @@ if pressed:
             books,
             request,
             streaming(writing, others),
-            vectors=job.difference_of_means(*given) if job.MEANS in others else None,
+            vectors=job.difference_of_means(*contrast) if job.MEANS in others else None,
             times=times,
             said=said if job.SAID in others else None,
         )
-        st.session_state["comparison"] = Comparison(request, written, asked, books, names)
+        st.session_state["comparison"] = Comparison(request, written, form, books, names)
     except InputError as error:
         engine.say(error)
     writing.empty()
 codes = codes if code_set is None else used(code_set, how)
 if summary := named(codes, names):
     listing.caption(f"Codes: {plain(summary)}.")
-elif given is not None and code_set is None:
+elif contrast is not None and code_set is None:
     listing.caption("Its codes are found when you press Steer: half a minute, once.")
 
 if "comparison" in st.session_state:
     shown: Comparison = st.session_state["comparison"]
     with done.container():
-        if shown.made != asked:
+        if shown.made != form:
             st.info("The settings above have changed since these texts were written: press Steer for others.")
         texts(shown)
         st.caption(made_by(shown.request, shown.made["books"]))

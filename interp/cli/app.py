@@ -52,13 +52,13 @@ def workbench(
     if address in EVERYWHERE:
         import psutil
 
-        known = chain.from_iterable(psutil.net_if_addrs().values())
-        addresses = {socket.gethostname(), *(each.address.partition("%")[0] for each in known)}
+        interfaces = chain.from_iterable(psutil.net_if_addrs().values())
+        addresses = {socket.gethostname(), *(interface.address.partition("%")[0] for interface in interfaces)}
     for name in dict.fromkeys((*OWN_NAMES, *host, *addresses)):
         command += ["--server.allowedHosts", name]
-    asked = {"INTERP_RUNS": str(runs.absolute())} | ({} if model is None else {"INTERP_MODEL": model})
+    environment = {"INTERP_RUNS": str(runs.absolute())} | ({} if model is None else {"INTERP_MODEL": model})
     # in the place of this process: whatever ends it ends the server
-    os.execve(sys.executable, command, os.environ | asked)
+    os.execve(sys.executable, command, os.environ | environment)
 
 
 def workbench_of(result: Path) -> list[str]:

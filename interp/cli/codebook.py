@@ -152,7 +152,7 @@ def evaluate(
     request = options.request_of_command(context)
     within = folder if json_file is None else None
     check_file(path, "--json", request=request, overwrite=overwrite, within=within)
-    wanted = [part for group in k for part in options.numbers(group)]
+    ks = [part for group in k for part in options.numbers(group)]
 
     from interp.cli.render_codes import print_quality
     from interp.evaluation.codebook_quality import quality_of_folder
@@ -165,7 +165,7 @@ def evaluate(
         loaded,
         books,
         data,
-        ks=sorted(set(wanted)) or None,
+        ks=sorted(set(ks)) or None,
         n_tokens=tokens,
         control_blocks=controls,
         batch_size=batch_size,
@@ -300,9 +300,9 @@ def train(
     if objective == "joint":
         check_saveable(loaded)  # which should not wait for the text either
     if books is None:
-        usual, few = context or min(64, loaded.cfg.n_ctx), min(FIT_TOKENS, tokens)
+        block, fit_tokens = context or min(64, loaded.cfg.n_ctx), min(FIT_TOKENS, tokens)
         with goes_on(start):
-            text = load_text(data, loaded, n_tokens=few, context=usual, seed=seed, stage=bar)
+            text = load_text(data, loaded, n_tokens=fit_tokens, context=block, seed=seed, stage=bar)
             typer.echo(f"fitting  codebooks at all heads into {start}")
             books = fit_codebooks(loaded, "heads", text, start, FitConfig(seed=seed), stage=bar)
     books.check_model(loaded)
@@ -312,13 +312,13 @@ def train(
     )
     length = context or books.manifest["text"]["context"]
     text = load_text(data, loaded, n_tokens=tokens, context=length, seed=seed, stage=stage)
-    seen: list[tuple[int, float]] = []
+    times: list[tuple[int, float]] = []
 
     def watch(done: int, n_steps: int, result: StepResult) -> None:
-        seen.append((done, time.perf_counter()))
+        times.append((done, time.perf_counter()))
         speed = ""
-        if len(seen) > 1:
-            (first, then), (last, now) = seen[-2:]
+        if len(times) > 1:
+            (first, then), (last, now) = times[-2:]
             speed = f"  {(last - first) * batch_size * length / (now - then):.0f} tokens/s"
         typer.echo(f"step {done}/{n_steps}  {describe(result)}{speed}")
 

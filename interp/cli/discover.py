@@ -36,8 +36,8 @@ def grow(
     """
     from interp.files import check_file, unused, write_json
 
-    wanted, spec = options.task_and_model(task, model, counterfactual)
-    path = out or unused(Path(f"{options.default_folder(wanted.name, model, 'grown')}.json"))
+    task_loaded, spec = options.task_and_model(task, model, counterfactual)
+    path = out or unused(Path(f"{options.default_folder(task_loaded.name, model, 'grown')}.json"))
     request = {"task": task, "model": spec, "n": n, "held_out": held_out, "seed": seed}
     request["counterfactual"] = counterfactual
     check_file(path, "--out", request=request, overwrite=overwrite)
@@ -56,14 +56,16 @@ def grow(
 
     parse_device(device)
     loaded = load_model(spec, device=device, dtype=dtype)
-    most = min(wanted.default_n, MOST_PAIRS)
-    asked = None if n is None else min(n, MOST_PAIRS)
-    if asked is None:  # of a task that has few, some have to be left
-        n_pairs = len(sample_pairs(wanted, loaded.tokenizer, None, most + held_out, seed, counterfactual))
-        asked = min(most, max(n_pairs - held_out, min(n_pairs // 2, n_pairs - MIN_PAIRS), 2))
-    pairs = sample_pairs(wanted, loaded.tokenizer, asked, most, seed, counterfactual)
+    most = min(task_loaded.default_n, MOST_PAIRS)
+    n_used = None if n is None else min(n, MOST_PAIRS)
+    if n_used is None:  # of a task that has few, some have to be left
+        n_pairs = len(
+            sample_pairs(task_loaded, loaded.tokenizer, None, most + held_out, seed, counterfactual)
+        )
+        n_used = min(most, max(n_pairs - held_out, min(n_pairs // 2, n_pairs - MIN_PAIRS), 2))
+    pairs = sample_pairs(task_loaded, loaded.tokenizer, n_used, most, seed, counterfactual)
     check_context(loaded, pairs)
-    others = held_out_pairs(wanted, loaded.tokenizer, held_out, pairs, counterfactual)
+    others = held_out_pairs(task_loaded, loaded.tokenizer, held_out, pairs, counterfactual)
     if len(others) < MIN_PAIRS:
         raise InputError(
             f"{len(others)} pairs beyond the {len(pairs)} used: at least {MIN_PAIRS} are needed for an interval, "
@@ -87,7 +89,7 @@ def grow(
     }
     path = path if out else unused(path)  # another process may have been there first
     write_json(path, result)
-    print_nested(curve, nested, wanted.name, len(pairs))
+    print_nested(curve, nested, task_loaded.name, len(pairs))
     typer.echo(f"\nsaved    {path}")
     words = words_of({"--model": model, "--counterfactual": counterfactual})
     suggest((["discover", task, *words], "what each head does with all others on"))
@@ -117,10 +119,10 @@ def validate(
     from interp.runs.run import Run
     from interp.runs.validate import validate as validated
 
-    loaded, before = Run.load(run), request_of(run / RESULT)
+    loaded, request = Run.load(run), request_of(run / RESULT)
     check_writable(run / VALIDITY, "RUN")
     card = loaded.validity = validated(loaded, folder=run, n=n, seeds=seeds, stage=bar)
-    if request_of(run / RESULT) != before:
+    if request_of(run / RESULT) != request:
         raise InputError(f"RUN {run}: another run lies there by now, so its card is not kept")
     path = loaded.save_validity(run)
     report = write_report(run) if (run / REPORT).is_file() else None
@@ -173,9 +175,9 @@ def show_program(
         from interp.runs.judge import judge_program
 
         check_writable(run / RESULT, "RUN")
-        before = request_of(run / RESULT)
+        request = request_of(run / RESULT)
         loaded.program = judge_program(loaded, folder=run, device=device, workers=placement, stage=bar)
-        if request_of(run / RESULT) != before:
+        if request_of(run / RESULT) != request:
             raise InputError(f"RUN {run}: another run lies there by now, so its controls are not kept")
         save_judged(loaded, run)
         if (run / REPORT).is_file():
@@ -309,11 +311,11 @@ def discover(
     )
     parse_device(device)
     spec = default_model(search.task) if model is None else model
-    asked, name = search.request(spec, dtype), search.task.name
-    folder = out or free_folder(options.default_folder(name, model, method), asked)
-    check_destination(folder, asked, overwrite=overwrite)
+    request, name = search.request(spec, dtype), search.task.name
+    folder = out or free_folder(options.default_folder(name, model, method), request)
+    check_destination(folder, request, overwrite=overwrite)
     to_stdout = str(json_file) == "-"
-    options.check_json(json_file, asked, overwrite=overwrite)
+    options.check_json(json_file, request, overwrite=overwrite)
     if json_file is not None and not to_stdout and json_file.absolute().is_relative_to(folder.absolute()):
         raise InputError(f"--json {json_file}: it would lie in the run's folder, which holds run.json anyway")
     run = run_search(search, load_model(spec, device=device, dtype=dtype), stage=bar)
@@ -343,7 +345,7 @@ def discover(
     words = words_of(prompts | check | loaded_as)
     words += ["--mlps"] * mlps + ["--no-bos"] * (not bos) + ["--no-program"] * (not program)
     other = "nap-ig" if method == "attribution" else "attribution"
-    other_folder = free_folder(options.default_folder(name, model, other), asked | {"method": other})
+    other_folder = free_folder(options.default_folder(name, model, other), request | {"method": other})
     show = ["tasks", "show", task, *words_of(prompts | loaded_as)]
     suggest(
         (["discover", task, *words, "--method", other], "the same by another method"),

@@ -106,8 +106,8 @@ def print_explanations(
     rows = []
     for (name, explanation), code in zip(explained.items(), dict.fromkeys(codes), strict=True):
         scores = ("" if value is None else f"{value:.2f}" for value in (explanation.f1, explanation.null))
-        said = Text(wording.visible(explanation.text, keep=" "))
-        rows.append((name, said, *scores, Text(wording.code_label(labels, *code))))
+        text = Text(wording.visible(explanation.text, keep=" "))
+        rows.append((name, text, *scores, Text(wording.code_label(labels, *code))))
     names = ("code", "explanation", "F1", "other's", "label")
     plain_console().print(table(names, rows, left=("code", "explanation", "label"), no_wrap=True))
 
@@ -202,9 +202,9 @@ def print_rates(texts: Mapping[str, Sequence[Continuation]], words: Sequence[str
     """Of each condition the fraction of texts with one of the words, and what that costs in fluency."""
     rows = []
     for name, rates in rates_of(texts, words).items():
-        held = [f"{rates['rate']:.0%} [{rates['low']:.0%}, {rates['high']:.0%}]"] if words else []
+        share = [f"{rates['rate']:.0%} [{rates['low']:.0%}, {rates['high']:.0%}]"] if words else []
         fluent = ["–" if rates[key] is None else f"{rates[key]:{form}}" for key, form in FLUENCY.items()]
-        rows.append((name, rates["n"], *held, *fluent))
+        rows.append((name, rates["n"], *share, *fluent))
     names = ("", "texts", *(["with a word [95 %]"] if words else []), "perplexity", "distinct-2")
     console = plain_console()
     console.print()
@@ -223,9 +223,9 @@ def rates_of(texts: Mapping[str, Sequence[Continuation]], words: Sequence[str]) 
             "distinct_2": distinct_2([text.text for text in continued]),
         }
         if words:
-            held = sum(holds_word(text.text, words) for text in continued)
-            low, high = wilson(held, len(continued))
-            rates[name] |= {"rate": held / len(continued), "low": low, "high": high}
+            hits = sum(holds_word(text.text, words) for text in continued)
+            low, high = wilson(hits, len(continued))
+            rates[name] |= {"rate": hits / len(continued), "low": low, "high": high}
     return rates
 
 

@@ -303,16 +303,16 @@ def scores_plot(
     """
     named = [place for places in groups.values() for place in places]
     others = sorted(set(np.ndindex(x.shape)) - set(named))
-    far = sorted(named, key=lambda place: -abs(x[place]) - abs(y[place]))[:12]
-    every: dict[str, Sequence[tuple[int, ...]]] = {"other heads": others, **groups}
+    largest = sorted(named, key=lambda place: -abs(x[place]) - abs(y[place]))[:12]
+    all_groups: dict[str, Sequence[tuple[int, ...]]] = {"other heads": others, **groups}
     figure = go.Figure()
-    for (name, places), colour in zip(every.items(), (GREY, BLUE, ORANGE, CHOSEN), strict=False):
+    for (name, places), colour in zip(all_groups.items(), (GREY, BLUE, ORANGE, CHOSEN), strict=False):
         figure.add_scatter(
             x=[x[place] for place in places],
             y=[y[place] for place in places],
             name=in_plot(name),
             mode="markers+text",
-            text=[f"{place[0]}.{place[1]}" if place in far else "" for place in places],
+            text=[f"{place[0]}.{place[1]}" if place in largest else "" for place in places],
             textposition="top center",
             textfont={"size": SMALL},
             marker={"color": colour, "size": 5 if name == "other heads" else 8},
@@ -374,8 +374,8 @@ def strongest_edges(run: Run) -> list[Edge]:
     Of a method that measures effects those edges whose effect it estimated; what it only scored has another unit.
     What is smaller is mostly rounding, whose sign would be read as help or harm.
     """
-    known = {part.site for part in run.members}
-    among = [edge for edge in run.edges if {edge.sender, edge.receiver} <= known and strength(edge)]
+    sites = {part.site for part in run.members}
+    among = [edge for edge in run.edges if {edge.sender, edge.receiver} <= sites and strength(edge)]
     if measures_edges(among):
         among = [edge for edge in among if edge.error is not None]
     least = FAINT * max((abs(strength(edge)) for edge in among), default=0.0)

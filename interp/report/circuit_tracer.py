@@ -91,15 +91,17 @@ def write(graph: dict[str, Any], path: Path) -> None:
     index = path.with_name(INDEX)
     if path == index:
         raise InputError(f"{path} is the viewer's index of graphs: name the graph otherwise")
-    held: dict[str, Any] = {"graphs": []}
+    known: dict[str, Any] = {"graphs": []}
     if index.exists():
         try:
-            held = read_json(index)
-            held["graphs"] = [kept for kept in held["graphs"] if kept["slug"] != graph["metadata"]["slug"]]
+            known = read_json(index)
+            known["graphs"] = [
+                entry for entry in known["graphs"] if entry["slug"] != graph["metadata"]["slug"]
+            ]
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{index} is no index of graphs: write to another folder") from None
     write_json(path, graph)
-    write_json(index, held | {"graphs": [*held["graphs"], graph["metadata"]]})
+    write_json(index, known | {"graphs": [*known["graphs"], graph["metadata"]]})
 
 
 def _node_id(site: Site, position: int) -> str:

@@ -76,10 +76,10 @@ def write_report(folder: Path | str, task: str | None = None) -> Path:
     keeps where that is a file that is not there.
     """
     path, run = Path(folder) / REPORT, Run.load(folder)
-    kept = kept_prompts(folder)
+    prompt_file = kept_prompts(folder)
     with contextlib.suppress(OSError):  # a task's name may be too long for a file's
-        if task is None and kept is not None and not Path(run.task).is_file():
-            task = str(kept)
+        if task is None and prompt_file is not None and not Path(run.task).is_file():
+            task = str(prompt_file)
     write_text(path, render_report(run, task))
     return path
 
@@ -92,15 +92,15 @@ def summary(run: Run, scale: figures.Scale) -> str:
             "no effect passes the threshold with an interval off zero."
         )
     first, circuit = run.members[0], run.circuit
-    inside = f"{len(circuit.heads)} of {len(run.heads)} heads"
+    counts = f"{len(circuit.heads)} of {len(run.heads)} heads"
     if run.universe == "heads+mlps":
-        inside += f" and {len(circuit.mlps)} of {len(run.mlps)} MLPs"
+        counts += f" and {len(circuit.mlps)} of {len(run.mlps)} MLPs"
     effect, share = first.effect or 0.0, scale.share(first.effect)
     verb = "costs" if effect * scale.gap > 0 else "gains"
     size, gap = (wording.number(value, scale.places) for value in (abs(effect), scale.gap))
     of_gap = "" if share is None else f" ({wording.percent(abs(share))})"
     return (
-        f"{inside} are in the circuit for {run.task}. Largest: {first.site} — replacing what it writes by its value "
+        f"{counts} are in the circuit for {run.task}. Largest: {first.site} — replacing what it writes by its value "
         f"on the corrupt prompt {verb} {size} of a gap of {gap}{of_gap}."
     )
 
@@ -180,8 +180,8 @@ def token_bars(groups: Sequence[tuple[str, Sequence[Sequence]]]) -> str:
     Args:
         groups: a title, and tokens as text with their amounts.
     """
-    every = [abs(value) for _, rows in groups for _, value in rows]
-    largest = max(every, default=0.0) or 1.0
+    sizes = [abs(value) for _, rows in groups for _, value in rows]
+    largest = max(sizes, default=0.0) or 1.0
     digits = wording.places(largest)
     columns = []
     for title, rows in groups:

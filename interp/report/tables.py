@@ -46,13 +46,13 @@ def read_steering(folder: Path) -> Steering:
             f"{folder / BASE_FILE} is of an earlier form: delete the folder and run benchmarks/steering.py again"
         ) from None
     # whose codes most of the folder is of
-    of_codes = [kept for kept, cell in records.values() if cell.arm == steering.CODES]
-    made = Counter((kept.get("made_with"), kept.get("finder")) for kept in of_codes)
-    books, finder = made.most_common(1)[0][0] if made else ("", 0)
+    of_codes = [stored for stored, cell in records.values() if cell.arm == steering.CODES]
+    counts = Counter((stored.get("made_with"), stored.get("finder")) for stored in of_codes)
+    books, finder = counts.most_common(1)[0][0] if counts else ("", 0)
     kept_as = {"model": model, "books": books, "finder": finder, "config": config}
     cells = {}
-    for kept, cell in records.values():
-        common = {name: value for name, value in kept.items() if name not in steering.OF_TOPIC.values()}
+    for stored, cell in records.values():
+        common = {name: value for name, value in stored.items() if name not in steering.OF_TOPIC.values()}
         if cell.topic and common == steering.made_of(cell.arm, **kept_as) and set(cell.held) == set(topics):
             cells[cell.topic, cell.arm] = cell
     table = steering.steering_table(topics, base, cells, len(prompts))

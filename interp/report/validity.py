@@ -29,8 +29,8 @@ def card_rows(card: Validity) -> list[tuple[str, str, str]]:
     ]
     if card.jaccard is not None:
         value, low, high = (number(getattr(card.jaccard, key), 2) for key in ("value", "low", "high"))
-        again = "on resampled pairs, same candidates"
-        rows.append(("members chosen again: Jaccard", f"{value} [{low}, {high}]", again))
+        how = "on resampled pairs, same candidates"
+        rows.append(("members chosen again: Jaccard", f"{value} [{low}, {high}]", how))
     rows += [
         (
             f"members off: lost of {on.task}",

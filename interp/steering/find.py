@@ -68,7 +68,7 @@ def target_gradients(
     words, weights = target.tokens.to(device), target.weights.to(device)
     begin = {"blocks.0.hook_resid_pre": lambda x: x.detach().requires_grad_()}
     gains: dict[str, Tensor] = {}
-    with stage("reading gradients", len(texts.tokens)) as done:
+    with stage("reading gradients", len(texts.tokens)) as advance:
         for tokens, counted in batches(texts):
             with torch.enable_grad(), watched(model, places, begin) as seen:
                 log_p = model(tokens.to(device))[counted.to(device)].float().log_softmax(-1)
@@ -77,7 +77,7 @@ def target_gradients(
             for name, book in codebooks.items():
                 gain = grouped(by_hook[places[name].hook], places[name].head, book).float().cpu()[counted]
                 gains[name] = gains.get(name, 0) + gain.sum(0)
-            done(len(tokens))
+            advance(len(tokens))
     return {name: total / int(texts.counted.sum()) for name, total in gains.items()}
 
 
@@ -368,10 +368,10 @@ def _log10_p(
     hits = fires[among & is_positive].sum(0)
     pairs = np.stack([hits, fires[among].sum(0)], -1)
     # many codes share their counts, and the test is slow
-    different, which = np.unique(pairs.reshape(-1, 2), axis=0, return_inverse=True)
+    different, index = np.unique(pairs.reshape(-1, 2), axis=0, return_inverse=True)
     n_positive = (among & is_positive).sum()
     log_p = hypergeom.logsf(different[:, 0] - 1, among.sum(), n_positive, different[:, 1]) / np.log(10)
-    return log_p[which].reshape(hits.shape)
+    return log_p[index].reshape(hits.shape)
 
 
 def _write_map(model: Model, place: _Place) -> Float[np.ndarray, "d_in d_in"]:

@@ -229,13 +229,13 @@ for name, texts in request.run(model, codebooks).items():
             (self.model != EMBEDDED, ("--model", self.model)),
             *((True, (f"--{key}", value)) for key, value in self._loaded_as().items()),
         ]
-        words = [str(word) for wanted, option in options if wanted for word in option]
+        words = [str(word) for given, option in options if given for word in option]
         return shlex.join(["interp", "steer", *words])
 
     def _loaded_as(self) -> dict[str, str]:
         """Dtype and device of the model where they are not the usual ones."""
-        asked = {"device": self.device, "dtype": self.dtype}
-        return {key: value for key, value in asked.items() if value not in (None, "float32")}
+        loading = {"device": self.device, "dtype": self.dtype}
+        return {key: value for key, value in loading.items() if value not in (None, "float32")}
 
 
 def gate_of(
