@@ -75,7 +75,6 @@ _TAKEN: dict[str, None] = {}
 
 
 def model_name() -> str:
-    """The spec of the model that this tab runs."""
     return st.session_state.get("model") or os.environ.get("INTERP_MODEL", DEFAULT_MODEL)
 
 
@@ -111,17 +110,17 @@ def use(spec: str | None = None) -> None:
 
 def choose_model() -> None:
     """The model's name in a corner of the page, and behind it the others there are."""
-    in_address, known = st.query_params.get("model"), known_models()
-    if "model" not in st.session_state and in_address in known:
+    in_address, ready = st.query_params.get("model"), known_models()
+    if "model" not in st.session_state and in_address in ready:
         st.session_state["model"] = in_address
-    every = dict.fromkeys([*known, *st.session_state.setdefault("models of runs", {})])
+    choices = dict.fromkeys([*ready, *st.session_state.setdefault("models of runs", {})])
     with (
         st.container(key="model-picker"),
         st.popover(plain(Path(model_name()).name), icon=":material/memory:"),
     ):
         st.selectbox(
             "Model",
-            list(every),
+            list(choices),
             key="model",
             accept_new_options=True,
             on_change=use,
@@ -148,10 +147,10 @@ def say(error: InputError) -> None:
 
 def asked_last(name: str, key: Hashable, make: Callable[[], Any]) -> Any:
     """What this tab has under a name, made anew unless it was made for the same key."""
-    held = st.session_state.get(name)
-    if held is None or held[0] != key:
-        held = st.session_state[name] = key, make()
-    return held[1]
+    entry = st.session_state.get(name)
+    if entry is None or entry[0] != key:
+        entry = st.session_state[name] = key, make()
+    return entry[1]
 
 
 @contextmanager
@@ -167,8 +166,7 @@ def saying(*, stop: bool = False) -> Iterator[None]:
 
 def in_one_line(error: BaseException) -> str:
     """What went wrong behind the pages: many an error has no message, and says only by its type what it is."""
-    message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
 
 
 class Loading(threading.Thread):
@@ -228,7 +226,6 @@ def _loading(spec: str) -> Loading:
 
 
 def loading(spec: str | None = None) -> Loading:
-    """The model's loading, begun by whoever asks first."""
     return _loading(spec or model_name())
 
 

@@ -11,5 +11,5 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 hosts = st.get_option("server.allowedHosts") or ["*"]
-known = Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
-app = st.App(Path(__file__).with_name("pages.py"), middleware=[known])
+only_known_hosts = Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
+app = st.App(Path(__file__).with_name("pages.py"), middleware=[only_known_hosts])

@@ -41,8 +41,8 @@ def fault(error: "ValidationError") -> str:
     # a key of a damaged file may hold anything
     place = " ".join(".".join(map(str, first["loc"])).split()) or "all of it"
     value = first["input"]  # of what is missing it is all around it
-    known = first["type"] == "missing" or isinstance(value, dict | list)
-    wrong = first["msg"].removeprefix("Value error, ") + ("" if known else f", not {value!r:.60}")
+    is_container = first["type"] == "missing" or isinstance(value, dict | list)
+    wrong = first["msg"].removeprefix("Value error, ") + ("" if is_container else f", not {value!r:.60}")
     return f"{place}: {wrong}{f', and {others} more' if others else ''}"
 
 

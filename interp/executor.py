@@ -84,7 +84,7 @@ class Workers:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"serial|ray|ray://.+:\d+", self.address):
-            raise InputError(f"--workers {self.address}: use serial, ray or ray://HOST:PORT")
+            raise InputError(f"workers {self.address}: use serial, ray or ray://HOST:PORT")
 
     @property
     def serial(self) -> bool:
@@ -103,15 +103,11 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """``2/8`` is the second of eight.
-
-        Raises:
-            InputError: anything else.
-        """
+        """``2/8`` is the second of eight. :class:`InputError`: anything else."""
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         number, of = map(int, match.groups()) if match else (0, 0)
         if not 1 <= number <= of:
-            raise InputError(f"--shard {text}: write I/N, such as 2/8, with I from 1 to N")
+            raise InputError(f"shard {text}: write I/N, such as 2/8, with I from 1 to N")
         return cls(number, of)
 
     def takes(self, place: int) -> bool:
@@ -238,12 +234,12 @@ def _begin(
     def go_on(results: Any) -> list[Job]:
         nonlocal left
         try:
-            wanted = list(work.does.send(results))
+            parts = list(work.does.send(results))
         except (StopIteration, InputError) as end:
             advance(max(0, left))
             return give(end.value if isinstance(end, StopIteration) else end)
-        results = [None] * len(wanted)
-        missing = len(wanted)
+        results = [None] * len(parts)
+        missing = len(parts)
 
         def take(place: int, value: Any) -> list[Job]:
             nonlocal missing
@@ -252,14 +248,14 @@ def _begin(
             return [] if missing else go_on(results)
 
         jobs: list[Job] = []
-        for place, part in enumerate(wanted):
+        for place, part in enumerate(parts):
             left -= part.steps
             if isinstance(part, Job):
                 follow[id(part)] = partial(take, place)
                 jobs.append(part)
             else:
                 jobs += _begin(part, partial(take, place), follow, advance)
-        return jobs if wanted else go_on([])
+        return jobs if parts else go_on([])
 
     return go_on(None)
 
@@ -395,7 +391,7 @@ def _on_ray(
                     ray.kill(actor.handle)
                     most = min(most, _places(ray, workers))
                 if done.unfit:
-                    raise InputError(f"--workers {workers.address}: {done.unfit}")
+                    raise InputError(f"workers {workers.address}: {done.unfit}")
                 for line in done.said:
                     say(line)
                 if done.failure is None:
@@ -439,7 +435,7 @@ def _cluster(workers: Workers) -> Iterator[Any]:
     """Ray, connected; of a cluster that was started here nothing is left."""
     if importlib.util.find_spec("ray") is None:
         raise InputError(
-            f"--workers {workers.address}: Ray is not installed here: pip install 'interp-codes[ray]'"
+            f"workers {workers.address}: Ray is not installed here: pip install 'interp-codes[ray]'"
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anyone
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
@@ -456,7 +452,7 @@ def _cluster(workers: Workers) -> Iterator[Any]:
     try:
         ray.init(address, **RAY_SETTINGS)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError(f"--workers {workers.address}: no Ray cluster there: {one_line(error)}") from None
+        raise InputError(f"workers {workers.address}: no Ray cluster there: {one_line(error)}") from None
     try:
         yield ray
     finally:
@@ -471,18 +467,16 @@ def _check_answers(workers: str, address: str) -> None:
     try:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise InputError(
-            f"--workers {workers}: nothing answers at {host}:{port} ({one_line(error)})"
-        ) from None
+        raise InputError(f"workers {workers}: nothing answers at {host}:{port} ({one_line(error)})") from None
 
 
 def _places(ray: Any, workers: Workers) -> int:
     """How many workers the cluster has room for, all of it taken."""
     resources = ray.cluster_resources()
-    wanted = {"CPU": float(workers.cpus), "GPU": workers.gpus}
-    most = min(int(resources.get(kind, 0) / each + 1e-9) for kind, each in wanted.items() if each)
+    needed = {"CPU": float(workers.cpus), "GPU": workers.gpus}
+    most = min(int(resources.get(kind, 0) / amount + 1e-9) for kind, amount in needed.items() if amount)
     if not most:
-        has = ", ".join(f"{resources.get(kind, 0):g} {kind}" for kind in wanted)
-        asked = ", ".join(f"{each:g} {kind}" for kind, each in wanted.items() if each)
-        raise InputError(f"--workers {workers.address}: a worker needs {asked}, and the cluster has {has}")
+        has = ", ".join(f"{resources.get(kind, 0):g} {kind}" for kind in needed)
+        need_text = ", ".join(f"{amount:g} {kind}" for kind, amount in needed.items() if amount)
+        raise InputError(f"workers {workers.address}: a worker needs {need_text}, and the cluster has {has}")
     return most

@@ -22,13 +22,8 @@ from interp.errors import InputError, fault
 _Result = TypeVar("_Result")
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-UMASK = _umask()
+UMASK = os.umask(0)
+os.umask(UMASK)
 """Read once, while there is one thread: reading means setting, and other threads write files meanwhile."""
 
 

@@ -63,8 +63,8 @@ def timed(stage: Stage, seconds: dict[str, float]) -> Callable[..., contextlib.A
     @contextlib.contextmanager
     def measured(name: str, total: int = 1) -> Iterator[Callable[..., None]]:
         begin = time.perf_counter()
-        with stage(name, total) as done:
-            yield done
+        with stage(name, total) as advance:
+            yield advance
         seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - begin, 3)
 
     return measured

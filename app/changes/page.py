@@ -25,11 +25,11 @@ def contexts(comparison: Diff) -> None:
         | {"tuned says": visible(context.tuned), "alike": context.alike}
         for context in comparison.contexts
     ]
-    behind = [
+    word_rows = [
         {"KL": word.kl, "behind": visible(word.word), "tuned says": ", ".join(map(visible, word.says))}
         for word in comparison.words
     ]
-    for rows_of_kind in (rows, behind):
+    for rows_of_kind in (rows, word_rows):
         table(rows_of_kind, columns={"KL": st.column_config.NumberColumn(format="%.2f")})
     classes = (
         f"{plain(name)} {share:.0%} of the KL, {size:.0%} of the text"
@@ -39,7 +39,6 @@ def contexts(comparison: Diff) -> None:
 
 
 def sites(comparison: Diff) -> None:
-    """Heads and MLPs that carry it."""
     names = [part.site for part in comparison.sites]
     bars = [
         go.Bar(name="put into the base", x=names, y=[part.kl_share for part in comparison.sites]),
@@ -58,7 +57,6 @@ def sites(comparison: Diff) -> None:
 
 
 def codes(comparison: Diff) -> None:
-    """The code that changed most at each word, with examples."""
     for code in comparison.codes:
         counted = f"{code.at_word} of {code.of_word}, {code.expected:.1f} expected"
         with st.expander(plain(f"“{visible(code.word)}” · {code.site}={code.code} · {counted}")):
@@ -76,7 +74,6 @@ def codes(comparison: Diff) -> None:
 
 
 def undo(comparison: Diff) -> None:
-    """What taking the codes back does."""
     rows = [
         {"in the tuned model": name, "KL that goes there": arm.worst, "elsewhere": arm.other}
         for name, arm in comparison.undo.items()

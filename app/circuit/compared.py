@@ -36,7 +36,6 @@ def validity(shown: Opened) -> None:
 
 
 def compared(shown: Opened) -> None:
-    """Tables, and the scores of all heads against each other."""
     st.subheader("References")
     if shown.run.recovery:
         _references(shown)

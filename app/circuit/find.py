@@ -80,14 +80,14 @@ Draw = Callable[[float, str, list[str]], None]
 
 
 def find_and_save(
-    wanted: str | UploadedFile, method: str, n: int, seed: int, *, program: bool, draw: Draw
+    prompts: str | UploadedFile, method: str, n: int, seed: int, *, program: bool, draw: Draw
 ) -> str:
     """Run the discovery as the command line does, holding the lock, and save it under a new name, which is returned."""
-    sent = not isinstance(wanted, str)
-    task = prompt_file(wanted) if sent else load_task(wanted)
+    sent = not isinstance(prompts, str)
+    task = prompt_file(prompts) if sent else load_task(prompts)
     most = min(n, task.most) if isinstance(task, TaskFile) else n
     CircuitSearch(task, method, most, seed)  # a mistake should not wait for the model
-    with engine.running(model_for(wanted)) as model:
+    with engine.running(model_for(prompts)) as model:
         progress = Progress(method, most, draw, program=program)
         # of a file as many as it has for this model: how many it lacks is not known before
         n = len(sample_pairs(task, model.tokenizer, None, most)) if sent else most
@@ -168,17 +168,12 @@ def form(*, expanded: bool) -> None:
             left, middle, a, b = st.columns([4, 6, 2, 2])
             if kind == A_TASK:
                 names, spec = task_names(), engine.model_name()
-                task = left.selectbox(
-                    "Task",
-                    names,
-                    names.index(spec) if spec in planted_task_names() else 0,
-                    key="find task",
-                    help="Tasks named planted-… come with a model whose circuit was written into its weights.",
-                )
+                first = names.index(spec) if spec in planted_task_names() else 0
+                about = "Tasks named planted-… come with a model whose circuit was written into its weights."
+                task = left.selectbox("Task", names, first, key="find task", help=about)
             else:
-                task = left.file_uploader(
-                    "File", ["json", "jsonl"], max_upload_size=LARGEST, key="find file", help=FORMAT
-                )
+                limits = {"type": ["json", "jsonl"], "max_upload_size": LARGEST}
+                task = left.file_uploader("File", key="find file", help=FORMAT, **limits)
             # the cheap ones first, and last those that look at nothing
             methods = sorted(METHODS, key=lambda name: METHODS[name].forwards or math.inf)
             method = middle.selectbox(
@@ -195,9 +190,8 @@ def form(*, expanded: bool) -> None:
             )
             n = a.number_input(title, 5, MOST_N, DEFAULT_N, key="find n", help=narrow)
             seed = b.number_input("Seed", 0, MOST_SEED, 0, key="find seed", help="Of the prompts.")
-            program = st.checkbox(
-                "and what the heads say", key="find program", help="On 612 more pairs: a few minutes more."
-            )
+            more = "On 612 more pairs: a few minutes more."
+            program = st.checkbox("and what the heads say", key="find program", help=more)
             pressed = st.form_submit_button("Find", type="primary")
         st.caption(
             f"Runs on {plain(engine.model_name())} (planted tasks on their own model). With {DEFAULT_N} pairs "
@@ -213,11 +207,11 @@ def form(*, expanded: bool) -> None:
 def _find(task: str | UploadedFile, method: str, n: int, seed: int, *, program: bool) -> None:
     title = f"{plain(task if isinstance(task, str) else task.name)} in {plain(model_for(task))}"
     with st.status(f"Finding the circuit of {title}", expanded=True) as status:
-        bar, behind = st.progress(0.0, "getting ready"), st.empty()
+        bar, stage_lines = st.progress(0.0, "getting ready"), st.empty()
 
         def draw(share: float, text: str, stages: list[str]) -> None:
             bar.progress(share, plain(text))
-            behind.caption("  \n".join(f":material/check: {plain(stage)}" for stage in stages))
+            stage_lines.caption("  \n".join(f":material/check: {plain(stage)}" for stage in stages))
 
         try:
             st.session_state["found run"] = find_and_save(task, method, n, seed, program=program, draw=draw)

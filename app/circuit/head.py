@@ -70,7 +70,6 @@ def _figure(shown: Opened, text: str, drawn: str, turn: int) -> go.Figure:
 
 
 def members(shown: Opened) -> None:
-    """The members as a table, MLPs among them."""
     columns = ("site", "score", "effect", "low", "high")
     rows = [
         {key: getattr(part, key) for key in columns}
@@ -87,7 +86,6 @@ def members(shown: Opened) -> None:
 
 
 def heads(shown: Opened) -> None:
-    """The grid, the chosen head, and the members."""
     ring = st.session_state.setdefault(f"ring of {shown.name}", Ring())
     ring.drawn = ring.clicked = ""  # the browser may have no figure any more
     _heads(shown, ring)
@@ -99,9 +97,9 @@ def _heads(shown: Opened, ring: Ring) -> None:
     """Everything that a click on a head changes: no other part of the page is drawn anew."""
     run, scale = shown.run, shown.scale
     parts = {head.site: head for head in run.heads}
-    inside = [head.site for head in run.circuit.heads]
-    others = sorted((s for s in parts if s not in inside), key=lambda s: -abs(parts[s].score))
-    sites, pairs = [*inside, *others], [str(i + 1) for i in range(n_pairs(shown))]
+    members_first = [head.site for head in run.circuit.heads]
+    others = sorted((s for s in parts if s not in members_first), key=lambda s: -abs(parts[s].score))
+    sites, pairs = [*members_first, *others], [str(i + 1) for i in range(n_pairs(shown))]
     from_address("head", sites, sites[0])
     from_address("pair", pairs, "1")
     above = st.container()
@@ -130,7 +128,6 @@ def _label(part: Component, scale: Scale) -> str:
 
 
 def _line(part: Component, scale: Scale) -> str:
-    """One head in one line, as Markdown."""
     named = [f"{role} {value:.2f}" for role, value in roles_named(part.roles)]
     words = [
         "member" if part.in_circuit else "not a member",
@@ -152,11 +149,11 @@ def _on_prompt(shown: Opened, site: str, index: int, side: str) -> None:
             "the run's pairs. The tokens are those of this prompt."
         )
     else:
-        seen, place = view(shown, index), (side, part.layer, part.head)
-        pattern = seen.pattern(*place)
+        pair_view, place = view(shown, index), (side, part.layer, part.head)
+        pattern = pair_view.pattern(*place)
         try:
-            top, bottom = tokens_written(shown, seen, *place)
-            direct = _direct(shown, seen, *place)
+            top, bottom = tokens_written(shown, pair_view, *place)
+            direct = _direct(shown, pair_view, *place)
         except InputError as error:
             top, bottom, direct = [], [], f"Not shown: {plain(str(error))}."
     left, right = st.columns(2)
@@ -171,13 +168,13 @@ def _on_prompt(shown: Opened, site: str, index: int, side: str) -> None:
             st.html(token_bars([("raises most", top), ("lowers most", bottom)]))
 
 
-def _direct(shown: Opened, seen, side: str, layer: int, head: int) -> str:
-    right, wrong = seen.direct(side, layer, head)
+def _direct(shown: Opened, pair_view, side: str, layer: int, head: int) -> str:
+    right, wrong = pair_view.direct(side, layer, head)
     answers, others = (
         plain(", ".join(token_texts(shown, ids[:2])) + ("…" if len(ids) > 2 else ""))
-        for ids in (seen.pair.answers, seen.pair.wrong_answers)
+        for ids in (pair_view.pair.answers, pair_view.pair.wrong_answers)
     )
-    values = right, wrong, right - wrong, seen.metric[SIDES.index(side)]
+    values = right, wrong, right - wrong, pair_view.metric[SIDES.index(side)]
     to_answer, to_wrong, difference, metric = (plain(wording.signed(value, 3)) for value in values)
     return (
         f"Directly it adds **{to_answer}** to the answer {answers} and **{to_wrong}** to the wrong {others}: "

@@ -36,12 +36,8 @@ def codes_section(shown: Opened, site: str, index: int) -> None:
     part = shown.run.component(site)
     if part.codes or _changes(part):
         _stored(part, shown)
-    wanted = st.toggle(
-        f"Read its codes in the codebooks, and set one: runs the first {n_pairs(shown)} pairs",
-        key="read",
-        bind=IN_URL,
-    )
-    if wanted:
+    about = f"Read its codes in the codebooks, and set one: runs the first {n_pairs(shown)} pairs"
+    if st.toggle(about, key="read", bind=IN_URL):
         with engine.saying():
             _of_codebooks(shown, part, index)
 
@@ -96,12 +92,12 @@ def _stored(part: Component, shown: Opened) -> None:
     source = shown.run.settings.codes.get("source", "of this run")
     left, right = st.columns(2)
     if part.codes:
-        every = _most_used({side: dict(getattr(part.codes, side)) for side in SIDES})
+        used = _most_used({side: dict(getattr(part.codes, side)) for side in SIDES})
         left.caption(
             f"In the codebooks {source}: share of prompts and roles with each code, "
-            f"{min(SHOWN, len(every))} of {len(every)} codes"
+            f"{min(SHOWN, len(used))} of {len(used)} codes"
         )
-        rows: list[dict] = [{"code": code, **percents} for code, percents in every[:SHOWN]]
+        rows: list[dict] = [{"code": code, **percents} for code, percents in used[:SHOWN]]
         table(rows, "stored codes", {side: _percent(f"{side} prompts") for side in SIDES}, left)
     if changes := _changes(part):
         whose = "the program's codes" if source == "program" else "code"
@@ -132,12 +128,12 @@ def _set(
     offered: list[str],
     label: Callable[[int], str],
 ) -> None:
-    """Choose a code, set it, see the metric."""
     st.subheader("Set a code")
     left, middle, right = st.columns([4, 5, 2], vertical_alignment="bottom")
-    side = left.segmented_control(
-        "On", [f"{side} prompts" for side in SIDES], default="clean prompts", required=True, key="set on"
-    ).removesuffix(" prompts")
+    sides = [f"{side} prompts" for side in SIDES]
+    side = left.segmented_control("On", sides, default=sides[0], required=True, key="set on").removesuffix(
+        " prompts"
+    )
     other = "corrupt" if side == "clean" else "clean"
     partners = f"its own code on the {other} prompt"
     options = offered if role is None else [partners, *offered]

@@ -45,7 +45,6 @@ def summary(shown: Opened) -> None:
 
 @st.fragment
 def edges(shown: Opened) -> None:
-    """The strongest edges."""
     run = shown.run
     if not run.members or not run.edges:
         st.info("This run has no edges: they are scored among members, and it has too few of them.")
@@ -78,7 +77,6 @@ def edges(shown: Opened) -> None:
 
 
 def whole_report(shown: Opened) -> None:
-    """The report, what to take away, and how to repeat the run."""
     page = report(shown)
     left, right, _ = st.columns([1, 1, 3])
     left.download_button("Report as HTML", page, f"{shown.name}.html", "text/html", on_click="ignore")
@@ -95,21 +93,21 @@ def whole_report(shown: Opened) -> None:
 st.title("Circuit")
 if "found run" in st.session_state:  # of the last discovery
     st.session_state["run"] = st.session_state.pop("found run")
-asked = st.session_state.get("run", st.query_params.get("run"))
-every = run_store.folders("runs")
-names = [name for name in every if name == asked or of_this_model(name)]
+chosen_run = st.session_state.get("run", st.query_params.get("run"))
+all_runs = run_store.folders("runs")
+names = [name for name in all_runs if name == chosen_run or of_this_model(name)]
 tell_missing("run", names, "run")
 if names:
     from_address("run", names, names[0])
     name = st.query_params["run"] = st.selectbox("Run", names, key="run")
-elif not every:
+elif not all_runs:
     st.info(
         f"No runs in {plain(run_store.shown_path())} yet. Find the circuit of a task here: it takes about a minute and "
         "says which heads do it, what they read and write, and how far that was checked. Or in a terminal:"
     )
     words = ["interp", "discover", "ioi", "--out", f"{run_store.shown_path()}/ioi-adaptive-patching"]
     command(words + model_option(engine.model_name()))
-if hidden := len(every) - len(names):
+if hidden := len(all_runs) - len(names):
     st.caption(f"Not listed: {hidden} of other models. Choose one above, where the model's name stands.")
 form(expanded=not names)
 if not names:

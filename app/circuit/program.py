@@ -73,7 +73,6 @@ def _slots(shown: Opened) -> None:
 
 
 def _set(shown: Opened, slot_codes: SlotCodes) -> None:
-    """A code set on a prompt of one's own, and the next tokens before and after."""
     run, name, spec = shown.run, str(slot_codes.slot), model_of(shown.run)
     pair, model = pairs(shown)[0], engine.model(spec)
     text = st.text_input("Prompt", pair.clean, key=f"prompt of {shown.name}", help=f"At most {MOST} tokens.")
@@ -97,9 +96,9 @@ def _set(shown: Opened, slot_codes: SlotCodes) -> None:
     key = (*shown.key, name, tokens, position, code)
     if not pressed and key not in _ANSWERS:
         return
-    wanted = CodeAt(slot_codes.slot, position, run.program.books[name], code)
+    code_at = CodeAt(slot_codes.slot, position, run.program.books[name], code)
     code_there, *answers = _ANSWERS.get(
-        key, lambda: engine.running(spec), lambda model: set_code(model, tokens, wanted)
+        key, lambda: engine.running(spec), lambda model: set_code(model, tokens, code_at)
     )
     st.markdown(
         f"Its own code here is **{plain(labels[code_there])}**, set to **{plain(labels[code])}**. The next token:"

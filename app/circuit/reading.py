@@ -52,15 +52,15 @@ class Kept:
         self, key: Hashable, turn: Callable[[], AbstractContextManager], make: Callable[[Any], Any]
     ) -> Any:
         """What is kept under the key, or what ``make`` makes now of what ``turn`` gives, within it."""
-        if (made := self._known(key)) is None:
+        if (value := self._known(key)) is None:
             with turn() as resource:
                 # a tab that was before this one may have asked for the same
-                if (made := self._known(key)) is None:
-                    made = make(resource)
+                if (value := self._known(key)) is None:
+                    value = make(resource)
                     with self._lock:
-                        self._made[key] = made
+                        self._made[key] = value
                         self._drop()
-        return made
+        return value
 
     def _known(self, key: Hashable) -> Any:
         with self._lock:
@@ -69,7 +69,7 @@ class Kept:
             return self._made.get(key)
 
     def _drop(self) -> None:
-        sizes = [getattr(made, "nbytes", 0) for made in self._made.values()]
+        sizes = [getattr(value, "nbytes", 0) for value in self._made.values()]
         while len(sizes) > self.most or (len(sizes) > 1 and sum(sizes) > self.most_bytes):
             self._made.popitem(last=False)
             del sizes[0]

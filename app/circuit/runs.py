@@ -35,8 +35,8 @@ class Opened:
     @property
     def prompts(self) -> str | None:
         """What to type for the task where the run keeps its prompts."""
-        kept = kept_prompts(self.folder)
-        return None if kept is None else f"{run_store.shown_path()}/{self.name}/{kept.name}"
+        prompt_file = kept_prompts(self.folder)
+        return None if prompt_file is None else f"{run_store.shown_path()}/{self.name}/{prompt_file.name}"
 
     @property
     def reference(self) -> str | None:
@@ -72,13 +72,11 @@ BY_KEY = {Opened: lambda shown: (*shown.key, shown.prompts, shown.reference)}
 
 @st.cache_resource(max_entries=8, show_spinner="Drawing the report", hash_funcs=BY_KEY)
 def report(shown: Opened) -> str:
-    """The whole report as HTML."""
     return render_report(shown.run, shown.prompts, shown.reference)
 
 
 @st.cache_resource(max_entries=16, show_spinner="Comparing", hash_funcs=BY_KEY)
 def comparison(a: Opened, b: Opened) -> Comparison:
-    """Two runs side by side, of models of the same shape."""
     return compare_runs(a.run, b.run)
 
 
@@ -117,7 +115,6 @@ def may_run(spec: str) -> bool:
 
 
 def offer_model(run: Run) -> None:
-    """Load a run's model, if it is another one."""
     try:
         model_of(run)
     except engine.OtherModelError as error:

@@ -54,7 +54,6 @@ class IndexPlan:
         return engine.runs() / f"index-{model}-of-{self.books}-{self.text.replace('+', '-')}-{self.n_tokens}"
 
     def command(self) -> str:
-        """The same in a terminal."""
         words = ["interp", "index", "build", "--data", self.text, "--tokens", str(self.n_tokens)]
         runs_folder = run_store.shown_path()
         books = self.books if self.books in pretrained_names() else f"{runs_folder}/{self.books}"
@@ -109,16 +108,8 @@ class Build(threading.Thread):
         self.stage = "reading the text"
         context = min(CONTEXT, model.cfg.n_ctx)
         text = load_text(self.plan.text, model, n_tokens=self.plan.n_tokens, context=context)
-        build_index(
-            model,
-            books,
-            text,
-            self.plan.folder,
-            batch_size=BLOCKS,
-            save_seconds=SAVE_SECONDS,
-            turn=engine.turn,
-            stage=self._stage,
-        )
+        how = {"batch_size": BLOCKS, "save_seconds": SAVE_SECONDS, "turn": engine.turn}
+        build_index(model, books, text, self.plan.folder, **how, stage=self._stage)
 
     @contextlib.contextmanager
     def _stage(self, name: str, total: int) -> Iterator[Callable[..., None]]:
@@ -126,15 +117,12 @@ class Build(threading.Thread):
 
         def tell(more: int, _note: str = "") -> None:
             self.done += more
-            self.first = self.first or (
-                time.monotonic(),
-                self.done,
-            )  # what an earlier process did comes at once
+            if self.first is None:  # what an earlier process did comes at once
+                self.first = time.monotonic(), self.done
 
         yield tell
 
     def line(self) -> str:
-        """How far it is, in words."""
         now, left = time.monotonic(), ""
         if self.first is not None and self.done > self.first[1]:
             pace = (now - self.first[0]) / (self.done - self.first[1])
@@ -160,7 +148,6 @@ def start(plan: IndexPlan) -> None:
 
 
 def running() -> Build | None:
-    """What is being built in the runs folder now."""
     last = _last.get(engine.runs())
     return last if last is not None and last.is_alive() else None
 

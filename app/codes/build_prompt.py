@@ -14,12 +14,8 @@ POLL = 1.0
 """Seconds between two looks at a build."""
 
 
+@st.fragment(run_every=POLL)
 def show_progress() -> None:
-    """The running build as a bar that draws itself again."""
-    st.fragment(_progress, run_every=POLL)()
-
-
-def _progress() -> None:
     build = code_build.running()
     if build is None:
         st.rerun(scope="app")
@@ -36,7 +32,6 @@ def _go(plan: IndexPlan) -> None:
 
 
 def last_error() -> None:
-    """Why the last build stopped, if it did."""
     failed = code_build.failed()
     if failed is not None:
         engine.say(InputError(f"{failed.plan.folder.name} could not be built: {failed.error}"))
@@ -69,7 +64,7 @@ def offer() -> None:
     """Build an index here, or in a terminal, of the codebooks there are for the model, once it is there."""
     spec, model = engine.model_name(), engine.loading().model
     if not model.done():
-        st.fragment(_until_loaded, run_every=POLL)()
+        _until_loaded()
         return
     if model.exception() is not None:
         st.caption(plain(str(model.exception())))
@@ -79,22 +74,21 @@ def offer() -> None:
         none_yet(spec)
         return
     left, right = st.columns(2)
-    plan = IndexPlan(
+    books, usual = (
         left.selectbox("Codebooks", choices, key="build books"),
-        right.selectbox(
-            "Tokens of text",
-            code_build.SIZES,
-            index=code_build.SIZES.index(code_build.TOKENS),
-            format_func=lambda n: f"{n:,}",
-            key="build tokens",
-            help="Docstrings of Python's standard library. The default model reads some 200 tokens a second and core.",
-        ),
+        code_build.SIZES.index(code_build.TOKENS),
     )
+    about = (
+        "Docstrings of Python's standard library. The default model reads some 200 tokens a second and core."
+    )
+    sizes = {"options": code_build.SIZES, "index": usual, "format_func": lambda n: f"{n:,}"}
+    plan = IndexPlan(books, right.selectbox("Tokens of text", key="build tokens", help=about, **sizes))
     st.button("Build the index", type="primary", on_click=_go, args=(plan,), icon=":material/database:")
     st.caption("The same in a terminal, with any text and size:")
     st.code(plan.command(), language="bash")
 
 
+@st.fragment(run_every=POLL)
 def _until_loaded() -> None:
     if engine.loading().model.done():
         st.rerun(scope="app")

@@ -8,6 +8,7 @@ import streamlit as st
 from streamlit.column_config import NumberColumn
 from streamlit.delta_generator import DeltaGenerator
 
+from interp import codesearch
 from interp.app import engine
 from interp.app.codes import index as code_index
 from interp.app.codes.index import BY_FOLDER
@@ -17,20 +18,6 @@ from interp.app.widgets.code_names import beside, books_of, labels
 from interp.app.widgets.tokens import colour, plain
 from interp.app.widgets.url_state import IN_URL, choice
 from interp.bottlenecks.edits import code_name
-from interp.codesearch import (
-    CoarseIndex,
-    CodeContext,
-    CodeIndex,
-    CodePage,
-    Labels,
-    LogitLens,
-    coarse_code,
-    code_contexts,
-    code_page,
-    explanations_of,
-    fine_codes,
-    logit_lens,
-)
 from interp.codesearch.annotations import MOST, Annotation
 from interp.codesearch.coarse import ALL
 from interp.codesearch.firing_stats import N_TOP
@@ -79,7 +66,7 @@ def go_to(name: str | None) -> None:
         st.query_params[CODE] = name
 
 
-def code_cells(names: Labels | None, book: str, code: int) -> dict[str, str]:
+def code_cells(names: codesearch.Labels | None, book: str, code: int) -> dict[str, str]:
     """A code's name, and what it stands for where codes have labels, as the first cells of a row."""
     return {"code": wording.code_title(names, book, code), **beside(names)(book, code)}
 
@@ -101,18 +88,18 @@ def pick(rows: Sequence[dict], key: str, columns: dict, height: str | int = "aut
     table(rows, columns={**columns, "code": named}, height=height)
 
 
-def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
+def show_code(index: codesearch.CodeIndex, code_text: str, heading: DeltaGenerator) -> None:
     """The page of the code that the URL names; a wrong name is one clear line.
 
     Args:
         heading: where the title goes, in place of the search's, which would stay until all else is there.
     """
     try:
-        if coarse_code(wanted) is None:
-            wanted = fine_codes(wanted, labels(index))
+        if codesearch.coarse_code(code_text) is None:
+            code_text = codesearch.fine_codes(code_text, labels(index))
         else:
             index = code_index.coarse(index)
-        book, code = index.named(wanted)
+        book, code = index.named(code_text)
     except InputError as error:
         heading.title("Codes")
         engine.say(error)
@@ -120,15 +107,15 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
         return
     names, name = labels(index), index.name(book, code)
     heading.title(plain(wording.code_title(names, book, code)))
-    told(names, book, code, heading)
-    explained(index, name)
+    label_line(names, book, code, heading)
+    explanation_line(index, name)
     toolbar(index, book, code)
     facts = page(index, book, code)
     numbers(index, facts)
-    if isinstance(index, CoarseIndex):
+    if isinstance(index, codesearch.CoarseIndex):
         members(index, book, code)
     if facts.count:
-        where(index, facts)
+        contexts(index, facts)
         left, right = st.columns(2)
         left.subheader("Similarity")
         left.plotly_chart(
@@ -156,12 +143,12 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
     st.fragment(logits, run_every=POLL if waits else None)(index, book, code, waits)
 
 
-def members(index: CoarseIndex, book: str, code: int) -> None:
+def members(index: codesearch.CoarseIndex, book: str, code: int) -> None:
     """The codes that a coarse code is made of, the commonest first."""
-    names, every = labels(index.fine), index.members(book, code)
-    counted = sorted(((index.fine.count(book, member), member) for member in every), reverse=True)
+    names, codes = labels(index.fine), index.members(book, code)
+    counted = sorted(((index.fine.count(book, member), member) for member in codes), reverse=True)
     on = [(count, member) for count, member in counted if count]
-    with st.expander(f"Its {len(every)} codes, {len(on)} of them on in this text"):
+    with st.expander(f"Its {len(codes)} codes, {len(on)} of them on in this text"):
         rows = [
             {
                 "code": names.name(book, member) if names else code_name(book, member),
@@ -173,7 +160,7 @@ def members(index: CoarseIndex, book: str, code: int) -> None:
         pick(rows, f"members {index.name(book, code)}", COLUMNS, height=min(400, 60 + 35 * len(rows)))
 
 
-def documents(index: CodeIndex, facts: CodePage) -> None:
+def documents(index: codesearch.CodeIndex, facts: codesearch.CodePage) -> None:
     st.subheader("Documents")
     rows = []
     for document in facts.coverage:
@@ -189,36 +176,34 @@ def documents(index: CodeIndex, facts: CodePage) -> None:
     table(rows, f"documents {index.name(facts.book, facts.code)}", COLUMNS)
 
 
-def told(names: Labels | None, book: str, code: int, place: DeltaGenerator) -> None:
-    """What it stands for, and how well that holds."""
+def label_line(names: codesearch.Labels | None, book: str, code: int, place: DeltaGenerator) -> None:
     label = None if names is None else names.of(book, code)
     if label is None:
         return
-    held = (
+    scores = (
         f"precision {label.precision:.2f}, recall {label.recall:.2f}, F1 {label.f1:.2f} "
         f"at {label.firings:,} tokens that did not choose it"
     )
     if label.named:
-        place.markdown(f"**{plain(wording.code_label(names, book, code))}** — {held}")
+        place.markdown(f"**{plain(wording.code_label(names, book, code))}** — {scores}")
     elif label.text == MIXED:
-        place.markdown(f"**mixed**: no simple pattern tells where it is on; the best has {held}")
+        place.markdown(f"**mixed**: no simple pattern tells where it is on; the best has {scores}")
     else:
         place.markdown("**rare**: too seldom on to be named")
     if sides := wording.code_sides(names, book, code):
         place.caption(plain(" · ".join(sides)))
 
 
-def explained(index: CodeIndex, name: str) -> None:
-    """What a language model said of it, if one was asked."""
+def explanation_line(index: codesearch.CodeIndex, name: str) -> None:
     with engine.saying():
-        if (explanation := explanations_of(index).get(name)) is not None:
+        if (explanation := codesearch.explanations_of(index).get(name)) is not None:
             st.markdown(f"{plain(explanation.model)} says {plain(wording.explanation(explanation))}")
 
 
-def toolbar(index: CodeIndex, book: str, code: int) -> None:
+def toolbar(index: codesearch.CodeIndex, book: str, code: int) -> None:
     """Search, previous and next code, the coarse code it belongs to, steering; star and note of fine codes."""
     name, names = index.name(book, code), labels(index)
-    coarse = isinstance(index, CoarseIndex)
+    coarse = isinstance(index, codesearch.CoarseIndex)
     note = Annotation() if coarse else code_index.annotations(index).get((book, code), Annotation())
 
     def keep(**change) -> None:
@@ -231,40 +216,23 @@ def toolbar(index: CodeIndex, book: str, code: int) -> None:
         st.button("Search", on_click=go_to, args=(None,), icon=":material/arrow_back:")
         for label, step, icon in (("Previous", -1, "chevron_left"), ("Next", 1, "chevron_right")):
             other = neighbour_on(index, book, code, step)
-            st.button(
-                label,
-                on_click=go_to,
-                args=(None if other is None else index.name(book, other),),
-                disabled=other is None,
-                icon=f":material/{icon}:",
-                help=f"The {label.lower()} code of {plain(book)} that occurs in this text.",
-            )
+            target = None if other is None else index.name(book, other)
+            look = {"icon": f":material/{icon}:", "disabled": other is None}
+            look["help"] = f"The {label.lower()} code of {plain(book)} that occurs in this text."
+            st.button(label, on_click=go_to, args=(target,), **look)
         if names is not None and book in names.groups:
             whole = f"{book}={names.groups[book][code]}.{ALL}"
-            st.button(
-                f"All of {plain(whole)}",
-                on_click=go_to,
-                args=(whole,),
-                icon=":material/category:",
-                help="The coarse code that it belongs to.",
-            )
+            look = {"icon": ":material/category:", "help": "The coarse code that it belongs to."}
+            st.button(f"All of {plain(whole)}", on_click=go_to, args=(whole,), **look)
         if not coarse:
-            st.button(
-                "Starred" if note.star else "Star",
-                key="star",
-                on_click=keep,
-                kwargs={"star": not note.star},
-                icon=":material/star:",
-                type="primary" if note.star else "secondary",
-            )
+            title, kind = ("Starred", "primary") if note.star else ("Star", "secondary")
+            look = {"icon": ":material/star:", "type": kind}
+            st.button(title, key="star", on_click=keep, kwargs={"star": not note.star}, **look)
         books = books_of(index.folder.name)
         if can_be_edited(book) and books is not None:
-            st.page_link(
-                "steering/page.py",
-                label="Steer with it",
-                icon=":material/tune:",
-                query_params={"books": books, "codes": name, "source": "by name"},
-            )
+            address = {"books": books, "codes": name, "source": "by name"}
+            look = {"label": "Steer with it", "icon": ":material/tune:"}
+            st.page_link("steering/page.py", query_params=address, **look)
     if "not kept" in st.session_state:
         engine.say(InputError(st.session_state.pop("not kept")))
     if coarse:
@@ -282,8 +250,7 @@ def toolbar(index: CodeIndex, book: str, code: int) -> None:
         )
 
 
-def numbers(index: CodeIndex, facts: CodePage) -> None:
-    """How often, where, how clearly."""
+def numbers(index: codesearch.CodeIndex, facts: codesearch.CodePage) -> None:
     if not facts.count:
         st.info(f"This code is on at none of the {facts.n_tokens:,} tokens of this index.")
         return
@@ -292,15 +259,11 @@ def numbers(index: CodeIndex, facts: CodePage) -> None:
     a.metric("Tokens with it", f"{facts.count:,}", help=f"Of {facts.n_tokens:,} tokens.")
     b.metric("Share of tokens", f"{facts.frequency:.3%}")
     c.metric("Documents", f"{facts.n_documents:,} of {len(index.corpus.documents):,}")
-    d.metric(
-        "Clearest margin",
-        f"{best.margin[0]:.2f}" if len(best.margin) else "–",
-        help="Similarity minus the highest one of a code that was passed over, at the code's clearest token.",
-    )
+    about = "Similarity minus the highest one of a code that was passed over, at the code's clearest token."
+    d.metric("Clearest margin", f"{best.margin[0]:.2f}" if len(best.margin) else "–", help=about)
 
 
-def where(index: CodeIndex, facts: CodePage) -> None:
-    """Contexts, in the order that was asked for."""
+def contexts(index: codesearch.CodeIndex, facts: codesearch.CodePage) -> None:
     name = index.name(facts.book, facts.code)
     st.subheader("Contexts")
     order = choice("Contexts", list(ORDERS), "order", label_visibility="collapsed")
@@ -312,7 +275,7 @@ def where(index: CodeIndex, facts: CodePage) -> None:
         n = A_PAGE
         if facts.count > A_PAGE:
             start = A_PAGE * (st.pagination(-(-facts.count // A_PAGE), key=f"contexts of {name}") - 1)
-    listed = code_contexts(index, facts.book, facts.code, ORDERS[order], n, start=start)
+    listed = codesearch.code_contexts(index, facts.book, facts.code, ORDERS[order], n, start=start)
     rows = [
         strip(
             context,
@@ -321,10 +284,10 @@ def where(index: CodeIndex, facts: CodePage) -> None:
         )
         for context in listed
     ]
-    which = f", {start + 1:,} to {start + len(listed):,}" if start else ""
+    places = f", {start + 1:,} to {start + len(listed):,}" if start else ""
     numbers = " Numbers: margin and similarity." if listed and listed[0].margin is not None else ""
     place.caption(
-        f"{len(listed)} of {facts.count:,} shown{which}. Framed: the token; coloured: the code is on.{numbers}"
+        f"{len(listed)} of {facts.count:,} shown{places}. Framed: the token; coloured: the code is on.{numbers}"
     )
     place.html("".join(rows))
     left, _ = st.columns(2)
@@ -338,7 +301,7 @@ def where(index: CodeIndex, facts: CodePage) -> None:
     )
 
 
-def related(index: CodeIndex, names: Labels | None, facts: CodePage) -> None:
+def related(index: codesearch.CodeIndex, names: codesearch.Labels | None, facts: codesearch.CodePage) -> None:
     st.subheader("On at the same tokens")
     if not facts.related:
         st.caption("No code goes with it more often than by chance.")
@@ -352,7 +315,7 @@ def related(index: CodeIndex, names: Labels | None, facts: CodePage) -> None:
     st.caption(f"Counted at {facts.related_sample:,} of its tokens, ranked by share × log lift.")
 
 
-def nearest(index: CodeIndex, names: Labels | None, facts: CodePage) -> None:
+def nearest(index: codesearch.CodeIndex, names: codesearch.Labels | None, facts: codesearch.CodePage) -> None:
     st.subheader("Nearest codes")
     if facts.neighbours is None:
         try:
@@ -368,7 +331,7 @@ def nearest(index: CodeIndex, names: Labels | None, facts: CodePage) -> None:
     st.caption("Of the same codebook, by cosine as the codebook compares vectors.")
 
 
-def logits(index: CodeIndex, book: str, code: int, waited: bool) -> None:
+def logits(index: codesearch.CodeIndex, book: str, code: int, waited: bool) -> None:
     """What the vector writes into the logits; alone waits for the model."""
     model = engine.loading().model
     if not model.done():
@@ -401,18 +364,18 @@ def logits(index: CodeIndex, book: str, code: int, waited: bool) -> None:
     hash_funcs=BY_FOLDER,
     validate=lambda page: page.neighbours is not None,
 )
-def page(index: CodeIndex, book: str, code: int) -> CodePage:
+def page(index: codesearch.CodeIndex, book: str, code: int) -> codesearch.CodePage:
     """All that the index says about a code by itself; worked out once, where the codebooks are there."""
-    return code_page(index, book, code, n=LISTED)
+    return codesearch.code_page(index, book, code, n=LISTED)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False, hash_funcs=BY_FOLDER)
-def lens(index: CodeIndex, book: str, code: int, spec: str, _model) -> LogitLens:  # noqa: ARG001 - a key
+def lens(index: codesearch.CodeIndex, book: str, code: int, spec: str, _model) -> codesearch.LogitLens:  # noqa: ARG001 - a key
     """What the code's vector writes into the logits; worked out once."""
-    return logit_lens(index, _model, book, code, n=LISTED)
+    return codesearch.logit_lens(index, _model, book, code, n=LISTED)
 
 
-def neighbour_on(index: CodeIndex, book: str, code: int, step: int) -> int | None:
+def neighbour_on(index: codesearch.CodeIndex, book: str, code: int, step: int) -> int | None:
     """The next code of the same codebook that occurs in the corpus, in one direction."""
     begin = index.layout.code(book, 0)
     occurring = np.flatnonzero(index.counts[begin : begin + index.books[index.layout.number(book)].n_codes])
@@ -421,7 +384,11 @@ def neighbour_on(index: CodeIndex, book: str, code: int, step: int) -> int | Non
 
 
 def strip(
-    context: CodeContext, code: int | None = None, numbers: Sequence[str] = (), *, framed: bool = True
+    context: codesearch.CodeContext,
+    code: int | None = None,
+    numbers: Sequence[str] = (),
+    *,
+    framed: bool = True,
 ) -> str:
     """HTML of one context in a row, tokens highlighted where the code is on (or in a match), its own one framed."""
     background = MATCHED if code is None else colour(code)

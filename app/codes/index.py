@@ -62,7 +62,6 @@ def _coarse(index: CodeIndex, changed: str) -> CoarseIndex:  # noqa: ARG001 - a 
 
 
 def coarse(index: CodeIndex) -> CoarseIndex:
-    """The index at its coarse level, made once for all tabs."""
     return _coarse(index, changed_labels(index))
 
 
@@ -86,7 +85,6 @@ def annotations(index: CodeIndex) -> dict[tuple[str, int], Annotation]:
 
 
 def describe(index: CodeIndex) -> str:
-    """One line on what was indexed."""
     text, model = index.manifest["text"], index.manifest["model"]
     read = "" if index.manifest["error_term"] else ", every codebook in place"
     return (

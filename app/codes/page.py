@@ -12,7 +12,18 @@ from interp.app.codes import gallery
 from interp.app.codes import index as code_index
 from interp.app.codes.build_prompt import before_the_first, last_error, offer, show_progress, unfinished
 from interp.app.codes.code_view import CODE, code_cells, pick, show_code, strip
-from interp.app.codes.search import EXAMPLES, FIELDS, NAME, PROMPT, REGEX, TOKEN, interval, kept, like, scores
+from interp.app.codes.search import (
+    EXAMPLES,
+    FIELDS,
+    NAME,
+    PROMPT,
+    REGEX,
+    TOKEN,
+    interval,
+    like,
+    note_text,
+    scores,
+)
 from interp.app.widgets import run_store
 from interp.app.widgets.code_names import labels
 from interp.app.widgets.codebook_picker import fitting
@@ -120,11 +131,10 @@ def counted(n: int, singular: str, plural: str) -> str:
 
 
 def scored(index: CodeIndex, by: str, text: str, others: list[str]) -> None:
-    """Every code against what matches."""
     ranking = scores(index, by, text)
     choice, number = (partial(widget, bind=IN_URL, width=WIDTH) for widget in (st.selectbox, st.number_input))
     hits_least = "Tokens in matches that a code must have: one of one is no evidence."
-    again = "The same codes in the text of another index: they were not chosen by it."
+    about = "The same codes in the text of another index: they were not chosen by it."
     comparable = [other for other in others if code_index.comparable(other, index)]
     with st.container(horizontal=True):
         filters = {
@@ -135,7 +145,7 @@ def scored(index: CodeIndex, by: str, text: str, others: list[str]) -> None:
             "per_book": number("Most per codebook", 0, 1000, 0, key="each", help="0: no limit.") or None,
         }
         most = number("Rows", 1, 1000, 20, key="rows")
-        other = choice("Again in", comparable, None, key="again", placeholder="another index", help=again)
+        other = choice("Again in", comparable, None, key="again", placeholder="another index", help=about)
     if not ranking.matches.n:
         st.info("Nothing in the text of this index matches.")
         return
@@ -159,7 +169,7 @@ def scored(index: CodeIndex, by: str, text: str, others: list[str]) -> None:
                 "F1": hit.f1,
                 "tokens": hit.count,
                 "in matches": hit.hits,
-                "kept": kept(annotations.get((hit.book, hit.code))),
+                "kept": note_text(annotations.get((hit.book, hit.code))),
             }
             for hit in hits
         ]
@@ -197,7 +207,6 @@ def scored(index: CodeIndex, by: str, text: str, others: list[str]) -> None:
 
 
 def similar(index: CodeIndex, text: str) -> None:
-    """Contexts like one token of a prompt, and that token's codes."""
     position = whole_number("at", -1)
     likeness = like(index, text, position, 15)
     n = len(likeness.pieces)
@@ -224,14 +233,14 @@ def similar(index: CodeIndex, text: str) -> None:
     st.markdown(f"**Its {len(likeness.codes)} codes**, the rarest first")
     annotations, stands_for = code_index.annotations(index), labels(index)
     listed = [
-        code_cells(stands_for, book, code) | {"tokens": count, "kept": kept(annotations.get((book, code)))}
+        code_cells(stands_for, book, code)
+        | {"tokens": count, "kept": note_text(annotations.get((book, code)))}
         for book, code, count in likeness.codes
     ]
     pick(listed, "prompt codes", COLUMNS, height=300)
 
 
 def starred(index: CodeIndex) -> None:
-    """What was kept."""
     annotations = code_index.annotations(index)
     if not annotations:
         return
@@ -256,13 +265,13 @@ def indexes() -> list[str]:
     chosen already.
     """
     chosen = st.session_state.get("index", st.query_params.get("index"))
-    every, model, building = run_store.folders("indexes"), engine.loading().model, code_build.running()
-    fit = set(every)
+    all_indexes, model, building = run_store.folders("indexes"), engine.loading().model, code_build.running()
+    fit = set(all_indexes)
     if model.done() and model.exception() is None:
         fit = set(fitting("indexes", engine.model_name(), model.result()))
     if building is not None:
         fit.discard(building.plan.folder.name)
-    names = [name for name in every if name == chosen or name in fit]
+    names = [name for name in all_indexes if name == chosen or name in fit]
     return sorted(names, key=lambda name: not (engine.runs() / name / MANIFEST).is_file())
 
 

@@ -6,19 +6,10 @@ import numpy as np
 import streamlit as st
 from jaxtyping import Int
 
+from interp import codesearch
 from interp.app import engine
 from interp.app.codes.index import BY_FOLDER, changed
 from interp.app.widgets.tokens import pieces
-from interp.codesearch import (
-    CodeContext,
-    CodeIndex,
-    CodeScores,
-    all_prompt_codes,
-    context_at,
-    search_regex,
-    search_similar,
-    search_token,
-)
 from interp.codesearch.annotations import Annotation
 from interp.errors import InputError
 
@@ -35,12 +26,12 @@ MOST = 128
 
 
 @st.cache_resource(max_entries=8, show_spinner="Searching", hash_funcs=BY_FOLDER)
-def scores(index: CodeIndex, by: str, text: str) -> CodeScores:
+def scores(index: codesearch.CodeIndex, by: str, text: str) -> codesearch.CodeScores:
     """Every code against a regular expression or a token; looked for once."""
-    return search_regex(index, text) if by == REGEX else search_token(index, text)
+    return codesearch.search_regex(index, text) if by == REGEX else codesearch.search_token(index, text)
 
 
-def kept(note: Annotation | None) -> str:
+def note_text(note: Annotation | None) -> str:
     """A star and the beginning of a note, for a table's column."""
     if note is None:
         return ""
@@ -63,10 +54,10 @@ class Likeness:
 
     pieces: list[str]
     codes: list[tuple[str, int, int]]
-    contexts: list[tuple[float, int, CodeContext]]
+    contexts: list[tuple[float, int, codesearch.CodeContext]]
 
 
-def like(index: CodeIndex, prompt: str, position: int, n: int) -> Likeness:
+def like(index: codesearch.CodeIndex, prompt: str, position: int, n: int) -> Likeness:
     """Contexts like one token of a prompt: one forward pass for all its tokens, unless it was asked before. −1 is the
     last token."""
     key = index.folder, changed(index.folder), engine.model_name(), prompt
@@ -75,7 +66,7 @@ def like(index: CodeIndex, prompt: str, position: int, n: int) -> Likeness:
     return engine.asked_last("likeness", (*key, at, n), lambda: _like(index, texts, codes, at, n))
 
 
-def _read(index: CodeIndex, prompt: str) -> tuple[list[str], dict[str, Int[np.ndarray, "pos k"]]]:
+def _read(index: codesearch.CodeIndex, prompt: str) -> tuple[list[str], dict[str, Int[np.ndarray, "pos k"]]]:
     """The tokens of a prompt and the codes of each, holding the lock."""
     tokenizer = engine.model().tokenizer
     ids = tokenizer(prompt, add_special_tokens=False).input_ids if prompt.strip() else []
@@ -85,15 +76,16 @@ def _read(index: CodeIndex, prompt: str) -> tuple[list[str], dict[str, Int[np.nd
         raise InputError(f"a prompt of {len(ids)} tokens: this page reads at most {MOST}")
     index.check_model(engine.model())
     with engine.running() as model:
-        return pieces(tokenizer, ids), all_prompt_codes(index, model, ids)
+        return pieces(tokenizer, ids), codesearch.all_prompt_codes(index, model, ids)
 
 
-def _like(index: CodeIndex, texts: list[str], codes: dict, position: int, n: int) -> Likeness:
+def _like(index: codesearch.CodeIndex, texts: list[str], codes: dict, position: int, n: int) -> Likeness:
     codes_there = {book: ids[position] for book, ids in codes.items()}
     named = [(book, int(code)) for book, ids in codes_there.items() for code in np.unique(ids[ids >= 0])]
     counted = [(book, code, index.count(book, code)) for book, code in named]
     contexts = [
-        (hit.score, hit.shared, context_at(index, hit.token)) for hit in search_similar(index, codes_there, n)
+        (hit.score, hit.shared, codesearch.context_at(index, hit.token))
+        for hit in codesearch.search_similar(index, codes_there, n)
     ]
     # codes that the corpus has once say little, those it never has nothing
     return Likeness(texts, sorted(counted, key=lambda entry: (entry[2] == 0, entry[2])), contexts)

@@ -87,11 +87,11 @@ def overview(qualities: dict[str, Quality]) -> list[dict]:
 def cards(k: int, condition: ConditionCosts, usage: Usage) -> None:
     """The numbers of one k that are looked for first."""
     low, high = (wording.signed(end, 2) for end in (condition.low, condition.high))
-    kept, unseen = wording.percent(condition.agreement), wording.percent(usage.dead_here)
+    agreeing, unseen = wording.percent(condition.agreement), wording.percent(usage.dead_here)
     least = wording.number(usage.explained_least, 2)
     numbers = (
         (f"CE rise, k = {k}", wording.signed(condition.increase, 3), f"nats a token; 95 % {low} to {high}"),
-        ("KL from the plain model", wording.number(condition.kl, 3), f"same top token at {kept}"),
+        ("KL from the plain model", wording.number(condition.kl, 3), f"same top token at {agreeing}"),
         ("Variance explained", wording.number(usage.explained, 2), f"least of any codebook {least}"),
         ("Dead codes", wording.percent(usage.dead_when_fitted), f"{unseen} not in this text"),
     )
@@ -100,7 +100,6 @@ def cards(k: int, condition: ConditionCosts, usage: Usage) -> None:
 
 
 def line(condition: ConditionCosts) -> dict:
-    """A condition's row."""
     is_plain = condition.name == "plain"
     return {
         "condition": condition.name,

@@ -108,7 +108,6 @@ def method_rows(rows: list[MethodRow], metric: str, against: str | None) -> list
 
 
 def wide(rows: list[MethodRow], metrics: list[str]) -> list[dict]:
-    """Every metric, its mean and the range over seeds."""
     return [
         {"method": row.method, "pairs": row.n}
         | {TITLES[metric]: spread_text(metric, row.values.get(metric)) for metric in metrics}

@@ -9,7 +9,6 @@ import streamlit as st
 from interp.app import engine
 from interp.app.widgets import run_store
 from interp.bottlenecks.store import PRETRAINED
-from interp.report.tables import BASE_FILE
 
 Result = TypeVar("Result")
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -34,32 +33,21 @@ def benches() -> dict[str, Path]:
 
 def qualities() -> dict[str, Path]:
     """Files by the names of their codebooks, shipped ones first."""
-    shipped = {
-        f"{path.parent.name}, ready-made": path for path in sorted(PRETRAINED.glob(f"*/{run_store.QUALITY}"))
-    }
+    paths = sorted(PRETRAINED.glob(f"*/{run_store.QUALITY}"))
+    shipped = {f"{path.parent.name}, ready-made": path for path in paths}
     folders = [engine.runs() / name for name in run_store.folders("codebooks")]
     return shipped | {f.name: f / run_store.QUALITY for f in folders if (f / run_store.QUALITY).is_file()}
 
 
 def unmeasured() -> list[str]:
-    """Folders of codebooks that have not been evaluated."""
-    return [
-        name
-        for name in run_store.folders("codebooks")
-        if not (engine.runs() / name / run_store.QUALITY).is_file()
-    ]
-
-
-def steerings() -> dict[str, Path]:
-    """Folders by the bounds of fluency that were asked for."""
-    return {name: folder for name, folder in STEERINGS.items() if (folder / BASE_FILE).is_file()}
+    names = run_store.folders("codebooks")
+    return [name for name in names if not (engine.runs() / name / run_store.QUALITY).is_file()]
 
 
 def read(reader: Callable[[Path], Result], path: Path) -> Result:
     """What a file or a folder of results holds, read once.
 
-    Raises:
-        InputError: damaged, not there any more, or a link out of the runs folder.
+    :class:`InputError`: damaged, not there any more, or a link out of the runs folder.
     """
     if path.is_relative_to(engine.runs()):  # the package's own may be links into an installer's cache
         run_store.check_inside(path)

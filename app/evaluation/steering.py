@@ -9,19 +9,19 @@ from interp.app.widgets.url_state import IN_URL
 from interp.evaluation.steering import MeanRate
 from interp.report import wording
 from interp.report.plots import rate_plot
-from interp.report.tables import Steering, read_steering
+from interp.report.tables import BASE_FILE, Steering, read_steering
 
 
 def show() -> None:
-    files = sources.steerings()
-    if not files:
+    folders = {name: path for name, path in sources.STEERINGS.items() if (path / BASE_FILE).is_file()}
+    if not folders:
         st.info(
             "The comparison is in the source code of interp, not in what pip installs. To compare your own topic by "
             "eye, open the page Steering."
         )
         return
-    name = st.selectbox("Comparison", list(files), key="steering", bind=IN_URL)
-    result = sources.read(read_steering, files[name])
+    name = st.selectbox("Comparison", list(folders), key="steering", bind=IN_URL)
+    result = sources.read(read_steering, folders[name])
     config = result.config
     _, perplexity, distinct_2 = result.base.tried[0]
     st.caption(

@@ -6,16 +6,7 @@ import streamlit as st
 from streamlit.column_config import NumberColumn
 
 from interp.app import engine
-from interp.app.live.token_codes import (
-    MOST,
-    Reading,
-    clearest_site,
-    coarse_ids,
-    codes_at,
-    heads_of,
-    read,
-    shared,
-)
+from interp.app.live import token_codes
 from interp.app.widgets.charts import table
 from interp.app.widgets.code_names import beside, labels
 from interp.app.widgets.codebook_picker import choose, name_of
@@ -49,16 +40,16 @@ COLUMNS = {
 
 
 @st.fragment
-def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
+def tokens(reading: token_codes.Reading, text: str, name: str, books: Codebooks) -> None:
     """Everything that a click on a token changes: no other part of the page is drawn anew."""
     n, shown = len(reading.pieces), [visible(piece) for piece in reading.pieces]
-    sites, names = heads_of(reading.codes), labels(books)
+    sites, names = token_codes.heads_of(reading.codes), labels(books)
     stands_for = partial(wording.code_label, names)
     left, right = st.columns([2, 1], vertical_alignment="bottom")
     site = left.selectbox(
         "Coloured by",
         list(sites),
-        clearest_site(sites, reading, names),
+        token_codes.clearest_site(sites, reading, names),
         key="site",
         bind=IN_URL,
         help="A head, an MLP, the residual stream, or all heads of a layer.",
@@ -76,7 +67,7 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
         merged = "Codes merged into at most 16 of a head or MLP that can be told apart, or each by itself."
         if choice("Level", [FEW_CODES, ALL_CODES], "level", place=right, help=merged) == FEW_CODES:
             stands_for = partial(wording.code_label, names.coarse)
-            codes = {place: coarse_ids(names.groups[place], ids) for place, ids in codes.items()}
+            codes = {place: token_codes.coarse_ids(names.groups[place], ids) for place, ids in codes.items()}
     token_strip(reading.pieces, by_codes(codes, stands_for), st.session_state[chosen], "strip", take)
     if colours := legend(codes, stands_for):
         st.html(colours)
@@ -96,7 +87,7 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
     st.query_params["token"] = str(token)
     st.subheader(f"Codes of {plain(shown[token])}")
     if other is not None:
-        shares = shared(reading, token, other)
+        shares = token_codes.shared(reading, token, other)
         st.markdown(
             f"The same code as {plain(shown[other])} ({other}) at "
             f"**{sum(value > 0 for value in shares.values())} of {len(shares)}** sites:"
@@ -106,7 +97,7 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
             key="shared",
             alt=f"Sites at which tokens {token} and {other} have the same code: heads and MLP by layer",
         )
-    rows = codes_at(reading, token, name, beside(names))
+    rows = token_codes.codes_at(reading, token, name, beside(names))
     table(rows, "codes of a token", COLUMNS, height=380)
 
 
@@ -120,8 +111,8 @@ text = st.text_area(
     bind=IN_URL,
     height=80,
     on_change=lambda: st.query_params.pop("token", None),  # another text begins at its last token
-    help=f"At most {MOST} tokens. Ctrl+Enter reads it.",
+    help=f"At most {token_codes.MOST} tokens. Ctrl+Enter reads it.",
 )
 with engine.saying(stop=True):
-    reading = read(folder, books, text)
+    reading = token_codes.read(folder, books, text)
 tokens(reading, text, name_of(folder), books)

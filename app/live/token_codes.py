@@ -65,8 +65,8 @@ def clearest_site(sites: Mapping[str, Sequence[str]], reading: Reading, labels: 
     def clear(names: Sequence[str]) -> float:
         if len(names) > 1:
             return -1.0
-        every = (labels.of(names[0], code) for code in set(reading.codes[names[0]].ids[:, 0].tolist()))
-        return sum(label.f1 for label in every if label is not None and label.named)
+        code_labels = (labels.of(names[0], code) for code in set(reading.codes[names[0]].ids[:, 0].tolist()))
+        return sum(label.f1 for label in code_labels if label is not None and label.named)
 
     values = [clear(names) for names in sites.values()]
     return values.index(max(values))

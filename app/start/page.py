@@ -84,10 +84,10 @@ with st.container(border=True):
     if st.button("Begin here: a story with fire in it", type="primary", icon=":material/arrow_forward:"):
         st.switch_page("steering/page.py")
 columns = [*st.columns(3), *st.columns(3)]
-for column, (view, (does, example, asked)) in zip(columns, CARDS.items(), strict=True):
+for column, (view, (does, example, address)) in zip(columns, CARDS.items(), strict=True):
     with column.container(border=True, height="stretch"):
         title, icon = PAGES[view]
         st.page_link(f"{view}/page.py", label=f"**{title}**", icon=icon)
         st.markdown(does)
         arrow = ":material/arrow_forward:"
-        st.page_link(f"{view}/page.py", label=f"Try: {example}", icon=arrow, query_params=asked)
+        st.page_link(f"{view}/page.py", label=f"Try: {example}", icon=arrow, query_params=address)

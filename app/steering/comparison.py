@@ -9,18 +9,8 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from interp.app import engine
+from interp.app.steering import job
 from interp.app.steering.form import address
-from interp.app.steering.job import (
-    BESIDE,
-    NAMES,
-    Likely,
-    Show,
-    SiteCodes,
-    Written,
-    branch,
-    control_vector,
-    inspect_token,
-)
 from interp.app.widgets.charts import table
 from interp.app.widgets.code_names import code_pages
 from interp.app.widgets.token_strip import Row, token_strip
@@ -52,15 +42,14 @@ class Comparison(NamedTuple):
     """
 
     request: SteeringRequest
-    written: Sequence[Written]
+    written: Sequence[job.Written]
     made: dict
     books: Codebooks
     labels: Labels | None
 
 
-def streaming(place: DeltaGenerator, beside: Sequence[str]) -> Show:
-    """Cards for texts that are being written."""
-    names = [NAMES[BASE], NAMES[CODES], *(name for name in BESIDE if name in beside)]
+def streaming(place: DeltaGenerator, beside: Sequence[str]) -> job.Show:
+    names = [job.NAMES[BASE], job.NAMES[CODES], *(name for name in job.BESIDE if name in beside)]
     spots = {}
     with place.container(key="arms writing"):
         for column, name in zip(st.columns(len(names)), names, strict=True):
@@ -74,28 +63,28 @@ def streaming(place: DeltaGenerator, beside: Sequence[str]) -> Show:
 def texts(shown: Comparison) -> None:
     """The texts beside each other and what was branched off them; everything that a click on a token changes."""
     branches = st.session_state.setdefault("branches", [])
-    every = [*shown.written, *branches]
+    all_texts = [*shown.written, *branches]
     number, at = st.session_state.get(OPENED), st.session_state.get(OPENED_AT)
-    if number is None or number >= len(every):
+    if number is None or number >= len(all_texts):
         number, at = 1, None
-    if at is not None and at >= len(every[number].text.tokens):
+    if at is not None and at >= len(all_texts[number].text.tokens):
         at = None
     st.session_state[OPENED], st.session_state[OPENED_AT] = number, at
     cards, boxes = st.container(key="arms"), st.container()
     if at is not None:
         with engine.saying():
-            _open(shown, every[number], at)
-    every = [*shown.written, *branches]  # one may have come
-    for first in range(0, len(every), 4):
-        row = every[first : first + 4]
+            _open(shown, all_texts[number], at)
+    all_texts = [*shown.written, *branches]  # one may have come
+    for first in range(0, len(all_texts), 4):
+        row = all_texts[first : first + 4]
         for i, (column, text) in enumerate(zip(cards.columns(len(row)), row, strict=True), first):
             with column.container(border=True, height="stretch"):
                 _card(text, i, at if i == number else None)
     left, right = boxes.columns([3, 2])
     left.segmented_control(
-        "Look into", range(len(every)), format_func=lambda i: every[i].name, required=True, key=OPENED
+        "Look into", range(len(all_texts)), format_func=lambda i: all_texts[i].name, required=True, key=OPENED
     )
-    new = every[number].pieces[every[number].n_prompt :]
+    new = all_texts[number].pieces[all_texts[number].n_prompt :]
     right.selectbox(
         "New token",
         range(len(new)),
@@ -106,7 +95,7 @@ def texts(shown: Comparison) -> None:
     )
 
 
-def _card(text: Written, number: int, at: int | None) -> None:
+def _card(text: job.Written, number: int, at: int | None) -> None:
     perplexity = "ended at once" if text.text.perplexity is None else f"perplexity {text.text.perplexity:.1f}"
     moved = (
         "" if text.divergence is None or not len(text.divergence) else f" · KL {text.divergence.mean():.2f}"
@@ -129,17 +118,17 @@ def _card(text: Written, number: int, at: int | None) -> None:
     token_strip(text.pieces, [row], chosen, f"strip {number}", take, text.n_prompt)
 
 
-def _open(shown: Comparison, opened: Written, at: int) -> None:
+def _open(shown: Comparison, opened: job.Written, at: int) -> None:
     """A new token of a text: what else could have come, the codes there, and the way on from another token."""
     base, codes, *_ = (text.condition for text in shown.written)
     condition = codes if opened.condition is base else opened.condition
     likely, *site_codes = engine.asked_last(
         "inspected token",
         (id(opened), at),
-        lambda: inspect_token(shown.books, base, condition, opened.text.tokens, at),
+        lambda: job.inspect_token(shown.books, base, condition, opened.text.tokens, at),
     )
-    chosen, before = (plain(visible(opened.pieces[opened.n_prompt + i])) for i in (at, at - 1))
-    st.markdown(f"**{chosen}** in *{opened.name}*, {_set_by(opened, at)}, behind {before}")
+    chosen, token_before = (plain(visible(opened.pieces[opened.n_prompt + i])) for i in (at, at - 1))
+    st.markdown(f"**{chosen}** in *{opened.name}*, {_set_by(opened, at)}, behind {token_before}")
     left, right = st.columns(2)
     token = opened.text.tokens[at]
     rows = [
@@ -152,8 +141,7 @@ def _open(shown: Comparison, opened: Written, at: int) -> None:
     _branch(shown, opened, at, [other for other in likely if other.token != token])
 
 
-def _set_by(text: Written, at: int) -> str:
-    """What made a new token, in words."""
+def _set_by(text: job.Written, at: int) -> str:
     if at == text.branched:
         return "chosen by hand"
     if text.condition.within is None:
@@ -162,7 +150,7 @@ def _set_by(text: Written, at: int) -> str:
     return "with the edits of this text at the token before" if edited else "with no edit at the token before"
 
 
-def _code_rows(labels: Labels | None, base: SiteCodes, steered: SiteCodes) -> list[dict[str, str]]:
+def _code_rows(labels: Labels | None, base: job.SiteCodes, steered: job.SiteCodes) -> list[dict[str, str]]:
     """The codes as the token was chosen: those first that are others than in the base, the clearest names first."""
 
     def clear(site: str, code: int) -> float:
@@ -187,7 +175,7 @@ def _code_rows(labels: Labels | None, base: SiteCodes, steered: SiteCodes) -> li
     ]
 
 
-def _branch(shown: Comparison, text: Written, at: int, others: Sequence[Likely]) -> None:
+def _branch(shown: Comparison, text: job.Written, at: int, others: Sequence[job.Likely]) -> None:
     """Another token in the place of this one, and the text from there on."""
     texts_of = {other.token: f"{wording.token(other.text)} {other.condition:.0%}" for other in others}
     token = st.pills(
@@ -202,13 +190,12 @@ def _branch(shown: Comparison, text: Written, at: int, others: Sequence[Likely])
         def show(_name: str, *so_far) -> None:
             place.html(marked(*so_far))
 
-        new = branch(shown.request, shown.written[0].condition, text, at, token, show)
+        new = job.branch(shown.request, shown.written[0].condition, text, at, token, show)
         st.session_state["branches"][:] = [*st.session_state["branches"], new][-MOST_BRANCHES:]
         place.empty()
 
 
-def draw_costs(texts: Sequence[Written]) -> None:
-    """What every token cost, in pictures and numbers."""
+def draw_costs(texts: Sequence[job.Written]) -> None:
     most_surprise = max(text.text.surprise.max(initial=0) for text in texts)
     moved = [text.divergence for text in texts if text.divergence is not None]
     most_moved = max(divergence.max(initial=0) for divergence in moved)
@@ -236,7 +223,7 @@ def draw_costs(texts: Sequence[Written]) -> None:
         )
 
 
-def _costs(text: Written, name: str, values: np.ndarray | None, colour: str, top: float) -> None:
+def _costs(text: job.Written, name: str, values: np.ndarray | None, colour: str, top: float) -> None:
     """One number for each new token, the mean and the largest in words."""
     if values is None or not len(values):
         return
@@ -280,23 +267,23 @@ def draw_code_set(
 
 def draw_again(shown: Comparison) -> None:
     """How to get the texts of base and codes again, by the link all that the form asked for, and all of it to keep."""
-    again = session(shown)
+    session_data = session(shown)
     st.subheader("Again")
     names = ["In Python", "On the command line", "Link", "JSON", "Control vector"]
-    in_python, in_terminal, link, kept, exported = st.tabs(names)
-    in_python.code(again["python"], language="python", wrap_lines=True, height=CODE)
-    in_terminal.code(again["command"], language="bash", wrap_lines=True, height=CODE)
-    link.code(again["link"], language=None, wrap_lines=True, height=CODE)
-    kept.download_button(
+    in_python, in_terminal, link, as_json, exported = st.tabs(names)
+    in_python.code(session_data["python"], language="python", wrap_lines=True, height=CODE)
+    in_terminal.code(session_data["command"], language="bash", wrap_lines=True, height=CODE)
+    link.code(session_data["link"], language=None, wrap_lines=True, height=CODE)
+    as_json.download_button(
         "Texts and what repeats them",
-        json.dumps(again, indent=1),
+        json.dumps(session_data, indent=1),
         "steering.json",
         "application/json",
         on_click="ignore",
     )
     with exported:
         try:
-            vector = control_vector(shown.books, shown.request)
+            vector = job.control_vector(shown.books, shown.request)
         except InputError as error:
             st.caption(plain(str(error)))
         else:

@@ -42,11 +42,11 @@ def settings() -> dict:
     return {key: state.get(key) for key in keys}
 
 
-def address(made: dict) -> str:
+def address(form: dict) -> str:
     """The address of a comparison, by its :func:`settings`: opened anywhere, the page has the same."""
     fields = engine.address_of_model() | {
         key: str(value).lower() if isinstance(value, bool) else value
-        for key, value in made.items()
+        for key, value in form.items()
         if value not in (None, "", [])
     }
     page_url = urlsplit(st.context.url or "/steering")
@@ -54,10 +54,9 @@ def address(made: dict) -> str:
 
 
 def made_by(request: SteeringRequest, books: str) -> str:
-    """What made a comparison, as Markdown."""
     n, (positions, _, begin) = len(request.codes), request.positions.partition(":")
     prompt = wording.visible(request.prompts[0], keep=" ")
-    done = {
+    editing = {
         "added": f"added {request.scale:g} times",
         "set": f"set in {request.slots} of a vector's slots",
         "forbidden": "forbidden",
@@ -70,7 +69,7 @@ def made_by(request: SteeringRequest, books: str) -> str:
     words = [
         f"“{prompt if len(prompt) <= SHORT else prompt[: SHORT - 1] + '…'}”"
         + (" as a chat message" if request.chat else ""),
-        f"{n} {'code' if n == 1 else 'codes'} {done[request.how]}",
+        f"{n} {'code' if n == 1 else 'codes'} {editing[request.how]}",
         positions_text,
         f"{request.n_tokens} new tokens at temperature {request.temperature:g}",
         f"seed {request.seed}",

@@ -177,8 +177,8 @@ def branch(
         n_tokens = min(request.n_tokens, model.cfg.n_ctx - len(begin))
         if n_tokens < 1:
             raise InputError(f"a text of {len(begin)} tokens: the model reads no more")
-        asked = replace(request, n_tokens=n_tokens)
-        [new] = continue_text(model, asked, begin, [text.condition], text.condition.at(), show)
+        shorter = replace(request, n_tokens=n_tokens)
+        [new] = continue_text(model, shorter, begin, [text.condition], text.condition.at(), show)
         whole = [*begin[len(text.condition.prompt) :], *new]
         return replace(
             _written(model, request, base, text.condition, whole, ended=len(new) < n_tokens),
@@ -195,7 +195,7 @@ def inspect_token(
     The likeliest tokens and the one that was chosen, the condition's likeliest first; codes of both.
     """
     with engine.running() as model:
-        (plain, before), (steered, after) = (
+        (plain, base_codes), (steered, steered_codes) = (
             _read(model, books, run_under, new[:at]) for run_under in (base, condition)
         )
         chosen = {*steered.topk(LIKELIEST).indices.tolist(), *plain.topk(LIKELIEST).indices.tolist(), new[at]}
@@ -203,7 +203,7 @@ def inspect_token(
             Likely(token, model.tokenizer.decode([token]), float(plain[token]), float(steered[token]))
             for token in sorted(chosen, key=lambda token: -float(steered[token]))
         ]
-    return likely, before, after
+    return likely, base_codes, steered_codes
 
 
 @torch.no_grad()

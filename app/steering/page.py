@@ -8,20 +8,9 @@ import streamlit as st
 
 from interp import MOST_SEED
 from interp.app import engine
+from interp.app.steering import job
 from interp.app.steering.comparison import Comparison, draw_again, draw_code_set, draw_costs, streaming, texts
 from interp.app.steering.form import BY_NAME, OF_TEXTS, OF_TOPIC, SOURCES, made_by, named, settings, worked
-from interp.app.steering.job import (
-    BESIDE,
-    MEANS,
-    MEANS_TIMES,
-    MOST_BESIDE,
-    NAMES,
-    SAID,
-    compare,
-    difference_of_means,
-    find,
-    known,
-)
 from interp.app.widgets.code_names import beside, labels
 from interp.app.widgets.codebook_picker import choose, made_with
 from interp.app.widgets.tokens import plain
@@ -102,8 +91,8 @@ with st.form("steer"):
         field(right.text_area, "Texts without it", key="negative", height=150, placeholder=usual_texts)
     left, middle, right = st.columns([5, 4, 1.3], vertical_alignment="bottom")
     prompt = field(left.text_area, "Prompt", PROMPT, key="prompt", height=68)
-    most = {"max_selections": MOST_BESIDE, "placeholder": "nothing else"}
-    others = field(middle.multiselect, "Beside base and codes", BESIDE, key="beside", **most)
+    most = {"max_selections": job.MOST_BESIDE, "placeholder": "nothing else"}
+    others = field(middle.multiselect, "Beside base and codes", job.BESIDE, key="beside", **most)
     pressed = right.form_submit_button("Steer", type="primary", width="stretch")
     with st.expander("More"):
         a, b, c, d = st.columns(4)
@@ -122,35 +111,35 @@ with st.form("steer"):
         temperature = field(b.number_input, "Temperature", 0.0, 5.0, 0.7, 0.1, key="temperature")
         seed = field(c.number_input, "Seed", 0, MOST_SEED, 0, key="seed")
         title = "Difference of means, times"
-        times = field(a.number_input, title, -100.0, 100.0, MEANS_TIMES, 0.5, key="times")
+        times = field(a.number_input, title, -100.0, 100.0, job.MEANS_TIMES, 0.5, key="times")
         usual_words = f"The following text is about {topic}." if source == OF_TOPIC else ""
-        said = field(b.text_input, SAID, key="said", placeholder=usual_words) or usual_words
+        said = field(b.text_input, job.SAID, key="said", placeholder=usual_words) or usual_words
         chat = field(c.toggle, "Chat message", key="chat")
 
-asked, by = settings(), st.session_state.get("by", RANKINGS[0])
-given, code_set, codes = None, None, []  # given: texts with and without, which codes and means are found from
+form, by = settings(), st.session_state.get("by", RANKINGS[0])
+contrast, code_set, codes = None, None, []  # contrast: texts with and without, for codes and means
 if source == OF_TEXTS:
-    given = lines(st.session_state["positive"]), lines(st.session_state["negative"]) or neutral_texts()
+    contrast = lines(st.session_state["positive"]), lines(st.session_state["negative"]) or neutral_texts()
 elif source == OF_TOPIC and topic in topic_names():
-    given = load_topic(topic).positive, load_topic(topic).negative
+    contrast = load_topic(topic).positive, load_topic(topic).negative
 elif source == OF_TOPIC and topic in presets:
     codes = parse_codes(presets[topic].codes)
-if given is not None:
+if contrast is not None:
     with contextlib.suppress(InputError):  # pressing Steer says it
-        code_set = known(made_with(folder, books), *given, by)
+        code_set = job.known(made_with(folder, books), *contrast, by)
 # two places: in one and the same the last texts would stay below those that are being written
 writing, done = st.empty(), st.empty()
 if pressed:
     engine.forget()
     try:
-        if given is not None:
-            code_set = find(books, made_with(folder, books), *given, by)
+        if contrast is not None:
+            code_set = job.find(books, made_with(folder, books), *contrast, by)
         elif source == BY_NAME:
             codes = named_codes(st.session_state["codes"], books, how)
-        if MEANS in others and given is None:
-            raise InputError(f"{MEANS}: its vector is of texts, choose codes {OF_TOPIC} or {OF_TEXTS}")
-        if SAID in others and not said.strip():
-            raise InputError(f"{SAID}: nothing, write it under More")
+        if job.MEANS in others and contrast is None:
+            raise InputError(f"{job.MEANS}: its vector is of texts, choose codes {OF_TOPIC} or {OF_TEXTS}")
+        if job.SAID in others and not said.strip():
+            raise InputError(f"{job.SAID}: nothing, write it under More")
         if positions == "generated" and begin > 1:
             positions = f"generated:{begin}"
         codes = codes if code_set is None else used(code_set, how)
@@ -167,32 +156,32 @@ if pressed:
             temperature=temperature,
             seed=seed,
             chat=chat,
-            random_baseline=NAMES[RANDOM] in others,
+            random_baseline=job.NAMES[RANDOM] in others,
             model=engine.model_name(),
             codebooks=str(folder),
         )
-        written = compare(
+        written = job.compare(
             books,
             request,
             streaming(writing, others),
-            vectors=difference_of_means(*given) if MEANS in others else None,
+            vectors=job.difference_of_means(*contrast) if job.MEANS in others else None,
             times=times,
-            said=said if SAID in others else None,
+            said=said if job.SAID in others else None,
         )
-        st.session_state["comparison"] = Comparison(request, written, asked, books, names)
+        st.session_state["comparison"] = Comparison(request, written, form, books, names)
     except InputError as error:
         engine.say(error)
     writing.empty()
 codes = codes if code_set is None else used(code_set, how)
 if summary := named(codes, names):
     listing.caption(f"Codes: {plain(summary)}.")
-elif given is not None and code_set is None:
+elif contrast is not None and code_set is None:
     listing.caption("Its codes are found when you press Steer: half a minute, once.")
 
 if "comparison" in st.session_state:
     shown: Comparison = st.session_state["comparison"]
     with done.container():
-        if shown.made != asked:
+        if shown.made != form:
             st.info("The settings above have changed since these texts were written: press Steer for others.")
         texts(shown)
         st.caption(made_by(shown.request, shown.made["books"]))

@@ -27,10 +27,10 @@ def fill() -> None:
     if fields or "edits" in address:
         for key in ("why asked", "edits of"):
             st.session_state.pop(key, None)
-    before = st.session_state.get("why asked") or {}
+    last_asked = st.session_state.get("why asked") or {}
     for key in FIELDS:
-        st.session_state[key] = (before | fields).get(key, PAIR.get(key, ""))
-    st.session_state["chat"] = address.get("chat") == "true" or before.get("chat", False)
+        st.session_state[key] = (last_asked | fields).get(key, PAIR.get(key, ""))
+    st.session_state["chat"] = address.get("chat") == "true" or last_asked.get("chat", False)
 
 
 def prompts_of(name: str) -> dict[str, str]:

@@ -70,11 +70,11 @@ def _name(explanation: Why, index: int) -> str:
 def _about(explanation: Why, index: int) -> None:
     """What a node looks at, writes and says, and its arrows."""
     node, lines = every_node(explanation)[index], list[str]()
-    kept = "kept" if index < explanation.kept else "not kept"
-    lines.append(f"**Effect** {signed(node.effect)} logits when B's value stands there; {kept}")
+    status = "kept" if index < explanation.kept else "not kept"
+    lines.append(f"**Effect** {signed(node.effect)} logits when B's value stands there; {status}")
     if node.looks_at:
-        seen = ", ".join(f"{quoted(token)} {i} {share:.0%}" for token, i, share in node.looks_at)
-        lines.append(f"**Looks at** {plain(seen)}")
+        looks = ", ".join(f"{quoted(token)} {i} {share:.0%}" for token, i, share in node.looks_at)
+        lines.append(f"**Looks at** {plain(looks)}")
     for name, words in (("Raises", node.raises), ("Lowers", node.lowers)):
         if words:
             lines.append(f"**{name}** {plain(', '.join(map(quoted, words)))}")
@@ -154,10 +154,10 @@ def _keep(edits: list[str]) -> Callable[[], None]:
     return lambda: st.session_state.__setitem__("edits", edits)
 
 
-def _python(explanation: Why, edits: Sequence[str], made: str) -> str:
+def _python(explanation: Why, edits: Sequence[str], explained_by: str) -> str:
     return (
         "import interp\nfrom interp.contrast import replay\n\n"
         f"model = interp.load_model({explanation.model or DEFAULT_MODEL!r})\n"
-        + (f"a = {explanation.a!r}\nb = {explanation.b!r}\n" if "(model, a, b" in made else "")
-        + f"explanation = {made}\nfor outcome in replay(model, explanation, {edits!r}):\n    print(outcome)"
+        + (f"a = {explanation.a!r}\nb = {explanation.b!r}\n" if "(model, a, b" in explained_by else "")
+        + f"explanation = {explained_by}\nfor outcome in replay(model, explanation, {edits!r}):\n    print(outcome)"
     )

@@ -28,7 +28,7 @@ KEEP = "why"
 COLOURS = (BLUE, GREEN, ORANGE, GREY)
 
 
-def explained(asked: dict[str, Any] | None, saved: str | None, typed: dict[str, Any]) -> None:
+def explained(request: dict[str, Any] | None, saved: str | None, typed: dict[str, Any]) -> None:
     """What was asked for, or a saved one; nothing where nothing was."""
     with engine.saying():
         if saved:
@@ -37,14 +37,14 @@ def explained(asked: dict[str, Any] | None, saved: str | None, typed: dict[str, 
             run_store.check_inside(folder)
             explanation = engine.asked_last("why", key, lambda: _opened(folder))
             python = f"interp.contrast.Why.load({f'{run_store.shown_path()}/{saved}'!r})"
-        elif asked is not None:
-            key = engine.model_name(), *asked.values()
-            explanation = engine.asked_last("why", key, lambda: _made(asked))
+        elif request is not None:
+            key = engine.model_name(), *request.values()
+            explanation = engine.asked_last("why", key, lambda: _made(request))
             options = "".join(
-                f", {name}={asked[name]!r}" for name in ("answer", "instead", "chat") if asked[name]
+                f", {name}={request[name]!r}" for name in ("answer", "instead", "chat") if request[name]
             )
             python = f"interp.why(model, a, b{options})"
-            if asked != typed:
+            if request != typed:
                 st.info("The prompts above have changed. Press Explain.")
         else:
             return
@@ -84,10 +84,10 @@ def explained_together(a: str, prompts: list[str], chat: bool) -> None:
         table(rows, "nodes of several")
 
 
-def _made(asked: dict[str, Any]) -> Why:
+def _made(request: dict[str, Any]) -> Why:
     with engine.running() as model:
-        answers = {name: asked[name] or None for name in ("answer", "instead")}
-        return why(model, asked["a"], asked["b"], **answers, chat=asked["chat"], stage=engine.stage)
+        answers = {name: request[name] or None for name in ("answer", "instead")}
+        return why(model, request["a"], request["b"], **answers, chat=request["chat"], stage=engine.stage)
 
 
 def _opened(folder: Path) -> Why:
@@ -162,8 +162,8 @@ def _kept(explanation: Why) -> None:
                 use = "A task of such prompts: read it, then find its circuit on *Circuit*."
                 st.download_button("Template", form, "template.json", help=use, on_click="ignore")
         if (more := explanation.with_mlps) is not None:
-            enough = "are enough" if more.sparse else "are not enough"
-            with st.expander(f"With MLPs as nodes: {more.kept} {enough}"):
+            verdict = "are enough" if more.sparse else "are not enough"
+            with st.expander(f"With MLPs as nodes: {more.kept} {verdict}"):
                 rows = [
                     {"node": node.site, "token": f"{label(node.token)} {node.position}"}
                     | {"effect": signed(node.effect)}

@@ -18,8 +18,8 @@ from interp.report import wording
 
 def steering_by(codes: str, books: str) -> str:
     """The address of steering by codes, as they are typed there, of codebooks by what they are called."""
-    asked = {"books": books, "source": "by name", "codes": codes}
-    return f"/steering?{urlencode(asked | engine.address_of_model())}"
+    query = {"books": books, "source": "by name", "codes": codes}
+    return f"/steering?{urlencode(query | engine.address_of_model())}"
 
 
 def code_pages(books: str) -> Callable[[str, int], str | None]:
@@ -34,8 +34,8 @@ def code_pages(books: str) -> Callable[[str, int], str | None]:
     def page(site: str, code: int) -> str | None:
         if index is None and names:
             return None
-        asked = {"code": code_name(site, code)} | ({} if index is None else {"index": index}) | model_query
-        return f"/codes?{urlencode(asked, safe='=')}"
+        query = {"code": code_name(site, code)} | ({} if index is None else {"index": index}) | model_query
+        return f"/codes?{urlencode(query, safe='=')}"
 
     return page
 
@@ -55,10 +55,10 @@ def books_of(index: str) -> str | None:
         unchanged = pretrained_fingerprint(place.name, sites) == made_with.get("fingerprint")
         return place.name if unchanged else None
     try:
-        made = (place / CODEBOOKS).stat().st_mtime
+        written_at = (place / CODEBOOKS).stat().st_mtime
     except OSError:
         return None
-    return place.name if made <= code_index.changed(folder) else None
+    return place.name if written_at <= code_index.changed(folder) else None
 
 
 def labels(source: CodeIndex | Codebooks) -> Labels | None:

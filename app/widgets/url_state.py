@@ -57,9 +57,11 @@ def tell_missing(name: str, choices: Sequence[str], kind: str) -> None:
         st.session_state.pop(noted, None)
         if value is not None and value not in choices:
             st.session_state[noted] = value
-    elif (held := st.session_state[name]) and held not in choices:  # its folder went while the page was open
-        st.session_state[noted] = held
-    elif not choices or held != choices[0]:  # somebody has chosen: the first is what stands in
+    elif (
+        current := st.session_state[name]
+    ) and current not in choices:  # its folder went while the page was open
+        st.session_state[noted] = current
+    elif not choices or current != choices[0]:  # somebody has chosen: the first is what stands in
         st.session_state.pop(noted, None)
     if noted in st.session_state:
         shown = ": another is shown" if choices else ""

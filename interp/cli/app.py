@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from interp.cli.options import DEFAULT_MODEL, named, whole_option
+from interp.cli.options import DEFAULT_MODEL, named, option, whole_option
 from interp.errors import InputError
 
 HERE = "127.0.0.1"
@@ -32,10 +32,7 @@ def workbench(
         Path, typer.Option(metavar="DIR", envvar="INTERP_RUNS", help="folder whose runs are shown")
     ] = RUNS,
     model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", "-m", metavar="MODEL", help="model to read and steer", show_default=DEFAULT_MODEL
-        ),
+        str | None, option("MODEL", "model to read and steer", "--model", "-m", show_default=DEFAULT_MODEL)
     ] = None,
 ) -> None:
     """Open the workbench in the browser; only this machine reaches it unless --host says otherwise."""
@@ -46,10 +43,8 @@ def workbench(
     address, *_ = host
     _check_free(address, port)
     if address not in OWN_NAMES:
-        typer.echo(
-            f"warning: whoever reaches {address} can use the model and read {runs}: there is no password",
-            err=True,
-        )
+        reach = f"whoever reaches {address} can use the model and read {runs}"
+        typer.echo(f"warning: {reach}: there is no password", err=True)
     main = find_spec("interp.app.main")
     command = [sys.executable, "-m", "streamlit", "run", str(main and main.origin)]
     command += ["--server.port", str(port), "--server.address", address]
@@ -57,13 +52,13 @@ def workbench(
     if address in EVERYWHERE:
         import psutil
 
-        known = chain.from_iterable(psutil.net_if_addrs().values())
-        addresses = {socket.gethostname(), *(each.address.partition("%")[0] for each in known)}
+        interfaces = chain.from_iterable(psutil.net_if_addrs().values())
+        addresses = {socket.gethostname(), *(interface.address.partition("%")[0] for interface in interfaces)}
     for name in dict.fromkeys((*OWN_NAMES, *host, *addresses)):
         command += ["--server.allowedHosts", name]
-    asked = {"INTERP_RUNS": str(runs.absolute())} | ({} if model is None else {"INTERP_MODEL": model})
+    environment = {"INTERP_RUNS": str(runs.absolute())} | ({} if model is None else {"INTERP_MODEL": model})
     # in the place of this process: whatever ends it ends the server
-    os.execve(sys.executable, command, os.environ | asked)
+    os.execve(sys.executable, command, os.environ | environment)
 
 
 def workbench_of(result: Path) -> list[str]:

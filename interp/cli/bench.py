@@ -59,9 +59,9 @@ def bench(
     )
     plan = BenchPlan(**{name: value for name, value in arguments.items() if value is not None}, seeds=seeds)
     check_folder(out, "a bench")
-    if (lost := _lost(out / "bench.json", plan)) and not overwrite:
+    if (missing := _lost(out / "bench.json", plan)) and not overwrite:
         raise InputError(
-            f"--out {out}: the table there has {lost}, which this one would lack: ask for them too, name another "
+            f"--out {out}: the table there has {missing}, which this one would lack: ask for them too, name another "
             "folder, or replace it with --overwrite"
         )
 
@@ -111,5 +111,5 @@ def _lost(path: Path, plan: Any) -> str:
         fewer = old["seeds"] > plan.seeds
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    lost = [f"{name} {', '.join(map(str, sorted(more)))}" for name, more in parts.items() if more]
-    return "; ".join(lost + [f"{old['seeds']} seeds"] * fewer)
+    missing = [f"{name} {', '.join(map(str, sorted(more)))}" for name, more in parts.items() if more]
+    return "; ".join(missing + [f"{old['seeds']} seeds"] * fewer)

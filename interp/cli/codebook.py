@@ -152,22 +152,20 @@ def evaluate(
     request = options.request_of_command(context)
     within = folder if json_file is None else None
     check_file(path, "--json", request=request, overwrite=overwrite, within=within)
-    wanted = [part for group in k for part in options.numbers(group)]
+    ks = [part for group in k for part in options.numbers(group)]
 
     from interp.cli.render_codes import print_quality
     from interp.evaluation.codebook_quality import quality_of_folder
     from interp.models import load_model
     from interp.progress import bar
 
-    spec = model or books.manifest["model"]["spec"]
-    if spec is None:
-        raise InputError(f"{folder} does not say which model it is of: name it with --model")
+    spec = model or options.spec_of(books.manifest, folder)
     loaded = load_model(spec, device=device, dtype=dtype)
     result = quality_of_folder(
         loaded,
         books,
         data,
-        ks=sorted(set(wanted)) or None,
+        ks=sorted(set(ks)) or None,
         n_tokens=tokens,
         control_blocks=controls,
         batch_size=batch_size,
@@ -181,18 +179,14 @@ def evaluate(
     if "kind" in fit_of:
         suggest((["codebook", "train", str(folder)], "go on with gradients"))
         return
-    other = {
-        "--selection": "cosine" if fit_of["selection"] == "matching_pursuit" else "matching_pursuit",
-        "--k": fit_of["k"],
-        "--codes": fit_of["n_codes"],
+    selection = "cosine" if fit_of["selection"] == "matching_pursuit" else "matching_pursuit"
+    other = {"--selection": selection, "--k": fit_of["k"], "--codes": fit_of["n_codes"], "--model": spec}
+    other |= {
         "--sites": ",".join(books.manifest["sites"]),
         "--data": text["spec"],
         "--tokens": text["n_tokens"],
-        "--context": text["context"],
-        "--magnitude": fit_of["magnitude"],
-        "--seed": fit_of["seed"],
-        "--model": spec,
     }
+    other |= {"--context": text["context"], "--magnitude": fit_of["magnitude"], "--seed": fit_of["seed"]}
     words = words_of(other) + ([] if fit_of["sequential"] else ["--independent"])
     suggest((["codebook", "fit", *words], "the other selection, else the same"))
 
@@ -207,9 +201,7 @@ def train(
     overwrite: options.OverwriteOption = False,
     objective: Annotated[
         Literal["local", "distilled", "joint"],
-        option(
-            "NAME", "local (reconstruction), distilled (KL to the plain model), joint (model finetuned too)"
-        ),
+        option("NAME", "local (reconstruction), distilled (KL to the plain model), joint (model tuned too)"),
     ] = "distilled",
     data: options.TextOption = "stdlib+self",
     tokens: Annotated[int, whole_option(help="tokens of text, at most")] = 100_000,
@@ -284,11 +276,11 @@ def train(
     from interp.training import StepResult, TrainConfig, train_codebooks
     from interp.training.run import describe
 
+    set_here = {"model_lr": model_lr, "mse_weight": mse_weight}
     config = TrainConfig(
         objective=objective,
         lr=lr,
-        **({} if model_lr is None else {"model_lr": model_lr}),
-        **({} if mse_weight is None else {"mse_weight": mse_weight}),
+        **{name: value for name, value in set_here.items() if value is not None},
         batch_size=batch_size,
         epochs=epochs,
         nested=nested,
@@ -299,9 +291,7 @@ def train(
         seed=seed,
     )
     open_sources(data)  # a wrong name should not wait for the model
-    spec = model or (books.manifest["model"]["spec"] if books else DEFAULT_MODEL)
-    if spec is None:
-        raise InputError(f"{start} does not say which model it is of: name it with --model")
+    spec = model or (options.spec_of(books.manifest, start) if books else DEFAULT_MODEL)
     device = join_torchrun(device)
     if books is None and world() > 1:
         raise InputError("torchrun trains codebooks that are there: name the folder of fitted ones")
@@ -310,9 +300,9 @@ def train(
     if objective == "joint":
         check_saveable(loaded)  # which should not wait for the text either
     if books is None:
-        usual, few = context or min(64, loaded.cfg.n_ctx), min(FIT_TOKENS, tokens)
+        block, fit_tokens = context or min(64, loaded.cfg.n_ctx), min(FIT_TOKENS, tokens)
         with goes_on(start):
-            text = load_text(data, loaded, n_tokens=few, context=usual, seed=seed, stage=bar)
+            text = load_text(data, loaded, n_tokens=fit_tokens, context=block, seed=seed, stage=bar)
             typer.echo(f"fitting  codebooks at all heads into {start}")
             books = fit_codebooks(loaded, "heads", text, start, FitConfig(seed=seed), stage=bar)
     books.check_model(loaded)
@@ -322,13 +312,13 @@ def train(
     )
     length = context or books.manifest["text"]["context"]
     text = load_text(data, loaded, n_tokens=tokens, context=length, seed=seed, stage=stage)
-    seen: list[tuple[int, float]] = []
+    times: list[tuple[int, float]] = []
 
     def watch(done: int, n_steps: int, result: StepResult) -> None:
-        seen.append((done, time.perf_counter()))
+        times.append((done, time.perf_counter()))
         speed = ""
-        if len(seen) > 1:
-            (first, then), (last, now) = seen[-2:]
+        if len(times) > 1:
+            (first, then), (last, now) = times[-2:]
             speed = f"  {(last - first) * batch_size * length / (now - then):.0f} tokens/s"
         typer.echo(f"step {done}/{n_steps}  {describe(result)}{speed}")
 

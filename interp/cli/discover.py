@@ -36,8 +36,8 @@ def grow(
     """
     from interp.files import check_file, unused, write_json
 
-    wanted, spec = options.task_and_model(task, model, counterfactual)
-    path = out or unused(Path(f"{options.default_folder(wanted.name, model, 'grown')}.json"))
+    task_loaded, spec = options.task_and_model(task, model, counterfactual)
+    path = out or unused(Path(f"{options.default_folder(task_loaded.name, model, 'grown')}.json"))
     request = {"task": task, "model": spec, "n": n, "held_out": held_out, "seed": seed}
     request["counterfactual"] = counterfactual
     check_file(path, "--out", request=request, overwrite=overwrite)
@@ -56,14 +56,16 @@ def grow(
 
     parse_device(device)
     loaded = load_model(spec, device=device, dtype=dtype)
-    most = min(wanted.default_n, MOST_PAIRS)
-    asked = None if n is None else min(n, MOST_PAIRS)
-    if asked is None:  # of a task that has few, some have to be left
-        n_pairs = len(sample_pairs(wanted, loaded.tokenizer, None, most + held_out, seed, counterfactual))
-        asked = min(most, max(n_pairs - held_out, min(n_pairs // 2, n_pairs - MIN_PAIRS), 2))
-    pairs = sample_pairs(wanted, loaded.tokenizer, asked, most, seed, counterfactual)
+    most = min(task_loaded.default_n, MOST_PAIRS)
+    n_used = None if n is None else min(n, MOST_PAIRS)
+    if n_used is None:  # of a task that has few, some have to be left
+        n_pairs = len(
+            sample_pairs(task_loaded, loaded.tokenizer, None, most + held_out, seed, counterfactual)
+        )
+        n_used = min(most, max(n_pairs - held_out, min(n_pairs // 2, n_pairs - MIN_PAIRS), 2))
+    pairs = sample_pairs(task_loaded, loaded.tokenizer, n_used, most, seed, counterfactual)
     check_context(loaded, pairs)
-    others = held_out_pairs(wanted, loaded.tokenizer, held_out, pairs, counterfactual)
+    others = held_out_pairs(task_loaded, loaded.tokenizer, held_out, pairs, counterfactual)
     if len(others) < MIN_PAIRS:
         raise InputError(
             f"{len(others)} pairs beyond the {len(pairs)} used: at least {MIN_PAIRS} are needed for an interval, "
@@ -87,7 +89,7 @@ def grow(
     }
     path = path if out else unused(path)  # another process may have been there first
     write_json(path, result)
-    print_nested(curve, nested, wanted.name, len(pairs))
+    print_nested(curve, nested, task_loaded.name, len(pairs))
     typer.echo(f"\nsaved    {path}")
     words = words_of({"--model": model, "--counterfactual": counterfactual})
     suggest((["discover", task, *words], "what each head does with all others on"))
@@ -117,10 +119,10 @@ def validate(
     from interp.runs.run import Run
     from interp.runs.validate import validate as validated
 
-    loaded, before = Run.load(run), request_of(run / RESULT)
+    loaded, request = Run.load(run), request_of(run / RESULT)
     check_writable(run / VALIDITY, "RUN")
     card = loaded.validity = validated(loaded, folder=run, n=n, seeds=seeds, stage=bar)
-    if request_of(run / RESULT) != before:
+    if request_of(run / RESULT) != request:
         raise InputError(f"RUN {run}: another run lies there by now, so its card is not kept")
     path = loaded.save_validity(run)
     report = write_report(run) if (run / REPORT).is_file() else None
@@ -158,9 +160,8 @@ def show_program(
 
     placement, _ = options.where_to_run(workers, cpus_per_worker, gpus_per_worker, None, device)
     if not judge and (device is not None or not placement.serial):
-        raise InputError(
-            f"{'--device' if placement.serial else '--workers'} needs --judge: nothing else is computed"
-        )
+        name = "--device" if placement.serial else "--workers"
+        raise InputError(f"{name} needs --judge: nothing else is computed")
     loaded = Run.load(run)
     if loaded.program is None:
         raise InputError(
@@ -174,9 +175,9 @@ def show_program(
         from interp.runs.judge import judge_program
 
         check_writable(run / RESULT, "RUN")
-        before = request_of(run / RESULT)
+        request = request_of(run / RESULT)
         loaded.program = judge_program(loaded, folder=run, device=device, workers=placement, stage=bar)
-        if request_of(run / RESULT) != before:
+        if request_of(run / RESULT) != request:
             raise InputError(f"RUN {run}: another run lies there by now, so its controls are not kept")
         save_judged(loaded, run)
         if (run / REPORT).is_file():
@@ -223,12 +224,10 @@ def export(
         from interp.contrast.explanation import RESULT, Why
         from interp.report import circuit_tracer
 
-        is_why = (run / RESULT).is_file()
-        graph = (
-            circuit_tracer.why_graph(Why.load(run), path.stem)
-            if is_why
-            else circuit_tracer.program_graph(Run.load(run), path.stem)
-        )
+        if (run / RESULT).is_file():
+            graph = circuit_tracer.why_graph(Why.load(run), path.stem)
+        else:
+            graph = circuit_tracer.program_graph(Run.load(run), path.stem)
         circuit_tracer.write(graph, path)
         typer.echo(f"saved    {path}    # {len(graph['nodes'])} nodes, {len(graph['links'])} links")
         typer.echo(f"next     circuit-tracer start-server --graph_file_dir {path.parent}")
@@ -273,9 +272,7 @@ def discover(
         Path | None,
         option("DIR", "run folder (default: runs/TASK-METHOD; -2, -3, … beside runs of another request)"),
     ] = None,
-    json_file: Annotated[
-        Path | None, option("FILE", "also write the result here; - for stdout", "--json")
-    ] = None,
+    json_file: options.JsonOption = None,
     program: Annotated[
         bool,
         typer.Option(
@@ -291,7 +288,7 @@ def discover(
 ) -> None:
     """Find the circuit that does TASK, check it by activation patching, and write a run with its report."""
     from interp.cli.render import print_members
-    from interp.files import check_file, write_text
+    from interp.files import write_text
     from interp.models import load_model, parse_device
     from interp.progress import bar
     from interp.runs.discover import CircuitSearch, default_model, run_search
@@ -314,16 +311,13 @@ def discover(
     )
     parse_device(device)
     spec = default_model(search.task) if model is None else model
-    asked, name = search.request(spec, dtype), search.task.name
-    folder = out or free_folder(options.default_folder(name, model, method), asked)
-    check_destination(folder, asked, overwrite=overwrite)
+    request, name = search.request(spec, dtype), search.task.name
+    folder = out or free_folder(options.default_folder(name, model, method), request)
+    check_destination(folder, request, overwrite=overwrite)
     to_stdout = str(json_file) == "-"
-    if json_file is not None and not to_stdout:
-        check_file(json_file, "--json", request=asked, overwrite=overwrite)
-        if json_file.absolute().is_relative_to(folder.absolute()):
-            raise InputError(
-                f"--json {json_file}: it would lie in the run's folder, which holds run.json anyway"
-            )
+    options.check_json(json_file, request, overwrite=overwrite)
+    if json_file is not None and not to_stdout and json_file.absolute().is_relative_to(folder.absolute()):
+        raise InputError(f"--json {json_file}: it would lie in the run's folder, which holds run.json anyway")
     run = run_search(search, load_model(spec, device=device, dtype=dtype), stage=bar)
     replaced = (folder / RESULT).is_file()
     page = run.report()
@@ -351,12 +345,10 @@ def discover(
     words = words_of(prompts | check | loaded_as)
     words += ["--mlps"] * mlps + ["--no-bos"] * (not bos) + ["--no-program"] * (not program)
     other = "nap-ig" if method == "attribution" else "attribution"
-    other_folder = free_folder(options.default_folder(name, model, other), asked | {"method": other})
+    other_folder = free_folder(options.default_folder(name, model, other), request | {"method": other})
+    show = ["tasks", "show", task, *words_of(prompts | loaded_as)]
     suggest(
         (["discover", task, *words, "--method", other], "the same by another method"),
         (["compare", str(folder), str(other_folder)], "then both side by side"),
-        (
-            ["tasks", "show", task, *words_of(prompts | loaded_as)],
-            "the prompts, and how the model scores on them",
-        ),
+        (show, "the prompts, and how the model scores on them"),
     )

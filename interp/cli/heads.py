@@ -50,14 +50,14 @@ def heads(
         opened = Codebooks.from_pretrained(source)
     if (labels := labels_of(opened)) is None:
         raise InputError(f"{source} has no labels: build an index and run interp index label on it")
-    every = summarise_heads(labels, opened.manifest["model"]["spec"])
+    summaries = summarise_heads(labels, opened.manifest["model"]["spec"])
     if head is not None:
-        names = [summary.head for summary in every]
+        names = [summary.head for summary in summaries]
         if head not in names:
             raise InputError(f"--head {head}: there are {names[0]} to {names[-1]}")
-        every = [every[names.index(head)]]
-    shown = sorted(every, key=SORTS[sort])[:n]
-    result = {"request": request, "heads": [asdict(summary) for summary in every]}
+        summaries = [summaries[names.index(head)]]
+    shown = sorted(summaries, key=SORTS[sort])[:n]
+    result = {"request": request, "heads": [asdict(summary) for summary in summaries]}
     if options.write_result(json_file, request, result):
         return
     console = plain_console()
@@ -96,7 +96,7 @@ def heads(
             rows.append((summary.head, looks, name, f"{summary.f1:.2f}", circuits))
         columns = ("head", "looks at, share of tokens", "commonest name", "F1", "in the circuit of")
         console.print(table(columns, rows, left=(columns[0], columns[1], columns[2], columns[4])))
-        if len(every) > len(shown):
-            console.print(f"{len(shown)} of {len(every)} heads; -n {len(every)} lists all")
+        if len(summaries) > len(shown):
+            console.print(f"{len(shown)} of {len(summaries)} heads; -n {len(summaries)} lists all")
         words = ["heads", *([] if source == DEFAULT_CODEBOOKS else [source]), "--head", shown[0].head]
         suggest((words, "one head in full"))

@@ -162,13 +162,13 @@ def explain(
     index = CodeIndex.open(folder)
     labels = labels_of(index)
     if codes is not None:
-        wanted = [index.layout.named(f"{site}={code}") for site, code, _ in parse_codes(codes)]
+        chosen = [index.layout.named(f"{site}={code}") for site, code, _ in parse_codes(codes)]
     elif labels is not None:
-        wanted = labels.clearest(n)
+        chosen = labels.clearest(n)
     else:
         raise InputError(f"{folder} has no labels: name --codes, or run `interp index label {folder}`")
     ask = Endpoint(endpoint, asked, os.environ.get("INTERP_API_KEY", ""))
-    print_explanations(explain_codes(index, wanted, ask, asked, seed=seed, stage=bar), labels, wanted)
+    print_explanations(explain_codes(index, chosen, ask, asked, seed=seed, stage=bar), labels, chosen)
 
 
 @index_app.command()

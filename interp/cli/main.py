@@ -200,14 +200,9 @@ def reference(
     from interp.progress import bar
     from interp.runs.measure import measure_reference
 
-    wanted, spec = options.task_and_model(task, model, counterfactual)
-    parts = [
-        options.file_name(wanted.name),
-        options.file_name(spec),
-        counterfactual,
-        None if bos else "no-bos",
-    ]
-    parts += [f"n{n}" if n else None, f"seed{seed}" if seed else None]
+    task_loaded, spec = options.task_and_model(task, model, counterfactual)
+    parts = [options.file_name(task_loaded.name), options.file_name(spec), counterfactual]
+    parts += [None if bos else "no-bos", f"n{n}" if n else None, f"seed{seed}" if seed else None]
     path = out or unused(Path("references") / f"measured-{'-'.join(filter(None, parts))}.safetensors")
     if path.suffix != ".safetensors":
         raise InputError(f"--out {path}: a reference is a .safetensors file")

@@ -1,6 +1,7 @@
 """What the command line's options are called and accept: checked while the words are read, before anything loads."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,7 +31,6 @@ def numbers(text: str | tuple[int, ...]) -> tuple[int, ...]:
 
 
 def key_values(texts: list[str]) -> dict[str, str]:
-    """What ``--set key=value`` gave."""
     for text in texts:
         if "=" not in text:
             raise InputError(f"--set {text!r}: write key=value, such as --set n_codes=300")
@@ -127,8 +127,7 @@ def write_result(path: Path | None, request: dict, result: dict) -> bool:
     return to_stdout
 
 
-def spec_of(manifest: dict, folder: Path) -> str:
-    """The model that codebooks or an index were made with."""
+def spec_of(manifest: Mapping[str, Any], folder: Path) -> str:
     if (spec := manifest["model"]["spec"]) is None:
         raise InputError(f"{folder} does not say which model it is of: name it with --model")
     return spec
@@ -136,9 +135,9 @@ def spec_of(manifest: dict, folder: Path) -> str:
 
 def request_of_command(context: Context) -> dict:
     """What was asked for, as JSON: all options but those of where it is written and how fast it is made."""
-    apart = {"out", "json_file", "overwrite", "device", "batch_size"}
-    apart |= {"workers", "cpus_per_worker", "gpus_per_worker", "shard"}
-    return json.loads(json.dumps({k: v for k, v in context.params.items() if k not in apart}, default=str))
+    left_out = {"out", "json_file", "overwrite", "device", "batch_size"}
+    left_out |= {"workers", "cpus_per_worker", "gpus_per_worker", "shard"}
+    return json.loads(json.dumps({k: v for k, v in context.params.items() if k not in left_out}, default=str))
 
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
@@ -197,9 +196,9 @@ def task_and_model(task: str, model: str | None, counterfactual: str | None) -> 
     from interp.runs.discover import default_model
     from interp.tasks import load_task
 
-    wanted = load_task(task)
-    check_counterfactual(wanted, counterfactual)
-    return wanted, default_model(wanted) if model is None else model
+    task_loaded = load_task(task)
+    check_counterfactual(task_loaded, counterfactual)
+    return task_loaded, default_model(task_loaded) if model is None else model
 
 
 def where_to_run(

@@ -85,7 +85,6 @@ def _number(value: float | None) -> str:
 
 
 def print_references() -> None:
-    """Every reference by name."""
     rows = []
     for reference in map(load_reference, reference_names()):
         source = (
@@ -175,7 +174,6 @@ def _marked(model: Model, pair: PromptPair, tokens: tuple[int, ...]) -> Text:
 
 
 def print_comparison(comparison: "Comparison") -> None:
-    """Two runs side by side."""
     rows = comparison.rows()
     plain_console().print(table([""] * len(rows[0]), rows))
 

@@ -6,19 +6,9 @@ from dataclasses import asdict
 from rich.table import Table
 from rich.text import Text
 
+from interp import codesearch
 from interp.bottlenecks.edits import WeightedCode, code_name, format_codes
 from interp.cli.terminal import plain_console, table
-from interp.codesearch import (
-    CodeContext,
-    CodeHit,
-    CodeIndex,
-    CodePage,
-    CodeScores,
-    Explanation,
-    Labels,
-    Similar,
-    context_at,
-)
 from interp.evaluation.steering import distinct_2, perplexity
 from interp.report import wording
 from interp.stats import wilson
@@ -30,7 +20,7 @@ from interp.steering.topics import holds_word
 _BLANK = str.maketrans("\n\t\r", "   ")
 
 
-def print_index(index: CodeIndex) -> None:
+def print_index(index: codesearch.CodeIndex) -> None:
     console, manifest = plain_console(), index.manifest
     ids = index.layout.n_ids
     read = "plain model" if manifest["error_term"] else "model with every codebook in place"
@@ -50,7 +40,7 @@ CLEAREST = 10
 """Codes that are listed once they have names."""
 
 
-def print_labels(labels: Labels) -> None:
+def print_labels(labels: codesearch.Labels) -> None:
     """How many codes have a name, by site, and the clearest."""
     console = plain_console()
     names = ("site", "codes", "named", "F1 ≥ .5", "F1 ≥ .8", "random ≥ .5", "random ≥ .8")
@@ -67,10 +57,10 @@ def print_labels(labels: Labels) -> None:
 
 
 def print_scores(
-    scores: CodeScores,
-    best: Sequence[CodeHit],
-    labels: Labels | None,
-    elsewhere: Mapping[str, Sequence[CodeHit]],
+    scores: codesearch.CodeScores,
+    best: Sequence[codesearch.CodeHit],
+    labels: codesearch.Labels | None,
+    elsewhere: Mapping[str, Sequence[codesearch.CodeHit]],
 ) -> None:
     """A row a code; ``elsewhere`` has the same codes on other texts."""
     console = plain_console()
@@ -99,32 +89,34 @@ def print_scores(
     console.print(table(names, hits, left=("code", "label"), no_wrap=True))
 
 
-def print_similar(index: CodeIndex, similar: Sequence[Similar]) -> None:
+def print_similar(index: codesearch.CodeIndex, similar: Sequence[codesearch.Similar]) -> None:
     console = plain_console()
     if not similar:
         console.print("no context shares a code")
     for hit in similar:
         line = Text(f"{hit.score:.2f} {hit.shared:>5} codes  ")
-        console.print(line + _line(context_at(index, hit.token)), soft_wrap=True)
+        console.print(line + _line(codesearch.context_at(index, hit.token)), soft_wrap=True)
 
 
 def print_explanations(
-    explained: Mapping[str, Explanation], labels: Labels | None, codes: Sequence[tuple[str, int]]
+    explained: Mapping[str, codesearch.Explanation],
+    labels: codesearch.Labels | None,
+    codes: Sequence[tuple[str, int]],
 ) -> None:
-    rows = (
-        (
-            name,
-            Text(wording.visible(explanation.text, keep=" ")),
-            *("" if value is None else f"{value:.2f}" for value in (explanation.f1, explanation.null)),
-            Text(wording.code_label(labels, *code)),
-        )
-        for (name, explanation), code in zip(explained.items(), dict.fromkeys(codes), strict=True)
-    )
+    rows = []
+    for (name, explanation), code in zip(explained.items(), dict.fromkeys(codes), strict=True):
+        scores = ("" if value is None else f"{value:.2f}" for value in (explanation.f1, explanation.null))
+        text = Text(wording.visible(explanation.text, keep=" "))
+        rows.append((name, text, *scores, Text(wording.code_label(labels, *code))))
     names = ("code", "explanation", "F1", "other's", "label")
     plain_console().print(table(names, rows, left=("code", "explanation", "label"), no_wrap=True))
 
 
-def print_page(page: CodePage, labels: Labels | None, explanations: Mapping[str, Explanation]) -> None:
+def print_page(
+    page: codesearch.CodePage,
+    labels: codesearch.Labels | None,
+    explanations: Mapping[str, codesearch.Explanation],
+) -> None:
     console = plain_console()
     name = code_name(page.book, page.code)
     title = wording.code_title(labels, page.book, page.code)
@@ -160,7 +152,7 @@ def _share(value: float, interval: tuple[float, float]) -> str:
     return f"{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
-def _line(context: CodeContext) -> Text:
+def _line(context: codesearch.CodeContext) -> Text:
     """The context in one line, the token itself reversed."""
     line = Text()
     for i, piece in enumerate(context.pieces):
@@ -177,7 +169,7 @@ SHOWN = 12
 """Codes that are listed; the Python below names all of them."""
 
 
-def print_found(code_set: CodeSet, used: Sequence[WeightedCode], labels: Labels | None) -> None:
+def print_found(code_set: CodeSet, used: Sequence[WeightedCode], labels: codesearch.Labels | None) -> None:
     """The first of the codes that are used, with how well they tell the held-out texts apart."""
     console, listed = plain_console(), code_set.listed(used)
     console.print(
@@ -210,9 +202,9 @@ def print_rates(texts: Mapping[str, Sequence[Continuation]], words: Sequence[str
     """Of each condition the fraction of texts with one of the words, and what that costs in fluency."""
     rows = []
     for name, rates in rates_of(texts, words).items():
-        held = [f"{rates['rate']:.0%} [{rates['low']:.0%}, {rates['high']:.0%}]"] if words else []
+        share = [f"{rates['rate']:.0%} [{rates['low']:.0%}, {rates['high']:.0%}]"] if words else []
         fluent = ["–" if rates[key] is None else f"{rates[key]:{form}}" for key, form in FLUENCY.items()]
-        rows.append((name, rates["n"], *held, *fluent))
+        rows.append((name, rates["n"], *share, *fluent))
     names = ("", "texts", *(["with a word [95 %]"] if words else []), "perplexity", "distinct-2")
     console = plain_console()
     console.print()
@@ -231,9 +223,9 @@ def rates_of(texts: Mapping[str, Sequence[Continuation]], words: Sequence[str]) 
             "distinct_2": distinct_2([text.text for text in continued]),
         }
         if words:
-            held = sum(holds_word(text.text, words) for text in continued)
-            low, high = wilson(held, len(continued))
-            rates[name] |= {"rate": held / len(continued), "low": low, "high": high}
+            hits = sum(holds_word(text.text, words) for text in continued)
+            low, high = wilson(hits, len(continued))
+            rates[name] |= {"rate": hits / len(continued), "low": low, "high": high}
     return rates
 
 
@@ -258,7 +250,7 @@ def as_json(
     }
 
 
-def _found(code: FoundCode, labels: Labels | None) -> list[str | Text]:
+def _found(code: FoundCode, labels: codesearch.Labels | None) -> list[str | Text]:
     judged = ["–"] * 5
     if (verdict := code.verdict) is not None:
         of_texts = (verdict.precision, verdict.recall, verdict.token_precision, verdict.token_recall)
@@ -300,15 +292,8 @@ def _condition(row: dict) -> tuple[object, ...]:
     increase = f"{row['ce_increase']:+.3f} [{row['ce_increase_low']:+.2f}, {row['ce_increase_high']:+.2f}]"
     beside_plain = (increase, f"{row['kl']:.2f}", f"{row['agreement']:.0%}")
     increase, kl, agreement = ("", "", "") if row["condition"] == "plain" else beside_plain
-    return (
-        row["condition"],
-        f"{row['ce']:.3f}",
-        increase,
-        kl,
-        f"{row['accuracy']:.0%}",
-        agreement,
-        row["n_blocks"],
-    )
+    ce, accuracy = f"{row['ce']:.3f}", f"{row['accuracy']:.0%}"
+    return row["condition"], ce, increase, kl, accuracy, agreement, row["n_blocks"]
 
 
 def _usage_line(k: str, usage: dict) -> str:

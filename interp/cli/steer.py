@@ -120,20 +120,14 @@ def steer(
     if towards > 1 or (not towards and vector is None):
         raise InputError("say what to steer towards: one of --codes, --topic and --positive, or a --vector")
     if not towards:
-        of_codes = {
-            "--add": add is not None,
-            "--set": set_them,
-            "--forbid": forbid,
-            "--slots": slots is not None,
-            "--top-k": top_k is not None,
-            "--by": by is not None,
-            "--when": when is not None,
-            "--random-baseline": random_baseline,
-        }
-        if useless := [name for name, chosen in of_codes.items() if chosen]:
-            raise InputError(
-                f"{useless[0]} is about codes: give --codes, --topic or --positive beside --vector"
-            )
+        of_codes = {"--add": add, "--slots": slots, "--top-k": top_k, "--by": by, "--when": when}
+        of_codes |= {"--set": set_them or None, "--forbid": forbid or None}
+        of_codes["--random-baseline"] = random_baseline or None
+        for name, value in of_codes.items():
+            if value is not None:
+                raise InputError(
+                    f"{name} is about codes: give --codes, --topic or --positive beside --vector"
+                )
     if negative is not None and positive is None:
         raise InputError("--negative goes with --positive: name the texts with the behaviour too")
     if codes is not None and (top_k is not None or by is not None):

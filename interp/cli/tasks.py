@@ -49,14 +49,14 @@ def tasks_show(
     batch_size: options.BatchOption = 16,
 ) -> None:
     """Print example prompts with tokens, roles and variables, and how the model scores on clean and corrupt ones."""
-    wanted, spec = options.task_and_model(task, model, counterfactual)
+    task_loaded, spec = options.task_and_model(task, model, counterfactual)
 
     from interp.cli.render import print_examples
     from interp.models import load_model
     from interp.prompts.sampling import sample_pairs
 
     loaded = load_model(spec, device=device, dtype=dtype)
-    pairs = sample_pairs(wanted, loaded.tokenizer, n, 50, seed, counterfactual)
+    pairs = sample_pairs(task_loaded, loaded.tokenizer, n, 50, seed, counterfactual)
     print_examples(loaded, pairs, examples, batch_size)
 
 
@@ -73,7 +73,7 @@ def tasks_export(
     """Write a task's pairs as a prompt file for a model's tokenizer, to edit or to use with other tools."""
     from interp.files import check_file
 
-    wanted, spec = options.task_and_model(task, model, counterfactual)
+    task_loaded, spec = options.task_and_model(task, model, counterfactual)
     if file.suffix.lower() != ".json":
         raise InputError(f"{file}: a prompt file is written as JSON, so its name ends in .json")
     check_file(file, "FILE", overwrite=overwrite)
@@ -84,7 +84,7 @@ def tasks_export(
     from interp.prompts.sampling import sample_pairs
 
     tokenizer = load_tokenizer(spec)
-    pairs = sample_pairs(wanted, tokenizer, n, wanted.default_n, seed, counterfactual)
+    pairs = sample_pairs(task_loaded, tokenizer, n, task_loaded.default_n, seed, counterfactual)
     write_prompt_file(pairs, file, tokenizer)
     typer.echo(f"saved    {file}: {len(pairs)} pairs")
     named = [] if spec == DEFAULT_MODEL else ["--model", spec]

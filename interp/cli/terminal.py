@@ -78,7 +78,7 @@ def run(app: typer.Typer) -> NoReturn:
         if code == INTERRUPTED:  # typer turns Ctrl-C into a status, some of its versions into an Abort
             raise KeyboardInterrupt
     except InputError as error:
-        fail(str(error), 2)
+        fail(_with_flag(str(error)), 2)
     except JobsFailedError as error:
         fail(str(error), 1)
     except (typer.Abort, KeyboardInterrupt):
@@ -102,6 +102,13 @@ def run(app: typer.Typer) -> NoReturn:
             1,
         )
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _with_flag(message: str) -> str:
+    """The argument that a library's error begins with, as the option that gave it."""
+    argument, _, rest = message.partition(" ")
+    flag = f"--{argument.replace('_', '-')}"
+    return f"{flag} {rest}" if any(word.partition("=")[0] == flag for word in sys.argv) else message
 
 
 def _reader_left() -> NoReturn:

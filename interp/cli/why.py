@@ -118,11 +118,11 @@ def why(
     same_model = words_of({"--model": None if spec == DEFAULT_MODEL else spec}) + ["--chat"] * chat
     if isinstance(result, contrast.Why):
         swapped = words_of({"--answer": instead, "--instead": answer})
-        again = ["why", *same_model, *swapped, "--", result.b, a], "the other way about"
+        swap = ["why", *same_model, *swapped, "--", result.b, a], "the other way about"
         if template is not None:
-            suggest((["discover", str(template)], "the circuit of such prompts"), again)
+            suggest((["discover", str(template)], "the circuit of such prompts"), swap)
         else:
-            suggest(again)
+            suggest(swap)
     elif isinstance(result, contrast.Several):
         suggest((["why", *same_model, "--", a, result.explanations[0].b], "its nodes and arrows"))
     elif result.proposals:

@@ -116,15 +116,15 @@ class _QualityWrapper(CodebookWrapper):
 
     def decode(self, codes: Codes) -> Tensor:
         decoded = self.book.decode(codes)
-        x, kept = (grouped_rows(part[:, 1:], self.config) for part in (self._x, decoded))
+        x, coded = (grouped_rows(part[:, 1:], self.config) for part in (self._x, decoded))
         if self._shift is None:
             # some heads' vectors lie so far from zero and so close together that squares of x itself cancel to nothing
             self._shift = x.mean(1, keepdim=True)
-        apart = x - self._shift
+        shifted = x - self._shift
         self._n += x.shape[1]
-        self._sum = self._sum + apart.sum(1).cpu().double()
-        self._square = self._square + apart.square().sum((1, 2)).cpu().double()
-        self._error = self._error + (x - kept).square().sum((1, 2)).cpu().double()
+        self._sum = self._sum + shifted.sum(1).cpu().double()
+        self._square = self._square + shifted.square().sum((1, 2)).cpu().double()
+        self._error = self._error + (x - coded).square().sum((1, 2)).cpu().double()
         return decoded
 
     def count(self, codes: Codes) -> None:
@@ -227,16 +227,16 @@ def evaluate_codebooks(
     meters = {k: UsageMeter(by_site) for k, by_site in books.items()}
     n_means = len(other_text.tokens) if control_blocks else 0
     total = len(text.tokens) * (1 + len(books)) + n_means + control_blocks * len(CONTROLS)
-    with torch.no_grad(), stage(f"evaluating on {text.spec}", total) as done:
+    with torch.no_grad(), stage(f"evaluating on {text.spec}", total) as advance:
         controls: dict[str, Callable] = {}
         if control_blocks:
-            controls = _controls(model, books[max(books)], other_text, batch_size, seed, done)
+            controls = _controls(model, books[max(books)], other_text, batch_size, seed, advance)
 
         def score(name: str, tokens: Tensor, plain: Tensor | None = None) -> Tensor:
             log_p = model(tokens)[:, :-1].float().log_softmax(-1)
             plain = log_p if plain is None else plain[: len(tokens)]
             parts.setdefault(name, []).append(_scores(log_p, plain, tokens))
-            done(len(tokens))
+            advance(len(tokens))
             return log_p
 
         left = control_blocks
@@ -262,10 +262,10 @@ def _controls(
     other_text: TextBlocks,
     batch_size: int,
     seed: int,
-    done: Callable[[int], None],
+    advance: Callable[[int], None],
 ) -> dict[str, Callable]:
     """Contexts in which the model runs under each control, by name."""
-    means = mean_activations(model, list(books), other_text.tokens, batch_size, done)
+    means = mean_activations(model, list(books), other_text.tokens, batch_size, advance)
 
     def replaced(values: Mapping[str, Tensor]) -> Callable:
         def replace(sites: list[str], x: Tensor) -> Tensor:
@@ -310,7 +310,7 @@ def mean_activations(
     sites: Sequence[str],
     tokens: Int[Tensor, "block pos"],
     batch_size: int = BATCH_SIZE,
-    done: Callable[[int], None] = lambda _: None,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Float[Tensor, " 2 *site"]]:
     """Mean activation of every site in the plain model: at the first position, and over all others."""
     sums: dict[str, Tensor] = {}
@@ -324,7 +324,7 @@ def mean_activations(
     with hooked(model, {**_by_hook(model, sites, keep), "unembed.hook_in": lambda x: x[:1, -1:]}):
         for batch in tokens.split(batch_size):
             model(batch.to(model_device(model)))
-            done(len(batch))
+            advance(len(batch))
     n, positions = tokens.shape
     counts = torch.tensor([n, n * (positions - 1)])
     return {
@@ -413,16 +413,10 @@ def quality_of_folder(
         quality = evaluate_codebooks(
             model, books, text, other, batch_size=batch_size, control_blocks=control_blocks, **shared
         )
-        texts.append(
-            {
-                "spec": text.spec,
-                "n_blocks": len(text.tokens),
-                "context": context,
-                "fingerprint": text.fingerprint(),
-                "rows": quality.rows(seed),
-                "usage": {str(k): dict(usage) for k, usage in quality.usage.items()},
-            }
-        )
+        usage = {str(k): dict(usage) for k, usage in quality.usage.items()}
+        described = {"spec": text.spec, "n_blocks": len(text.tokens), "context": context}
+        described["fingerprint"] = text.fingerprint()
+        texts.append({**described, "rows": quality.rows(seed), "usage": usage})
     return {
         "format": FORMAT,
         "model": folder.manifest["model"],

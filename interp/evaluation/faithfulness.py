@@ -118,11 +118,7 @@ def area_to_the_model(
 
 
 def shares_of_gap(values: Float[np.ndarray, " circuit"], empty: float, full: float) -> np.ndarray:
-    """f of circuits whose mean metric is given.
-
-    Raises:
-        InputError: nothing lies between no head and all heads.
-    """
+    """f of circuits whose mean metric is given. :class:`InputError`: nothing lies between no head and all heads."""
     if abs(full - empty) < 1e-6 * max(abs(full), abs(empty), 1e-12):
         raise InputError(
             f"the metric is {full:.3g} with every head and {empty:.3g} with none: there is nothing to share out"
@@ -144,8 +140,7 @@ class Faithfulness:
 def faithfulness(ablator: Ablator, circuit: Bool[np.ndarray, "layer head"]) -> Faithfulness:
     """How far the circuit alone is from the model.
 
-    Raises:
-        InputError: ablating every head leaves the metric as it was.
+    :class:`InputError`: ablating every head leaves the metric as it was.
     """
     circuits = np.stack([*all_or_none(circuit.shape), circuit])
     empty, full, alone = (float(value) for value in ablator.metric(circuits).mean(1))

@@ -81,21 +81,15 @@ def run_nested(
     f = shares_of_gap(np.array(values).mean(1), float(empty.mean()), float(full.mean()))
     grown, by_fraction, random = np.split(f, [len(nested.sizes), len(nested.sizes) + len(GRID)])
     random = random.reshape(len(nested.sizes), RANDOM_DRAWS).mean(1)
-    before, points = np.zeros(shape, dtype=bool), []
+    smaller, points = np.zeros(shape, dtype=bool), []
     for k, size in enumerate(nested.sizes):
         circuit = nested.circuit(size)
-        joined = sorted(np.argwhere(circuit & ~before), key=lambda head: -abs(nested.heads[tuple(head)]))
-        before = circuit
-        points.append(
-            NestedCircuit(
-                size,
-                tuple(str(Site("attn", int(layer), int(head))) for layer, head in joined),
-                1 - nested.left_out[k],
-                float(grown[k]),
-                share_interval(values[k], empty, full, seed),
-                float(random[k]),
-            )
-        )
+        joined = sorted(np.argwhere(circuit & ~smaller), key=lambda head: -abs(nested.heads[tuple(head)]))
+        smaller = circuit
+        sites = tuple(str(Site("attn", int(layer), int(head))) for layer, head in joined)
+        interval = share_interval(values[k], empty, full, seed)
+        expected = 1 - nested.left_out[k]
+        points.append(NestedCircuit(size, sites, expected, float(grown[k]), interval, float(random[k])))
     return NestedCurve(tuple(points), float(area_to_the_model(by_fraction)), len(ablator.pairs), ablator.kind)
 
 
@@ -103,8 +97,8 @@ def _share(
     values: np.ndarray, empty: np.ndarray, full: np.ndarray, axis: int = -1
 ) -> np.ndarray | np.floating:
     """f(C); of many resamples at once along the last axis."""
-    lost = empty.mean(axis)
-    return (values.mean(axis) - lost) / (full.mean(axis) - lost)
+    nothing_kept = empty.mean(axis)
+    return (values.mean(axis) - nothing_kept) / (full.mean(axis) - nothing_kept)
 
 
 def share_interval(
@@ -119,14 +113,8 @@ def share_interval(
         return None
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore", DegenerateDataWarning)
-        resampled = bootstrap(
-            (values, empty, full),
-            _share,
-            paired=True,
-            vectorized=True,
-            n_resamples=2000,
-            rng=np.random.default_rng(seed),
-        )
+        how = {"paired": True, "vectorized": True, "n_resamples": 2000, "rng": np.random.default_rng(seed)}
+        resampled = bootstrap((values, empty, full), _share, **how)
     low, high = resampled.confidence_interval
     # undefined where every resample has the same share: there is no width then
     share = float(_share(values, empty, full))

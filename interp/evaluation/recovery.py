@@ -125,8 +125,7 @@ def compare_paired(
 ) -> PairedComparison:
     """Paired bootstrap of the difference of two ROC AUCs, over pairs that both methods scored in one order.
 
-    Raises:
-        InputError: shapes differ, a value is not finite, or the reference has no positives or no negatives.
+    :class:`InputError`: shapes differ, a value is not finite, or the reference has no positives or no negatives.
     """
     _check_pairs(scores_a_per_pair, truth, "first scores per pair")
     _check_pairs(scores_b_per_pair, truth, "second scores per pair")

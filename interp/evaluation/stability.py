@@ -50,8 +50,7 @@ def precision_at(
 def jaccard(a: Shaped[np.ndarray, "..."], b: Shaped[np.ndarray, "..."]) -> float:
     """|a ∩ b| / |a ∪ b| of two masks; 1 for two empty ones, which are the same circuit.
 
-    Raises:
-        InputError: masks of different shapes.
+    :class:`InputError`: masks of different shapes.
     """
     if a.shape != b.shape:
         raise InputError(

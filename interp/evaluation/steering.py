@@ -142,12 +142,12 @@ def mean_rate(
         n_prompts: prompts that were taken in turn, two at least; all texts of one are resampled together.
         less: of the same topics.
     """
-    held = np.mean([cell.held[topic] for cell, topic in cells], axis=0)
+    rates = np.mean([cell.held[topic] for cell, topic in cells], axis=0)
     if less:
-        held = held - np.mean([cell.held[topic] for cell, topic in less], axis=0)
-    by_prompt = [held[i::n_prompts] for i in range(min(n_prompts, len(held)))]
+        rates = rates - np.mean([cell.held[topic] for cell, topic in less], axis=0)
+    by_prompt = [rates[i::n_prompts] for i in range(min(n_prompts, len(rates)))]
     sums, counts = (np.array([reduce(of_prompt) for of_prompt in by_prompt]) for reduce in (np.sum, len))
-    return MeanRate(float(held.mean()), *ratio_interval(sums, counts, seed))
+    return MeanRate(float(rates.mean()), *ratio_interval(sums, counts, seed))
 
 
 def made_of(arm: str, *, model: str, books: str, finder: int, config: SteeringConfig) -> dict[str, Any]:
@@ -215,21 +215,21 @@ def steering_table(
         cells: of (topic, arm); some may be missing.
         n_prompts: prompts that were taken in turn; intervals of means and differences resample them.
     """
-    known = dict(cells)
+    all_cells = dict(cells)
     for number, topic in enumerate(topics):
-        known[topic, BASE] = base
+        all_cells[topic, BASE] = base
         if wrong := cells.get((topics[(number + 1) % len(topics)], CODES)):
-            known[topic, WRONG] = wrong
+            all_cells[topic, WRONG] = wrong
     by_topic = []
     for topic, arm in product(topics, ORDER):
-        if cell := known.get((topic, arm)):
-            codes = None if arm == CODES else known.get((topic, CODES))
+        if cell := all_cells.get((topic, arm)):
+            codes = None if arm == CODES else all_cells.get((topic, CODES))
             less = mean_rate([(codes, topic)], n_prompts, [(cell, topic)]) if codes else None
             by_topic.append(TopicRow(topic, arm, cell, cell.rate(topic), *cell.interval(topic), less))
     by_arm = [
-        _arm_row(arm, in_both, known, n_prompts)
+        _arm_row(arm, in_both, all_cells, n_prompts)
         for arm in ORDER
-        if (in_both := [t for t in topics if (t, arm) in known and (t, CODES) in known])
+        if (in_both := [t for t in topics if (t, arm) in all_cells and (t, CODES) in all_cells])
     ]
     return SteeringTable(tuple(by_topic), tuple(by_arm))
 
@@ -239,9 +239,11 @@ def _arm_row(
 ) -> ConditionRow:
     arm_cells, code_cells = ([(cells[topic, of], topic) for topic in topics] for of in (arm, CODES))
     rate, of_codes = (mean_rate(topic_cells, n_prompts) for topic_cells in (arm_cells, code_cells))
-    each = [a.rate(topic) - b.rate(topic) for (a, topic), (b, _) in zip(code_cells, arm_cells, strict=True)]
+    differences = [
+        a.rate(topic) - b.rate(topic) for (a, topic), (b, _) in zip(code_cells, arm_cells, strict=True)
+    ]
     less = None if arm == CODES else mean_rate(code_cells, n_prompts, arm_cells)
-    error = float(sem(each)) if less and len(each) > 1 else None
+    error = float(sem(differences)) if less and len(differences) > 1 else None
     fluency = (
         float(np.mean([getattr(cell, of) for cell, _ in arm_cells])) for of in ("perplexity", "distinct_2")
     )

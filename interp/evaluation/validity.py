@@ -57,8 +57,8 @@ def intervene(
         InputError: ablating every head leaves the metric as it was.
     """
     counts = [int(fraction * ranking.size) for fraction in GRID]
-    few = [size for size in FIRST if size < ranking.size]
-    sizes = sorted({*counts, *few, int(members.sum())})
+    small_sizes = [size for size in FIRST if size < ranking.size]
+    sizes = sorted({*counts, *small_sizes, int(members.sum())})
     groups = [
         list(all_or_none(members.shape)),
         [members, ~members],
@@ -108,20 +108,16 @@ def intervene(
 
 
 def lost_on(ablator: Ablator, members: Mask, random: Sequence[Mask], *, seed: int = 0) -> OnTask:
-    """What the ablator's task loses with the circuit off.
-
-    Raises:
-        InputError: the model does not do the task.
-    """
+    """What the ablator's task loses with the circuit off. :class:`InputError`: the model does not do the task."""
     check_does_task(ablator.metric_clean, ablator.metric_corrupt, seed=seed)
     circuits = np.stack([*all_or_none(members.shape), ~members, *(~circuit for circuit in random)])
     empty, full, *off = ablator.metric(circuits).mean(1)
-    lost = 1 - shares_of_gap(np.array(off), empty, full)
+    shares_lost = 1 - shares_of_gap(np.array(off), empty, full)
     return OnTask(
         task=ablator.pairs.task,
         n_pairs=len(ablator.pairs),
-        lost=float(lost[0]),
-        lost_random=float(lost[1:].mean()),
+        lost=float(shares_lost[0]),
+        lost_random=float(shares_lost[1:].mean()),
     )
 
 
@@ -139,9 +135,9 @@ def membership_jaccard(
         names = ("effects", "metric_clean", "metric_corrupt")
         resampled = replace(measured, **{name: getattr(measured, name)[drawn] for name in names})
         try:
-            again = decide_members(resampled, threshold=threshold, seed=seed).member
+            chosen = decide_members(resampled, threshold=threshold, seed=seed).member
         except InputError:
-            again = np.zeros_like(members)
-        overlaps.append(jaccard(members, again))
+            chosen = np.zeros_like(members)
+        overlaps.append(jaccard(members, chosen))
     low, high = np.percentile(overlaps, [2.5, 97.5])
     return Estimate(value=float(np.mean(overlaps)), low=float(low), high=float(high))

@@ -111,11 +111,7 @@ def measured(rows: Sequence[MethodRow]) -> list[str]:
 
 
 def read_bench(path: Path) -> BenchRows:
-    """Read ``bench.json`` of ``interp bench``.
-
-    Raises:
-        InputError: not such a file, or one that was damaged.
-    """
+    """Read ``bench.json`` of ``interp bench``. :class:`InputError`: not such a file, or one that was damaged."""
     # a table that was kept apart from its cells has no folder to go on with
     out = path.parent if path.name == "bench.json" else Path("runs") / f"bench-{path.stem}"
     rows = read_rows(path, partial(bench_rows, out=str(out)), "run the bench again, or delete it")
@@ -153,9 +149,9 @@ def bench_rows(result: Mapping[str, Any], out: str | None = None) -> BenchRows:
     # those with a second reference
     several = {_target(row) for row in result["table"] if not row["decides"]}
     for row in result["table"]:
-        target, known = _target(row), differences if row["decides"] else {}
+        target, of_reference = _target(row), differences if row["decides"] else {}
         scope = f"{target}, against {row['reference']}" if target in several else target
-        scopes.setdefault(scope, []).append(_row(row, f"{int(row['seeds'])} seeds", known, target))
+        scopes.setdefault(scope, []).append(_row(row, f"{int(row['seeds'])} seeds", of_reference, target))
     skipped = [
         f"{row['method']} on {row['task']} ({row['model']}): {row['why']}" for row in result["skipped"]
     ]
@@ -174,8 +170,8 @@ def _row(row: Mapping[str, Any], over: str, differences: Mapping = {}, scope: st
         if row[name] is not None
     }
     complete = "tasks" not in row or row["tasks"] == row["of_tasks"]
-    known = differences.get((scope, method, n), {})
-    return MethodRow(wording.method_name(method), n, over, values, known, complete, row.get("seeds"))
+    of_method = differences.get((scope, method, n), {})
+    return MethodRow(wording.method_name(method), n, over, values, of_method, complete, row.get("seeds"))
 
 
 def bench_command(plan: Mapping[str, Any], out: str | None = None) -> str:
@@ -348,10 +344,10 @@ def _summary(plan: Mapping[str, Any], groups: Mapping[str, Sequence[MethodRow]])
             n = max(row.n for row in methods)
             best = best_first([row for row in methods if row.n == n], BEST)[0]
             exact = [row.values[BEST].mean for row in rows if row.kind == "baseline" and row.n == n]
-            beside = f"; exact patching {exact[0]:.3f}" if exact else ""
+            exact_text = f"; exact patching {exact[0]:.3f}" if exact else ""
             parts.append(
                 f"On {group}, {best.method} has the best mean average precision with {n} pairs: "
-                f"{best.values[BEST].mean:.3f}{beside}."
+                f"{best.values[BEST].mean:.3f}{exact_text}."
             )
     return " ".join(parts)
 

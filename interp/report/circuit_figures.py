@@ -64,11 +64,9 @@ class Scale:
         )
 
     def score(self, score: float) -> str:
-        """A score as text, with a sign where the method gives one."""
         return (wording.signed if self.has_sign else wording.number)(score, self.score_places)
 
     def share(self, effect: float | None) -> float | None:
-        """An effect as a share of the gap."""
         return None if effect is None or self.gap == 0 else effect / self.gap
 
     def bar(self, effect: float) -> float:
@@ -82,7 +80,6 @@ def roles_named(roles: dict[str, float]) -> list[tuple[str, float]]:
 
 
 def effect_text(part: Component, scale: Scale) -> str:
-    """Effect with interval, as one line of text."""
     if part.effect is None:
         return "effect not checked"
     effect, low, high = (wording.signed(value, scale.places) for value in (part.effect, part.low, part.high))
@@ -90,7 +87,6 @@ def effect_text(part: Component, scale: Scale) -> str:
 
 
 def tone(value: int | float, alpha: float) -> str:
-    """The colour of a sign."""
     red, green, blue = (int((ORANGE if value < 0 else BLUE)[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha:.2f})"
 
@@ -310,16 +306,16 @@ def scores_plot(
     """
     named = [place for places in groups.values() for place in places]
     others = sorted(set(np.ndindex(x.shape)) - set(named))
-    far = sorted(named, key=lambda place: -abs(x[place]) - abs(y[place]))[:12]
-    every: dict[str, Sequence[tuple[int, ...]]] = {"other heads": others, **groups}
+    largest = sorted(named, key=lambda place: -abs(x[place]) - abs(y[place]))[:12]
+    all_groups: dict[str, Sequence[tuple[int, ...]]] = {"other heads": others, **groups}
     figure = go.Figure()
-    for (name, places), colour in zip(every.items(), (GREY, BLUE, ORANGE, CHOSEN), strict=False):
+    for (name, places), colour in zip(all_groups.items(), (GREY, BLUE, ORANGE, CHOSEN), strict=False):
         figure.add_scatter(
             x=[x[place] for place in places],
             y=[y[place] for place in places],
             name=in_plot(name),
             mode="markers+text",
-            text=[f"{place[0]}.{place[1]}" if place in far else "" for place in places],
+            text=[f"{place[0]}.{place[1]}" if place in largest else "" for place in places],
             textposition="top center",
             textfont={"size": SMALL},
             marker={"color": colour, "size": 5 if name == "other heads" else 8},
@@ -381,8 +377,8 @@ def strongest_edges(run: Run) -> list[Edge]:
     Of a method that measures effects those edges whose effect it estimated; what it only scored has another unit.
     What is smaller is mostly rounding, whose sign would be read as help or harm.
     """
-    known = {part.site for part in run.members}
-    among = [edge for edge in run.edges if {edge.sender, edge.receiver} <= known and strength(edge)]
+    sites = {part.site for part in run.members}
+    among = [edge for edge in run.edges if {edge.sender, edge.receiver} <= sites and strength(edge)]
     if measures_edges(among):
         among = [edge for edge in among if edge.error is not None]
     least = FAINT * max((abs(strength(edge)) for edge in among), default=0.0)

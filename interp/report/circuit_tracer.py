@@ -36,17 +36,12 @@ def why_graph(why: Why, slug: str) -> dict[str, Any]:
     for arrow in why.arrows:
         graph.link(names[arrow.sender], names[arrow.receiver], arrow.direct)
     answer, instead = why.answers["answer"], why.answers["instead"]
-    return graph.finish(
-        slug, why.model, why.a, answer["token"], instead["token"], answer["a"], pinned=names[: why.kept]
-    )
+    answers = answer["token"], instead["token"]
+    return graph.finish(slug, why.model, why.a, answers, answer["a"], pinned=names[: why.kept])
 
 
 def program_graph(run: Run, slug: str) -> dict[str, Any]:
-    """The graph of a run's program, at the tokens of its first prompt.
-
-    Raises:
-        InputError: the run has no program.
-    """
+    """The graph of a run's program, at the tokens of its first prompt. :class:`InputError`: the run has no program."""
     if run.program is None or not run.program.slots:
         raise InputError(
             "this run has no program, and a circuit alone is at no token: run interp discover again without "
@@ -84,29 +79,29 @@ def program_graph(run: Run, slug: str) -> dict[str, Any]:
         for number, group in enumerate(program.groups)
         if len(ids := [names[slot] for s in group.sites if (slot := f"{s} @ {group.role}") in names]) > 1
     ]
-    return graph.finish(
-        slug, run.model, "".join(example.clean), *answers, 0.0, pinned=names.values(), supernodes=lines
-    )
+    prompt = "".join(example.clean)
+    return graph.finish(slug, run.model, prompt, answers, pinned=names.values(), supernodes=lines)
 
 
 def write(graph: dict[str, Any], path: Path) -> None:
     """Write a graph, and enter it in the viewer's index beside it.
 
-    Raises:
-        InputError: a file of the index's name that is none, or the graph's own.
+    :class:`InputError`: a file of the index's name that is none, or the graph's own.
     """
     index = path.with_name(INDEX)
     if path == index:
         raise InputError(f"{path} is the viewer's index of graphs: name the graph otherwise")
-    held: dict[str, Any] = {"graphs": []}
+    known: dict[str, Any] = {"graphs": []}
     if index.exists():
         try:
-            held = read_json(index)
-            held["graphs"] = [kept for kept in held["graphs"] if kept["slug"] != graph["metadata"]["slug"]]
+            known = read_json(index)
+            known["graphs"] = [
+                entry for entry in known["graphs"] if entry["slug"] != graph["metadata"]["slug"]
+            ]
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{index} is no index of graphs: write to another folder") from None
     write_json(path, graph)
-    write_json(index, held | {"graphs": [*held["graphs"], graph["metadata"]]})
+    write_json(index, known | {"graphs": [*known["graphs"], graph["metadata"]]})
 
 
 def _node_id(site: Site, position: int) -> str:
@@ -145,16 +140,15 @@ class _Graph:
         slug: str,
         model: str | None,
         prompt: str,
-        answer: str,
-        instead: str,
-        probability: float,
+        answers: tuple[str, str],
+        probability: float = 0.0,
         *,
         pinned: Iterable[str] = (),
         supernodes: Sequence[list[str]] = (),
     ) -> dict[str, Any]:
         last, layer = len(self.tokens) - 1, str(self.layers + 1)
         # the viewer reads the label between quotes
-        label = f'Output "{answer} less {instead}" (p={probability:.3f})'.replace('""', "''")
+        label = f'Output "{" less ".join(answers)}" (p={probability:.3f})'.replace('""', "''")
         logit = _node(f"{layer}_0_{last}", 0, layer, last, "logit", label)
         self.nodes.append(logit | {"token_prob": probability, "is_target_logit": True})
         for name, effect in self.effects.items():
@@ -164,7 +158,7 @@ class _Graph:
             # what the viewer's slider cuts by: 0 for the largest effect, 1 for none
             if (name := node["node_id"]) in self.effects:
                 node["influence"] = 1 - abs(self.effects[name]) / largest
-        metadata = {
+        metadata: dict[str, Any] = {
             "slug": slug,
             "scan": str(model),
             "transcoder_list": [],
@@ -173,7 +167,7 @@ class _Graph:
             "node_threshold": None,
             "schema_version": 1,
         }
-        shown = {
+        shown: dict[str, Any] = {
             "pinnedIds": [*pinned, logit["node_id"]],
             "supernodes": list(supernodes),
             "linkType": "both",

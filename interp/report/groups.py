@@ -63,10 +63,10 @@ def group_graph(run: Run) -> Markup:
         for i, height in zip(members, spread(heights[members], _STEP, 0, bottom), strict=True)
     }
     group_of = {f"{site} @ {group.role}": i for i, group in enumerate(groups) for site in group.sites}
-    known = [
+    ends = [
         (group_of.get(edge.sender), group_of.get(edge.receiver)) for edge in program.transitions if edge.known
     ]
-    pairs = sorted({(i, j) for i, j in known if i is not None and j is not None and i != j})
+    pairs = sorted({(i, j) for i, j in ends if i is not None and j is not None and i != j})
     receivers = {i: [groups[end] for begin, end in pairs if begin == i] for i in places}
     arrows = "".join(_arrow(*places[begin], *places[end]) for begin, end in pairs)
     width, height = _MARGIN + len(roles) * pitch, bottom + 2 * _STEP
@@ -108,9 +108,9 @@ def _box(group: Group, x: int, y: float, largest: float, receivers: Sequence[Gro
         f"position:absolute;left:{x}px;top:{y:.1f}px;width:{_WIDTH}px;box-sizing:border-box;border-radius:6px;"
         f"border:{2 if group.input else 1}px solid;background:linear-gradient({colour},{colour}),Canvas"
     )
-    inside = [f"{', '.join(group.sites)}: {signed(group.effect, 2)}"]
-    inside += [f"→ {other.name or 'head'} = {shown(other.says)}" for other in receivers]
+    lines = [f"{', '.join(group.sites)}: {signed(group.effect, 2)}"]
+    lines += [f"→ {other.name or 'head'} = {shown(other.says)}" for other in receivers]
     return Markup(
         '<details style="{}"><summary style="padding:2px 6px;cursor:pointer;{cut}" title="{says}"><b>{}</b>'
         '<div style="{cut}">= {says}</div></summary><div style="padding:0 6px 4px">{}</div></details>'
-    ).format(style, group.name or "head", Markup("<br>").join(inside), cut=_CUT, says=says)
+    ).format(style, group.name or "head", Markup("<br>").join(lines), cut=_CUT, says=says)

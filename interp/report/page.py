@@ -76,10 +76,10 @@ def write_report(folder: Path | str, task: str | None = None) -> Path:
     keeps where that is a file that is not there.
     """
     path, run = Path(folder) / REPORT, Run.load(folder)
-    kept = kept_prompts(folder)
+    prompt_file = kept_prompts(folder)
     with contextlib.suppress(OSError):  # a task's name may be too long for a file's
-        if task is None and kept is not None and not Path(run.task).is_file():
-            task = str(kept)
+        if task is None and prompt_file is not None and not Path(run.task).is_file():
+            task = str(prompt_file)
     write_text(path, render_report(run, task))
     return path
 
@@ -92,17 +92,16 @@ def summary(run: Run, scale: figures.Scale) -> str:
             "no effect passes the threshold with an interval off zero."
         )
     first, circuit = run.members[0], run.circuit
-    inside = f"{len(circuit.heads)} of {len(run.heads)} heads"
+    counts = f"{len(circuit.heads)} of {len(run.heads)} heads"
     if run.universe == "heads+mlps":
-        inside += f" and {len(circuit.mlps)} of {len(run.mlps)} MLPs"
-    effect = first.effect or 0.0
+        counts += f" and {len(circuit.mlps)} of {len(run.mlps)} MLPs"
+    effect, share = first.effect or 0.0, scale.share(first.effect)
     verb = "costs" if effect * scale.gap > 0 else "gains"
     size, gap = (wording.number(value, scale.places) for value in (abs(effect), scale.gap))
-    share = scale.share(first.effect)
+    of_gap = "" if share is None else f" ({wording.percent(abs(share))})"
     return (
-        f"{inside} are in the circuit for {run.task}. Largest: {first.site} — replacing "
-        f"what it writes by its value on the corrupt prompt {verb} {size} of a gap of {gap}"
-        + ("." if share is None else f" ({wording.percent(abs(share))}).")
+        f"{counts} are in the circuit for {run.task}. Largest: {first.site} — replacing what it writes by its value "
+        f"on the corrupt prompt {verb} {size} of a gap of {gap}{of_gap}."
     )
 
 
@@ -126,7 +125,6 @@ MOST_POSITIONS = 64
 
 
 def attention(run: Run, site: str) -> Markup | None:
-    """A head's pattern on the example's clean prompt."""
     pattern = run.pattern(site)
     if pattern is None:
         return None
@@ -151,13 +149,8 @@ def codes_used(codes: CodesUsed | None, n_pairs: int) -> dict | None:
     used = [row for row in rows if max(row[1:]) > least]
     used.sort(key=lambda row: (-row[1] - row[2], row[0]))
     unique = [row[1] for row in used if row[0] not in corrupt]
-    return {
-        "rows": used[:CODES],
-        "more": len(used[CODES:]),
-        "single": len(rows) - len(used),
-        "unique": len(unique),
-        "unique_share": sum(unique),
-    }
+    counts = {"more": len(used[CODES:]), "single": len(rows) - len(used), "unique": len(unique)}
+    return {"rows": used[:CODES], **counts, "unique_share": sum(unique)}
 
 
 def _positions(shares: Sequence[float], n_pairs: int) -> int:
@@ -170,7 +163,6 @@ def _positions(shares: Sequence[float], n_pairs: int) -> int:
 
 
 def tokens_written(writes: Writes | None) -> Markup | None:
-    """What a head raises and lowers most."""
     if not writes or not writes.top:
         return None
     return Markup(token_bars([("raises most", writes.top), ("lowers most", writes.bottom)]))
@@ -188,8 +180,8 @@ def token_bars(groups: Sequence[tuple[str, Sequence[Sequence]]]) -> str:
     Args:
         groups: a title, and tokens as text with their amounts.
     """
-    every = [abs(value) for _, rows in groups for _, value in rows]
-    largest = max(every, default=0.0) or 1.0
+    sizes = [abs(value) for _, rows in groups for _, value in rows]
+    largest = max(sizes, default=0.0) or 1.0
     digits = wording.places(largest)
     columns = []
     for title, rows in groups:

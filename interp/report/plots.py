@@ -238,6 +238,5 @@ def machine_plot(rows: Sequence[MachineRow]) -> go.Figure:
 
 
 def _name_rows(figure: go.Figure, names: Sequence[str]) -> None:
-    """Rows at 0, 1, … from the top down."""
     ticks = {"tickvals": list(range(len(names))), "ticktext": [in_plot(name) for name in names]}
     figure.update_yaxes(**ticks, range=[len(names) - 0.5, -0.5], zeroline=False)

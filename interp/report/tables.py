@@ -10,16 +10,8 @@ from pydantic import AliasPath, BaseModel, Field, ValidationError
 
 from interp.bench.plan import whole_record
 from interp.errors import InputError, fault
+from interp.evaluation import steering
 from interp.evaluation.codebook_quality import CONTROLS
-from interp.evaluation.steering import (
-    CODES,
-    OF_TOPIC,
-    SteeringCell,
-    SteeringConfig,
-    SteeringTable,
-    made_of,
-    steering_table,
-)
 from interp.files import read_json
 from interp.steering import load_topic
 
@@ -30,54 +22,47 @@ BASE_FILE = "all--base.json"
 class Steering:
     """Cells of a folder; ``left_out`` counts those of another model, codebooks, finder or settings than the others."""
 
-    config: SteeringConfig
-    base: SteeringCell
+    config: steering.SteeringConfig
+    base: steering.SteeringCell
     topics: tuple[str, ...]
-    table: SteeringTable
+    table: steering.SteeringTable
     left_out: int
 
 
 def read_steering(folder: Path) -> Steering:
     """Read a folder of cells.
 
-    Raises:
-        InputError: a cell that is damaged, no base or one of an earlier form, or topics that are not of the package.
+    :class:`InputError`: a damaged cell, no base or one of an earlier form, or topics that are not of the package.
     """
     records = {path: _record(path) for path in sorted(folder.glob("*--*.json"))}
     if folder / BASE_FILE not in records:
         raise InputError(f"{folder} has no {BASE_FILE}: run benchmarks/steering.py")
     settings, base = records.pop(folder / BASE_FILE)
     try:
-        config, topics = SteeringConfig(**settings["config"]), tuple(base.held)
+        config, topics = steering.SteeringConfig(**settings["config"]), tuple(base.held)
         prompts, model = load_topic(topics[0]).prompts, settings["made_with"]
     except (KeyError, TypeError, IndexError, AttributeError):
         raise InputError(
             f"{folder / BASE_FILE} is of an earlier form: delete the folder and run benchmarks/steering.py again"
         ) from None
     # whose codes most of the folder is of
-    made = Counter(
-        (kept.get("made_with"), kept.get("finder")) for kept, cell in records.values() if cell.arm == CODES
-    )
-    books, finder = made.most_common(1)[0][0] if made else ("", 0)
+    of_codes = [stored for stored, cell in records.values() if cell.arm == steering.CODES]
+    counts = Counter((stored.get("made_with"), stored.get("finder")) for stored in of_codes)
+    books, finder = counts.most_common(1)[0][0] if counts else ("", 0)
     kept_as = {"model": model, "books": books, "finder": finder, "config": config}
-    cells = {
-        (cell.topic, cell.arm): cell
-        for kept, cell in records.values()
-        if cell.topic and _common(kept) == made_of(cell.arm, **kept_as) and set(cell.held) == set(topics)
-    }
-    table = steering_table(topics, base, cells, len(prompts))
+    cells = {}
+    for stored, cell in records.values():
+        common = {name: value for name, value in stored.items() if name not in steering.OF_TOPIC.values()}
+        if cell.topic and common == steering.made_of(cell.arm, **kept_as) and set(cell.held) == set(topics):
+            cells[cell.topic, cell.arm] = cell
+    table = steering.steering_table(topics, base, cells, len(prompts))
     return Steering(config, base, topics, table, len(records) - len(cells))
 
 
-def _common(settings: dict) -> dict:
-    """Of a cell's settings, those that its topic has no part in."""
-    return {name: value for name, value in settings.items() if name not in OF_TOPIC.values()}
-
-
-def _record(path: Path) -> tuple[dict, SteeringCell]:
+def _record(path: Path) -> tuple[dict, steering.SteeringCell]:
     try:
         settings, result = whole_record(path)
-        return settings, SteeringCell(**result)
+        return settings, steering.SteeringCell(**result)
     except (InputError, TypeError) as error:
         raise InputError(f"{error}: delete it and run benchmarks/steering.py again") from None
 
@@ -88,8 +73,7 @@ Rows = TypeVar("Rows")
 def read_rows(path: Path, parse: Callable[[Mapping[str, Any]], Rows], again: str) -> Rows:
     """What ``parse`` makes of a JSON file.
 
-    Raises:
-        InputError: no such file, or one that was damaged; it ends with how the file is made again.
+    :class:`InputError`: no such file, or one that was damaged; it ends with how the file is made again.
     """
     try:
         return parse(read_json(path))

@@ -10,7 +10,6 @@ COLUMNS = ("asked", "a circuit", "beside it")
 
 
 def card_rows(card: Validity) -> list[tuple[str, str, str]]:
-    """Question, answer, and what it is to be read beside."""
     circuit, random = card.circuit, card.circuit.random
     shares = f"mean {percent(random.share_mean)}, largest {percent(random.share_largest)}"
     kl, left = (
@@ -30,8 +29,8 @@ def card_rows(card: Validity) -> list[tuple[str, str, str]]:
     ]
     if card.jaccard is not None:
         value, low, high = (number(getattr(card.jaccard, key), 2) for key in ("value", "low", "high"))
-        again = "on resampled pairs, same candidates"
-        rows.append(("members chosen again: Jaccard", f"{value} [{low}, {high}]", again))
+        how = "on resampled pairs, same candidates"
+        rows.append(("members chosen again: Jaccard", f"{value} [{low}, {high}]", how))
     rows += [
         (
             f"members off: lost of {on.task}",

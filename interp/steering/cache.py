@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -98,11 +97,9 @@ def _digest(value: list) -> str:
 
 @cache
 def _shipped() -> dict[str, dict]:
-    known = read_json(SHIPPED)["found"].items()
-    return {key: entry | {"codes": [_from_row(*row) for row in entry["codes"]]} for key, entry in known}
-
-
-def _from_row(*row: Any) -> dict:
-    code = dict(zip(_CODE, row, strict=True))
-    verdict = code["verdict"]
-    return code | {"verdict": verdict and dict(zip(_VERDICT, verdict, strict=True))}
+    code_sets = read_json(SHIPPED)["found"]
+    for code_set in code_sets.values():  # a row a code, to be short
+        code_set["codes"] = [dict(zip(_CODE, row, strict=True)) for row in code_set["codes"]]
+        for code in code_set["codes"]:
+            code["verdict"] = code["verdict"] and dict(zip(_VERDICT, code["verdict"], strict=True))
+    return code_sets

@@ -61,8 +61,8 @@ class PairCodes:
     def shares(self, site: str, role: str | None, side: Side) -> dict[int, float]:
         """Share of a side's prompts with each code at the role, or of all their tokens, most used first."""
         if role is None:
-            every = [self.of_head(site, side, pair)[:, 0] for pair in range(len(self.pairs))]
-            counts = Counter(np.concatenate(every).tolist())
+            ids = [self.of_head(site, side, pair)[:, 0] for pair in range(len(self.pairs))]
+            counts = Counter(np.concatenate(ids).tolist())
         else:
             counts = Counter(self.strongest(site, role, side))
         return {code: count / counts.total() for code, count in counts.most_common()}
@@ -132,12 +132,14 @@ def read_pairs(
     codes: list[Mapping[str, np.ndarray]] = [{}] * len(pairs)
     with attach(model, books) as attached:
         for indices in equal_length_batches(pairs, batch_size):
-            seen = []
+            by_side = []
             for row, side in enumerate(SIDES):
                 metric[row, list(indices)] = _metric(model, pairs, indices, side, progress)
-                seen.append({site: ids.cpu().numpy().astype(np.int32) for site, ids in attached.ids.items()})
+                by_side.append(
+                    {site: ids.cpu().numpy().astype(np.int32) for site, ids in attached.ids.items()}
+                )
             for row, index in enumerate(indices):
-                codes[index] = {site: np.stack([ids[site][row] for ids in seen]) for site in books}
+                codes[index] = {site: np.stack([ids[site][row] for ids in by_side]) for site in books}
     return PairCodes(pairs, metric, tuple(codes))
 
 
@@ -173,8 +175,8 @@ def set_code(
         raise InputError(f"the codebook at {site} has one code: there is nothing to compare it with")
     rng, drawn = np.random.default_rng(seed), []
     for excluded in codes:
-        there = alternatives(book.config, excluded)
-        other = there[int(rng.integers(len(there) - 1))]
+        possible = alternatives(book.config, excluded)
+        other = possible[int(rng.integers(len(possible) - 1))]
         drawn.append(other + (other >= excluded))
     values = np.zeros((2, len(pairs)))
     for number, chosen in enumerate((codes, drawn)):

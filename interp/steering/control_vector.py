@@ -152,8 +152,7 @@ class ControlVector:
     def load(cls, path: Path | str, model: Model) -> "ControlVector":
         """Read what :meth:`save`, repeng or llama.cpp wrote, for a model of as many layers and as wide.
 
-        Raises:
-            InputError: a file that is no control vector, or one of another model.
+        :class:`InputError`: a file that is no control vector, or one of another model.
         """
         path = checked_suffix(path)
         try:

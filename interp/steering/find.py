@@ -68,7 +68,7 @@ def target_gradients(
     words, weights = target.tokens.to(device), target.weights.to(device)
     begin = {"blocks.0.hook_resid_pre": lambda x: x.detach().requires_grad_()}
     gains: dict[str, Tensor] = {}
-    with stage("reading gradients", len(texts.tokens)) as done:
+    with stage("reading gradients", len(texts.tokens)) as advance:
         for tokens, counted in batches(texts):
             with torch.enable_grad(), watched(model, places, begin) as seen:
                 log_p = model(tokens.to(device))[counted.to(device)].float().log_softmax(-1)
@@ -77,7 +77,7 @@ def target_gradients(
             for name, book in codebooks.items():
                 gain = grouped(by_hook[places[name].hook], places[name].head, book).float().cpu()[counted]
                 gains[name] = gains.get(name, 0) + gain.sum(0)
-            done(len(tokens))
+            advance(len(tokens))
     return {name: total / int(texts.counted.sum()) for name, total in gains.items()}
 
 
@@ -200,11 +200,11 @@ def find_codes(
     if not chosen:
         raise InputError(why)
     verdicts = _judge(choice, texts.counted.sum(1).numpy(), is_positive, heldout)
-    codes = []
-    for place, code, weight, effect in chosen:
-        verdict = verdicts.get((place.site, code))
-        codes.append(FoundCode(place.site, code, weight, effect, float(place.detection[code]), verdict))
-    return CodeSet(tuple(codes), by, seed, len(positive), len(negative))
+    codes = tuple(
+        FoundCode(at.site, code, weight, effect, float(at.detection[code]), verdicts.get((at.site, code)))
+        for at, code, weight, effect in chosen
+    )
+    return CodeSet(codes, by, seed, len(positive), len(negative))
 
 
 @dataclass(frozen=True)
@@ -368,10 +368,10 @@ def _log10_p(
     hits = fires[among & is_positive].sum(0)
     pairs = np.stack([hits, fires[among].sum(0)], -1)
     # many codes share their counts, and the test is slow
-    different, which = np.unique(pairs.reshape(-1, 2), axis=0, return_inverse=True)
+    different, index = np.unique(pairs.reshape(-1, 2), axis=0, return_inverse=True)
     n_positive = (among & is_positive).sum()
     log_p = hypergeom.logsf(different[:, 0] - 1, among.sum(), n_positive, different[:, 1]) / np.log(10)
-    return log_p[which].reshape(hits.shape)
+    return log_p[index].reshape(hits.shape)
 
 
 def _write_map(model: Model, place: _Place) -> Float[np.ndarray, "d_in d_in"]:
@@ -408,10 +408,8 @@ def _judge(
     positive = heldout & is_positive
     counts = [place.tokens[:, code] for place, code, *_ in choice]
     p_values = [min(1.0, 10 ** float(_log10_p(tokens > 0, is_positive, heldout))) for tokens in counts]
-    verdicts = {}
-    for (place, code, *_), tokens, p, q in zip(
-        choice, counts, p_values, false_discovery_control(p_values), strict=True
-    ):
+    verdicts, q_values = {}, false_discovery_control(p_values)
+    for (place, code, *_), tokens, p, q in zip(choice, counts, p_values, q_values, strict=True):
         fires = tokens > 0
         in_texts, at_tokens = int(fires[heldout].sum()), int(tokens[heldout].sum())
         verdicts[place.site, code] = Verdict(

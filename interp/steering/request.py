@@ -111,8 +111,7 @@ class SteeringRequest:
     def control_vector(self, model: Model, codebooks: Mapping[str, Bottleneck]) -> ControlVector:
         """What other programs add to steer as this request does.
 
-        Raises:
-            InputError: codes that are not added at every token, or heads that do not add to the residual stream.
+        :class:`InputError`: codes that are not added at every token, or heads that do not add to the residual stream.
         """
         if self.when is not None or self.fraction != 1 or self.positions not in ("generated", "all"):
             raise InputError(
@@ -191,9 +190,8 @@ class SteeringRequest:
             and getattr(self, field.name) != field.default
         }
         arguments = "".join(f"    {name}={value!r},\n" for name, value in chosen.items())
-        books = (
-            f"Codebooks.from_pretrained({self.codebooks!r}, model{'' if self.k is None else f', k={self.k}'})"
-        )
+        k = "" if self.k is None else f", k={self.k}"
+        books = f"Codebooks.from_pretrained({self.codebooks!r}, model{k})"
         codes = f"tuple(parse_codes({format_codes(self.codes)!r}))" if self.codes else "()"
         return f"""from interp import Codebooks
 from interp.models import load_model
@@ -231,13 +229,13 @@ for name, texts in request.run(model, codebooks).items():
             (self.model != EMBEDDED, ("--model", self.model)),
             *((True, (f"--{key}", value)) for key, value in self._loaded_as().items()),
         ]
-        words = [str(word) for wanted, option in options if wanted for word in option]
+        words = [str(word) for given, option in options if given for word in option]
         return shlex.join(["interp", "steer", *words])
 
     def _loaded_as(self) -> dict[str, str]:
         """Dtype and device of the model where they are not the usual ones."""
-        asked = {"device": self.device, "dtype": self.dtype}
-        return {key: value for key, value in asked.items() if value not in (None, "float32")}
+        loading = {"device": self.device, "dtype": self.dtype}
+        return {key: value for key, value in loading.items() if value not in (None, "float32")}
 
 
 def gate_of(

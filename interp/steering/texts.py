@@ -103,7 +103,7 @@ def read_texts(
     sums: dict[str, Tensor] = {}
     expected = torch.zeros(n_kinds, model.cfg.d_vocab_out)
     of_text = torch.from_numpy(kinds).split(BATCH_SIZE)
-    with stage("reading texts", len(texts.tokens)) as done:
+    with stage("reading texts", len(texts.tokens)) as advance:
         for (tokens, counted), kind in zip(batches(texts), of_text, strict=True):
             with watched(model, places) as seen:
                 p = model(tokens.to(device))[counted.to(device)].float().softmax(-1)
@@ -118,9 +118,9 @@ def read_texts(
                 fired = (fired if rows.shape[2] > 1 else fired[:, :, None]).cpu()
                 ids[name].append(torch.nn.functional.pad(fired, (0, 0, 0, 0, 0, width - counted.shape[1])))
                 values = rows.float().cpu()[counted]
-                before = sums.get(name, values.new_zeros(n_kinds, *values.shape[1:]))
-                sums[name] = before.index_add_(0, of_token, values)
-            done(len(tokens))
+                so_far = sums.get(name, values.new_zeros(n_kinds, *values.shape[1:]))
+                sums[name] = so_far.index_add_(0, of_token, values)
+            advance(len(tokens))
     n_tokens = torch.bincount(torch.from_numpy(kinds), texts.counted.sum(1), n_kinds).long()
     return Readings({name: torch.cat(parts) for name, parts in ids.items()}, sums, expected, n_tokens)
 

@@ -83,8 +83,8 @@ def button_of(app: AppTest, label: str):
 
 def asked(app: AppTest, name: str) -> str | None:
     """What the page's address says."""
-    found = app.query_params.get(name)
-    return found[0] if isinstance(found, list) else found
+    value = app.query_params.get(name)
+    return value[0] if isinstance(value, list) else value
 
 
 def unescaped(text: str) -> str:

@@ -48,8 +48,8 @@ def test_what_is_not_there_is_told_and_no_other_place_is_opened(open_page, runs,
     shutil.copytree(runs / name, runs.parent / "elsewhere" / name)
     for gone in ("gone *b*", "/etc", "..", f"../elsewhere/{name}", f"{name}/../../elsewhere/{name}"):
         app = open_page(view, runs, **{name: gone})
-        told = [warning.value for warning in app.warning]
-        assert told == [f"Here is no {what} called {plain(gone)}: another is shown."]
+        warnings = [warning.value for warning in app.warning]
+        assert warnings == [f"Here is no {what} called {plain(gone)}: another is shown."]
         assert app.selectbox(key=name).options == [name]
     assert not open_page(view, runs).warning
 

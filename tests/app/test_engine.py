@@ -50,7 +50,7 @@ def test_first_come_first_served_and_each_is_told_how_many_are_before_it(turns):
     for thread in threads:
         thread.join(SOON)
     assert done == ["a", "b", "c"]
-    assert all(found == sorted(found, reverse=True) for found in waits.values())
+    assert all(written == sorted(written, reverse=True) for written in waits.values())
 
 
 def test_a_tab_that_is_closed_while_it_waits_leaves_the_queue(turns):
@@ -105,13 +105,13 @@ def test_tabs_that_steer_at_once_get_what_each_asked_for(books, expected):
 
     def steered(request: SteeringRequest) -> list[tuple[int, ...]]:
         together.wait(SOON)
-        found = compare(books, request, lambda *_: None)
-        return [one.text.tokens for one in found]
+        written = compare(books, request, lambda *_: None)
+        return [text.text.tokens for text in written]
 
     with ThreadPoolExecutor(len(requests)) as tabs:
-        found = list(tabs.map(steered, requests))
-    assert found == [expected(request) for request in requests]
-    assert all(base != steered for base, steered in found)
+        written = list(tabs.map(steered, requests))
+    assert written == [expected(request) for request in requests]
+    assert all(base != steered for base, steered in written)
 
 
 @pytest.mark.parametrize("error", [StopException(), RerunException(RerunData()), RuntimeError("crash")])
@@ -130,6 +130,6 @@ def test_a_text_that_is_broken_off_leaves_the_model_as_it_was(books, expected, e
     assert len(seen) == 5
     # neither the turn nor a hook nor a code is left: another thread gets it all, and gets it right
     with ThreadPoolExecutor(1) as tab:
-        found = tab.submit(compare, books, request, lambda *_: None).result(SOON)
-    assert [one.text.tokens for one in found] == expected(request)
+        written = tab.submit(compare, books, request, lambda *_: None).result(SOON)
+    assert [text.text.tokens for text in written] == expected(request)
     assert not any(point.fwd_hooks for point in engine.model().hook_dict.values())

@@ -27,8 +27,8 @@ def measured(runs_with_books, model, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("measured")
     shutil.copytree(runs_with_books / "books", folder / "books")
     opened = Codebooks.from_pretrained(folder / "books")
-    found = quality_of_folder(model, opened, ["stdlib"], ks=[1, 2], n_tokens=256, control_blocks=4)
-    write_json(folder / FILE[CODEBOOKS], found)
+    quality = quality_of_folder(model, opened, ["stdlib"], ks=[1, 2], n_tokens=256, control_blocks=4)
+    write_json(folder / FILE[CODEBOOKS], quality)
     write_json(folder / FILE[METHODS], make_bench())
     return folder
 
@@ -178,9 +178,9 @@ def test_a_damaged_file_is_a_card_and_the_rest_goes_on(page, runs, part, damage)
         damaged = {"truncated": whole[: len(whole) // 2], "empty": "", "a list": "[]", "no rows": "{}"}
         path.write_text(damaged.get(damage, whole.replace(": 0.", ': "x0.').replace(": 0.", "")))
     app = page(runs, part, bench="table")
-    told = "is a link to another place" if damage == "a link" else "damaged"
+    message = "is a link to another place" if damage == "a link" else "damaged"
     [error] = app.error
-    assert told in error.value
+    assert message in error.value
     app.get("button_group")[0].set_value(CODEBOOKS if part != CODEBOOKS else METHODS).run()
     assert not app.exception and not app.error and app.dataframe
 
@@ -195,9 +195,9 @@ def test_no_file_outside_the_runs_folder_is_opened(page, runs):
 
 
 def test_markup_in_names_is_text(page, runs):
-    found = json.loads((runs / FILE[CODEBOOKS]).read_text())
-    found["texts"][0]["spec"] = "![x](https://example.org)"
-    write_json(runs / FILE[CODEBOOKS], found)
+    quality = json.loads((runs / FILE[CODEBOOKS]).read_text())
+    quality["texts"][0]["spec"] = "![x](https://example.org)"
+    write_json(runs / FILE[CODEBOOKS], quality)
     app = page(runs, CODEBOOKS, quality="books")
     texts = app.get("button_group")[1]
     assert texts.options == [plain("![x](https://example.org)")]

@@ -26,9 +26,9 @@ def test_live_text_says_what_codes_stand_for_without_a_click(open_page, runs):
     app = open_page("live", runs, text=TEXT, site="a0.h1")
     [row] = strips_of(app)[0]["rows"]
     wanted = {0: MIXED, 1: "“<img src=x onerror=alert(1)>\\u202e *a*”"}
-    told = [title.partition(": ")[2] for title in row["titles"]]
-    assert told == [wanted.get(int(code), f"name {code}") for code in row["numbers"]]
-    legend, named = "".join(html_of(app)), [label for label in told if label != MIXED]
+    labels = [title.partition(": ")[2] for title in row["titles"]]
+    assert labels == [wanted.get(int(code), f"name {code}") for code in row["numbers"]]
+    legend, named = "".join(html_of(app)), [label for label in labels if label != MIXED]
     assert named and all(label.replace("<", "&lt;").replace(">", "&gt;") in legend for label in named)
     assert "<img" not in legend and MIXED not in legend
     table = app.dataframe[0].value
@@ -36,28 +36,32 @@ def test_live_text_says_what_codes_stand_for_without_a_click(open_page, runs):
 
 
 def test_live_text_begins_at_the_site_that_says_most(open_page, runs):
-    found = Labels.open(runs / "books" / LABELS)
-    begin, n = found.starts["a1.h2"]
-    found.columns["f1"][:] = 0.1
-    found.columns["f1"][begin : begin + n] = 1
-    found.save(runs / "books" / LABELS)
+    labels = Labels.open(runs / "books" / LABELS)
+    begin, n = labels.starts["a1.h2"]
+    labels.columns["f1"][:] = 0.1
+    labels.columns["f1"][begin : begin + n] = 1
+    labels.save(runs / "books" / LABELS)
     app = open_page("live", runs, text=TEXT)
     assert app.selectbox(key="site").value == "a1.h2"
 
 
 def test_codes_opens_on_the_clearest_and_a_code_says_what_it_stands_for(open_page, runs):
     app = open_page("codes", runs)
-    assert "The clearest codes" in [one.value for one in app.subheader]
-    [gallery] = [one.value for one in app.dataframe if "clearest at" in one.value]
+    assert "The clearest codes" in [element.value for element in app.subheader]
+    [gallery] = [element.value for element in app.dataframe if "clearest at" in element.value]
     assert len(gallery) > 5 and gallery["stands for"].is_unique and MIXED not in set(gallery["stands for"])
     assert all("[" in text for text in gallery["clearest at"])
     assert not app.exception and not app.error
     app = open_page("codes", runs, code="a0.h1=1")
-    [told] = [one.value for one in app.markdown if "F1 0\\.50" in one.value or "F1 0.50" in one.value]
-    assert "\\<img" in told and "<img" not in told.replace("\\<img", "")
+    [labels] = [
+        element.value
+        for element in app.markdown
+        if "F1 0\\.50" in element.value or "F1 0.50" in element.value
+    ]
+    assert "\\<img" in labels and "<img" not in labels.replace("\\<img", "")
     assert "no simple pattern" in text_of(open_page("codes", runs, code="a0.h1=0"))
     app = open_page("codes", runs, q="the")
-    [hits] = [one.value for one in app.dataframe if "recall" in one.value]
+    [hits] = [element.value for element in app.dataframe if "recall" in element.value]
     assert all(row["stands for"] for _, row in hits.iterrows())
 
 
@@ -83,9 +87,9 @@ def test_damaged_labels_are_a_line_and_the_page_goes_on(open_page, runs, view):
 
 
 def test_labels_of_other_codebooks_are_not_shown(open_page, runs):
-    found = Labels.open(runs / "books" / LABELS)
-    found.about["books"] = "others"
-    found.save(runs / "books" / LABELS)
+    labels = Labels.open(runs / "books" / LABELS)
+    labels.about["books"] = "others"
+    labels.save(runs / "books" / LABELS)
     app = open_page("live", runs, text=TEXT, site="a0.h1")
     [row] = strips_of(app)[0]["rows"]
     assert not any(":" in title for title in row["titles"]) and "stands for" not in app.dataframe[0].value
@@ -103,14 +107,14 @@ def test_both_levels_are_shown_searched_and_steered_by(open_page, runs):
     [row] = strips_of(app)[0]["rows"]
     assert set(row["numbers"]) - {"0", "1"} and all("few" in title for title in row["titles"])
     app = open_page("codes", runs, q="the", level="coarse codes")
-    [hits] = [one.value for one in app.dataframe if "recall" in one.value]
+    [hits] = [element.value for element in app.dataframe if "recall" in element.value]
     assert all(code.endswith(".all") for code in hits["code"])
     assert set(hits["stands for"]) <= {"few 0", "few 1"}
     app = open_page("codes", runs, code="a0.h1=1.all")
     index = CodeIndex.open(runs / "index")
     odd = {token for code in range(1, index.books[0].n_codes, 2) for token in index.positions("a0.h1", code)}
-    assert not app.exception and [one.value.replace("\\", "") for one in app.title] == ["a0.h1=1.all"]
+    assert not app.exception and [element.value.replace("\\", "") for element in app.title] == ["a0.h1=1.all"]
     assert app.metric[0].value == f"{len(odd):,}" and "few 1" in text_of(app)
     app = open_page("codes", runs, code="a0.h1=1.3")
-    assert [one.value.replace("\\", "") for one in app.title] == ["a0.h1=1.3"] and not app.exception
+    assert [element.value.replace("\\", "") for element in app.title] == ["a0.h1=1.3"] and not app.exception
     assert "it is a0.h1=1.3" in error_of(open_page("codes", runs, code="a0.h1=0.3")).replace("\\", "")

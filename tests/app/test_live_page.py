@@ -68,8 +68,8 @@ def test_two_tokens_are_compared_site_by_site(page, expected):
     for site, codes in expected.items():
         heads = codes[:, None] if codes.ndim == 2 else codes
         for head in range(heads.shape[1]):
-            mine, theirs = set(heads[1, head].tolist()), set(heads[3, head].tolist())
-            same[site, head] = len(mine & theirs) / len(mine)
+            codes_1, codes_3 = set(heads[1, head].tolist()), set(heads[3, head].tolist())
+            same[site, head] = len(codes_1 & codes_3) / len(codes_1)
     assert f"**{sum(value > 0 for value in same.values())} of 10**" in text_of(app)
     [trace] = plot_of(app)["data"]
     assert trace["y"] == ["head 0", "head 1", "head 2", "head 3", "MLP"]

@@ -90,9 +90,9 @@ def test_base_and_steered_are_what_the_library_makes_of_them(page, runs_with_boo
     assert table["text"].tolist() == ["Base"] * len(base.tokens) + ["Codes"] * len(steered.tokens)
     expected = np.concatenate([base.surprise, steered.surprise])
     np.testing.assert_allclose(table["surprise"].astype(float), expected, atol=1e-5)
-    mine = table[table["text"] == "Codes"]
-    np.testing.assert_allclose(mine["KL"].astype(float), divergence, atol=1e-5)
-    assert "".join(mine["token"]) == steered.text and table["KL"][table["text"] == "Base"].isna().all()
+    rows = table[table["text"] == "Codes"]
+    np.testing.assert_allclose(rows["KL"].astype(float), divergence, atol=1e-5)
+    assert "".join(rows["token"]) == steered.text and table["KL"][table["text"] == "Base"].isna().all()
     assert len(app.get("plotly_chart")) == 3
     for number, values in enumerate((base.surprise, steered.surprise, divergence)):
         np.testing.assert_allclose(array_of(plot_of(app, number)["data"][0]["y"]), values, atol=1e-5)
@@ -145,9 +145,11 @@ def test_the_link_of_a_comparison_has_everything(page, model, runs_with_books):
     books = Codebooks.from_pretrained(runs_with_books / "books", model)
     codes = parse_codes(CODES)
     rows = enumerate((codes, random_codes(model, books, codes, seed=7)), 1)
-    edits = [SetCode(site, code, rows=[row]) for row, some in rows for site, code, _ in some]
-    where = {"positions": "generated:3", "fraction": 0.5, "seed": 7, "when": "token:[^a-z]"}
-    within = attach(model, books, read=False).edit(*edits, **where)
+    edits = [
+        SetCode(site, code, rows=[row]) for row, condition_codes in rows for site, code, _ in condition_codes
+    ]
+    placing = {"positions": "generated:3", "fraction": 0.5, "seed": 7, "when": "token:[^a-z]"}
+    within = attach(model, books, read=False).edit(*edits, **placing)
     texts = continue_prompts(model, ["John & <Mary>?"] * 3, 8, within=within, seed=7)
     strips = strips_of(app)
     assert ["".join(strip["pieces"]) for strip in strips] == [text.prompt + text.text for text in texts]
@@ -164,8 +166,10 @@ def presets(model, runs_with_books, tmp_path, monkeypatch) -> Path:
     preset = {"name": "to the store", "temperature": 0.7, "n_tokens": 8, "found": "Found from 6 sentences."}
     preset |= form | {"measured": measured}
     file = tmp_path / "presets.json"
-    both = [preset, preset | {"name": "<b>*", "codes": "m1=1"}]
-    file.write_text(json.dumps({"format": 1, "made_with": made_with, "presets": both}), encoding="utf-8")
+    presets_stored = [preset, preset | {"name": "<b>*", "codes": "m1=1"}]
+    file.write_text(
+        json.dumps({"format": 1, "made_with": made_with, "presets": presets_stored}), encoding="utf-8"
+    )
     monkeypatch.setattr("interp.steering.topics.FILE", file)
     return file
 
@@ -269,14 +273,14 @@ def test_a_token_that_is_opened_shows_what_could_have_come_and_the_codes_there(f
     )
     chosen = likely[likely["next token"].str.endswith("←")]
     assert chosen["Codes"].item() == pytest.approx(p[texts[1].tokens[3]].item())
-    there = table_of(four, "in the base").set_index("site")
-    assert len(there) == 10
-    for site, (mine, base) in {
+    codes_there = table_of(four, "in the base").set_index("site")
+    assert len(codes_there) == 10
+    for site, (rows, base) in {
         "a1.h2": seen.ids["a1"][[1, 0], -1, 2],
         "m1": seen.ids["m1"][[1, 0], -1],
     }.items():
-        mine, base = (", ".join(map(str, row.tolist())) for row in (mine, base))
-        assert tuple(there.loc[site]) == (mine, base if mine != base else "")
+        rows, base = (", ".join(map(str, row.tolist())) for row in (rows, base))
+        assert tuple(codes_there.loc[site]) == (rows, base if rows != base else "")
     assert "with the edits of this text at the token before" in text_of(four)
 
 
@@ -284,15 +288,17 @@ def test_a_text_goes_on_from_another_token(four, model):
     _open(four, 0, 2)
     request, (base, *_), *_ = four.session_state["comparison"]
     before, tokens = strips_of(four)[0], base.text.tokens
-    other = next(one for one in four.session_state["inspected token"][1][0] if one.token != tokens[2])
+    other = next(text for text in four.session_state["inspected token"][1][0] if text.token != tokens[2])
     _choice(four, "branch").set_value(other.token).run()
     press(four, "Branch")
     [*_, strip] = strips_of(four)
     first = strip["first"]
     assert len(strips_of(four)) == 5 and strip["pieces"][: first + 2] == before["pieces"][: first + 2]
     ids = [*encode_prompts(model, ["John went to"])[0], *tokens[:2], other.token]
-    own = generate(model, torch.tensor([ids]), 8, temperature=0.7, seed=request.seed)[0, len(ids) :].tolist()
-    assert "".join(strip["pieces"][first:]) == model.tokenizer.decode([*tokens[:2], other.token, *own])
+    continued = generate(model, torch.tensor([ids]), 8, temperature=0.7, seed=request.seed)[
+        0, len(ids) :
+    ].tolist()
+    assert "".join(strip["pieces"][first:]) == model.tokenizer.decode([*tokens[:2], other.token, *continued])
     _open(four, 4, 2)
     assert "chosen by hand" in text_of(four)
     # new texts, and the branch is gone

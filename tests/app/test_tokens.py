@@ -24,8 +24,8 @@ def tokenizer():
 def test_pieces_join_to_the_text_and_a_character_stands_at_the_token_that_completes_it(tokenizer):
     for text in TEXTS:
         ids = tokenizer(text, add_special_tokens=False).input_ids
-        found = pieces(tokenizer, ids)
-        assert len(found) == len(ids) and "".join(found) == text
+        parts = pieces(tokenizer, ids)
+        assert len(parts) == len(ids) and "".join(parts) == text
     smile = tokenizer("🙂", add_special_tokens=False).input_ids
     assert pieces(tokenizer, smile) == ["", "", "", "🙂"]
     assert pieces(tokenizer, smile[:2]) == ["", "\ufffd"]  # what is cut off shows

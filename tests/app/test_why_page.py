@@ -68,9 +68,9 @@ def test_nodes_are_played_with_and_the_address_says_so(page, model, expected):
         assert shares_of(app)["answer A, edited"] == f"{outcome.answer:.0%}"
         assert shares_of(app)["instead A, edited"] == f"{outcome.instead:.0%}"
         assert edits[-1] in text_of(app)
-    after, told = shares_of(app), app.code[0].value
-    assert f"replay(model, explanation, {edits!r})" in told and repr(A) in told
-    compile(told, "told", "exec")
+    after, program = shares_of(app), app.code[0].value
+    assert f"replay(model, explanation, {edits!r})" in program and repr(A) in program
+    compile(program, "told", "exec")
     again = page(a=A, b=B, edits=",".join(edits))
     assert shares_of(again) == after and text_of(again) == text_of(app)
     press(app, "Step back")

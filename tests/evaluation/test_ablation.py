@@ -28,18 +28,18 @@ def test_every_kind_agrees_with_one_prompt_and_one_circuit_at_a_time(tiny_model,
     runs = [WholeForwards(model, pair, pairs.metric) for pair in pairs]
 
     def fill(run, hook):
-        own, others = run.corrupt[hook], [other.corrupt[hook][0] for other in runs]
+        output, others = run.corrupt[hook], [other.corrupt[hook][0] for other in runs]
         if kind == "zero":
-            return torch.zeros_like(own)
+            return torch.zeros_like(output)
         if kind == "mean-by-position":
-            return torch.stack([x for x in others if x.shape == own[0].shape]).mean(0, keepdim=True)
-        return own if kind == "resample" else torch.cat(others).mean(0).expand_as(own)
+            return torch.stack([x for x in others if x.shape == output[0].shape]).mean(0, keepdim=True)
+        return output if kind == "resample" else torch.cat(others).mean(0).expand_as(output)
 
-    found = Ablator(model, pairs, kind, batch_size=4).metric(keep)
+    metric = Ablator(model, pairs, kind, batch_size=4).metric(keep)
     for c in range(3):
         gone = [site for site in heads_of(model) if not keep[c, site.layer, site.head]]
         wanted = [run.metric({site: fill(run, site.hook) for site in gone}) for run in runs]
-        np.testing.assert_allclose(found[c], wanted, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(metric[c], wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -63,8 +63,8 @@ def test_nothing_kept_with_resample_is_the_corrupt_run_where_both_end_alike(tiny
 
 def test_the_planted_circuit_alone_does_the_task_and_all_others_are_idle():
     circuit = written("planted-induction")
-    both = np.stack([*all_or_none(circuit.shape), circuit, ~circuit])
-    empty, full, alone, rest = Ablator(*planted("planted-induction", 16)).metric(both).mean(1)
+    circuits = np.stack([*all_or_none(circuit.shape), circuit, ~circuit])
+    empty, full, alone, rest = Ablator(*planted("planted-induction", 16)).metric(circuits).mean(1)
     assert alone == pytest.approx(full, rel=0.01)
     assert rest == pytest.approx(empty, abs=0.01 * full)
     assert abs(empty) < 0.05 * full

@@ -12,14 +12,7 @@ from interp.bottlenecks.fit import FitConfig, fit_codebooks
 from interp.bottlenecks.kinds.vq import ResidualVQ, VQConfig
 from interp.bottlenecks.store import Codebooks
 from interp.errors import InputError
-from interp.evaluation.codebook_quality import (
-    CONTROLS,
-    UsageMeter,
-    evaluate_codebooks,
-    mean_activations,
-    quality_of_folder,
-    random_directions,
-)
+from interp.evaluation import codebook_quality
 from interp.models import Model, hooked
 from interp.text import load_text
 from tests.oracles import kept
@@ -51,8 +44,8 @@ def by_k(books, model):
 
 
 @pytest.fixture(scope="module")
-def found(model, by_k, texts):
-    return evaluate_codebooks(model, by_k, *texts, batch_size=4, control_blocks=6)
+def scored(model, by_k, texts):
+    return codebook_quality.evaluate_codebooks(model, by_k, *texts, batch_size=4, control_blocks=6)
 
 
 def losses(model: Model, tokens: torch.Tensor) -> np.ndarray:
@@ -65,36 +58,36 @@ def losses(model: Model, tokens: torch.Tensor) -> np.ndarray:
     return np.array(rows)
 
 
-def test_cross_entropy_is_that_of_a_plain_loop(model, by_k, texts, found):
+def test_cross_entropy_is_that_of_a_plain_loop(model, by_k, texts, scored):
     tokens = texts[0].tokens
-    np.testing.assert_allclose(found.plain.ce, losses(model, tokens), rtol=1e-4)
+    np.testing.assert_allclose(scored.plain.ce, losses(model, tokens), rtol=1e-4)
     for k, books in by_k.items():
         with attach(model, books, error_term=False):
-            np.testing.assert_allclose(found.scores[f"codes k={k}"].ce, losses(model, tokens), rtol=1e-3)
-    assert not np.allclose(found.plain.ce, found.scores["codes k=3"].ce)
+            np.testing.assert_allclose(scored.scores[f"codes k={k}"].ce, losses(model, tokens), rtol=1e-3)
+    assert not np.allclose(scored.plain.ce, scored.scores["codes k=3"].ce)
 
 
-def test_kl_accuracy_and_agreement_are_those_of_a_plain_loop(model, by_k, texts, found):
+def test_kl_accuracy_and_agreement_are_those_of_a_plain_loop(model, by_k, texts, scored):
     block = texts[0].tokens[2:3]
     with torch.no_grad():
         plain = model(block)[0, :-1].log_softmax(-1)
         with attach(model, by_k[3], error_term=False):
             coded = model(block)[0, :-1].log_softmax(-1)
     kl = torch.nn.functional.kl_div(coded, plain, log_target=True, reduction="batchmean")
-    scores = found.scores["codes k=3"]
+    scores = scored.scores["codes k=3"]
     assert scores.kl[2] == pytest.approx(kl.item(), rel=1e-3)
     assert scores.right[2] == pytest.approx((coded.argmax(-1) == block[0, 1:]).float().mean().item())
     assert scores.same[2] == pytest.approx((coded.argmax(-1) == plain.argmax(-1)).float().mean().item())
-    assert (found.plain.kl == 0).all() and (found.plain.same == 1).all()
+    assert (scored.plain.kl == 0).all() and (scored.plain.same == 1).all()
 
 
-def test_controls_cover_the_first_blocks(found):
-    assert set(found.scores) == {"codes k=1", "codes k=3", *CONTROLS}
-    assert {len(found.scores[name].ce) for name in CONTROLS} == {6}
+def test_controls_cover_the_first_blocks(scored):
+    assert set(scored.scores) == {"codes k=1", "codes k=3", *codebook_quality.CONTROLS}
+    assert {len(scored.scores[name].ce) for name in codebook_quality.CONTROLS} == {6}
     for k in (1, 3):
-        fitted = found.scores[f"codes k={k}"].ce[:6]
-        assert not any(np.allclose(found.scores[name].ce, fitted) for name in CONTROLS)
-    assert len(found.scores["codes k=1"].ce) == 9
+        fitted = scored.scores[f"codes k={k}"].ce[:6]
+        assert not any(np.allclose(scored.scores[name].ce, fitted) for name in codebook_quality.CONTROLS)
+    assert len(scored.scores["codes k=1"].ce) == 9
 
 
 NAMES = ("0.attn.hook_z", "1.attn.hook_z", "1.hook_mlp_out", "0.hook_resid_post")
@@ -117,26 +110,26 @@ def ablated(model, texts, values) -> np.ndarray:
         return losses(model, texts[0].tokens[:6])
 
 
-def test_zero_ablation_is_zero_at_every_site(model, texts, found):
+def test_zero_ablation_is_zero_at_every_site(model, texts, scored):
     expected = ablated(model, texts, {site: (0.0, 0.0) for site in SITES})
-    np.testing.assert_allclose(found.scores["zero"].ce, expected, rtol=1e-3)
+    np.testing.assert_allclose(scored.scores["zero"].ce, expected, rtol=1e-3)
 
 
-def test_mean_ablation_takes_the_means_of_other_text_with_the_first_position_apart(model, texts, found):
+def test_mean_ablation_takes_the_means_of_other_text_with_the_first_position_apart(model, texts, scored):
     other, means = texts[1].tokens, {}
     for site, name in HOOKS.items():
         (x,) = kept(model, other, f"blocks.{name}")
         x = x[:, :, 2] if site == "a1.h2" else x
         means[site] = (x[:, 0].mean(0), x[:, 1:].flatten(0, 1).mean(0))
-    for site, mean in mean_activations(model, SITES, other, batch_size=2).items():
+    for site, mean in codebook_quality.mean_activations(model, SITES, other, batch_size=2).items():
         torch.testing.assert_close(mean, torch.stack(means[site]), atol=1e-4, rtol=1e-3)
-    np.testing.assert_allclose(found.scores["mean"].ce, ablated(model, texts, means), rtol=1e-3)
+    np.testing.assert_allclose(scored.scores["mean"].ce, ablated(model, texts, means), rtol=1e-3)
 
 
 def test_random_directions_have_the_codes_lengths_and_nothing_else(by_k):
     similar = []
     for book in by_k[3].values():
-        drawn = random_directions(book, seed=1)
+        drawn = codebook_quality.random_directions(book, seed=1)
         assert type(drawn) is type(book) and drawn.config == book.config
         torch.testing.assert_close(drawn.codes.norm(dim=-1), book.codes.norm(dim=-1))
         similar.append(torch.nn.functional.cosine_similarity(drawn.codes, book.codes, dim=-1).flatten())
@@ -148,15 +141,17 @@ def test_a_model_whose_vectors_are_all_in_the_books_loses_nothing(model, texts):
     rows = x.flatten(0, 1)
     book = Codebook(CodebookConfig(d_in=rows.shape[-1], n_codes=len(rows), selection="matching_pursuit"))
     book.codes.data = rows[None].clone()
-    found = evaluate_codebooks(model, {1: {"m1": book}}, *texts, control_blocks=0, batch_size=9)
-    np.testing.assert_allclose(found.scores["codes k=1"].ce, found.plain.ce, atol=1e-5)
-    usage = found.usage[1]
+    scored = codebook_quality.evaluate_codebooks(
+        model, {1: {"m1": book}}, *texts, control_blocks=0, batch_size=9
+    )
+    np.testing.assert_allclose(scored.scores["codes k=1"].ce, scored.plain.ce, atol=1e-5)
+    usage = scored.usage[1]
     assert usage["variance_explained_min"] == pytest.approx(1, abs=1e-4)
     assert usage["active_codes"] == 1 and usage["n_groups"] == 1
 
 
-def test_usage_counts_codes_and_explained_variance(model, by_k, texts, found):
-    tokens, usage = texts[0].tokens, found.usage[3]
+def test_usage_counts_codes_and_explained_variance(model, by_k, texts, scored):
+    tokens, usage = texts[0].tokens, scored.usage[3]
     # a0 comes first: what reaches it is what the plain model has there
     (x,), book = kept(model, tokens, "blocks.0.attn.hook_z"), by_k[3]["a0"]
     coded = book(x).detach()[:, 1:].flatten(0, 1)
@@ -165,7 +160,9 @@ def test_usage_counts_codes_and_explained_variance(model, by_k, texts, found):
     variance = (x - x.mean(0)).square().sum()
     assert usage["variance_explained_sites"]["a0"] == pytest.approx(1 - float(error / variance), abs=1e-4)
 
-    alone = evaluate_codebooks(model, {3: {"m1": by_k[3]["m1"]}}, *texts, control_blocks=0).usage[3]
+    alone = codebook_quality.evaluate_codebooks(
+        model, {3: {"m1": by_k[3]["m1"]}}, *texts, control_blocks=0
+    ).usage[3]
     with torch.no_grad(), attach(model, {"m1": by_k[3]["m1"]}, error_term=False) as attached:
         model(tokens)
     ids = attached.ids["m1"].flatten(0, 1)
@@ -183,24 +180,24 @@ def test_usage_counts_codes_and_explained_variance(model, by_k, texts, found):
 def test_slots_with_codes_of_their_own_have_entropies_of_their_own():
     x = torch.randn(8, 50, 6, generator=torch.Generator().manual_seed(0))
     book = ResidualVQ(VQConfig(d_in=6, codes=8, slots=3)).fit(x)
-    meter = UsageMeter({"m0": book})
+    meter = codebook_quality.UsageMeter({"m0": book})
     watched = meter.watching({"m0": book})["m0"]
     codes = watched.encode(x)
     watched.decode(codes)
     watched.count(codes)
     shares = [torch.bincount(ids.flatten().long()) / ids.numel() for ids in codes.ids.unbind(-1)]
     entropies = [float(-(s[s > 0] * s[s > 0].log2()).sum()) for s in shares]
-    found = meter.summary()
-    assert found["bits_per_token"] == pytest.approx(sum(entropies), rel=1e-4) and sum(entropies) > 6
-    assert found["entropy_bits"] == pytest.approx(np.mean(entropies), rel=1e-4)
-    assert found["bits_per_token_most"] == pytest.approx(9)
+    scored = meter.summary()
+    assert scored["bits_per_token"] == pytest.approx(sum(entropies), rel=1e-4) and sum(entropies) > 6
+    assert scored["entropy_bits"] == pytest.approx(np.mean(entropies), rel=1e-4)
+    assert scored["bits_per_token_most"] == pytest.approx(9)
 
 
 def test_variance_explained_of_vectors_close_together_and_far_from_zero():
     generator = torch.Generator().manual_seed(0)
     x = 100 + 0.05 * torch.randn(6, 40, 4, generator=generator)
     book = Codebook(CodebookConfig(d_in=4, n_codes=16, selection="matching_pursuit")).fit(x)
-    watched = UsageMeter({"m0": book}).watching({"m0": book})["m0"]
+    watched = codebook_quality.UsageMeter({"m0": book}).watching({"m0": book})["m0"]
     for part in x.split(2):
         decoded = watched.decode(watched.encode(part))
     exact, coded = (y[:, 1:].double().flatten(0, 1) for y in (x, book(x).detach()))
@@ -209,22 +206,22 @@ def test_variance_explained_of_vectors_close_together_and_far_from_zero():
     assert float(watched.explained()) == pytest.approx(1 - float(error), abs=1e-4)
 
 
-def test_usage_is_over_heads_and_sites_and_batches_of_another_size_change_nothing(model, by_k, texts, found):
-    usage = found.usage[3]
+def test_usage_is_over_heads_and_sites_and_batches_of_another_size_change_nothing(model, by_k, texts, scored):
+    usage = scored.usage[3]
     assert usage["n_groups"] == model.cfg.n_heads + 3
     assert usage["bits_per_token_most"] == pytest.approx(3 * np.log2(12) * usage["n_groups"])
     assert 0 < usage["bits_per_token"] <= usage["bits_per_token_most"]
     assert usage["variance_explained_min"] <= usage["variance_explained_mean"] <= 1
-    again = evaluate_codebooks(model, {3: by_k[3]}, *texts, batch_size=9, control_blocks=0)
-    np.testing.assert_allclose(again.scores["codes k=3"].ce, found.scores["codes k=3"].ce, rtol=1e-3)
+    again = codebook_quality.evaluate_codebooks(model, {3: by_k[3]}, *texts, batch_size=9, control_blocks=0)
+    np.testing.assert_allclose(again.scores["codes k=3"].ce, scored.scores["codes k=3"].ce, rtol=1e-3)
     assert again.usage[3]["dead_on_text"] == pytest.approx(usage["dead_on_text"], abs=0.02)
 
 
-def test_rows_hold_the_increase_with_an_interval_over_the_same_blocks(found):
-    rows = {row["condition"]: row for row in found.rows()}
+def test_rows_hold_the_increase_with_an_interval_over_the_same_blocks(scored):
+    rows = {row["condition"]: row for row in scored.rows()}
     assert rows["plain"]["ce_increase"] == 0
     zero = rows["zero"]
-    increase = found.scores["zero"].ce - found.plain.ce[:6]
+    increase = scored.scores["zero"].ce - scored.plain.ce[:6]
     assert zero["ce_increase"] == pytest.approx(increase.mean())
     assert zero["ce_increase_low"] < zero["ce_increase"] < zero["ce_increase_high"]
     json.dumps(list(rows.values()), allow_nan=False)
@@ -233,7 +230,9 @@ def test_rows_hold_the_increase_with_an_interval_over_the_same_blocks(found):
 def test_a_folder_is_evaluated_on_each_text_apart(model, books, tmp_path):
     (tmp_path / "own.txt").write_text("\n\n".join(f"a document with number {i} in it" for i in range(200)))
     specs = ["stdlib", str(tmp_path / "own.txt")]
-    result = quality_of_folder(model, books, specs, ks=[1, 3], n_tokens=300, control_blocks=2)
+    result = codebook_quality.quality_of_folder(
+        model, books, specs, ks=[1, 3], n_tokens=300, control_blocks=2
+    )
     assert [text["spec"] for text in result["texts"]] == specs
     assert list(result["texts"][0]["usage"]) == ["1", "3"]
     assert result["fitted_on"]["n_tokens"] == 640 and result["sites"] == books.sites
@@ -241,13 +240,13 @@ def test_a_folder_is_evaluated_on_each_text_apart(model, books, tmp_path):
 
 
 def test_too_little_to_evaluate_is_refused(model, by_k, texts):
-    one = load_text("stdlib", model, n_tokens=16, context=16)
+    short = load_text("stdlib", model, n_tokens=16, context=16)
     with pytest.raises(InputError, match="one block of text"):
-        evaluate_codebooks(model, by_k, one, texts[1])
+        codebook_quality.evaluate_codebooks(model, by_k, short, texts[1])
     with pytest.raises(InputError, match="no codebooks"):
-        evaluate_codebooks(model, {}, *texts)
+        codebook_quality.evaluate_codebooks(model, {}, *texts)
     with pytest.raises(InputError, match="controls on 1 block"):
-        evaluate_codebooks(model, by_k, *texts, control_blocks=1)
+        codebook_quality.evaluate_codebooks(model, by_k, *texts, control_blocks=1)
 
 
 @pytest.mark.slow
@@ -255,10 +254,10 @@ def test_codes_of_all_heads_of_smollm2_beat_the_controls(smollm2, tmp_path):
     text = load_text("stdlib", smollm2, n_tokens=1024, context=64)
     config = FitConfig(n_codes=64, k=4, selection="matching_pursuit", sequential=False)
     folder = fit_codebooks(smollm2, ["heads"], text, tmp_path, config)
-    result = quality_of_folder(smollm2, folder, ["stdlib"], n_tokens=256, control_blocks=2)
+    result = codebook_quality.quality_of_folder(smollm2, folder, ["stdlib"], n_tokens=256, control_blocks=2)
     rows = {row["condition"]: row for row in result["texts"][0]["rows"]}
     assert rows["plain"]["ce"] < 5.0
     assert rows["codes k=4"]["ce_increase"] < 2
-    for name in CONTROLS:
+    for name in codebook_quality.CONTROLS:
         assert rows[name]["ce"] > rows["codes k=4"]["ce"] + 1, name
     assert result["texts"][0]["usage"]["4"]["n_groups"] == 270

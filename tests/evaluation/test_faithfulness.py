@@ -38,7 +38,7 @@ def _transcribed_areas(model, pairs, scores):
         key = np.abs(scores).ravel() if absolute else scores.ravel()
         order = sorted(range(scores.size), key=lambda i: -key[i])
         kept = [order[: int(fraction * scores.size)] for fraction in GRID]
-        shares = np.array([(mean_metric(some) - corrupted) / (baseline - corrupted) for some in kept])
+        shares = np.array([(mean_metric(heads) - corrupted) / (baseline - corrupted) for heads in kept])
         areas[absolute] = trapezoid(shares, GRID), trapezoid(abs(1 - shares), GRID)
     return areas[False][0], areas[True][1]
 
@@ -48,23 +48,23 @@ def test_cpr_and_cmd_are_mibs(tiny_model, family):
     model = tiny_model(family)
     pairs = random_pairs(model.cfg.d_vocab, n=5)
     scores = np.random.default_rng(3).normal(size=(model.cfg.n_layers, model.cfg.n_heads))
-    found = faithfulness_curves(Ablator(model, pairs), scores)
+    curves = faithfulness_curves(Ablator(model, pairs), scores)
     cpr, cmd = _transcribed_areas(model, pairs, scores)
-    assert found.cpr == pytest.approx(cpr, rel=1e-4) and found.cmd == pytest.approx(cmd, rel=1e-4)
-    assert found.counts[:4] == (0, 0, 0, 0) and found.counts[-1] == scores.size
-    assert found.f_signed[-1] == found.f_absolute[-1] == 1.0 and found.f_absolute[0] == 0.0
-    json.dumps(found.to_dict(), allow_nan=False)
+    assert curves.cpr == pytest.approx(cpr, rel=1e-4) and curves.cmd == pytest.approx(cmd, rel=1e-4)
+    assert curves.counts[:4] == (0, 0, 0, 0) and curves.counts[-1] == scores.size
+    assert curves.f_signed[-1] == curves.f_absolute[-1] == 1.0 and curves.f_absolute[0] == 0.0
+    json.dumps(curves.to_dict(), allow_nan=False)
 
 
 def test_signed_order_leaves_heads_that_hurt_for_last_and_passes_one(backup):
     ablator, circuit = backup
     scores = np.where(circuit, 1.0, 0.0)
     scores[3, 2] = -2.0  # the negative name mover
-    found = faithfulness_curves(ablator, scores, sizes=(4, 5, 50))
-    assert max(found.f_signed) > 1.1
-    assert found.f_at[5] == pytest.approx(1.0, abs=0.02)
-    assert found.f_at[50] is None
-    assert found.cpr > 1 > found.cmd
+    curves = faithfulness_curves(ablator, scores, sizes=(4, 5, 50))
+    assert max(curves.f_signed) > 1.1
+    assert curves.f_at[5] == pytest.approx(1.0, abs=0.02)
+    assert curves.f_at[50] is None
+    assert curves.cpr > 1 > curves.cmd
 
 
 def test_faithfulness_of_the_written_circuit_and_of_one_without_its_first_head():
@@ -97,23 +97,23 @@ def test_a_circuit_without_its_backups_is_faithful_enough_but_not_complete(backu
 def test_backups_are_minimal_only_once_the_mover_is_gone_and_decoys_never(backup):
     ablator, circuit = backup
     padded = circuit | mask(["a0.h0", "a3.h1"], ablator.model)  # two decoys
-    found = minimality(ablator, padded)
-    by_site = {part.site: part for part in found}
+    curves = minimality(ablator, padded)
+    by_site = {part.site: part for part in curves}
     full_gap = np.ptp(ablator.metric(all_or_none(circuit.shape)).mean(1))
-    assert {part.site for part in found[:2]} == {"a0.h0", "a3.h1"}
-    assert all(part.contribution < 0.01 * full_gap for part in found[:2])
+    assert {part.site for part in curves[:2]} == {"a0.h0", "a3.h1"}
+    assert all(part.contribution < 0.01 * full_gap for part in curves[:2])
     for site in ("a2.h1", "a2.h3"):
         assert by_site[site].contribution > 0.2 * full_gap
         assert {"a1.h4", "a0.h2"} & set(by_site[site].subset)
-        own = mask([site], ablator.model)
-        with_it, without_it = ablator.metric(np.stack([circuit, circuit & ~own])).mean(1)
+        head = mask([site], ablator.model)
+        with_it, without_it = ablator.metric(np.stack([circuit, circuit & ~head])).mean(1)
         assert abs(with_it - without_it) < 0.03 * full_gap  # nothing, while the mover does the work
     assert by_site["a1.h4"].contribution > 0.5 * full_gap
 
 
 def test_subsets_are_drawn_from_the_seed(backup):
-    found = [completeness(*backup, n_random=4, greedy_runs=0, seed=seed) for seed in (0, 0, 1)]
-    assert found[0] == found[1] and found[0].subsets != found[2].subsets
+    curves = [completeness(*backup, n_random=4, greedy_runs=0, seed=seed) for seed in (0, 0, 1)]
+    assert curves[0] == curves[1] and curves[0].subsets != curves[2].subsets
 
 
 def test_what_cannot_be_measured_is_said(backup):

@@ -32,9 +32,9 @@ def test_shares_are_those_of_running_the_circuit(grown):
     assert [circuit.size for circuit in curve.circuits] == list(nested.sizes)
     ablator, done = Ablator(model, others), []
     for circuit in curve.circuits:
-        both = np.stack([*all_or_none(nested.heads.shape), nested.circuit(circuit.size)])
-        empty, full, own = ablator.metric(both).mean(1)
-        assert circuit.share == pytest.approx((own - empty) / (full - empty))
+        circuits = np.stack([*all_or_none(nested.heads.shape), nested.circuit(circuit.size)])
+        empty, full, alone = ablator.metric(circuits).mean(1)
+        assert circuit.share == pytest.approx((alone - empty) / (full - empty))
         assert circuit.interval[0] - 1e-9 <= circuit.share <= circuit.interval[1] + 1e-9
     assert curve.cmd == pytest.approx(faithfulness_curves(ablator, nested.heads, sizes=()).cmd, abs=1e-6)
     assert run_nested(nested, ablator, progress=done.append) == curve
@@ -75,9 +75,9 @@ def test_the_command_writes_what_it_found_and_replaces_nothing(tmp_path, command
         assert " ".join(["next     interp discover", NAME, *more]) in outcome.out
     names = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert names == [f"{NAME}-grown-2.json", f"{NAME}-grown.json", f"{NAME}-planted-backup-grown.json"]
-    found = json.loads((tmp_path / "runs" / f"{NAME}-grown.json").read_text(encoding="utf-8"))
-    assert found["n_pairs"] == 5 and found["prompts"]["n_pairs"] == 6
-    joined = {site for circuit in found["circuits"] for site in circuit["joined"]}
+    result = json.loads((tmp_path / "runs" / f"{NAME}-grown.json").read_text(encoding="utf-8"))
+    assert result["n_pairs"] == 5 and result["prompts"]["n_pairs"] == 6
+    joined = {site for circuit in result["circuits"] for site in circuit["joined"]}
     assert joined >= set(planted_truth(NAME).heads)
 
 

@@ -47,21 +47,21 @@ def books(model) -> dict[str, Codebook]:
 
 
 def test_means_are_of_the_tokens_without_bos_and_padding(model):
-    found = means_of_texts(model, ["a1.h2", "r0"], MARKED, PLAIN)
+    code_set = means_of_texts(model, ["a1.h2", "r0"], MARKED, PLAIN)
     means = []
     for texts in (MARKED, PLAIN):  # one by one, so without padding
         tokens = [tokenize(model, [text]).tokens for text in texts]
         read = [kept(model, row, "blocks.0.hook_resid_post")[0][0, 1:] for row in tokens]
         means.append(torch.cat(read).mean(0))
-    torch.testing.assert_close(found.positive["r0"], means[0], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found.difference("r0"), means[0] - means[1], atol=1e-5, rtol=1e-4)
-    assert found.difference("a1.h2").shape == (model.cfg.d_head,)
+    torch.testing.assert_close(code_set.positive["r0"], means[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(code_set.difference("r0"), means[0] - means[1], atol=1e-5, rtol=1e-4)
+    assert code_set.difference("a1.h2").shape == (model.cfg.d_head,)
 
 
-def planned(model, books, found) -> dict[str, SteeringCondition]:
+def planned(model, books, code_set) -> dict[str, SteeringCondition]:
     means = means_of_texts(model, [*books, "r1"], MARKED, PLAIN)
     options = {"layer": "r1", "gate": "token:e", "said": lambda prompt: f"Z Z {prompt}", "seed": 0}
-    arms = plan_arms(model, books, found, means, lambda: gains(model, books), **options)
+    arms = plan_arms(model, books, code_set, means, lambda: gains(model, books), **options)
     return {arm.name: arm for arm in arms}
 
 
@@ -79,17 +79,17 @@ def gains(model, books) -> dict[str, torch.Tensor]:
 def test_controls_act_at_the_heads_of_the_codes(model, books, arms):
     assert tuple(arms) == ARMS
     z = {name: adds(model, arms[name].at(2.0), "blocks.1.attn.hook_z") for name in CONTROLLED}
-    found = find_codes(model, books, MARKED, PLAIN)
+    code_set = find_codes(model, books, MARKED, PLAIN)
     for name in CONTROLLED:
         moved = z[name].abs().sum(1).nonzero()[:, 0].tolist()
-        assert set(moved) == {int(code.site[-1]) for code in found.codes}, name
+        assert set(moved) == {int(code.site[-1]) for code in code_set.codes}, name
     assert not torch.equal(z["codes"], z["random codes"])
     torch.testing.assert_close(z["random vectors"].norm(dim=1), z["codes"].norm(dim=1), atol=1e-4, rtol=1e-4)
 
 
 def test_vectors_are_the_differences_of_means_where_they_help(model, books, arms):
     means = means_of_texts(model, [*books, "r1"], MARKED, PLAIN)
-    at, found = gains(model, books)["a1"], find_codes(model, books, MARKED, PLAIN)
+    at, code_set = gains(model, books)["a1"], find_codes(model, books, MARKED, PLAIN)
     vectors = adds(model, arms["mean difference, heads"].at(2.0), "blocks.1.attn.hook_z")
     codes = adds(model, arms["codes"].at(2.0), "blocks.1.attn.hook_z")
     for head in range(model.cfg.n_heads):
@@ -98,7 +98,7 @@ def test_vectors_are_the_differences_of_means_where_they_help(model, books, arms
         expected = 2 * difference if helps else torch.zeros_like(difference)
         torch.testing.assert_close(vectors[head], expected, atol=1e-5, rtol=1e-4)
         # codes tell the same vector, at no other heads, and what they leave is at right angles to what they add
-        assert helps or not any(code.site == f"a1.h{head}" for code in found.codes)
+        assert helps or not any(code.site == f"a1.h{head}" for code in code_set.codes)
         write = model.blocks[1].attn.W_O[head].detach()
         metric = write @ write.mT
         metric = metric + FLOOR * metric.diagonal().mean() * torch.eye(len(metric))
@@ -113,16 +113,16 @@ def test_vectors_are_the_differences_of_means_where_they_help(model, books, arms
 
 def test_vectors_at_the_same_heads_are_where_the_codes_are_and_nowhere_else(model, books, monkeypatch):
     monkeypatch.setattr("interp.steering.find.AT_LEAST", 1)
-    found = find_codes(model, books, MARKED, PLAIN)
-    few = planned(model, books, found)
-    some, all_of_them = (
+    code_set = find_codes(model, books, MARKED, PLAIN)
+    few = planned(model, books, code_set)
+    same_heads, all_of_them = (
         adds(model, few[f"mean difference, {which}"].at(2.0), "blocks.1.attn.hook_z")
         for which in ("same heads", "heads")
     )
-    heads = {int(code.site[-1]) for code in found.codes}
-    assert set(some.abs().sum(1).nonzero()[:, 0].tolist()) == heads
+    heads = {int(code.site[-1]) for code in code_set.codes}
+    assert set(same_heads.abs().sum(1).nonzero()[:, 0].tolist()) == heads
     assert heads < set(all_of_them.abs().sum(1).nonzero()[:, 0].tolist())
-    torch.testing.assert_close(some[[*heads]], all_of_them[[*heads]])
+    torch.testing.assert_close(same_heads[[*heads]], all_of_them[[*heads]])
 
 
 def adds(model, within, hook: str) -> torch.Tensor:
@@ -178,8 +178,8 @@ def test_a_prompt_that_says_it_is_judged_as_if_it_did_not(model, arms):
     assert cell.perplexity == pytest.approx(float(np.exp(np.concatenate(judged).mean())), rel=1e-4)
     assert cell.dose == 0 and not cell.tried and cell.example == TOPIC.prompts[0] + texts[0].text
     assert cell.held["z"] == [TOPIC.is_in(text.text) for text in (*texts, *last)]
-    both = arms["prompt and codes"]
-    weak, strong = (dataclasses.replace(both, first=dose) for dose in (1e-9, 4.0))
+    mean_of_two = arms["prompt and codes"]
+    weak, strong = (dataclasses.replace(mean_of_two, first=dose) for dose in (1e-9, 4.0))
     once = dataclasses.replace(CONFIG, tries=1)
     beside = [measure(model, [TOPIC], once, arm=arm, topic="z", base=base) for arm in (weak, strong)]
     assert [cell.dose for cell in beside] == [1e-9, 4.0] and [len(cell.tried) for cell in beside] == [1, 1]
@@ -222,18 +222,18 @@ def test_a_word_repeated_to_the_end_is_a_strain_however_little_it_surprises():
 
 
 def cell(arm: str, held: list[int]) -> SteeringCell:
-    return SteeringCell(arm, "z", 1.0, {"z": [bool(one) for one in held]}, 20.0, 0.9, "")
+    return SteeringCell(arm, "z", 1.0, {"z": [bool(holds) for holds in held]}, 20.0, 0.9, "")
 
 
 def test_rates_are_compared_text_by_text_and_prompts_are_resampled():
     # four prompts in turn, each with its own rate, the same in both arms but for one text
-    ours, other = cell("codes", [1, 0, 0, 1] * 5), cell("random codes", [1, 0, 0, 1] * 4 + [0, 0, 0, 1])
-    rate = mean_rate([(ours, "z")], 4)
+    codes_cell, other = cell("codes", [1, 0, 0, 1] * 5), cell("random codes", [1, 0, 0, 1] * 4 + [0, 0, 0, 1])
+    rate = mean_rate([(codes_cell, "z")], 4)
     assert rate.rate == 0.5 and rate.low == 0 and rate.high == 1
-    above = mean_rate([(ours, "z")], 4, [(other, "z")])
+    above = mean_rate([(codes_cell, "z")], 4, [(other, "z")])
     assert above.rate == pytest.approx(0.05) and above.low == 0 and above.high <= 0.2
-    both = mean_rate([(ours, "z"), (cell("codes", [0] * 20), "z")], 4)
-    assert both.rate == 0.25 and np.isfinite(both.low)
+    mean_of_two = mean_rate([(codes_cell, "z"), (cell("codes", [0] * 20), "z")], 4)
+    assert mean_of_two.rate == 0.25 and np.isfinite(mean_of_two.low)
 
 
 def test_prompts_with_more_texts_than_others_weigh_more_in_the_interval_too():

@@ -42,24 +42,24 @@ def _of_heads(run: Run, sites: set[str], **values) -> Run:
 
 
 def test_the_planted_circuit_is_faithful_complete_and_found_again(card):
-    found, random = card.circuit, card.circuit.random
-    assert card.held_out and (found.n_heads, found.n_pairs) == (4, 6)
-    assert found.share.value == pytest.approx(1, abs=0.01) and found.kl < 0.01
-    assert found.left.value == pytest.approx(0, abs=0.01)
-    assert found.share.low - 1e-9 <= found.share.value <= found.share.high + 1e-9
+    numbers, random = card.circuit, card.circuit.random
+    assert card.held_out and (numbers.n_heads, numbers.n_pairs) == (4, 6)
+    assert numbers.share.value == pytest.approx(1, abs=0.01) and numbers.kl < 0.01
+    assert numbers.left.value == pytest.approx(0, abs=0.01)
+    assert numbers.share.low - 1e-9 <= numbers.share.value <= numbers.share.high + 1e-9
     assert random.draws == 20 and random.kl_mean > 1
     assert random.share_mean <= random.share_largest < 0.05 < 0.95 < random.left_least <= random.left_mean
     assert (card.jaccard.value, card.jaccard.low, card.jaccard.high) == (1, 1, 1)
     assert [rival.seed for rival in card.rivals] == [1, 2, 3] and card.best_rival in card.rivals
     for rival in card.rivals:
         assert set(rival.heads) == set(planted_truth(NAME).heads) and rival.jaccard == 1
-        assert rival.share == pytest.approx(found.share.value)
+        assert rival.share == pytest.approx(numbers.share.value)
 
 
 def test_other_tasks_of_the_same_words_lose_as_much_and_those_of_others_are_named(card):
     """Whoever repeats a name, the same heads do it: no task that it does is its own."""
-    own, *others = card.tasks
-    assert own.task == NAME and own.lost == pytest.approx(1, abs=0.01)
+    own_task, *others = card.tasks
+    assert own_task.task == NAME and own_task.lost == pytest.approx(1, abs=0.01)
     assert {"planted-backup", "planted-or"} <= {on.task for on in others}
     assert all(on.lost > 0.9 and abs(on.lost_random) < 0.05 for on in others)
     [why] = card.left_out
@@ -68,24 +68,24 @@ def test_other_tasks_of_the_same_words_lose_as_much_and_those_of_others_are_name
 
 def test_a_circuit_of_random_heads_has_a_bad_card_and_no_code_is_run_that_a_run_names(run):
     sites = {"a0.h0", "a1.h0", "a2.h3", "a3.h1"}
-    found = validate(_of_heads(run, sites, method="trap.py:f"), n=5, seeds=1)
-    assert found.circuit.share.value < 0.05 and found.circuit.left.value > 0.95 and found.circuit.kl > 1
-    assert found.jaccard.high == 0 and found.tasks[0].lost < 0.05
-    assert found.rivals == [] and found.best_rival is None
-    assert any("trap.py:f is no method of this package" in why for why in found.left_out)
+    numbers = validate(_of_heads(run, sites, method="trap.py:f"), n=5, seeds=1)
+    assert numbers.circuit.share.value < 0.05 and numbers.circuit.left.value > 0.95 and numbers.circuit.kl > 1
+    assert numbers.jaccard.high == 0 and numbers.tasks[0].lost < 0.05
+    assert numbers.rivals == [] and numbers.best_rival is None
+    assert any("trap.py:f is no method of this package" in why for why in numbers.left_out)
 
 
 def test_areas_and_shares_are_those_of_faithfulness_curves():
     ablator, members = Ablator(*planted("planted-backup", 6)), written("planted-backup")
     ranking = np.random.default_rng(0).normal(size=members.shape) + 2 * members
     random = [matched_random(members, np.random.default_rng(0))]
-    found, rivals = intervene(ablator, ranking, members, random, [members])
+    numbers, rivals = intervene(ablator, ranking, members, random, [members])
     curves = faithfulness_curves(ablator, ranking)
-    assert (found.cmd, found.cpr) == pytest.approx((curves.cmd, curves.cpr), abs=1e-6)
-    by_size = {point.n_heads: point for point in found.nested}
+    assert (numbers.cmd, numbers.cpr) == pytest.approx((curves.cmd, curves.cpr), abs=1e-6)
+    by_size = {point.n_heads: point for point in numbers.nested}
     assert by_size[10].share == pytest.approx(curves.f_at[10], abs=1e-6)
     assert by_size[members.size].kl == 0 < by_size[0].kl
-    assert rivals == pytest.approx([found.share.value])
+    assert rivals == pytest.approx([numbers.share.value])
 
 
 def test_kl_of_no_head_is_that_of_the_corrupt_prompt():
@@ -119,8 +119,8 @@ def test_the_card_is_kept_beside_the_run_and_a_damaged_one_is_one_line(run, card
     for text in ("{", "[]", card.model_dump_json().replace('"cmd":', '"dmc":')):
         (folder / VALIDITY).write_text(text)
         for words in ("report", "validate"):
-            told = command(words, str(folder)).error
-            assert "damaged" in told and f"delete {folder / VALIDITY}" in told
+            message = command(words, str(folder)).error
+            assert "damaged" in message and f"delete {folder / VALIDITY}" in message
     (folder / VALIDITY).unlink()
     assert Run.load(folder).validity is None
 
@@ -132,9 +132,9 @@ def test_what_cannot_be_validated_is_one_line(run, tmp_path, command):
         "not at hand": run.model_copy(update={"task": "mine.py:Task"}),
         "does not name its model": run.model_copy(update={"model": None}),
     }
-    for told, other in cases.items():
+    for message, other in cases.items():
         folder = other.save(tmp_path / "run", overwrite=True)
-        assert told in command("validate", str(folder)).error
+        assert message in command("validate", str(folder)).error
         assert not (folder / VALIDITY).exists()
     with pytest.raises(InputError, match="the model has"):
         validate(run, interp.load_model("planted-hydra"))

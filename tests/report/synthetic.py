@@ -106,8 +106,10 @@ def make_run(
     run = Run.model_validate_json(json.dumps(result))
     run.arrays = arrays
     for name in references:
-        found = recover(scores, load_reference(name).members(), None, arrays.get("heads_per_pair"), n_boot=50)
-        run.recovery[name] = Judged(**vars(found), shared_pairs=None, measured_pairs=None, stricter={})
+        recovery = recover(
+            scores, load_reference(name).members(), None, arrays.get("heads_per_pair"), n_boot=50
+        )
+        run.recovery[name] = Judged(**vars(recovery), shared_pairs=None, measured_pairs=None, stricter={})
     return run
 
 
@@ -189,8 +191,8 @@ def _details(evil: bool, rng: np.random.Generator) -> dict:
     codes = [rng.choice(200, k, replace=False) for k in (5, 3)]
     codes[1][:2] = codes[0][1:3]
     used = [
-        sorted(zip(map(int, some), map(float, share), strict=True), key=lambda pair: -pair[1])
-        for some, share in zip(codes, shares, strict=True)
+        sorted(zip(map(int, ids), map(float, share), strict=True), key=lambda pair: -pair[1])
+        for ids, share in zip(codes, shares, strict=True)
     ]
     return {
         "direct": float(rng.normal(0, 0.5)),
@@ -224,8 +226,8 @@ def make_bench(
             if method != "attribution":
                 scope = {"scope": f"{tasks[0]} on {model}", "group": model, "against": "attribution"}
                 for metric, low, high in (("roc_auc", 0.05, 0.2), ("cmd", None, None)):
-                    found = {"metric": metric, "difference": 0.1, "low": low, "high": high}
-                    comparisons.append(scope | each | found | {"seeds": 3, "tasks": 1})
+                    recovery = {"metric": metric, "difference": 0.1, "low": low, "high": high}
+                    comparisons.append(scope | each | recovery | {"seeds": 3, "tasks": 1})
     plan = {"tasks": list(tasks), "models": [model], "methods": list(methods), "pairs": [10, 100], "seeds": 3}
     return {
         "format": 1,

@@ -7,16 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.files import write_json
-from interp.report.bench import (
-    MethodRow,
-    Spread,
-    bench_command,
-    bench_plot,
-    best_first,
-    pareto_front,
-    read_bench,
-    render_bench,
-)
+from interp.report import bench
 from interp.report.style import BLUE
 from interp.report.wording import EXACT
 from tests.report.synthetic import EVIL, make_bench
@@ -29,14 +20,14 @@ SCOPE = "ioi on smollm2-135m-instruct"
 def read(tmp_path):
     def written(result: dict):
         write_json(tmp_path / "bench.json", result)
-        return read_bench(tmp_path / "bench.json")
+        return bench.read_bench(tmp_path / "bench.json")
 
     return written
 
 
 def test_points_are_means_and_bars_reach_to_the_seeds(read):
     rows = read(make_bench()).scopes[SCOPE]
-    traces = {each.name: each for each in bench_plot(rows, "average_precision").data}
+    traces = {each.name: each for each in bench.bench_plot(rows, "average_precision").data}
     assert set(traces) == {EXACT, "attribution", "adaptive-patching", "random"}
     attribution = traces["attribution"]
     assert attribution.x == (40.0, 400.0)  # 4 n m forward passes
@@ -46,9 +37,9 @@ def test_points_are_means_and_bars_reach_to_the_seeds(read):
 
 
 def test_a_metric_that_is_better_when_lower_is_ranked_so():
-    rows = [MethodRow(name, 10, "", {"cmd": Spread(v)}) for name, v in (("a", 0.3), ("b", 0.1))]
-    rows.append(MethodRow("c", 10, "", {}))
-    assert [row.method for row in best_first(rows, "cmd")] == ["b", "a", "c"]
+    rows = [bench.MethodRow(name, 10, "", {"cmd": bench.Spread(v)}) for name, v in (("a", 0.3), ("b", 0.1))]
+    rows.append(bench.MethodRow("c", 10, "", {}))
+    assert [row.method for row in bench.best_first(rows, "cmd")] == ["b", "a", "c"]
 
 
 def test_means_over_tasks_come_first_and_a_second_reference_is_named(read):
@@ -56,31 +47,31 @@ def test_means_over_tasks_come_first_and_a_second_reference_is_named(read):
     result["table"] += [
         row | {"reference": "ioi/wang", "decides": False} for row in result["table"] if row["task"] == "ioi"
     ]
-    found = read(result)
-    assert list(found.scopes)[0] == "mean over smollm2-135m-instruct"
-    assert {name for name in found.scopes if name.startswith("ioi")} == {
+    rows_read = read(result)
+    assert list(rows_read.scopes)[0] == "mean over smollm2-135m-instruct"
+    assert {name for name in rows_read.scopes if name.startswith("ioi")} == {
         f"{SCOPE}, against ioi/smollm2-135m-instruct",
         f"{SCOPE}, against ioi/wang",
     }
     # differences were measured against the reference that decides
-    by_name = {name: {r.method: r for r in rows} for name, rows in found.scopes.items()}
+    by_name = {name: {r.method: r for r in rows} for name, rows in rows_read.scopes.items()}
     assert by_name[f"{SCOPE}, against ioi/smollm2-135m-instruct"]["random"].differences
     assert not by_name[f"{SCOPE}, against ioi/wang"]["random"].differences
 
 
 def test_the_page_is_whole_and_says_what_the_table_holds():
-    page = Page(render_bench(make_bench()))
+    page = Page(bench.render_bench(make_bench()))
     page.check()
     for text in ("0.805", "+0.100", "[+0.050, +0.200]", "too dear", "1,200"):
         assert text in page.text, text
     assert "edge ROC AUC" not in page.text and "f(50)" not in page.text  # nothing was measured
     assert "attribution has the best mean average precision with 100 pairs: 0.850" in page.text
     empty = make_bench() | {"table": [], "groups": [], "comparisons": [], "skipped": []}
-    assert "3 methods on 1 tasks" in Page(render_bench(empty)).text
+    assert "3 methods on 1 tasks" in Page(bench.render_bench(empty)).text
 
 
 def test_texts_from_outside_stay_texts():
-    page = Page(render_bench(make_bench((EVIL, "attribution"), model=EVIL, tasks=(EVIL,))))
+    page = Page(bench.render_bench(make_bench((EVIL, "attribution"), model=EVIL, tasks=(EVIL,))))
     page.check()
     assert {"img", "b>"} & set(page.tags) == set() and page.text.count(EVIL) >= 4
     drawn = json.dumps(page.figures)
@@ -88,7 +79,7 @@ def test_texts_from_outside_stay_texts():
 
 
 def test_a_control_is_never_the_best_and_no_part_of_the_front():
-    page = Page(render_bench(make_bench(("random", "attribution"))))
+    page = Page(bench.render_bench(make_bench(("random", "attribution"))))
     assert "attribution has the best mean average precision" in page.text
     [figure] = page.figures
     assert {each["name"] for each in figure["data"] if BLUE in each["marker"]["color"]} == {"attribution"}
@@ -96,14 +87,14 @@ def test_a_control_is_never_the_best_and_no_part_of_the_front():
 
 def test_the_command_repeats_the_plan():
     plan = make_bench()["plan"]
-    words = bench_command(plan)
+    words = bench.bench_command(plan)
     assert words == (
         "interp bench --tasks ioi --models smollm2-135m-instruct --methods attribution,adaptive-patching,random "
         "--pairs 10,100 --seeds 3 --against attribution"
     )
     halved = words.replace(" --seeds", " --dtype bfloat16 --seeds")
-    assert bench_command(plan | {"dtype": "bfloat16"}) == halved
-    assert bench_command(plan, "my runs/b2") == f"{words} --out 'my runs/b2'"
+    assert bench.bench_command(plan | {"dtype": "bfloat16"}) == halved
+    assert bench.bench_command(plan, "my runs/b2") == f"{words} --out 'my runs/b2'"
 
 
 ROWS = st.lists(
@@ -122,10 +113,10 @@ ROWS = st.lists(
 @given(ROWS)
 def test_nothing_on_the_front_is_beaten_and_all_else_is(rows):
     made = [
-        MethodRow(method, n, "", {"roc_auc": Spread(value), "forwards": Spread(cost)})
+        bench.MethodRow(method, n, "", {"roc_auc": bench.Spread(value), "forwards": bench.Spread(cost)})
         for method, n, cost, value in rows
     ]
-    front = pareto_front(made, "roc_auc")
+    front = bench.pareto_front(made, "roc_auc")
     rivals = {i: (*rows[i][2:],) for i, row in enumerate(made) if row.kind == "method"}
     for i, point in rivals.items():
         beaten = any(c <= point[0] and v >= point[1] and (c, v) != point for c, v in rivals.values())

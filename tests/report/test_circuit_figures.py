@@ -69,8 +69,8 @@ def test_edges_are_as_wide_as_their_measured_effect_whatever_their_score_was_shr
             (b, c, 0.3, 0.3, None),  # was only scored
         )
     ]
-    told = strongest_edges(run)
-    assert [circuit_figures.strength(edge) for edge in told] == [0.23, -0.09]
+    edges = strongest_edges(run)
+    assert [circuit_figures.strength(edge) for edge in edges] == [0.23, -0.09]
     weak, strong = _lines(edge_plot(run, Scale.of(run)))
     assert (weak.line.width - 1) / (strong.line.width - 1) == pytest.approx(0.09 / 0.23)
     assert "+0.230 ± 0.030, patched on 3 pairs" in strong.hovertext and "−0.090 ± 0.050" in weak.hovertext

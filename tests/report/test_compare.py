@@ -26,9 +26,13 @@ def _with_members(run: Run, sites: dict[str, float]) -> Run:
 def test_a_run_agrees_with_itself_whatever_the_signs():
     run = make_run()
     flipped = [head.model_copy(update={"score": -head.score}) for head in run.heads]
-    found = compare_runs(run, run.model_copy(update={"heads": flipped}))
-    assert found.jaccard == 1 and found.spearman == pytest.approx(1) and found.name_a != found.name_b
-    assert found.differing == () and set(found.shared) == {part.site for part in run.members}
+    comparison = compare_runs(run, run.model_copy(update={"heads": flipped}))
+    assert (
+        comparison.jaccard == 1
+        and comparison.spearman == pytest.approx(1)
+        and comparison.name_a != comparison.name_b
+    )
+    assert comparison.differing == () and set(comparison.shared) == {part.site for part in run.members}
     run = make_run(members=0)
     assert compare_runs(run, run).jaccard is None
 
@@ -37,16 +41,16 @@ def test_shared_and_differing_members_are_counted_and_told():
     run = make_run(n_layers=4, n_heads=4, members=0)
     a = _with_members(run, {"a0.h0": 1.0, "a1.h1": 0.5, "a2.h2": 0.3})
     b = _with_members(run, {"a0.h0": 1.0, "a3.h3": -0.8})
-    found = compare_runs(a, b)
-    assert found.shared == ("a0.h0",) and found.jaccard == pytest.approx(1 / 4)
-    assert [(part.site, part.in_a, part.in_b) for part in found.differing] == [
+    comparison = compare_runs(a, b)
+    assert comparison.shared == ("a0.h0",) and comparison.jaccard == pytest.approx(1 / 4)
+    assert [(part.site, part.in_a, part.in_b) for part in comparison.differing] == [
         ("a3.h3", False, True),
         ("a1.h1", True, False),
         ("a2.h2", True, False),
     ]
-    assert found.differing[0].effect_a is None and found.differing[0].effect_b == -0.8
-    told = [f"only in {name}" for name in (found.name_b, found.name_a, found.name_a)]
-    assert [row[-1] for row in found.rows()[-3:]] == told
+    assert comparison.differing[0].effect_a is None and comparison.differing[0].effect_b == -0.8
+    titles = [f"only in {name}" for name in (comparison.name_b, comparison.name_a, comparison.name_a)]
+    assert [row[-1] for row in comparison.rows()[-3:]] == titles
 
 
 def test_recovery_difference_is_the_paired_bootstrap_over_the_same_pairs():
@@ -54,29 +58,29 @@ def test_recovery_difference_is_the_paired_bootstrap_over_the_same_pairs():
     a = make_run(**GPT2, seed=0, references=names)
     other = make_run(**GPT2, seed=1)
     b = a.model_copy(update={"heads": other.heads, "method": "other", "arrays": other.arrays})
-    found = compare_runs(a, b)
-    assert set(found.recovery) == set(names) and found.unpaired == ""
+    comparison = compare_runs(a, b)
+    assert set(comparison.recovery) == set(names) and comparison.unpaired == ""
     arrays = [np.asarray(run.arrays["heads_per_pair"], dtype=float) for run in (a, b)]
-    assert found.recovery[names[0]] == compare_paired(*arrays, load_reference(names[0]).members())
+    assert comparison.recovery[names[0]] == compare_paired(*arrays, load_reference(names[0]).members())
 
 
 def test_own_references_go_by_what_they_hold_and_not_by_their_names():
-    mine = load_reference("ioi/smollm2-135m-instruct")
+    reference = load_reference("ioi/smollm2-135m-instruct")
     a, b, other = (
-        make_run(method=method, references=(mine.name,)) for method in ("attribution", "overlap", "eap")
+        make_run(method=method, references=(reference.name,)) for method in ("attribution", "overlap", "eap")
     )
     for run, place in ((a, ""), (b, "/elsewhere/"), (other, "")):
         name = f"{place}mine.safetensors"
-        run.recovery = {name: run.recovery[mine.name]}
-        run.settings.reference, run.own_reference = name, mine
-    found = compare_runs(a, b)
-    [name] = found.recovery
+        run.recovery = {name: run.recovery[reference.name]}
+        run.settings.reference, run.own_reference = name, reference
+    comparison = compare_runs(a, b)
+    [name] = comparison.recovery
     assert name == "mine.safetensors = /elsewhere/mine.safetensors"
-    assert set(found.aucs) == {name} and not found.unpaired
-    assert found.aucs[name][1] == b.recovery["/elsewhere/mine.safetensors"].roc_auc
-    other.own_reference = replace(mine, heads=2 * mine.heads)
-    found = compare_runs(a, other)
-    assert found.aucs == {} and found.unpaired == "no reference in common"
+    assert set(comparison.aucs) == {name} and not comparison.unpaired
+    assert comparison.aucs[name][1] == b.recovery["/elsewhere/mine.safetensors"].roc_auc
+    other.own_reference = replace(reference, heads=2 * reference.heads)
+    comparison = compare_runs(a, other)
+    assert comparison.aucs == {} and comparison.unpaired == "no reference in common"
 
 
 @pytest.mark.parametrize(
@@ -89,10 +93,12 @@ def test_own_references_go_by_what_they_hold_and_not_by_their_names():
 )
 def test_unpaired_runs_say_why_there_is_no_interval(options, reason):
     names = published()
-    found = compare_runs(make_run(**GPT2, references=names), make_run(**GPT2, references=names, **options))
-    assert found.recovery == {} and reason in found.unpaired
-    assert set(found.aucs) == set(names)
-    assert reason in " ".join(cell for row in found.rows() for cell in row)
+    comparison = compare_runs(
+        make_run(**GPT2, references=names), make_run(**GPT2, references=names, **options)
+    )
+    assert comparison.recovery == {} and reason in comparison.unpaired
+    assert set(comparison.aucs) == set(names)
+    assert reason in " ".join(cell for row in comparison.rows() for cell in row)
 
 
 def test_prompts_that_were_edited_in_between_are_other_pairs():

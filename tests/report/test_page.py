@@ -41,11 +41,11 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.attributes += attrs
-        found = dict(attrs)
-        self.ids += [found["id"]] if "id" in found else []
-        self.links += [found["href"]] if "href" in found else []
+        attributes = dict(attrs)
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.links += [attributes["href"]] if "href" in attributes else []
         if tag not in _VOID:
-            self.stack.append((tag, found.get("type")))
+            self.stack.append((tag, attributes.get("type")))
 
     def handle_endtag(self, tag):
         assert self.stack.pop()[0] == tag
@@ -146,9 +146,13 @@ def test_with_references_it_shows_auc_interval_and_nulls_of_each():
     names = published()
     run = make_run(n_layers=12, n_heads=12, model="gpt2", references=names)
     text = render_report(run)
-    for name, found in run.recovery.items():
-        low, high = found.interval
-        numbers = f"{found.roc_auc:.3f}", f"[{low:.3f}, {high:.3f}]", f"{found.nulls.layer_index:.3f}"
+    for name, attributes in run.recovery.items():
+        low, high = attributes.interval
+        numbers = (
+            f"{attributes.roc_auc:.3f}",
+            f"[{low:.3f}, {high:.3f}]",
+            f"{attributes.nulls.layer_index:.3f}",
+        )
         assert all(shown in text for shown in (f"ROC curve against {name}", *numbers))
     # one that is not installed keeps its numbers but has no curve
     run.recovery = {"mine/elsewhere": run.recovery[names[0]]}
@@ -157,12 +161,12 @@ def test_with_references_it_shows_auc_interval_and_nulls_of_each():
 
 
 def test_an_own_reference_has_a_curve_and_it_is_said_that_pairs_are_shared():
-    own = load_reference("ioi/smollm2-135m-instruct")
-    run = make_run(references=(own.name,), n_pairs=40, members=1)
+    reference = load_reference("ioi/smollm2-135m-instruct")
+    run = make_run(references=(reference.name,), n_pairs=40, members=1)
     judged = run.recovery.popitem()[1]
     run.recovery = {"mine.safetensors": replace(judged, shared_pairs=40, measured_pairs=90)}
     run.settings.reference = "mine.safetensors"
-    text = render_report(run.model_copy(update={"own_reference": own}))
+    text = render_report(run.model_copy(update={"own_reference": reference}))
     assert "ROC curve against mine.safetensors" in text
     assert "Of the run’s 40 pairs 40 are among the 90 that it was measured on." in text
     assert "ROC curve" not in render_report(run)  # as of a run that did not keep it

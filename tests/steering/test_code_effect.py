@@ -10,14 +10,7 @@ from interp.bottlenecks.edits import SetCode
 from interp.errors import InputError
 from interp.prompts.pairs import PromptPair, PromptPairs
 from interp.stats import mean_interval
-from interp.steering.code_effect import (
-    PairCodes,
-    mean_with_interval,
-    position,
-    read_pairs,
-    roles_of,
-    set_code,
-)
+from interp.steering import code_effect
 from tests.pairs import random_pairs
 
 CODES = 10
@@ -32,21 +25,21 @@ def model(tiny_model):
 def books() -> dict[str, Codebook]:
     """Codes for a layer's heads, each its own; for one head of the other layer; and for an MLP."""
     generator = torch.Generator().manual_seed(0)
-    found = {}
+    made = {}
     for site, groups, d_in in (("a0", 4, 6), ("a1.h2", 1, 6), ("m0", 1, 24)):
         shape = (200, groups, d_in) if groups > 1 else (200, d_in)
         config = CodebookConfig(d_in=d_in, n_codes=CODES, groups=groups, k=2, selection="matching_pursuit")
-        found[site] = Codebook(config).fit(torch.randn(shape, generator=generator))
-    return found
+        made[site] = Codebook(config).fit(torch.randn(shape, generator=generator))
+    return made
 
 
 @pytest.fixture
 def pairs(model) -> PromptPairs:
     """Of two lengths, with a role that stands elsewhere in every other pair."""
-    found = random_pairs(model.cfg.d_vocab, n=6, lengths=(9, 7))
-    for i, pair in enumerate(found):
+    made = random_pairs(model.cfg.d_vocab, n=6, lengths=(9, 7))
+    for i, pair in enumerate(made):
         pair.positions["S"] = 2 if i % 2 else 4
-    return found
+    return made
 
 
 def _alone(model, books, pair: PromptPair, side: str, site=None, code=0, at=None) -> tuple[float, dict]:
@@ -61,9 +54,9 @@ def _alone(model, books, pair: PromptPair, side: str, site=None, code=0, at=None
 
 
 def test_metric_and_codes_are_those_of_each_prompt(model, books, pairs):
-    told = []
-    read = read_pairs(model, books, pairs, batch_size=2, progress=told.append)
-    assert sum(told) == 2 * len(pairs)
+    forwards = []
+    read = code_effect.read_pairs(model, books, pairs, batch_size=2, progress=forwards.append)
+    assert sum(forwards) == 2 * len(pairs)
     for i, pair in enumerate(pairs):
         for row, side in enumerate(("clean", "corrupt")):
             metric, ids = _alone(model, books, pair, side)
@@ -86,15 +79,17 @@ def test_metric_and_codes_are_those_of_each_prompt(model, books, pairs):
     ],
 )
 def test_setting_a_code_gives_what_each_prompt_gives_by_itself(model, books, pairs, site, role, side):
-    read = read_pairs(model, books, pairs)
+    read = code_effect.read_pairs(model, books, pairs)
     codes = [3, 4, 5, 3, 4, 5]
-    told = []
-    effect = set_code(model, books, read, site, codes, role=role, side=side, seed=1, progress=told.append)
-    assert sum(told) == 2 * len(pairs) and effect.codes == tuple(codes)
+    forwards = []
+    effect = code_effect.set_code(
+        model, books, read, site, codes, role=role, side=side, seed=1, progress=forwards.append
+    )
+    assert sum(forwards) == 2 * len(pairs) and effect.codes == tuple(codes)
     assert set(effect.random_codes) <= set(range(CODES))
     assert all(drawn != code for drawn, code in zip(effect.random_codes, codes, strict=True))
     for i, pair in enumerate(pairs):
-        at = None if role is None else position(pair, role)
+        at = None if role is None else code_effect.position(pair, role)
         before, _ = _alone(model, books, pair, side)
         assert effect.before[i] == pytest.approx(before, abs=1e-4)
         for values, chosen in ((effect.with_codes, codes[i]), (effect.with_random, effect.random_codes[i])):
@@ -102,13 +97,15 @@ def test_setting_a_code_gives_what_each_prompt_gives_by_itself(model, books, pai
     moved = abs(effect.with_codes - effect.before).max()
     # what the last layer writes before END is read by nothing
     assert moved == 0 if (site, role) == ("a1.h2", "S") else moved > 1e-3
-    again = set_code(model, books, read, site, codes, role=role, side=side, seed=1)
+    again = code_effect.set_code(model, books, read, site, codes, role=role, side=side, seed=1)
     np.testing.assert_array_equal(again.with_random, effect.with_random)
 
 
 def test_a_prompts_own_code_changes_nothing(model, books, pairs):
-    read = read_pairs(model, books, pairs)
-    effect = set_code(model, books, read, "a0.h1", read.strongest("a0.h1", "S", "clean"), role="S")
+    read = code_effect.read_pairs(model, books, pairs)
+    effect = code_effect.set_code(
+        model, books, read, "a0.h1", read.strongest("a0.h1", "S", "clean"), role="S"
+    )
     np.testing.assert_allclose(effect.with_codes, effect.before, atol=1e-5)
     mean, low, high = effect.change()
     assert abs(mean) < 1e-5 and low <= mean <= high
@@ -120,7 +117,7 @@ def test_a_prompts_own_code_changes_nothing(model, books, pairs):
 
 def test_shares_count_prompts_or_tokens(pairs):
     codes = tuple({"a0": np.full((2, len(pair.clean_tokens), 4, 1), i % 3)} for i, pair in enumerate(pairs))
-    read = PairCodes(pairs, np.zeros((2, len(pairs))), codes)
+    read = code_effect.PairCodes(pairs, np.zeros((2, len(pairs))), codes)
     assert read.shares("a0.h0", "END", "clean") == pytest.approx({0: 1 / 3, 1: 1 / 3, 2: 1 / 3})
     codes[0]["a0"][0, 4] = 7
     assert read.shares("a0.h0", "S", "clean")[7] == pytest.approx(1 / 6)
@@ -129,21 +126,21 @@ def test_shares_count_prompts_or_tokens(pairs):
 
 
 def test_roles_are_those_that_all_pairs_have(pairs):
-    assert roles_of(pairs) == ("END", "S")
+    assert code_effect.roles_of(pairs) == ("END", "S")
     del pairs[0].positions["S"]
-    assert roles_of(pairs) == ("END",)
+    assert code_effect.roles_of(pairs) == ("END",)
     pairs[0].positions.clear()
-    assert position(pairs[0], "END") == len(pairs[0].clean_tokens) - 1
+    assert code_effect.position(pairs[0], "END") == len(pairs[0].clean_tokens) - 1
 
 
 def test_what_cannot_be_set_is_an_input_error(model, books, pairs):
-    read = read_pairs(model, books, pairs)
+    read = code_effect.read_pairs(model, books, pairs)
     for site, code, role, message in (
         ("a0.h1", 99, "S", "code 99 at a0.h1: the codebook there has 0 to 9"),
         ("a1.h0", 1, "S", "no codebook at a1.h0"),
         ("a0.h1", 1, "X", "role 'X': choose END, S"),
     ):
         with pytest.raises(InputError, match=message):
-            set_code(model, books, read, site, code, role=role)
-    mean, low, high = mean_with_interval(np.array([2.0]))
+            code_effect.set_code(model, books, read, site, code, role=role)
+    mean, low, high = code_effect.mean_with_interval(np.array([2.0]))
     assert mean == 2.0 and np.isnan(low) and np.isnan(high), "one pair has no interval"

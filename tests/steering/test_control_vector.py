@@ -156,13 +156,13 @@ def test_texts_are_written_under_a_vector_beside_others(tiny_model_folder, tmp_p
     edits = request.edits(codes, [0])
     vector = ControlVector.from_edits(model, books, [replace(edit, rows=None) for edit in edits])
     vector.save(path := tmp_path / "v.gguf")
-    both = replace(request, vector=str(path)).run(model, books)
+    beside_codes = replace(request, vector=str(path)).run(model, books)
     alone = replace(request, codes=(), vector=str(path)).run(model, books)
     expected = continue_prompts(model, request.prompts, 5, within=vector.attached(model), temperature=0)
     without = request.run(model, books)
-    assert [*both] == ["base", "steered", "control vector"] and [*alone] == ["base", "control vector"]
-    for texts in (both, alone):
+    assert [*beside_codes] == ["base", "steered", "control vector"] and [*alone] == ["base", "control vector"]
+    for texts in (beside_codes, alone):
         assert [text.tokens for text in texts["control vector"]] == [text.tokens for text in expected]
         assert [text.tokens for text in texts["base"]] == [text.tokens for text in without["base"]]
-    assert [text.tokens for text in both["steered"]] == [text.tokens for text in without["steered"]]
-    assert [text.tokens for text in both["base"]] != [text.tokens for text in expected]
+    assert [text.tokens for text in beside_codes["steered"]] == [text.tokens for text in without["steered"]]
+    assert [text.tokens for text in beside_codes["base"]] != [text.tokens for text in expected]

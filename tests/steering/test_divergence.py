@@ -46,18 +46,20 @@ def _log_probabilities(model: Model, ids: list[int], added: torch.Tensor | None,
 def test_each_step_is_what_plain_forwards_of_the_prefix_give(model, books, positions, begin):
     edit = AddCode("m1", 4, scale=3.0, rows=[0])
     vector = 3.0 * books["m1"].codes.detach()[0, 4]
-    found = step_divergences(model, books, [edit], PROMPT, NEW, positions=positions)
-    assert [len(row) for row in found] == [6, 3]
-    assert np.abs(found[1]).max() < 1e-6, "a row that is not edited"
+    divergences = step_divergences(model, books, [edit], PROMPT, NEW, positions=positions)
+    assert [len(row) for row in divergences] == [6, 3]
+    assert np.abs(divergences[1]).max() < 1e-6, "a row that is not edited"
     surprises = surprise(model, [PROMPT] * 2, NEW)
     for step, token in enumerate(NEW[0]):
         prefix = [*PROMPT, *NEW[0][:step]]
         plain = _log_probabilities(model, prefix, None, 0)
         steered = _log_probabilities(model, prefix, vector, begin)
-        assert found[0][step] == pytest.approx(float((steered.exp() * (steered - plain)).sum()), abs=1e-5)
+        assert divergences[0][step] == pytest.approx(
+            float((steered.exp() * (steered - plain)).sum()), abs=1e-5
+        )
         assert surprises[0][step] == pytest.approx(-float(plain[token]), abs=1e-4)
-    assert found[0][0] == pytest.approx(0, abs=1e-6) if begin > 3 else found[0][0] > 1e-4
-    assert found[0][2] > 1e-4
+    assert divergences[0][0] == pytest.approx(0, abs=1e-6) if begin > 3 else divergences[0][0] > 1e-4
+    assert divergences[0][2] > 1e-4
     ended = step_divergences(model, books, [edit], PROMPT, [[], []], positions=positions)
     assert [len(row) for row in ended] == [0, 0]
 

@@ -18,17 +18,8 @@ from interp.bottlenecks.kinds.metric_codebook import FLOOR
 from interp.errors import InputError
 from interp.evaluation.steering_conditions import means_of_texts
 from interp.models import Model, hooked, load_model
-from interp.steering import CodeSet, cache, find_codes, load_topic, topic_names
+from interp.steering import CodeSet, cache, find, find_codes, load_topic, topic_names
 from interp.steering.continuations import surprise
-from interp.steering.find import (
-    AT_LEAST,
-    DETECTED,
-    EMPHASIS,
-    FRACTION,
-    _split,
-    matching_pursuit,
-    target_gradients,
-)
 from interp.steering.request import random_codes
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import TokenizedTexts, read_texts, tokenize
@@ -62,33 +53,33 @@ def books(model) -> dict[str, Codebook]:
 
 
 def test_a_planted_code_is_found_with_precision_and_recall_1(model, books):
-    found = find_codes(model, books, MARKED, PLAIN, by="detection")
-    best = next(code for code in found.codes if code.site == "m0")
+    code_set = find_codes(model, books, MARKED, PLAIN, by="detection")
+    best = next(code for code in code_set.codes if code.site == "m0")
     assert best.code == 3
     verdict = best.verdict
     assert (verdict.precision, verdict.recall, verdict.token_precision) == (1.0, 1.0, 1.0)
     assert verdict.token_recall < 1
     # four of four positive among eight held-out texts: 1 / C(8, 4)
     assert verdict.p_value == pytest.approx(1 / 70)
-    out = _split(np.arange(16) < 8, 0)[:8]
+    out = find._split(np.arange(16) < 8, 0)[:8]
     counted = tokenize(model, [text for text, held in zip(MARKED, out, strict=True) if held]).counted.sum()
     at = float(verdict.token_recall * counted)
     assert at == pytest.approx(round(at)) and at >= 4, "a share of the tokens of held-out texts that have it"
-    verdicts = [code.verdict for code in found.codes]
+    verdicts = [code.verdict for code in code_set.codes]
     adjusted = false_discovery_control([one.p_value for one in verdicts])
     assert [one.q_value for one in verdicts] == pytest.approx(list(adjusted))
-    assert all(code.detection >= DETECTED - 1e-9 for code in found.codes)
-    assert [edit.site for edit in found.sets(1)] == [found.codes[0].site]
+    assert all(code.detection >= find.DETECTED - 1e-9 for code in code_set.codes)
+    assert [edit.site for edit in code_set.sets(1)] == [code_set.codes[0].site]
 
 
 @pytest.mark.parametrize("by", ["difference", "detection"])
 def test_p_values_are_fishers_on_the_held_out_texts_and_the_split_is_seeded(model, books, by):
-    found = find_codes(model, books, MARKED, PLAIN, seed=1, by=by)
-    assert find_codes(model, books, MARKED, PLAIN, seed=1, by=by) == found
-    assert find_codes(model, books, MARKED, PLAIN, seed=2, by=by) != found
-    assert CodeSet.from_json(json.loads(json.dumps(found.to_json()))) == found
-    verdicts = [code.verdict for code in found.codes if code.verdict is not None]
-    assert verdicts and (by == "difference" or len(verdicts) == len(found))
+    code_set = find_codes(model, books, MARKED, PLAIN, seed=1, by=by)
+    assert find_codes(model, books, MARKED, PLAIN, seed=1, by=by) == code_set
+    assert find_codes(model, books, MARKED, PLAIN, seed=2, by=by) != code_set
+    assert CodeSet.from_json(json.loads(json.dumps(code_set.to_json()))) == code_set
+    verdicts = [code.verdict for code in code_set.codes if code.verdict is not None]
+    assert verdicts and (by == "difference" or len(verdicts) == len(code_set))
     for verdict in verdicts:
         with_it = round(verdict.recall * 4)
         fires = 0 if verdict.precision is None else round(with_it / verdict.precision) if with_it else None
@@ -101,7 +92,7 @@ def metric_of(write, gain):
     """‖what is written‖² + EMPHASIS · (that along the gain)² as a matrix."""
     metric = (write.double() @ write.double().mT).detach()
     metric = metric + FLOOR * metric.diagonal().mean() * torch.eye(len(gain))
-    return metric + EMPHASIS * torch.outer(gain, gain) / (gain @ torch.linalg.solve(metric, gain))
+    return metric + find.EMPHASIS * torch.outer(gain, gain) / (gain @ torch.linalg.solve(metric, gain))
 
 
 def target_of(model, marked, plain):
@@ -115,7 +106,7 @@ def told_in_codes(model, books, marked, plain):
     """By site and code: weights and effects, of means by another implementation."""
     means = means_of_texts(model, [*books], marked, plain)
     target, texts = target_of(model, marked, plain)
-    gains = target_gradients(model, books, target, texts)
+    gains = find.target_gradients(model, books, target, texts)
     roots, wanted, named = [], [], []
     for name, book in books.items():
         for group in range(len(gains[name])):
@@ -125,8 +116,8 @@ def told_in_codes(model, books, marked, plain):
             else:
                 difference = means.difference(site)
             difference, gain = difference.double(), gains[name][group].double()
-            own = group if len(book.codes) > 1 else 0  # heads may share one group of codes
-            vectors = (book.codes.detach()[own] - book.means()[own]).double()
+            group_codes = group if len(book.codes) > 1 else 0  # heads may share one group of codes
+            vectors = (book.codes.detach()[group_codes] - book.means()[group_codes]).double()
             if difference @ gain > 0:
                 write = torch.eye(len(gain))
                 if site[0] == "a":  # of one head, or of all that a layer has
@@ -136,36 +127,38 @@ def told_in_codes(model, books, marked, plain):
                 roots.append((vectors @ root).numpy())
                 wanted.append((difference @ root).numpy())
                 named.append((site, vectors @ gain))
-    told = {}
-    for place, code, weight in matching_pursuit(roots, wanted, max(AT_LEAST, int(FRACTION * len(roots)))):
+    expected = {}
+    for place, code, weight in find.matching_pursuit(
+        roots, wanted, max(find.AT_LEAST, int(find.FRACTION * len(roots)))
+    ):
         site, effects = named[place]
-        told[site, code] = weight, float(weight * effects[code])
-    return told
+        expected[site, code] = weight, float(weight * effects[code])
+    return expected
 
 
 def test_codes_add_up_to_the_difference_of_means_where_it_helps(model, books):
-    found = find_codes(model, books, MARKED, PLAIN)
-    told = told_in_codes(model, books, MARKED, PLAIN)
-    assert {(code.site, code.code) for code in found.codes} == set(told)
-    for code in found.codes:
-        weight, effect = told[code.site, code.code]
+    code_set = find_codes(model, books, MARKED, PLAIN)
+    expected = told_in_codes(model, books, MARKED, PLAIN)
+    assert {(code.site, code.code) for code in code_set.codes} == set(expected)
+    for code in code_set.codes:
+        weight, effect = expected[code.site, code.code]
         assert code.weight == pytest.approx(weight, rel=2e-3)
         assert code.effect == pytest.approx(effect, rel=1e-2, abs=1e-6)
-    effects = [code.effect for code in found.codes]
+    effects = [code.effect for code in code_set.codes]
     assert effects == sorted(effects, reverse=True)
 
 
 def test_a_code_is_judged_if_the_half_that_chooses_would_have_found_it(model, books):
-    found = find_codes(model, books, MARKED, PLAIN, seed=1)
-    heldout = _split(np.arange(16) < 8, 1)
+    code_set = find_codes(model, books, MARKED, PLAIN, seed=1)
+    heldout = find._split(np.arange(16) < 8, 1)
     marked, plain = (
         [text for text, out in zip(texts, part, strict=True) if not out]
         for texts, part in ((MARKED, heldout[:8]), (PLAIN, heldout[8:]))
     )
     half = told_in_codes(model, books, marked, plain)
-    judged = {(code.site, code.code) for code in found.codes if code.verdict is not None}
-    assert judged == {(code.site, code.code) for code in found.codes} & set(half)
-    assert 0 < len(judged) < len(found)
+    judged = {(code.site, code.code) for code in code_set.codes if code.verdict is not None}
+    assert judged == {(code.site, code.code) for code in code_set.codes} & set(half)
+    assert 0 < len(judged) < len(code_set)
 
 
 def test_a_token_of_the_topic_is_the_target_and_what_the_model_expects_is_not(model):
@@ -215,7 +208,7 @@ def test_a_longer_text_holds_more_by_chance_and_a_shorter_one_no_less():
 
 def test_gains_are_the_slope_of_the_target(model, books):
     target, plain = target_of(model, MARKED, PLAIN)
-    gain = target_gradients(model, {"m0": books["m0"]}, target, plain)["m0"][0]
+    gain = find.target_gradients(model, {"m0": books["m0"]}, target, plain)["m0"][0]
     direction = gain / gain.norm()
 
     def raised(step: float) -> float:
@@ -251,7 +244,7 @@ def test_what_is_read_of_texts_is_that_of_each_text_by_itself(model, books):
 
 
 def test_codes_by_difference_raise_the_target_when_they_are_added(model, books):
-    found = find_codes(model, books, MARKED, PLAIN)
+    code_set = find_codes(model, books, MARKED, PLAIN)
     texts = tokenize(model, PLAIN)
     mark = model.tokenizer(MARK, add_special_tokens=False).input_ids[0]
 
@@ -259,19 +252,19 @@ def test_codes_by_difference_raise_the_target_when_they_are_added(model, books):
         with torch.no_grad(), within:
             return float(model(texts.tokens).log_softmax(-1)[texts.counted][:, mark].mean())
 
-    named = found.named(len(found), "added")
+    named = code_set.named(len(code_set), "added")
     others = random_codes(model, books, named, seed=1)
     assert [code.weight for code in others] == [code.weight for code in named]
     added, random = (
         log_p(attach(model, books, read=False).edit(*edits, positions="all"))
-        for edits in (found.adds(len(found), scale=1), code_edits(others, "added", scale=1))
+        for edits in (code_set.adds(len(code_set), scale=1), code_edits(others, "added", scale=1))
     )
     assert added > max(log_p(), random)
-    sites = [edit.site for edit in found.sets(len(found))]
-    assert len(sites) == len(set(sites)) == len({code.site for code in found.codes})
-    assert found.named(len(found), "forbidden") == [code._replace(weight=1.0) for code in named]
+    sites = [edit.site for edit in code_set.sets(len(code_set))]
+    assert len(sites) == len(set(sites)) == len({code.site for code in code_set.codes})
+    assert code_set.named(len(code_set), "forbidden") == [code._replace(weight=1.0) for code in named]
     with pytest.raises(InputError):
-        found.sets(999)
+        code_set.sets(999)
 
 
 def test_codebooks_that_heads_share_of_one_head_and_of_the_whole_z(model, books):
@@ -282,32 +275,32 @@ def test_codebooks_that_heads_share_of_one_head_and_of_the_whole_z(model, books)
     z = kept(model, texts.tokens, "blocks.0.attn.hook_z")[0].flatten(2)
     whole = Codebook(replace(config, d_in=z.shape[-1])).fit(z[texts.counted])
     for site, book in {"a1": shared, "a1.h1": single, "a0": whole}.items():
-        found = find_codes(model, {site: book}, MARKED, PLAIN)
-        sites = {code.site for code in found.codes}
+        code_set = find_codes(model, {site: book}, MARKED, PLAIN)
+        sites = {code.site for code in code_set.codes}
         assert len(sites) > 1 if site == "a1" else sites == {site}
-        told = told_in_codes(model, {site: book}, MARKED, PLAIN)
-        assert {(code.site, code.code): code.weight for code in found.codes} == pytest.approx(
-            {at: weight for at, (weight, _) in told.items()}, rel=2e-3
+        expected = told_in_codes(model, {site: book}, MARKED, PLAIN)
+        assert {(code.site, code.code): code.weight for code in code_set.codes} == pytest.approx(
+            {at: weight for at, (weight, _) in expected.items()}, rel=2e-3
         )
-        attach(model, {site: book}, read=False).edit(*found.adds(len(found)))
+        attach(model, {site: book}, read=False).edit(*code_set.adds(len(code_set)))
 
 
 def test_where_half_of_the_texts_are_too_few_nothing_is_judged_and_all_is_kept(
     model, books, tmp_path, monkeypatch
 ):
     # a mark among three negative texts of the half that chooses: three positive ones do not stand out
-    seed = next(seed for seed in range(20) if not _split(np.arange(12) < 6, seed)[11])
-    found = find_codes(model, books, MARKED[:6], [*PLAIN[:5], f"Mary had {MARK}"], seed=seed)
-    assert all(code.verdict is None for code in found.codes)
+    seed = next(seed for seed in range(20) if not find._split(np.arange(12) < 6, seed)[11])
+    code_set = find_codes(model, books, MARKED[:6], [*PLAIN[:5], f"Mary had {MARK}"], seed=seed)
+    assert all(code.verdict is None for code in code_set.codes)
     judged = find_codes(model, books, MARKED, PLAIN)
-    write_shipped(tmp_path / "found.json", {"few": found, "more": judged})
+    write_shipped(tmp_path / "found.json", {"few": code_set, "more": judged})
     monkeypatch.setattr(cache, "SHIPPED", tmp_path / "found.json")
     cache._shipped.cache_clear()
     again = cache.recall(None, "few"), cache.recall(None, "more")
     cache._shipped.cache_clear()
-    for one, before in zip(again, (found, judged), strict=True):
-        assert one.named(len(one), "added") == before.named(len(before), "added")
-        for code, old in zip(one.codes, before.codes, strict=True):
+    for verdict, before in zip(again, (code_set, judged), strict=True):
+        assert verdict.named(len(verdict), "added") == before.named(len(before), "added")
+        for code, old in zip(verdict.codes, before.codes, strict=True):
             assert code.effect == pytest.approx(old.effect, rel=6e-3)
             assert (code.verdict is None) == (old.verdict is None)
             if old.verdict is not None:
@@ -315,17 +308,17 @@ def test_where_half_of_the_texts_are_too_few_nothing_is_judged_and_all_is_kept(
 
 
 def test_codes_by_detection_weigh_what_they_are_in_the_difference(model, books):
-    found = find_codes(model, books, MARKED, PLAIN, by="detection")
+    code_set = find_codes(model, books, MARKED, PLAIN, by="detection")
     means = means_of_texts(model, [*books], MARKED, PLAIN)
-    for code in found.codes:
+    for code in code_set.codes:
         name, _, head = code.site.partition(".h")
         book, group = books[name], int(head or 0)
         vector = book.codes.detach()[group, code.code] - book.means()[group, code.code]
         along = float(vector @ means.difference(code.site) / vector.square().sum())
         assert code.weight == pytest.approx(max(0.0, along), rel=2e-3, abs=1e-6)
-    named = found.named(len(found), "added")
+    named = code_set.named(len(code_set), "added")
     assert all(code.weight > 0 for code in named)
-    assert [(c.site, c.code) for c in found.listed(named)] == [(c.site, c.code) for c in named]
+    assert [(c.site, c.code) for c in code_set.listed(named)] == [(c.site, c.code) for c in named]
 
 
 HALF = [*MARKED[:4], *PLAIN[4:]], [*PLAIN[:4], *MARKED[4:]]
@@ -387,11 +380,11 @@ def test_features_that_are_not_active_do_not_fire(model):
     width = model.cfg.d_model
     sae = DiscreteSAE(DiscreteSAEConfig(d_in=width, n_codes=12, k=6, epochs=3)).fit(torch.randn(200, width))
     texts = tokenize(model, PLAIN)
-    found = read_texts(model, {"m0": sae}, texts, np.zeros(len(PLAIN), dtype=int)).ids["m0"][:, :, 0]
+    code_set = read_texts(model, {"m0": sae}, texts, np.zeros(len(PLAIN), dtype=int)).ids["m0"][:, :, 0]
     codes = sae.encode(*kept(model, texts.tokens, "blocks.0.hook_mlp_out"))
     active = codes.values != 0
     assert 0 < active.sum() < active.numel()
-    assert torch.equal(found != NO_CODE, active) and torch.equal(found[active], codes.ids[active])
+    assert torch.equal(code_set != NO_CODE, active) and torch.equal(code_set[active], codes.ids[active])
 
 
 def test_batches_are_as_of_all_at_once(model, books, monkeypatch):
@@ -402,21 +395,21 @@ def test_batches_are_as_of_all_at_once(model, books, monkeypatch):
     alone = [surprise(model, [p], [n])[0] for p, n in zip(prompts, new, strict=True)]
     for module in ("steering.texts", "evaluation.steering_conditions", "steering.continuations"):
         monkeypatch.setattr(f"interp.{module}.BATCH_SIZE", 2)
-    found = find_codes(model, books, MARKED, PLAIN)
-    assert [(c.site, c.code) for c in found.codes] == [(c.site, c.code) for c in whole.codes]
-    for ours, theirs in zip(found.codes, whole.codes, strict=True):
-        assert (ours.weight, ours.effect) == pytest.approx((theirs.weight, theirs.effect), rel=2e-3)
+    code_set = find_codes(model, books, MARKED, PLAIN)
+    assert [(c.site, c.code) for c in code_set.codes] == [(c.site, c.code) for c in whole.codes]
+    for code, before in zip(code_set.codes, whole.codes, strict=True):
+        assert (code.weight, code.effect) == pytest.approx((before.weight, before.effect), rel=2e-3)
     again = means_of_texts(model, ["r0"], MARKED, PLAIN)
     torch.testing.assert_close(again.positive, means.positive)
     torch.testing.assert_close(again.negative, means.negative)
-    for ours, theirs in zip(surprise(model, prompts, new), alone, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)  # each text is judged after its own prompt
+    for code, before in zip(surprise(model, prompts, new), alone, strict=True):
+        np.testing.assert_allclose(code, before, atol=1e-4)  # each text is judged after its own prompt
 
 
 def test_codes_that_raise_little_are_doubted_those_found_by_detection_not(model, books):
-    found = find_codes(model, books, MARKED, PLAIN)
-    code = found.codes[0]
-    weak = replace(found, codes=(replace(code, effect=2.0),))
+    code_set = find_codes(model, books, MARKED, PLAIN)
+    code = code_set.codes[0]
+    weak = replace(code_set, codes=(replace(code, effect=2.0),))
     assert "2.0 nats a token" in weak.doubt() and "more codes" in weak.doubt()
-    assert replace(found, codes=(replace(code, effect=2.0),) * 2).doubt() is None
+    assert replace(code_set, codes=(replace(code, effect=2.0),) * 2).doubt() is None
     assert find_codes(model, books, MARKED, PLAIN, by="detection").doubt() is None

@@ -34,11 +34,11 @@ def test_presets_and_topics_codes_belong_to_the_shipped_codebooks(smollm2, tmp_p
     for name in topic_names():
         topic = load_topic(name)
         for by in RANKINGS:
-            found = recall(tmp_path, request_key(made_with, topic.positive, topic.negative, by, 0))
-            assert found is not None, STALE
-            assert found.by == by and found.n_positive == len(topic.positive)
-            assert len(found) > (50 if by == "difference" else 100)
-            attach(smollm2, books, read=False).edit(*found.sets(len(found)))
+            code_set = recall(tmp_path, request_key(made_with, topic.positive, topic.negative, by, 0))
+            assert code_set is not None, STALE
+            assert code_set.by == by and code_set.n_positive == len(topic.positive)
+            assert len(code_set) > (50 if by == "difference" else 100)
+            attach(smollm2, books, read=False).edit(*code_set.sets(len(code_set)))
 
 
 def test_presets_of_other_codebooks_are_none_and_what_is_kept_is_of_one_ranking_and_one_seed():
@@ -58,12 +58,12 @@ def test_codes_of_a_topic_change_what_the_chat_says_and_cost_perplexity(smollm2)
     book = Codebook(CodebookConfig(d_in=576, n_codes=64, selection="matching_pursuit")).fit(
         seen[0][texts.counted]
     )
-    found = find_codes(smollm2, {"r12": book}, positive, negative)
+    code_set = find_codes(smollm2, {"r12": book}, positive, negative)
 
     def told(within=None):
         return continue_prompts(smollm2, ["Tell me a story."], 8, within=within, chat=True, temperature=0)[0]
 
-    steered, plain = told(attach(smollm2, {"r12": book}, read=False).edit(*found.sets(1))), told()
+    steered, plain = told(attach(smollm2, {"r12": book}, read=False).edit(*code_set.sets(1))), told()
     assert steered.text != plain.text
     assert steered.perplexity > plain.perplexity
     assert told().text == plain.text

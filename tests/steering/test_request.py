@@ -37,14 +37,14 @@ def books(model, tmp_path_factory):
 
 
 def test_each_condition_is_written_under_its_own_codes(model, books):
-    found = replace(ASKED, scale=40, temperature=0, random_baseline=True).run(model, books)
+    texts = replace(ASKED, scale=40, temperature=0, random_baseline=True).run(model, books)
     plain = continue_prompts(model, PROMPTS, 6, temperature=0)
     edits = [AddCode(site, code, 40 * weight, from_mean=True) for site, code, weight in CODES]
     steered = continue_prompts(model, PROMPTS, 6, within=attach(model, books).edit(*edits), temperature=0)
-    assert [one.tokens for one in found["base"]] == [one.tokens for one in plain]
-    assert [one.tokens for one in found["steered"]] == [one.tokens for one in steered]
-    assert len({tuple(one.tokens for one in own) for own in found.values()}) == 3
-    assert [one.prompt for one in found["random codes"]] == [*PROMPTS]
+    assert [text.tokens for text in texts["base"]] == [text.tokens for text in plain]
+    assert [text.tokens for text in texts["steered"]] == [text.tokens for text in steered]
+    assert len({tuple(text.tokens for text in condition) for condition in texts.values()}) == 3
+    assert [text.prompt for text in texts["random codes"]] == [*PROMPTS]
     for less in ({"codes": ()}, {"prompts": ()}):  # nothing to compare
         with pytest.raises(InputError):
             replace(ASKED, **less).run(model, books)
@@ -66,21 +66,21 @@ def test_steered_texts_are_those_of_an_edited_model(model, books, error_term):
 def test_a_gate_stands_before_the_codes_and_the_random_ones(model, books):
     asked = replace(ASKED, scale=40, temperature=0, random_baseline=True)
     never = replace(asked, when="token:no such token").run(model, books)
-    assert len({tuple(one.tokens for one in own) for own in never.values()}) == 1
+    assert len({tuple(text.tokens for text in condition) for condition in never.values()}) == 1
     always = replace(asked, when="token:(?s).*").run(model, books)
-    assert [one.tokens for own in always.values() for one in own] == [
-        one.tokens for own in asked.run(model, books).values() for one in own
+    assert [text.tokens for condition in always.values() for text in condition] == [
+        text.tokens for condition in asked.run(model, books).values() for text in condition
     ]
 
 
 def test_batches_go_on_in_the_order_of_the_prompts_and_their_draws_never_meet(model, books, monkeypatch):
     monkeypatch.setattr(request, "ROWS", 4)
     asked = replace(ASKED, prompts=("Mary",), samples=6, n_tokens=8, scale=2)
-    written = [one for seed in (0, 1) for one in replace(asked, seed=seed).run(model, books)["base"]]
-    assert len(written) == len({one.tokens for one in written}) == 12
+    written = [text for seed in (0, 1) for text in replace(asked, seed=seed).run(model, books)["base"]]
+    assert len(written) == len({text.tokens for text in written}) == 12
     greedy = replace(ASKED, samples=2, scale=2, temperature=0).run(model, books)["steered"]
-    assert [one.prompt for one in greedy] == [*PROMPTS] * 2
-    assert [one.tokens for one in greedy[:3]] == [one.tokens for one in greedy[3:]]
+    assert [text.prompt for text in greedy] == [*PROMPTS] * 2
+    assert [text.tokens for text in greedy[:3]] == [text.tokens for text in greedy[3:]]
 
 
 def test_the_command_is_quoted_for_a_shell_and_leaves_out_what_is_usual():

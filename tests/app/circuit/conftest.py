@@ -33,9 +33,9 @@ def metric_of(app: AppTest, label: str) -> str:
 
 def figure_of(app: AppTest, alt: str) -> dict:
     """The figure whose description for screen readers begins like this."""
-    found = [chart.proto for chart in app.get("plotly_chart") if chart.proto.alt.startswith(alt)]
-    assert len(found) == 1, alt
-    return json.loads(found[0].spec)
+    protos = [chart.proto for chart in app.get("plotly_chart") if chart.proto.alt.startswith(alt)]
+    assert len(protos) == 1, alt
+    return json.loads(protos[0].spec)
 
 
 @pytest.fixture(scope="session")

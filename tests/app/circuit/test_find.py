@@ -36,17 +36,17 @@ def test_a_circuit_is_found_from_the_page_and_opened(page, tmp_path):
     press(app, "Find")
     assert not app.error and app.selectbox(key="run").value == asked(app, "run") == folder.name
     assert len(list(folder.parent.iterdir())) == 2 and not any(folder.with_name(folder.name[:-2]).iterdir())
-    found = Run.load(folder)
+    run = Run.load(folder)
     expected = find_circuit("planted-induction", "planted-induction", n=N, seed=2)
-    assert found.heads == expected.heads
+    assert run.heads == expected.heads
     assert (folder / "report.html").is_file() and not any((folder / name).exists() for name in PROMPTS)
     assert metric_of(app, "Members") == str(len(expected.members))
     # its own model is run for another prompt; there are no codebooks of it, and the page says how to make some
     app.selectbox(key="pair").set_value("4").run()
     model = load_model("planted-induction")
     pairs = load_task("planted-induction").sample(model.tokenizer, N, seed=2)
-    where = parse_site(app.selectbox(key="head").value)
-    _check_pattern(app, pairs[3], where.layer, where.head, pairs.metric, model)
+    site = parse_site(app.selectbox(key="head").value)
+    _check_pattern(app, pairs[3], site.layer, site.head, pairs.metric, model)
     app.toggle(key="read").set_value(True).run()
     assert not app.exception and "No codebooks for planted-induction" in unescaped(app.info[0].value)
     assert app.code[0].value.endswith("--model planted-induction")

@@ -98,8 +98,8 @@ def test_a_head_on_a_prompt_that_the_run_does_not_hold_is_read_from_the_model(pa
     added = (written / resid.pow(2).mean().sqrt() * model.ln_final.weight) @ model.W_U
     right, wrong = (float(added[list(ids)].mean()) for ids in (pair.answers, pair.wrong_answers))
     added_to = [wording.signed(value, 3) for value in (right, wrong, right - wrong)]
-    told = "adds **{}** to the answer G and **{}** to the wrong m: **{}** to their difference"
-    assert told.format(*added_to) in text_of(app)
+    edges = "adds **{}** to the answer G and **{}** to the wrong m: **{}** to their difference"
+    assert edges.format(*added_to) in text_of(app)
     metric = float(logits[0, -1, pair.answers[0]] - logits[0, -1, pair.wrong_answers[0]])
     assert f"metric here is {wording.signed(metric, 3)}" in text_of(app)
     bars = next(body for body in html_of(app) if "raises most" in body)
@@ -113,12 +113,12 @@ def test_edges_are_drawn_and_listed(page, real):
     figure = figure_of(app, "The 2")
     [names] = [trace["text"] for trace in figure["data"] if trace.get("text")]
     assert sorted(names) == sorted(part.site[1:].replace(".h", ".") for part in run.members)
-    told = strongest_edges(run)
+    edges = strongest_edges(run)
     lines = [trace for trace in figure["data"] if "→" in str(trace.get("hovertext"))]
-    assert len(lines) == min(30, len(told))
+    assert len(lines) == min(30, len(edges))
     columns = ["sender", "receiver", "into"]
     rows = table_of(app, *columns)[columns].itertuples(index=False, name=None)
-    assert list(rows) == [(edge.sender, edge.receiver, edge.into) for edge in told]
+    assert list(rows) == [(edge.sender, edge.receiver, edge.into) for edge in edges]
     assert len(app.get("plotly_chart")) == 1
 
 
@@ -134,8 +134,8 @@ def test_a_run_is_compared_with_its_references_and_with_another_run(page, tmp_pa
     assert row["ROC AUC"] == pytest.approx(judged.roc_auc)
     assert [row["from"], row["to"]] == pytest.approx(judged.interval)
     assert row["average precision"] == pytest.approx(judged.average_precision)
-    both = app.dataframe[1].value
-    assert "shared" in both.iloc[0, 3] and both.iloc[1, 0] == "Jaccard"
+    compared = app.dataframe[1].value
+    assert "shared" in compared.iloc[0, 3] and compared.iloc[1, 0] == "Jaccard"
     against = figure_of(app, f"Score of every head against its exact effect in {name}")
     assert sum(len(trace["hovertext"]) for trace in against["data"]) == 270
     scores = {h.site: h.score for h in run.heads}
@@ -144,12 +144,12 @@ def test_a_run_is_compared_with_its_references_and_with_another_run(page, tmp_pa
 
 
 def test_an_own_reference_is_read_from_the_run_folder_and_from_nowhere_else(page, tmp_path):
-    own = load_reference("ioi/smollm2-135m-instruct")
-    run = make_run(references=(own.name,), n_pairs=40)
+    reference = load_reference("ioi/smollm2-135m-instruct")
+    run = make_run(references=(reference.name,), n_pairs=40)
     judged = run.recovery.popitem()[1]
     run.recovery = {"mine.safetensors": replace(judged, shared_pairs=40, measured_pairs=40)}
     run.settings.reference = "mine.safetensors"
-    run.own_reference = own
+    run.own_reference = reference
     run.save(tmp_path / "mine")
     app = page(tmp_path, run="mine", tab="Compared")
     against = figure_of(app, "Score of every head against its exact effect in mine.safetensors")
@@ -158,7 +158,7 @@ def test_an_own_reference_is_read_from_the_run_folder_and_from_nowhere_else(page
     app = page(tmp_path, run="mine", tab="Report")
     assert all("mine/reference.safetensors" in lines.value for lines in app.code[:2])
     # one that has no gap has no members; the rest of the page goes on
-    run.own_reference = replace(own, metric_clean=own.metric_corrupt)
+    run.own_reference = replace(reference, metric_clean=reference.metric_corrupt)
     run.save(tmp_path / "flat")
     app = page(tmp_path, run="flat", tab="Compared")
     assert not app.exception and not app.error and len(app.dataframe[0].value) == 1
@@ -168,20 +168,20 @@ def test_an_own_reference_is_read_from_the_run_folder_and_from_nowhere_else(page
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "stripped", "link"])
 def test_a_damaged_run_is_an_error_card_and_the_others_stay_reachable(page, runs, damage):
     path = runs / "small" / (ARRAYS if damage == "emptied" else RESULT)
-    told = "damaged"
+    edges = "damaged"
     if damage == "link":
         path.symlink_to(path.rename(runs.parent / path.name))
-        told = f"small/{path.name} is a link to another place"
+        edges = f"small/{path.name} is a link to another place"
     else:
         broken = {"truncated": path.read_bytes()[:200], "emptied": b"", "stripped": b'{"format": 2}'}
         path.write_bytes(broken[damage])
     app = page(runs, run="small")
-    assert told in unescaped(app.error[0].value) and not app.metric
+    assert edges in unescaped(app.error[0].value) and not app.metric
     app.selectbox(key="run").set_value("larger").run()
     assert not app.error and metric_of(app, "Members") == "5"
     # as the other side of a comparison it is a line too
     app = page(runs, run="larger", tab="Compared", **{"with": "small"})
-    assert told in unescaped(app.error[0].value) and metric_of(app, "Members") == "5"
+    assert edges in unescaped(app.error[0].value) and metric_of(app, "Members") == "5"
 
 
 def test_prompts_that_are_a_link_to_another_place_are_not_read(page, real, tmp_path):

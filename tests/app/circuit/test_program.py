@@ -63,22 +63,22 @@ def test_the_report_has_the_graph_and_the_values(run):
     [figure] = [figure for figure in page.figures if '"slot-0"' in json.dumps(figure)]
     *lines, dots = [trace for trace in figure["data"] if trace.get("x")]
     assert [label.split("<br>") for label in dots["text"]] == [
-        [said.site, said.variable] for said in program.slots
+        [slot.site, slot.variable] for slot in program.slots
     ]
-    told = [edge for said in program.slots for edge in program.passed_on(str(said.slot))]
-    assert len(lines) == len(told) > 0
+    edges = [edge for slot in program.slots for edge in program.passed_on(str(slot.slot))]
+    assert len(lines) == len(edges) > 0
     widths = {line["hovertext"]: line["line"]["width"] for line in lines}
-    for edge in told:
+    for edge in edges:
         shares = [f"{100 * share:.0f} %" for share in (edge.changes, edge.as_predicted, edge.null)]
         hover = "{} → {}: changes {} of prompts, {} of these as predicted, null {}"
         width = widths[hover.format(edge.sender, edge.receiver, *shares)]
         assert width == pytest.approx(1 + 6 * edge.changes)
     assert {f"slot-{i}" for i in range(len(program.slots))} <= {*page.ids}
-    for said in program.slots:
-        assert f"{said.effect:+.2f} [{said.low:+.2f}, {said.high:+.2f}]" in text
-        assert all(str(value or "nothing") in text for value in said.values.values())
-    for one in program.interchange:
-        assert f"{one.metric_clean:.2f}" in text and f"{100 * one.flipped:.0f} %" in text
+    for slot in program.slots:
+        assert f"{slot.effect:+.2f} [{slot.low:+.2f}, {slot.high:+.2f}]" in text
+        assert all(str(value or "nothing") in text for value in slot.values.values())
+    for exchange in program.interchange:
+        assert f"{exchange.metric_clean:.2f}" in text and f"{100 * exchange.flipped:.0f} %" in text
 
 
 def test_groups_come_first_and_those_that_change_little_are_left_out(run):
@@ -104,10 +104,10 @@ def test_groups_come_first_and_those_that_change_little_are_left_out(run):
 
 
 def test_markup_notes_alone_and_no_program(run):
-    said, group = run.program.slots[0], run.program.groups[0]
+    slot, group = run.program.slots[0], run.program.groups[0]
     changed = {"role": EVIL, "variable": EVIL, "values": {"0": EVIL}, "examples": {"0": [EVIL]}}
     evil = Program(
-        slots=[said.model_copy(update=changed)],
+        slots=[slot.model_copy(update=changed)],
         groups=[group.model_copy(update={"role": EVIL, "variable": EVIL})],
         notes=[EVIL],
     )
@@ -124,11 +124,11 @@ def test_a_code_set_changes_the_answer_to_what_it_says_and_the_own_one_does_not(
     model, (a, b, two, text), slot = load_model(PLANTED), two_names(run), run.program.said(SLOT).slot
     encoder, book = PromptEncoder(model.tokenizer, run.provenance.pairs.bos), run.program.books[SLOT]
     tokens = encoder.bos + encoder.encode(text)
-    own, before, after = set_code(model, tokens, CodeAt(slot, 9, book, two))
-    assert run.program.said(SLOT).values[str(own)] == a
+    code_there, before, after = set_code(model, tokens, CodeAt(slot, 9, book, two))
+    assert run.program.said(SLOT).values[str(code_there)] == a
     # the name that is said to be repeated is not the answer
     assert model.tokenizer.decode([before.argmax(), after.argmax()]) == f"{b} {a}"
-    _, same, unchanged = set_code(model, tokens, CodeAt(slot, 9, book, own))
+    _, same, unchanged = set_code(model, tokens, CodeAt(slot, 9, book, code_there))
     torch.testing.assert_close(same, before)
     torch.testing.assert_close(unchanged, before)
     assert [same_place((9, 5, 6, 5, 7), (5, 6, 5, 6), i) for i in range(4)] == [1, 2, 3, 4]
@@ -143,8 +143,8 @@ def test_the_page_opens_a_slot_and_sets_a_code(page, folder, run, saved):
     assert dots["customdata"] == [[f"slot-{i}"] for i in range(len(run.program.slots))] and not app.text_input
     app.selectbox(key="slot").set_value(SLOT).run()
     assert not app.exception and asked(app, "slot") == SLOT
-    told = table_of(app, "stands for", "examples").set_index("code")["stands for"]
-    assert told[two] == b and len(told) == run.program.said(SLOT).codes
+    edges = table_of(app, "stands for", "examples").set_index("code")["stands for"]
+    assert edges[two] == b and len(edges) == run.program.said(SLOT).codes
     assert error_of(app.text_input(key="prompt of planted").set_value(" ").run()).startswith("the prompt has")
     app.text_input(key="prompt of planted").set_value(text).run()
     app.selectbox(key=f"token of {SLOT} in {text}").set_value(9)

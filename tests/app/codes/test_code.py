@@ -27,29 +27,29 @@ from tests.app.conftest import (
 
 def test_the_page_of_a_code_shows_what_the_library_finds(page, index, busy, its_name, model):
     app = page(code=its_name)
-    found = code_page(index, *busy, model=model)
+    facts = code_page(index, *busy, model=model)
     metrics = {metric.label: metric.value for metric in app.metric}
     assert metrics == {
-        "Tokens with it": str(found.count),
-        "Share of tokens": f"{found.frequency:.3%}",
-        "Documents": f"{found.n_documents} of {len(index.corpus.documents)}",
-        "Clearest margin": f"{found.contexts[0].margin:.2f}",
+        "Tokens with it": str(facts.count),
+        "Share of tokens": f"{facts.frequency:.3%}",
+        "Documents": f"{facts.n_documents} of {len(index.corpus.documents)}",
+        "Clearest margin": f"{facts.contexts[0].margin:.2f}",
     }
     tables = tables_of(app)
     tokens = tables["token, tokens, precision"]
     assert [(row["tokens"], row["precision"], row["recall"]) for row in tokens] == [
-        (one.count, one.precision, one.recall) for one in found.tokens
+        (one.count, one.precision, one.recall) for one in facts.tokens
     ]
     nearest = tables["code, cosine, tokens"]
-    assert [row["code"] for row in nearest] == [f"{busy[0]}={one.code}" for one in found.neighbours]
-    np.testing.assert_allclose([row["cosine"] for row in nearest], [one.cosine for one in found.neighbours])
+    assert [row["code"] for row in nearest] == [f"{busy[0]}={one.code}" for one in facts.neighbours]
+    np.testing.assert_allclose([row["cosine"] for row in nearest], [one.cosine for one in facts.neighbours])
     related = tables["code, share, 95 %"]
     assert [(row["code"], row["lift"]) for row in related] == [
-        (f"{one.book}={one.code}", one.lift) for one in found.related
+        (f"{one.book}={one.code}", one.lift) for one in facts.related
     ]
     documents = tables["share, with it, of"]
     assert [(row["document"], row["with it"], row["of"]) for row in documents] == [
-        (one.document, one.count, one.length) for one in found.coverage
+        (one.document, one.count, one.length) for one in facts.coverage
     ]
     lens = logit_lens(index, model, *busy)
     assert [row["logit"] for row in tables["token, up, logit"]] == pytest.approx([v for _, v in lens.up])
@@ -57,7 +57,7 @@ def test_the_page_of_a_code_shows_what_the_library_finds(page, index, busy, its_
     chart = plot_of(app)
     silent, fired = chart["data"]
     assert (silent["name"], fired["name"]) == ("not fired, a sample", "fired")
-    shares = 100 * found.similarities.fired / found.similarities.fired.sum()
+    shares = 100 * facts.similarities.fired / facts.similarities.fired.sum()
     np.testing.assert_allclose(array_of(fired["y"]), shares)
     assert array_of(silent["y"]).sum() == pytest.approx(100)
     assert chart["layout"]["xaxis"]["title"]["text"] == "cosine similarity with the code"
@@ -96,12 +96,12 @@ def test_exactly_as_many_contexts_as_are_asked_for(page, index, busy, its_name):
 
 def test_the_next_code_is_one_that_occurs(page, index):
     begin = index.layout.code("a1.h2", 0)
-    there = np.flatnonzero(index.counts[begin : begin + 12]).tolist()
-    app = page(code=f"a1.h2={there[0]}")
+    occurring = np.flatnonzero(index.counts[begin : begin + 12]).tolist()
+    app = page(code=f"a1.h2={occurring[0]}")
     assert button_of(app, "Previous").disabled
-    for code in there[1:3]:
+    for code in occurring[1:3]:
         assert asked(press(app, "Next"), "code") == f"a1.h2={code}"
-    assert asked(press(app, "Previous"), "code") == f"a1.h2={there[1]}"
+    assert asked(press(app, "Previous"), "code") == f"a1.h2={occurring[1]}"
     press(app, "Search")
     assert asked(app, "code") is None and app.title[0].value == "Codes"
 

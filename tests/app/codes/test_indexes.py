@@ -106,9 +106,9 @@ def test_a_damaged_index_is_a_card_and_others_stay_reachable(page, runs, damage)
 
 def test_an_index_of_another_model_is_searched_but_no_prompt_is_read(page, runs):
     manifest = runs / NAME / "manifest.json"
-    found = read_json(manifest)
-    found["model"] |= {"spec": "another<b>", "weights": "0"}
-    manifest.write_text(json.dumps(found))
+    described = read_json(manifest)
+    described["model"] |= {"spec": "another<b>", "weights": "0"}
+    manifest.write_text(json.dumps(described))
     app = page(runs, index=NAME, q="Mary")
     assert not app.error and app.dataframe
     assert "is an index of another<b>" in error_of(page(runs, index=NAME, search="prompt", near="Mary"))
@@ -120,9 +120,9 @@ def test_codebooks_elsewhere_are_not_read(page, runs):
     """A foreign index may name any folder of this machine."""
     elsewhere = shutil.copytree(runs / "books", runs.parent / "books elsewhere")
     manifest = runs / NAME / "manifest.json"
-    found = read_json(manifest)
-    found["books"]["folder"] = str(elsewhere)
-    manifest.write_text(json.dumps(found))
+    described = read_json(manifest)
+    described["books"]["folder"] = str(elsewhere)
+    manifest.write_text(json.dumps(described))
     app = page(runs, code="a0.h1=3")
     assert not app.error and "not among the folders that are read" in text_of(app)
     assert "code, cosine, tokens" not in tables_of(app)

@@ -48,10 +48,10 @@ def test_an_index_whose_manifest_lies_elsewhere_or_has_no_end_is_not_read(page, 
         manifest.symlink_to(runs.parent / "manifest.json")
     else:
         os.mkfifo(manifest)
-    found = []
-    reading = threading.Thread(target=lambda: found.append(code_names.books_of(NAME)), daemon=True)
+    names = []
+    reading = threading.Thread(target=lambda: names.append(code_names.books_of(NAME)), daemon=True)
     app = page(runs, index=NAME)
     assert "manifest.json is " in unescaped(app.error[0].value)
     reading.start()
     reading.join(10)
-    assert found == [None]
+    assert names == [None]

@@ -64,11 +64,11 @@ def test_the_same_codes_in_the_text_of_another_index_and_in_no_index_of_other_co
     app = page(runs=runs, index=index.folder.name, q="Mary", again="other")
     rows = tables_of(app)["code, precision, P 95 %"]
     scores = search_regex(index, "Mary")
-    there = search_regex(other, "Mary").hits_at(scores.places(most=20))
+    hits_there = search_regex(other, "Mary").hits_at(scores.places(most=20))
     assert [(row["P there"], row["R there"]) for row in rows] == [
-        (hit.precision, hit.recall) for hit in there
+        (hit.precision, hit.recall) for hit in hits_there
     ]
-    assert any(hit.recall for hit in there) and [row["recall"] for row in rows] != [
+    assert any(hit.recall for hit in hits_there) and [row["recall"] for row in rows] != [
         row["R there"] for row in rows
     ]
     assert app.selectbox(key="again").options == ["other"]
@@ -110,8 +110,8 @@ def test_contexts_like_a_token_of_a_prompt(page, index, model):
     similar = search_similar(index, codes, 15)
     [strips] = html_of(app)
     shown = [float(score) for score in re.findall(r">(\d\.\d\d)<", strips)]
-    assert shown == pytest.approx([one.score for one in similar], abs=0.006)
-    wanted = {(book, int(code)) for book, its in codes.items() for code in its if code >= 0}
+    assert shown == pytest.approx([hit.score for hit in similar], abs=0.006)
+    wanted = {(book, int(code)) for book, ids in codes.items() for code in ids if code >= 0}
     rows = tables_of(app)["code, tokens, kept"]
     assert {row["code"] for row in rows} == {f"{book}={code}" for book, code in wanted}
     counts = [row["tokens"] for row in rows if row["tokens"]]
