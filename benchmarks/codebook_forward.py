@@ -1,4 +1,4 @@
-"""A forward pass with a codebook at every head against the plain one (the table of docs/codebooks.md).
+"""A forward pass with a codebook at every head against the plain one (benchmarks/REPORT.md).
 
     python -m benchmarks.codebook_forward [--rounds 5] [--threads N]
 

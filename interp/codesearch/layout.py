@@ -12,7 +12,7 @@
 A block of one book is contiguous, so that both ways of reading are quick: all codes of one book (chunks of 16 KiB at
 eight codes a token), and all books' codes at a few tokens (which then lie near each other).
 
-Exact inverted lists would cost as much again as the ids, even gap-coded (``docs/code_index.md``); all of one book's
+Exact inverted lists would cost as much again as the ids, even gap-coded; all of one book's
 ids are compared with a code in milliseconds. So a list names the spans of tokens that hold the code, one bit each, and
 only those are read. The span is the shortest for which all lists take at most :data:`SHARE` of the ids.
 """
