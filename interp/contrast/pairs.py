@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from functools import reduce
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -178,5 +177,7 @@ def _heads(explanations: list[Why]) -> list[KeptHead]:
 
 def _tail(probabilities: list[float], least: int) -> float:
     """That so many events happen at least, each with its probability."""
-    counts = reduce(np.convolve, [[1 - p, p] for p in probabilities])
+    counts = np.ones(1)  # the probability of 0, 1, … events
+    for p in probabilities:
+        counts = np.convolve(counts, [1 - p, p])
     return float(counts[least:].sum())
