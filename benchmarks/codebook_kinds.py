@@ -1,7 +1,7 @@
 """Kinds of codebooks at all 270 heads, on the same held-out blocks, with paired differences.
 
     python -m benchmarks.codebook_kinds [--seeds 0 1 2] [--folder runs/kinds]    # an hour of a core a seed; resumes
-    python -m benchmarks.codebook_kinds --show                                   # the table of docs/evidence.md
+    python -m benchmarks.codebook_kinds --show                                   # the table in benchmarks/TABLES.md
 
 ``interp codebook fit`` fits them, each head behind the earlier ones. A seed is of the training text and of k-means.
 """

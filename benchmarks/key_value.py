@@ -6,7 +6,7 @@
 What one MLP writes is moved in the form that leaves the rest of the model alone: x + Δ(codes of x), Δ summed over the
 keys that are hit. Arms: ``values``, of the keys that the countries hit; ``rows``, as many rows of the MLP's output
 matrix, those of the neurons that are most active at the countries; ``matrix``, all of its rows. Layer and learning
-rates were chosen on the facts of seed 100, which are judged nowhere. docs/evidence.md has the rest.
+rates were chosen on the facts of seed 100, which are judged nowhere. benchmarks/TABLES.md has the rest.
 """
 
 from collections.abc import Callable

@@ -145,7 +145,7 @@ def show(rows: list[dict]) -> None:
         "always",
         "F1 of the label",
     )
-    print_table(columns, table, "names of codes on new documents", width=200)
+    print_table(columns, table, "names of codes on new documents")
 
 
 def _mean(values: np.ndarray, spec: str = ".3f") -> str:

@@ -4,7 +4,7 @@
     python -m benchmarks.labels label      # writes interp/bottlenecks/data/*/labels.parquet
     python -m benchmarks.labels control    # names by what another head looks at; writes results/labels.json
     python -m benchmarks.labels merged     # coarse codes against random merges; writes results/labels_merged.json
-    python -m benchmarks.labels show       # prints the tables of docs/evidence.md; -n codes of each, drawn with --seed
+    python -m benchmarks.labels show       # prints the tables; -n codes of each, drawn with --seed
 
 Both codebooks are read in one pass: bfloat16, codes by products whose factors are rounded to bfloat16. An index that
 ``interp index build`` makes in float32 has the same codes at 95 % of tokens.

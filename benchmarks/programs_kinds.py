@@ -1,7 +1,7 @@
 """What codes of each kind carry of a program's slots, and which answers they change.
 
     python -m benchmarks.programs_kinds [TASK …]    # half an hour of a core; goes on where it stopped
-    python -m benchmarks.programs_kinds --show      # the table of docs/evidence.md
+    python -m benchmarks.programs_kinds --show      # the table in benchmarks/TABLES.md
 
 Slots are the six of largest effect in ``results/programs``, and those at which the task's variable is set. Each kind
 is fitted to what stands there on 1,024 pairs, both prompts, and judged on 64 others, by z + c(other prompt) − c(own).

@@ -459,7 +459,7 @@ def main() -> None:
     default = RateConfig()
     parser.add_argument("--kinds", help="separated by commas; or file.py:Class (default: all, and baselines)")
     parser.add_argument("--bits", default="4,9,18,36,72", help="of a vector, about; separated by commas")
-    parser.add_argument("--sites", help="single heads and MLPs (default: those of docs/evidence.md)")
+    parser.add_argument("--sites", help="single heads and MLPs (default: those of benchmarks/TABLES.md)")
     parser.add_argument("--model", "-m", default=DEFAULT_MODEL)
     parser.add_argument("--data", default=default.text, help="text, see docs/codebooks.md")
     parser.add_argument("--tokens", type=int, default=FIT_TOKENS, help="of training text")

@@ -2,7 +2,7 @@
 
     python -m benchmarks.reading read          # runs the model once; half an hour of a core
     python -m benchmarks.reading judge         # kind after kind; goes on where it stopped
-    python -m benchmarks.reading show          # prints the tables of docs/evidence.md
+    python -m benchmarks.reading show          # prints the tables in benchmarks/TABLES.md
 
 All kinds see the same vectors at the sites of ``benchmarks/rates.py``, and are fitted to the same blocks of text.
 

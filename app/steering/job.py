@@ -44,7 +44,7 @@ BESIDE = (NAMES[RANDOM], MEANS, SAID)
 """What can stand beside base and codes, in the order in which it is written."""
 MOST_BESIDE = 2
 MEANS_TIMES = 3.5
-"""How many times a difference of means is added: about what the seven topics took (docs/evidence.md)."""
+"""How many times a difference of means is added: about what the seven topics took (benchmarks/TABLES.md)."""
 MOST_PROMPT = 1000
 """Tokens: of more, what is drawn at each step takes longer than the model does."""
 SEED = 0

@@ -1,7 +1,7 @@
 """What each kind of bottleneck keeps of the finite-state machine, in a model that was trained without codes.
 
     python -m benchmarks.tokfsm.kinds --seed 0     # twenty minutes of a core; goes on where it stopped
-    python -m benchmarks.tokfsm.kinds --show       # the table of docs/evidence.md
+    python -m benchmarks.tokfsm.kinds --show       # the table in benchmarks/TABLES.md
 
 Kinds are fitted at the heads of every layer and at every MLP, each site behind the sites before it, as the reproduction
 begins, and all are in place at once. The first part of the recipe ``quick`` trains the model. ``--out``: folder of the

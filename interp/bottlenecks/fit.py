@@ -157,7 +157,7 @@ BATCH_SIZE = 32
 FIT_TOKENS, CONTEXT = 22_000, 64
 """What the codebooks of the package were begun with."""
 TOKENS_PER_CODE = 20
-"""At least so many every fit had whose cost is told in docs/evidence.md."""
+"""At least so many every fit had whose cost is told in benchmarks/TABLES.md."""
 STEERED_CODES = 512
 """A codebook, of those with which steering was measured; they were fitted on :data:`FIT_TOKENS`."""
 

@@ -32,7 +32,7 @@ from interp.models.residual_writes import ResidualWrites
 
 ARCHITECTURE, DIRECTION, TENSOR = "controlvector", "direction", "control_vector"
 SHIFT = -1
-"""Blocks by which what heads write is moved: it costs least (docs/evidence.md)."""
+"""Blocks by which what heads write is moved: it costs least (benchmarks/TABLES.md)."""
 SUFFIXES = (".gguf", ".safetensors")
 
 
