@@ -40,12 +40,8 @@ def test_a_written_program_runs_and_its_nulls_do_not(run):
     assert [line.group for line in alone.lines] == list(range(len(run.program.groups)))
     assert all(min(line.fall_deleted, line.fall_wrong) > 0.2 for line in alone.lines)  # upstream ones, too
     assert [group.input for group in run.program.groups] == [True, False, False]
-    assert {site for group in run.program.groups for site in group.sites} == {
-        "a0.h1",
-        "a1.h2",
-        "a2.h0",
-        "a3.h5",
-    }
+    sites = {site for group in run.program.groups for site in group.sites}
+    assert sites == {"a0.h1", "a1.h2", "a2.h0", "a3.h5"}
     assert run.program.summary().count("\n") < 15
 
 
@@ -53,17 +49,13 @@ def test_what_runs_alone_is_what_hooks_say(run, pairs):
     model, _ = planted(NAME, 1)
     execution = Execution(run.program, SlotRunner.of(model, pairs))
     everyone = np.arange(len(pairs))
-    arms = {
-        "nothing": [],
-        "program": execution._arm("program"),
-        "wrong": execution._arm("program", wrong=execution.groups[0]),
-    }
-    metric, _ = execution._run(list(arms.values()), everyone)
+    arms = [[], execution._arm("program"), execution._arm("program", wrong=execution.groups[0])]
+    metric, _ = execution._run(arms, everyone)
     assert np.ptp(metric, axis=0).min() > 0.5
     for pair, row in zip(pairs, everyone, strict=True):
         with torch.no_grad():
             _, corrupt = model.run_with_cache(torch.tensor([pair.corrupt_tokens]))
-        for arm, each in zip(arms.values(), metric, strict=True):
+        for arm, each in zip(arms, metric, strict=True):
 
             def hold(name, arm=arm, corrupt=corrupt, pair=pair, row=row):
                 def hook(z, **_):
