@@ -425,7 +425,11 @@ class _Bench:
             args, place = (target, how, method, wanted), (target.model, target.task)
             return Job(f"{target.name}, {method}: {label}", BenchWorker.find, args, place, steps)
 
-        measured = MethodCells(refused={} if cells else {0: _why_none(method, self.plan)})
+        fewest = min(self.plan.pairs)
+        why = f"too dear at {fewest} pairs; --methods {method} runs it"
+        if method == YARDSTICK:
+            why = f"the reference has too few pairs for {fewest} and others to judge by"
+        measured = MethodCells(refused={} if cells else {0: why})
         if cells:
             [first] = yield [job("run", "run", cells, _STEPS // 2)]
             measured |= first
@@ -448,9 +452,3 @@ class _Bench:
     def _count(self, rows: int) -> str:
         self.done += rows
         return "" if self.done == len(self.keys) else f"  ({self.done} of {len(self.keys)})"
-
-
-def _why_none(method: str, plan: BenchPlan) -> str:
-    if method == YARDSTICK:
-        return f"the reference has too few pairs for {min(plan.pairs)} and others to judge by"
-    return f"too dear at {min(plan.pairs)} pairs; --methods {method} runs it"

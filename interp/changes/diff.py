@@ -197,7 +197,8 @@ def _commands(
     """Command lines of ``interp steer``: changed codes forbidden in the tuned model, and put into the base."""
     by_books: dict[str, list[ChangedCode]] = {}
     for code in codes:
-        homes = (name for name, books in names.items() if books is not None and _holds(books, code.site))
+        keys = {code.site, code.site.partition(".")[0]}
+        homes = (name for name, books in names.items() if books is not None and keys & {*books})
         if (home := next(homes, None)) is not None:
             by_books.setdefault(home, []).append(code)
     undo, redo = [], []
@@ -209,10 +210,6 @@ def _commands(
         chosen, gate = code_name(first.site, first.code), f"--when={token_gate(first)}"
         redo.append(shlex.join([*words, "--model", str(specs[0]), "--codes", chosen, gate]))
     return {"undo": undo, "redo": redo}
-
-
-def _holds(books: Codebooks, site: str) -> bool:
-    return site in books or site.partition(".")[0] in books
 
 
 def _notes(labels: Sequence[Labels], null: Model | None) -> list[str]:

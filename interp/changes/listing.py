@@ -155,11 +155,12 @@ class Listing:
             weight = (kl - np.bincount(self.word[is_word], null.kl[is_word], len(kl))) / np.sqrt(size)
         weight = np.where(stretches >= LEAST_WORDS, weight, 0)
         order = [i for i in np.argsort(-weight, kind="stable")[:n].tolist() if weight[i] > 0]
-        return [ChangedWord(words[i], float(mean[i]), int(stretches[i]), self._said_behind(i)) for i in order]
-
-    def _said_behind(self, word: int) -> list[str]:
-        says = self.tuned.says[(self.word == word) & (self.tuned.says != self.base.says)]
-        return [self.corpus.token_text(token) for token, _ in Counter(says.tolist()).most_common(SAID)]
+        changed, changed_words = self.tuned.says != self.base.says, list[ChangedWord]()
+        for i in order:
+            says = Counter(self.tuned.says[(self.word == i) & changed].tolist()).most_common(SAID)
+            texts = [self.corpus.token_text(token) for token, _ in says]
+            changed_words.append(ChangedWord(words[i], float(mean[i]), int(stretches[i]), texts))
+        return changed_words
 
     def codes(self, n: int, null: Moved | None = None) -> list[ChangedCode]:
         """The most surprising code of each word, words by falling weight."""

@@ -22,7 +22,7 @@ import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
-from torch import Tensor
 
 from interp.bottlenecks.edits import code_name
 from interp.bottlenecks.store import PRETRAINED, Codebooks
@@ -499,7 +498,12 @@ def label_index(
         for number, book in enumerate(index.books):
             looked = index.looked_at(book.name)
             places = None if looked is None else looked[0][:, 0]
-            vectors = _vectors(index, model, book)
+            vectors = torch.zeros(book.n_codes, 1)  # all alike where no codebooks are
+            if model is not None:
+                vectors = written_vectors(index, model, book.name)
+            else:
+                with contextlib.suppress(InputError):
+                    vectors = index.vectors(book.name)
             groups[book.name] = merge_codes(vectors, index.ids.tokens(number), looking, places, seed=seed)
             kept = variance_kept(vectors, groups[book.name], index.counts_of(book.name))
             variance[book.name] = round(kept, 3)
@@ -511,16 +515,6 @@ def label_index(
     labels = _label(index, looking, model, seed, stage)
     columns = {**labels.columns, "coarse": np.concatenate(list(groups.values()))}
     return Labels(labels.about, labels.starts, columns, coarse)
-
-
-def _vectors(index: CodeIndex, model: Model | None, book: Book) -> Float[Tensor, "code d"]:
-    """Of a book's codes, in the residual stream where a model is at hand; all alike where no codebooks are."""
-    if model is not None:
-        return written_vectors(index, model, book.name)
-    try:
-        return index.vectors(book.name)
-    except InputError:
-        return torch.zeros(book.n_codes, 1)
 
 
 def _entropy(index: CodeIndex, book: str) -> float:
@@ -552,9 +546,8 @@ def _label(index: CodeIndex, looking: LookPatterns, model: Model | None, seed: i
             other = np.append(rng.permutation(book.n_codes), book.n_codes)
             random_writes[site] = round(float(np.mean([bool(t) for t in written(book, other[ids])[0]])), 4)
             done(1)
-        null = NullF1(
-            *(np.concatenate([getattr(b, name) for b in random.values()]) for name in ("fired", "f1"))
-        )
+        drawn = [(best.fired, best.f1) for best in random.values()]
+        null = null_f1(*map(np.concatenate, zip(*drawn, strict=True)))
         for number, book in enumerate(index.books):
             ids = index.ids.tokens(number)
             sides = best_sides(index, looking, book, ids)
@@ -610,16 +603,15 @@ def best_sides(
     return sides
 
 
-class NullF1:
+NullF1 = Callable[[Int[np.ndarray, " code"]], Float[np.ndarray, " code"]]
+
+
+def null_f1(fired: np.ndarray, f1: np.ndarray) -> NullF1:
     """Mean F1 of random codes by how often they are on, at every quarter of an octave and between them."""
-
-    def __init__(self, fired: np.ndarray, f1: np.ndarray) -> None:
-        octave = np.log2(fired + 1.0)
-        _, bins, sizes = np.unique(np.rint(4 * octave), return_inverse=True, return_counts=True)
-        self.octave, self.f1 = (np.bincount(bins, values) / sizes for values in (octave, f1))
-
-    def __call__(self, fired: Int[np.ndarray, " code"]) -> Float[np.ndarray, " code"]:
-        return np.interp(np.log2(fired + 1.0), self.octave, self.f1)
+    octave = np.log2(fired + 1.0)
+    _, bins, sizes = np.unique(np.rint(4 * octave), return_inverse=True, return_counts=True)
+    at, mean = (np.bincount(bins, values) / sizes for values in (octave, f1))
+    return lambda fired: np.interp(np.log2(fired + 1.0), at, mean)
 
 
 def _columns(patterns: Family, best_mostly: tuple[_Best, _Best], null: NullF1) -> dict[str, Any]:

@@ -265,6 +265,10 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
             score_edges = partial(edges_by_patching, clean=clean, codes=codes)
         scored = score_edges(model, pairs, scores, sites=members, batch_size=batch_size, progress=advance)
     edges, evidence = scored.edges, scored.evidence
+    proposed = None
+    if scores.probability is not None:  # the circuit before any check
+        heads = [f"a{layer}.h{head}" for layer, head in np.argwhere(scores.circuit()).tolist()]
+        proposed = Proposed(false_discovery_rate=FALSE_DISCOVERY_RATE, heads=heads)
     described = describe_model(model)
     return Run(
         model=described["spec"],
@@ -286,7 +290,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
         ],
         edges_are_counts=scored.counts,
         left_out=_left_out(readout, edges),
-        proposed=_proposed(scores),
+        proposed=proposed,
         recovery=_recovery(pairs, model, scores, search),
         settings=Settings(
             candidates=search.candidates,
@@ -357,14 +361,6 @@ def _left_out(readout: HeadReadout, edges: tuple[EdgeScore, ...]) -> list[str]:
             "need it and the tokens that heads raise are left out."
         )
     return sentences
-
-
-def _proposed(scores: Scores) -> Proposed | None:
-    """The circuit before any check, where the method tells how probable members are."""
-    if scores.probability is None:
-        return None
-    sites = [str(Site("attn", int(layer), int(head))) for layer, head in np.argwhere(scores.circuit())]
-    return Proposed(false_discovery_rate=FALSE_DISCOVERY_RATE, heads=sites)
 
 
 def _effects(checked: VerifiedHeads) -> dict[Site, dict]:

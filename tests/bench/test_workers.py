@@ -46,9 +46,8 @@ def assert_same(found: ExactEffects, wanted: ExactEffects, folder: Path) -> None
 def test_a_method_that_is_run_cell_by_cell_has_a_job_for_each(serial):
     folder, result = serial
     jobs = jobs_in(folder / "log.jsonl")
-    assert len(jobs) == len(set(jobs)) + len(TASKS), (
-        "each target is looked at again once its reference is there"
-    )
+    # each target is looked at again once its reference is there
+    assert len(jobs) == len(set(jobs)) + len(TASKS)
     assert {f"{TASK}, random: run", f"{TASK}, random: n4-seed1", f"{TASK}, random: stability"} <= set(jobs)
     assert f"{TASK}, attribution: n4-seed1" not in jobs
     assert {row["method"] for row in result["cells"]} == {YARDSTICK, "attribution", "random"}

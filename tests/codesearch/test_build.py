@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -77,10 +78,8 @@ def test_the_best_contexts_are_those_of_the_highest_margin_and_similarity(model,
                 x = x - codes[code]
     _agree(index, "a0.h2", taken)
 
-    half, codes = (
-        seen["m0"].flatten(0, 1)[:, 12:],
-        books["m0"].codes[1],
-    )  # the three most similar of the second half
+    # the three most similar of the second half
+    half, codes = seen["m0"].flatten(0, 1)[:, 12:], books["m0"].codes[1]
     taken = {code: [] for code in range(len(codes))}
     for x in half:
         best = cosine_similarity(x, codes, dim=-1).topk(4)
@@ -316,16 +315,12 @@ def test_parts_are_joined_to_the_same_index_bit_for_bit(
     monkeypatch.setattr(build, "PARTS", 12)
     there = save_books(model, text, books, tmp_path / "books")
     whole = build_index(model, there, text, tmp_path / "whole", batch_size=2)
-    options = {"batch_size": 2, "workers": workers}
-    if workers.serial:
-        for shard in (Shard(1, 2), Shard(2, 2)):
+    part = partial(build_parts, model, there, text, tmp_path / "ix", batch_size=2, workers=workers)
+    for shard in (Shard(1, 2), Shard(2, 2)) if workers.serial else (None,):
+        if shard is not None:
             with pytest.raises(_KilledError):
-                build_parts(
-                    model, there, text, tmp_path / "ix", shard=shard, stage=_killed_after(9), **options
-                )
-            build_parts(model, there, text, tmp_path / "ix", shard=shard, **options)
-    else:
-        build_parts(model, there, text, tmp_path / "ix", **options)
+                part(shard=shard, stage=_killed_after(9))
+        part(shard=shard)
     assert len(list((tmp_path / "ix" / WORK).glob("part-*"))) == 12
     monkeypatch.setattr(build, "_store", None)  # no batch is read when parts are joined
     joined = build_index(model, there, text, tmp_path / "ix", batch_size=2)

@@ -21,9 +21,8 @@ def model(tiny_model):
 def corpus(tmp_path):
     """Forty documents of a few words."""
     path = tmp_path / "corpus.txt"
-    path.write_text(
-        "\n\n".join(f"document number {i} tells of {i * 7 % 40}\nin two lines" for i in range(40))
-    )
+    documents = (f"document number {i} tells of {i * 7 % 40}\nin two lines" for i in range(40))
+    path.write_text("\n\n".join(documents))
     return str(path)
 
 
@@ -64,10 +63,9 @@ def test_blocks_are_in_the_order_of_their_seed_and_no_more_than_asked_for(model,
 def test_held_out_documents_never_train_whatever_the_seed_and_context(model, corpus):
     train, heldout = set(), set()
     for seed, context in ((0, 16), (1, 16), (2, 30)):
-        train |= documents(model, load_text(corpus, model, n_tokens=500, context=context, seed=seed))
-        heldout |= documents(
-            model, load_text(corpus, model, n_tokens=150, context=context, seed=seed, split="heldout")
-        )
+        options = {"context": context, "seed": seed}
+        train |= documents(model, load_text(corpus, model, n_tokens=500, **options))
+        heldout |= documents(model, load_text(corpus, model, n_tokens=150, split="heldout", **options))
     assert len(train) > 10 and len(heldout) > 2
     assert not train & heldout
     assert all(is_heldout(text) for text in heldout) and not any(is_heldout(text) for text in train)
