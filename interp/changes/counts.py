@@ -70,8 +70,8 @@ def _p(before: np.ndarray, after: np.ndarray, n: int, context: int) -> Float[np.
     n_blocks = -(-len(before) // context)
     block = np.broadcast_to(np.arange(len(before))[:, None] // context, before.shape)
 
-    def counted(ids: np.ndarray, where: np.ndarray) -> np.ndarray:
-        keys = ids[where].astype(np.int64) * n_blocks + block[where]
+    def counted(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        keys = ids[mask].astype(np.int64) * n_blocks + block[mask]
         return np.bincount(keys, minlength=n * n_blocks)
 
     change = counted(after, only_in(after, before)) - counted(before, only_in(before, after))

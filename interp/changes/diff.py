@@ -136,13 +136,13 @@ def diff(
 def check_comparable(base: Model, other: Model) -> None:
     """Refuse a model of another shape, or that reads text otherwise."""
     for name in ("n_layers", "n_heads", "d_model", "d_vocab"):
-        ours, theirs = (getattr(model.cfg, name) for model in (base, other))
-        if ours != theirs:
+        of_base, of_other = (getattr(model.cfg, name) for model in (base, other))
+        if of_base != of_other:
             raise InputError(
-                f"models of {name} {ours} and {theirs} cannot be compared: give one and its finetuned form"
+                f"models of {name} {of_base} and {of_other} cannot be compared: give one and its finetuned form"
             )
-    ours, theirs = (dict(model.original_model.named_parameters()) for model in (base, other))
-    if {name: p.shape for name, p in ours.items()} != {name: p.shape for name, p in theirs.items()}:
+    of_base, of_other = (dict(model.original_model.named_parameters()) for model in (base, other))
+    if {name: p.shape for name, p in of_base.items()} != {name: p.shape for name, p in of_other.items()}:
         raise InputError("models with weights of other names or shapes cannot be compared")
     vocabularies = (model.tokenizer.get_vocab() for model in (base, other))
     if next(vocabularies) != next(vocabularies):

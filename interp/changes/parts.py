@@ -63,11 +63,11 @@ def measure_parts(
     sizes = [size for size in TOGETHER if size < MEASURED] + [len(best)]
     with torch.no_grad(), stage("patching", 2 * len(best) + 4 * len(sizes)) as done:
 
-        def left(into: str, chosen: Sequence[Site], where: slice = slice(None)) -> float:
+        def left(into: str, chosen: Sequence[Site], positions: slice = slice(None)) -> float:
             """Share of the KL that goes when the other model's outputs stand at these sites."""
             done(1)
             other = "tuned" if into == "base" else "base"
-            patched = patched_log_p(sides[into].model, sides[other], chosen, where)
+            patched = patched_log_p(sides[into].model, sides[other], chosen, positions)
             rest = kl_between(says["tuned"], patched) if into == "base" else kl_between(patched, says["base"])
             return 1 - rest / whole
 

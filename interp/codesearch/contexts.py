@@ -98,11 +98,11 @@ def context_at(
     corpus = index.corpus
     begin = token - token % corpus.context
     first, end = max(begin, token - before), min(begin + corpus.context, token + after + 1)
-    here = np.arange(first, end)
-    active = np.zeros(len(here), bool)
+    tokens = np.arange(first, end)
+    active = np.zeros(len(tokens), bool)
     if book is not None and code is not None:
         index.layout.code(book, code)
-        active = (index.ids.rows(index.layout.number(book), here) == code).any(1)
+        active = (index.ids.rows(index.layout.number(book), tokens) == code).any(1)
     return CodeContext(
         token,
         int(corpus.document_of(np.array([token]))[0]),

@@ -460,13 +460,13 @@ def keep(index: CodeIndex, labels: Labels) -> list[Path]:
     """Write labels beside their index, and to its codebooks, where these are there, not the package's, and indexed as
     they were fitted."""
     paths, made = [index.folder / LABELS], index.manifest["books"]
-    where = made["folder"]
-    if where is not None and not Path(where).resolve().is_relative_to(PRETRAINED.resolve()):
+    folder = made["folder"]
+    if folder is not None and not Path(folder).resolve().is_relative_to(PRETRAINED.resolve()):
         with contextlib.suppress(InputError):  # they are away, or others
             index.codebooks()
-            whole = Codebooks.from_pretrained(Path(where))
+            whole = Codebooks.from_pretrained(Path(folder))
             if index.manifest["error_term"] and all(whole[b.site].config.k == b.k for b in index.books):
-                paths.append(Path(where) / LABELS)
+                paths.append(Path(folder) / LABELS)
     for path in paths:
         labels.save(path)
     return paths
@@ -511,7 +511,9 @@ def label_index(
     level = CoarseIndex(index, groups)
     coarse = _label(level, looking, model, seed, stage)
     coarse.about["variance"] = variance
-    coarse.about["bits"] = {book: [round(_entropy(of, book), 2) for of in (index, level)] for book in groups}
+    coarse.about["bits"] = {
+        book: [round(_entropy(at_level, book), 2) for at_level in (index, level)] for book in groups
+    }
     labels = _label(index, looking, model, seed, stage)
     columns = {**labels.columns, "coarse": np.concatenate(list(groups.values()))}
     return Labels(labels.about, labels.starts, columns, coarse)

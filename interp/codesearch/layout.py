@@ -73,8 +73,8 @@ class Layout:
         """Place of a book in the order; :class:`InputError` if there is none of this name."""
         if name not in self.numbers:
             names = [book.name for book in self.books]
-            some = ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:3])} … {names[-1]}"
-            raise InputError(f"no codebook {name!r} in this index: there are {some}")
+            known = ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:3])} … {names[-1]}"
+            raise InputError(f"no codebook {name!r} in this index: there are {known}")
         return self.numbers[name]
 
     def code(self, name: str, code: int) -> int:

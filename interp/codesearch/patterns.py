@@ -106,8 +106,8 @@ class Family:
     # of two that are as good the first is better: one token before a class that it makes up
     all: list[TokenVariable | Boolean]
 
-    def boolean(self, text: str, where: Bool[np.ndarray, " token"]) -> Boolean:
-        tokens = np.flatnonzero(where)
+    def boolean(self, text: str, holds: Bool[np.ndarray, " token"]) -> Boolean:
+        tokens = np.flatnonzero(holds)
         second = int(self.half[tokens].sum())
         return Boolean(text, tokens, (len(tokens) - second, second))
 

@@ -73,7 +73,7 @@ class ExplainedPairs:
             count = f"{explanation.kept:>3} heads at tokens restore {explanation.alone_kept.restored:z.0%}"
             lines.append(f"  {count:<36}{first} less {second}: {explanation.a!r:.70}")
         lines += [f"  and {n - _LINES} more"] * (n > _LINES)
-        lines += [f"  refused: {each.reason}" for each in self.refused[:1]]
+        lines += [f"  refused: {refusal.reason}" for refusal in self.refused[:1]]
         lines.append(f"{'kept head':<12}{'in':>4}{'share of the difference, mean':>33}{'interval':>16}")
         for head in self.heads[:_LINES]:
             shares = f"{head.share:>z33.0%}{f'{head.low:z.0%} to {head.high:z.0%}':>16}"

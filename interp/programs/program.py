@@ -398,5 +398,9 @@ def _meaning(coded: HeadCodebook, name: Sequence[Name]) -> Int[np.ndarray, " cod
 
 def _interchange(outcome: VariableSet) -> Interchange:
     answers = {name: value for name, value in answers_by_field(outcome).items() if not np.isnan(value)}
-    details: dict[str, Any] = {"variable": outcome.variable, "sites": list(map(str, outcome.slots)), "n": outcome.n}
+    details: dict[str, Any] = {
+        "variable": outcome.variable,
+        "sites": list(map(str, outcome.slots)),
+        "n": outcome.n,
+    }
     return Interchange(**details, metric_clean=outcome.metric_clean, **answers)

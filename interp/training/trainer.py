@@ -337,9 +337,9 @@ class Trainer:
 
     def _precision(self, tokens: Tensor) -> torch.autocast:
         """Of the model's products; codes and similarities are float32 all the same."""
-        where, wanted = tokens.device.type, self.config.precision
-        half = where == "cuda" if wanted == "auto" else wanted == "bfloat16"
-        return torch.autocast(where, torch.bfloat16, enabled=half)
+        device, wanted = tokens.device.type, self.config.precision
+        half = device == "cuda" if wanted == "auto" else wanted == "bfloat16"
+        return torch.autocast(device, torch.bfloat16, enabled=half)
 
     def _set_k(self, number: int) -> int:
         most = max(self.ks.values())
@@ -377,9 +377,9 @@ class Trainer:
         return float(torch.cat([book.counts.eq(0).flatten() for book in self.books.values()]).float().mean())
 
 
-def drawn_from(seed: int, what: str, number: int, device: torch.device | str = "cpu") -> torch.Generator:
+def drawn_from(seed: int, purpose: str, number: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator for one thing at one step: nothing but these numbers decides what it gives."""
-    digest = hashlib.sha256(f"{seed}:{what}:{number}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}:{purpose}:{number}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
 
 
