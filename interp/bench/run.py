@@ -277,7 +277,6 @@ class MethodCells:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why cells are missing."""
         if self.refused and not self.kept:
             return (next(iter(self.refused.values())),)
         return tuple(f"with {n} pairs: {why}" for n, why in sorted(self.refused.items()))
@@ -313,7 +312,6 @@ class BenchWorker:
         return {name: bench.cells_of(name) for name in (YARDSTICK, *self.plan.methods)}
 
     def find(self, target: BenchTarget, step: str, method: str, cells: Any, progress: Told) -> MethodCells:
-        """One of :class:`TargetBench`'s ``run``, ``run_cell`` and ``stability``."""
         bench = self.bench(target, progress.say)
         assert isinstance(bench, TargetBench)
         return getattr(bench, step)(method, cells, progress.share)

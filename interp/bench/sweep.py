@@ -52,7 +52,6 @@ class Discovery:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
         parts = [self.task, *([self.model] if self.model != self.task else []), self.method]
         kept = ["".join(c if c.isalnum() or c in "-_." else "-" for c in part) for part in parts]
         return "--".join([*kept, f"seed{self.seed}"])

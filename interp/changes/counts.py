@@ -50,7 +50,6 @@ class Counts:
 
 
 def count_codes(base: Reading, tuned: Reading, n_codes: dict[str, int], context: int) -> Counts:
-    """Compare two readings of the same text, stretch by stretch of ``context`` tokens."""
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("base", "tuned", "p")}
     starts, total = {}, 0
     for name, n in n_codes.items():

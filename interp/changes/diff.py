@@ -134,7 +134,6 @@ def diff(
 
 
 def check_comparable(base: Model, other: Model) -> None:
-    """Refuse a model of another shape, or that reads text otherwise."""
     for name in ("n_layers", "n_heads", "d_model", "d_vocab"):
         of_base, of_other = (getattr(model.cfg, name) for model in (base, other))
         if of_base != of_other:

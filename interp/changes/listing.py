@@ -104,7 +104,6 @@ class Listing:
         self.moved = self.compared(tuned)
 
     def compared(self, other: Reading) -> Moved:
-        """The codes of another model at words."""
         return codes_at_words(self.base, other, self.n_codes, self.word, self.corpus.context)
 
     def _pieces(self, first: int, end: int) -> str:

@@ -160,7 +160,6 @@ class CoarseIndex(CodeIndex):
         return f"{book}={code}.{ALL}"
 
     def members(self, book: str, code: int) -> list[int]:
-        """The codes that a coarse code is made of."""
         self.layout.code(book, code)
         return np.flatnonzero(self.groups[book] == code).tolist()
 

@@ -113,7 +113,6 @@ def context_at(
 
 
 def spaced(tokens: Int[np.ndarray, " token"], n: int) -> Int[np.ndarray, " n"]:
-    """At most n of them, evenly spaced."""
     if len(tokens) <= n:
         return tokens
     return tokens[np.linspace(0, len(tokens) - 1, n).astype(np.int64)]

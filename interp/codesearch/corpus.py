@@ -49,12 +49,10 @@ class Corpus:
 
     @cached_property
     def starts(self) -> Int[np.ndarray, " token"]:
-        """Where each token begins in :attr:`text`."""
         return np.concatenate([[0], self.ends[:-1]])
 
     @cached_property
     def token_counts(self) -> Int[np.ndarray, " d_vocab"]:
-        """How often each token of the vocabulary occurs."""
         return np.bincount(self.tokens, minlength=len(self.special))
 
     @cached_property
@@ -66,7 +64,6 @@ class Corpus:
         return np.searchsorted(self.documents, tokens, side="right") - 1
 
     def document_lengths(self) -> Int[np.ndarray, " document"]:
-        """Tokens of each document."""
         return np.diff(self.documents, append=len(self.tokens))
 
     def _check(self, tokens: Sequence[int] | Shaped[np.ndarray, " n"]) -> None:

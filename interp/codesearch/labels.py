@@ -171,7 +171,6 @@ def _bits(share: np.ndarray, of_all: np.ndarray | float) -> Float[np.ndarray, " 
 
 
 def _runs(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " run"]:
-    """Where each run of equal values begins."""
     return np.flatnonzero(np.diff(values, prepend=-1))
 
 
@@ -283,7 +282,6 @@ class Labels:
         return f"{book}={self.groups[book][code]}.{code}" if book in self.groups else code_name(book, code)
 
     def coarse_of(self, book: str, code: int) -> Label | None:
-        """The label of the coarse code that a code belongs to."""
         if self.coarse is None or book not in self.groups:
             return None
         return self.coarse.of(book, int(self.groups[book][code]))
@@ -302,7 +300,6 @@ class Labels:
 
     @cached_property
     def _by_f1(self) -> list[tuple[str, int, str]]:
-        """Book, id and label of every code, by falling F1."""
         names = [(name, code) for name, (_, n) in self.starts.items() for code in range(n)]
         rows = np.argsort(-self.columns["f1"], kind="stable").tolist()
         return [(*names[row], self.columns["text"][row]) for row in rows]
@@ -403,7 +400,6 @@ class Labels:
 
     @classmethod
     def _of(cls, table: "pa.Table", about: dict[str, Any], coarse: "Labels | None" = None) -> "Labels":
-        """One level of a file's table."""
         import pyarrow as pa
 
         def words_of(name: str) -> "pa.DictionaryArray":
@@ -527,7 +523,6 @@ def _entropy(index: CodeIndex, book: str) -> float:
 
 
 def _label(index: CodeIndex, looking: LookPatterns, model: Model | None, seed: int, stage: Stage) -> Labels:
-    """Label the codes of an index at one level."""
     half, rng = looking.standing.half, np.random.default_rng(seed)
     firsts = {book.site: number for number, book in reversed(list(enumerate(index.books)))}
     random: dict[str, _Best] = {}
@@ -617,7 +612,6 @@ def null_f1(fired: np.ndarray, f1: np.ndarray) -> NullF1:
 
 
 def _columns(patterns: Family, best_mostly: tuple[_Best, _Best], null: NullF1) -> dict[str, Any]:
-    """What is kept of one book's codes."""
     best, mostly = best_mostly
     fired, random = best.fired, null(best.fired)
     held = _bits(mostly.hits / np.maximum(fired, 1), mostly.tokens / max(patterns.sizes[1], 1))

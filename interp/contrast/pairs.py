@@ -61,7 +61,6 @@ class ExplainedPairs:
         return asdict(self) | {"explanations": [explanation.as_json() for explanation in self.explanations]}
 
     def text(self) -> str:
-        """At most 26 lines."""
         n, refused = len(self.explanations), len(self.refused)
         sparse = [explanation.kept for explanation in self.explanations if explanation.sparse]
         lines = [

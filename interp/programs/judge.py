@@ -73,7 +73,6 @@ class Judge:
         self._clean_top = runner.run(np.arange(len(judged)), [unchanged], every_token=True).top
 
     def entry(self, entry: Interchange) -> Interchange:
-        """One entry with its controls and accuracies."""
         sites, names = {*entry.sites}, entry.variable.split(" + ")
         if not {*names} <= self.named.keys():
             return entry
@@ -198,7 +197,6 @@ class Judge:
 
 
 def _among(tokens: Int[np.ndarray, " row"], accepted: Sequence[frozenset[int]]) -> Bool[np.ndarray, " row"]:
-    """Whether each token is one of those accepted in its row."""
     return np.array([token in row for token, row in zip(tokens, accepted, strict=True)])
 
 

@@ -113,7 +113,6 @@ class CircuitSearch:
             self.reference, self.own_reference = str(self.reference), ExactEffects.load(self.reference)
 
     def _config(self) -> Any:
-        """The method's config, with what every method may have."""
         method, config = self.method, {} if self.config is None else self.config
         if isinstance(config, Mapping):
             for key in ("threshold", "batch_size", "mlps"):
@@ -340,7 +339,6 @@ def default_model(task: Task) -> str:
 
 @contextlib.contextmanager
 def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Notes the wall time of a stage."""
     begin = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - begin
@@ -351,7 +349,6 @@ def _metric(pairs: PromptPairs, clean: float, corrupt: float) -> Metric:
 
 
 def _left_out(readout: HeadReadout, edges: tuple[EdgeScore, ...]) -> list[str]:
-    """Why parts of the run are missing, a sentence each."""
     residual_writes, sentences = readout.residual_writes, []
     if not residual_writes.has_edges and not edges:
         sentences.append(f"No edges were scored for this model: {residual_writes.why_no_edges}.")
@@ -405,7 +402,6 @@ CHANGES = 8
 
 
 def _member(model: Model, site: Site, readout: HeadReadout, codes: RoleCodes | None, scores: Scores) -> dict:
-    """What is kept of a head that is a member."""
     assert site.head is not None
     at = site.layer, site.head
     details: dict[str, Any] = {"evidence": (evidence := scores.evidence.get(str(site)))}

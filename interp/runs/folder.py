@@ -48,7 +48,6 @@ _CONTENTS = {RESULT, ARRAYS, TABLE, *PROMPTS, REFERENCE, VALIDITY, REPORT}
 
 
 def save_run(run: Run, folder: Path | str, *, report: str | None = None, overwrite: bool = False) -> Path:
-    """:meth:`~interp.runs.run.Run.save`."""
     folder = Path(folder)
     check_destination(folder, run.request, overwrite=overwrite)
     place = Path(os.path.realpath(folder))  # of a link what it leads to is replaced
@@ -64,7 +63,6 @@ def save_new_run(run: Run, parent: Path, name: str, *, report: str | None = None
 
 
 def save_validity(run: Run, folder: Path | str) -> Path:
-    """Write the card beside the run, in place of an earlier one."""
     assert run.validity is not None
     path = Path(folder) / VALIDITY
     write_text(path, run.validity.model_dump_json(indent=1) + "\n")
@@ -77,7 +75,6 @@ def save_judged(run: Run, folder: Path | str) -> None:
 
 
 def load_run(folder: Path | str) -> Run:
-    """Read a run folder, or say in one line what is wrong with it."""
     folder = Path(folder)
     if not (folder / RESULT).is_file():
         raise InputError(
@@ -221,7 +218,6 @@ def _replace(finished: Path, folder: Path) -> None:
 
 
 def _numbered(folder: Path) -> Iterator[Path]:
-    """``folder``, ``folder-2``, ``folder-3``, …"""
     yield folder
     yield from (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
 
@@ -231,7 +227,6 @@ def _is_free(folder: Path, request: Mapping[str, Any]) -> bool:
 
 
 def _read(path: Path, reader: Callable[[Path], Any], name: str, remedy: str) -> Any:
-    """What a file holds, or in one line why it cannot be read."""
     try:
         return reader(readable(path))
     except OSError as error:

@@ -26,7 +26,6 @@ def opened(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a text alone."""
     check_unicode(text)
     return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 

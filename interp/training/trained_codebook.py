@@ -97,7 +97,6 @@ class TrainedCodebook(CodebookWrapper):
         self._decoded: Tensor
 
     def set_k(self, k: int) -> None:
-        """From now on k codes per vector."""
         if k != self.config.k:
             self.book.config = replace(self.book.config, k=k)
 
