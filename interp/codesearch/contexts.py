@@ -65,16 +65,14 @@ def code_contexts(
     return [replace(context, similarity=similar, margin=margin) for context, similar, margin in strengths]
 
 
-def match_contexts(
-    index: CodeIndex, matches: Matches, n: int = 10, *, before: int = 16, after: int = 16
-) -> list[CodeContext]:
+def match_contexts(index: CodeIndex, matches: Matches, n: int = 10) -> list[CodeContext]:
     """Matches of a search, evenly spaced, in the contexts of their first tokens; active is what lies in a match."""
     inside = np.zeros(index.n_tokens, bool)
     inside[matches.tokens] = True
     firsts = matches.tokens[np.flatnonzero(np.diff(matches.match, prepend=-1))]
     contexts = []
     for token in spaced(firsts, n).tolist():
-        context = context_at(index, token, before=before, after=after)
+        context = context_at(index, token, after=16)
         first = token - context.focus
         contexts.append(replace(context, active=inside[first : first + len(context.pieces)].tolist()))
     return contexts

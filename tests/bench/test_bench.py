@@ -178,19 +178,15 @@ def test_what_is_damaged_is_done_again_with_a_line_saying_so(copied, finished, f
     assert [line for line in said if "again" in line] == [f"{path} is damaged: done again"]
 
 
-def test_cells_of_other_settings_are_not_mistaken_for_these(copied):
-    said: list[str] = []
-    other = run_bench(plan(held_out=4), copied, say=said.append)
-    redone = [line for line in said if "other settings (held_out)" in line]
+def test_cells_of_other_settings_or_an_older_version_are_done_again(copied, monkeypatch):
+    lines: list[str] = []
+    assert run_bench(plan(held_out=4), copied, say=lines.append)["plan"]["held_out"] == 4
+    redone = [line for line in lines if "other settings (held_out)" in line]
     assert len(redone) == 3 * 2  # of the fewest pairs, whose circuits are run alone
-    assert other["plan"]["held_out"] == 4
-
-
-def test_cells_of_an_older_version_of_a_method_are_done_again(copied, monkeypatch):
     monkeypatch.setattr("interp.scores.eap.eap", replace(load_method("eap"), version=7))
-    said: list[str] = []
-    run_bench(plan(), copied, say=said.append)
-    redone = [line for line in said if "was made with other settings" in line]
+    lines.clear()
+    run_bench(plan(held_out=4), copied, say=lines.append)
+    redone = [line for line in lines if "was made with other settings" in line]
     assert redone and all(f"{FOLDER}/eap/" in line for line in redone)
 
 

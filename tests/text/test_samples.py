@@ -10,8 +10,7 @@ from interp.app.codes.build import TOKENS
 from interp.errors import InputError
 from interp.models import load_model
 from interp.models.hooks import hooked
-from interp.steering.continuations import continue_prompts, encode_prompts
-from interp.steering.texts import tokenize
+from interp.steering.continuations import continue_prompts
 from interp.text import load_text
 from interp.text.sources import BATCH, ModelSamples
 from interp.text.special import ends, until_end
@@ -108,13 +107,6 @@ def test_a_model_that_names_no_end_has_the_tokenizer_s_or_none(tiny_model):
     assert model.tokenizer.eos_token_id in ends(model)
     nameless = SimpleNamespace(cfg=SimpleNamespace(), tokenizer=SimpleNamespace(eos_token_id=None))
     assert until_end([1, 2], ends(nameless)) == [1, 2]
-
-
-def test_half_of_a_surrogate_pair_is_a_line(tiny_model):
-    model = tiny_model("llama")
-    for read in (lambda text: encode_prompts(model, [text]), lambda text: tokenize(model, [text])):
-        with pytest.raises(InputError, match="character 4 .* half of a surrogate pair"):
-            read("John\udcff went")
 
 
 @pytest.mark.slow
