@@ -22,23 +22,17 @@ BEFORE, AFTER = 12, 6
 
 @dataclass(frozen=True)
 class ChangedContext:
-    """A token of the text, and what either model says next.
+    """A token of the text, and what either model says next."""
 
-    Attributes:
-        text: the tokens before it and itself; ``after`` those that follow.
-        position: of the token in the text that was read.
-        base, tuned: what the models like best as the next token.
-        alike: other tokens of the text with the same token and the same answers.
-    """
-
-    text: str
+    text: str  # the tokens before it and itself; `after` those that follow
     after: str
     token: str
     kl: float
-    position: int
+    position: int  # of the token in the text that was read
+    # base, tuned: what the models like best as the next token
     base: str
     tuned: str
-    alike: int = 0
+    alike: int = 0  # other tokens of the text with the same token and the same answers
 
 
 @dataclass(frozen=True)
