@@ -488,6 +488,8 @@ def label_index(
 ) -> Labels:
     """Label every code of an index, and every coarse one; :class:`InputError` for a corpus of one document. ``model``:
     the index's own, that tells what codes write; codebooks must be at hand then."""
+    from scipy.stats import entropy  # half a second
+
     looking = LookPatterns(Patterns(index.corpus, seed=seed))
     with stage("merging codes", len(index.books)) as done:
         groups, variance = dict[str, np.ndarray](), dict[str, float]()
@@ -506,20 +508,13 @@ def label_index(
             done(1)
     level = CoarseIndex(index, groups)
     coarse = _label(level, looking, model, seed, stage)
-    coarse.about["variance"] = variance
-    coarse.about["bits"] = {
-        book: [round(_entropy(at_level, book), 2) for at_level in (index, level)] for book in groups
-    }
+    coarse.about |= {"variance": variance, "bits": {}}
+    for name in groups:
+        counts = (at_level.counts_of(name) for at_level in (index, level))
+        coarse.about["bits"][name] = [round(float(entropy(count, base=2)), 2) for count in counts]
     labels = _label(index, looking, model, seed, stage)
     columns = {**labels.columns, "coarse": np.concatenate(list(groups.values()))}
     return Labels(labels.about, labels.starts, columns, coarse)
-
-
-def _entropy(index: CodeIndex, book: str) -> float:
-    """Bits that the codes of a book carry a token, were each chosen by itself."""
-    counts = index.counts_of(book)
-    share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log2(share)).sum())
 
 
 def _label(index: CodeIndex, looking: LookPatterns, model: Model | None, seed: int, stage: Stage) -> Labels:

@@ -176,7 +176,11 @@ def _written(run: Run, folder: Path, report: str | None) -> Iterator[Path]:
         finished.mkdir()
         write_text(finished / RESULT, run.model_dump_json(indent=1) + "\n")
         with atomic_path(finished / ARRAYS) as path:
-            arrays = run.arrays | _book_arrays(run.program)
+            books = {} if run.program is None else run.program.books
+            tensors = {
+                f"{name} {slot}": book.tensors()[name] for slot, book in books.items() for name in _BOOK
+            }
+            arrays = run.arrays | {name: tensor.detach().numpy() for name, tensor in tensors.items()}
             save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
         write_text(finished / TABLE, heads_csv(run))
         if run.own_reference is not None:
@@ -270,11 +274,6 @@ def _fill_arrays(run: Run, path: Path) -> None:
 
 _BOOK = ("codes", "counts", "metric")
 """The tensors of a slot's codebook; each lies under its name and the slot's among the arrays."""
-
-
-def _book_arrays(program: Program | None) -> dict[str, np.ndarray]:
-    slots = () if program is None else program.books.items()
-    return {f"{name} {s}": book.tensors()[name].detach().numpy() for s, book in slots for name in _BOOK}
 
 
 def _pop_books(arrays: dict[str, np.ndarray], program: Program) -> dict[str, MetricCodebook]:

@@ -65,10 +65,10 @@ def test_a_bench_on_workers_leaves_the_same_files(serial, tmp_path):
 
 def test_shards_of_a_bench_wait_for_references_and_are_gathered(serial, tmp_path):
     folder, wanted = serial
-    both = [Shard(1, 2), Shard(2, 2)]
+    shards = [Shard(1, 2), Shard(2, 2)]
     said: dict[str, list[str]] = {"first": [], "second": []}
     for round_, lines in said.items():
-        for shard in both:
+        for shard in shards:
             whole = plan(**PLAN)
             assert run_bench(whole, tmp_path, shard=shard, say=lines.append) is None, round_
     waited = [line for line in said["first"] if "waits for the parts of its reference" in line]

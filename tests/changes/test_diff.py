@@ -143,10 +143,12 @@ def test_workers_read_what_one_process_reads(case, monkeypatch):
     with pytest.raises(InputError, match="was changed after it was loaded"):
         diff(base, tuned, blocks, codebooks=books, patches=False, workers=ray)
     tuned = load_model(str(folder / "tuned"))
-    here, there = (diff(base, tuned, blocks, codebooks=books, workers=workers) for workers in (SERIAL, ray))
-    assert here.kl > 0.01 and here.codes and here.undo
-    here, there = (json.dumps(replace(result, seconds={}).as_json()) for result in (here, there))
-    assert here == there
+    serial, on_ray = (
+        diff(base, tuned, blocks, codebooks=books, workers=workers) for workers in (SERIAL, ray)
+    )
+    assert serial.kl > 0.01 and serial.codes and serial.undo
+    serial, on_ray = (json.dumps(replace(result, seconds={}).as_json()) for result in (serial, on_ray))
+    assert serial == on_ray
 
 
 def test_outputs_of_all_sites_make_one_model_of_the_other(case):
@@ -168,9 +170,9 @@ def test_another_output_matrix_counts_with_its_head(case):
     tokens = case[3].tokens[:4]
     changed = load_model(str(case[5] / "tuned"))
     with torch.no_grad():
-        own = dict(base.original_model.named_parameters())
+        weights = dict(base.original_model.named_parameters())
         for name, weight in changed.original_model.named_parameters():
-            weight.copy_(own[name])
+            weight.copy_(weights[name])
         width = base.cfg.d_head
         changed.original_model.model.layers[1].self_attn.o_proj.weight[:, :width] *= -1
     assert first_difference(base, changed) == 1
@@ -223,8 +225,8 @@ def test_a_code_at_a_word_stands_out_from_what_moves_everywhere():
     base, drifted, tuned = (Reading({"m0": ids}) for ids in (before, after, trait))
     nothing, found = (codes_at_words(base, one, {"m0": 6}, words, 20) for one in (drifted, tuned))
     assert not (nothing.q <= 0.05).any()
-    told = found.q <= 0.05
-    assert set(zip(found.word[told], found.row[told], strict=True)) == {(7, 5)}
+    significant = found.q <= 0.05
+    assert set(zip(found.word[significant], found.row[significant], strict=True)) == {(7, 5)}
     # counted and expected by hand
     block = np.arange(len(words)) // 20
     firsts = [i for b in range(200) for i in np.flatnonzero((block == b) & (words == 7))[:1].tolist()]
@@ -269,15 +271,15 @@ def test_codes_are_set_back_and_put_in(case):
     assert (plain == 3).any()
     with edited(tuned, books, set_back([change])) as attached:
         tuned(tokens)
-        now = attached.ids["a0"][:, :, 2].reshape(-1, 1).numpy()
-    assert (now == np.where(plain == 3, 5, plain)).all()
+        edited_ids = attached.ids["a0"][:, :, 2].reshape(-1, 1).numpy()
+    assert (edited_ids == np.where(plain == 3, 5, plain)).all()
     ((edit, gate),) = put_in([change])
     assert edit == SetCode("a0.h2", 3)
     with edited(base, books, put_in([change])) as attached:
         base(tokens)
-        now = attached.ids["a0"][:, :, 2]
+        edited_ids = attached.ids["a0"][:, :, 2]
     mary = [base.tokenizer.decode([token]).strip() == "Mary" for token in tokens.flatten().tolist()]
-    assert any(mary) and (now.flatten()[torch.tensor(mary)] == 3).all()
+    assert any(mary) and (edited_ids.flatten()[torch.tensor(mary)] == 3).all()
     assert gate.startswith("token:")
 
 

@@ -54,9 +54,9 @@ def test_ids_counts_and_positions_are_those_of_the_attached_model(index, expecte
             assert set(ours) - {-1} == set(theirs) - {-1}
             assert len(set(ours) - {-1}) == sum(code >= 0 for code in ours)  # each code once
         for code in range(book.n_codes):
-            there = np.flatnonzero((expected[book.name] == code).any(1))
-            assert index.count(book.name, code) == len(there)
-            np.testing.assert_array_equal(index.positions(book.name, code), there)
+            tokens = np.flatnonzero((expected[book.name] == code).any(1))
+            assert index.count(book.name, code) == len(tokens)
+            np.testing.assert_array_equal(index.positions(book.name, code), tokens)
 
 
 def test_the_best_contexts_are_those_of_the_highest_margin_and_similarity(model, text, books, index):
@@ -280,8 +280,8 @@ def test_documents_of_two_sources_are_whole(model, books, tmp_path):
 
 
 def test_an_index_is_told_where_its_codebooks_have_moved_to(model, text, books, index, copy, tmp_path):
-    there = Codebooks(tmp_path / "books", {"sites": list(books)}, books)
-    moved = CodeIndex.build(model, there, text, copy)
+    stored = Codebooks(tmp_path / "books", {"sites": list(books)}, books)
+    moved = CodeIndex.build(model, stored, text, copy)
     assert moved.manifest["books"]["folder"] == str(tmp_path / "books")
     assert CodeIndex.open(copy).manifest == {**index.manifest, "books": moved.manifest["books"]}
     assert build_index(model, books, text, copy).manifest == moved.manifest  # not told, not forgotten
@@ -313,9 +313,9 @@ def test_parts_are_joined_to_the_same_index_bit_for_bit(
     if not workers.serial:
         request.getfixturevalue("ray_cluster")
     monkeypatch.setattr(build, "PARTS", 12)
-    there = save_books(model, text, books, tmp_path / "books")
-    whole = build_index(model, there, text, tmp_path / "whole", batch_size=2)
-    part = partial(build_parts, model, there, text, tmp_path / "ix", batch_size=2, workers=workers)
+    stored = save_books(model, text, books, tmp_path / "books")
+    whole = build_index(model, stored, text, tmp_path / "whole", batch_size=2)
+    part = partial(build_parts, model, stored, text, tmp_path / "ix", batch_size=2, workers=workers)
     for shard in (Shard(1, 2), Shard(2, 2)) if workers.serial else (None,):
         if shard is not None:
             with pytest.raises(_KilledError):
@@ -323,7 +323,7 @@ def test_parts_are_joined_to_the_same_index_bit_for_bit(
         part(shard=shard)
     assert len(list((tmp_path / "ix" / WORK).glob("part-*"))) == 12
     monkeypatch.setattr(build, "_store", None)  # no batch is read when parts are joined
-    joined = build_index(model, there, text, tmp_path / "ix", batch_size=2)
+    joined = build_index(model, stored, text, tmp_path / "ix", batch_size=2)
     found, wanted = ({n: t for n, t in tree(i.folder).items() if n != "log.jsonl"} for i in (joined, whole))
     assert found.keys() - {"log-1-of-2.jsonl", "log-2-of-2.jsonl"} == wanted.keys()
     assert all(found[name] == content for name, content in wanted.items())

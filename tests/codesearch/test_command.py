@@ -59,7 +59,7 @@ def test_build_info_search(command, model, text, books, tmp_path, text_file, tin
 def test_labels_lie_beside_the_index_and_the_codebooks_and_are_shown(
     command, model, text, books, tmp_path, text_file, tiny_model_folder
 ):
-    own = save_books(model, text, books, tmp_path / "books")
+    stored = save_books(model, text, books, tmp_path / "books")
     words = ["--model", str(tiny_model_folder("llama")), "--codebooks", "books", "--data", str(text_file)]
     assert command("index", "build", *words, "--tokens", "4000", "--out", "ix", "--context", "40").code == 0
     page = command("index", "search", "ix", "--code", "a0.h1=3")
@@ -67,8 +67,8 @@ def test_labels_lie_beside_the_index_and_the_codebooks_and_are_shown(
     labelled = command("index", "label", "ix")
     assert labelled.code == 0, labelled.err
     assert "F1 ≥ .5" in labelled.out and labelled.out.count("saved") == 2
-    labels = labels_of(own)
-    assert labels is not None and labels.about["books"] == own.fingerprint
+    labels = labels_of(stored)
+    assert labels is not None and labels.about["books"] == stored.fingerprint
     assert (labels_of(CodeIndex.open("ix")).columns["text"] == labels.columns["text"]).all()
     page = command("index", "search", "ix", "--code", "a0.h1=3")
     assert f"label    {code_label(labels, 'a0.h1', 3)}" in page.out

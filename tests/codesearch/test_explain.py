@@ -108,11 +108,11 @@ def server():
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             seen.append((self.headers.get("Authorization"), asked["model"]))
-            said = {"choices": [{"message": {"content": reader(asked["messages"][0]["content"])}}]}
+            answer = {"choices": [{"message": {"content": reader(asked["messages"][0]["content"])}}]}
             wrong = self.path.startswith("/wrong")
             self.send_response(401 if self.path.startswith("/closed") else 200)
             self.end_headers()
-            self.wfile.write(json.dumps([] if wrong else said).encode())
+            self.wfile.write(json.dumps([] if wrong else answer).encode())
 
         def log_message(self, *_words) -> None:
             pass

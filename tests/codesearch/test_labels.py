@@ -177,11 +177,11 @@ def test_what_a_head_looks_at_names_its_codes_where_that_tells_more(looking):
 
 def test_where_a_head_looks_is_counted_on_the_second_half(looking):
     looks = looking.about["looks"]["a0.h0"]
-    of = dict(zip(RELATIONS, looks["tokens"], strict=True))
+    share_of = dict(zip(RELATIONS, looks["tokens"], strict=True))
     # of a place t, one of t + 1 is the token itself, and one the first of the block
     expected = np.mean(1 / np.arange(1, CONTEXT + 1))
-    assert abs(of["itself"] - expected) < 0.01
-    assert abs(of["the first token"] - (expected - 1 / CONTEXT)) < 0.01
+    assert abs(share_of["itself"] - expected) < 0.01
+    assert abs(share_of["the first token"] - (expected - 1 / CONTEXT)) < 0.01
     assert abs(sum(looks["tokens"]) - 1) < 0.01
     assert abs(sum(looks["weight"]) - (PARTS - 0.5) / PARTS) < 0.01
 

@@ -81,9 +81,9 @@ def test_what_a_code_writes_is_judged_by_the_tokens_that_follow(index, model):
         centred = vectors - (count @ vectors) / count.sum()
         logits = (final.norm.direction(centred) @ final.unembedding).numpy()
         after = np.roll(tokens, -1)
-        there = place < corpus.context - 1
-        ids[there & (logits[0, after] > np.quantile(logits[0, tokens], 0.9))] = 0
-        ids[there & (logits[1, after] < np.quantile(logits[1, tokens], 0.1))] = 1
+        followed = place < corpus.context - 1
+        ids[followed & (logits[0, after] > np.quantile(logits[0, tokens], 0.9))] = 0
+        ids[followed & (logits[1, after] < np.quantile(logits[1, tokens], 0.1))] = 1
     words, gain = writes(index, model, "a0.h1", ids, half)
     assert words[0].startswith("raises") and gain[0] > 1
     assert words[1].startswith("lowers") and gain[1] < -1

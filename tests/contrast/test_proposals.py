@@ -190,6 +190,6 @@ def _share(explanation, site):
 @pytest.mark.usefixtures("ray_cluster")
 def test_pairs_are_explained_the_same_on_workers():
     name, places = "planted-inhibition", (SERIAL, Workers("ray"))
-    here, there = (why_pairs(name, name, n=3, workers=workers).as_json() for workers in places)
-    assert len(here["explanations"]) == 3
-    assert json.dumps(here) == json.dumps(there)
+    serial, on_ray = (why_pairs(name, name, n=3, workers=workers).as_json() for workers in places)
+    assert len(serial["explanations"]) == 3
+    assert json.dumps(serial) == json.dumps(on_ray)

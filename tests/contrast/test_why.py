@@ -178,10 +178,10 @@ def test_shares_are_those_of_whole_forwards(family, added, mlps, tiny_model):
     assert arms[0].sum() == 2 * n_live, "layers × changed tokens"
     log_p = [hooked.alone(arm, first) for arm in arms]
     nothing, whole = hooked.metric(log_p[0]), kl(hooked.log_p, hooked.log_q)
-    for (restored, removed), mine in zip(context.shares(arms, mlps=mlps).T, log_p, strict=True):
-        share = (hooked.metric(mine) - nothing) / (hooked.at_a - nothing)
+    for (restored, removed), of_arm in zip(context.shares(arms, mlps=mlps).T, log_p, strict=True):
+        share = (hooked.metric(of_arm) - nothing) / (hooked.at_a - nothing)
         assert restored == pytest.approx(share, abs=1e-3)
-        assert removed == pytest.approx(1 - kl(hooked.log_p, mine) / whole, abs=1e-3)
+        assert removed == pytest.approx(1 - kl(hooked.log_p, of_arm) / whole, abs=1e-3)
     assert np.ptp(context.shares(arms, mlps=mlps)[0]) > 0.5
     nodes = context.nodes(rng.permutation(arms[0].size)[:6])
     effects, _ = context.node_effects(nodes)

@@ -48,22 +48,24 @@ def test_a_written_program_runs_and_its_nulls_do_not(run):
 def test_what_runs_alone_is_what_hooks_say(run, pairs):
     model, _ = planted(NAME, 1)
     execution = Execution(run.program, SlotRunner.of(model, pairs))
-    everyone = np.arange(len(pairs))
+    rows = np.arange(len(pairs))
     arms = [[], execution._arm("program"), execution._arm("program", wrong=execution.groups[0])]
-    metric, _ = execution._run(arms, everyone)
+    metric, _ = execution._run(arms, rows)
     assert np.ptp(metric, axis=0).min() > 0.5
-    for pair, row in zip(pairs, everyone, strict=True):
+    for pair, row in zip(pairs, rows, strict=True):
         with torch.no_grad():
             _, corrupt = model.run_with_cache(torch.tensor([pair.corrupt_tokens]))
-        for arm, each in zip(arms, metric, strict=True):
+        for arm, values in zip(arms, metric, strict=True):
 
             def hold(name, arm=arm, corrupt=corrupt, pair=pair, row=row):
                 def hook(z, **_):
                     held = corrupt[name].clone()
-                    for coded, how in arm:
+                    for coded, content in arm:
                         if coded.slot.site.hook == name:
                             at = 0, pair.positions[coded.role], coded.slot.site.head
-                            held[at] = z[at] if how is None else execution.values(coded, how, everyone)[row]
+                            held[at] = (
+                                z[at] if content is None else execution.values(coded, content, rows)[row]
+                            )
                     return held
 
                 return name, hook
@@ -72,7 +74,7 @@ def test_what_runs_alone_is_what_hooks_say(run, pairs):
             with torch.no_grad():
                 logits = model.run_with_hooks(torch.tensor([pair.clean_tokens]), fwd_hooks=hooks)[0, -1]
             expected = logits[list(pair.answers)].mean() - logits[list(pair.wrong_answers)].mean()
-            assert each[row] == pytest.approx(float(expected), abs=1e-3)
+            assert values[row] == pytest.approx(float(expected), abs=1e-3)
 
 
 def test_a_loaded_run_executes_its_program_and_a_false_one_shows(run, pairs, tmp_path):

@@ -64,16 +64,18 @@ def test_a_run_speaks_of_codes_of_its_program_alone(run):
     model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
     pairs = task.sample(model.tokenizer, 40)
     z, _ = read_slots(model, pairs, [one.slot for one in run.program.slots])
-    codes = {slot: run.program.books[str(slot)].encode(of).ids[..., 0].numpy() for slot, of in z.items()}
-    told = 0
+    codes = {
+        slot: run.program.books[str(slot)].encode(values).ids[..., 0].numpy() for slot, values in z.items()
+    }
+    n_changes = 0
     for part in run.members:
         assert part.codes is None, "a code of a slot says nothing at another role"
         for change in part.evidence.changes:
             clean, corrupt = codes[HeadAtRole.of(part.site, change.role)]
-            both = (clean == change.clean) & (corrupt == change.corrupt)
-            assert both.mean() == pytest.approx(change.share) and both.any()
-            told += 1
-    assert told > 4 and run.settings.codes == {"source": "program"}
+            same = (clean == change.clean) & (corrupt == change.corrupt)
+            assert same.mean() == pytest.approx(change.share) and same.any()
+            n_changes += 1
+    assert n_changes > 4 and run.settings.codes == {"source": "program"}
     carried = {(e.sender, e.receiver): e for e in run.edges if abs(e.score) > 0.02}
     assert carried["a0.h1", "a1.h2"].codes == pytest.approx(carried["a0.h1", "a1.h2"].attribution, rel=0.2)
 
@@ -160,13 +162,13 @@ def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass():
 def test_every_code_is_met_by_enough_prompts(metric):
     generator = torch.Generator().manual_seed(0)
     centres = 5 * torch.randn(6, 8, generator=generator)
-    said = torch.stack([torch.arange(120) % 6, (torch.arange(120) // 6) % 6])
-    z = centres[said] + 0.1 * torch.randn(2, 120, 8, generator=generator)
+    value = torch.stack([torch.arange(120) % 6, (torch.arange(120) // 6) % 6])
+    z = centres[value] + 0.1 * torch.randn(2, 120, 8, generator=generator)
     z[0, :2] += 50
     book = fit_few(z, 12, metric)
     assert isinstance(book, Codebook) and int(book.counts.min()) >= LEAST
     codes = book.encode(z[:, 2:]).ids[..., 0]
-    assert all(len(set(said[:, 2:][codes == code].tolist())) == 1 for code in codes.unique())
+    assert all(len(set(value[:, 2:][codes == code].tolist())) == 1 for code in codes.unique())
     assert bits(np.repeat(np.arange(4), 5)) == pytest.approx(2) and bits(np.zeros(9, dtype=int)) == 0
 
 
@@ -174,13 +176,13 @@ def test_what_pairs_share_takes_no_codes():
     """Three values that differ within pairs, and a template of nine kinds that both prompts of a pair have."""
     generator = torch.Generator().manual_seed(0)
     template = 4 * torch.randn(9, 16, generator=generator)[torch.arange(180) % 9]
-    said = torch.stack([torch.arange(180) % 2, torch.full((180,), 2)])
-    z = template + torch.randn(3, 16, generator=generator)[said]
+    value = torch.stack([torch.arange(180) % 2, torch.full((180,), 2)])
+    z = template + torch.randn(3, 16, generator=generator)[value]
     pure = {}
     for metric in METRICS:
         codes = fit_few(z, 6, metric).encode(z).ids[..., 0]
-        right = sum(int(torch.bincount(said[codes == code]).max()) for code in codes.unique())
-        pure[metric] = right / said.numel()
+        right = sum(int(torch.bincount(value[codes == code]).max()) for code in codes.unique())
+        pure[metric] = right / value.numel()
     assert pure["contrast"] == 1 and pure["plain"] < 0.9
 
 

@@ -34,15 +34,15 @@ def documents(model, blocks) -> set[str]:
 
 
 def test_every_block_is_bos_and_a_stretch_of_documents_joined_by_eos(model, corpus):
-    told = []
+    reports = []
 
     @contextlib.contextmanager
     def stage(name, total):
-        told.append((name.split()[0], total))
-        yield lambda n, *_: told.append(n)
+        reports.append((name.split()[0], total))
+        yield lambda n, *_: reports.append(n)
 
     blocks = load_text(corpus, model, n_tokens=200, context=20, stage=stage)
-    assert told[0] == ("reading", 190) and sum(told[1:]) == 190
+    assert reports[0] == ("reading", 190) and sum(reports[1:]) == 190
     assert blocks.tokens.shape == (10, 20) and blocks.n_tokens == 200
     assert (blocks.tokens[:, 0] == model.tokenizer.bos_token_id).all()
     text = model.tokenizer.decode(blocks.tokens[:, 1:].flatten().tolist())

@@ -50,10 +50,10 @@ def test_one_code_goes_towards_the_mean_of_its_vectors(model, text, tmp_path):
         books[site], moved[site] = book, copy.deepcopy(book)
         expected, held = moved[site].codes.detach(), book.encode(x).ids[0, 0].flatten()
         for group, code in torch.cartesian_prod(torch.arange(book.config.groups), torch.arange(6)).tolist():
-            its = vectors[ids[:, group] == code, group]
-            if len(its) and code != held[group]:
-                way = SHARE * len(its) / (len(its) + RIDGE)
-                expected[group, code] += way * (its.mean(0) - codes[group, code])
+            members = vectors[ids[:, group] == code, group]
+            if len(members) and code != held[group]:
+                share = SHARE * len(members) / (len(members) + RIDGE)
+                expected[group, code] += share * (members.mean(0) - codes[group, code])
     refit_centroids(model, books, tokens, tmp_path)
     for site, book in books.items():
         torch.testing.assert_close(book.codes, moved[site].codes)

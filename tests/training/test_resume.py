@@ -214,9 +214,9 @@ def test_the_step_follows_the_number_of_codes_and_is_kept_as_a_number(model, sta
     assert {site[0] for site in start.sites} == {"a", "m"}  # so by what is right for heads
     books = Codebooks.from_pretrained(start.folder, model)
     assert TrainConfig().for_books({"m0": books["m0"]}).lr == 0.003
-    unsaid = replace(CONFIG, epochs=1, centroid_refits=0, lr=None)
-    told = replace(unsaid, lr=unsaid.for_codes(k).lr)
-    first = train_codebooks(model, start, text, tmp_path / "first", unsaid)
-    assert first.manifest["training"]["lr"] == told.lr
+    without = replace(CONFIG, epochs=1, centroid_refits=0, lr=None)
+    with_number = replace(without, lr=without.for_codes(k).lr)
+    first = train_codebooks(model, start, text, tmp_path / "first", without)
+    assert first.manifest["training"]["lr"] == with_number.lr
     # so that the same command with the number said is the same run
-    assert train_codebooks(model, start, text, tmp_path / "first", told).manifest == first.manifest
+    assert train_codebooks(model, start, text, tmp_path / "first", with_number).manifest == first.manifest

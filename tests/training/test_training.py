@@ -194,11 +194,11 @@ def test_where_heads_share_a_book_the_codes_of_the_first_position_are_held(model
     trainer = Trainer(model, {"a0": book}, replace(QUICK, warmup=0.0), 4)
     with torch.no_grad(), attach(model, {"a0": book}, error_term=False) as attached:
         model(text.tokens[:1, :1])
-    there = attached.ids["a0"].unique().long()
+    first_codes = attached.ids["a0"].unique().long()
     for number in range(3):
         trainer.step(number, text.tokens[8 * number :][:8])
     moved = (book.codes != before).any(-1)[0]
-    assert moved.any() and not moved[there].any()
+    assert moved.any() and not moved[first_codes].any()
 
 
 def test_books_pass_on_as_much_of_the_gradient_as_they_pass_on_of_a_shift():
