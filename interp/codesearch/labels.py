@@ -508,7 +508,7 @@ def label_index(
             done(1)
     level = CoarseIndex(index, groups)
     coarse = _label(level, looking, model, seed, stage)
-    coarse.about |= {"variance": variance, "bits": {}}
+    coarse.about.update(variance=variance, bits={})
     for name in groups:
         counts = (at_level.counts_of(name) for at_level in (index, level))
         coarse.about["bits"][name] = [round(float(entropy(count, base=2)), 2) for count in counts]
