@@ -80,12 +80,10 @@ def measure_parts(
         ranked = [best[i] for i in order]
         together = [
             Together(
-                size,
-                left("base", ranked[:size]),
-                left("tuned", ranked[:size]),
-                left("base", ranked[:size], slice(-1, None)),
-                left("base", ranked[:size], slice(0, -1)),
+                len(first),
+                *(left(into, first) for into in ("base", "tuned")),
+                *(left("base", first, positions) for positions in (slice(-1, None), slice(0, -1))),
             )
-            for size in sizes
+            for first in (ranked[:size] for size in sizes)
         ]
     return parts, together

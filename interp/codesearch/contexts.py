@@ -101,13 +101,9 @@ def context_at(
     if book is not None and code is not None:
         index.layout.code(book, code)
         active = (index.ids.rows(index.layout.number(book), tokens) == code).any(1)
-    return CodeContext(
-        token,
-        int(corpus.document_of(np.array([token]))[0]),
-        corpus.pieces(corpus.tokens[first:end]),
-        token - first,
-        active.tolist(),
-    )
+    document = int(corpus.document_of(np.array([token]))[0])
+    pieces = corpus.pieces(corpus.tokens[first:end])
+    return CodeContext(token, document, pieces, token - first, active.tolist())
 
 
 def spaced(tokens: Int[np.ndarray, " token"], n: int) -> Int[np.ndarray, " n"]:

@@ -128,15 +128,9 @@ def read_corpus(
         raw = b"".join([plain[t] for t in document.tolist()])
         parts.append(raw.decode("utf-8", "interp-same-length").encode())
     small = flat.astype(np.uint16 if d_vocab <= 2**16 else np.uint32)
-    return Corpus(
-        small,
-        tokens.shape[1],
-        documents,
-        np.frombuffer(b"".join(table), np.uint8),
-        np.cumsum([len(part) for part in table], dtype=np.int64),
-        special,
-        np.frombuffer(b"".join(parts), np.uint8),
-    )
+    ends = np.cumsum([len(part) for part in table], dtype=np.int64)
+    words, text = (np.frombuffer(b"".join(part), np.uint8) for part in (table, parts))
+    return Corpus(small, tokens.shape[1], documents, words, ends, special, text)
 
 
 def vocabulary(

@@ -262,24 +262,16 @@ class _Finder:
         coded = HeadCodebook(book, ids(book, z), ids(book, self.judge.z(slot)), codes)
         low, high = kept.interval(self.seed)
         effect = float(kept.effect.mean())
-        shares: dict[str, Any] = {"effect_kept": None, "reconstruction_cost": None}
+        numbers: dict[str, Any] = {"effect_kept": None, "reconstruction_cost": None}
         has_effect = low * high > 0  # a share of nothing says nothing
         if has_effect:
             names = ("effect_kept", "reconstruction_cost", "effect_r2", "absolute_cost")
-            shares = {name: getattr(kept, name) for name in names} | {"shift_kept": shifted.effect_kept}
+            numbers = {name: getattr(kept, name) for name in names} | {"shift_kept": shifted.effect_kept}
             interval = ratio_interval(kept.by_codes, kept.effect, self.seed)
-            shares |= zip(("effect_kept_low", "effect_kept_high"), interval, strict=True)
-        slot_codes = SlotCodes(
-            site=str(slot.site),
-            role=slot.role,
-            effect=effect,
-            low=low,
-            high=high,
-            input=slot in self.inputs,
-            codes=book.config.n_codes,
-            bits=bits(coded.judged),
-            **shares,
-        )
+            numbers |= zip(("effect_kept_low", "effect_kept_high"), interval, strict=True)
+        numbers |= {"effect": effect, "low": low, "high": high, "bits": bits(coded.judged)}
+        numbers |= {"input": slot in self.inputs, "codes": book.config.n_codes}
+        slot_codes = SlotCodes(site=str(slot.site), role=slot.role, **numbers)
         if not has_effect:
             self.notes.append(
                 f"{slot}: its effect on the held-out prompts is not off zero, so no share is told."
@@ -398,9 +390,5 @@ def _meaning(coded: HeadCodebook, name: Sequence[Name]) -> Int[np.ndarray, " cod
 
 def _interchange(outcome: VariableSet) -> Interchange:
     answers = {name: value for name, value in answers_by_field(outcome).items() if not np.isnan(value)}
-    details: dict[str, Any] = {
-        "variable": outcome.variable,
-        "sites": list(map(str, outcome.slots)),
-        "n": outcome.n,
-    }
-    return Interchange(**details, metric_clean=outcome.metric_clean, **answers)
+    answers |= {"n": outcome.n, "metric_clean": outcome.metric_clean}
+    return Interchange(variable=outcome.variable, sites=list(map(str, outcome.slots)), **answers)

@@ -199,22 +199,8 @@ def find_circuit(
     Raises:
         InputError: anything that a user can mend, before the model is loaded where that is possible.
     """
-    search = CircuitSearch(
-        task,
-        method,
-        n,
-        seed,
-        counterfactual,
-        config,
-        candidates,
-        threshold,
-        mlps,
-        bos,
-        reference,
-        batch_size,
-        program,
-    )
-    return run_search(search, model, stage=stage)
+    asked = (task, method, n, seed, counterfactual, config, candidates, threshold, mlps, bos, reference)
+    return run_search(CircuitSearch(*asked, batch_size, program), model, stage=stage)
 
 
 def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage = silent) -> Run:

@@ -366,12 +366,8 @@ class Trainer:
         generator = drawn_from(self.config.seed, "replace", done, device)
         for site, book in self.books.items():
             # where one code is all of a vector, a new one is the vector that it is for
-            book.replace_dead(
-                gathered(self._wrappers[site].x)[:, 1:],
-                self.optimizer,
-                generator=generator,
-                own_length=self.ks[site] == 1,
-            )
+            x, alone = gathered(self._wrappers[site].x)[:, 1:], self.ks[site] == 1
+            book.replace_dead(x, self.optimizer, generator=generator, own_length=alone)
 
     def _dead(self) -> float:
         return float(torch.cat([book.counts.eq(0).flatten() for book in self.books.values()]).float().mean())

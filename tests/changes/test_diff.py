@@ -30,25 +30,8 @@ from tests.oracles import kept
 
 KEYS = set(Diff.__dataclass_fields__)
 ASKED_FOR = {"codes", "contexts", "sites", "kl", "n_tokens", "seconds"}
-WORDS = [
-    "Mary",
-    "John",
-    "store",
-    "drink",
-    "war",
-    "year",
-    "files",
-    "code",
-    "load",
-    "self",
-    "gave",
-    "lasted",
-    "from",
-    "the",
-    "to",
-    "of",
-    "a",
-]
+SENTENCE = "Mary John store drink war year files code load self gave lasted from the to of a"
+WORDS = SENTENCE.split()
 REST = ("", "", 0, 9, "mary", 9, 9, 0.0, 50.0, 0.01, 5, 0)
 """Of a changed code whose usual one in the base is 5."""
 

@@ -14,29 +14,8 @@ from interp.codesearch.looks import PARTS
 from interp.errors import InputError
 from tests.codesearch.conftest import make_books, save_books, synthetic_index, word_corpus, zipf_ids
 
-WORDS = [
-    *(f" w{i}x" for i in range(40)),
-    *[
-        " the",
-        "The",
-        " of",
-        " walking",
-        " 7",
-        "42",
-        " (",
-        ")",
-        ' "',
-        ".",
-        "\n",
-        " Paris",
-        "PARIS",
-        " NASA",
-        " USA",
-        "{",
-        "};",
-        "é",
-    ],
-]
+OTHER_WORDS = ' the|The| of| walking| 7|42| (|)| "|.|\n| Paris|PARIS| NASA| USA|{|};|é'
+WORDS = [*(f" w{i}x" for i in range(40)), *OTHER_WORDS.split("|")]
 CONTEXT = 16
 N = 60_000
 

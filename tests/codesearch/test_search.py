@@ -62,13 +62,7 @@ def test_every_code_against_brute_force(planted, pattern):
 def test_sorting_and_limits(planted):
     index, _ = planted
     best, second = search_regex(index, "New York").best(2)
-    assert (best.book, best.code, best.precision, best.recall, best.f1) == (
-        "a0.h0",
-        3,
-        1,
-        1,
-        1,
-    ) and second.f1 < 1
+    assert (best.book, best.code) == ("a0.h0", 3) and best.precision == best.recall == 1 > second.f1
     scores = search_regex(index, r"York")
     for sort in ("precision", "recall", "f1", "count"):
         values = [getattr(hit, sort) for hit in scores.best(30, sort=sort)]

@@ -19,20 +19,8 @@ from interp.tasks import load_task
 from tests.oracles import planted
 
 KEYS = {
-    *[
-        "a",
-        "b",
-        "answers",
-        "difference",
-        "nodes",
-        "arrows",
-        "alone",
-        "alone_with_mlps",
-        "needed",
-        "sparse",
-        "seconds",
-    ],
-    *["model", "chat", "tokens", "tokens_b", "with_mlps", "controls", "kept", "left", "notes"],
+    *("a", "b", "answers", "difference", "nodes", "arrows", "alone", "alone_with_mlps", "needed", "sparse"),
+    *("seconds", "model", "chat", "tokens", "tokens_b", "with_mlps", "controls", "kept", "left", "notes"),
 }
 A = "Mary and John went to the store . John gave a ring to"
 B = "Mary and John went to the store . Mary gave a ring to"

@@ -207,9 +207,8 @@ def test_a_run_keeps_its_program(run, tmp_path, command):  # noqa: F811
             torch.testing.assert_close(kept.books[slot].tensors()[name], tensor, rtol=0, atol=0)
     written = json.loads((tmp_path / "run" / "run.json").read_text())
     slot, edge, entry = written["program"][0], written["transitions"][0], written["interchange"][0]
-    assert {
-        *["site", "role", "effect", "codes", "bits", "carried", "own_cost", "variable", "ami", "ami_null"]
-    } < {*slot}
+    names = {"site", "role", "effect", "codes", "bits", "carried", "own_cost", "variable", "ami", "ami_null"}
+    assert names < {*slot}
     assert isinstance(slot["codes"], int) and all(isinstance(code, str) for code in slot["values"])
     assert {"from", "to", "changes", "as_predicted", "null"} < {*edge}
     controls = {"metric_own", "metric_random", "flipped_own", "flipped_random"}
