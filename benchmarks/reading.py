@@ -32,7 +32,7 @@ from benchmarks.labels import TEXT, corpus_of
 from benchmarks.rates import PARTS, SITES
 from interp.activations.stream import end_logits
 from interp.bottlenecks.product_codebook import ProductCodebook
-from interp.codesearch.labels import LEAST, NullF1, best_patterns, beyond_chance
+from interp.codesearch.labels import LEAST, best_patterns, beyond_chance, null_f1
 from interp.codesearch.patterns import Patterns
 from interp.files import read_json, write_json
 from interp.models import Model, hooked, load_model, resolve_site
@@ -179,7 +179,7 @@ def names(patterns: Patterns, ids: np.ndarray, size: int) -> list[dict[str, list
         best_patterns(patterns, rng.permutation(ids[:, group]), size)[0] for group in range(ids.shape[1])
     ]
     fired, chance = (np.concatenate([getattr(one, name) for one in random]) for name in ("fired", "f1"))
-    null = NullF1(fired, chance)
+    null = null_f1(fired, chance)
     total = patterns.sizes[1]
     rows = []
     for one in found:

@@ -134,7 +134,6 @@ class Runner:
         return sorted({i for n, seed in cells for i in drawn(seed, n, len(self.pool))})
 
     def outcome(self, n: int, seed: int, tell: Tell) -> CellResult:
-        """The scores of one cell."""
         indices = drawn(seed, n, len(self.pool))
         if self._ranks_subsets:
             return self._ranked(indices, seed, tell)

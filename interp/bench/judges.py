@@ -136,7 +136,6 @@ class Unmeasured:
     path: Path
 
     def keep(self) -> bool:
-        """Write them, if all parts are measured."""
         wanted = {"pairs": self.measurement.pairs.digest(), "weights": self.measurement.weights}
         name = f"{self.target.task}/{self.target.model}"
         effects = self.measurement.reference(name, self.target.model, **wanted)

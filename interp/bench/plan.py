@@ -169,17 +169,14 @@ class BenchPlan:
             raise InputError(f"{self.seeds} seeds: at least 1 is needed")
 
     def runs_alone(self, n: int, seed: int) -> bool:
-        """Whether the circuits of a cell are run alone."""
         return n == min(self.pairs) and seed < FAITHFUL_SEEDS
 
     def targets(self) -> tuple[BenchTarget, ...]:
-        """Every task on every model it runs on."""
         return tuple(
             dict.fromkeys(BenchTarget.of(*pair) for pair in itertools.product(self.tasks, self.models))
         )
 
     def groups(self) -> dict[str, list[BenchTarget]]:
-        """Targets by their group."""
         groups: dict[str, list[BenchTarget]] = {}
         for target in self.targets():
             groups.setdefault(target.group, []).append(target)

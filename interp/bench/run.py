@@ -113,7 +113,7 @@ class TargetBench:
             return replace(measured, stable=self._stabilities(method, runner, list(measured.kept)))
         return replace(measured, left=tuple(cell for cell in cells if cell not in todo))
 
-    def one(self, method: str, cell: tuple[int, int], tell: Tell) -> "MethodCells":
+    def run_cell(self, method: str, cell: tuple[int, int], tell: Tell) -> "MethodCells":
         """A cell of a method whose cells share nothing."""
         return self._cells(method, self._runner(method), [cell], tell)
 
@@ -277,7 +277,6 @@ class MethodCells:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why cells are missing."""
         if self.refused and not self.kept:
             return (next(iter(self.refused.values())),)
         return tuple(f"with {n} pairs: {why}" for n, why in sorted(self.refused.items()))
@@ -303,18 +302,19 @@ class BenchWorker:
         self._bench.say = say
         return self._bench
 
-    def begin(self, target: BenchTarget, told: Told) -> "dict[str, tuple[tuple[int, int], ...]] | Unmeasured":
+    def begin(
+        self, target: BenchTarget, progress: Told
+    ) -> "dict[str, tuple[tuple[int, int], ...]] | Unmeasured":
         """The cells of every method, or what has to be measured before."""
-        bench = self.bench(target, told.say)
+        bench = self.bench(target, progress.say)
         if isinstance(bench, Unmeasured):
             return bench
         return {name: bench.cells_of(name) for name in (YARDSTICK, *self.plan.methods)}
 
-    def find(self, target: BenchTarget, how: str, method: str, cells: Any, told: Told) -> MethodCells:
-        """One of :class:`TargetBench`'s ``run``, ``one`` and ``stability``."""
-        bench = self.bench(target, told.say)
+    def find(self, target: BenchTarget, step: str, method: str, cells: Any, progress: Told) -> MethodCells:
+        bench = self.bench(target, progress.say)
         assert isinstance(bench, TargetBench)
-        return getattr(bench, how)(method, cells, told.share)
+        return getattr(bench, step)(method, cells, progress.share)
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_bench": None}
@@ -404,8 +404,8 @@ class _Bench:
             self.error = wanted
             self.say(f"{target.name}: left out: {wanted}{self._count(len(self.methods))}")
             return [_Row(target, method, (), (str(wanted),)) for method in self.methods]
-        mine = [name for name in wanted if self.shard.takes(self.keys.index((target, name)))]
-        return (yield [Work(self._method(target, name, wanted[name]), _STEPS) for name in mine])
+        of_shard = [name for name in wanted if self.shard.takes(self.keys.index((target, name)))]
+        return (yield [Work(self._method(target, name, wanted[name]), _STEPS) for name in of_shard])
 
     def _reference(self, target: BenchTarget) -> Steps:
         """The cells of every method; nothing while other shards measure."""
@@ -425,13 +425,17 @@ class _Bench:
             args, place = (target, how, method, wanted), (target.model, target.task)
             return Job(f"{target.name}, {method}: {label}", BenchWorker.find, args, place, steps)
 
-        measured = MethodCells(refused={} if cells else {0: _why_none(method, self.plan)})
+        fewest = min(self.plan.pairs)
+        why = f"too dear at {fewest} pairs; --methods {method} runs it"
+        if method == YARDSTICK:
+            why = f"the reference has too few pairs for {fewest} and others to judge by"
+        measured = MethodCells(refused={} if cells else {0: why})
         if cells:
             [first] = yield [job("run", "run", cells, _STEPS // 2)]
             measured |= first
         if measured.left:
             steps = _STEPS // 2 // (len(measured.left) + 1)
-            apart = [job("one", f"n{n}-seed{seed}", (n, seed), steps) for n, seed in measured.left]
+            apart = [job("run_cell", f"n{n}-seed{seed}", (n, seed), steps) for n, seed in measured.left]
             for later in (yield apart):
                 measured |= later
             if measured.kept:
@@ -448,9 +452,3 @@ class _Bench:
     def _count(self, rows: int) -> str:
         self.done += rows
         return "" if self.done == len(self.keys) else f"  ({self.done} of {len(self.keys)})"
-
-
-def _why_none(method: str, plan: BenchPlan) -> str:
-    if method == YARDSTICK:
-        return f"the reference has too few pairs for {min(plan.pairs)} and others to judge by"
-    return f"too dear at {min(plan.pairs)} pairs; --methods {method} runs it"

@@ -52,7 +52,6 @@ class Discovery:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
         parts = [self.task, *([self.model] if self.model != self.task else []), self.method]
         kept = ["".join(c if c.isalnum() or c in "-_." else "-" for c in part) for part in parts]
         return "--".join([*kept, f"seed{self.seed}"])
@@ -140,7 +139,7 @@ def _row(cell: Discovery, out: Path, say: Say) -> Steps:
     return {key: value for key, value in asdict(cell).items() if key != "options"} | outcome
 
 
-def discover(models: OneModel, cell: Discovery, out: Path, told: Told) -> dict:
+def discover(models: OneModel, cell: Discovery, out: Path, progress: Told) -> dict:
     """One discovery into its folder, or what is there of it: gap, members, their effects."""
     search, folder = cell.search(), out / cell.name
     asked = search.request(cell.model, models.dtype)
@@ -148,7 +147,7 @@ def discover(models: OneModel, cell: Discovery, out: Path, told: Told) -> dict:
         run = Run.load(folder)
     else:
         check_destination(folder, asked)
-        run = run_search(search, models(cell.model), stage=_told(told))
+        run = run_search(search, models(cell.model), stage=_share_of_job(progress))
         run.save(folder, report=run.report())
     heads = run.circuit.heads
     return {
@@ -160,7 +159,7 @@ def discover(models: OneModel, cell: Discovery, out: Path, told: Told) -> dict:
     }
 
 
-def _told(told: Told) -> Stage:
+def _share_of_job(progress: Told) -> Stage:
     """The stages of a discovery as shares of a job: how many there will be is not known, so each tells half of the
     rest."""
     done = 0.0
@@ -174,7 +173,7 @@ def _told(told: Told) -> Stage:
             nonlocal done, steps
             steps += more
             done = begin + half * min(1.0, steps / max(1, total))
-            told.share(done)
+            progress.share(done)
 
         yield advance
 

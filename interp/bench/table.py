@@ -38,11 +38,9 @@ class BenchCell:
 
     @property
     def reference(self) -> str:
-        """The reference that decides."""
         return next(iter(self.result["agreement"]))
 
     def rows(self) -> list[dict]:
-        """One flat row a reference."""
         faithful = self.result["faithfulness"] or {}
         at = faithful.get("f_at", {})
         shared = {name: faithful.get(name) for name in ("cpr", "cmd")}

@@ -50,7 +50,6 @@ class Counts:
 
 
 def count_codes(base: Reading, tuned: Reading, n_codes: dict[str, int], context: int) -> Counts:
-    """Compare two readings of the same text, stretch by stretch of ``context`` tokens."""
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("base", "tuned", "p")}
     starts, total = {}, 0
     for name, n in n_codes.items():
@@ -70,8 +69,8 @@ def _p(before: np.ndarray, after: np.ndarray, n: int, context: int) -> Float[np.
     n_blocks = -(-len(before) // context)
     block = np.broadcast_to(np.arange(len(before))[:, None] // context, before.shape)
 
-    def counted(ids: np.ndarray, where: np.ndarray) -> np.ndarray:
-        keys = ids[where].astype(np.int64) * n_blocks + block[where]
+    def counted(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        keys = ids[mask].astype(np.int64) * n_blocks + block[mask]
         return np.bincount(keys, minlength=n * n_blocks)
 
     change = counted(after, only_in(after, before)) - counted(before, only_in(before, after))

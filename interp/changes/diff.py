@@ -134,15 +134,14 @@ def diff(
 
 
 def check_comparable(base: Model, other: Model) -> None:
-    """Refuse a model of another shape, or that reads text otherwise."""
     for name in ("n_layers", "n_heads", "d_model", "d_vocab"):
-        ours, theirs = (getattr(model.cfg, name) for model in (base, other))
-        if ours != theirs:
+        of_base, of_other = (getattr(model.cfg, name) for model in (base, other))
+        if of_base != of_other:
             raise InputError(
-                f"models of {name} {ours} and {theirs} cannot be compared: give one and its finetuned form"
+                f"models of {name} {of_base} and {of_other} cannot be compared: give one and its finetuned form"
             )
-    ours, theirs = (dict(model.original_model.named_parameters()) for model in (base, other))
-    if {name: p.shape for name, p in ours.items()} != {name: p.shape for name, p in theirs.items()}:
+    of_base, of_other = (dict(model.original_model.named_parameters()) for model in (base, other))
+    if {name: p.shape for name, p in of_base.items()} != {name: p.shape for name, p in of_other.items()}:
         raise InputError("models with weights of other names or shapes cannot be compared")
     vocabularies = (model.tokenizer.get_vocab() for model in (base, other))
     if next(vocabularies) != next(vocabularies):
@@ -197,7 +196,8 @@ def _commands(
     """Command lines of ``interp steer``: changed codes forbidden in the tuned model, and put into the base."""
     by_books: dict[str, list[ChangedCode]] = {}
     for code in codes:
-        homes = (name for name, books in names.items() if books is not None and _holds(books, code.site))
+        keys = {code.site, code.site.partition(".")[0]}
+        homes = (name for name, books in names.items() if books is not None and keys & {*books})
         if (home := next(homes, None)) is not None:
             by_books.setdefault(home, []).append(code)
     undo, redo = [], []
@@ -209,10 +209,6 @@ def _commands(
         chosen, gate = code_name(first.site, first.code), f"--when={token_gate(first)}"
         redo.append(shlex.join([*words, "--model", str(specs[0]), "--codes", chosen, gate]))
     return {"undo": undo, "redo": redo}
-
-
-def _holds(books: Codebooks, site: str) -> bool:
-    return site in books or site.partition(".")[0] in books
 
 
 def _notes(labels: Sequence[Labels], null: Model | None) -> list[str]:

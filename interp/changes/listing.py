@@ -22,23 +22,17 @@ BEFORE, AFTER = 12, 6
 
 @dataclass(frozen=True)
 class ChangedContext:
-    """A token of the text, and what either model says next.
+    """A token of the text, and what either model says next."""
 
-    Attributes:
-        text: the tokens before it and itself; ``after`` those that follow.
-        position: of the token in the text that was read.
-        base, tuned: what the models like best as the next token.
-        alike: other tokens of the text with the same token and the same answers.
-    """
-
-    text: str
+    text: str  # the tokens before it and itself; `after` those that follow
     after: str
     token: str
     kl: float
-    position: int
+    position: int  # of the token in the text that was read
+    # base, tuned: what the models like best as the next token
     base: str
     tuned: str
-    alike: int = 0
+    alike: int = 0  # other tokens of the text with the same token and the same answers
 
 
 @dataclass(frozen=True)
@@ -104,7 +98,6 @@ class Listing:
         self.moved = self.compared(tuned)
 
     def compared(self, other: Reading) -> Moved:
-        """The codes of another model at words."""
         return codes_at_words(self.base, other, self.n_codes, self.word, self.corpus.context)
 
     def _pieces(self, first: int, end: int) -> str:
@@ -155,11 +148,12 @@ class Listing:
             weight = (kl - np.bincount(self.word[is_word], null.kl[is_word], len(kl))) / np.sqrt(size)
         weight = np.where(stretches >= LEAST_WORDS, weight, 0)
         order = [i for i in np.argsort(-weight, kind="stable")[:n].tolist() if weight[i] > 0]
-        return [ChangedWord(words[i], float(mean[i]), int(stretches[i]), self._said_behind(i)) for i in order]
-
-    def _said_behind(self, word: int) -> list[str]:
-        says = self.tuned.says[(self.word == word) & (self.tuned.says != self.base.says)]
-        return [self.corpus.token_text(token) for token, _ in Counter(says.tolist()).most_common(SAID)]
+        changed, changed_words = self.tuned.says != self.base.says, list[ChangedWord]()
+        for i in order:
+            says = Counter(self.tuned.says[(self.word == i) & changed].tolist()).most_common(SAID)
+            texts = [self.corpus.token_text(token) for token, _ in says]
+            changed_words.append(ChangedWord(words[i], float(mean[i]), int(stretches[i]), texts))
+        return changed_words
 
     def codes(self, n: int, null: Moved | None = None) -> list[ChangedCode]:
         """The most surprising code of each word, words by falling weight."""

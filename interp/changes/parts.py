@@ -63,11 +63,11 @@ def measure_parts(
     sizes = [size for size in TOGETHER if size < MEASURED] + [len(best)]
     with torch.no_grad(), stage("patching", 2 * len(best) + 4 * len(sizes)) as done:
 
-        def left(into: str, chosen: Sequence[Site], where: slice = slice(None)) -> float:
+        def left(into: str, chosen: Sequence[Site], positions: slice = slice(None)) -> float:
             """Share of the KL that goes when the other model's outputs stand at these sites."""
             done(1)
             other = "tuned" if into == "base" else "base"
-            patched = patched_log_p(sides[into].model, sides[other], chosen, where)
+            patched = patched_log_p(sides[into].model, sides[other], chosen, positions)
             rest = kl_between(says["tuned"], patched) if into == "base" else kl_between(patched, says["base"])
             return 1 - rest / whole
 
@@ -80,12 +80,10 @@ def measure_parts(
         ranked = [best[i] for i in order]
         together = [
             Together(
-                size,
-                left("base", ranked[:size]),
-                left("tuned", ranked[:size]),
-                left("base", ranked[:size], slice(-1, None)),
-                left("base", ranked[:size], slice(0, -1)),
+                len(first),
+                *(left(into, first) for into in ("base", "tuned")),
+                *(left("base", first, positions) for positions in (slice(-1, None), slice(0, -1))),
             )
-            for size in sizes
+            for first in (ranked[:size] for size in sizes)
         ]
     return parts, together

@@ -199,7 +199,7 @@ def read_all(
 
 
 def _read_part(
-    worker: _ReadingWorker, specs: Sequence[str], tokens: Int[Tensor, "block pos"], told: Told
+    worker: _ReadingWorker, specs: Sequence[str], tokens: Int[Tensor, "block pos"], progress: Told
 ) -> list[Reader]:
     base_model, *others = (model(spec) for model, spec in zip(worker.models, specs, strict=True))
     books, firsts = worker.books, worker.firsts
@@ -215,7 +215,7 @@ def _read_part(
             below = (first, base) if first in keep else None
             reader.add(_checked(model, read_batch(model, books, part, below=below)), base)
         n_read += part.numel()
-        told.share(n_read / tokens.numel())
+        progress.share(n_read / tokens.numel())
     return readers
 
 

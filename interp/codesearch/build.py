@@ -337,14 +337,14 @@ def build_parts(
     them. Workers load the model anew by its spec, and the books from their folder."""
     request, work = request_of(model, books, text, error_term), folder / WORK
     spec, fingerprint = request["model"]["spec"], request["books"]["fingerprint"]
-    if spec is None or (where := folder_of(books)) is None:
+    if spec is None or (books_folder := folder_of(books)) is None:
         raise InputError("codebooks or a model in memory alone cannot be sent to workers: save them first")
     if (folder / MANIFEST).exists():
         return
     _note(work, request)
     text = _by_source(text)
     ks = {book.config.k for book in books.values()}
-    source = _Source(spec, where, fingerprint, ks.pop() if len(ks) == 1 else None)
+    source = _Source(spec, books_folder, fingerprint, ks.pop() if len(ks) == 1 else None)
     layout, jobs = _books(model, books), deque[Job]()
     options = BuildOptions(error_term, batch_size)
     for i, (place, part) in enumerate(_parts(work, text, batch_size).items()):
@@ -367,13 +367,13 @@ def _build_part(
     tokens: Int[Tensor, "block pos"],
     folder: Path,
     options: BuildOptions,
-    told: Told,
+    progress: Told,
 ) -> None:
     """The ids, and what is gathered, of some blocks, in a folder of their own; goes on where it stopped."""
 
     @contextlib.contextmanager
     def stage(_name: str, total: int) -> Iterator[Callable[..., None]]:
-        yield counted(told.share, total)
+        yield counted(progress.share, total)
 
     layout, model = Layout(books, tokens.numel()), worker.models(source.spec)
     _run(model, worker.books(source), tokens, layout, folder, replace(options, stage=stage))

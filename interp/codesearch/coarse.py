@@ -137,16 +137,8 @@ class CoarseIndex(CodeIndex):
             np.bincount(ids.tokens(number).ravel(), minlength=book.n_codes + 1)[:-1].astype(np.uint32)
             for number, book in enumerate(books)
         ]
-        super().__init__(
-            fine.folder,
-            fine.manifest,
-            layout,
-            ids,
-            {**fine.tables, "counts": np.concatenate(counts)},
-            fine._books,
-            fine._books_within,
-            fine._looks,
-        )
+        tables, of_fine = {**fine.tables, "counts": np.concatenate(counts)}, (fine._books, fine._books_within)
+        super().__init__(fine.folder, fine.manifest, layout, ids, tables, *of_fine, fine._looks)
 
     def named(self, name: str) -> tuple[str, int]:
         book, _, code = name.partition("=")
@@ -160,7 +152,6 @@ class CoarseIndex(CodeIndex):
         return f"{book}={code}.{ALL}"
 
     def members(self, book: str, code: int) -> list[int]:
-        """The codes that a coarse code is made of."""
         self.layout.code(book, code)
         return np.flatnonzero(self.groups[book] == code).tolist()
 

@@ -65,16 +65,14 @@ def code_contexts(
     return [replace(context, similarity=similar, margin=margin) for context, similar, margin in strengths]
 
 
-def match_contexts(
-    index: CodeIndex, matches: Matches, n: int = 10, *, before: int = 16, after: int = 16
-) -> list[CodeContext]:
+def match_contexts(index: CodeIndex, matches: Matches, n: int = 10) -> list[CodeContext]:
     """Matches of a search, evenly spaced, in the contexts of their first tokens; active is what lies in a match."""
     inside = np.zeros(index.n_tokens, bool)
     inside[matches.tokens] = True
     firsts = matches.tokens[np.flatnonzero(np.diff(matches.match, prepend=-1))]
     contexts = []
     for token in spaced(firsts, n).tolist():
-        context = context_at(index, token, before=before, after=after)
+        context = context_at(index, token, after=16)
         first = token - context.focus
         contexts.append(replace(context, active=inside[first : first + len(context.pieces)].tolist()))
     return contexts
@@ -98,22 +96,17 @@ def context_at(
     corpus = index.corpus
     begin = token - token % corpus.context
     first, end = max(begin, token - before), min(begin + corpus.context, token + after + 1)
-    here = np.arange(first, end)
-    active = np.zeros(len(here), bool)
+    tokens = np.arange(first, end)
+    active = np.zeros(len(tokens), bool)
     if book is not None and code is not None:
         index.layout.code(book, code)
-        active = (index.ids.rows(index.layout.number(book), here) == code).any(1)
-    return CodeContext(
-        token,
-        int(corpus.document_of(np.array([token]))[0]),
-        corpus.pieces(corpus.tokens[first:end]),
-        token - first,
-        active.tolist(),
-    )
+        active = (index.ids.rows(index.layout.number(book), tokens) == code).any(1)
+    document = int(corpus.document_of(np.array([token]))[0])
+    pieces = corpus.pieces(corpus.tokens[first:end])
+    return CodeContext(token, document, pieces, token - first, active.tolist())
 
 
 def spaced(tokens: Int[np.ndarray, " token"], n: int) -> Int[np.ndarray, " n"]:
-    """At most n of them, evenly spaced."""
     if len(tokens) <= n:
         return tokens
     return tokens[np.linspace(0, len(tokens) - 1, n).astype(np.int64)]

@@ -49,12 +49,10 @@ class Corpus:
 
     @cached_property
     def starts(self) -> Int[np.ndarray, " token"]:
-        """Where each token begins in :attr:`text`."""
         return np.concatenate([[0], self.ends[:-1]])
 
     @cached_property
     def token_counts(self) -> Int[np.ndarray, " d_vocab"]:
-        """How often each token of the vocabulary occurs."""
         return np.bincount(self.tokens, minlength=len(self.special))
 
     @cached_property
@@ -66,7 +64,6 @@ class Corpus:
         return np.searchsorted(self.documents, tokens, side="right") - 1
 
     def document_lengths(self) -> Int[np.ndarray, " document"]:
-        """Tokens of each document."""
         return np.diff(self.documents, append=len(self.tokens))
 
     def _check(self, tokens: Sequence[int] | Shaped[np.ndarray, " n"]) -> None:
@@ -131,15 +128,9 @@ def read_corpus(
         raw = b"".join([plain[t] for t in document.tolist()])
         parts.append(raw.decode("utf-8", "interp-same-length").encode())
     small = flat.astype(np.uint16 if d_vocab <= 2**16 else np.uint32)
-    return Corpus(
-        small,
-        tokens.shape[1],
-        documents,
-        np.frombuffer(b"".join(table), np.uint8),
-        np.cumsum([len(part) for part in table], dtype=np.int64),
-        special,
-        np.frombuffer(b"".join(parts), np.uint8),
-    )
+    ends = np.cumsum([len(part) for part in table], dtype=np.int64)
+    words, text = (np.frombuffer(b"".join(part), np.uint8) for part in (table, parts))
+    return Corpus(small, tokens.shape[1], documents, words, ends, special, text)
 
 
 def vocabulary(

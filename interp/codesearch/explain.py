@@ -174,7 +174,6 @@ def _line(answer: str) -> str:
 
 
 def _score(answer: str, true: np.ndarray) -> tuple[float, float, float]:
-    """Precision, recall and F1 of the numbers in an answer, from 1."""
     numbers = [int(digits) for digits in re.findall(r"\d{1,4}", answer)]
     named = np.isin(np.arange(1, len(true) + 1), numbers)
     hits = int((named & true).sum())

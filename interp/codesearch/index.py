@@ -295,9 +295,9 @@ class CodeIndex:
         """Raise :class:`InputError` unless these are, among others, the codebooks it was made with."""
         made, other = self.manifest["books"], ""
         indexed = {site: books[site] for site in made["sites"] if site in books}
-        theirs, ours = made["fingerprint"], codebooks_fingerprint(indexed)
-        if theirs != ours:
-            other = f"other codebooks ({theirs}, not {ours})"
+        of_index, of_books = made["fingerprint"], codebooks_fingerprint(indexed)
+        if of_index != of_books:
+            other = f"other codebooks ({of_index}, not {of_books})"
         for site, config in made["configs"].items() if not other else ():
             given = {key: value for key, value in asdict(indexed[site].config).items() if key in config}
             if given != config:
@@ -308,8 +308,8 @@ class CodeIndex:
 
     def check_comparable(self, other: "CodeIndex") -> None:
         """Raise :class:`InputError` unless both have the codes of one model by the same codebooks."""
-        ours, theirs = (index.manifest["books"] | {"folder": None} for index in (self, other))
-        if ours != theirs:
+        books, other_books = (index.manifest["books"] | {"folder": None} for index in (self, other))
+        if books != other_books:
             raise InputError(f"{self.folder} has other codebooks than {other.folder}: build it with the same")
 
     def check_request(self, request: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
-from torch import Tensor
 
 from interp.bottlenecks.edits import code_name
 from interp.bottlenecks.store import PRETRAINED, Codebooks
@@ -172,7 +171,6 @@ def _bits(share: np.ndarray, of_all: np.ndarray | float) -> Float[np.ndarray, " 
 
 
 def _runs(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " run"]:
-    """Where each run of equal values begins."""
     return np.flatnonzero(np.diff(values, prepend=-1))
 
 
@@ -284,7 +282,6 @@ class Labels:
         return f"{book}={self.groups[book][code]}.{code}" if book in self.groups else code_name(book, code)
 
     def coarse_of(self, book: str, code: int) -> Label | None:
-        """The label of the coarse code that a code belongs to."""
         if self.coarse is None or book not in self.groups:
             return None
         return self.coarse.of(book, int(self.groups[book][code]))
@@ -303,7 +300,6 @@ class Labels:
 
     @cached_property
     def _by_f1(self) -> list[tuple[str, int, str]]:
-        """Book, id and label of every code, by falling F1."""
         names = [(name, code) for name, (_, n) in self.starts.items() for code in range(n)]
         rows = np.argsort(-self.columns["f1"], kind="stable").tolist()
         return [(*names[row], self.columns["text"][row]) for row in rows]
@@ -404,7 +400,6 @@ class Labels:
 
     @classmethod
     def _of(cls, table: "pa.Table", about: dict[str, Any], coarse: "Labels | None" = None) -> "Labels":
-        """One level of a file's table."""
         import pyarrow as pa
 
         def words_of(name: str) -> "pa.DictionaryArray":
@@ -461,13 +456,13 @@ def keep(index: CodeIndex, labels: Labels) -> list[Path]:
     """Write labels beside their index, and to its codebooks, where these are there, not the package's, and indexed as
     they were fitted."""
     paths, made = [index.folder / LABELS], index.manifest["books"]
-    where = made["folder"]
-    if where is not None and not Path(where).resolve().is_relative_to(PRETRAINED.resolve()):
+    folder = made["folder"]
+    if folder is not None and not Path(folder).resolve().is_relative_to(PRETRAINED.resolve()):
         with contextlib.suppress(InputError):  # they are away, or others
             index.codebooks()
-            whole = Codebooks.from_pretrained(Path(where))
+            whole = Codebooks.from_pretrained(Path(folder))
             if index.manifest["error_term"] and all(whole[b.site].config.k == b.k for b in index.books):
-                paths.append(Path(where) / LABELS)
+                paths.append(Path(folder) / LABELS)
     for path in paths:
         labels.save(path)
     return paths
@@ -493,45 +488,36 @@ def label_index(
 ) -> Labels:
     """Label every code of an index, and every coarse one; :class:`InputError` for a corpus of one document. ``model``:
     the index's own, that tells what codes write; codebooks must be at hand then."""
+    from scipy.stats import entropy  # half a second
+
     looking = LookPatterns(Patterns(index.corpus, seed=seed))
     with stage("merging codes", len(index.books)) as done:
         groups, variance = dict[str, np.ndarray](), dict[str, float]()
         for number, book in enumerate(index.books):
             looked = index.looked_at(book.name)
             places = None if looked is None else looked[0][:, 0]
-            vectors = _vectors(index, model, book)
+            vectors = torch.zeros(book.n_codes, 1)  # all alike where no codebooks are
+            if model is not None:
+                vectors = written_vectors(index, model, book.name)
+            else:
+                with contextlib.suppress(InputError):
+                    vectors = index.vectors(book.name)
             groups[book.name] = merge_codes(vectors, index.ids.tokens(number), looking, places, seed=seed)
             kept = variance_kept(vectors, groups[book.name], index.counts_of(book.name))
             variance[book.name] = round(kept, 3)
             done(1)
     level = CoarseIndex(index, groups)
     coarse = _label(level, looking, model, seed, stage)
-    coarse.about["variance"] = variance
-    coarse.about["bits"] = {book: [round(_entropy(of, book), 2) for of in (index, level)] for book in groups}
+    coarse.about.update(variance=variance, bits={})
+    for name in groups:
+        counts = (at_level.counts_of(name) for at_level in (index, level))
+        coarse.about["bits"][name] = [round(float(entropy(count, base=2)), 2) for count in counts]
     labels = _label(index, looking, model, seed, stage)
     columns = {**labels.columns, "coarse": np.concatenate(list(groups.values()))}
     return Labels(labels.about, labels.starts, columns, coarse)
 
 
-def _vectors(index: CodeIndex, model: Model | None, book: Book) -> Float[Tensor, "code d"]:
-    """Of a book's codes, in the residual stream where a model is at hand; all alike where no codebooks are."""
-    if model is not None:
-        return written_vectors(index, model, book.name)
-    try:
-        return index.vectors(book.name)
-    except InputError:
-        return torch.zeros(book.n_codes, 1)
-
-
-def _entropy(index: CodeIndex, book: str) -> float:
-    """Bits that the codes of a book carry a token, were each chosen by itself."""
-    counts = index.counts_of(book)
-    share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log2(share)).sum())
-
-
 def _label(index: CodeIndex, looking: LookPatterns, model: Model | None, seed: int, stage: Stage) -> Labels:
-    """Label the codes of an index at one level."""
     half, rng = looking.standing.half, np.random.default_rng(seed)
     firsts = {book.site: number for number, book in reversed(list(enumerate(index.books)))}
     random: dict[str, _Best] = {}
@@ -552,9 +538,8 @@ def _label(index: CodeIndex, looking: LookPatterns, model: Model | None, seed: i
             other = np.append(rng.permutation(book.n_codes), book.n_codes)
             random_writes[site] = round(float(np.mean([bool(t) for t in written(book, other[ids])[0]])), 4)
             done(1)
-        null = NullF1(
-            *(np.concatenate([getattr(b, name) for b in random.values()]) for name in ("fired", "f1"))
-        )
+        drawn = [(best.fired, best.f1) for best in random.values()]
+        null = null_f1(*map(np.concatenate, zip(*drawn, strict=True)))
         for number, book in enumerate(index.books):
             ids = index.ids.tokens(number)
             sides = best_sides(index, looking, book, ids)
@@ -610,20 +595,18 @@ def best_sides(
     return sides
 
 
-class NullF1:
+NullF1 = Callable[[Int[np.ndarray, " code"]], Float[np.ndarray, " code"]]
+
+
+def null_f1(fired: np.ndarray, f1: np.ndarray) -> NullF1:
     """Mean F1 of random codes by how often they are on, at every quarter of an octave and between them."""
-
-    def __init__(self, fired: np.ndarray, f1: np.ndarray) -> None:
-        octave = np.log2(fired + 1.0)
-        _, bins, sizes = np.unique(np.rint(4 * octave), return_inverse=True, return_counts=True)
-        self.octave, self.f1 = (np.bincount(bins, values) / sizes for values in (octave, f1))
-
-    def __call__(self, fired: Int[np.ndarray, " code"]) -> Float[np.ndarray, " code"]:
-        return np.interp(np.log2(fired + 1.0), self.octave, self.f1)
+    octave = np.log2(fired + 1.0)
+    _, bins, sizes = np.unique(np.rint(4 * octave), return_inverse=True, return_counts=True)
+    at, mean = (np.bincount(bins, values) / sizes for values in (octave, f1))
+    return lambda fired: np.interp(np.log2(fired + 1.0), at, mean)
 
 
 def _columns(patterns: Family, best_mostly: tuple[_Best, _Best], null: NullF1) -> dict[str, Any]:
-    """What is kept of one book's codes."""
     best, mostly = best_mostly
     fired, random = best.fired, null(best.fired)
     held = _bits(mostly.hits / np.maximum(fired, 1), mostly.tokens / max(patterns.sizes[1], 1))

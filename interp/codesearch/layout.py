@@ -73,8 +73,8 @@ class Layout:
         """Place of a book in the order; :class:`InputError` if there is none of this name."""
         if name not in self.numbers:
             names = [book.name for book in self.books]
-            some = ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:3])} … {names[-1]}"
-            raise InputError(f"no codebook {name!r} in this index: there are {some}")
+            known = ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:3])} … {names[-1]}"
+            raise InputError(f"no codebook {name!r} in this index: there are {known}")
         return self.numbers[name]
 
     def code(self, name: str, code: int) -> int:
@@ -94,7 +94,6 @@ class Layout:
         return book, code
 
     def of_code(self, index: int) -> tuple[Book, int]:
-        """The book and the id of a place among all codes."""
         number = int(np.searchsorted(self.codes, index, side="right")) - 1
         return self.books[number], int(index - self.codes[number])
 
@@ -137,12 +136,10 @@ class IdFile:
         return cls(layout, array)
 
     def book(self, number: int) -> UInt[np.ndarray, "block token k"]:
-        """A view of one book."""
         begin, end = BLOCK * self.layout.slots[number : number + 2]
         return self.array[:, begin:end].reshape(len(self.array), BLOCK, -1)
 
     def tokens(self, number: int) -> UInt[np.ndarray, "token k"]:
-        """One book's ids at every token."""
         return self.book(number).reshape(-1, self.layout.books[number].k)[: self.layout.n_tokens]
 
     def flush(self) -> None:
@@ -154,7 +151,6 @@ class IdFile:
         self.book(number)[block, token] = without_repeats(ids, self.layout.books[number].n_codes)
 
     def rows(self, number: int, tokens: Int[np.ndarray, " n"]) -> UInt[np.ndarray, "n k"]:
-        """One book's ids at some tokens."""
         k, n_slots = self.layout.books[number].k, self.layout.n_slots
         begin = BLOCK * int(self.layout.slots[number])
         block, token = np.divmod(tokens, BLOCK)

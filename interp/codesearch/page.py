@@ -155,6 +155,8 @@ def code_page(
     except InputError:
         neighbours = None
     related, sample = related_codes(index, book, code, n, tokens=tokens)
+    lengths = index.corpus.document_lengths()
+    densest = np.lexsort((-lengths, -in_document / lengths))[:n].tolist()  # of equal shares the longer first
     return CodePage(
         book=book,
         code=code,
@@ -164,7 +166,7 @@ def code_page(
         contexts=code_contexts(index, book, code, "margin", n, before=before, after=after),
         similarities=index.similarities(book, code),
         tokens=token_shares(index, tokens, n),
-        coverage=_coverage(in_document, index.corpus.document_lengths(), n),
+        coverage=[Coverage(i, int(in_document[i]), int(lengths[i])) for i in densest if in_document[i]],
         related=related,
         related_sample=sample,
         neighbours=neighbours,
@@ -207,11 +209,3 @@ def related_codes(
                 Related(other.name, number, float(share[i]), interval, float(lift[i]), float(weight[i]))
             )
     return related, len(sample)
-
-
-def _coverage(
-    counts: Int[np.ndarray, " document"], lengths: Int[np.ndarray, " document"], n: int
-) -> list[Coverage]:
-    """Documents by the share of their tokens with the code; of equal shares the longer first."""
-    best = np.lexsort((-lengths, -counts / lengths))[:n].tolist()
-    return [Coverage(i, int(counts[i]), int(lengths[i])) for i in best if counts[i]]

@@ -106,8 +106,8 @@ class Family:
     # of two that are as good the first is better: one token before a class that it makes up
     all: list[TokenVariable | Boolean]
 
-    def boolean(self, text: str, where: Bool[np.ndarray, " token"]) -> Boolean:
-        tokens = np.flatnonzero(where)
+    def boolean(self, text: str, holds: Bool[np.ndarray, " token"]) -> Boolean:
+        tokens = np.flatnonzero(holds)
         second = int(self.half[tokens].sum())
         return Boolean(text, tokens, (len(tokens) - second, second))
 
@@ -133,29 +133,136 @@ class Patterns(Family):
         self.half = halves(corpus, seed)
         self.sizes = tuple(np.bincount(self.half, minlength=2).tolist())
         self.tokens = tokens = np.asarray(corpus.tokens).astype(np.int64)
-        self.context, self.words = corpus.context, (words := Vocabulary(corpus))
-        before, after = _shifted(tokens, corpus.context, 1), _shifted(tokens, corpus.context, -1)
-        places = list(_places(corpus, tokens, before, words))
+        self.context, self.words = corpus.context, Vocabulary(corpus)
+        self.before, self.after = (_shifted(tokens, corpus.context, by) for by in (1, -1))
+        places = list(self._places(corpus))
         kind = np.select([dict(places)[CODE], dict(places)[PROSE]], [1, 2])
         numbers = np.arange(len(tokens))
         self.all: list[TokenVariable | Boolean] = [
-            *(self.variable(numbers, *rest) for rest in _variables(tokens, before, after, kind, words)),
-            self._recent(tokens, corpus.context, words),
-            *(self.boolean(*named) for named in (*_classes(tokens, before, after, words), *places)),
+            *(self.variable(numbers, *rest) for rest in self._variables(kind)),
+            self._recent(),
+            *(self.boolean(*named) for named in (*self._classes(), *places)),
         ]
 
-    def _recent(self, tokens: np.ndarray, context: int, words: "Vocabulary") -> TokenVariable:
+    def _recent(self) -> TokenVariable:
         """Words that say something, each once a token, from two to :data:`RECENT` tokens before it."""
+        words = self.words
         tells = words.where(lambda text: text.strip().isalpha() and len(text.strip()) > 2) & ~words.closed()
         keys = [np.empty(0, dtype=np.int64)]
-        for lag in range(2, min(RECENT, context - 1) + 1):
-            earlier = _shifted(tokens, context, lag)
+        for lag in range(2, min(RECENT, self.context - 1) + 1):
+            earlier = _shifted(self.tokens, self.context, lag)
             at = np.flatnonzero((earlier >= 0) & tells[earlier])
             keys.append(at * len(words.words) + words.word[earlier[at]])
         at, value = np.divmod(np.unique(np.concatenate(keys)), len(words.words))
         return self.variable(
             at, value, SIMPLER / 2, lambda v: f"soon after “{words.words[v[0]]}”", several=False
         )
+
+    def _variables(self, kind: np.ndarray) -> Iterator[tuple[np.ndarray, float, Callable]]:
+        tokens, before, after, words = self.tokens, self.before, self.after, self.words
+        size = len(words.texts)
+        word_class, names = words.partition()
+
+        def token(values: Sequence[int]) -> str:
+            return quoted([words.texts[value] for value in values])
+
+        def pair(values: Sequence[int]) -> str:
+            texts = (
+                f"{words.texts[v // size]}{words.texts[v % size]}" for v in map(pairs.__getitem__, values)
+            )
+            return f"end of {quoted(list(texts))}"
+
+        yield tokens, 0.0, token
+        word = np.where(words.blank[tokens], -1, words.word[tokens])
+        yield word, SIMPLER / 2, lambda v: f"{quoted([words.words[i] for i in v])} in any case"
+        yield before, 0.0, lambda values: f"after {token(values)}"
+        yield after, 0.0, lambda values: f"before {token(values)}"
+        pairs, numbers = np.unique(np.where(before < 0, -1, before * size + tokens), return_inverse=True)
+        yield np.where(before < 0, -1, numbers), SIMPLER / 2, pair
+
+        def kinds(values: Sequence[int]) -> str:
+            """Those in code, then those in prose."""
+            by_kind = {
+                name: [v // 3 for v in values if v % 3 == i] for i, name in ((1, "code"), (2, "prose"))
+            }
+            return "; ".join(f"{token(ids)} in {name}" for name, ids in by_kind.items() if ids)
+
+        def classes(values: Sequence[int]) -> str:
+            return listed(
+                [f"{names[v % len(names)]} after {names[v // len(names)]}" for v in values], "; ", 2
+            )
+
+        yield np.where(kind > 0, 3 * tokens + kind, -1), SIMPLER / 2, kinds
+        in_row = word_class[before] * len(names) + word_class[tokens]
+        yield np.where(before < 0, -1, in_row), SIMPLER / 2, classes
+
+    def _classes(self) -> Iterator[tuple[str, Bool[np.ndarray, " token"]]]:
+        for name, members in self.words.classes():
+            yield name, members[self.tokens]
+            yield f"after {name}", (self.before >= 0) & members[self.before]
+            yield f"before {name}", (self.after >= 0) & members[self.after]
+
+    def _places(self, corpus: Corpus) -> Iterator[tuple[str, Bool[np.ndarray, " token"]]]:
+        """Where in the document and in what: as far as the model sees, which is from the beginning of the block."""
+        tokens, before, words = self.tokens, self.before, self.words
+        n, context = len(tokens), self.context
+        place = np.arange(n) % context
+        begins = place == 0
+        begins[corpus.documents] = True
+        segment = np.cumsum(begins) - 1
+        first = np.flatnonzero(begins)
+        since = np.arange(n) - first[segment]
+        of_document = np.arange(n) - np.repeat(corpus.documents, corpus.document_lengths())
+
+        def within(values: np.ndarray) -> np.ndarray:
+            """Sums from the beginning of the segment up to and with each token."""
+            total = np.cumsum(values)
+            return total - (total - values)[first][segment]
+
+        yield "first token of a document", of_document == 0
+        for bound in (2, 4, 8):
+            yield f"first {bound} tokens", place < bound
+            yield f"first {bound} tokens of a document", of_document < bound
+        for bound in (16, 32, 64):
+            if context > bound:
+                yield f"first {bound} tokens", place < bound
+                yield f"after the first {bound} tokens", place >= bound
+        line = (before >= 0) & words.where(lambda text: "\n" in text)[before]
+        stop = (before >= 0) & words.listed(_STOPS)[before]
+        yield "first of a line or a sentence", line | stop | (of_document == 0)
+        inside_any = np.zeros(n, bool)
+        for opening, closing in _BRACKETS.items():
+            steps = (words.count(opening) - words.count(closing))[tokens]
+            depth = within(steps)
+            # a bracket that was never opened closes nothing; segments are apart by more than any depth
+            apart = segment * 64 * context
+            depth -= np.minimum(np.minimum.accumulate(depth - apart) + apart, 0)
+            inside = (since > 0) & (np.roll(depth, 1) > 0)
+            inside_any |= inside
+            yield f"inside {opening} {closing}", inside
+        yield "inside brackets", inside_any
+        plain, curly = words.count('"')[tokens], (words.count("“") - words.count("”"))[tokens]
+        yield "inside quotes", ((within(plain) - plain) % 2 == 1) | (within(curly) > 0)
+        # 1 where the last of the two is the opening one, −1 where it is the closing one
+        tag = np.array([np.sign(text.rfind("<") - text.rfind(">")) for text in words.texts])[tokens]
+        marked = np.maximum.accumulate(np.where(tag != 0, np.arange(n), -1))
+        yield "inside a tag", (marked >= first[segment]) & (tag[marked] > 0)
+        letters = words.where(str.isalpha)
+        ends = words.where(lambda text: text[-1:].isalpha())
+        yield "later piece of a word", (before >= 0) & letters[tokens] & ends[before]
+        repeated = _seen(segment, tokens)
+        yield "token said before", repeated
+        yield "token not said before", ~repeated
+        yield "after a token said before", (before >= 0) & np.roll(repeated, 1) & (since > 0)
+        pair = before * (tokens.max() + 1) + tokens
+        yield "said before after the same token", (before >= 0) & _seen(segment, pair)
+        capital = words.where(lambda text: text.strip().istitle())[tokens]
+        yield "capitalised word said before", repeated & capital
+        yield "capitalised word not said before", ~repeated & capital
+        symbols = words.count("{}();=_<>[]\\/")[tokens] > 0
+        share = np.bincount(segment, symbols) / np.bincount(segment)
+        yield CODE, share[segment] >= 0.15
+        yield PROSE, share[segment] < 0.05
 
 
 class Vocabulary:
@@ -233,113 +340,6 @@ def listed(texts: Sequence[str], separator: str = " ", most: int = SHOWN) -> str
 
 def quoted(texts: Sequence[str]) -> str:
     return listed([f"“{text}”" for text in texts])
-
-
-def _variables(
-    tokens: np.ndarray, before: np.ndarray, after: np.ndarray, kind: np.ndarray, words: Vocabulary
-) -> Iterator[tuple[np.ndarray, float, Callable]]:
-    size = len(words.texts)
-    word_class, names = words.partition()
-
-    def token(values: Sequence[int]) -> str:
-        return quoted([words.texts[value] for value in values])
-
-    def pair(values: Sequence[int]) -> str:
-        texts = (f"{words.texts[v // size]}{words.texts[v % size]}" for v in map(pairs.__getitem__, values))
-        return f"end of {quoted(list(texts))}"
-
-    yield tokens, 0.0, token
-    word = np.where(words.blank[tokens], -1, words.word[tokens])
-    yield word, SIMPLER / 2, lambda v: f"{quoted([words.words[i] for i in v])} in any case"
-    yield before, 0.0, lambda values: f"after {token(values)}"
-    yield after, 0.0, lambda values: f"before {token(values)}"
-    pairs, numbers = np.unique(np.where(before < 0, -1, before * size + tokens), return_inverse=True)
-    yield np.where(before < 0, -1, numbers), SIMPLER / 2, pair
-
-    def kinds(values: Sequence[int]) -> str:
-        """Those in code, then those in prose."""
-        by_kind = {name: [v // 3 for v in values if v % 3 == i] for i, name in ((1, "code"), (2, "prose"))}
-        return "; ".join(f"{token(ids)} in {name}" for name, ids in by_kind.items() if ids)
-
-    def classes(values: Sequence[int]) -> str:
-        return listed([f"{names[v % len(names)]} after {names[v // len(names)]}" for v in values], "; ", 2)
-
-    yield np.where(kind > 0, 3 * tokens + kind, -1), SIMPLER / 2, kinds
-    in_row = word_class[before] * len(names) + word_class[tokens]
-    yield np.where(before < 0, -1, in_row), SIMPLER / 2, classes
-
-
-def _classes(
-    tokens: np.ndarray, before: np.ndarray, after: np.ndarray, words: Vocabulary
-) -> Iterator[tuple[str, np.ndarray]]:
-    for name, members in words.classes():
-        yield name, members[tokens]
-        yield f"after {name}", (before >= 0) & members[before]
-        yield f"before {name}", (after >= 0) & members[after]
-
-
-def _places(
-    corpus: Corpus, tokens: np.ndarray, before: np.ndarray, words: Vocabulary
-) -> Iterator[tuple[str, Bool[np.ndarray, " token"]]]:
-    """Where in the document and in what: as far as the model sees, which is from the beginning of the block."""
-    n, context = len(tokens), corpus.context
-    place = np.arange(n) % context
-    begins = place == 0
-    begins[corpus.documents] = True
-    segment = np.cumsum(begins) - 1
-    first = np.flatnonzero(begins)
-    since = np.arange(n) - first[segment]
-    of_document = np.arange(n) - np.repeat(corpus.documents, corpus.document_lengths())
-
-    def within(values: np.ndarray) -> np.ndarray:
-        """Sums from the beginning of the segment up to and with each token."""
-        total = np.cumsum(values)
-        return total - (total - values)[first][segment]
-
-    yield "first token of a document", of_document == 0
-    for bound in (2, 4, 8):
-        yield f"first {bound} tokens", place < bound
-        yield f"first {bound} tokens of a document", of_document < bound
-    for bound in (16, 32, 64):
-        if context > bound:
-            yield f"first {bound} tokens", place < bound
-            yield f"after the first {bound} tokens", place >= bound
-    line = (before >= 0) & words.where(lambda text: "\n" in text)[before]
-    stop = (before >= 0) & words.listed(_STOPS)[before]
-    yield "first of a line or a sentence", line | stop | (of_document == 0)
-    inside_any = np.zeros(n, bool)
-    for opening, closing in _BRACKETS.items():
-        steps = (words.count(opening) - words.count(closing))[tokens]
-        depth = within(steps)
-        # a bracket that was never opened closes nothing; segments are apart by more than any depth
-        apart = segment * 64 * context
-        depth -= np.minimum(np.minimum.accumulate(depth - apart) + apart, 0)
-        inside = (since > 0) & (np.roll(depth, 1) > 0)
-        inside_any |= inside
-        yield f"inside {opening} {closing}", inside
-    yield "inside brackets", inside_any
-    plain, curly = words.count('"')[tokens], (words.count("“") - words.count("”"))[tokens]
-    yield "inside quotes", ((within(plain) - plain) % 2 == 1) | (within(curly) > 0)
-    # 1 where the last of the two is the opening one, −1 where it is the closing one
-    tag = np.array([np.sign(text.rfind("<") - text.rfind(">")) for text in words.texts])[tokens]
-    marked = np.maximum.accumulate(np.where(tag != 0, np.arange(n), -1))
-    yield "inside a tag", (marked >= first[segment]) & (tag[marked] > 0)
-    letters = words.where(str.isalpha)
-    ends = words.where(lambda text: text[-1:].isalpha())
-    yield "later piece of a word", (before >= 0) & letters[tokens] & ends[before]
-    repeated = _seen(segment, tokens)
-    yield "token said before", repeated
-    yield "token not said before", ~repeated
-    yield "after a token said before", (before >= 0) & np.roll(repeated, 1) & (since > 0)
-    pair = before * (tokens.max() + 1) + tokens
-    yield "said before after the same token", (before >= 0) & _seen(segment, pair)
-    capital = words.where(lambda text: text.strip().istitle())[tokens]
-    yield "capitalised word said before", repeated & capital
-    yield "capitalised word not said before", ~repeated & capital
-    symbols = words.count("{}();=_<>[]\\/")[tokens] > 0
-    share = np.bincount(segment, symbols) / np.bincount(segment)
-    yield CODE, share[segment] >= 0.15
-    yield PROSE, share[segment] < 0.05
 
 
 def _seen(segment: np.ndarray, values: np.ndarray) -> Bool[np.ndarray, " token"]:

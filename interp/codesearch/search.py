@@ -221,8 +221,10 @@ def score_codes(index: CodeIndex, matches: Matches) -> CodeScores:
             counts = _counted(index, i, ids)
             if not shared:
                 hits[of_book] += counts
-            if group.shape[1] > 1:
-                counts = _counted(index, i, _once_a_row(ids.reshape(len(group), -1), book.n_codes))
+            if group.shape[1] > 1:  # a code that several tokens of a match have counts once
+                ids = np.sort(ids.reshape(len(group), -1), axis=1)
+                ids[:, 1:][ids[:, 1:] == ids[:, :-1]] = book.n_codes
+                counts = _counted(index, i, ids)
             matched[of_book] += counts
     return CodeScores(index, matches, len(tokens), count_at(index, tokens) if shared else hits, matched)
 
@@ -239,13 +241,6 @@ def _counted(index: CodeIndex, number: int, ids: UInt[np.ndarray, "n k"]) -> Int
     if len(counts) > book.n_codes + 1:
         raise InputError(f"the index is damaged: {book.name} has ids above {book.n_codes}; build it again")
     return counts[:-1]
-
-
-def _once_a_row(ids: UInt[np.ndarray, "match slot"], none: int) -> UInt[np.ndarray, "match slot"]:
-    """A code that several tokens of a match have counts once."""
-    ids = np.sort(ids, axis=1)
-    ids[:, 1:][ids[:, 1:] == ids[:, :-1]] = none
-    return ids
 
 
 def largest(

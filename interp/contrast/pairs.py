@@ -63,7 +63,6 @@ class ExplainedPairs:
         return asdict(self) | {"explanations": [explanation.as_json() for explanation in self.explanations]}
 
     def text(self) -> str:
-        """At most 26 lines."""
         n, refused = len(self.explanations), len(self.refused)
         sparse = [explanation.kept for explanation in self.explanations if explanation.sparse]
         lines = [
@@ -75,7 +74,7 @@ class ExplainedPairs:
             count = f"{explanation.kept:>3} heads at tokens restore {explanation.alone_kept.restored:z.0%}"
             lines.append(f"  {count:<36}{first} less {second}: {explanation.a!r:.70}")
         lines += [f"  and {n - _LINES} more"] * (n > _LINES)
-        lines += [f"  refused: {each.reason}" for each in self.refused[:1]]
+        lines += [f"  refused: {refusal.reason}" for refusal in self.refused[:1]]
         lines.append(
             f"{'kept head':<12}{'in':>4}{'by chance':>11}{'share of the difference, mean':>33}{'interval':>16}"
         )

@@ -294,8 +294,8 @@ def _node_table(nodes: Sequence[WhyNode], kept: int) -> Markup:
 def _curve(explanation: Why) -> Markup:
     sizes = sorted({row.nodes for rows in curves(explanation).values() for row in rows})
     rows = []
-    for name, each in curves(explanation).items():
-        restored = {row.nodes: f"{row.restored:z.0%}" for row in each}
+    for name, curve in curves(explanation).items():
+        restored = {row.nodes: f"{row.restored:z.0%}" for row in curve}
         rows.append((name, *(restored.get(size, "") for size in sizes)))
     return _table(("share restored by", *map(str, sizes)), rows)
 

@@ -111,7 +111,6 @@ class Play:
 
     @torch.no_grad()
     def replay(self, edits: Sequence[str | NodeEdit]) -> list[EditOutcome]:
-        """As the function."""
         if len(edits) > MOST:
             raise InputError(f"{len(edits)} edits: at most {MOST} follow each other")
         parsed = [edit if isinstance(edit, NodeEdit) else parse_edit(edit) for edit in edits]
@@ -144,7 +143,6 @@ class Play:
         return logits
 
     def _value(self, edit: NodeEdit) -> Float[Tensor, " d"]:
-        """What the node writes with the edit."""
         if edit.to == "b":
             return self._at(edit.site, 1, edit.position + self.shift)
         value = self._at(edit.site, 0, edit.position)

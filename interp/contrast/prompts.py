@@ -112,7 +112,6 @@ def align(a: Tokens, b: Tokens) -> tuple[int, list[str]]:
 
 
 def _common_length(a: Tokens, b: Tokens) -> int:
-    """How many tokens are the same from the beginning on."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
@@ -147,7 +146,6 @@ def _answers(
 
 
 def _largest(terms: Float[Tensor, " d_vocab"], other: int | None) -> int:
-    """The token with the largest term, but not the other answer."""
     terms = terms.nan_to_num(0.0)  # some families' padding never comes
     if other is not None:
         terms[other] = -torch.inf

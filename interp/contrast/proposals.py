@@ -56,9 +56,9 @@ class Proposals:
         if not self.proposals:
             return f"{first}\nno word of it has an exchange of as many tokens: write B yourself"
         lines = [first, "", f"{'exchange':<32}{f'p({self.top!r})':>14}{'then':>14}{'KL':>8}"]
-        for each in self.proposals:
-            change = f"{each.was!r} → {each.becomes!r}"
-            lines.append(f"  {change:<30}{each.p:>z14.0%}{each.top!r:>14.14}{each.kl:>8.2f}")
+        for proposal in self.proposals:
+            change = f"{proposal.was!r} → {proposal.becomes!r}"
+            lines.append(f"  {change:<30}{proposal.p:>z14.0%}{proposal.top!r:>14.14}{proposal.kl:>8.2f}")
         return "\n".join(lines)
 
 

@@ -35,7 +35,6 @@ def read_nodes(
     effects: Mapping[Node, float],
     estimates: Float[np.ndarray, "layer pos component"],
 ) -> list[WhyNode]:
-    """Nodes with what can be read of each."""
     tokens, read = [token_text(context.model, token) for token in context.pairs[0].clean_tokens], []
     written, codes = _writes(context, nodes), _codes(context, nodes)
     for node, tokens_written, code in zip(nodes, written, codes, strict=True):

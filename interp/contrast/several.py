@@ -49,7 +49,6 @@ class Several:
         }
 
     def text(self) -> str:
-        """At most 25 lines."""
         lines = [f"A {self.explanations[0].a!r:.90}"]
         for explanation in self.explanations:
             kept = explanation.alone_kept

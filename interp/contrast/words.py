@@ -19,7 +19,6 @@ def signed(value: float) -> str:
 
 
 def headline(explanation: Why) -> list[str]:
-    """What was found, in a few sentences of plain text."""
     answer, instead = (explanation.answers[name] for name in ("answer", "instead"))
     kept, alone = explanation.kept, explanation.alone_kept
     share = f"{alone.restored:z.0%} of the difference and remove {alone.kl_removed:z.0%} of the KL divergence"
@@ -54,7 +53,6 @@ def curves(explanation: Why) -> dict[str, list[Alone]]:
 
 
 def about(explanation: Why, index: int) -> str:
-    """Everything of a node in lines."""
     node = explanation.nodes[index]
     lines = [
         f"{node}" + (", kept" if index < explanation.kept else ""),

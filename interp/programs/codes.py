@@ -102,7 +102,6 @@ def variables(pairs: PromptPairs, tokenizer: Any) -> list[Variable]:
 
 
 def same_partition(a: Int[np.ndarray, "..."], b: Int[np.ndarray, "..."]) -> bool:
-    """Whether two variables tell the same prompts apart."""
     return len(set(zip(a.flat, b.flat, strict=True))) == len(np.unique(a)) == len(np.unique(b))
 
 
@@ -174,7 +173,6 @@ class KeptEffect:
 
     @property
     def effect_r2(self) -> float:
-        """Of the effect by codes over prompts."""
         spread = ((self.effect - self.effect.mean()) ** 2).sum()
         return float(1 - ((self.by_codes - self.effect) ** 2).sum() / spread) if spread > 0 else 0.0
 
@@ -269,7 +267,6 @@ def vectors_of(book: Codebook, codes: Int[np.ndarray, " row"]) -> Float[Tensor, 
 
 
 def ids(book: Codebook, z: Float[Tensor, "*prompt d"]) -> Int[np.ndarray, "*prompt"]:
-    """The code of every prompt."""
     return book.encode(z).ids[..., 0].numpy().astype(int)
 
 
@@ -373,7 +370,6 @@ def _name(
 def contingency(
     rows: Int[np.ndarray, " prompt"], columns: Int[np.ndarray, " prompt"], height: int, width: int
 ) -> Int[np.ndarray, "{height} {width}"]:
-    """How often each row goes with each column."""
     return np.bincount(rows * width + columns, minlength=height * width).reshape(height, width)
 
 

@@ -86,14 +86,16 @@ class Execution:
             self.books[str(coded.slot)], np.arange(coded.codes)
         )
 
-    def values(self, coded: SlotCodes, how: str, pairs: Int[np.ndarray, " row"]) -> Float[Tensor, "row d"]:
+    def values(
+        self, coded: SlotCodes, content: str, pairs: Int[np.ndarray, " row"]
+    ) -> Float[Tensor, "row d"]:
         """What is written at a slot: ``program``, the code of the true value; ``other``, of another prompt's; ``mean``;
         ``whole``, what the model writes. Where no code stands for a value, or no variable is said, it is the mean."""
-        if how == "whole":
+        if content == "whole":
             return self.runner.z(coded.slot)[0, torch.from_numpy(pairs)]
         name, codes = str(coded.slot), np.full(len(pairs), -1)
-        if how != "mean" and name in self.codes:
-            codes = self.codes[name][self.other[pairs] if how == "other" else pairs]
+        if content != "mean" and name in self.codes:
+            codes = self.codes[name][self.other[pairs] if content == "other" else pairs]
         known = torch.from_numpy(codes >= 0)[:, None]
         return torch.where(known, vectors_of(self.books[name], np.maximum(codes, 0)), self.mean[name])
 
@@ -165,7 +167,7 @@ class Execution:
         ]
 
     def _arm(
-        self, how: str, *, deleted: Group | None = None, wrong: Group | None = None
+        self, content: str, *, deleted: Group | None = None, wrong: Group | None = None
     ) -> list[tuple[SlotCodes, str | None]]:
         """Slots that are not held, and what is written there; ``None``: they recompute."""
         arm: list[tuple[SlotCodes, str | None]] = []
@@ -173,7 +175,7 @@ class Execution:
             group = self.group_of[coded.slot]
             is_wrong = group is wrong and str(coded.slot) in self.codes
             if group is not deleted:
-                arm.append((coded, "other" if is_wrong else how if group.input else None))
+                arm.append((coded, "other" if is_wrong else content if group.input else None))
         return arm
 
     def _run(
@@ -183,15 +185,16 @@ class Execution:
         live, patches = [], []
         for coded in self.slots:
             positions = coded.slot.positions([self.runner.pairs[pair] for pair in rows])
-            in_arms = [next((how for slot, how in arm if slot is coded), "held") for arm in arms]
-            recompute = np.repeat([how is None for how in in_arms], n)
+            contents = [next((content for slot, content in arm if slot is coded), "held") for arm in arms]
+            recompute = np.repeat([content is None for content in contents], n)
             if recompute.any() and coded.slot.site.kind == "attn":
                 live.append(LiveAt(coded.slot.site, positions, recompute))
-            written = np.repeat([how not in (None, "held") for how in in_arms], n)
+            written = np.repeat([content not in (None, "held") for content in contents], n)
             if written.any():
                 held = torch.zeros_like(self.values(coded, "mean", pairs))
                 values = [
-                    held if how in (None, "held") else self.values(coded, how, pairs) for how in in_arms
+                    held if content in (None, "held") else self.values(coded, content, pairs)
+                    for content in contents
                 ]
                 patches.append(Patch(coded.slot.site, torch.cat(values), positions, written))
         metric, preferred = in_frozen_context(self.runner.clean, rows, live, patches)

@@ -73,7 +73,6 @@ class Judge:
         self._clean_top = runner.run(np.arange(len(judged)), [unchanged], every_token=True).top
 
     def entry(self, entry: Interchange) -> Interchange:
-        """One entry with its controls and accuracies."""
         sites, names = {*entry.sites}, entry.variable.split(" + ")
         if not {*names} <= self.named.keys():
             return entry
@@ -94,8 +93,8 @@ class Judge:
         if self.task is None:
             return {}
         rng, n = np.random.default_rng(self.seed), len(self.runner.pairs)
-        now = np.stack([named.variable.ids[0, len(self.fitted) :] for named in variables_set])
-        sources = _drawn(now, now, rng)
+        current = np.stack([named.variable.ids[0, len(self.fitted) :] for named in variables_set])
+        sources = _drawn(current, current, rng)
         names = [self._known_as[named.variable.name] for named in variables_set]
         clean = [pair.variables.get("clean", {}) for pair in self.runner.pairs]
         after = getattr(self.task, "after", lambda base, values: {**base, **values})
@@ -161,7 +160,7 @@ class Judge:
         clean, rng = self._training, np.random.default_rng(self.seed)
         pairs = clean.pairs
         names = [self._known_as[named.variable.name] for named in variables_set]
-        now = np.stack([named.variable.ids[0, : len(pairs)] for named in variables_set])
+        current = np.stack([named.variable.ids[0, : len(pairs)] for named in variables_set])
         values = [pair.variables["clean"] for pair in pairs]
         z = {slot: self.fit_z[slot][0, : len(pairs)] for named in variables_set for slot in named.coded}
         generator = torch.Generator().manual_seed(self.seed)
@@ -171,7 +170,7 @@ class Judge:
         adam = torch.optim.Adam(parameters, RATE)
         for _ in range(STEPS):
             base = rng.choice(len(pairs), min(BATCH, len(pairs)), replace=False)
-            source = _drawn(now[:, base], now, rng)
+            source = _drawn(current[:, base], current, rng)
             to = [
                 self._tokens(after(values[i], {name: values[j][name] for name in names}))
                 for i, j in zip(base, source, strict=True)
@@ -198,7 +197,6 @@ class Judge:
 
 
 def _among(tokens: Int[np.ndarray, " row"], accepted: Sequence[frozenset[int]]) -> Bool[np.ndarray, " row"]:
-    """Whether each token is one of those accepted in its row."""
     return np.array([token in row for token, row in zip(tokens, accepted, strict=True)])
 
 
@@ -208,11 +206,11 @@ def _projection(directions: Float[Tensor, "d rank"]) -> Float[Tensor, "d d"]:
 
 
 def _drawn(
-    now: Int[np.ndarray, "variable row"], pool: Int[np.ndarray, "variable pair"], rng: np.random.Generator
+    current: Int[np.ndarray, "variable row"], pool: Int[np.ndarray, "variable pair"], rng: np.random.Generator
 ) -> Int[np.ndarray, " row"]:
     """For every row a pair that differs in all variables, if there is one, else in any; evenly over values."""
     drawn = []
-    for row in now.T:
+    for row in current.T:
         differs = pool != row[:, None]
         pairs = np.flatnonzero(differs.all(0) if differs.all(0).any() else differs.any(0))
         _, value = np.unique(pool[:, pairs], axis=1, return_inverse=True)

@@ -155,7 +155,9 @@ class _Finder:
             before = self.clean.forwards if kept else 0.0
             clean = self.clean if kept else CleanRun.of(self.model, chosen, mlps=mlps, progress=advance)
             self.chooser = SlotRunner(clean, chosen)
-            grown = self._grown(sites, roles, advance)
+            candidates = [HeadAtRole.of(site, role) for site in sites for role in roles]
+            candidates = [slot for slot in candidates if slot.site.kind == "attn"]
+            grown, self.inputs = grow(clean, candidates, np.arange(min(GROW_PAIRS, len(chosen))), advance)
             places, slots = self._places(sites, roles, grown, effects[: len(chosen)])
             self.inputs = self.inputs or frozenset(slots)  # of MLPs alone, none is seen to tell another
         with self.stage("prompts for the program", len(self.fitted) + len(self.judged)) as advance:
@@ -193,14 +195,6 @@ class _Finder:
             groups, executed = execute(program, self.judge, self.seed, advance)
         forwards = round(self.chooser.forwards - before + fitting + self.judge.forwards, 1)
         return program.model_copy(update={"groups": groups, "executed": executed, "forwards": forwards})
-
-    def _grown(self, sites: Sequence[str], roles: Sequence[str], advance: Any) -> set[HeadAtRole]:
-        """The heads at roles that the program is made of; ``self.inputs`` are those of them at which it is written."""
-        candidates = [HeadAtRole.of(site, role) for site in sites for role in roles]
-        candidates = [slot for slot in candidates if slot.site.kind == "attn"]
-        pairs = np.arange(min(GROW_PAIRS, len(self.chooser.pairs)))
-        slots, self.inputs = grow(self.chooser.clean, candidates, pairs, advance)
-        return {*slots}
 
     def _places(
         self,
@@ -268,24 +262,16 @@ class _Finder:
         coded = HeadCodebook(book, ids(book, z), ids(book, self.judge.z(slot)), codes)
         low, high = kept.interval(self.seed)
         effect = float(kept.effect.mean())
-        shares: dict[str, Any] = {"effect_kept": None, "reconstruction_cost": None}
+        numbers: dict[str, Any] = {"effect_kept": None, "reconstruction_cost": None}
         has_effect = low * high > 0  # a share of nothing says nothing
         if has_effect:
             names = ("effect_kept", "reconstruction_cost", "effect_r2", "absolute_cost")
-            shares = {name: getattr(kept, name) for name in names} | {"shift_kept": shifted.effect_kept}
+            numbers = {name: getattr(kept, name) for name in names} | {"shift_kept": shifted.effect_kept}
             interval = ratio_interval(kept.by_codes, kept.effect, self.seed)
-            shares |= zip(("effect_kept_low", "effect_kept_high"), interval, strict=True)
-        slot_codes = SlotCodes(
-            site=str(slot.site),
-            role=slot.role,
-            effect=effect,
-            low=low,
-            high=high,
-            input=slot in self.inputs,
-            codes=book.config.n_codes,
-            bits=bits(coded.judged),
-            **shares,
-        )
+            numbers |= zip(("effect_kept_low", "effect_kept_high"), interval, strict=True)
+        numbers |= {"effect": effect, "low": low, "high": high, "bits": bits(coded.judged)}
+        numbers |= {"input": slot in self.inputs, "codes": book.config.n_codes}
+        slot_codes = SlotCodes(site=str(slot.site), role=slot.role, **numbers)
         if not has_effect:
             self.notes.append(
                 f"{slot}: its effect on the held-out prompts is not off zero, so no share is told."
@@ -403,10 +389,6 @@ def _meaning(coded: HeadCodebook, name: Sequence[Name]) -> Int[np.ndarray, " cod
 
 
 def _interchange(outcome: VariableSet) -> Interchange:
-    return Interchange(
-        variable=outcome.variable,
-        sites=[str(slot) for slot in outcome.slots],
-        n=outcome.n,
-        metric_clean=outcome.metric_clean,
-        **{name: value for name, value in answers_by_field(outcome).items() if not np.isnan(value)},
-    )
+    answers = {name: value for name, value in answers_by_field(outcome).items() if not np.isnan(value)}
+    answers |= {"n": outcome.n, "metric_clean": outcome.metric_clean}
+    return Interchange(variable=outcome.variable, sites=list(map(str, outcome.slots)), **answers)

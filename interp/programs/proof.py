@@ -127,11 +127,11 @@ def changes_of(
     """What is added to the slots of a variable on every held-out pair, in each way; ``new``: the values to be set."""
     coded, variable = named.coded, named.variable
     n_fitted, n_values = next(iter(coded.values())).fitted.shape[1], len(variable.values)
-    before, now = variable.ids[:, :n_fitted], variable.ids[0, n_fitted:]
+    before, current = variable.ids[:, :n_fitted], variable.ids[0, n_fitted:]
     usual = {slot: usual_codes(c.fitted, before, n_values, 1) for slot, c in coded.items()}
     if new is None:
         known = np.any([codes >= 0 for codes in usual.values()], axis=0)
-        new = _other_values(now, before, known, _answers(runner, variable, now), rng)
+        new = _other_values(current, before, known, _answers(runner, variable, current), rng)
     if new is None:
         return None
     codes = {slot: c.judged[0] for slot, c in coded.items()}
@@ -145,16 +145,16 @@ def changes_of(
 
     changes = {
         "set": moved({slot: usual[slot][new] for slot in coded}),
-        "own": moved({slot: usual[slot][now] for slot in coded}),
+        "own": moved({slot: usual[slot][current] for slot in coded}),
     }
     if controls:
-        drawn = {slot: rng.integers(c.book.config.n_codes, size=len(now)) for slot, c in coded.items()}
+        drawn = {slot: rng.integers(c.book.config.n_codes, size=len(current)) for slot, c in coded.items()}
         changes["codes"] = moved(drawn)
         changes["random"] = {slot: _turned(change, rng) for slot, change in changes["set"].items()}
         changes["means"] = {}
         for slot in coded:
             mean = class_means(fit_z[slot].numpy(), before, n_values)
-            changes["means"][slot] = torch.from_numpy(mean[new] - mean[now]).float().nan_to_num()
+            changes["means"][slot] = torch.from_numpy(mean[new] - mean[current]).float().nan_to_num()
     return changes
 
 
@@ -172,7 +172,7 @@ def stacked(arms: Sequence[Sequence[Edit]], n: int) -> list[Edit]:
 
 
 def _answers(
-    runner: SlotRunner, variable: Variable, now: Int[np.ndarray, " pair"]
+    runner: SlotRunner, variable: Variable, current: Int[np.ndarray, " pair"]
 ) -> Int[np.ndarray, " pair"]:
     """The other answer of each pair whose value is the right or the wrong one; else −1."""
     number = {str(value).strip(): i for i, value in enumerate(variable.values)}
@@ -181,11 +181,11 @@ def _answers(
         np.array([number.get(decode([tokens[0]]).strip(), -1) for tokens in answers])
         for answers in zip(*((pair.answers, pair.wrong_answers) for pair in runner.pairs), strict=True)
     )
-    return np.where(now == right, wrong, np.where(now == wrong, right, -1))
+    return np.where(current == right, wrong, np.where(current == wrong, right, -1))
 
 
 def _other_values(
-    now: Int[np.ndarray, " pair"],
+    current: Int[np.ndarray, " pair"],
     before: Int[np.ndarray, "side fitted"],
     known: Bool[np.ndarray, " value"],
     answers: Int[np.ndarray, " pair"],
@@ -195,9 +195,9 @@ def _other_values(
     has, else a corrupt one's."""
     clean, either_side = (np.intersect1d(values, np.flatnonzero(known)) for values in (before[0], before))
     pool = clean if len(clean) > 1 else either_side
-    if len(pool) < 2 or len(now) < 2:
+    if len(pool) < 2 or len(current) < 2:
         return None
-    drawn = np.array([rng.choice(pool[pool != value]) for value in now], dtype=int)
+    drawn = np.array([rng.choice(pool[pool != value]) for value in current], dtype=int)
     return np.where(np.isin(answers, pool), answers, drawn)
 
 
@@ -266,18 +266,18 @@ def _transition(
     share = np.bincount(coded.meaning[coded.judged].ravel(), minlength=coded.meaning.max() + 1)
     share = share / share.sum()
     by_frequency = np.where(clean == corrupt, 0.0, share[corrupt] / np.maximum(1 - share[clean], 1e-9))
-    now, by_chance = (coded.meaning[ids(coded.book, z)] for z in (moved, null))
-    other = now != clean
-    stays = torch.from_numpy(~other)
+    meaning, by_chance = (coded.meaning[ids(coded.book, z)] for z in (moved, null))
+    changed = meaning != clean
+    stays = torch.from_numpy(~changed)
     spoken = coded.vectors(codes)[stays]
-    here = runner.z(receiver)[0, torch.from_numpy(pairs)][stays]
-    along = ((moved[stays] * spoken).sum(-1), (here * spoken).sum(-1))
+    clean_z = runner.z(receiver)[0, torch.from_numpy(pairs)][stays]
+    along = ((moved[stays] * spoken).sum(-1), (clean_z * spoken).sum(-1))
     return Transition(
         **{"from": str(sender), "to": str(receiver)},
         n=len(pairs),
-        changes=float(other.mean()),
-        as_predicted=float((now == corrupt)[other].mean()) if other.any() else 0.0,
+        changes=float(changed.mean()),
+        as_predicted=float((meaning == corrupt)[changed].mean()) if changed.any() else 0.0,
         null=float((by_chance != clean).mean()),
-        predicted_null=float(by_frequency[other].mean()) if other.any() else 0.0,
+        predicted_null=float(by_frequency[changed].mean()) if changed.any() else 0.0,
         strength=float(along[0].sum() / along[1].sum()) if len(spoken) else 1.0,
     )

@@ -36,7 +36,6 @@ class HeadAtRole:
         return f"{self.site} @ {self.role}"
 
     def positions(self, pairs: Iterable[PromptPair]) -> Int[np.ndarray, " pair"]:
-        """Where the role stands in the prompts of some pairs."""
         return np.array([pair.positions[self.role] for pair in pairs], dtype=int)
 
 
@@ -74,7 +73,6 @@ class SlotRunner:
     def of(
         cls, model: Model, pairs: PromptPairs, *, mlps: bool = False, progress: Progress | None = None
     ) -> "SlotRunner":
-        """With a clean run of its own."""
         return cls(CleanRun.of(model, pairs, mlps=mlps, progress=progress), pairs)
 
     @property

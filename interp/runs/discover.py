@@ -113,7 +113,6 @@ class CircuitSearch:
             self.reference, self.own_reference = str(self.reference), ExactEffects.load(self.reference)
 
     def _config(self) -> Any:
-        """The method's config, with what every method may have."""
         method, config = self.method, {} if self.config is None else self.config
         if isinstance(config, Mapping):
             for key in ("threshold", "batch_size", "mlps"):
@@ -200,22 +199,8 @@ def find_circuit(
     Raises:
         InputError: anything that a user can mend, before the model is loaded where that is possible.
     """
-    search = CircuitSearch(
-        task,
-        method,
-        n,
-        seed,
-        counterfactual,
-        config,
-        candidates,
-        threshold,
-        mlps,
-        bos,
-        reference,
-        batch_size,
-        program,
-    )
-    return run_search(search, model, stage=stage)
+    asked = (task, method, n, seed, counterfactual, config, candidates, threshold, mlps, bos, reference)
+    return run_search(CircuitSearch(*asked, batch_size, program), model, stage=stage)
 
 
 def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage = silent) -> Run:
@@ -265,6 +250,10 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
             score_edges = partial(edges_by_patching, clean=clean, codes=codes)
         scored = score_edges(model, pairs, scores, sites=members, batch_size=batch_size, progress=advance)
     edges, evidence = scored.edges, scored.evidence
+    proposed = None
+    if scores.probability is not None:  # the circuit before any check
+        heads = [f"a{layer}.h{head}" for layer, head in np.argwhere(scores.circuit()).tolist()]
+        proposed = Proposed(false_discovery_rate=FALSE_DISCOVERY_RATE, heads=heads)
     described = describe_model(model)
     return Run(
         model=described["spec"],
@@ -286,7 +275,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
         ],
         edges_are_counts=scored.counts,
         left_out=_left_out(readout, edges),
-        proposed=_proposed(scores),
+        proposed=proposed,
         recovery=_recovery(pairs, model, scores, search),
         settings=Settings(
             candidates=search.candidates,
@@ -336,7 +325,6 @@ def default_model(task: Task) -> str:
 
 @contextlib.contextmanager
 def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Notes the wall time of a stage."""
     begin = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - begin
@@ -347,7 +335,6 @@ def _metric(pairs: PromptPairs, clean: float, corrupt: float) -> Metric:
 
 
 def _left_out(readout: HeadReadout, edges: tuple[EdgeScore, ...]) -> list[str]:
-    """Why parts of the run are missing, a sentence each."""
     residual_writes, sentences = readout.residual_writes, []
     if not residual_writes.has_edges and not edges:
         sentences.append(f"No edges were scored for this model: {residual_writes.why_no_edges}.")
@@ -357,14 +344,6 @@ def _left_out(readout: HeadReadout, edges: tuple[EdgeScore, ...]) -> list[str]:
             "need it and the tokens that heads raise are left out."
         )
     return sentences
-
-
-def _proposed(scores: Scores) -> Proposed | None:
-    """The circuit before any check, where the method tells how probable members are."""
-    if scores.probability is None:
-        return None
-    sites = [str(Site("attn", int(layer), int(head))) for layer, head in np.argwhere(scores.circuit())]
-    return Proposed(false_discovery_rate=FALSE_DISCOVERY_RATE, heads=sites)
 
 
 def _effects(checked: VerifiedHeads) -> dict[Site, dict]:
@@ -409,7 +388,6 @@ CHANGES = 8
 
 
 def _member(model: Model, site: Site, readout: HeadReadout, codes: RoleCodes | None, scores: Scores) -> dict:
-    """What is kept of a head that is a member."""
     assert site.head is not None
     at = site.layer, site.head
     details: dict[str, Any] = {"evidence": (evidence := scores.evidence.get(str(site)))}

@@ -48,7 +48,6 @@ _CONTENTS = {RESULT, ARRAYS, TABLE, *PROMPTS, REFERENCE, VALIDITY, REPORT}
 
 
 def save_run(run: Run, folder: Path | str, *, report: str | None = None, overwrite: bool = False) -> Path:
-    """:meth:`~interp.runs.run.Run.save`."""
     folder = Path(folder)
     check_destination(folder, run.request, overwrite=overwrite)
     place = Path(os.path.realpath(folder))  # of a link what it leads to is replaced
@@ -64,7 +63,6 @@ def save_new_run(run: Run, parent: Path, name: str, *, report: str | None = None
 
 
 def save_validity(run: Run, folder: Path | str) -> Path:
-    """Write the card beside the run, in place of an earlier one."""
     assert run.validity is not None
     path = Path(folder) / VALIDITY
     write_text(path, run.validity.model_dump_json(indent=1) + "\n")
@@ -77,7 +75,6 @@ def save_judged(run: Run, folder: Path | str) -> None:
 
 
 def load_run(folder: Path | str) -> Run:
-    """Read a run folder, or say in one line what is wrong with it."""
     folder = Path(folder)
     if not (folder / RESULT).is_file():
         raise InputError(
@@ -179,7 +176,11 @@ def _written(run: Run, folder: Path, report: str | None) -> Iterator[Path]:
         finished.mkdir()
         write_text(finished / RESULT, run.model_dump_json(indent=1) + "\n")
         with atomic_path(finished / ARRAYS) as path:
-            arrays = run.arrays | _book_arrays(run.program)
+            books = {} if run.program is None else run.program.books
+            tensors = {
+                f"{name} {slot}": book.tensors()[name] for slot, book in books.items() for name in _BOOK
+            }
+            arrays = run.arrays | {name: tensor.detach().numpy() for name, tensor in tensors.items()}
             save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
         write_text(finished / TABLE, heads_csv(run))
         if run.own_reference is not None:
@@ -221,7 +222,6 @@ def _replace(finished: Path, folder: Path) -> None:
 
 
 def _numbered(folder: Path) -> Iterator[Path]:
-    """``folder``, ``folder-2``, ``folder-3``, …"""
     yield folder
     yield from (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
 
@@ -231,7 +231,6 @@ def _is_free(folder: Path, request: Mapping[str, Any]) -> bool:
 
 
 def _read(path: Path, reader: Callable[[Path], Any], name: str, remedy: str) -> Any:
-    """What a file holds, or in one line why it cannot be read."""
     try:
         return reader(readable(path))
     except OSError as error:
@@ -275,11 +274,6 @@ def _fill_arrays(run: Run, path: Path) -> None:
 
 _BOOK = ("codes", "counts", "metric")
 """The tensors of a slot's codebook; each lies under its name and the slot's among the arrays."""
-
-
-def _book_arrays(program: Program | None) -> dict[str, np.ndarray]:
-    slots = () if program is None else program.books.items()
-    return {f"{name} {s}": book.tensors()[name].detach().numpy() for s, book in slots for name in _BOOK}
 
 
 def _pop_books(arrays: dict[str, np.ndarray], program: Program) -> dict[str, MetricCodebook]:

@@ -63,7 +63,7 @@ class _JudgeWorker:
         return self.__dict__ | {"judge": None}
 
 
-def _judged_entry(worker: _JudgeWorker, i: int, spec: str, told: Told) -> Interchange:
+def _judged_entry(worker: _JudgeWorker, i: int, spec: str, progress: Told) -> Interchange:
     run = worker.run
     assert run.program is not None
     if worker.judge is None:
@@ -74,6 +74,6 @@ def _judged_entry(worker: _JudgeWorker, i: int, spec: str, told: Told) -> Interc
             raise InputError(parts)
         fitted, judged = parts
         mlps = any(coded.slot.site.kind == "mlp" for coded in run.program.slots)
-        runner = SlotRunner.of(model, judged, mlps=mlps, progress=counted(told.share, 2 * len(judged)))
+        runner = SlotRunner.of(model, judged, mlps=mlps, progress=counted(progress.share, 2 * len(judged)))
         worker.judge = Judge(run.program, task, runner, fitted, run.seed)
     return worker.judge.entry(run.program.interchange[i])

@@ -44,7 +44,6 @@ class TextBlocks:
         return self.tokens.numel()
 
     def fingerprint(self) -> str:
-        """A hash of the tokens."""
         return hashlib.sha256(self.tokens.to(torch.int32).numpy().tobytes()).hexdigest()[:16]
 
 

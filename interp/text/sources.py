@@ -251,7 +251,7 @@ class ProbeText:
     def __init__(self, name: str) -> None:
         if name not in _PROBE_TEXTS:
             raise InputError(
-                f"text 'probes:{name}': choose {', '.join(f'probes:{one}' for one in _PROBE_TEXTS)}"
+                f"text 'probes:{name}': choose {', '.join(f'probes:{known}' for known in _PROBE_TEXTS)}"
             )
         self.name, self.spec = name, f"probes:{name}"
 

@@ -26,7 +26,6 @@ def opened(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a text alone."""
     check_unicode(text)
     return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
@@ -40,14 +39,14 @@ def in_chat_template(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
 
-def check_unicode(text: str, where: str = "text") -> None:
+def check_unicode(text: str, name: str = "text") -> None:
     """Raise :class:`InputError` for half of a surrogate pair: a cut emoji, or bytes of a terminal that are no UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         near = text[max(0, error.start - 20) : error.start + 1]
         raise InputError(
-            f"{where}: character {error.start} (behind {near[:-1]!r}) is {near[-1]!r}, half of a surrogate pair and no "
+            f"{name}: character {error.start} (behind {near[:-1]!r}) is {near[-1]!r}, half of a surrogate pair and no "
             "Unicode text"
         ) from None
 

@@ -242,7 +242,6 @@ def refit_blocks(blocks: Int[Tensor, "block pos"], config: TrainConfig) -> Itera
 
 
 def describe(result: StepResult) -> str:
-    """One line on a step."""
     nats = {"loss": result.loss, "KL": result.kl, "CE": result.ce}
     known = [f"{name} {value:.3f}" for name, value in nats.items() if value is not None]
     return "  ".join([*known, f"explained {result.explained:.2f}", f"dead {result.dead:.1%}"])

@@ -28,17 +28,17 @@ def place_bos_codes(book: Dictionary, x: Float[Tensor, "block pos *place d_in"])
     to nothing becomes nothing, for the slots after it. Of k most similar codes each becomes a k-th of it. Where heads
     share a book no code is moved: it would take one, or k, for each of them. Nor is one of another kind than codebooks.
     """
-    here = book.rows(x[:1, :1])
-    if here.shape[1] > 1 or not isinstance(book, Codebook):
+    first_rows = book.rows(x[:1, :1])
+    if first_rows.shape[1] > 1 or not isinstance(book, Codebook):
         return
     config = book.config
     groups = torch.arange(config.groups, device=x.device)
     chosen = book.encode(x[:1, :1]).ids.long().reshape(config.groups, config.k)
     if config.selection == "cosine":
-        book.codes[groups[:, None], chosen] = (here / config.k).to(book.codes.dtype)
+        book.codes[groups[:, None], chosen] = (first_rows / config.k).to(book.codes.dtype)
         return
     first = chosen[:, 0]
-    book.codes[groups, first] = here[:, 0].to(book.codes.dtype)
+    book.codes[groups, first] = first_rows[:, 0].to(book.codes.dtype)
     if config.k > 1 and book.unit_values:
         length = book.comparable(book.codes.float()).norm(dim=-1)
         length[groups, first] = torch.inf
@@ -97,7 +97,6 @@ class TrainedCodebook(CodebookWrapper):
         self._decoded: Tensor
 
     def set_k(self, k: int) -> None:
-        """From now on k codes per vector."""
         if k != self.config.k:
             self.book.config = replace(self.book.config, k=k)
 
@@ -131,9 +130,11 @@ class TrainedCodebook(CodebookWrapper):
             shape = (self.config.groups, n_blocks, n_positions, -1, self.config.d_in)
             error = self._compared(x.detach().float() - self._decoded.float()).reshape(shape)
             error = error.square().sum(-1).mean(-1)  # over the heads that share a book
-            here = self._compared(x.detach().float()).reshape(shape)[:, :, 1:]
+            vectors = self._compared(x.detach().float()).reshape(shape)[:, :, 1:]
             # of the whole batch, where processes share it
-            apart = (here - averaged(here.mean((1, 2, 3), keepdim=True))).square().sum(-1).mean((1, 2, 3))
+            apart = (
+                (vectors - averaged(vectors.mean((1, 2, 3), keepdim=True))).square().sum(-1).mean((1, 2, 3))
+            )
             missed = error.detach()[:, :, 1:].mean((1, 2))
             self._measure(averaged(apart).clamp(min=1e-12), averaged(missed))
             counted = error if self.joint else error[:, :, 1:]

@@ -337,9 +337,9 @@ class Trainer:
 
     def _precision(self, tokens: Tensor) -> torch.autocast:
         """Of the model's products; codes and similarities are float32 all the same."""
-        where, wanted = tokens.device.type, self.config.precision
-        half = where == "cuda" if wanted == "auto" else wanted == "bfloat16"
-        return torch.autocast(where, torch.bfloat16, enabled=half)
+        device, wanted = tokens.device.type, self.config.precision
+        half = device == "cuda" if wanted == "auto" else wanted == "bfloat16"
+        return torch.autocast(device, torch.bfloat16, enabled=half)
 
     def _set_k(self, number: int) -> int:
         most = max(self.ks.values())
@@ -366,20 +366,16 @@ class Trainer:
         generator = drawn_from(self.config.seed, "replace", done, device)
         for site, book in self.books.items():
             # where one code is all of a vector, a new one is the vector that it is for
-            book.replace_dead(
-                gathered(self._wrappers[site].x)[:, 1:],
-                self.optimizer,
-                generator=generator,
-                own_length=self.ks[site] == 1,
-            )
+            x, alone = gathered(self._wrappers[site].x)[:, 1:], self.ks[site] == 1
+            book.replace_dead(x, self.optimizer, generator=generator, own_length=alone)
 
     def _dead(self) -> float:
         return float(torch.cat([book.counts.eq(0).flatten() for book in self.books.values()]).float().mean())
 
 
-def drawn_from(seed: int, what: str, number: int, device: torch.device | str = "cpu") -> torch.Generator:
+def drawn_from(seed: int, purpose: str, number: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator for one thing at one step: nothing but these numbers decides what it gives."""
-    digest = hashlib.sha256(f"{seed}:{what}:{number}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}:{purpose}:{number}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
 
 

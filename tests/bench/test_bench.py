@@ -113,10 +113,10 @@ def test_a_second_run_does_nothing_and_says_the_same(finished):
     def written() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in folder.rglob("*.*") if path.suffix != ".jsonl"}
 
-    before, said = written(), []
-    assert run_bench(plan(), folder, say=said.append) == result
+    before, lines = written(), []
+    assert run_bench(plan(), folder, say=lines.append) == result
     assert written() == before
-    assert not any("again" in line for line in said)
+    assert not any("again" in line for line in lines)
 
 
 class _Kill:
@@ -171,26 +171,22 @@ def test_killed_runs_go_on_to_the_same_json(finished, tmp_path):
     ],
 )
 def test_what_is_damaged_is_done_again_with_a_line_saying_so(copied, finished, file, damage):
-    path, said = copied / FOLDER / file, []
+    path, lines = copied / FOLDER / file, []
     path.write_bytes(damage(path.read_bytes()))
-    again = run_bench(plan(), copied, say=said.append)
+    again = run_bench(plan(), copied, say=lines.append)
     assert again == finished[1]
-    assert [line for line in said if "again" in line] == [f"{path} is damaged: done again"]
+    assert [line for line in lines if "again" in line] == [f"{path} is damaged: done again"]
 
 
-def test_cells_of_other_settings_are_not_mistaken_for_these(copied):
-    said: list[str] = []
-    other = run_bench(plan(held_out=4), copied, say=said.append)
-    redone = [line for line in said if "other settings (held_out)" in line]
+def test_cells_of_other_settings_or_an_older_version_are_done_again(copied, monkeypatch):
+    lines: list[str] = []
+    assert run_bench(plan(held_out=4), copied, say=lines.append)["plan"]["held_out"] == 4
+    redone = [line for line in lines if "other settings (held_out)" in line]
     assert len(redone) == 3 * 2  # of the fewest pairs, whose circuits are run alone
-    assert other["plan"]["held_out"] == 4
-
-
-def test_cells_of_an_older_version_of_a_method_are_done_again(copied, monkeypatch):
     monkeypatch.setattr("interp.scores.eap.eap", replace(load_method("eap"), version=7))
-    said: list[str] = []
-    run_bench(plan(), copied, say=said.append)
-    redone = [line for line in said if "was made with other settings" in line]
+    lines.clear()
+    run_bench(plan(held_out=4), copied, say=lines.append)
+    redone = [line for line in lines if "was made with other settings" in line]
     assert redone and all(f"{FOLDER}/eap/" in line for line in redone)
 
 
@@ -205,9 +201,9 @@ def test_more_seeds_and_pairs_leave_what_is_there(copied, finished):
 
 def test_a_method_that_refuses_is_left_out_and_named_and_other_numbers_of_pairs_are_run(tmp_path):
     # the dictionary of the code overlap is trained on 10 prompts; 4 pairs are 8
-    said, methods = [], ("attribution", "overlap")
-    result = run_bench(plan(methods=methods, pairs=(4,), seeds=1), tmp_path / "few", say=said.append)
-    assert any("overlap: left out" in line for line in said)
+    lines, methods = [], ("attribution", "overlap")
+    result = run_bench(plan(methods=methods, pairs=(4,), seeds=1), tmp_path / "few", say=lines.append)
+    assert any("overlap: left out" in line for line in lines)
     assert {row["method"] for row in result["cells"]} == {YARDSTICK, "attribution"}
     more = plan(methods=methods, pairs=(4, 6), seeds=1)
     result = run_bench(more, tmp_path / "more")

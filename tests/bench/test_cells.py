@@ -18,9 +18,7 @@ PLANTED = "planted-inhibition"
 def made(tmp_path):
     """A method's runner on so many pairs."""
 
-    def make(
-        method: str, n: int = 6, folder: str = "", dtype: str = "float32", batch_size: int = 16, edges=False
-    ):
+    def make(method, n=6, folder="", dtype="float32", batch_size=16, edges=False) -> Runner:
         model = load_model(PLANTED, dtype=dtype)
         pool = load_task(PLANTED).sample(model.tokenizer, n, 0)
         options = {"weights": "of the test", "edges_compared": edges, "batch_size": batch_size, "say": print}
@@ -38,9 +36,8 @@ def test_pooled_cells_equal_the_method_alone(made):
     runner.prepare(cells, quiet)
     for n, seed in cells:
         outcome = runner.outcome(n, seed, quiet)
-        alone = AdaptivePatchingBase(
-            Context(runner.model, runner.pool.subset(drawn(seed, n, 20))), kept=range(n)
-        )
+        pairs = runner.pool.subset(drawn(seed, n, 20))
+        alone = AdaptivePatchingBase(Context(runner.model, pairs), kept=range(n))
         ranking = alone.rank(range(n), AdaptivePatchingConfig(seed=seed))
         np.testing.assert_allclose(outcome.heads, ranking.heads, atol=1e-3)
         assert outcome.forwards == pytest.approx(4 * n + ranking.forwards)

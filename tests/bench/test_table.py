@@ -39,9 +39,8 @@ def test_a_groups_row_is_the_mean_of_its_tasks():
     for name, value in zip(names, (0.2, 0.6), strict=True):
         spread = {"mean": value, "least": 0.0, "largest": 1.0, "count": 2}
         line = {"task": name, "model": name, "method": "attribution", "n": 10, "decides": True}
-        lines.append(
-            {**line, **dict.fromkeys(METRICS, spread), "jaccard_seeds": value, "jaccard_bootstrap": None}
-        )
+        jaccard = {"jaccard_seeds": value, "jaccard_bootstrap": None}
+        lines.append(line | dict.fromkeys(METRICS, spread) | jaccard)
     (found,) = _groups(plan, lines)
     assert found["roc_auc"] == pytest.approx(0.4) and found["jaccard_seeds"] == pytest.approx(0.4)
     assert (found["tasks"], found["of_tasks"]) == (2, 2)

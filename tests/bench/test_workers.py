@@ -46,9 +46,8 @@ def assert_same(found: ExactEffects, wanted: ExactEffects, folder: Path) -> None
 def test_a_method_that_is_run_cell_by_cell_has_a_job_for_each(serial):
     folder, result = serial
     jobs = jobs_in(folder / "log.jsonl")
-    assert len(jobs) == len(set(jobs)) + len(TASKS), (
-        "each target is looked at again once its reference is there"
-    )
+    # each target is looked at again once its reference is there
+    assert len(jobs) == len(set(jobs)) + len(TASKS)
     assert {f"{TASK}, random: run", f"{TASK}, random: n4-seed1", f"{TASK}, random: stability"} <= set(jobs)
     assert f"{TASK}, attribution: n4-seed1" not in jobs
     assert {row["method"] for row in result["cells"]} == {YARDSTICK, "attribution", "random"}
@@ -66,10 +65,10 @@ def test_a_bench_on_workers_leaves_the_same_files(serial, tmp_path):
 
 def test_shards_of_a_bench_wait_for_references_and_are_gathered(serial, tmp_path):
     folder, wanted = serial
-    both = [Shard(1, 2), Shard(2, 2)]
+    shards = [Shard(1, 2), Shard(2, 2)]
     said: dict[str, list[str]] = {"first": [], "second": []}
     for round_, lines in said.items():
-        for shard in both:
+        for shard in shards:
             whole = plan(**PLAN)
             assert run_bench(whole, tmp_path, shard=shard, say=lines.append) is None, round_
     waited = [line for line in said["first"] if "waits for the parts of its reference" in line]

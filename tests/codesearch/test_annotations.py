@@ -32,9 +32,8 @@ def test_notes_belong_to_their_codebooks(annotations):
     other = Annotations(annotations.path, "def")
     assert other.all() == {}
     other.write("a1.h2", 7, text="another")
-    assert annotations.all() == {("a1.h2", 7): Annotation(True)} and other.all() == {
-        ("a1.h2", 7): Annotation(False, "another")
-    }
+    assert annotations.all() == {("a1.h2", 7): Annotation(True)}
+    assert other.all() == {("a1.h2", 7): Annotation(False, "another")}
 
 
 @pytest.mark.parametrize(

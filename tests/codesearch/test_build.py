@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +54,9 @@ def test_ids_counts_and_positions_are_those_of_the_attached_model(index, expecte
             assert set(ours) - {-1} == set(theirs) - {-1}
             assert len(set(ours) - {-1}) == sum(code >= 0 for code in ours)  # each code once
         for code in range(book.n_codes):
-            there = np.flatnonzero((expected[book.name] == code).any(1))
-            assert index.count(book.name, code) == len(there)
-            np.testing.assert_array_equal(index.positions(book.name, code), there)
+            tokens = np.flatnonzero((expected[book.name] == code).any(1))
+            assert index.count(book.name, code) == len(tokens)
+            np.testing.assert_array_equal(index.positions(book.name, code), tokens)
 
 
 def test_the_best_contexts_are_those_of_the_highest_margin_and_similarity(model, text, books, index):
@@ -77,10 +78,8 @@ def test_the_best_contexts_are_those_of_the_highest_margin_and_similarity(model,
                 x = x - codes[code]
     _agree(index, "a0.h2", taken)
 
-    half, codes = (
-        seen["m0"].flatten(0, 1)[:, 12:],
-        books["m0"].codes[1],
-    )  # the three most similar of the second half
+    # the three most similar of the second half
+    half, codes = seen["m0"].flatten(0, 1)[:, 12:], books["m0"].codes[1]
     taken = {code: [] for code in range(len(codes))}
     for x in half:
         best = cosine_similarity(x, codes, dim=-1).topk(4)
@@ -281,8 +280,8 @@ def test_documents_of_two_sources_are_whole(model, books, tmp_path):
 
 
 def test_an_index_is_told_where_its_codebooks_have_moved_to(model, text, books, index, copy, tmp_path):
-    there = Codebooks(tmp_path / "books", {"sites": list(books)}, books)
-    moved = CodeIndex.build(model, there, text, copy)
+    stored = Codebooks(tmp_path / "books", {"sites": list(books)}, books)
+    moved = CodeIndex.build(model, stored, text, copy)
     assert moved.manifest["books"]["folder"] == str(tmp_path / "books")
     assert CodeIndex.open(copy).manifest == {**index.manifest, "books": moved.manifest["books"]}
     assert build_index(model, books, text, copy).manifest == moved.manifest  # not told, not forgotten
@@ -314,21 +313,17 @@ def test_parts_are_joined_to_the_same_index_bit_for_bit(
     if not workers.serial:
         request.getfixturevalue("ray_cluster")
     monkeypatch.setattr(build, "PARTS", 12)
-    there = save_books(model, text, books, tmp_path / "books")
-    whole = build_index(model, there, text, tmp_path / "whole", batch_size=2)
-    options = {"batch_size": 2, "workers": workers}
-    if workers.serial:
-        for shard in (Shard(1, 2), Shard(2, 2)):
+    stored = save_books(model, text, books, tmp_path / "books")
+    whole = build_index(model, stored, text, tmp_path / "whole", batch_size=2)
+    part = partial(build_parts, model, stored, text, tmp_path / "ix", batch_size=2, workers=workers)
+    for shard in (Shard(1, 2), Shard(2, 2)) if workers.serial else (None,):
+        if shard is not None:
             with pytest.raises(_KilledError):
-                build_parts(
-                    model, there, text, tmp_path / "ix", shard=shard, stage=_killed_after(9), **options
-                )
-            build_parts(model, there, text, tmp_path / "ix", shard=shard, **options)
-    else:
-        build_parts(model, there, text, tmp_path / "ix", **options)
+                part(shard=shard, stage=_killed_after(9))
+        part(shard=shard)
     assert len(list((tmp_path / "ix" / WORK).glob("part-*"))) == 12
     monkeypatch.setattr(build, "_store", None)  # no batch is read when parts are joined
-    joined = build_index(model, there, text, tmp_path / "ix", batch_size=2)
+    joined = build_index(model, stored, text, tmp_path / "ix", batch_size=2)
     found, wanted = ({n: t for n, t in tree(i.folder).items() if n != "log.jsonl"} for i in (joined, whole))
     assert found.keys() - {"log-1-of-2.jsonl", "log-2-of-2.jsonl"} == wanted.keys()
     assert all(found[name] == content for name, content in wanted.items())

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from interp.bottlenecks.edits import parse_codes
 from interp.codesearch import (
@@ -76,12 +77,8 @@ def test_an_index_at_the_coarse_level_answers_for_its_codes(index, labels):
     group = int(labels.groups["a1.h0"][PARTS])
     fine = [index.positions("a1.h0", PARTS + i) for i in range(PARTS)]
     assert (level.positions("a1.h0", group) == np.sort(np.concatenate(fine))).all()
-    assert level.count("a1.h0", group) == sum(map(len, fine)) and level.members("a1.h0", group)[:4] == [
-        4,
-        5,
-        6,
-        7,
-    ]
+    assert level.count("a1.h0", group) == sum(map(len, fine))
+    assert level.members("a1.h0", group)[:4] == [4, 5, 6, 7]
     (best, *_) = search_token(level, "w0x").best(1)
     assert (best.book, best.code, best.f1) == ("a1.h0", group, 1)
     assert search_token(index, "w0x").best(1)[0].f1 < 0.6
@@ -102,9 +99,7 @@ def test_both_levels_are_saved_and_a_part_keeps_them(tmp_path, labels):
     assert again.about == labels.about and again.coarse.about == labels.coarse.about
     for book, groups in labels.groups.items():
         assert (again.groups[book] == groups).all()
-        assert [again.coarse.text(book, i) for i in range(3)] == [
-            labels.coarse.text(book, i) for i in range(3)
-        ]
+        assert all(again.coarse.text(book, i) == labels.coarse.text(book, i) for i in range(3))
     beyond = {"coarse": np.where(labels.columns["coarse"] == 0, 9, labels.columns["coarse"])}
     replace(labels, columns=labels.columns | beyond).save(tmp_path / "wrong.parquet")
     with pytest.raises(InputError, match="coarse"):
@@ -127,15 +122,12 @@ def test_a_coarse_code_stands_for_its_codes(labels):
 
 @pytest.mark.parametrize("name", ["a0.h0=9.all", "a0.h0=0.99", "a0.h0=9.5", "a7.h0=0.all"])
 def test_a_code_of_another_coarse_one_is_refused(name, labels):
-    with pytest.raises(InputError):
-        fine_codes(name, labels)
-    with pytest.raises(InputError):
-        fine_codes(name, replace(labels, coarse=None))
+    for known in (labels, replace(labels, coarse=None)):
+        with pytest.raises(InputError):
+            fine_codes(name, known)
 
 
 def test_merged_vectors_are_means_and_keep_the_variance_between_them():
-    import torch
-
     vectors, groups = torch.tensor([[0.0, 1], [0, 3], [4, 0]]), np.array([0, 0, 1])
     counts = np.array([1, 3, 4])
     merged = merged_vectors(vectors, groups, counts)

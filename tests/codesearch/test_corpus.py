@@ -49,10 +49,10 @@ def test_pieces_join_to_the_text(index):
     assert corpus.pieces([]) == []
     first = int(np.flatnonzero(corpus.text == 0xF0)[0])
     token = int(np.searchsorted(corpus.ends, first, side="right"))
-    here = [t for t in corpus.tokens[token : token + 5].tolist() if not corpus.special[t]][:4]
-    assert corpus.pieces(here) == ["", "", "", "🙂"]
-    assert corpus.pieces(here[:2]) == ["", "�"]  # what is cut off shows
-    assert corpus.pieces([here[0], 0])[1] == "�<|endoftext|>"
+    of_emoji = [t for t in corpus.tokens[token : token + 5].tolist() if not corpus.special[t]][:4]
+    assert corpus.pieces(of_emoji) == ["", "", "", "🙂"]
+    assert corpus.pieces(of_emoji[:2]) == ["", "�"]  # what is cut off shows
+    assert corpus.pieces([of_emoji[0], 0])[1] == "�<|endoftext|>"
 
 
 def test_bytes_that_are_no_text_stay_one_byte_long(tokenizer):

@@ -70,9 +70,8 @@ def test_an_answer_is_not_asked_for_again(index):
     assert explain_codes(index, CODES, fails, "reader") == found and len(asked) == 8
     explain_codes(index, CODES[:1], reader, "another")
     assert {one.model for one in explanations_of(index).values()} == {"another", "reader"}
-    again = explain_codes(
-        index, CODES[1:], fails, "reader", seed=1
-    )  # what another split explained is not judged by it
+    # what another split explained is not judged by it
+    again = explain_codes(index, CODES[1:], fails, "reader", seed=1)
     assert len(asked) == 10 and again["a1.h0=0"].seed == 1
 
 
@@ -109,11 +108,11 @@ def server():
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             seen.append((self.headers.get("Authorization"), asked["model"]))
-            said = {"choices": [{"message": {"content": reader(asked["messages"][0]["content"])}}]}
+            answer = {"choices": [{"message": {"content": reader(asked["messages"][0]["content"])}}]}
             wrong = self.path.startswith("/wrong")
             self.send_response(401 if self.path.startswith("/closed") else 200)
             self.end_headers()
-            self.wfile.write(json.dumps([] if wrong else said).encode())
+            self.wfile.write(json.dumps([] if wrong else answer).encode())
 
         def log_message(self, *_words) -> None:
             pass
@@ -129,16 +128,7 @@ def server():
 def test_the_command_asks_the_server_that_is_named(index, server, command, monkeypatch):  # noqa: F811
     url, seen = server
     monkeypatch.setenv("INTERP_API_KEY", "secret")
-    words = (
-        "index",
-        "explain",
-        str(index.folder),
-        "--asked",
-        "small",
-        "--codes",
-        "a0.h0=0,a1.h0=0",
-        "--endpoint",
-    )
+    words = f"index explain {index.folder} --asked small --codes a0.h0=0,a1.h0=0 --endpoint".split()
     done = command(*words, f"{url}/v1")
     assert done.code == 0 and "the word of" in done.out and set(seen) == {("Bearer secret", "small")}
     assert len(seen) == 6 and "secret" not in (index.folder / FILE).read_text()

@@ -38,10 +38,10 @@ def fitted() -> tuple[HeadRules, torch.Tensor, torch.Tensor]:
 def test_planted_attention_is_told_on_other_text(fitted):
     rules, classes, common = fitted
     other = torch.randint(1, N_VOCAB, (40, CONTEXT), generator=torch.Generator().manual_seed(1))
-    told = rules(Reading.of(other, classes, common)).exp()
-    torch.testing.assert_close(told.sum(-1), torch.ones(4, 40, CONTEXT))
-    assert (told.triu(1) == 0).all()
-    right = (told * attention(other)).sum(-1).mean((1, 2))
+    attended = rules(Reading.of(other, classes, common)).exp()
+    torch.testing.assert_close(attended.sum(-1), torch.ones(4, 40, CONTEXT))
+    assert (attended.triu(1) == 0).all()
+    right = (attended * attention(other)).sum(-1).mean((1, 2))
     # of several marks the last is told by distance and class alone
     assert right[[0, 3]].min() > 0.95 and right[1] > 0.85 and right[2] > 0.6
     uniform = (attention(other) / (1 + torch.arange(CONTEXT))[:, None]).sum(-1).mean((1, 2))
@@ -51,8 +51,8 @@ def test_planted_attention_is_told_on_other_text(fitted):
 def test_a_rule_of_one_head_is_no_other_heads(fitted):
     rules, classes, common = fitted
     other = torch.randint(1, N_VOCAB, (20, CONTEXT), generator=torch.Generator().manual_seed(2))
-    told, planted = rules(Reading.of(other, classes, common)).exp(), attention(other)
-    right = torch.einsum("abqk,cbqk->ac", told, planted)
+    attended, planted = rules(Reading.of(other, classes, common)).exp(), attention(other)
+    right = torch.einsum("abqk,cbqk->ac", attended, planted)
     assert (right.argmax(1) == torch.arange(4)).all() and (right.argmax(0) == torch.arange(4)).all()
 
 

@@ -14,35 +14,14 @@ from interp.codesearch.looks import PARTS
 from interp.errors import InputError
 from tests.codesearch.conftest import make_books, save_books, synthetic_index, word_corpus, zipf_ids
 
-WORDS = [
-    *(f" w{i}x" for i in range(40)),
-    *(
-        " the",
-        "The",
-        " of",
-        " walking",
-        " 7",
-        "42",
-        " (",
-        ")",
-        ' "',
-        ".",
-        "\n",
-        " Paris",
-        "PARIS",
-        " NASA",
-        " USA",
-        "{",
-        "};",
-        "é",
-    ),
-]
+OTHER_WORDS = ' the|The| of| walking| 7|42| (|)| "|.|\n| Paris|PARIS| NASA| USA|{|};|é'
+WORDS = [*(f" w{i}x" for i in range(40)), *OTHER_WORDS.split("|")]
 CONTEXT = 16
 N = 60_000
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory) -> tuple[CodeIndex, dict[str, int]]:
+def planted(tmp_path_factory) -> tuple[CodeIndex, list[str]]:
     """Every pattern a code in a book of its own; what is left has codes drawn at random."""
     rng = np.random.default_rng(0)
     weight = np.array([*np.geomspace(1.5, 0.4, 40), *([1.0] * 18)])
@@ -57,28 +36,14 @@ def planted(tmp_path_factory) -> tuple[CodeIndex, dict[str, int]]:
     first = np.zeros(N, bool)
     first[corpus.documents] = True
 
-    def inside(opening: int, closing: int) -> np.ndarray:
-        found, depth = np.zeros(N, bool), 0
-        for i, token in enumerate(tokens):
-            depth = 0 if place[i] == 0 or first[i] else depth
-            found[i] = depth > 0
-            depth = max(0, depth + (token == opening) - (token == closing))
-        return found
-
-    def repeated() -> np.ndarray:
-        found, seen = np.zeros(N, bool), set[int]()
-        for i, token in enumerate(tokens):
-            seen = set() if place[i] == 0 or first[i] else seen
-            found[i] = token in seen
-            seen.add(token)
-        return found
-
-    quotes = np.zeros(N, bool)
-    count = 0
+    inside, quotes, repeated = np.zeros((3, N), bool)
     for i, token in enumerate(tokens):
-        count = 0 if place[i] == 0 or first[i] else count
-        quotes[i] = count % 2 == 1
-        count += token == number[' "']
+        if place[i] == 0 or first[i]:
+            depth, marks, seen = 0, 0, set[int]()
+        inside[i], quotes[i], repeated[i] = depth > 0, marks % 2 == 1, token in seen
+        depth = max(0, depth + (token == number[" ("]) - (token == number[")"]))
+        marks += token == number[' "']
+        seen.add(token)
     patterns = {
         "“ of”": tokens == number[" of"],
         "“ w1x” “ w2x” “ w3x” +2": np.isin(tokens, [number[f" w{i}x"] for i in (1, 2, 3, 4, 5)]),
@@ -91,20 +56,15 @@ def planted(tmp_path_factory) -> tuple[CodeIndex, dict[str, int]]:
         "words in capitals": np.isin(tokens, [number[" NASA"], number[" USA"], number["PARIS"]]),
         "first token of a document": first,
         "first 2 tokens": place < 2,
-        "inside ( )": inside(number[" ("], number[")"]),
+        "inside ( )": inside,
         "inside quotes": quotes,
-        "token said before": repeated(),
+        "token said before": repeated,
         "after “.”": before == number["."],
         "random": rng.random(N) < 0.05,
         "rare": np.arange(N) % 3001 == 0,
     }
-    books = []
-    for where in patterns.values():
-        ids = 1 + rng.integers(0, 5, (N, 1))
-        ids[where, 0] = 0
-        books.append(ids)
-    folder = tmp_path_factory.mktemp("planted")
-    return synthetic_index(folder, corpus, books, 6), dict.fromkeys(patterns)
+    ids = [np.where(on, 0, 1 + rng.integers(0, 5, N))[:, None] for on in patterns.values()]
+    return synthetic_index(tmp_path_factory.mktemp("planted"), corpus, ids, 6), list(patterns)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +82,7 @@ def test_every_planted_pattern_is_found_on_text_that_did_not_choose_it(planted, 
 
 
 def test_a_random_code_is_mixed_and_a_rare_one_rare(planted, labels):
-    random, rare = (labels.of(f"a{list(planted[1]).index(name)}.h0", 0) for name in ("random", "rare"))
+    random, rare = (labels.of(f"a{planted[1].index(name)}.h0", 0) for name in ("random", "rare"))
     assert random.text == MIXED and random.f1 < 0.15 and random.firings > 1000
     assert rare.text == RARE and 0 < rare.firings < LEAST
     assert not random.named and not rare.named and labels.of("a0.h0", 0).named
@@ -196,11 +156,11 @@ def test_what_a_head_looks_at_names_its_codes_where_that_tells_more(looking):
 
 def test_where_a_head_looks_is_counted_on_the_second_half(looking):
     looks = looking.about["looks"]["a0.h0"]
-    of = dict(zip(RELATIONS, looks["tokens"], strict=True))
+    share_of = dict(zip(RELATIONS, looks["tokens"], strict=True))
     # of a place t, one of t + 1 is the token itself, and one the first of the block
     expected = np.mean(1 / np.arange(1, CONTEXT + 1))
-    assert abs(of["itself"] - expected) < 0.01
-    assert abs(of["the first token"] - (expected - 1 / CONTEXT)) < 0.01
+    assert abs(share_of["itself"] - expected) < 0.01
+    assert abs(share_of["the first token"] - (expected - 1 / CONTEXT)) < 0.01
     assert abs(sum(looks["tokens"]) - 1) < 0.01
     assert abs(sum(looks["weight"]) - (PARTS - 0.5) / PARTS) < 0.01
 
@@ -236,13 +196,10 @@ def test_a_part_is_some_books_alone(labels):
     part = part_of(labels, ["a1.h0", "a7.h0"], "abc")
     assert part.about["books"] == "abc" and list(part.starts) == ["a1.h0", "a7.h0"]
     assert part.text("a7.h0", 0) == labels.text("a7.h0", 0) == "digits"
-    assert set(part.shares()) == {"a1", "a7"} and part.shares()["a7"] == labels.shares()["a7"]
-    assert part.of("a0.h0", 0) is None
-
-
-def test_codebooks_of_single_heads_are_told_by_head(labels):
-    part = part_of(labels, ["a1.h0", "a7.h0"], "abc")
     of_layers = part.shares()
+    assert set(of_layers) == {"a1", "a7"} and of_layers["a7"] == labels.shares()["a7"]
+    assert part.of("a0.h0", 0) is None
+    # codebooks of single heads are told by head
     part.about["random"] = {f"{layer}.h0": shares for layer, shares in part.about["random"].items()}
     assert part.shares() == {f"{layer}.h0": shares for layer, shares in of_layers.items()}
 
@@ -263,14 +220,12 @@ def test_the_codes_of_a_label_come_by_falling_f1(labels):
     assert labels.codes("digits")[0] == ("a7.h0", 0) and labels.codes("no such label") == []
 
 
-@pytest.mark.parametrize("damage", [b"", b"PAR1 no parquet PAR1"])
-def test_a_damaged_file_is_one_line(tmp_path, damage):
-    path = tmp_path / "labels.parquet"
-    path.write_bytes(damage)
-    with pytest.raises(InputError, match="cannot read the labels"):
-        Labels.open(path)
-    with pytest.raises(InputError, match="cannot read the labels"):
-        Labels.open(tmp_path / "nothing")
+def test_a_damaged_file_is_one_line(tmp_path):
+    (tmp_path / "empty").touch()
+    (tmp_path / "noise").write_bytes(b"PAR1 no parquet PAR1")
+    for name in ("empty", "noise", "missing"):
+        with pytest.raises(InputError, match="cannot read the labels"):
+            Labels.open(tmp_path / name)
 
 
 def test_labels_of_fewer_codes_a_vector_do_not_go_to_the_codebooks(model, text, tmp_path):

@@ -31,8 +31,7 @@ from tests.codesearch.conftest import save_books, synthetic_index, word_corpus, 
 @pytest.fixture
 def busy(index) -> tuple[str, int]:
     """The most frequent code of a head."""
-    begin = index.layout.code("a0.h1", 0)
-    return "a0.h1", int(np.argmax(index.counts[begin : begin + 20]))
+    return "a0.h1", int(np.argmax(index.counts_of("a0.h1")))
 
 
 def test_page(index, model, busy):
@@ -232,11 +231,10 @@ def test_a_margin_is_over_the_codes_of_the_same_slot(kind):
     rest = book.comparable(book.rows(x))[0].clone()
     for slot in range(2):
         cosine = cosine_similarity(rest[:, None], compared[6 * slot : 6 * slot + 6][None], dim=-1)
-        own = (ids[:, slot] - 6 * slot)[:, None]
-        others = cosine.clone().scatter_(1, own, -torch.inf).amax(1)
-        torch.testing.assert_close(
-            margin[:, slot], cosine.gather(1, own)[:, 0] - others, atol=1e-5, rtol=1e-4
-        )
+        chosen = (ids[:, slot] - 6 * slot)[:, None]
+        others = cosine.clone().scatter_(1, chosen, -torch.inf).amax(1)
+        expected = cosine.gather(1, chosen)[:, 0] - others
+        torch.testing.assert_close(margin[:, slot], expected, atol=1e-5, rtol=1e-4)
         if kind is ResidualVQ:
             rest -= compared[ids[:, slot]]
     assert (margin > 0).float().mean() > 0.5

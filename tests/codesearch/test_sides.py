@@ -26,17 +26,9 @@ def test_the_places_kept_have_the_most_of_attention_and_value(family, tiny_model
     model, seen = tiny_model(family), {}
     book = make_book(model)
     index = CodeIndex.build(model, {"a1": book}, str(text_file), tmp_path / "index", n_tokens=400, context=20)
-    n_heads = model.cfg.n_heads
-    with (
-        torch.no_grad(),
-        hooked(
-            model,
-            {
-                "blocks.1.attn.hook_pattern": lambda x: seen.update(pattern=x.clone()),
-                "blocks.1.attn.hook_v": lambda x: seen.update(v=x.clone()),
-            },
-        ),
-    ):
+    n_heads, attention = model.cfg.n_heads, "blocks.1.attn.hook_"
+    hooks = {f"{attention}{name}": lambda x, n=name: seen.update({n: x.clone()}) for name in ("pattern", "v")}
+    with torch.no_grad(), hooked(model, hooks):
         model(torch.from_numpy(np.asarray(index.corpus.tokens).astype(np.int64)).reshape(20, 20))
     checked = 0
     for head in range(n_heads):
@@ -47,10 +39,11 @@ def test_the_places_kept_have_the_most_of_attention_and_value(family, tiny_model
         place, kept = index.looked_at(f"a1.h{head}")
         for token in range(400):
             best = np.sort(share[token])[::-1]
-            there = place[token, place[token] >= 0] - token // 20 * 20
-            assert len(there) == min(2, (share[token] > 0).sum()) and (there <= token % 20).all()
-            assert np.allclose(share[token, there], best[: len(there)], atol=1e-6)
-            assert np.abs(kept[token, : len(there)] - best[: len(there)]).max(initial=0) <= 0.5 / PARTS + 1e-6
+            seen_at = place[token, place[token] >= 0] - token // 20 * 20
+            n = len(seen_at)
+            assert n == min(2, (share[token] > 0).sum()) and (seen_at <= token % 20).all()
+            assert np.allclose(share[token, seen_at], best[:n], atol=1e-6)
+            assert np.abs(kept[token, :n] - best[:n]).max(initial=0) <= 0.5 / PARTS + 1e-6
             checked += best[0] < 0.9
     assert checked > 100
 
@@ -88,25 +81,22 @@ def test_what_a_code_writes_is_judged_by_the_tokens_that_follow(index, model):
         centred = vectors - (count @ vectors) / count.sum()
         logits = (final.norm.direction(centred) @ final.unembedding).numpy()
         after = np.roll(tokens, -1)
-        there = place < corpus.context - 1
-        ids[there & (logits[0, after] > np.quantile(logits[0, tokens], 0.9))] = 0
-        ids[there & (logits[1, after] < np.quantile(logits[1, tokens], 0.1))] = 1
+        followed = place < corpus.context - 1
+        ids[followed & (logits[0, after] > np.quantile(logits[0, tokens], 0.9))] = 0
+        ids[followed & (logits[1, after] < np.quantile(logits[1, tokens], 0.1))] = 1
     words, gain = writes(index, model, "a0.h1", ids, half)
     assert words[0].startswith("raises") and gain[0] > 1
     assert words[1].startswith("lowers") and gain[1] < -1
     words_shuffled, shuffled = writes(index, model, "a0.h1", rng.permutation(ids), half)
     assert np.abs(shuffled[:2]).max() < 0.3
-    named = np.array([bool(text) for text in words_shuffled])
-    assert named.mean() < 0.2
+    assert np.mean([bool(text) for text in words_shuffled]) < 0.2
     strongest = [corpus.token_text(i) for i in np.argsort(-logits[0]) if corpus.token_counts[i]][0]
     assert f"“{strongest}”" in words[0]
-    number = index.layout.number("a0.h1")
-    ids = index.ids.book(number).reshape(-1, index.books[number].k)[: index.n_tokens]
-    words, gain = writes(index, model, "a0.h1", ids, half)
+    expected = writes(index, model, "a0.h1", index.ids.tokens(index.layout.number("a0.h1")), half)
     labels = label_index(index, model=model)
-    for code in range(len(words)):
+    for code, (words, gain) in enumerate(zip(*expected, strict=True)):
         label = labels.of("a0.h1", code)
-        assert (label.writes, label.writes_gain) == (words[code], gain[code])
+        assert (label.writes, label.writes_gain) == (words, gain)
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +112,8 @@ def test_heads_are_told_with_where_they_look_and_their_circuits(shipped_heads):
     assert all(0.9 < sum(share for _, share in head.looks) < 1.1 for head in shipped_heads)
     previous, induction = dict(heads["a16.h0"].looks), dict(heads["a17.h4"].looks)
     assert max(previous, key=previous.get) == "the token before"
-    assert induction["what followed the same token"] > np.median(
-        [dict(head.looks).get("what followed the same token", 0) for head in shipped_heads]
-    )
+    relation = "what followed the same token"
+    assert induction[relation] > np.median([dict(head.looks).get(relation, 0) for head in shipped_heads])
     assert "ioi" in dict(heads["a20.h0"].circuits)
     reference = load_reference("ioi/smollm2-135m-instruct")
     assert sum("ioi" in dict(head.circuits) for head in shipped_heads) == reference.members().sum()

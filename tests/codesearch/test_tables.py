@@ -19,9 +19,8 @@ def test_parquet_holds_every_code_of_every_token(index, tmp_path, monkeypatch, r
     assert table["text"].to_pylist()[3:9] == list(map(corpus.token_text, corpus.tokens[3:9].tolist()))
     assert {book.k == 1 for book in index.books} == {True, False}  # both forms
     for place, book in enumerate(index.books):
-        codes = [
-            [code for code in row if code < book.n_codes] for row in index.ids.rows(place, every).tolist()
-        ]
+        rows_of_ids = index.ids.rows(place, every).tolist()
+        codes = [[code for code in row if code < book.n_codes] for row in rows_of_ids]
         single = [row[0] if row else None for row in codes]
         assert table[book.name].to_pylist() == (single if book.k == 1 else codes)
         assert len({str(row) for row in codes}) > 1

@@ -5,17 +5,8 @@ import numpy as np
 from interp.contrast.explanation import Alone, Arrow, Why, WhyNode, WithMlps
 
 EVIL = (
-    *(
-        "<script>alert(1)</script>",
-        "\"'&<",
-        " ]]>",
-        "\x07\u202e",
-        "\n\n  ",
-        " \u4e16\u754c",
-        "{0} %s",
-        "</title>",
-    ),
-    *(" \ufffd", "<!--", " Mary", "\\"),
+    *("<script>alert(1)</script>", "\"'&<", " ]]>", "\x07\u202e", "\n\n  ", " \u4e16\u754c"),
+    *("{0} %s", "</title>", " \ufffd", "<!--", " Mary", "\\"),
 )
 
 
@@ -34,9 +25,8 @@ def make_why(
         looks = [(tokens[j], j, 0.6) for j in rng.integers(0, position + 1, 2).tolist()] if head else []
         code = {"a": 1, "b": 2, "name_a": EVIL[0], "name_b": ""} if i % 2 else None
         words = [EVIL[0], EVIL[1]] if i % 3 else None
-        nodes.append(
-            WhyNode(site, position, tokens[position], float(rng.normal() * 3), 0.1, looks, words, words, code)
-        )
+        at = site, position, tokens[position]
+        nodes.append(WhyNode(*at, float(rng.normal() * 3), 0.1, looks, words, words, code))
     layer = [int(node.site[1]) for node in nodes]
     pairs = [(u, v) for u in range(n_nodes) for v in range(n_nodes) if layer[u] < layer[v]][::3]
     arrows = [Arrow(u, v, *rng.normal(size=2).tolist()) for u, v in pairs]

@@ -59,13 +59,13 @@ def test_every_shown_node_and_arrow_is_there_and_no_boxes_overlap(shape, n):
 
 def test_what_tokens_say_is_no_markup_in_the_picture_nor_the_page():
     explanation = make_why(longer=1, mlps=True)
-    drawn, told = svg(explanation), page(explanation)
+    drawn, html = svg(explanation), page(explanation)
     titles = {element.text for element in ElementTree.fromstring(drawn).iter(f"{SVG}title")}
     assert any(repr(EVIL[0]) in title for title in titles)
-    for text in (drawn, told):
+    for text in (drawn, html):
         assert not re.search(r"<script|<!--|\x07|\u202e", text)
-    assert told.count("</title>") == drawn.count("</title>") + 1
-    body = told[told.index("<body>") : told.index("</html>")].replace("<p></p>", "")
+    assert html.count("</title>") == drawn.count("</title>") + 1
+    body = html[html.index("<body>") : html.index("</html>")].replace("<p></p>", "")
     ElementTree.fromstring(body)  # every element is closed
-    assert "default-src 'none'" in told.replace("&#39;", "'")
-    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|url\(", told)
+    assert "default-src 'none'" in html.replace("&#39;", "'")
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|url\(", html)

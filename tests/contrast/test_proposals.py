@@ -65,20 +65,17 @@ def test_several_comparisons_have_the_mean_of_their_effects():
     several = why_several(model, A, OTHERS)
     assert [explanation.b for explanation in several.explanations] == OTHERS
     singly = [why(model, A, b) for b in OTHERS]
-    shares = {
-        (node.site, node.position): [
-            next((x.effect for x in single.nodes if (x.site, x.position) == (node.site, node.position)), None)
-            for single in singly
-        ]
-        for node in several.nodes
-    }
-    common = [node for node in several.nodes if None not in shares[node.site, node.position]]
+    shares = [
+        {
+            (node.site, node.position): node.effect / (single.difference["a"] - single.difference["b"])
+            for node in single.nodes
+        }
+        for single in singly
+    ]
+    common = [node for node in several.nodes if all((node.site, node.position) in of for of in shares)]
     assert len(common) >= 2
     for node in common:
-        each = [
-            effect / (single.difference["a"] - single.difference["b"])
-            for effect, single in zip(shares[node.site, node.position], singly, strict=True)
-        ]
+        each = [of_single[node.site, node.position] for of_single in shares]
         assert node.share == pytest.approx(np.mean(each), abs=1e-3)
         assert min(each) - 1e-3 <= node.low <= node.share <= node.high <= max(each) + 1e-3
     kept = {(node.site, node.position) for single in singly for node in single.nodes[: single.kept]}
@@ -130,9 +127,8 @@ def test_a_pair_becomes_a_task(command):
     assert shown.code == 0 and shown.following[0] == ["discover", "names.json"]
     model, _ = planted("planted-inhibition", 1)
     explanation = why(model, A, OTHERS[0])
-    by_word = dict(
-        zip(("John", "Mary"), (explanation.answers[x]["token"] for x in ("answer", "instead")), strict=True)
-    )
+    names = {"John": "answer", "Mary": "instead"}
+    by_word = {word: explanation.answers[name]["token"] for word, name in names.items()}
     task = load_task("names.json")
     pairs = task.sample(model.tokenizer, 2, 0)
     assert {pair.clean for pair in pairs} == {A, OTHERS[0]}
@@ -160,9 +156,8 @@ def test_pairs_of_a_task_are_explained_each_for_itself_and_kept(command, tmp_pat
         assert head.share == pytest.approx(np.mean(shares)) and head.kept_in == 3
         assert head.chance == pytest.approx((4 / explained.explanations[0].n_heads) ** 3)
         assert min(shares) - 1e-9 <= head.low <= head.share <= head.high <= max(shares) + 1e-9
-    for (
-        path
-    ) in checkpoint.iterdir():  # a killed run goes on from what is there, one in another dtype does not
+    # a killed run goes on from what is there, one in another dtype does not
+    for path in checkpoint.iterdir():
         path.write_text(json.dumps(json.loads(path.read_text()) | {"needed": 7.0}))
     again = why_pairs(name, name, n=3, checkpoint=checkpoint)
     assert [each.needed for each in again.explanations] == [7.0] * 3
@@ -174,11 +169,12 @@ def test_pairs_of_a_task_are_explained_each_for_itself_and_kept(command, tmp_pat
     assert shown.code == 0
     assert stored["explanations"] == json.loads(json.dumps(explained.as_json()))["explanations"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "pairs.json"]
+    single = ("why", A)
     for bad in (
         ("why",),
         (*words, "--answer", " a"),
-        ("why", A, "-n", "3"),
-        ("why", A, "--seed", "3"),
+        (*single, "-n", "3"),
+        (*single, "--seed", "3"),
         (*words, A),
     ):
         refused = command(*bad)
@@ -194,9 +190,7 @@ def _share(explanation, site):
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_pairs_are_explained_the_same_on_workers():
-    here, there = (
-        why_pairs("planted-inhibition", "planted-inhibition", n=3, workers=workers).as_json()
-        for workers in (SERIAL, Workers("ray"))
-    )
-    assert len(here["explanations"]) == 3
-    assert json.dumps(here) == json.dumps(there)
+    name, places = "planted-inhibition", (SERIAL, Workers("ray"))
+    serial, on_ray = (why_pairs(name, name, n=3, workers=workers).as_json() for workers in places)
+    assert len(serial["explanations"]) == 3
+    assert json.dumps(serial) == json.dumps(on_ray)

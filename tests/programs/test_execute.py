@@ -40,38 +40,32 @@ def test_a_written_program_runs_and_its_nulls_do_not(run):
     assert [line.group for line in alone.lines] == list(range(len(run.program.groups)))
     assert all(min(line.fall_deleted, line.fall_wrong) > 0.2 for line in alone.lines)  # upstream ones, too
     assert [group.input for group in run.program.groups] == [True, False, False]
-    assert {site for group in run.program.groups for site in group.sites} == {
-        "a0.h1",
-        "a1.h2",
-        "a2.h0",
-        "a3.h5",
-    }
+    sites = {site for group in run.program.groups for site in group.sites}
+    assert sites == {"a0.h1", "a1.h2", "a2.h0", "a3.h5"}
     assert run.program.summary().count("\n") < 15
 
 
 def test_what_runs_alone_is_what_hooks_say(run, pairs):
     model, _ = planted(NAME, 1)
     execution = Execution(run.program, SlotRunner.of(model, pairs))
-    everyone = np.arange(len(pairs))
-    arms = {
-        "nothing": [],
-        "program": execution._arm("program"),
-        "wrong": execution._arm("program", wrong=execution.groups[0]),
-    }
-    metric, _ = execution._run(list(arms.values()), everyone)
+    rows = np.arange(len(pairs))
+    arms = [[], execution._arm("program"), execution._arm("program", wrong=execution.groups[0])]
+    metric, _ = execution._run(arms, rows)
     assert np.ptp(metric, axis=0).min() > 0.5
-    for pair, row in zip(pairs, everyone, strict=True):
+    for pair, row in zip(pairs, rows, strict=True):
         with torch.no_grad():
             _, corrupt = model.run_with_cache(torch.tensor([pair.corrupt_tokens]))
-        for arm, each in zip(arms.values(), metric, strict=True):
+        for arm, values in zip(arms, metric, strict=True):
 
             def hold(name, arm=arm, corrupt=corrupt, pair=pair, row=row):
                 def hook(z, **_):
                     held = corrupt[name].clone()
-                    for coded, how in arm:
+                    for coded, content in arm:
                         if coded.slot.site.hook == name:
                             at = 0, pair.positions[coded.role], coded.slot.site.head
-                            held[at] = z[at] if how is None else execution.values(coded, how, everyone)[row]
+                            held[at] = (
+                                z[at] if content is None else execution.values(coded, content, rows)[row]
+                            )
                     return held
 
                 return name, hook
@@ -80,7 +74,7 @@ def test_what_runs_alone_is_what_hooks_say(run, pairs):
             with torch.no_grad():
                 logits = model.run_with_hooks(torch.tensor([pair.clean_tokens]), fwd_hooks=hooks)[0, -1]
             expected = logits[list(pair.answers)].mean() - logits[list(pair.wrong_answers)].mean()
-            assert each[row] == pytest.approx(float(expected), abs=1e-3)
+            assert values[row] == pytest.approx(float(expected), abs=1e-3)
 
 
 def test_a_loaded_run_executes_its_program_and_a_false_one_shows(run, pairs, tmp_path):

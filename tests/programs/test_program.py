@@ -14,7 +14,7 @@ from interp.interventions.clean_run import CleanRun
 from interp.models import Site
 from interp.planted.models import load_planted_model
 from interp.programs import program as programs
-from interp.programs.codes import LEAST, METRICS, bits, fit_few, measure, variables
+from interp.programs.codes import LEAST, METRICS, bits, fit_few, ids, measure, variables
 from interp.programs.program import Program, find_program
 from interp.programs.proof import HeadCodebook, NamedVariable, _at_random_heads, set_variables
 from interp.programs.slots import HeadAtRole, SlotRunner, read_slots
@@ -30,21 +30,16 @@ INHIBITION, INDUCTION = "planted-inhibition", "planted-induction"
 def test_the_written_program_is_read_off_again(run):
     program = run.program
     assert program is not None and (program.n_fitted, program.n_judged) == (512, 64)
-    said = {str(one.slot): one for one in program.slots}
-    assert list(said) == ["a0.h1 @ S2", "a1.h2 @ END", "a2.h0 @ END", "a3.h5 @ END"]
-    for slot in ("a0.h1 @ S2", "a1.h2 @ END"):
-        one = said[slot]
-        assert one.variable == "S" and one.ami > 0.7 and one.q <= 0.05 and one.accuracy > 0.9
-        assert set(map(str, one.values)) == set(one.values) and len(one.values) == one.codes
-        assert None in one.values.values() and len(set(one.values.values())) > 15
-        assert (
-            one.effect_kept > 0.9
-            and abs(one.reconstruction_cost) < 0.1
-            and one.effect == pytest.approx(12.6, abs=0.5)
-        )
-        assert 2 < one.bits < np.log2(one.codes)
-    for slot in ("a2.h0 @ END", "a3.h5 @ END"):
-        assert "IO" in said[slot].variable and said[slot].effect_kept > 0.7
+    slots = {str(slot.slot): slot for slot in program.slots}
+    assert list(slots) == ["a0.h1 @ S2", "a1.h2 @ END", "a2.h0 @ END", "a3.h5 @ END"]
+    for slot in (slots["a0.h1 @ S2"], slots["a1.h2 @ END"]):
+        assert slot.variable == "S" and slot.ami > 0.7 and slot.q <= 0.05 and slot.accuracy > 0.9
+        assert set(map(str, slot.values)) == set(slot.values) and len(slot.values) == slot.codes
+        assert None in slot.values.values() and len(set(slot.values.values())) > 15
+        assert slot.effect_kept > 0.9 and abs(slot.reconstruction_cost) < 0.1
+        assert slot.effect == pytest.approx(12.6, abs=0.5) and 2 < slot.bits < np.log2(slot.codes)
+    for slot in (slots["a2.h0 @ END"], slots["a3.h5 @ END"]):
+        assert "IO" in slot.variable and slot.effect_kept > 0.7
 
 
 def test_what_fits_codes_chooses_them_and_judges_them_shares_no_prompt(monkeypatch):
@@ -56,11 +51,12 @@ def test_what_fits_codes_chooses_them_and_judges_them_shares_no_prompt(monkeypat
 
     monkeypatch.setattr(programs, "_Finder", finder)
     model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
-    find_program(
-        task, CleanRun.of(model, task.sample(model.tokenizer, 40)), [Site("attn", 0, 1)], np.ones((40, 1))
+    clean = CleanRun.of(model, task.sample(model.tokenizer, 40))
+    find_program(task, clean, [Site("attn", 0, 1)], np.ones((40, 1)))
+    chosen, fitted, judged = (
+        {t for p in pairs for t in (p.clean_tokens, p.corrupt_tokens)} for pairs in sets
     )
-    chosen, fitted, judged = ({t for p in some for t in (p.clean_tokens, p.corrupt_tokens)} for some in sets)
-    assert [len(some) for some in sets] == [40, 512, programs.JUDGE_PAIRS]
+    assert [*map(len, sets)] == [40, 512, programs.JUDGE_PAIRS]
     assert not judged & (chosen | fitted)
 
 
@@ -68,28 +64,28 @@ def test_a_run_speaks_of_codes_of_its_program_alone(run):
     model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
     pairs = task.sample(model.tokenizer, 40)
     z, _ = read_slots(model, pairs, [one.slot for one in run.program.slots])
-    codes = {slot: run.program.books[str(slot)].encode(of).ids[..., 0].numpy() for slot, of in z.items()}
-    told = 0
+    codes = {
+        slot: run.program.books[str(slot)].encode(values).ids[..., 0].numpy() for slot, values in z.items()
+    }
+    n_changes = 0
     for part in run.members:
         assert part.codes is None, "a code of a slot says nothing at another role"
         for change in part.evidence.changes:
             clean, corrupt = codes[HeadAtRole.of(part.site, change.role)]
-            both = (clean == change.clean) & (corrupt == change.corrupt)
-            assert both.mean() == pytest.approx(change.share) and both.any()
-            told += 1
-    assert told > 4 and run.settings.codes == {"source": "program"}
+            same = (clean == change.clean) & (corrupt == change.corrupt)
+            assert same.mean() == pytest.approx(change.share) and same.any()
+            n_changes += 1
+    assert n_changes > 4 and run.settings.codes == {"source": "program"}
     carried = {(e.sender, e.receiver): e for e in run.edges if abs(e.score) > 0.02}
     assert carried["a0.h1", "a1.h2"].codes == pytest.approx(carried["a0.h1", "a1.h2"].attribution, rel=0.2)
 
 
 def test_transitions_say_what_is_passed_on(run):
     edges = {(edge.sender, edge.receiver): edge for edge in run.program.transitions}
-    told = edges["a0.h1 @ S2", "a1.h2 @ END"]
-    assert told.changes > 0.95 and told.as_predicted > 0.95 and told.null < 0.5
-    assert (
-        edges["a0.h1 @ S2", "a2.h0 @ END"].changes > 0.8 and edges["a2.h0 @ END", "a3.h5 @ END"].changes == 0
-    )
-    assert edges["a2.h0 @ END", "a3.h5 @ END"].strength == pytest.approx(1)
+    written, later = edges["a0.h1 @ S2", "a1.h2 @ END"], edges["a2.h0 @ END", "a3.h5 @ END"]
+    assert written.changes > 0.95 and written.as_predicted > 0.95 and written.null < 0.5
+    assert edges["a0.h1 @ S2", "a2.h0 @ END"].changes > 0.8
+    assert later.changes == 0 and later.strength == pytest.approx(1)
     assert all(edge.sender < edge.receiver for edge in run.program.transitions)
 
 
@@ -107,10 +103,8 @@ def test_workers_judge_as_one_process_does(run, judged):
 def test_names_that_change_places_by_codes_change_the_answer(run, judged):
     """To the other name, as strongly as the model preferred the first; random names would leave it open."""
     by = {one.variable: one for one in judged.interchange}
-    assert (
-        judged.model_copy(update={"interchange": run.program.interchange}).model_dump()
-        == run.program.model_dump()
-    )
+    as_before = judged.model_copy(update={"interchange": run.program.interchange})
+    assert as_before.model_dump() == run.program.model_dump()
     assert {name: one.sites for name, one in by.items()} == {
         "S": ["a0.h1 @ S2", "a1.h2 @ END"],
         "IO": ["a2.h0 @ END", "a3.h5 @ END"],
@@ -133,11 +127,8 @@ def test_the_control_at_other_heads_is_left_out_where_there_is_none():
     three = {HeadAtRole.of(f"a1.h{head}", "END"): change for head in range(3)}
     assert {edit.slot.site.head for edit in _at_random_heads(5, three, rng)} <= {3, 4}
     assert _at_random_heads(5, three, rng)
-    for no_other in (
-        _at_random_heads(3, three, rng),
-        _at_random_heads(5, three | {HeadAtRole.of("m2", "END"): change}, rng),
-    ):
-        assert no_other == []
+    with_mlp = three | {HeadAtRole.of("m2", "END"): change}
+    assert _at_random_heads(3, three, rng) == _at_random_heads(5, with_mlp, rng) == []
 
 
 def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass():
@@ -151,10 +142,7 @@ def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass():
     books = {slot: fit_few(z[slot], 32) for slot in z}
     coded = {
         slot: HeadCodebook(
-            book,
-            book.encode(z[slot]).ids[..., 0].numpy().astype(int),
-            book.encode(runner.z(slot)).ids[..., 0].numpy().astype(int),
-            np.arange(book.config.n_codes),
+            book, ids(book, z[slot]), ids(book, runner.z(slot)), np.arange(book.config.n_codes)
         )
         for slot, book in books.items()
     }
@@ -174,13 +162,13 @@ def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass():
 def test_every_code_is_met_by_enough_prompts(metric):
     generator = torch.Generator().manual_seed(0)
     centres = 5 * torch.randn(6, 8, generator=generator)
-    said = torch.stack([torch.arange(120) % 6, (torch.arange(120) // 6) % 6])
-    z = centres[said] + 0.1 * torch.randn(2, 120, 8, generator=generator)
+    value = torch.stack([torch.arange(120) % 6, (torch.arange(120) // 6) % 6])
+    z = centres[value] + 0.1 * torch.randn(2, 120, 8, generator=generator)
     z[0, :2] += 50
     book = fit_few(z, 12, metric)
     assert isinstance(book, Codebook) and int(book.counts.min()) >= LEAST
     codes = book.encode(z[:, 2:]).ids[..., 0]
-    assert all(len(set(said[:, 2:][codes == code].tolist())) == 1 for code in codes.unique())
+    assert all(len(set(value[:, 2:][codes == code].tolist())) == 1 for code in codes.unique())
     assert bits(np.repeat(np.arange(4), 5)) == pytest.approx(2) and bits(np.zeros(9, dtype=int)) == 0
 
 
@@ -188,13 +176,13 @@ def test_what_pairs_share_takes_no_codes():
     """Three values that differ within pairs, and a template of nine kinds that both prompts of a pair have."""
     generator = torch.Generator().manual_seed(0)
     template = 4 * torch.randn(9, 16, generator=generator)[torch.arange(180) % 9]
-    said = torch.stack([torch.arange(180) % 2, torch.full((180,), 2)])
-    z = template + torch.randn(3, 16, generator=generator)[said]
+    value = torch.stack([torch.arange(180) % 2, torch.full((180,), 2)])
+    z = template + torch.randn(3, 16, generator=generator)[value]
     pure = {}
     for metric in METRICS:
         codes = fit_few(z, 6, metric).encode(z).ids[..., 0]
-        right = sum(int(torch.bincount(said[codes == code]).max()) for code in codes.unique())
-        pure[metric] = right / said.numel()
+        right = sum(int(torch.bincount(value[codes == code]).max()) for code in codes.unique())
+        pure[metric] = right / value.numel()
     assert pure["contrast"] == 1 and pure["plain"] < 0.9
 
 
@@ -206,10 +194,8 @@ def test_few_codes_cost():
     nothing, few, all_names = measure(runner, slot, books, np.arange(60))
     # one code for everything changes nothing when it is exchanged, and costs what the head does
     assert nothing.effect_kept == pytest.approx(0, abs=1e-4) and nothing.reconstruction_cost > 0.5
-    assert (
-        nothing.effect_kept < few.effect_kept < all_names.effect_kept
-        and all_names.reconstruction_cost < few.reconstruction_cost
-    )
+    assert nothing.effect_kept < few.effect_kept < all_names.effect_kept
+    assert all_names.reconstruction_cost < few.reconstruction_cost
 
 
 def test_a_run_keeps_its_program(run, tmp_path, command):  # noqa: F811
@@ -220,23 +206,13 @@ def test_a_run_keeps_its_program(run, tmp_path, command):  # noqa: F811
         for name, tensor in book.tensors().items():
             torch.testing.assert_close(kept.books[slot].tensors()[name], tensor, rtol=0, atol=0)
     written = json.loads((tmp_path / "run" / "run.json").read_text())
-    said, edge, one = written["program"][0], written["transitions"][0], written["interchange"][0]
-    assert {
-        "site",
-        "role",
-        "effect",
-        "codes",
-        "bits",
-        "carried",
-        "own_cost",
-        "variable",
-        "ami",
-        "ami_null",
-    } < {*said}
-    assert isinstance(said["codes"], int) and all(isinstance(code, str) for code in said["values"])
+    slot, edge, entry = written["program"][0], written["transitions"][0], written["interchange"][0]
+    names = {"site", "role", "effect", "codes", "bits", "carried", "own_cost", "variable", "ami", "ami_null"}
+    assert names < {*slot}
+    assert isinstance(slot["codes"], int) and all(isinstance(code, str) for code in slot["values"])
     assert {"from", "to", "changes", "as_predicted", "null"} < {*edge}
-    controls = {f"{what}_{how}" for what in ("metric", "flipped") for how in ("own", "random")}
-    assert {"variable", "sites", "n", "metric_clean", "metric_set", "flipped"} | controls < {*one}
+    controls = {"metric_own", "metric_random", "flipped_own", "flipped_random"}
+    assert {"variable", "sites", "n", "metric_clean", "metric_set", "flipped"} | controls < {*entry}
     shown = command("program", str(tmp_path / "run"))
     assert run.program.text() in shown.out and "--judge" in shown.following[0]
     command("program", str(tmp_path / "run"), "--judge")
@@ -285,9 +261,8 @@ def test_more_codes_than_prompts_allow_are_asked_for(monkeypatch):
     model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
     pairs = task.sample(model.tokenizer, 80)
     monkeypatch.setattr(programs, "held_out_pairs", lambda *_, **__: pairs.subset(range(20, 80)))
-    program = find_program(
-        task, CleanRun.of(model, pairs.subset(range(20))), [Site("attn", 0, 1)], np.full((20, 1), 12.6)
-    )
+    clean = CleanRun.of(model, pairs.subset(range(20)))
+    program = find_program(task, clean, [Site("attn", 0, 1)], np.full((20, 1), 12.6))
     # by itself it brings nothing back, since the heads that read it are no members: it is read all the same
     assert [said.role for said in program.slots] == ["S2"] and not program.slots[0].enough
     assert any("more pairs" in note for note in program.notes)

@@ -31,11 +31,8 @@ def test_edits_at_slots_are_those_of_whole_forwards(family, tiny_model):
     native = family.startswith("planted")
     model = load_planted_model(family) if native else tiny_model(family)
     pairs = placed(model.cfg.d_vocab)
-    slots = [
-        HeadAtRole.of("a0.h1", "X"),
-        HeadAtRole.of("a1.h2", "END"),
-        *([] if native else [HeadAtRole.of("m1", "X")]),
-    ]
+    places = [("a0.h1", "X"), ("a1.h2", "END"), ("m1", "X")]
+    slots = [HeadAtRole.of(*place) for place in (places[:2] if native else places)]
     runner = SlotRunner.of(model, pairs, mlps=True)
     generator = torch.Generator().manual_seed(0)
     rows = np.array([0, 3, 3, 5, 1, 2, 4])
@@ -64,12 +61,10 @@ def test_edits_at_slots_are_those_of_whole_forwards(family, tiny_model):
         assert found.metric[row] == pytest.approx(task_metric(logits, [pair], "logit_diff").item(), abs=1e-4)
         answers = [*pair.answers, *pair.wrong_answers]
         assert found.preferred[row] == answers[int(logits[0, answers].argmax())]
-        before, after = (
-            np.delete(of.softmax(-1).double().numpy()[0], answers) for of in (clean_logits[:, -1], logits)
-        )
+        p, q = (of.softmax(-1).double().numpy()[0] for of in (clean_logits[:, -1], logits))
+        before, after = np.delete(p, answers), np.delete(q, answers)
         expected = entropy(before / before.sum(), after / after.sum())
         assert found.off_target[row] == pytest.approx(expected, rel=1e-3, abs=1e-5)
-        p, q = (of.softmax(-1).double().numpy()[0] for of in (clean_logits[:, -1], logits))
         assert found.kl[row] == pytest.approx(entropy(p, q), rel=1e-3, abs=1e-5)
         assert found.top[row] == logits.argmax()
     torch.testing.assert_close(found.read[0], values[slots[0]], atol=1e-6, rtol=0)
@@ -99,8 +94,5 @@ def test_what_stands_before_a_change_stays(tiny_model, monkeypatch):
     same = runner.run(rows, [Edit(early, runner.z(early)[0])], read=[late])
     np.testing.assert_allclose(same.metric, runner.metric[0], atol=1e-5)
     torch.testing.assert_close(same.read[0], runner.z(late)[0], atol=1e-5, rtol=0)
-    assert (
-        (same.preferred == runner.preferred).all()
-        and np.isnan(same.off_target).all()
-        and (same.top == -1).all()
-    )
+    assert (same.preferred == runner.preferred).all() and (same.top == -1).all()
+    assert np.isnan(same.off_target).all()

@@ -21,9 +21,8 @@ def model(tiny_model):
 def corpus(tmp_path):
     """Forty documents of a few words."""
     path = tmp_path / "corpus.txt"
-    path.write_text(
-        "\n\n".join(f"document number {i} tells of {i * 7 % 40}\nin two lines" for i in range(40))
-    )
+    documents = (f"document number {i} tells of {i * 7 % 40}\nin two lines" for i in range(40))
+    path.write_text("\n\n".join(documents))
     return str(path)
 
 
@@ -35,15 +34,15 @@ def documents(model, blocks) -> set[str]:
 
 
 def test_every_block_is_bos_and_a_stretch_of_documents_joined_by_eos(model, corpus):
-    told = []
+    reports = []
 
     @contextlib.contextmanager
     def stage(name, total):
-        told.append((name.split()[0], total))
-        yield lambda n, *_: told.append(n)
+        reports.append((name.split()[0], total))
+        yield lambda n, *_: reports.append(n)
 
     blocks = load_text(corpus, model, n_tokens=200, context=20, stage=stage)
-    assert told[0] == ("reading", 190) and sum(told[1:]) == 190
+    assert reports[0] == ("reading", 190) and sum(reports[1:]) == 190
     assert blocks.tokens.shape == (10, 20) and blocks.n_tokens == 200
     assert (blocks.tokens[:, 0] == model.tokenizer.bos_token_id).all()
     text = model.tokenizer.decode(blocks.tokens[:, 1:].flatten().tolist())
@@ -64,10 +63,9 @@ def test_blocks_are_in_the_order_of_their_seed_and_no_more_than_asked_for(model,
 def test_held_out_documents_never_train_whatever_the_seed_and_context(model, corpus):
     train, heldout = set(), set()
     for seed, context in ((0, 16), (1, 16), (2, 30)):
-        train |= documents(model, load_text(corpus, model, n_tokens=500, context=context, seed=seed))
-        heldout |= documents(
-            model, load_text(corpus, model, n_tokens=150, context=context, seed=seed, split="heldout")
-        )
+        options = {"context": context, "seed": seed}
+        train |= documents(model, load_text(corpus, model, n_tokens=500, **options))
+        heldout |= documents(model, load_text(corpus, model, n_tokens=150, split="heldout", **options))
     assert len(train) > 10 and len(heldout) > 2
     assert not train & heldout
     assert all(is_heldout(text) for text in heldout) and not any(is_heldout(text) for text in train)

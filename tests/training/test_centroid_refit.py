@@ -33,10 +33,9 @@ def what_comes(model, tokens, hook: str, earlier) -> Tensor:
 
 def test_one_code_goes_towards_the_mean_of_its_vectors(model, text, tmp_path):
     tokens, books, moved = text.tokens[:24], {}, {}
-    heads = CodebookConfig(
-        d_in=model.cfg.d_head, n_codes=6, groups=model.cfg.n_heads, selection="matching_pursuit"
-    )
-    layer = CodebookConfig(d_in=model.cfg.d_model, n_codes=6, selection="matching_pursuit")
+    options = {"n_codes": 6, "selection": "matching_pursuit"}
+    heads = CodebookConfig(d_in=model.cfg.d_head, groups=model.cfg.n_heads, **options)
+    layer = CodebookConfig(d_in=model.cfg.d_model, **options)
     for site, hook, book in (
         ("a0", "blocks.0.attn.hook_z", MetricCodebook(heads)),
         ("m1", "blocks.1.hook_mlp_out", Codebook(layer)),
@@ -51,10 +50,10 @@ def test_one_code_goes_towards_the_mean_of_its_vectors(model, text, tmp_path):
         books[site], moved[site] = book, copy.deepcopy(book)
         expected, held = moved[site].codes.detach(), book.encode(x).ids[0, 0].flatten()
         for group, code in torch.cartesian_prod(torch.arange(book.config.groups), torch.arange(6)).tolist():
-            its = vectors[ids[:, group] == code, group]
-            if len(its) and code != held[group]:
-                way = SHARE * len(its) / (len(its) + RIDGE)
-                expected[group, code] += way * (its.mean(0) - codes[group, code])
+            members = vectors[ids[:, group] == code, group]
+            if len(members) and code != held[group]:
+                share = SHARE * len(members) / (len(members) + RIDGE)
+                expected[group, code] += share * (members.mean(0) - codes[group, code])
     refit_centroids(model, books, tokens, tmp_path)
     for site, book in books.items():
         torch.testing.assert_close(book.codes, moved[site].codes)
@@ -70,10 +69,8 @@ def test_several_codes_together_explain_more(model, text, tmp_path, per_head, n_
     tokens, d_in = text.tokens[:24], model.cfg.d_head if per_head else model.cfg.d_model
     site, hook = ("a1", "blocks.1.attn.hook_z") if per_head else ("m1", "blocks.1.hook_mlp_out")
     x = what_comes(model, tokens, hook, {})
-    config = CodebookConfig(
-        d_in=d_in, n_codes=24, k=3, groups=n_books, selection="matching_pursuit", magnitude=magnitude
-    )
-    book = Codebook(config).fit(x)
+    options = {"k": 3, "selection": "matching_pursuit", "magnitude": magnitude}
+    book = Codebook(CodebookConfig(d_in=d_in, n_codes=24, groups=n_books, **options)).fit(x)
     codes = book.codes.detach()
     # far off, since the first position's codes, of so few a good part, do not move
     codes += 0.5 * codes.std() * torch.randn(codes.shape)

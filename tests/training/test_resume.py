@@ -50,6 +50,16 @@ def kill_at(monkeypatch, call: int, target, name: str, *, after: bool) -> list[i
     return calls
 
 
+def whole_and_resumed(monkeypatch, tmp_path, train, call: int, *, after: bool) -> list:
+    """What ``train`` leaves in a folder, in one go and where it was killed in between."""
+    whole = train(tmp_path / "whole")
+    kill_at(monkeypatch, call, Trainer, "step", after=after)
+    with pytest.raises(Killed):
+        train(tmp_path / "out")
+    monkeypatch.undo()
+    return [whole, train(tmp_path / "out")]
+
+
 @pytest.mark.parametrize(
     ("call", "target", "name", "after", "done"),
     [
@@ -85,17 +95,13 @@ def test_a_killed_run_goes_on_with_the_same_losses(
 def test_joint_training_goes_on_too(start, text, tiny_model_folder, tmp_path, monkeypatch):
     config = replace(CONFIG, objective="joint", centroid_refits=0, epochs=1, model_lr=1e-3)
 
-    def fresh():
-        return load_model(str(tiny_model_folder("llama")))
+    def train(folder):
+        return train_codebooks(load_model(str(tiny_model_folder("llama"))), start, text, folder, config)
 
-    first = train_codebooks(fresh(), start, text, tmp_path / "whole", config)
-    kill_at(monkeypatch, 6, Trainer, "step", after=True)
-    with pytest.raises(Killed):
-        train_codebooks(fresh(), start, text, tmp_path / "out", config)
-    monkeypatch.undo()
-    second = train_codebooks(fresh(), start, text, tmp_path / "out", config)
-    assert history(first.folder)["loss"] == pytest.approx(history(second.folder)["loss"], abs=1e-6)
-    models = [load_model(found.manifest["model"]["spec"]) for found in (first, second)]
+    books = whole_and_resumed(monkeypatch, tmp_path, train, 6, after=True)
+    first, second = (history(trained.folder)["loss"] for trained in books)
+    assert first == pytest.approx(second, abs=1e-6)
+    models = [load_model(trained.manifest["model"]["spec"]) for trained in books]
     torch.testing.assert_close(models[0](text.tokens[:2]), models[1](text.tokens[:2]))
 
 
@@ -103,12 +109,11 @@ def test_codes_that_are_rounded_go_on_from_what_they_were_rounded_from(model, te
     asked = {"kind": "ternary", "bits": 6, "n_tokens": 1000, "context": 16}
     books = fit_codebooks(model, ["a0"], text, tmp_path / "fitted", **asked)
     config = replace(CONFIG, centroid_refits=0, lr=0.2)
-    first = train_codebooks(model, books, text, tmp_path / "whole", config)
-    kill_at(monkeypatch, 8, Trainer, "step", after=False)
-    with pytest.raises(Killed):
-        train_codebooks(model, books, text, tmp_path / "out", config)
-    monkeypatch.undo()
-    second = train_codebooks(model, books, text, tmp_path / "out", config)
+
+    def train(folder):
+        return train_codebooks(model, books, text, folder, config)
+
+    first, second = whole_and_resumed(monkeypatch, tmp_path, train, 8, after=False)
     torch.testing.assert_close(first["a0"].codes, second["a0"].codes, atol=1e-6, rtol=0)
     assert not torch.allclose(first["a0"].codes, books["a0"].codes, atol=0.01)
     again = replace(CONFIG, epochs=1, centroid_refits=1)
@@ -209,9 +214,9 @@ def test_the_step_follows_the_number_of_codes_and_is_kept_as_a_number(model, sta
     assert {site[0] for site in start.sites} == {"a", "m"}  # so by what is right for heads
     books = Codebooks.from_pretrained(start.folder, model)
     assert TrainConfig().for_books({"m0": books["m0"]}).lr == 0.003
-    unsaid = replace(CONFIG, epochs=1, centroid_refits=0, lr=None)
-    told = replace(unsaid, lr=unsaid.for_codes(k).lr)
-    first = train_codebooks(model, start, text, tmp_path / "first", unsaid)
-    assert first.manifest["training"]["lr"] == told.lr
+    without = replace(CONFIG, epochs=1, centroid_refits=0, lr=None)
+    with_number = replace(without, lr=without.for_codes(k).lr)
+    first = train_codebooks(model, start, text, tmp_path / "first", without)
+    assert first.manifest["training"]["lr"] == with_number.lr
     # so that the same command with the number said is the same run
-    assert train_codebooks(model, start, text, tmp_path / "first", told).manifest == first.manifest
+    assert train_codebooks(model, start, text, tmp_path / "first", with_number).manifest == first.manifest
