@@ -89,10 +89,10 @@ def test_a_code_set_in_a_planted_model_changes_the_logits_as_predicted_and_nothi
     assert gain[untouched].abs().max() < 0.01 * gain.abs().max()
     with attach(model, {site: planted.book}, error_term=error_term):
         plain = hidden(model, planted.tokens)
-    for layer, (ours, theirs) in enumerate(zip(others, plain, strict=True)):
-        heads = [h for h in range(ours.shape[2]) if (layer, h) != (1, 1)]
+    for layer, (edited_z, plain_z) in enumerate(zip(others, plain, strict=True)):
+        heads = [h for h in range(edited_z.shape[2]) if (layer, h) != (1, 1)]
         # a later head that reads no output notices nothing
-        torch.testing.assert_close(ours[:, :, heads], theirs[:, :, heads], atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(edited_z[:, :, heads], plain_z[:, :, heads], atol=2e-3, rtol=1e-3)
 
 
 def hidden(model: Model, tokens: Tensor) -> list[Tensor]:
@@ -115,15 +115,15 @@ def test_every_head_by_itself_equals_the_layer_with_a_group_per_head(family, tin
     for site, book in apart.items():
         layer, _, head = site.partition(".h")
         book.codes.data = together[layer].codes.data[int(head)][None].clone()
-    found = []
+    reconstructed = []
     for books in (together, apart):
         with attach(model, books, error_term=False) as attached:
             (model(PROMPT, return_type="loss") + attached.loss() / len(books)).backward()
-            found.append((model(PROMPT).detach(), attached.ids))
-    assert torch.equal(found[0][0], found[1][0])
+            reconstructed.append((model(PROMPT).detach(), attached.ids))
+    assert torch.equal(reconstructed[0][0], reconstructed[1][0])
     for site, book in apart.items():
         layer, _, head = site.partition(".h")
-        assert torch.equal(found[1][1][site], found[0][1][layer][:, :, int(head)])
+        assert torch.equal(reconstructed[1][1][site], reconstructed[0][1][layer][:, :, int(head)])
         torch.testing.assert_close(book.codes.grad[0], together[layer].codes.grad[int(head)])
 
 

@@ -65,9 +65,9 @@ def write_checkpoint(base: Path, folder: Path, family: str, *, pickled: bool = F
         projection = attention.c_proj if family == "gpt2" else attention.dense
         projection.register_forward_pre_hook(lambda _, args, book=heads: (book(args[0]),))
         layer.mlp.register_forward_hook(lambda _module, _args, out, book=mlp: book(out))
-        for where, book in ((ATTENTION[family], heads), ("mlp", mlp)):
+        for place, book in ((ATTENTION[family], heads), ("mlp", mlp)):
             for name, tensor in book.state_dict().items():
-                key = f"model.{BLOCKS[family]}.{number}.{where}.codebook_layer.{name}"
+                key = f"model.{BLOCKS[family]}.{number}.{place}.codebook_layer.{name}"
                 weights[key] = tensor.clone()
     folder.mkdir()
     config = {"model_type": "codebook", "codebook_at": ["attn_preproj", "mlp"], "k_codebook": [2, 3]}
@@ -122,9 +122,9 @@ def write(folder: Path, weights: dict[str, Tensor], **config) -> None:
     save_file(weights, folder / "model.safetensors")
 
 
-def layer_weights(where: str = "mlp.codebook_layer") -> dict[str, Tensor]:
+def layer_weights(place: str = "mlp.codebook_layer") -> dict[str, Tensor]:
     return {
-        f"model.transformer.h.0.{where}.{key}": value for key, value in Reference(24, 1).state_dict().items()
+        f"model.transformer.h.0.{place}.{key}": value for key, value in Reference(24, 1).state_dict().items()
     }
 
 

@@ -157,10 +157,10 @@ def test_independent_factors_are_recovered_by_latent_quantization():
     config = LatentQuantizationConfig(d_in=6, latents=3, levels=4, steps=1500, seed=0)
     book = LatentQuantization(config).fit(x)
     ids = book.encode(x).ids.numpy()
-    told = np.array(
+    recovered = np.array(
         [[normalized_mutual_info_score(factors[:, f], ids[:, j]) for j in range(3)] for f in range(3)]
     )
-    best = max(sum(told[f, order[f]] for f in range(3)) for order in itertools.permutations(range(3)))
+    best = max(sum(recovered[f, order[f]] for f in range(3)) for order in itertools.permutations(range(3)))
     shuffled = np.array(
         [
             [normalized_mutual_info_score(random.permutation(factors[:, f]), ids[:, j]) for j in range(3)]
@@ -195,15 +195,15 @@ def test_planted_bits_are_found_and_flipping_one_moves_its_direction_alone(cls):
     x = bits @ directions + 0.05 * noise(4000, 8, seed=2)
     book = cls(BinaryConfig(d_in=8, n_bits=4, steps=800)).fit(x)
     codes = book.encode(x)
-    found = (codes.ids - torch.tensor(book.starts[:-1])).numpy()
-    right = [[abs(np.corrcoef(bits[:, i], found[:, j])[0, 1]) for j in range(4)] for i in range(4)]
+    digits = (codes.ids - torch.tensor(book.starts[:-1])).numpy()
+    right = [[abs(np.corrcoef(bits[:, i], digits[:, j])[0, 1]) for j in range(4)] for i in range(4)]
     assert min(max(row) for row in right) > 0.95
     # set bit 2 of every vector: what is decoded moves by that bit's two codes, whatever the others are
     ids = codes.ids.clone()
-    ids[:, 2] = book.starts[2] + torch.from_numpy(1 - found[:, 2])
+    ids[:, 2] = book.starts[2] + torch.from_numpy(1 - digits[:, 2])
     moved = book.difference(Codes(ids, codes.values), codes).detach()
     step = (book.codes[0, book.starts[2] + 1] - book.codes[0, book.starts[2]]).detach()
-    signs = torch.from_numpy(1 - 2.0 * found[:, 2]).float()
+    signs = torch.from_numpy(1 - 2.0 * digits[:, 2]).float()
     torch.testing.assert_close(moved, signs[:, None] * step)
     assert step.norm() == pytest.approx(3, rel=0.15)
 

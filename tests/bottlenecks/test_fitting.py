@@ -36,10 +36,10 @@ def text(model) -> TextBlocks:
 
 def seen(model: Model, tokens: Tensor, site: str, books: dict) -> Tensor:
     """What reaches a site with books before it, by an ordinary forward pass."""
-    place, found = resolve_site(model, site), []
+    place, vectors = resolve_site(model, site), []
 
     def keep(x: Tensor) -> None:
-        found.append((x if place.head is None else x[:, :, place.head]).clone())
+        vectors.append((x if place.head is None else x[:, :, place.head]).clone())
 
     with (
         torch.no_grad(),
@@ -47,7 +47,7 @@ def seen(model: Model, tokens: Tensor, site: str, books: dict) -> Tensor:
         attach(model, books, error_term=False) if books else hooked(model, {}),
     ):
         model(tokens)
-    return found[0]
+    return vectors[0]
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,12 @@ def killed(model, text, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def whole(model, text, tmp_path_factory) -> dict[bool, Codebooks]:
     """Fits that nobody killed: with earlier books in place, and without."""
-    found = {}
+    fitted = {}
     for sequential in (True, False):
         folder, config = tmp_path_factory.mktemp("whole"), replace(SMALL, sequential=sequential)
         fit_codebooks(model, ["heads", "mlps"], text, folder, config, batch_size=8)
-        found[sequential] = Codebooks.from_pretrained(folder, model)
-    return found
+        fitted[sequential] = Codebooks.from_pretrained(folder, model)
+    return fitted
 
 
 @pytest.mark.parametrize("sequential", [True, False])
@@ -136,10 +136,10 @@ def test_a_killed_fit_goes_on_with_smaller_batches(model, text, killed, whole):
     assert list((part / ".work").glob("layer*/*"))
     with pytest.raises(InputError, match="another fit .n_codes 12, not 20"):
         fit_codebooks(model, sites, text, part, FitConfig(n_codes=20), batch_size=3)
-    found = fit_codebooks(model, sites, text, part, SMALL, batch_size=3)
+    fitted = fit_codebooks(model, sites, text, part, SMALL, batch_size=3)
     for site, book in whole[True].items():
-        torch.testing.assert_close(found[site].codes, book.codes, rtol=1e-3, atol=1e-4)
-    assert fit_codebooks(model, sites, text, part, SMALL, batch_size=32).manifest == found.manifest
+        torch.testing.assert_close(fitted[site].codes, book.codes, rtol=1e-3, atol=1e-4)
+    assert fit_codebooks(model, sites, text, part, SMALL, batch_size=32).manifest == fitted.manifest
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,8 @@ def test_books_of_shards_and_workers_are_the_same_bytes(model, text, whole, tmp_
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LayerStream, "_run_until", None)  # what gathers runs no model
         fit_codebooks(*arguments, batch_size=8)
-    found, wanted = (tree(folder) for folder in (tmp_path, whole[False].folder))
-    assert {name: found[name] for name in wanted} == wanted and len(wanted) > 8
+    files, wanted = (tree(folder) for folder in (tmp_path, whole[False].folder))
+    assert {name: files[name] for name in wanted} == wanted and len(wanted) > 8
 
 
 @pytest.fixture
@@ -175,21 +175,21 @@ def one(model, text, tmp_path) -> Path:
 
 def test_a_finished_folder_says_what_was_done_and_is_not_fitted_again(model, text, one, monkeypatch):
     manifest = json.loads((one / "manifest.json").read_text())
-    found = Codebooks.from_pretrained(one, model)
-    assert manifest["sites"] == ["a0"] == found.sites
+    books = Codebooks.from_pretrained(one, model)
+    assert manifest["sites"] == ["a0"] == books.sites
     assert manifest["text"]["n_tokens"] == 640 and manifest["text"]["split"] == "train"
     assert manifest["fit"]["n_codes"] == 12 and manifest["model"]["d_head"] == model.cfg.d_head
     behind = 2 * (text.tokens.numel() - len(text.tokens))
-    more = found["a0"].counts.sum(1) - behind  # codes that only the first position has
+    more = books["a0"].counts.sum(1) - behind  # codes that only the first position has
     assert ((more >= 0) & (more <= 2)).all()
     (one / ".work").mkdir()  # a leftover, which is cleared
     monkeypatch.setattr(LayerStream, "_run_until", None)
-    assert fit_codebooks(model, ["a0"], text, one, SMALL).manifest == found.manifest
+    assert fit_codebooks(model, ["a0"], text, one, SMALL).manifest == books.manifest
     assert not (one / ".work").exists()
 
 
 def test_a_folder_of_other_books_is_refused(model, text, one, tiny_model, tiny_model_folder):
-    other, own = tiny_model("gpt2"), str(tiny_model_folder("llama"))
+    other, llama = tiny_model("gpt2"), str(tiny_model_folder("llama"))
     other_text = load_text("stdlib", model, n_tokens=640, context=32, seed=1)
     for asked in (
         (model, ["a0"], other_text, one, SMALL),
@@ -201,15 +201,15 @@ def test_a_folder_of_other_books_is_refused(model, text, one, tiny_model, tiny_m
             fit_codebooks(*asked)
     with pytest.raises(InputError, match="holds codebooks of .* not of"):
         Codebooks.from_pretrained(one, other)
-    altered = load_model(own)
+    altered = load_model(llama)
     with torch.no_grad():
         for parameter in altered.original_model.parameters():
             parameter.neg_()
     with pytest.raises(InputError, match="weights"):
         Codebooks.from_pretrained(one, altered)
-    Codebooks.from_pretrained(one, load_model(own, dtype="bfloat16"))
+    Codebooks.from_pretrained(one, load_model(llama, dtype="bfloat16"))
     (one / "manifest.json").unlink()
-    with pytest.raises(InputError, match="has codebooks, and no longer says what they were made of"):
+    with pytest.raises(InputError, match="has codebooks, and does not say what they were made of"):
         fit_codebooks(model, ["a0", "a1"], text, one, FitConfig(n_codes=20, k=4))
 
 
@@ -219,7 +219,7 @@ def test_fewer_codes_per_vector_are_the_first_ones_where_lengths_are_right_for_a
     two, single = (Codebooks.from_pretrained(one, model, k=k)["a0"] for k in (2, 1))
     x = seen(model, text.tokens, "a0", {})
     assert torch.equal(single.encode(x).ids[..., 0], two.encode(x).ids[..., 0])
-    with pytest.raises(InputError, match="k 3: this codebook was fitted for 2"):
+    with pytest.raises(InputError, match="k 3: choose 1 to 2"):
         Codebooks.from_pretrained(one, model, k=3)
     fit_codebooks(model, ["a0"], text, tmp_path, FitConfig(n_codes=12, k=2, selection="cosine"))
     with pytest.raises(InputError, match="lengths of these codes are right for sums of 2"):
@@ -258,10 +258,10 @@ def test_the_metric_compares_what_is_written(model, text):
 
 def test_codebooks_in_memory_are_those_of_a_folder(model, text, tmp_path):
     options = {"n_codes": 12, "k": 2, "selection": "matching_pursuit"}
-    there, here = (fit_codebooks(model, "m1", text, folder, **options) for folder in (tmp_path, None))
-    assert here.folder is None and torch.equal(here["m1"].codes, there["m1"].codes)
+    stored, here = (fit_codebooks(model, "m1", text, folder, **options) for folder in (tmp_path, None))
+    assert here.folder is None and torch.equal(here["m1"].codes, stored["m1"].codes)
     spec = fit_codebooks(model, "m1", "stdlib", n_tokens=text.n_tokens, context=32, **options)
-    assert torch.equal(spec["m1"].codes, there["m1"].codes)
+    assert torch.equal(spec["m1"].codes, stored["m1"].codes)
 
 
 def test_an_output_map_keeps_lengths_of_outputs_and_their_units():

@@ -124,11 +124,11 @@ def test_a_strength_that_follows_is_the_cosine_with_what_is_there(model, books, 
 
 def test_gates_of_several_calls_stand_each_for_their_own(model, books, tokens):
     ids, word = read(model, books, tokens), text_of(model, int(tokens[0, 5]))
-    both = attach(model, books, read=False).edit(
+    edited = attach(model, books, read=False).edit(
         AddCode("a0.h2", 3, 5), positions="all", when=f"a0.h1={rare(ids)}"
     )
-    both.edit(AddCode("a0.h0", 1, 5), positions=[5], when=f"token:{word}")
-    with both:
+    edited.edit(AddCode("a0.h0", 1, 5), positions=[5], when=f"token:{word}")
+    with edited:
         after = activation(model, "blocks.0.attn.hook_z", tokens)
     changed = (after != activation(model, "blocks.0.attn.hook_z", tokens)).any(-1)
     assert torch.equal(changed[:, :, 2], (ids == rare(ids)).any(-1))
@@ -139,16 +139,16 @@ def test_gates_of_several_calls_stand_each_for_their_own(model, books, tokens):
 def test_token_by_token_is_as_the_whole_text_and_its_marks_and_costs_are(model, books, tokens):
     """With a cache, without one, and read again at once: the same tokens are edited."""
     code = rare(read(model, books, tokens))
-    edit, where = (
+    edit, gate = (
         AddCode("m1", 4, scale=20),
         {"positions": "generated", "when": f"a0.h1={code},a0.h1=0,a0.h1=5"},
     )
-    found = []
+    runs = []
     for cached in (True, False):
-        with attach(model, books, read=False).edit(edit, **where) as gated:
+        with attach(model, books, read=False).edit(edit, **gate) as gated:
             out = generate(model, tokens, 12, use_cache=cached)
-        found.append((out, gated.edited_positions(*out.shape)))
-    (out, marks), (again, others) = found
+        runs.append((out, gated.edited_positions(*out.shape)))
+    (out, marks), (again, others) = runs
     assert torch.equal(out, again) and torch.equal(marks, others)
     codes = torch.tensor([code, 0, 5])
     on = torch.isin(read(model, books, out), codes).any(-1)
@@ -156,7 +156,7 @@ def test_token_by_token_is_as_the_whole_text_and_its_marks_and_costs_are(model, 
     assert torch.equal(marks, on) and 0 < on.sum() < 3 * 12
     rows = [i for i in range(3) if on[i].any()]
     divergence = step_divergences(
-        model, books, [edit], tokens[rows[0]].tolist(), [out[rows[0], 9:].tolist()], **where
+        model, books, [edit], tokens[rows[0]].tolist(), [out[rows[0], 9:].tolist()], **gate
     )
     first = int(on[rows[0], 8:].float().argmax())
     assert abs(divergence[0][:first]).max(initial=0) < 1e-6 < divergence[0][first]
@@ -166,7 +166,7 @@ def test_token_by_token_is_as_the_whole_text_and_its_marks_and_costs_are(model, 
 
 
 @pytest.mark.parametrize(
-    ("when", "told"),
+    ("when", "message"),
     [
         ("", "write codes"),
         ("fire", "write codes"),
@@ -183,9 +183,9 @@ def test_token_by_token_is_as_the_whole_text_and_its_marks_and_costs_are(model, 
         ("a1.h0=3", "it is read after a0.h2 is edited"),
     ],
 )
-def test_a_gate_that_cannot_be_is_told_in_one_line_and_nothing_is_edited(model, books, tokens, when, told):
+def test_a_gate_that_cannot_be_is_told_in_one_line_and_nothing_is_edited(model, books, tokens, when, message):
     attached = attach(model, books, read=False)
-    with pytest.raises(InputError, match=told) as error:
+    with pytest.raises(InputError, match=message) as error:
         attached.edit(EDITS["same hook"], when=when)
     assert "\n" not in str(error.value)
     with attached:
@@ -196,7 +196,7 @@ def test_a_label_is_its_clearest_code_that_is_read_in_time(books, monkeypatch):
     names = {"a0.h0": (0, 2), "a0.h1": (2, 2), "a1.h0": (4, 2)}
     columns = {"text": [0, 1, 0, 1, 0, 1], "f1": [0.4, 0.9, 0.6, 0.2, 0.8, 1.0]}
     labels = Labels(
-        {"texts": ["digits", "mixed"]}, names, {name: np.array(own) for name, own in columns.items()}
+        {"texts": ["digits", "mixed"]}, names, {name: np.array(values) for name, values in columns.items()}
     )
     coded, early, late = (
         Codebooks(None, {"sites": [*books]}, books),

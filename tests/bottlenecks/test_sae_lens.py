@@ -77,10 +77,10 @@ def test_active_features_are_codes_of_either_sign_and_the_sae_stays_as_it_is(tmp
     x = torch.randn(4, 5, 8)
     for sae, k in ((either, 6), (standard, 40)):
         expected, codes = sae(x), SaeLensCodes(sae, k=k)
-        found = codes.encode(x)
-        assert found.ids.shape == (4, 5, k) and (found.values > 0).any()
-        assert (found.values < 0).any() == (sae is either)
-        torch.testing.assert_close(codes.decode(found), expected)
+        encoded = codes.encode(x)
+        assert encoded.ids.shape == (4, 5, k) and (encoded.values > 0).any()
+        assert (encoded.values < 0).any() == (sae is either)
+        torch.testing.assert_close(codes.decode(encoded), expected)
         assert torch.equal(sae(x), expected)
     standard.save_model(tmp_path)
     assert SaeLensCodes.from_pretrained(tmp_path, k=5).config.k == 5
@@ -97,8 +97,10 @@ def test_active_features_are_codes_of_either_sign_and_the_sae_stays_as_it_is(tmp
 def test_a_sae_at_another_place_than_its_own_is_told(point, site, warns, tiny_model, recwarn):
     sae = standard_sae(24, metadata=SAEMetadata(hook_name=f"blocks.{point}"))
     attach(tiny_model("llama"), {site: SaeLensCodes(sae, k=2)}, error_term=False)
-    told = [str(one.message) for one in recwarn if "was made for" in str(one.message)]
-    assert len(told) == warns and all(f"the bottleneck at {site} was made for" in one for one in told)
+    warned = [str(message.message) for message in recwarn if "was made for" in str(message.message)]
+    assert len(warned) == warns and all(
+        f"the bottleneck at {site} was made for" in message for message in warned
+    )
 
 
 @pytest.mark.parametrize(("site", "reshape"), [("a1", "hook_z"), ("m0", "none"), ("r0", "none")])
@@ -121,8 +123,8 @@ def test_any_sae_is_attached_and_its_codes_read_and_set(site, reshape, tiny_mode
 
 def test_what_one_of_the_two_has_no_form_for_is_refused(tmp_path):
     layers = DiscreteSAE(DiscreteSAEConfig(8, 16, groups=2)), LayerNormCodebook(CodebookConfig(8, 16))
-    for book, site, why in zip(layers, ("a0", "m0"), ("2 groups", "layer_norm_codebook"), strict=True):
-        with pytest.raises(InputError, match=why):
+    for book, site, message in zip(layers, ("a0", "m0"), ("2 groups", "layer_norm_codebook"), strict=True):
+        with pytest.raises(InputError, match=message):
             export_to_sae_lens(book, tmp_path, model_name="tiny", site=site)
     for how in ("layer_norm", "constant_norm_rescale", "expected_average_only_in", "covariance_whitening"):
         with pytest.raises(InputError, match=how):  # codes cannot undo it

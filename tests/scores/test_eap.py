@@ -21,8 +21,8 @@ POST_NORM = ("gemma2", "gemma3")
 
 
 def all_edges(model, pairs):
-    found = edge_scores(Context(model, pairs), at_clean)
-    return found.graph.edges(found.matrix)
+    edges = edge_scores(Context(model, pairs), at_clean)
+    return edges.graph.edges(edges.matrix)
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "granite"])
@@ -32,9 +32,9 @@ def test_edges_are_the_slope_of_a_small_step_in_one_input(family, tiny_model):
     edges = all_edges(model, pairs)
     if family in POST_NORM:
         edges = [e for e in edges if not e.sender.startswith("a")]
-    some, exact = edges[::6], ExactEdges(model, pairs)  # of every size
-    slopes = [exact.slope(e.sender, e.receiver, e.into).mean().item() for e in some]
-    np.testing.assert_allclose([e.score for e in some], slopes, rtol=0.02, atol=2e-3 * abs(edges[0].score))
+    sampled, exact = edges[::6], ExactEdges(model, pairs)  # of every size
+    slopes = [exact.slope(e.sender, e.receiver, e.into).mean().item() for e in sampled]
+    np.testing.assert_allclose([e.score for e in sampled], slopes, rtol=0.02, atol=2e-3 * abs(edges[0].score))
 
 
 @pytest.mark.parametrize("family", POST_NORM)
@@ -91,8 +91,8 @@ def test_the_planted_edges_are_the_strongest_among_heads(name):
     edges = [e for e in eap(model, pairs).edges if e.sender != "input" and e.receiver != "logits"]
     assert {(e.sender, e.receiver, e.into) for e in edges[: len(written)]} == written
     sites = heads_of(model)
-    found = attributed_edges(model, pairs, sites=sites, batch_size=5, progress=done.append).edges
-    strong = {(e.sender, e.receiver, e.into) for e in found if abs(e.score) > 0.02 * abs(found[0].score)}
+    ranked = attributed_edges(model, pairs, sites=sites, batch_size=5, progress=done.append).edges
+    strong = {(e.sender, e.receiver, e.into) for e in ranked if abs(e.score) > 0.02 * abs(ranked[0].score)}
     assert strong == written
     assert sum(done) == 100 and len(done) > 1
 

@@ -27,10 +27,10 @@ def metric_of(model, batch, pairs, hooks):
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_one_step_is_attribution_patching(family, method, tiny_model):
     model, pairs = tiny_model(family), random_pairs(60, n=3, lengths=(8, 9))
-    whole, one = attribution(model, pairs), method(model, pairs, NAPIGConfig(steps=1))
-    np.testing.assert_array_equal(one.heads_per_pair, whole.heads_per_pair)
-    np.testing.assert_array_equal(one.mlps_per_pair, whole.mlps_per_pair)
-    assert one.cost.forwards == whole.cost.forwards
+    whole, one_step = attribution(model, pairs), method(model, pairs, NAPIGConfig(steps=1))
+    np.testing.assert_array_equal(one_step.heads_per_pair, whole.heads_per_pair)
+    np.testing.assert_array_equal(one_step.mlps_per_pair, whole.mlps_per_pair)
+    assert one_step.cost.forwards == whole.cost.forwards
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -51,8 +51,8 @@ def test_the_input_path_is_a_mean_of_slopes_at_its_points(family, tiny_model):
                 for d in (step * change, -step * change)
             )
             slopes.append((high - low) / (2 * step))
-        found, scale = scores.heads_per_pair[:, layer, head], abs(scores.heads).max()
-        np.testing.assert_allclose(found, np.mean(slopes, 0), rtol=0.03, atol=0.01 * scale)
+        effects, scale = scores.heads_per_pair[:, layer, head], abs(scores.heads).max()
+        np.testing.assert_allclose(effects, np.mean(slopes, 0), rtol=0.03, atol=0.01 * scale)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "pythia", "gemma2"])
@@ -78,9 +78,9 @@ def test_edges_out_of_the_input_add_up_to_the_gap(name, tiny_model):
     errors = []
     for steps in (3, 24):
         context = Context(model, pairs)
-        found = edge_scores(context, lambda run, m=steps: input_path(run, m))
+        edges = edge_scores(context, lambda run, m=steps: input_path(run, m))
         gap = context.metric[0] - context.metric[1]
-        errors.append(abs(found.out[:, 0] - gap).max() / abs(gap).max())
+        errors.append(abs(edges.out[:, 0] - gap).max() / abs(gap).max())
     assert errors[1] < 0.2
     assert errors[1] < 0.4 * errors[0]
 
@@ -101,10 +101,10 @@ def test_edges_out_of_a_node_add_up_to_its_own_integrated_gradient(family, by_ed
 @pytest.mark.parametrize("method", [eap_ig, eap_ig_activations])
 def test_one_step_is_edge_attribution_patching(method, tiny_model):
     model, pairs = tiny_model("llama"), random_pairs(60, n=2)
-    whole, one = eap(model, pairs, EAPConfig()), method(model, pairs, EAPIGConfig(steps=1))
-    np.testing.assert_array_equal(one.heads, whole.heads)
-    assert one.edges == whole.edges
-    assert one.cost.forwards == whole.cost.forwards
+    whole, one_step = eap(model, pairs, EAPConfig()), method(model, pairs, EAPIGConfig(steps=1))
+    np.testing.assert_array_equal(one_step.heads, whole.heads)
+    assert one_step.edges == whole.edges
+    assert one_step.cost.forwards == whole.cost.forwards
 
 
 @pytest.mark.parametrize("name", ["planted-induction", "planted-inhibition"])
@@ -120,11 +120,11 @@ def test_heads_that_act_only_through_others_do_not_vanish(name, method):
 def test_the_activation_path_sees_through_saturated_attention():
     """The previous-token head has an effect of 1.00 of the gap, of which the gradient at the clean prompt sees .11."""
     model, pairs = planted("planted-induction", 16)
-    found = (
+    estimated = (
         attribution(model, pairs),
         nap_ig_activations(model, pairs, NAPIGConfig(steps=20)),
         patching(model, pairs),
     )
-    at_clean, on_path, exact = (scores.heads[0, 3] for scores in found)
+    at_clean, on_path, exact = (scores.heads[0, 3] for scores in estimated)
     assert at_clean < 0.2 * exact
     assert on_path == pytest.approx(exact, rel=0.1)

@@ -362,7 +362,7 @@ def test_what_cannot_be_trained_is_refused(model, text, start, tmp_path):
     single, size = Codebooks.from_pretrained(start.folder, model, k=1), model.cfg.d_head * model.cfg.n_heads
     for books, config, message in (
         (single, nested, "one code a vector, so there is no number to draw"),
-        ({"a0": Codebook(CodebookConfig(d_in=5, n_codes=12))}, QUICK, "site a0 has .* does not fit"),
+        ({"a0": Codebook(CodebookConfig(d_in=5, n_codes=12))}, QUICK, "site a0 has .* do not fit"),
         (
             {"a0": LayerNormCodebook(CodebookConfig(d_in=size, n_codes=12))},
             QUICK,
