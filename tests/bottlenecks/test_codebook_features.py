@@ -107,9 +107,8 @@ def test_a_checkpoint_says_what_the_authors_forward_says(family, tiny_model_fold
 def test_one_layer_equals_the_formula(nearest, tmp_path):
     layer = Reference(24, 1 if nearest else 3, nearest=nearest)
     weights = {f"model.transformer.h.4.mlp.codebook_layer.{k}": v for k, v in layer.state_dict().items()}
-    write(
-        tmp_path, weights, k_codebook=layer.k, similarity_metric="euclidean" if nearest else "inner_product"
-    )
+    metric = "euclidean" if nearest else "inner_product"
+    write(tmp_path, weights, k_codebook=layer.k, similarity_metric=metric)
     (book,) = load_codebook_features(tmp_path).values()
     x = 3 * torch.randn(5, 7, 24)
     torch.testing.assert_close(book(x), layer(x), atol=1e-5, rtol=1e-5)
@@ -123,9 +122,8 @@ def write(folder: Path, weights: dict[str, Tensor], **config) -> None:
 
 
 def layer_weights(place: str = "mlp.codebook_layer") -> dict[str, Tensor]:
-    return {
-        f"model.transformer.h.0.{place}.{key}": value for key, value in Reference(24, 1).state_dict().items()
-    }
+    stored = Reference(24, 1).state_dict()
+    return {f"model.transformer.h.0.{place}.{key}": value for key, value in stored.items()}
 
 
 WEIGHTS = {

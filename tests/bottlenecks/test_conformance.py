@@ -162,9 +162,7 @@ def test_damaged_files_are_input_errors_that_name_the_file(alone, tmp_path):
 NAME = "someone/codes-of-a5"
 
 
-def test_what_is_pushed_to_the_hub_is_what_is_pulled_and_a_folder_comes_before_it(
-    alone, hub, tmp_path, monkeypatch
-):
+def test_what_is_pushed_is_what_is_pulled_and_a_folder_comes_before_it(alone, hub, tmp_path, monkeypatch):
     other = Codebook if isinstance(alone, DiscreteSAE) else DiscreteSAE
     assert alone.push_to_hub(NAME).startswith("https://")
     assert sorted(path.name for path in (hub / NAME).iterdir()) == FILES

@@ -11,9 +11,10 @@ from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import code_edits, format_codes, parse_code
 from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
 from interp.errors import InputError
-from interp.models import Model, hooked, load_model
+from interp.models import Model, load_model
 from interp.models.generate import generate
 from interp.steering import AddCode, ForbidCode, SetCode, WeightedCode, parse_codes
+from tests.oracles import kept
 
 N_CODES, NAN = 12, float("nan")
 EVERYWHERE = [SetCode("a0.h1", 3), SetCode("a1.h2", 5), AddCode("m1", 4, scale=2), ForbidCode("a1.h0", 2)]
@@ -48,18 +49,13 @@ def fitted(model: Model, tokens: Tensor, **options) -> dict[str, Codebook]:
         per_head = site.startswith("a")
         kind = MetricCodebook if per_head else Codebook
         size = {"d_in": width if per_head else model.cfg.d_model, "groups": heads if per_head else 1}
-        books[site] = kind(CodebookConfig(n_codes=N_CODES, **size, **options)).fit(
-            activation(model, hook, tokens)
-        )
+        book = kind(CodebookConfig(n_codes=N_CODES, **size, **options))
+        books[site] = book.fit(activation(model, hook, tokens))
     return books
 
 
-@torch.no_grad()
 def activation(model: Model, hook: str, tokens: Tensor) -> Tensor:
-    seen = []
-    with hooked(model, {hook: lambda x: seen.append(x.clone())}):
-        model(tokens)
-    return seen[0]
+    return kept(model, tokens, hook)[0]
 
 
 @torch.no_grad()
@@ -69,10 +65,8 @@ def logits(model: Model, tokens: Tensor) -> Tensor:
 
 def under(model: Model, books: dict, tokens: Tensor, *edits, error_term: bool = True, **options):
     """Logits with codes edited, everywhere unless told otherwise, and what was attached."""
-    asked = attach(model, books, error_term=error_term, read=False).edit(
-        *edits, **{"positions": "all"} | options
-    )
-    with asked as steered:
+    attached = attach(model, books, error_term=error_term, read=False)
+    with attached.edit(*edits, **{"positions": "all"} | options) as steered:
         return logits(model, tokens), steered
 
 
@@ -146,13 +140,8 @@ def test_what_is_forbidden_in_a_row_is_so_together_and_in_other_rows_does_not_co
             rows, head = slice(None) if edit.rows is None else list(edit.rows), int(edit.site[-1])
             assert (steered.ids["a1"][rows][:, :, head] != edit.code).all()
     last = ForbidCode("m1", N_CODES - 1)
-    under(
-        model,
-        books,
-        tokens,
-        *(replace(last, code=code, rows=[code % 2]) for code in range(N_CODES - 1)),
-        last,
-    )
+    by_row = (replace(last, code=code, rows=[code % 2]) for code in range(N_CODES - 1))
+    under(model, books, tokens, *by_row, last)
     all_of_row_0 = [replace(last, code=code, rows=None if code < 6 else [0]) for code in range(N_CODES)]
     with pytest.raises(InputError):
         under(model, books, tokens, *all_of_row_0)
@@ -245,10 +234,8 @@ def test_the_share_is_seeded_and_a_row_does_not_depend_on_the_batch(model, books
 
 def test_what_cannot_be_is_refused(model, books, tokens):
     """Beside what is so for every kind."""
-    possible, wrong = (
-        SetCode("a0.h1", 1),
-        [AddCode("m1", -1), *(AddCode("m1", 1, scale=x) for x in (NAN, 1e300))],
-    )
+    possible = SetCode("a0.h1", 1)
+    wrong = [AddCode("m1", -1), *(AddCode("m1", 1, scale=x) for x in (NAN, 1e300))]
     wrong += [replace(possible, strength=2.0), replace(possible, rows=[-1]), replace(possible, rows=[])]
     places = [{"fraction": 1.5}, {"fraction": NAN}, {"positions": "generated:0"}]
     for edits, options in (

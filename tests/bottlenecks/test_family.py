@@ -88,9 +88,8 @@ def test_a_code_that_died_is_drawn_anew_from_what_its_slot_stands_for():
 
 
 def ema_of_a_share(rank: int, world: int, port: int, folder: str) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
-    )
+    address = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
     x, later = noise(200, 4), noise(200, 4, seed=3) + 1
     book = VQ(FlatConfig(d_in=4, codes=8)).partial_fit(x)
     book._size[0, 3] = book._sum[0, 3] = 1e-6  # dies at once
@@ -157,17 +156,13 @@ def test_independent_factors_are_recovered_by_latent_quantization():
     config = LatentQuantizationConfig(d_in=6, latents=3, levels=4, steps=1500, seed=0)
     book = LatentQuantization(config).fit(x)
     ids = book.encode(x).ids.numpy()
-    recovered = np.array(
-        [[normalized_mutual_info_score(factors[:, f], ids[:, j]) for j in range(3)] for f in range(3)]
-    )
+
+    def information(columns) -> np.ndarray:
+        return np.array([[normalized_mutual_info_score(c, ids[:, j]) for j in range(3)] for c in columns])
+
+    recovered = information(factors.T)
     best = max(sum(recovered[f, order[f]] for f in range(3)) for order in itertools.permutations(range(3)))
-    shuffled = np.array(
-        [
-            [normalized_mutual_info_score(random.permutation(factors[:, f]), ids[:, j]) for j in range(3)]
-            for f in range(3)
-        ]
-    )
-    assert best / 3 > 0.9 and shuffled.max() < 0.02
+    assert best / 3 > 0.9 and information(map(random.permutation, factors.T)).max() < 0.02
     assert error(book, x) < 0.05 * float(x.square().sum(-1).mean())
 
 
@@ -273,9 +268,8 @@ def test_ternary_codes_are_within_their_bound_and_what_bitnet_makes(scale):
     weights = noise(50, 16)
     size = weights.abs().mean(-1) if scale == "mean" else weights.abs().median(-1).values
     ours = ternary(weights, scale)
-    expected = torch.stack(
-        [g * torch.clamp(torch.round(w / g), -1, 1) for w, g in zip(weights, size, strict=True)]
-    )
+    rows = zip(weights, size, strict=True)
+    expected = torch.stack([length * torch.clamp(torch.round(row / length), -1, 1) for row, length in rows])
     torch.testing.assert_close(ours, expected)
     inside = weights.abs() <= 1.5 * size[:, None]
     assert ((weights - ours).abs() <= size[:, None] / 2 + 1e-6)[inside].all() and inside.any()
@@ -335,9 +329,8 @@ def test_vectors_far_from_zero_are_coded_about_their_mean(kind):
     book.count(book.encode(x).ids)
     apart = book.codes.detach() - book.means()
     used = book.counts > 0
-    assert apart[used].abs().max() < (
-        60 if kind in ("ternary", "key_value", "codebook", "metric_codebook") else 12
-    )
+    loose = ("ternary", "key_value", "codebook", "metric_codebook")
+    assert apart[used].abs().max() < (60 if kind in loose else 12)
 
 
 def test_sizes_that_cannot_be_are_refused_in_one_line():

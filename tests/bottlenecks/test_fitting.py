@@ -17,9 +17,10 @@ from interp.bottlenecks.kinds.metric_codebook import output_map
 from interp.bottlenecks.store import PRETRAINED, Codebooks
 from interp.errors import InputError
 from interp.executor import SERIAL, Shard, Workers
-from interp.models import Model, hooked, load_model, resolve_site
+from interp.models import Model, load_model, resolve_site
 from interp.text import TextBlocks, load_text
 from tests.command_line import tree
+from tests.oracles import kept
 
 SMALL = FitConfig(n_codes=12, k=2, selection="matching_pursuit")
 
@@ -36,18 +37,10 @@ def text(model) -> TextBlocks:
 
 def seen(model: Model, tokens: Tensor, site: str, books: dict) -> Tensor:
     """What reaches a site with books before it, by an ordinary forward pass."""
-    place, vectors = resolve_site(model, site), []
-
-    def keep(x: Tensor) -> None:
-        vectors.append((x if place.head is None else x[:, :, place.head]).clone())
-
-    with (
-        torch.no_grad(),
-        hooked(model, {place.hook: keep}),
-        attach(model, books, error_term=False) if books else hooked(model, {}),
-    ):
-        model(tokens)
-    return vectors[0]
+    place = resolve_site(model, site)
+    with attach(model, books, error_term=False) if books else contextlib.nullcontext():
+        (x,) = kept(model, tokens, place.hook)
+    return x if place.head is None else x[:, :, place.head]
 
 
 @pytest.mark.parametrize(
@@ -167,60 +160,58 @@ def test_books_of_shards_and_workers_are_the_same_bytes(model, text, whole, tmp_
 
 
 @pytest.fixture
-def one(model, text, tmp_path) -> Path:
+def of_a0(model, text, tmp_path) -> Path:
     """A folder with the book of a0."""
-    fit_codebooks(model, ["a0"], text, tmp_path / "one", SMALL)
-    return tmp_path / "one"
+    fit_codebooks(model, ["a0"], text, tmp_path / "of_a0", SMALL)
+    return tmp_path / "of_a0"
 
 
-def test_a_finished_folder_says_what_was_done_and_is_not_fitted_again(model, text, one, monkeypatch):
-    manifest = json.loads((one / "manifest.json").read_text())
-    books = Codebooks.from_pretrained(one, model)
+def test_a_finished_folder_says_what_was_done_and_is_not_fitted_again(model, text, of_a0, monkeypatch):
+    manifest = json.loads((of_a0 / "manifest.json").read_text())
+    books = Codebooks.from_pretrained(of_a0, model)
     assert manifest["sites"] == ["a0"] == books.sites
     assert manifest["text"]["n_tokens"] == 640 and manifest["text"]["split"] == "train"
     assert manifest["fit"]["n_codes"] == 12 and manifest["model"]["d_head"] == model.cfg.d_head
     behind = 2 * (text.tokens.numel() - len(text.tokens))
     more = books["a0"].counts.sum(1) - behind  # codes that only the first position has
     assert ((more >= 0) & (more <= 2)).all()
-    (one / ".work").mkdir()  # a leftover, which is cleared
+    (of_a0 / ".work").mkdir()  # a leftover, which is cleared
     monkeypatch.setattr(LayerStream, "_run_until", None)
-    assert fit_codebooks(model, ["a0"], text, one, SMALL).manifest == books.manifest
-    assert not (one / ".work").exists()
+    assert fit_codebooks(model, ["a0"], text, of_a0, SMALL).manifest == books.manifest
+    assert not (of_a0 / ".work").exists()
 
 
-def test_a_folder_of_other_books_is_refused(model, text, one, tiny_model, tiny_model_folder):
+def test_a_folder_of_other_books_is_refused(model, text, of_a0, tiny_model, tiny_model_folder):
     other, llama = tiny_model("gpt2"), str(tiny_model_folder("llama"))
     other_text = load_text("stdlib", model, n_tokens=640, context=32, seed=1)
     for asked in (
-        (model, ["a0"], other_text, one, SMALL),
-        (model, ["a0"], text, one, FitConfig(n_codes=13)),
-        (model, ["a1"], text, one, SMALL),
-        (other, ["a0"], load_text("stdlib", other, n_tokens=640, context=32), one, SMALL),
+        (model, ["a0"], other_text, of_a0, SMALL),
+        (model, ["a0"], text, of_a0, FitConfig(n_codes=13)),
+        (model, ["a1"], text, of_a0, SMALL),
+        (other, ["a0"], load_text("stdlib", other, n_tokens=640, context=32), of_a0, SMALL),
     ):
         with pytest.raises(InputError):
             fit_codebooks(*asked)
     with pytest.raises(InputError, match="holds codebooks of .* not of"):
-        Codebooks.from_pretrained(one, other)
+        Codebooks.from_pretrained(of_a0, other)
     altered = load_model(llama)
     with torch.no_grad():
         for parameter in altered.original_model.parameters():
             parameter.neg_()
     with pytest.raises(InputError, match="weights"):
-        Codebooks.from_pretrained(one, altered)
-    Codebooks.from_pretrained(one, load_model(llama, dtype="bfloat16"))
-    (one / "manifest.json").unlink()
+        Codebooks.from_pretrained(of_a0, altered)
+    Codebooks.from_pretrained(of_a0, load_model(llama, dtype="bfloat16"))
+    (of_a0 / "manifest.json").unlink()
     with pytest.raises(InputError, match="has codebooks, and does not say what they were made of"):
-        fit_codebooks(model, ["a0", "a1"], text, one, FitConfig(n_codes=20, k=4))
+        fit_codebooks(model, ["a0", "a1"], text, of_a0, FitConfig(n_codes=20, k=4))
 
 
-def test_fewer_codes_per_vector_are_the_first_ones_where_lengths_are_right_for_any_k(
-    model, text, one, tmp_path
-):
-    two, single = (Codebooks.from_pretrained(one, model, k=k)["a0"] for k in (2, 1))
+def test_fewer_codes_are_the_first_ones_where_lengths_are_right_for_any_k(model, text, of_a0, tmp_path):
+    two, single = (Codebooks.from_pretrained(of_a0, model, k=k)["a0"] for k in (2, 1))
     x = seen(model, text.tokens, "a0", {})
     assert torch.equal(single.encode(x).ids[..., 0], two.encode(x).ids[..., 0])
     with pytest.raises(InputError, match="k 3: choose 1 to 2"):
-        Codebooks.from_pretrained(one, model, k=3)
+        Codebooks.from_pretrained(of_a0, model, k=3)
     fit_codebooks(model, ["a0"], text, tmp_path, FitConfig(n_codes=12, k=2, selection="cosine"))
     with pytest.raises(InputError, match="lengths of these codes are right for sums of 2"):
         Codebooks.from_pretrained(tmp_path, model, k=1)
@@ -228,13 +219,8 @@ def test_fewer_codes_per_vector_are_the_first_ones_where_lengths_are_right_for_a
 
 def test_a_folder_that_holds_no_codebooks_is_refused(tmp_path):
     manifest = json.loads((PRETRAINED / DEFAULT_CODEBOOKS / "manifest.json").read_text())
-    changes = [
-        {"format": 99},
-        {"sites": ["../a0"]},
-        {"sites": [7]},
-        {"fit": {"k": "2"}},
-        {"text": {"context": 64}},
-    ]
+    changes = [{"format": 99}, {"sites": ["../a0"]}, {"sites": [7]}]
+    changes += [{"fit": {"k": "2"}}, {"text": {"context": 64}}]
     lacking = {key: value for key, value in manifest.items() if key != "model"}
     for text in (None, "{", json.dumps(lacking), *(json.dumps(manifest | change) for change in changes)):
         if text is not None:

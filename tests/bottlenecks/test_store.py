@@ -26,9 +26,8 @@ def model(tiny_model):
 def fitted(model, tmp_path_factory) -> dict[int, Codebooks]:
     text = load_text("stdlib", model, n_tokens=640, context=32)
     folder = tmp_path_factory.mktemp("fitted")
-    return {
-        k: fit_codebooks(model, ["heads", "m0"], text, folder / f"k{k}", replace(CONFIG, k=k)) for k in (1, 4)
-    }
+    sites, configs = ["heads", "m0"], {k: replace(CONFIG, k=k) for k in (1, 4)}
+    return {k: fit_codebooks(model, sites, text, folder / f"k{k}", fit) for k, fit in configs.items()}
 
 
 @pytest.mark.parametrize(("storage", "steps"), [("int8", 254), ("float16", 2048)])
@@ -105,9 +104,7 @@ def test_codebooks_are_a_mapping_by_any_name_of_a_site(model, fitted):
         assert missing not in books
 
 
-def test_those_of_the_package_are_found_by_name_and_by_model(
-    model, fitted, tmp_path, monkeypatch, tiny_model
-):
+def test_those_of_the_package_are_found_by_name_and_model(model, fitted, tmp_path, monkeypatch, tiny_model):
     monkeypatch.setattr(store, "PRETRAINED", tmp_path / "package")
     assert pretrained_names() == []
     for k, books in fitted.items():
@@ -116,11 +113,8 @@ def test_those_of_the_package_are_found_by_name_and_by_model(
     assert pretrained_names(tiny_model("gpt2")) == []
     books = Codebooks.from_pretrained("tiny-k4", model, k=2)
     assert {codebook.config.k for codebook in books.values()} == {2}
-    for name, owner, k in (
-        ("tiny-k4", model, 5),
-        ("tiny-k1", tiny_model("gpt2"), None),
-        ("tiny-k9", model, None),
-    ):
+    gpt2 = tiny_model("gpt2")
+    for name, owner, k in (("tiny-k4", model, 5), ("tiny-k1", gpt2, None), ("tiny-k9", model, None)):
         with pytest.raises(InputError):
             Codebooks.from_pretrained(name, owner, k)
 

@@ -101,7 +101,7 @@ def test_edges_into_what_nothing_reads_make_no_difference(tiny_model):
 def test_the_planted_circuit_survives_but_for_backups(name, level):
     (model, pairs), truth, events = planted(name, 3), planted_truth(name), []
     scores = acdc(model, pairs, ACDCConfig(level=level, thresholds=1), progress=events.append)
-    survivors = {f"a{layer}.h{h}" for layer, h in zip(*np.nonzero(scores.heads > 1e-3), strict=True)}
+    survivors = {f"a{layer}.h{h}" for layer, h in np.argwhere(scores.heads > 1e-3)}
     # tried before the mover that they stand in for, backups can go at no cost: a limit of the method
     backups = {site for site, role in truth.heads.items() if role.startswith("backup")}
     assert survivors == set(truth.heads) - backups

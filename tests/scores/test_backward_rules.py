@@ -17,7 +17,7 @@ from interp.scores.attribution import attribution
 from interp.scores.baselines.backward_rules import frozen_norms, halved_gates, shared_mlps
 from interp.scores.baselines.gim import EAPGIMConfig, GIMConfig, eap_gim, gim
 from interp.scores.baselines.relp import EAPRelPConfig, RelPConfig, eap_relp, relp
-from tests.oracles import assert_written_heads_first, at, planted
+from tests.oracles import at, planted
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES, OTHERS
 
@@ -217,14 +217,8 @@ def test_nodes_are_what_the_rules_written_out_give(family, rule, tiny_model, tin
         assert abs(nodes.heads[0] - attribution(tiny_model(family), pairs).heads[0]).max() > 1e-2 * size
 
 
-RECEIVERS = (
-    ("attn", 1, 1, "q"),
-    ("attn", 1, 1, "k"),
-    ("attn", 1, 2, "v"),
-    ("mlp", 1),
-    ("mlp", 0),
-    ("logits", 0),
-)
+RECEIVERS = [("attn", 1, 1, "q"), ("attn", 1, 1, "k"), ("attn", 1, 2, "v")]
+RECEIVERS += [("mlp", 1), ("mlp", 0), ("logits", 0)]
 
 
 @pytest.mark.parametrize("rule", EDGES)
@@ -237,10 +231,9 @@ def test_edges_are_what_the_rules_written_out_give(family, rule, tiny_model, tin
     for layer, block in enumerate(ours.blocks):
         written[f"m{layer}"] = clean[2][layer] - corrupt[2][layer]
         for head in range(ours.n_heads):
-            difference = (clean[1][layer] - corrupt[1][layer]) * (torch.arange(ours.n_heads) == head)[:, None]
-            written[f"a{layer}.h{head}"] = ours.write(block, difference) - ours.write(
-                block, torch.zeros_like(difference)
-            )
+            at_head = (torch.arange(ours.n_heads) == head)[:, None]
+            change, nothing = ((clean[1][layer] - corrupt[1][layer]) * share for share in (at_head, 0))
+            written[f"a{layer}.h{head}"] = ours.write(block, change) - ours.write(block, nothing)
     for receiver in RECEIVERS:
         kind, layer, *rest = receiver
         name = {"attn": f"a{layer}.h{[*rest, 0][0]}", "mlp": f"m{layer}", "logits": "logits"}[kind]
@@ -270,18 +263,6 @@ def test_the_forward_is_bit_for_bit_the_same(family, tiny_model):
     )
 
 
-@pytest.mark.parametrize(
-    ("edges", "config", "nodes"), [(eap_relp, EAPRelPConfig, relp), (eap_gim, EAPGIMConfig, gim)]
-)
-@pytest.mark.parametrize("family", ["qwen2", "opt", "granite"])
-def test_edges_out_of_a_node_add_up_to_its_score(family, edges, config, nodes, tiny_model):
-    model, pairs = tiny_model(family), random_pairs(60, n=3, lengths=(7, 8))
-    by_edge, wanted = edges(model, pairs, config(fold="out")), nodes(model, pairs)
-    np.testing.assert_allclose(by_edge.heads_per_pair, wanted.heads_per_pair, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(by_edge.mlps_per_pair, wanted.mlps_per_pair, rtol=1e-3, atol=1e-5)
-    assert by_edge.cost.forwards == 1.5 * wanted.cost.forwards
-
-
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "gemma3", "olmo2"])
 def test_what_passes_at_every_layer_is_bit_for_bit_the_same(family, tiny_model):
     model, pairs = tiny_model(family), random_pairs(60, n=2)
@@ -291,13 +272,6 @@ def test_what_passes_at_every_layer_is_bit_for_bit_the_same(family, tiny_model):
     for a, b in zip((*plain.clean.z, *plain.clean.mlp), (*ruled.clean.z, *ruled.clean.mlp), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     assert not torch.equal(plain.z_gradient[0], ruled.z_gradient[0])
-
-
-@pytest.mark.parametrize("name", ["planted-induction", "planted-inhibition"])
-def test_written_heads_come_first(name):
-    case = planted(name, 6)
-    for method in (relp, gim, eap_relp, eap_gim):
-        assert_written_heads_first(method(*case), name)
 
 
 def test_a_softer_softmax_sees_what_saturated_attention_hides():

@@ -84,9 +84,8 @@ def _two_streams(model, batch, source_layer, source_head, attention):
             for into in "qkv":
                 weight, bias = blocks.weight(layer, into)
                 column = head if into == "q" else head // group
-                b, g = biased(
-                    *(y @ weight[column] for y in (b_in, g_in)), None if bias is None else bias[column]
-                )
+                bias = None if bias is None else bias[column]
+                b, g = biased(b_in @ weight[column], g_in @ weight[column], bias)
                 if into != "v":
                     b, g = (blocks.rotate(y[:, :, None])[:, :, 0] for y in (b, g))
                 pieces.append((b, g))

@@ -10,7 +10,7 @@ from interp.models import load_model
 from interp.scores.registry import load_method
 from tests.pairs import random_pairs
 
-METHODS = (
+METHODS = [
     "attribution",
     "nap-ig",
     "eap",
@@ -20,7 +20,7 @@ METHODS = (
     "atp-star",
     "patching",
     "adaptive-patching",
-)
+]
 
 
 class Waits(TorchDispatchMode):

@@ -1,5 +1,7 @@
 """Edge attribution against exact edges, finite differences and transformer-lens' path patching."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,12 @@ from interp.activations.metric import task_metric
 from interp.models import hooked, parse_site
 from interp.planted.models import planted_truth
 from interp.scores.attribution import attribution
+from interp.scores.baselines.gim import EAPGIMConfig, eap_gim, gim
+from interp.scores.baselines.relp import EAPRelPConfig, eap_relp, relp
 from interp.scores.eap import EAPConfig, at_clean, attributed_edges, eap, edge_runs, edge_scores
+from interp.scores.eap_ig import EAPIGConfig, eap_ig, eap_ig_activations
 from interp.scores.method import Context
+from interp.scores.nap_ig import NAPIGConfig, nap_ig, nap_ig_activations
 from tests.oracles import TL4, at, heads_of, planted
 from tests.pairs import random_pairs
 from tests.scores.exact_edges import ExactEdges
@@ -97,15 +103,28 @@ def test_the_planted_edges_are_the_strongest_among_heads(name):
     assert sum(done) == 100 and len(done) > 1
 
 
-@pytest.mark.parametrize("family", [*(f for f in FAMILIES if f not in POST_NORM), "granite"])
-def test_edges_out_of_a_node_add_up_to_its_attribution(family, tiny_model):
+LINEAR = [*(family for family in FAMILIES if family not in POST_NORM), "granite"]
+
+
+@pytest.mark.parametrize(
+    ("family", "by_edges", "config", "by_nodes"),
+    [
+        *((family, eap, EAPConfig(), attribution) for family in LINEAR),
+        *((family, eap_ig, EAPIGConfig(steps=3), nap_ig) for family in ("llama", "pythia")),
+        *((f, eap_ig_activations, EAPIGConfig(steps=3), nap_ig_activations) for f in ("llama", "pythia")),
+        *((family, eap_relp, EAPRelPConfig(), relp) for family in ("qwen2", "opt", "granite")),
+        *((family, eap_gim, EAPGIMConfig(), gim) for family in ("qwen2", "opt", "granite")),
+    ],
+)
+def test_edges_out_of_a_node_add_up_to_its_score(family, by_edges, config, by_nodes, tiny_model):
     model, pairs = tiny_model(family), random_pairs(60, n=3, lengths=(8, 9))
-    nodes, edges = attribution(model, pairs), eap(model, pairs, EAPConfig(fold="out", batch_size=2))
+    nodes = by_nodes(model, pairs, NAPIGConfig(steps=3) if hasattr(config, "steps") else None)
+    edges = by_edges(model, pairs, replace(config, fold="out", batch_size=2))
     np.testing.assert_allclose(edges.heads_per_pair, nodes.heads_per_pair, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(edges.mlps_per_pair, nodes.mlps_per_pair, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(edges.heads, edges.heads_per_pair.mean(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(edges.metric_clean, nodes.metric_clean)
-    assert edges.signed
+    assert edges.signed and edges.cost.forwards > nodes.cost.forwards
 
 
 def test_edges_among_members_are_those_of_all_edges(tiny_model):

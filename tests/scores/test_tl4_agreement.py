@@ -16,9 +16,7 @@ pytestmark = pytest.mark.skipif(not TL4, reason="transformer-lens 3.9 scores no 
 def assert_equal_and_telling(scores: dict, peer_scores: dict, same_side: dict) -> None:
     """Close to the peer's, and far from nothing, from the wrong sign and from the gradient at the other prompt."""
     assert scores.keys() == peer_scores.keys()
-    given, wanted, other = (
-        np.array([by_name[key] for key in scores]) for by_name in (scores, peer_scores, same_side)
-    )
+    given, wanted, other = (np.array([by[key] for key in scores]) for by in (scores, peer_scores, same_side))
     size = abs(wanted).max()
     assert size > 0.05 and (abs(wanted) > 0.01 * size).mean() > 0.5
     np.testing.assert_allclose(given, wanted, rtol=1e-3, atol=1e-5 * size)
