@@ -53,31 +53,19 @@ class Agreement(SampledTask):
         pairs = []
         for number, index, subject, attractor, near, place in distinct(self.name, n, stream, cards, draw):
             sides = ((number, near), (1 - number, near if kind == "number" else 1 - near))
-            clean, corrupt = (
-                fill(
-                    data["templates"][index],
-                    {"subject": subject[of_subject], "place": place, "attractor": attractor[of_attractor]},
-                    self.roles,
-                )
-                for of_subject, of_attractor in sides
-            )
-            clean_variables, corrupt_variables = (
-                {
-                    "number": NUMBERS[of_subject],
-                    "attractor": NUMBERS[of_attractor],
-                    "subject": subject[0],
-                    "place": place,
-                }
-                for of_subject, of_attractor in sides
-            )
+            prompts, variables = [], []
+            for own, other in sides:
+                words = {"subject": subject[own], "place": place, "attractor": attractor[other]}
+                prompts.append(fill(data["templates"][index], words, self.roles))
+                numbers = {"number": NUMBERS[own], "attractor": NUMBERS[other]}
+                variables.append({**numbers, "subject": subject[0], "place": place})
             pairs.append(
                 encoder.pair(
-                    clean,
-                    corrupt,
+                    *prompts,
                     answers=verbs[NUMBERS[number]],
                     wrong_answers=verbs[NUMBERS[1 - number]],
                     template=f"{NUMBERS[number]}-{index + 1}",
-                    variables=(clean_variables, corrupt_variables),
+                    variables=tuple(variables),
                 )
             )
         dropped = {

@@ -67,9 +67,7 @@ class GreaterThan(SampledTask):
         years = _read_years(encoder)
         space = [(noun, year) for noun in nouns for year in years.usable]
         if n > len(space):
-            raise TooFewPairs(
-                f"n is {n}: with this tokenizer the task greater-than has {len(space)} distinct prompts"
-            )
+            raise TooFewPairs(f"n is {n}: this tokenizer leaves greater-than {len(space)} distinct prompts")
         seeded(self.name, seed).shuffle(space)
         stream = seeded(self.name, seed, kind)
         pairs = [_build(encoder, years, nouns, noun, year, kind, stream) for noun, year in space[:n]]
@@ -128,12 +126,10 @@ def _read_years(encoder: PromptEncoder) -> Years:
             if len(head) == 1 and tokens[century[0][:2] + "01"] == (*head, ids[1]):
                 usable += good[1:-1]
     if not usable:
-        example = encoder.continuation("The year", " 1732")
-        raise InputError(
-            "the task greater-than needs a tokenizer that writes a year as two two-digit tokens or one "
-            "token a digit; "
-            f"this one writes 1732 in {len(example)} token{'s' * (len(example) != 1)} of another kind"
-        )
+        ids = encoder.continuation("The year", " 1732")
+        example = f"this one writes 1732 in {len(ids)} token{'s' * (len(ids) != 1)} of another kind"
+        needs = "a tokenizer that writes a year as two two-digit tokens or one token a digit"
+        raise InputError(f"the task greater-than needs {needs}; {example}")
     return Years(tuple(usable), total - len(usable), ids, digits=False)
 
 
@@ -167,9 +163,7 @@ def _build(
         asked = slice(2, 3) if years.digits else slice(2, 4)
         others = [o for o in years.usable if o[:2] != century and o[asked] != year[asked]]
         if not others:
-            raise InputError(
-                "this tokenizer leaves the task greater-than a single century: choose counterfactual 01"
-            )
+            raise InputError("this tokenizer leaves greater-than a single century: choose counterfactual 01")
         shown = stream.choice(others)
         corrupt = _prompt(years, noun, shown, century)
     elif kind == "random":

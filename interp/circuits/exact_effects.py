@@ -58,7 +58,7 @@ class Measurement:
     def begin(
         cls, model: Model, pairs: PromptPairs, folder: Path, *, mlps: bool, batch_size: int
     ) -> "Measurement":
-        """Checks first that the model does the task, with a hundredth of the forward passes."""
+        """Raises :class:`InputError` for a model that does not do the task, after a hundredth of the forward passes."""
         check_gap(model, pairs, batch_size=batch_size)
         return cls(pairs, folder, describe_model(model), weights_checksum(model), mlps, batch_size)
 
@@ -88,10 +88,7 @@ class Measurement:
         if len(effects) < len(parts):
             return None
         order = np.argsort(np.concatenate([part.indices for part in parts]))
-        return {
-            name: np.concatenate([part_effects[name] for part_effects in effects])[order]
-            for name in effects[0]
-        }
+        return {name: np.concatenate([part[name] for part in effects])[order] for name in effects[0]}
 
     def reference(self, name: str, model: str, **provenance: object) -> ExactEffects | None:
         """The reference of all pairs; ``None`` while parts are missing."""

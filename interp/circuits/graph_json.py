@@ -26,7 +26,7 @@ from interp.interventions.edges import ComponentGraph
 
 Helpful = Literal["positive", "negative"]
 Layout = Literal["eap-ig", "mib"]
-_TOLD = ("model", "task", "method", "universe", "metric", "provenance")
+_DESCRIPTION = ("model", "task", "method", "universe", "metric", "provenance")
 """What the file says of the circuit besides."""
 
 
@@ -69,19 +69,15 @@ def write_graph(
         for node in nodes
         if node in components and (signed_score := _signed(components[node], circuit.signed)) is not None
     }
+    shape = {"n_layers": circuit.n_layers, "n_heads": circuit.n_heads}
     value = {
-        "cfg": {
-            "n_layers": circuit.n_layers,
-            "n_heads": circuit.n_heads,
-            "parallel_attn_mlp": parallel_attn_mlp,
-            "d_model": d_model,
-        },
-        "nodes": inside
-        if layout == "mib"
-        else {node: {"in_graph": inside[node], **scores.get(node, {})} for node in nodes},
+        "cfg": shape | {"parallel_attn_mlp": parallel_attn_mlp, "d_model": d_model},
+        "nodes": {node: {"in_graph": inside[node], **scores.get(node, {})} for node in nodes},
         "edges": edges,
-        "interp": {"helpful": helpful, **{name: getattr(circuit, name) for name in _TOLD}},
+        "interp": {"helpful": helpful, **{name: getattr(circuit, name) for name in _DESCRIPTION}},
     }
+    if layout == "mib":
+        value["nodes"] = inside
     write_text(path, json.dumps(value, allow_nan=False, ensure_ascii=False))
 
 

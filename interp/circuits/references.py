@@ -85,17 +85,8 @@ def written_reference(name: str, model: Model) -> Reference:
     from interp.planted.models import planted_truth  # no other run needs planted models
 
     truth = planted_truth(name)
-    return Reference(
-        name=f"{name}/written",
-        task=name,
-        model=name,
-        n_layers=model.cfg.n_layers,
-        n_heads=model.cfg.n_heads,
-        heads=truth.heads,
-        edges=truth.edges,
-        citation="written into the weights",
-        note="",
-    )
+    shape, citation = (model.cfg.n_layers, model.cfg.n_heads), "written into the weights"
+    return Reference(f"{name}/written", name, name, *shape, truth.heads, truth.edges, citation, "")
 
 
 _TOLERANCE = 1e-3
@@ -203,24 +194,16 @@ class ExactEffects:
         Effects are stored as int16 with one scale per tensor, an error of at most 1/65,534 of the largest;
         where that could exceed a thousandth of the gap they are stored as float32.
         """
-        tensors = {
-            "metric_clean": np.ascontiguousarray(self.metric_clean, dtype=np.float32),
-            "metric_corrupt": np.ascontiguousarray(self.metric_corrupt, dtype=np.float32),
-        }
+        metrics = {"metric_clean": self.metric_clean, "metric_corrupt": self.metric_corrupt}
+        tensors = {name: np.ascontiguousarray(values, np.float32) for name, values in metrics.items()}
         scales = {}
         for key, values in (("heads", self.heads), ("mlps", self.mlps)):
             if values is not None:
                 tensors[key], scales[key] = _pack(values, tolerance=_TOLERANCE * abs(self.gap))
-        names = ("name", "task", "model", "provenance")
-        header = {
-            "kind": "measured reference",
-            "format": 1,
-            "scales": scales,
-            **{name: getattr(self, name) for name in names},
-        }
-        metadata = {"interp": json.dumps(header, allow_nan=False)}
+        header = {"kind": "measured reference", "format": 1, "scales": scales}
+        header |= {name: getattr(self, name) for name in ("name", "task", "model", "provenance")}
         with atomic_path(Path(path)) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
+            save_file(tensors, temporary, metadata={"interp": json.dumps(header, allow_nan=False)})
 
     @classmethod
     def load(cls, path: Path | str) -> "ExactEffects":
@@ -244,16 +227,12 @@ class ExactEffects:
             raise InputError(f"{path}: the tensors of the measured reference do not fit together")
         if not all(np.isfinite(tensor).all() for tensor in values.values()):
             raise InputError(f"{path}: the measured reference holds values that are not finite")
-        return cls(
-            name=header.name,
-            task=header.task,
-            model=header.model,
-            heads=values["heads"],
-            mlps=values.get("mlps"),
-            metric_clean=values["metric_clean"],
-            metric_corrupt=values["metric_corrupt"],
-            provenance=header.provenance.model_dump(exclude_unset=True),
+        provenance = header.provenance.model_dump(exclude_unset=True)
+        components, metrics = (
+            (values["heads"], values.get("mlps")),
+            (values["metric_clean"], values["metric_corrupt"]),
         )
+        return cls(header.name, header.task, header.model, *components, *metrics, provenance)
 
 
 @cache

@@ -66,9 +66,7 @@ class PairView:
     def logits(self, side: str, layer: int, head: int) -> Float[Tensor, " d_vocab"]:
         """What the head adds to every token's logit directly; constant terms of norm and unembedding left out."""
         if self.written is None:
-            raise InputError(
-                "what heads write is not known: their outputs do not add up to this model's residual stream"
-            )
+            raise InputError("what heads write is not known: their outputs do not add up in this model")
         return self.written[SIDES.index(side), layer, head] @ self.norm.unembedding
 
     def direct(self, side: str, layer: int, head: int) -> tuple[float, float]:

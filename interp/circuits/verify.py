@@ -88,9 +88,8 @@ def candidates(scores: Scores, n: int = CANDIDATES, *, mlps: bool = False) -> li
     """The ``n`` components with the largest absolute score; heads only unless ``mlps``."""
     if n < 1:
         raise InputError(f"{n} candidates: at least 1 is needed")
-    ranked = [
-        (abs(scores.heads[layer, head]), Site("attn", layer, head)) for layer, head in scores.ranked_heads()
-    ]
+    heads = [Site("attn", layer, head) for layer, head in scores.ranked_heads()]
+    ranked = [(abs(scores.heads[site.layer, site.head]), site) for site in heads]
     if mlps and scores.mlps is not None:
         ranked += [(abs(score), Site("mlp", layer)) for layer, score in enumerate(scores.mlps)]
     ranked.sort(key=lambda pair: -pair[0])
@@ -171,14 +170,10 @@ def check_does_task(
     low, high = (float(end[0]) for end in mean_interval(gap[:, None], seed))
     means = f"the model scores {clean.mean():.3g} on clean and {corrupt.mean():.3g} on corrupt prompts"
     if low <= 0 <= high:
-        raise InputError(
-            f"{means}, a gap of {gap.mean():.3g} [{low:.3g}, {high:.3g}] that includes 0: it does not do this task, so "
-            "there is no circuit to find (more pairs narrow the interval)"
-        )
+        interval = f"a gap of {gap.mean():.3g} [{low:.3g}, {high:.3g}] that includes 0"
+        raise InputError(f"{means}, {interval}: it does not do this task (more pairs narrow the interval)")
     if high <= 0:
-        raise InputError(
-            f"{means}, which is less: are answers and wrong answers, or clean and corrupt, exchanged?"
-        )
+        raise InputError(f"{means}, which is less: are answers, or clean and corrupt prompts, exchanged?")
 
 
 def decide_members(

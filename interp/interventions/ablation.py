@@ -178,8 +178,9 @@ class Ablator:
         self, keep: np.ndarray, progress: Progress | None, *, with_kl: bool
     ) -> Float[np.ndarray, "measure circuit pair"]:
         if keep.shape[1:] != self.shape:
+            layers, heads = self.shape
             raise InputError(
-                f"circuits of shape {keep.shape[1:]}: the model has {self.shape[0]} layers of {self.shape[1]} heads"
+                f"circuits of shape {keep.shape[1:]}: the model has {layers} layers of {heads} heads"
             )
         distinct, inverse = np.unique(keep.reshape(len(keep), -1), axis=0, return_inverse=True)
         values = np.zeros((1 + with_kl, len(distinct), len(self.pairs)))

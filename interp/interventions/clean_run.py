@@ -204,11 +204,7 @@ class CleanRun(MetricConsumer):
         self, site: Site, pairs: Int[np.ndarray, " row"], positions: Int[np.ndarray, " row"], *, corrupt: bool
     ) -> Float[Tensor, "row ..."]:
         """What stood at a site, at one position a row."""
-        layers = (
-            (self.corrupt_z if corrupt else self.z)
-            if site.kind == "attn"
-            else (self.corrupt_mlp if corrupt else self.mlp)
-        )
+        layers = getattr(self, ("corrupt_" if corrupt else "") + ("z" if site.kind == "attn" else "mlp"))
         at_site = layers[site.layer, torch.from_numpy(self._place[pairs]), torch.from_numpy(positions)]
         return at_site if site.head is None else at_site[:, site.head]
 
@@ -295,9 +291,7 @@ class CleanRun(MetricConsumer):
         beyond = np.setdiff1d(pairs, sorted(self.kept))
         if len(beyond):
             if replacements is not None:
-                raise ValueError(
-                    f"pair {beyond[0]} is not kept: only corrupt outputs can be put in its heads' place"
-                )
+                raise ValueError(f"pair {beyond[0]} is not kept: only corrupt outputs can replace its heads'")
             return self._effects_beyond(beyond, pairs, layers, heads)
         cost = float((self._share[pairs] * (1 - layers / self.n_layers)).sum())
         known = self._known[pairs, layers, heads] if replacements is None else np.full(len(pairs), np.nan)
@@ -421,10 +415,8 @@ class CleanRun(MetricConsumer):
                 if site.layer >= first:
                     reader = partial(_read, site, positions[rows] - begin, rows, values)
                     readers.setdefault(site.hook, []).append(reader)
-            resid, hooks = (
-                self.resid[first][self._place[pairs[rows]], begin:end],
-                patch_hooks(writes, readers),
-            )
+            resid = self.resid[first][self._place[pairs[rows]], begin:end]
+            hooks = patch_hooks(writes, readers)
             yield rows, self.logits(pairs[rows].tolist(), first, resid, hooks, begin, every_token=every_token)
             shares = (self._length[pairs[rows]] - begin) / self._length[pairs[rows]]
             self.forwards += float(shares.sum()) * (1 - first / self.n_layers)

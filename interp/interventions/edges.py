@@ -6,7 +6,7 @@ per query head (:mod:`interp.models.partial_forward`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property, reduce
 
 import numpy as np
@@ -106,15 +106,11 @@ class ComponentGraph:
         """The edges that have a score (NaN: none), largest absolute score first; ties in writing order."""
         rows, columns = np.nonzero(self.exists & ~np.isnan(scores))
         order = np.argsort(-np.abs(scores[rows, columns]), kind="stable")
-        return tuple(
-            EdgeScore(
-                self.senders[columns[k]],
-                str(self.receivers[rows[k]]),
-                self.receivers[rows[k]].into,
-                float(scores[rows[k], columns[k]]),
-            )
-            for k in order
-        )
+        edges = []
+        for row, column in zip(rows[order], columns[order], strict=True):
+            receiver, score = self.receivers[row], float(scores[row, column])
+            edges.append(EdgeScore(self.senders[column], str(receiver), receiver.into, score))
+        return tuple(edges)
 
 
 @dataclass(frozen=True)
@@ -130,15 +126,10 @@ class EdgeList:
     @classmethod
     def among(cls, sites: Sequence[Site]) -> "EdgeList":
         sites = tuple(sorted(set(sites), key=lambda site: (site.layer, site.head)))
-        ends = [
-            (u, v)
-            for v, receiver in enumerate(sites)
-            for u, sender in enumerate(sites)
-            if sender.layer < receiver.layer
-        ]
-        pairs = np.array(ends, dtype=int).reshape(-1, 2)
-        sender, receiver = np.repeat(pairs, len(QKV), axis=0).T
-        return cls(sites, sender, receiver, np.tile(QKV, len(pairs)))
+        layers = np.array([site.layer for site in sites], dtype=int)
+        ends = np.argwhere(layers[:, None] > layers)
+        receiver, sender = np.repeat(ends, len(QKV), axis=0).T
+        return cls(sites, sender, receiver, np.tile(QKV, len(ends)))
 
     def __len__(self) -> int:
         return len(self.sender)
@@ -149,9 +140,7 @@ class EdgeList:
 
     def subset(self, chosen: np.ndarray) -> "EdgeList":
         """Some of the edges."""
-        return replace(
-            self, sender=self.sender[chosen], receiver=self.receiver[chosen], into=self.into[chosen]
-        )
+        return EdgeList(self.sites, self.sender[chosen], self.receiver[chosen], self.into[chosen])
 
 
 class EdgePatcher:
@@ -173,10 +162,8 @@ class EdgePatcher:
     def __init__(self, clean: CleanRun) -> None:
         self.clean, self.model = clean, clean.model
         self.blocks = Blockwise(self.model, clean.tokens.shape[1], self.purpose)
-        last, longest = (
-            clean.n_layers - 1,
-            max(clean.kept, key=lambda pair: len(clean.pairs[pair].clean_tokens)),
-        )
+        last = clean.n_layers - 1
+        longest = max(clean.kept, key=lambda pair: len(clean.pairs[pair].clean_tokens))
         place = clean.places(np.array([longest]))  # of which no position is padding
         with torch.no_grad():
             z = self.blocks.attend(*(self._clean(last, into, place) for into in QKV))

@@ -119,13 +119,10 @@ class PartialEffects:
                 known = (file.metadata() or {}).get("fingerprint")
                 stored = file.get_tensor("effects")
         except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"checkpoint {path} cannot be read ({error}): delete it to start again"
-            ) from None
+            raise InputError(f"checkpoint {path} cannot be read ({error}): delete it") from None
         if known != fingerprint or stored.shape != effects.shape:
             raise InputError(
-                f"checkpoint {path} belongs to another model, task, seed or set of sites: "
-                "delete it, or give another path"
+                f"checkpoint {path} belongs to another model, task, seed or set of sites: delete it"
             )
         return cls(stored.astype(np.float64), path, fingerprint)
 

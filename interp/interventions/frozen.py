@@ -74,15 +74,12 @@ class FrozenContext(CleanRun):
         self.first, self.length = first, len(a)
         in_a, in_b = slice(first, len(a)), slice(first + len(b) - len(a), len(b))
         gradients: dict[int, list[Tensor]] = {}
-        points = [
-            f"blocks.{layer}.attn.hook_{name}" for layer in range(self.n_layers) for name in ("pattern", "v")
-        ]
+        layers = range(self.n_layers)
+        points = [f"blocks.{layer}.attn.hook_{name}" for layer in layers for name in ("pattern", "v")]
         for batch in batches(model, pairs, [self], hooks=points):
             for row, side in enumerate(batch.indices):
-                kinds = [batch.z_gradient, batch.mlp_gradient][: 1 + self.mlps]
-                gradients[side] = [
-                    torch.stack([layer[row, (in_a, in_b)[side]] for layer in kind]) for kind in kinds
-                ]
+                kinds, inside = [batch.z_gradient, batch.mlp_gradient][: 1 + self.mlps], (in_a, in_b)[side]
+                gradients[side] = [torch.stack([layer[row, inside] for layer in kind]) for kind in kinds]
                 if side == 0:
                     self._attention = [
                         (batch.tape[pattern][row].detach(), batch.tape[v][row].detach().norm(dim=-1))
@@ -203,13 +200,10 @@ class FrozenContext(CleanRun):
             written, live = ([kind for kind in kinds if kind] for kinds in (written, live))
             flat = [x for kind in written for x in kind]
             slopes = iter(torch.autograd.grad((-(1 - restored).abs() - kl).sum(), flat))
-            gradients = [
-                torch.stack([next(slopes)[:, -self.shape[1] :] for _ in kind], 1) for kind in written
-            ]
-            changes = [
-                torch.stack([x.detach() for x in kind], 1) - held
-                for kind, held in zip(live, self._held, strict=False)
-            ]
+            later = slice(-self.shape[1], None)
+            gradients = [torch.stack([next(slopes)[:, later] for _ in kind], 1) for kind in written]
+            would = [torch.stack([x.detach() for x in kind], 1) for kind in live]
+            changes = [new - held for new, held in zip(would, self._held, strict=False)]
             gains = self._along(changes, gradients).reshape(len(SOFT), *arms.shape).mean(0)
             for arm, order, gain in zip(arms, orders, gains, strict=True):
                 best = np.argsort(np.where(arm, np.inf, -gain), axis=None)[: max(size - len(order), 0)]
@@ -240,9 +234,8 @@ class FrozenContext(CleanRun):
         sites = [Site("attn", layer) for layer in range(self.n_layers)]
         if self.mlps and not live[..., -1].all():
             sites += [Site("mlp", layer) for layer in range(self.n_layers)]
-        hooks: dict[str, HookFunction] = {
-            site.hook: partial(hold, site.layer, int(site.kind == "mlp")) for site in sites
-        }
+        kinds = [int(site.kind == "mlp") for site in sites]
+        hooks = {site.hook: partial(hold, site.layer, kind) for site, kind in zip(sites, kinds, strict=True)}
         rows = [0] * len(live)
         resid = self.resid[0][rows, begin : self.length].requires_grad_(torch.is_grad_enabled())
         return self.logits(rows, 0, resid, hooks, begin, every_token=True), written, would
@@ -284,14 +277,11 @@ class FrozenContext(CleanRun):
             for node in receivers:
                 if node.layer == site.layer and site.kind == "attn":
                     written[node] = activation[:, node.position - begin, node.head].clone()
-            held = stored[site.layer, 0, begin : self.length].repeat(
-                len(activation), *[1] * (activation.ndim - 1)
-            )
+            held = stored[site.layer, 0, begin : self.length].expand_as(activation).clone()
             for row, node in enumerate(senders):
                 if (node.site.layer, node.site.kind) == (site.layer, site.kind):
-                    held[(row, node.position - begin, *(() if node.head is None else (node.head,)))] = (
-                        self.on_b(node)
-                    )
+                    at = held[row, node.position - begin]
+                    (at if node.head is None else at[node.head]).copy_(self.on_b(node))
             return held
 
         hooks: dict[str, HookFunction] = {}

@@ -63,9 +63,7 @@ def generate(
         raise InputError("attention_mask: it leaves a row without any token")
     if isinstance(prompts, Tensor):
         if prompts.ndim != 2 or not prompts.numel() or prompts.is_floating_point():
-            raise InputError(
-                f"prompts {list(prompts.shape)} of {prompts.dtype}: give tokens [batch, pos], whole numbers"
-            )
+            raise InputError(f"prompts {list(prompts.shape)} of {prompts.dtype}: give token ids [batch, pos]")
         check_tokens(model, (int(prompts.min()), int(prompts.max())), "a prompt")
         tokens, texts = prompts, None
     else:
@@ -84,6 +82,9 @@ def generate(
             f"{tokens.shape[1]} tokens of prompt and {max_new_tokens} new ones: the model reads {model.cfg.n_ctx}"
         )
     sampled = temperature > GREEDY
+    has_end = any(
+        getattr(source, "eos_token_id", None) is not None for source in (model.tokenizer, model.cfg)
+    )
     device = model_device(model)
     seeded = torch.random.fork_rng([device] if device.type == "cuda" else [])
     # of a vocabulary of 262 144 the logits of 96 prompts of 15 tokens would be 1.5 GB, and the last of each are read
@@ -98,9 +99,7 @@ def generate(
             use_past_kv_cache=use_cache,
             attention_mask=attention_mask,
             return_type="tokens",
-            stop_at_eos=any(
-                getattr(source, "eos_token_id", None) is not None for source in (model.tokenizer, model.cfg)
-            ),
+            stop_at_eos=has_end,
             stopping_criteria=None if watch is None else _Watching(watch),
             verbose=False,
         )

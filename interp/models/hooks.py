@@ -130,9 +130,7 @@ def as_it_is(
     with model_lock(model):
         # permanent ones belong to the model: by some, transformer-lens 4 fires the points of an MLP (OPT)
         if any(not hook.is_permanent for point in _points_of(model).values() for hook in point.fwd_hooks):
-            raise InputError(
-                f"{subject} has to be by the model as it is, and something is attached to it: {remedy}"
-            )
+            raise InputError(f"{subject} has to be by the model as it is, and it has hooks: {remedy}")
         yield
 
 
@@ -165,9 +163,8 @@ def _is_scaled(model: TransformerBridge, name: str) -> bool:
     the point is on no graph, unless a backward hook asks for that.
     """
     block, _, point = name.removeprefix("blocks.").partition(".")
-    return point in ("hook_attn_out", "hook_mlp_out") and isinstance(
-        model.blocks[int(block)], ScaledResidualBlockBridge
-    )
+    beside = point in ("hook_attn_out", "hook_mlp_out")
+    return beside and isinstance(model.blocks[int(block)], ScaledResidualBlockBridge)
 
 
 def _watch(tensor: Tensor, *, hook: HookPoint) -> None:

@@ -23,9 +23,8 @@ def weight_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
 
 def check_weights(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> None:
     """Raise :class:`InputError` when a model's weights will not fit on the device."""
-    check_fits(
-        weight_bytes(config, dtype), device, "a smaller model" if dtype.itemsize == 2 else "--dtype bfloat16"
-    )
+    remedy = "a smaller model" if dtype.itemsize == 2 else "--dtype bfloat16"
+    check_fits(weight_bytes(config, dtype), device, remedy)
 
 
 def estimate_memory(
@@ -67,9 +66,8 @@ def check_fits(needed: int, device: torch.device, remedy: str) -> None:
     """Raise :class:`InputError`, with what to try instead, when that many bytes are not free on the device."""
     free = free_memory(device)
     if needed > free:
-        raise InputError(
-            f"needs about {needed / _GIB:.1f} GiB, {free / _GIB:.1f} GiB are free on {device}: try {remedy}"
-        )
+        sizes = f"needs about {needed / _GIB:.1f} GiB, {free / _GIB:.1f} GiB are free on {device}"
+        raise InputError(f"{sizes}: try {remedy}")
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, d_vocab: int, name: str) -> None:

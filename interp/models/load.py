@@ -137,9 +137,7 @@ def classify(spec: str) -> tuple[str, str]:
         return "planted", spec
     if spec and path.is_dir():
         if not (path / "config.json").is_file():
-            raise InputError(
-                f"the folder {spec} has no config.json: it is not a model in Hugging Face's format"
-            )
+            raise InputError(f"the folder {spec} has no config.json: it is no model in Hugging Face's format")
         _check_files(path)
         return "folder", str(path)
     if path.is_file():

@@ -276,20 +276,19 @@ def read_gguf(
         model, loading = _causal(path.parent, dtype, True, gguf_file=path.name)
         tokenizer = _tokenizer(path)
     check_whole(model, loading, path)
-    _forget_quantisation(model)
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+        if hasattr(model, name):
+            delattr(model, name)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.config.architectures = [type(model).__name__]
     return model.eval(), tokenizer
 
 
 def _causal(source: str | Path, dtype: torch.dtype, local: bool, **options: Any) -> Any:
     """A model, and what transformers tells of loading it."""
-    return AutoModelForCausalLM.from_pretrained(
-        source,
-        dtype=dtype,
-        attn_implementation="eager",
-        local_files_only=local,
-        output_loading_info=True,
-        **options,
-    )
+    options |= {"attn_implementation": "eager", "local_files_only": local, "output_loading_info": True}
+    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
 
 
 def read_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
@@ -324,16 +323,5 @@ def _gguf_readable(path: Path) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
-        reason = one_line(error, 200)
-        raise InputError(
-            f"cannot read {path}: damaged, or an architecture not supported ({reason})"
-        ) from error
-
-
-def _forget_quantisation(model: PreTrainedModel) -> None:
-    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
-        if hasattr(model, name):
-            delattr(model, name)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.config.architectures = [type(model).__name__]
+        reason = f"damaged, or an architecture not supported ({one_line(error, 200)})"
+        raise InputError(f"cannot read {path}: {reason}") from error

@@ -249,9 +249,8 @@ def _measured(model: TransformerBridge) -> ResidualWrites:
 
 
 def _layer(model: TransformerBridge, layer: int, kept: dict[str, Tensor], tolerance: float) -> _Layer:
-    pre, z, post = (
-        kept[f"blocks.{layer}.{point}"] for point in ("hook_resid_pre", "attn.hook_z", "hook_resid_post")
-    )
+    points = ("hook_resid_pre", "attn.hook_z", "hook_resid_post")
+    pre, z, post = (kept[f"blocks.{layer}.{point}"] for point in points)
     parts = [post, pre, *([kept[f"blocks.{layer}.hook_mlp_out"]] if has_mlps(model) else [])]
     written = torch.einsum("phd,hdm->pm", z, model.blocks[layer].attn.W_O).float()
     written = _with_bias(written, model, layer)

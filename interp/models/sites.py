@@ -66,9 +66,7 @@ def parse_site(text: str) -> Site:
     """Read a site in any of the notations."""
     match = next(filter(None, (form.fullmatch(str(text).strip()) for form in _FORMS)), None)
     if match is None:
-        raise InputError(
-            f"unknown site {text!r}: write a5.h3 (a head), a5 (a layer's heads), m2 (an MLP) or r4"
-        )
+        raise InputError(f"unknown site {text!r}: write a5.h3 (a head), a5 (all heads), m2 (an MLP) or r4")
     fields = match.groupdict()
     kind = next(kind for kind in get_args(SiteKind) if fields.get(kind) is not None)
     head = fields.get("head")
@@ -105,9 +103,7 @@ def expand_sites(model: TransformerBridge, patterns: Iterable[str]) -> list[Site
     sites: set[Site] = set()
     for pattern in patterns:
         if pattern == "mlps" and not has_mlps(model):
-            raise InputError(
-                "sites mlps: this model has attention only; choose heads, or sites such as a2 or r1"
-            )
+            raise InputError("sites mlps: this model has attention only; choose heads, or sites such as r1")
         pattern = {"heads": "a*", "mlps": "m*"}.get(pattern, pattern)
         # a wildcard in place of the letter would put codes upon codes
         names = (fnmatch.filter(every, pattern) if pattern[:1] in letters else ()) or [pattern]

@@ -66,10 +66,8 @@ class Blueprint:
 
     def to_junk(self, features: Rows) -> tuple[Move, ...]:
         """Write features along random directions of the junk subspace, and next to nothing to the output."""
-        write = (
-            self._random(len(features), self.junk) * 2 + self._random(len(features), self.output) * DECOY_LEAK
-        )
-        return (Move(features, write),)
+        junk = self._random(len(features), self.junk) * 2
+        return (Move(features, junk + self._random(len(features), self.output) * DECOY_LEAK),)
 
     def bystander(self, deviation: float) -> Head:
         """Attend to names, some more than others, and write a random mixture of names for each to the output. Its
@@ -80,9 +78,8 @@ class Blueprint:
         mixture.fill_diagonal_(0)
         mixture -= mixture.sum() / (size * (size - 1)) * (1 - torch.eye(size))
         liked = torch.rand(size, 1, generator=self.generator) * 2 + 11
-        return Head(
-            (self.any_of(liked * self.items, 1.0),), (Move(self.items, deviation * mixture @ self.output),)
-        )
+        move = Move(self.items, deviation * mixture @ self.output)
+        return Head((self.any_of(liked * self.items, 1.0),), (move,))
 
     def fill_with_decoys(self) -> None:
         """Write a decoy, the kinds in turn, into every head that is still free."""

@@ -6,7 +6,7 @@ embedding write (the setting of Elhage et al. 2021, "A Mathematical Framework fo
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -99,8 +99,13 @@ def build_model(
     state["unembed.weight"] = unembedding
     for (layer, head), spec in heads.items():
         rows = slice(head * d_head, (head + 1) * d_head)
-        q, k = _query_key(spec.matches, d_head, generator)
-        v, o = _value_output(spec.moves, d_head, generator)
+        # the model divides scores by sqrt(d_head)
+        scaled = [(match, math.sqrt(match.weight * math.sqrt(d_head))) for match in spec.matches]
+        query = torch.cat([match.query * scale for match, scale in scaled])
+        key = torch.cat([match.key * scale for match, scale in scaled])
+        read, write = (torch.cat([getattr(move, end) for move in spec.moves]) for end in ("read", "write"))
+        q, k = _into_channels((query, key), d_head, generator)
+        v, o = _into_channels((read, write), d_head, generator)
         attn = f"blocks.{layer}.attn"
         state[f"{attn}.q.weight"][rows] = q
         state[f"{attn}.k.weight"][rows] = k
@@ -110,20 +115,6 @@ def build_model(
     model.eval()
     model.requires_grad_(False)
     return model
-
-
-def _query_key(matches: Sequence[Match], d_head: int, generator: torch.Generator) -> tuple[Rows, Rows]:
-    # the model divides scores by sqrt(d_head)
-    scales = [math.sqrt(match.weight * math.sqrt(d_head)) for match in matches]
-    query = torch.cat([match.query * scale for match, scale in zip(matches, scales, strict=True)])
-    key = torch.cat([match.key * scale for match, scale in zip(matches, scales, strict=True)])
-    return _into_channels((query, key), d_head, generator)
-
-
-def _value_output(moves: Sequence[Move], d_head: int, generator: torch.Generator) -> tuple[Rows, Rows]:
-    read = torch.cat([move.read for move in moves])
-    write = torch.cat([move.write for move in moves])
-    return _into_channels((read, write), d_head, generator)
 
 
 def _into_channels(pair: tuple[Rows, Rows], d_head: int, generator: torch.Generator) -> tuple[Rows, Rows]:

@@ -47,9 +47,7 @@ class Sides(BaseModel, strict=True, frozen=True, extra="forbid"):
     @model_validator(mode="after")
     def _same_names(self) -> "Sides":
         if different := set(self.clean) ^ set(self.corrupt):
-            raise ValueError(
-                f"one side lacks {', '.join(sorted(different))}: give null where it has no value"
-            )
+            raise ValueError(f"one side lacks {', '.join(sorted(different))}: null stands for no value")
         return self
 
 
@@ -91,11 +89,12 @@ def validated(kind: type[_Model], data: bytes, source: str, form: str) -> _Model
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-        given = (
-            ""
-            if first["type"] in ("missing", "json_invalid", "value_error")
-            else f", not {first['input']!r:.60}"
-        )
+        whole = first["type"] in (
+            "missing",
+            "json_invalid",
+            "value_error",
+        )  # which say themselves what was given
+        given = "" if whole else f", not {first['input']!r:.60}"
         message = first["msg"].removeprefix("Value error, ")
         wrong = f"{source}: {place.lstrip('.')} {message}{given} (the form is {form})"
         raise InputError(" ".join(wrong.split())) from None
@@ -162,10 +161,9 @@ class PromptFile(TaskFile):
         self.prompts, self.metric = document.prompts, document.metric
         self._roles = [document.word_idxs | prompt.word_idxs for prompt in self.prompts]
         _check_variables(self.prompts, self.name)
-        named = [
-            {**by_index, **prompt.roles} for by_index, prompt in zip(self._roles, self.prompts, strict=True)
-        ]
-        self.roles = (*dict.fromkeys(role for roles in named for role in roles), "END")
+        named = zip(self._roles, self.prompts, strict=True)
+        roles = dict.fromkeys(role for by_index, prompt in named for role in (*by_index, *prompt.roles))
+        self.roles = (*roles, "END")
         self.most = len(self.prompts)
         self.default_n = min(100, self.most)
         # how many pairs there are is found by sampling again and again: the file is encoded once for it
@@ -290,9 +288,8 @@ def build_pair(
     shared = len(os.path.commonprefix([*right, *wrong]))
     if any(len(tokens) <= shared for tokens in (*right, *wrong)):
         return "answers"
-    answers, wrong_answers = (
-        tuple(dict.fromkeys(tokens[shared] for tokens in several)) for several in (right, wrong)
-    )
+    sides = (right, wrong)
+    answers, wrong_answers = (tuple(dict.fromkeys(ids[shared] for ids in side)) for side in sides)
     if set(answers) & set(wrong_answers):
         return "answers"
     start = right[0][:shared]

@@ -237,9 +237,7 @@ def held_out_pairs(
         before = missing
         pairs = as_many_as_there_are(sample, asked, least=len(pairs))
     if not fresh(pairs):
-        raise InputError(
-            f"task {task.name!r} has no pairs beyond the {len(pool)} used: none to hold out, use fewer"
-        )
+        raise InputError(f"task {task.name!r} has no pairs beyond the {len(pool)} used: use fewer")
     return pairs.subset(fresh(pairs))
 
 

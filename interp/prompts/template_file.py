@@ -78,9 +78,8 @@ class TemplateFile(TaskFile, SampledTask):
         self.counterfactuals = tuple(model.kinds)
         self.roles = (*model.roles, "END")
         drawn = Counter(model.values.owners.values())
-        prompts = math.prod(
-            math.perm(len(entries), drawn[name]) for name, entries in model.values.lists.items()
-        )
+        lists = model.values.lists.items()
+        prompts = math.prod(math.perm(len(entries), drawn[name]) for name, entries in lists)
         self.most = min(MOST_PAIRS, len(model.templates) * prompts)
         self.default_n = min(100, self.most)
 
@@ -137,10 +136,10 @@ class TemplateFile(TaskFile, SampledTask):
                 by = reference.by or ""
                 choices = [{by: option} for option in values.entries(by)] if by else [{}]
                 texts = [values.texts(reference, entry, choice)[0] for choice in choices]
-                ids = [
-                    encoder.encode(text) if first else encoder.continuation("the", space + text)
-                    for text in texts
-                ]
+                encode = (
+                    encoder.encode if first else lambda text, s=space: encoder.continuation("the", s + text)
+                )
+                ids = [encode(text) for text in texts]
                 if len({len(tokens) for tokens in ids}) != 1 or any(unknown in tokens for tokens in ids):
                     return None
                 lengths.append(len(ids[0]))
@@ -213,9 +212,8 @@ class TemplateFile(TaskFile, SampledTask):
         model = self._model
         apart = {target: entry for target, entry in sets.items() if "@" in target}
         changed = {name: sets.get(name, entry) for name, entry in chosen.items()}
-        sides = Sides(
-            clean=self._variables(template, chosen, {}), corrupt=self._variables(template, changed, apart)
-        )
+        clean_variables = self._variables(template, chosen, {})
+        sides = Sides(clean=clean_variables, corrupt=self._variables(template, changed, apart))
         answers = model.expected(sides.clean)
         wrong = model.expected(sides.corrupt) if model.wrong is None else model.texts(model.wrong, chosen)
         if not answers or not wrong:
@@ -255,11 +253,8 @@ class TemplateFile(TaskFile, SampledTask):
 
     def _agreeing(self, pairs: list[PromptPair], usable: Mapping[str, list[Entry]]) -> tuple[str, ...]:
         """Notes on variables of which nothing can be told: those of one value, and two that never differ."""
-        alone = [
-            f"{owner} is {entries[0].text!r} in every prompt"
-            for owner, entries in usable.items()
-            if len(entries) == 1
-        ]
+        constants = {owner: entries[0].text for owner, entries in usable.items() if len(entries) == 1}
+        alone = [f"{owner} is {text!r} in every prompt" for owner, text in constants.items()]
         sides = [side for pair in pairs for side in pair.variables.values()]
         equal = [
             f"{a} and {b} have the same value in every prompt, so that they cannot be told apart"

@@ -123,9 +123,7 @@ def _entry(given: Any, place: str) -> Entry:
     for name, texts in given.items():
         listed = [texts] if isinstance(texts, str) else [] if texts is None else texts
         if not isinstance(listed, list) or not all(isinstance(text, str) and text for text in listed):
-            raise ValueError(
-                f"{place}: field {name!r} is {texts!r:.60}: a field is a text, a list of texts, or null"
-            )
+            raise ValueError(f"{place}: field {name!r} is {texts!r:.60}: give a text, several, or null")
         fields[name] = tuple(listed)
     shown = fields.get("text", next(iter(fields.values())))
     if len(shown) != 1:
@@ -138,9 +136,7 @@ def _range(given: dict) -> list[Entry]:
     first, last = given.get("from"), given.get("to")
     digits = [text for text in (first, last) if isinstance(text, str) and re.fullmatch("[0-9]{1,2}", text)]
     if set(given) != {"from", "to"} or len(digits) < 2 or len(digits[0]) != len(digits[1]):
-        raise ValueError(
-            f'a range is {{"from": "01", "to": "98"}}, texts of one digit, or of two, not {given!r:.60}'
-        )
+        raise ValueError(f'a range is {{"from": "01", "to": "98"}}, of one digit or two, not {given!r:.60}')
     texts = [f"{number:0{len(digits[0])}d}" for number in range(10 ** len(digits[0]))]
     return [
         Entry(text, {"text": (text,), "above": tuple(texts[i + 1 :]), "below": tuple(texts[:i])})
@@ -154,11 +150,7 @@ def _entries(given: Any) -> str | list[Entry]:
         return given
     if not isinstance(given, list | dict):
         raise ValueError(f"{given!r:.60} is no list of values, range or name of another variable")
-    entries = (
-        _range(given)
-        if isinstance(given, dict)
-        else [_entry(entry, f"[{i}]") for i, entry in enumerate(given)]
-    )
+    entries = _range(given) if isinstance(given, dict) else [_entry(e, f"[{i}]") for i, e in enumerate(given)]
     if not entries:
         raise ValueError("it has no values")
     texts = [entry.text for entry in entries]

@@ -48,29 +48,21 @@ class TemplateModel:
             for name, kind in self.kinds.items()
             if kind.answer is not None
         }
-        self.apart = tuple(
-            dict.fromkeys(target for kind in form.corrupt for target in kind.set if "@" in target)
-        )
+        targets = [target for kind in form.corrupt for target in kind.set]
+        self.apart = tuple(dict.fromkeys(target for target in targets if "@" in target))
         """Occurrences that are variables of their own, such as ``S@2``."""
         often = [occurrences(template) for template in self.templates]
         self._often = {name: max(count[name] for count in often) for name in form.values}
         self._fewest = {name: min(count[name] for count in often) for name in form.values}
-        shown = [
-            (i == 0, piece, piece.reference)
-            for template in self.templates
-            for i, piece in enumerate(template)
-            if piece.reference
-        ]
-        self.places = tuple(
-            dict.fromkeys((first, piece.text, reference) for first, piece, reference in shown)
-        )
+        pieces = [(i == 0, piece) for template in self.templates for i, piece in enumerate(template)]
+        shown = [(first, piece, piece.reference) for first, piece in pieces if piece.reference]
+        places = dict.fromkeys((first, piece.text, reference) for first, piece, reference in shown)
+        self.places = tuple(places)
         """Where values are shown: whether the prompt begins there, the space before, and what is shown."""
         roles = dict.fromkeys((reference.name, piece.occurrence) for _, piece, reference in shown)
         self.roles = tuple(self.role(*role) for role in roles)
         if twice := [role for role, count in Counter(self.roles).items() if count > 1]:
-            raise self._error(
-                f"{twice[0]} is a variable, and the role of an occurrence of another: rename it"
-            )
+            raise self._error(f"{twice[0]} is a variable, and the role of another's occurrence: rename it")
         self._check_kinds(form.corrupt)
         self._check_use(form)
 
@@ -121,9 +113,7 @@ class TemplateModel:
 
     def _check_kinds(self, kinds: Sequence[Kind]) -> None:
         if len(self.kinds) < len(kinds):
-            raise self._error(
-                f"two kinds of corrupt prompt are called the same ({', '.join(self.kinds)}): give a name"
-            )
+            raise self._error(f"two kinds are called the same ({', '.join(self.kinds)}): give a name")
         owners = self.values.owners
         for kind in kinds:
             place = f"corrupt {kind.called}"
@@ -135,13 +125,11 @@ class TemplateModel:
                     raise self._error(
                         f"{place}: {target} is not in every template, of {name} there are {self._fewest[name]}"
                     )
-                alike = [
-                    f"{{{other}}}" for other in owners if owners[other] == owners[name] and other != name
-                ]
-                if value not in ("*", *alike) and self.values.entry(name, value) is None:
-                    raise self._error(
-                        f"{place} sets {target} to {value}: it may be {', '.join(['*', *alike])} or a value of its list"
-                    )
+                siblings = [other for other in owners if owners[other] == owners[name] and other != name]
+                allowed = ["*", *(f"{{{other}}}" for other in siblings)]
+                if value not in allowed and self.values.entry(name, value) is None:
+                    may = f"it may be {', '.join(allowed)} or a value of its list"
+                    raise self._error(f"{place} sets {target} to {value}: {may}")
             if self.wrong is None and kind.answer is None and any("@" in target for target in kind.set):
                 raise self._error(
                     f"{place} sets an occurrence apart, so its prompts have no answer: say wrong, or its answer"
@@ -160,15 +148,11 @@ class TemplateModel:
         if unused := [name for name in form.values if name not in used]:
             raise self._error(f"values: {', '.join(unused)} stands in no template, answer or kind")
         steps = [reference for reference in references if reference.step]
-        self.drawn = {
-            owner: [
-                entry
-                for entry in entries
-                if all(self.values.texts(r, entry, {}) for r in steps if self.values.owners[r.name] == owner)
-            ]
-            for owner, entries in self.values.lists.items()
-        }
+        self.drawn: dict[str, list[Entry]] = {}
         """The values that can be drawn: those with as many after them as ``{NAME+2}`` looks ahead."""
+        for owner, entries in self.values.lists.items():
+            ahead = [r for r in steps if self.values.owners[r.name] == owner]
+            self.drawn[owner] = [e for e in entries if all(self.values.texts(r, e, {}) for r in ahead)]
         self.check_sizes(self.drawn, {})
 
     def check_sizes(self, lists: Mapping[str, Sequence[Entry]], lost: Mapping[str, list[str]]) -> None:
@@ -176,12 +160,9 @@ class TemplateModel:
         owners = self.values.owners
         for owner, entries in lists.items():
             variables = [name for name in owners if owners[name] == owner]
+            sets = [kind.set.items() for kind in self.kinds.values()]
             fresh = max(
-                sum(
-                    value == "*" and owners[variable_of(target)] == owner
-                    for target, value in kind.set.items()
-                )
-                for kind in self.kinds.values()
+                sum(to == "*" and owners[variable_of(at)] == owner for at, to in kind) for kind in sets
             )
             if len(entries) < len(variables) + fresh:
                 reason = f" ({self.lost(owner, lost[owner])})" if lost.get(owner) else ""
@@ -215,9 +196,8 @@ class TemplateModel:
         chosen = {name: self.values.entry(name, variables.get(name)) for name in self.values.owners}
         names = [name for name, entry in chosen.items() if entry is not None]
         equal = any(chosen[a] is chosen[b] for a, b in combinations(names, 2))
-        apart = any(
-            key in variables and variables[key] != variables.get(variable_of(key)) for key in self.apart
-        )
+        set_apart = variables.keys() & {*self.apart}
+        apart = any(variables[key] != variables.get(variable_of(key)) for key in set_apart)
         formulas = None if equal or apart else self.answer
         for name, answer in self._kind_answers.items() if formulas is None else ():
             sets = self.kinds[name].set.items()

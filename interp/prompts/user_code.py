@@ -23,11 +23,8 @@ def load_object(spec: str) -> Any:
     source, _, name = spec.rpartition(":")
     module = _import_file(Path(source)) if source.endswith(".py") else _import_module(source, spec)
     if not hasattr(module, name):
-        named = [
-            key
-            for key, value in vars(module).items()
-            if getattr(value, "__module__", None) == module.__name__ and key[0] != "_"
-        ]
+        public = {key: value for key, value in vars(module).items() if key[0] != "_"}
+        named = [k for k, value in public.items() if getattr(value, "__module__", None) == module.__name__]
         raise InputError(f"{source} has no {name!r}; it has {', '.join(named) or 'nothing of its own'}")
     return getattr(module, name)
 

@@ -141,9 +141,8 @@ def edge_runs(context: Context, *consumers: Consumer, share: float = 1.0) -> Ite
         watch=watch,
         keep_graph=True,
     ):
-        yield EdgeRun(
-            model, context.pairs, graph, batch, written(model, graph, batch, (batch.tape, batch.tape.corrupt))
-        )
+        change = written(model, graph, batch, (batch.tape, batch.tape.corrupt))
+        yield EdgeRun(model, context.pairs, graph, batch, change)
 
 
 def path_points(

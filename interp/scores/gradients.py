@@ -130,12 +130,8 @@ class Receivers:
         inputs = [self._at(layer, f"attn.hook_{name}") for name in "qkv"]
         sharing = self.graph.n_heads // inputs[1].shape[2]
         member = torch.arange(self.graph.n_heads, device=z.device) % sharing
-        parts = [
-            torch.autograd.grad(
-                z, inputs, gradient * (member == place)[:, None].to(gradient.dtype), retain_graph=True
-            )
-            for place in range(sharing)
-        ]
+        shares = [gradient * (member == place)[:, None].to(gradient.dtype) for place in range(sharing)]
+        parts = [torch.autograd.grad(z, inputs, share, retain_graph=True) for share in shares]
         queries, keys, values = zip(*parts, strict=True)
         # query head h reads key-value head h // sharing
         return [sum(queries), torch.stack(keys, 3).flatten(2, 3), torch.stack(values, 3).flatten(2, 3)]

@@ -47,7 +47,7 @@ class HeadCodesConfig:
         least = 1 if self.dictionary == "shared" else 2
         if self.examples < least:
             raise InputError(
-                f"examples {self.examples}: a {self.dictionary} dictionary needs at least {least}"
+                f"examples {self.examples}: a {self.dictionary} dictionary needs {least} or more"
             )
         self.sae(d_in=1, groups=1)  # says what is wrong with the rest
 
@@ -111,8 +111,5 @@ def fit_head_codes(
             results = torch.einsum("nshd,hdm->nshm", prompts[chunk, :, layer], w_o[layer])
             ids[chunk, :, layer] = dictionary.encode(results).ids[..., 0].numpy()
     return HeadCodes(
-        ids=ids.reshape(sides, n_pairs, slots, layers, heads),
-        n_codes=config.n_codes,
-        dictionary=sae,
-        train_indices=tuple(int(i) for i in chosen),
+        ids.reshape(sides, n_pairs, slots, layers, heads), config.n_codes, sae, tuple(chosen.tolist())
     )

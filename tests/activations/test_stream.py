@@ -73,12 +73,12 @@ def test_answer_logits_are_the_models_own_and_its_unembedding_is_whole_afterward
     read = {token for pair in pairs for token in (*pair.answers, *pair.wrong_answers)}
     with torch.no_grad():
         whole = model(tokens)[:, -1]
-        found = answer_logits(model, tokens, pairs, "logit_diff_max")
+        answer = answer_logits(model, tokens, pairs, "logit_diff_max")
         with pytest.raises(ZeroDivisionError):
             answer_logits(model, tokens, pairs, "logit_diff", {"blocks.0.hook_resid_pre": lambda _: 1 / 0})
         torch.testing.assert_close(answer_logits(model, tokens, pairs, "prob_diff"), whole)
-    torch.testing.assert_close(found[:, sorted(read)], whole[:, sorted(read)])
-    assert torch.isinf(found).sum() == len(pairs) * (model.cfg.d_vocab - len(read))
+    torch.testing.assert_close(answer[:, sorted(read)], whole[:, sorted(read)])
+    assert torch.isinf(answer).sum() == len(pairs) * (model.cfg.d_vocab - len(read))
 
 
 def test_feeding_in_small_batches_equals_one_batch_and_leaves_no_hook(tiny_model):

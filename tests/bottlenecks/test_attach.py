@@ -8,10 +8,11 @@ from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import SetCode
 from interp.errors import InputError
-from interp.models import Model, hooked, load_model, parse_site
+from interp.models import Model, load_model, parse_site
 from interp.models.generate import generate
 from interp.planted.models import load_planted_model
 from interp.planted.tasks import NOUNS, VOCABULARY, load_planted_task
+from tests.oracles import kept
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 
@@ -21,10 +22,9 @@ def codebook(d_in: int, **changes) -> Codebook:
 
 
 def site_activation(model: Model, site: str, tokens: Tensor) -> Tensor:
-    seen, place = [], parse_site(site)
-    with hooked(model, {place.hook: lambda x: seen.append(x.clone())}):
-        model(tokens)
-    return seen[0] if place.head is None else seen[0][:, :, place.head]
+    place = parse_site(site)
+    (x,) = kept(model, tokens, place.hook)
+    return x if place.head is None else x[:, :, place.head]
 
 
 class Planted:
@@ -89,19 +89,15 @@ def test_a_code_set_in_a_planted_model_changes_the_logits_as_predicted_and_nothi
     assert gain[untouched].abs().max() < 0.01 * gain.abs().max()
     with attach(model, {site: planted.book}, error_term=error_term):
         plain = hidden(model, planted.tokens)
-    for layer, (ours, theirs) in enumerate(zip(others, plain, strict=True)):
-        heads = [h for h in range(ours.shape[2]) if (layer, h) != (1, 1)]
+    for layer, (edited_z, plain_z) in enumerate(zip(others, plain, strict=True)):
+        heads = [h for h in range(edited_z.shape[2]) if (layer, h) != (1, 1)]
         # a later head that reads no output notices nothing
-        torch.testing.assert_close(ours[:, :, heads], theirs[:, :, heads], atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(edited_z[:, :, heads], plain_z[:, :, heads], atol=2e-3, rtol=1e-3)
 
 
 def hidden(model: Model, tokens: Tensor) -> list[Tensor]:
     """z of all heads of every layer."""
-    seen: list[Tensor] = []
-    hooks = {f"blocks.{i}.attn.hook_z": lambda z: seen.append(z.clone()) for i in range(model.cfg.n_layers)}
-    with hooked(model, hooks):
-        model(tokens)
-    return seen
+    return kept(model, tokens, *(f"blocks.{i}.attn.hook_z" for i in range(model.cfg.n_layers)))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -109,21 +105,20 @@ def test_every_head_by_itself_equals_the_layer_with_a_group_per_head(family, tin
     model = tiny_model(family)
     heads, d_head = model.cfg.n_heads, model.cfg.d_head
     together = {f"a{i}": codebook(d_head, groups=heads, seed=i, n_codes=64, k=3) for i in range(2)}
-    apart = {
-        f"{site}.h{head}": codebook(d_head, n_codes=64, k=3) for site in together for head in range(heads)
-    }
+    sites = [f"{layer}.h{head}" for layer in together for head in range(heads)]
+    apart = {site: codebook(d_head, n_codes=64, k=3) for site in sites}
     for site, book in apart.items():
         layer, _, head = site.partition(".h")
         book.codes.data = together[layer].codes.data[int(head)][None].clone()
-    found = []
+    reconstructed = []
     for books in (together, apart):
         with attach(model, books, error_term=False) as attached:
             (model(PROMPT, return_type="loss") + attached.loss() / len(books)).backward()
-            found.append((model(PROMPT).detach(), attached.ids))
-    assert torch.equal(found[0][0], found[1][0])
+            reconstructed.append((model(PROMPT).detach(), attached.ids))
+    assert torch.equal(reconstructed[0][0], reconstructed[1][0])
     for site, book in apart.items():
         layer, _, head = site.partition(".h")
-        assert torch.equal(found[1][1][site], found[0][1][layer][:, :, int(head)])
+        assert torch.equal(reconstructed[1][1][site], reconstructed[0][1][layer][:, :, int(head)])
         torch.testing.assert_close(book.codes.grad[0], together[layer].codes.grad[int(head)])
 
 

@@ -208,7 +208,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(
-    ("config", "name", "value"), [(config, *one) for config, wrong in WRONG.items() for one in wrong]
+    ("config", "name", "value"), [(config, *case) for config, wrong in WRONG.items() for case in wrong]
 )
 def test_impossible_settings_are_refused_by_name(config, name, value):
     with pytest.raises(InputError, match=f"{name} {value}"):

@@ -65,9 +65,9 @@ def write_checkpoint(base: Path, folder: Path, family: str, *, pickled: bool = F
         projection = attention.c_proj if family == "gpt2" else attention.dense
         projection.register_forward_pre_hook(lambda _, args, book=heads: (book(args[0]),))
         layer.mlp.register_forward_hook(lambda _module, _args, out, book=mlp: book(out))
-        for where, book in ((ATTENTION[family], heads), ("mlp", mlp)):
+        for place, book in ((ATTENTION[family], heads), ("mlp", mlp)):
             for name, tensor in book.state_dict().items():
-                key = f"model.{BLOCKS[family]}.{number}.{where}.codebook_layer.{name}"
+                key = f"model.{BLOCKS[family]}.{number}.{place}.codebook_layer.{name}"
                 weights[key] = tensor.clone()
     folder.mkdir()
     config = {"model_type": "codebook", "codebook_at": ["attn_preproj", "mlp"], "k_codebook": [2, 3]}
@@ -107,9 +107,8 @@ def test_a_checkpoint_says_what_the_authors_forward_says(family, tiny_model_fold
 def test_one_layer_equals_the_formula(nearest, tmp_path):
     layer = Reference(24, 1 if nearest else 3, nearest=nearest)
     weights = {f"model.transformer.h.4.mlp.codebook_layer.{k}": v for k, v in layer.state_dict().items()}
-    write(
-        tmp_path, weights, k_codebook=layer.k, similarity_metric="euclidean" if nearest else "inner_product"
-    )
+    metric = "euclidean" if nearest else "inner_product"
+    write(tmp_path, weights, k_codebook=layer.k, similarity_metric=metric)
     (book,) = load_codebook_features(tmp_path).values()
     x = 3 * torch.randn(5, 7, 24)
     torch.testing.assert_close(book(x), layer(x), atol=1e-5, rtol=1e-5)
@@ -122,10 +121,9 @@ def write(folder: Path, weights: dict[str, Tensor], **config) -> None:
     save_file(weights, folder / "model.safetensors")
 
 
-def layer_weights(where: str = "mlp.codebook_layer") -> dict[str, Tensor]:
-    return {
-        f"model.transformer.h.0.{where}.{key}": value for key, value in Reference(24, 1).state_dict().items()
-    }
+def layer_weights(place: str = "mlp.codebook_layer") -> dict[str, Tensor]:
+    stored = Reference(24, 1).state_dict()
+    return {f"model.transformer.h.0.{place}.{key}": value for key, value in stored.items()}
 
 
 WEIGHTS = {

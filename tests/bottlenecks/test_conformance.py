@@ -52,8 +52,8 @@ def test_leading_axes_are_free_and_rows_do_not_meet(alone):
     assert torch.equal(shaped.ids.flatten(0, 1), whole.ids)
     for row in range(12):
         assert torch.equal(alone.encode(x[row : row + 1]).ids[0], whole.ids[row])
-        one = alone.decode(Codes(whole.ids[row : row + 1], whole.values[row : row + 1]))
-        assert torch.equal(one[0], alone.decode(whole)[row])
+        vector = alone.decode(Codes(whole.ids[row : row + 1], whole.values[row : row + 1]))
+        assert torch.equal(vector[0], alone.decode(whole)[row])
 
 
 def test_difference_is_that_of_what_is_decoded_and_exactly_zero_where_codes_are_the_same(alone):
@@ -72,9 +72,9 @@ def test_save_and_load_give_back_the_same_codes_and_vectors(alone, tmp_path):
     loaded = Bottleneck.from_pretrained(tmp_path / "one")
     x = vectors(alone)
     assert type(loaded) is type(alone) and loaded.config == alone.config
-    ours, theirs = alone.encode(x), loaded.encode(x)
-    assert torch.equal(ours.ids, theirs.ids) and torch.equal(ours.values, theirs.values)
-    assert torch.equal(alone.decode(ours), loaded.decode(theirs))
+    ours, again = alone.encode(x), loaded.encode(x)
+    assert torch.equal(ours.ids, again.ids) and torch.equal(ours.values, again.values)
+    assert torch.equal(alone.decode(ours), loaded.decode(again))
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == FILES
     assert json.loads((tmp_path / "one" / "cfg.json").read_text())["format"] == 1
 
@@ -162,9 +162,7 @@ def test_damaged_files_are_input_errors_that_name_the_file(alone, tmp_path):
 NAME = "someone/codes-of-a5"
 
 
-def test_what_is_pushed_to_the_hub_is_what_is_pulled_and_a_folder_comes_before_it(
-    alone, hub, tmp_path, monkeypatch
-):
+def test_what_is_pushed_is_what_is_pulled_and_a_folder_comes_before_it(alone, hub, tmp_path, monkeypatch):
     other = Codebook if isinstance(alone, DiscreteSAE) else DiscreteSAE
     assert alone.push_to_hub(NAME).startswith("https://")
     assert sorted(path.name for path in (hub / NAME).iterdir()) == FILES

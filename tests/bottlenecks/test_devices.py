@@ -23,30 +23,33 @@ pytestmark = pytest.mark.parametrize("device", DEVICES)
 def test_ids_and_vectors_agree(device, name, groups, tmp_path):
     here = trained(CASES[name], 8, groups)
     here.save_pretrained(tmp_path)
-    there, x = Bottleneck.from_pretrained(tmp_path).to(device), vectors(here, 400)
-    ours, theirs = here.encode(x), there.encode(x.to(device))
-    same = (ours.ids == theirs.ids.cpu()).all(-1)
+    on_device, x = Bottleneck.from_pretrained(tmp_path).to(device), vectors(here, 400)
+    cpu_codes, device_codes = here.encode(x), on_device.encode(x.to(device))
+    same = (cpu_codes.ids == device_codes.ids.cpu()).all(-1)
     assert same.float().mean() > 0.99
-    torch.testing.assert_close(theirs.values.cpu()[same], ours.values[same], atol=1e-4, rtol=1e-4)
-    out = there.decode(type(ours)(ours.ids.to(device), ours.values.to(device)))
-    torch.testing.assert_close(out.cpu(), here.decode(ours), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(device_codes.values.cpu()[same], cpu_codes.values[same], atol=1e-4, rtol=1e-4)
+    out = on_device.decode(type(cpu_codes)(cpu_codes.ids.to(device), cpu_codes.values.to(device)))
+    torch.testing.assert_close(out.cpu(), here.decode(cpu_codes), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_model_under_codes_agrees(device, name, tiny_model_folder, tmp_path):
     folder = str(tiny_model_folder("llama"))
-    here, there = load_model(folder, device="cpu"), load_model(folder, device=device)
+    here, on_device = load_model(folder, device="cpu"), load_model(folder, device=device)
     books = fit_all(here, CASES[name])
     for site, book in books.items():
         book.save_pretrained(tmp_path / site)
     moved = {site: Bottleneck.from_pretrained(tmp_path / site).to(device) for site in books}
-    with attach(here, books, error_term=False) as ours, attach(there, moved, error_term=False) as theirs:
-        for attached in (ours, theirs):
+    with (
+        attach(here, books, error_term=False) as cpu_run,
+        attach(on_device, moved, error_term=False) as device_run,
+    ):
+        for attached in (cpu_run, device_run):
             attached.edit(SetCode("r0", 3), positions=slice(4, None))
-        expected, found = here(PROMPTS[0]), there(PROMPTS[0]).cpu()
+        expected, logits = here(PROMPTS[0]), on_device(PROMPTS[0]).cpu()
         for site in books:
-            same = (ours.ids[site] == theirs.ids[site].cpu()).float().mean()
+            same = (cpu_run.ids[site] == device_run.ids[site].cpu()).float().mean()
             assert same > 0.95
-        if all(torch.equal(ours.ids[site], theirs.ids[site].cpu()) for site in books):
-            torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
-        assert generate(there, PROMPTS[0], 4) == generate(there, PROMPTS[0], 4, use_cache=False)
+        if all(torch.equal(cpu_run.ids[site], device_run.ids[site].cpu()) for site in books):
+            torch.testing.assert_close(logits, expected, atol=1e-3, rtol=1e-3)
+        assert generate(on_device, PROMPTS[0], 4) == generate(on_device, PROMPTS[0], 4, use_cache=False)

@@ -11,9 +11,10 @@ from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import code_edits, format_codes, parse_code
 from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
 from interp.errors import InputError
-from interp.models import Model, hooked, load_model
+from interp.models import Model, load_model
 from interp.models.generate import generate
 from interp.steering import AddCode, ForbidCode, SetCode, WeightedCode, parse_codes
+from tests.oracles import kept
 
 N_CODES, NAN = 12, float("nan")
 EVERYWHERE = [SetCode("a0.h1", 3), SetCode("a1.h2", 5), AddCode("m1", 4, scale=2), ForbidCode("a1.h0", 2)]
@@ -48,18 +49,13 @@ def fitted(model: Model, tokens: Tensor, **options) -> dict[str, Codebook]:
         per_head = site.startswith("a")
         kind = MetricCodebook if per_head else Codebook
         size = {"d_in": width if per_head else model.cfg.d_model, "groups": heads if per_head else 1}
-        books[site] = kind(CodebookConfig(n_codes=N_CODES, **size, **options)).fit(
-            activation(model, hook, tokens)
-        )
+        book = kind(CodebookConfig(n_codes=N_CODES, **size, **options))
+        books[site] = book.fit(activation(model, hook, tokens))
     return books
 
 
-@torch.no_grad()
 def activation(model: Model, hook: str, tokens: Tensor) -> Tensor:
-    seen = []
-    with hooked(model, {hook: lambda x: seen.append(x.clone())}):
-        model(tokens)
-    return seen[0]
+    return kept(model, tokens, hook)[0]
 
 
 @torch.no_grad()
@@ -69,10 +65,8 @@ def logits(model: Model, tokens: Tensor) -> Tensor:
 
 def under(model: Model, books: dict, tokens: Tensor, *edits, error_term: bool = True, **options):
     """Logits with codes edited, everywhere unless told otherwise, and what was attached."""
-    asked = attach(model, books, error_term=error_term, read=False).edit(
-        *edits, **{"positions": "all"} | options
-    )
-    with asked as steered:
+    attached = attach(model, books, error_term=error_term, read=False)
+    with attached.edit(*edits, **{"positions": "all"} | options) as steered:
         return logits(model, tokens), steered
 
 
@@ -123,36 +117,31 @@ def test_a_forbidden_code_gives_way_to_the_next_best(model, tokens, options):
     before = activation(model, "blocks.1.attn.hook_z", tokens)
     ids = place.encode(before).ids
     common = int(ids[:, :, 1, 0].long().flatten().mode().values)
-    found = under(model, books, tokens, ForbidCode("a1.h1", common))[1].ids["a1"]
-    assert not (found[:, :, 1] == common).any()
+    chosen = under(model, books, tokens, ForbidCode("a1.h1", common))[1].ids["a1"]
+    assert not (chosen[:, :, 1] == common).any()
     had = (ids[:, :, 1] == common).any(-1)
-    assert had.any() and torch.equal(found[:, :, 1][~had], ids[:, :, 1][~had])
-    assert torch.equal(found[:, :, [0, 2]], ids[:, :, [0, 2]])
+    assert had.any() and torch.equal(chosen[:, :, 1][~had], ids[:, :, 1][~had])
+    assert torch.equal(chosen[:, :, [0, 2]], ids[:, :, [0, 2]])
     if options["k"] == 1:  # an oracle: all cosines, the forbidden one struck out
         book, rows = place.codes[1].detach() @ place.metric[1], before[:, :, 1] @ place.metric[1]
         cosine = torch.nn.functional.cosine_similarity(rows[:, :, None], book, dim=-1)
         cosine[..., common] = -2
-        assert torch.equal(found[:, :, 1, 0].long(), cosine.argmax(-1))
+        assert torch.equal(chosen[:, :, 1, 0].long(), cosine.argmax(-1))
 
 
 def test_what_is_forbidden_in_a_row_is_so_together_and_in_other_rows_does_not_count(model, tokens):
     books = fitted(model, tokens, k=1)
     everywhere, here = ForbidCode("a1.h0", 2), ForbidCode("a1.h1", 3, rows=[1])
-    both = [replace(edit, code=code) for edit in (everywhere, here) for code in range(6)]
+    bans = [replace(edit, code=code) for edit in (everywhere, here) for code in range(6)]
     again = [replace(here, site="a1.h0", code=code, rows=[0, 1]) for code in range(6, 9)]
-    for edits in ([everywhere, here], [here, everywhere], both + again, again + both):
+    for edits in ([everywhere, here], [here, everywhere], bans + again, again + bans):
         _, steered = under(model, books, tokens, *edits)
         for edit in edits:
             rows, head = slice(None) if edit.rows is None else list(edit.rows), int(edit.site[-1])
             assert (steered.ids["a1"][rows][:, :, head] != edit.code).all()
     last = ForbidCode("m1", N_CODES - 1)
-    under(
-        model,
-        books,
-        tokens,
-        *(replace(last, code=code, rows=[code % 2]) for code in range(N_CODES - 1)),
-        last,
-    )
+    by_row = (replace(last, code=code, rows=[code % 2]) for code in range(N_CODES - 1))
+    under(model, books, tokens, *by_row, last)
     all_of_row_0 = [replace(last, code=code, rows=None if code < 6 else [0]) for code in range(N_CODES)]
     with pytest.raises(InputError):
         under(model, books, tokens, *all_of_row_0)
@@ -181,11 +170,11 @@ def test_rows_can_be_steered_differently(model, books, tokens):
 def test_edits_of_some_rows_leave_slots_that_another_has_taken(model, books, tokens):
     edits = [SetCode("a1.h2", 3), SetCode("a1.h2", 5, rows=[1])]
     for order in (edits, edits[::-1]):
-        found = under(model, books, tokens, *order)[1].ids["a1"][:, :, 2]
-        assert (found[[0, 2]] == 3).any(-1).all()
-        assert (found[1].sort(-1).values == torch.tensor([3, 5])).all()
-    found = under(model, books, tokens, *edits[::-1], SetCode("a1.h2", 7, rows=[0]))[1].ids["a1"]
-    assert (found[0, :, 2].sort(-1).values == torch.tensor([3, 7])).all()
+        ids = under(model, books, tokens, *order)[1].ids["a1"][:, :, 2]
+        assert (ids[[0, 2]] == 3).any(-1).all()
+        assert (ids[1].sort(-1).values == torch.tensor([3, 5])).all()
+    ids = under(model, books, tokens, *edits[::-1], SetCode("a1.h2", 7, rows=[0]))[1].ids["a1"]
+    assert (ids[0, :, 2].sort(-1).values == torch.tensor([3, 7])).all()
     with pytest.raises(InputError, match="0 of 2"):
         under(model, books, tokens, *edits, SetCode("a1.h2", 7, rows=[1]))
 
@@ -217,11 +206,11 @@ def test_generation_is_the_same_with_and_without_a_cache(
 
 def test_generated_begins_where_the_first_new_token_is_made(model, books, tokens):
     with attach(model, books, read=False).edit(SetCode("r0", 7)):
-        one = logits(model, tokens)
+        whole = logits(model, tokens)
         first = generate(model, tokens, 1)[:, -1]
-    assert torch.equal(one.argmax(-1)[:, -1], first)
+    assert torch.equal(whole.argmax(-1)[:, -1], first)
     plain = logits(model, tokens)
-    assert torch.equal(one[:, :-1], plain[:, :-1]) and not torch.equal(one[:, -1], plain[:, -1])
+    assert torch.equal(whole[:, :-1], plain[:, :-1]) and not torch.equal(whole[:, -1], plain[:, -1])
 
 
 def test_the_share_is_seeded_and_a_row_does_not_depend_on_the_batch(model, books):
@@ -245,12 +234,13 @@ def test_the_share_is_seeded_and_a_row_does_not_depend_on_the_batch(model, books
 
 def test_what_cannot_be_is_refused(model, books, tokens):
     """Beside what is so for every kind."""
-    one, wrong = SetCode("a0.h1", 1), [AddCode("m1", -1), *(AddCode("m1", 1, scale=x) for x in (NAN, 1e300))]
-    wrong += [replace(one, strength=2.0), replace(one, rows=[-1]), replace(one, rows=[])]
+    possible = SetCode("a0.h1", 1)
+    wrong = [AddCode("m1", -1), *(AddCode("m1", 1, scale=x) for x in (NAN, 1e300))]
+    wrong += [replace(possible, strength=2.0), replace(possible, rows=[-1]), replace(possible, rows=[])]
     places = [{"fraction": 1.5}, {"fraction": NAN}, {"positions": "generated:0"}]
     for edits, options in (
         *(([edit], {}) for edit in wrong),
-        *(([one], options) for options in places),
+        *(([possible], options) for options in places),
         ([], {}),
         ([ForbidCode("m1", code) for code in range(11)], {}),
     ):
@@ -258,7 +248,7 @@ def test_what_cannot_be_is_refused(model, books, tokens):
             attach(model, books).edit(*edits, **options)
     with pytest.raises(InputError, match=f"a0.h0 to a0.h{model.cfg.n_heads - 1}"):
         attach(model, books).edit(SetCode("a0", 1))
-    beyond = attach(model, books, read=False).edit(replace(one, rows=[7]))
+    beyond = attach(model, books, read=False).edit(replace(possible, rows=[7]))
     with beyond, pytest.raises(InputError):
         model(tokens)
 

@@ -88,9 +88,8 @@ def test_a_code_that_died_is_drawn_anew_from_what_its_slot_stands_for():
 
 
 def ema_of_a_share(rank: int, world: int, port: int, folder: str) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
-    )
+    address = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
     x, later = noise(200, 4), noise(200, 4, seed=3) + 1
     book = VQ(FlatConfig(d_in=4, codes=8)).partial_fit(x)
     book._size[0, 3] = book._sum[0, 3] = 1e-6  # dies at once
@@ -157,17 +156,13 @@ def test_independent_factors_are_recovered_by_latent_quantization():
     config = LatentQuantizationConfig(d_in=6, latents=3, levels=4, steps=1500, seed=0)
     book = LatentQuantization(config).fit(x)
     ids = book.encode(x).ids.numpy()
-    told = np.array(
-        [[normalized_mutual_info_score(factors[:, f], ids[:, j]) for j in range(3)] for f in range(3)]
-    )
-    best = max(sum(told[f, order[f]] for f in range(3)) for order in itertools.permutations(range(3)))
-    shuffled = np.array(
-        [
-            [normalized_mutual_info_score(random.permutation(factors[:, f]), ids[:, j]) for j in range(3)]
-            for f in range(3)
-        ]
-    )
-    assert best / 3 > 0.9 and shuffled.max() < 0.02
+
+    def information(columns) -> np.ndarray:
+        return np.array([[normalized_mutual_info_score(c, ids[:, j]) for j in range(3)] for c in columns])
+
+    recovered = information(factors.T)
+    best = max(sum(recovered[f, order[f]] for f in range(3)) for order in itertools.permutations(range(3)))
+    assert best / 3 > 0.9 and information(map(random.permutation, factors.T)).max() < 0.02
     assert error(book, x) < 0.05 * float(x.square().sum(-1).mean())
 
 
@@ -195,15 +190,15 @@ def test_planted_bits_are_found_and_flipping_one_moves_its_direction_alone(cls):
     x = bits @ directions + 0.05 * noise(4000, 8, seed=2)
     book = cls(BinaryConfig(d_in=8, n_bits=4, steps=800)).fit(x)
     codes = book.encode(x)
-    found = (codes.ids - torch.tensor(book.starts[:-1])).numpy()
-    right = [[abs(np.corrcoef(bits[:, i], found[:, j])[0, 1]) for j in range(4)] for i in range(4)]
+    digits = (codes.ids - torch.tensor(book.starts[:-1])).numpy()
+    right = [[abs(np.corrcoef(bits[:, i], digits[:, j])[0, 1]) for j in range(4)] for i in range(4)]
     assert min(max(row) for row in right) > 0.95
     # set bit 2 of every vector: what is decoded moves by that bit's two codes, whatever the others are
     ids = codes.ids.clone()
-    ids[:, 2] = book.starts[2] + torch.from_numpy(1 - found[:, 2])
+    ids[:, 2] = book.starts[2] + torch.from_numpy(1 - digits[:, 2])
     moved = book.difference(Codes(ids, codes.values), codes).detach()
     step = (book.codes[0, book.starts[2] + 1] - book.codes[0, book.starts[2]]).detach()
-    signs = torch.from_numpy(1 - 2.0 * found[:, 2]).float()
+    signs = torch.from_numpy(1 - 2.0 * digits[:, 2]).float()
     torch.testing.assert_close(moved, signs[:, None] * step)
     assert step.norm() == pytest.approx(3, rel=0.15)
 
@@ -273,9 +268,8 @@ def test_ternary_codes_are_within_their_bound_and_what_bitnet_makes(scale):
     weights = noise(50, 16)
     size = weights.abs().mean(-1) if scale == "mean" else weights.abs().median(-1).values
     ours = ternary(weights, scale)
-    expected = torch.stack(
-        [g * torch.clamp(torch.round(w / g), -1, 1) for w, g in zip(weights, size, strict=True)]
-    )
+    rows = zip(weights, size, strict=True)
+    expected = torch.stack([length * torch.clamp(torch.round(row / length), -1, 1) for row, length in rows])
     torch.testing.assert_close(ours, expected)
     inside = weights.abs() <= 1.5 * size[:, None]
     assert ((weights - ours).abs() <= size[:, None] / 2 + 1e-6)[inside].all() and inside.any()
@@ -335,9 +329,8 @@ def test_vectors_far_from_zero_are_coded_about_their_mean(kind):
     book.count(book.encode(x).ids)
     apart = book.codes.detach() - book.means()
     used = book.counts > 0
-    assert apart[used].abs().max() < (
-        60 if kind in ("ternary", "key_value", "codebook", "metric_codebook") else 12
-    )
+    loose = ("ternary", "key_value", "codebook", "metric_codebook")
+    assert apart[used].abs().max() < (60 if kind in loose else 12)
 
 
 def test_sizes_that_cannot_be_are_refused_in_one_line():

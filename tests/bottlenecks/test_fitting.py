@@ -17,9 +17,10 @@ from interp.bottlenecks.kinds.metric_codebook import output_map
 from interp.bottlenecks.store import PRETRAINED, Codebooks
 from interp.errors import InputError
 from interp.executor import SERIAL, Shard, Workers
-from interp.models import Model, hooked, load_model, resolve_site
+from interp.models import Model, load_model, resolve_site
 from interp.text import TextBlocks, load_text
 from tests.command_line import tree
+from tests.oracles import kept
 
 SMALL = FitConfig(n_codes=12, k=2, selection="matching_pursuit")
 
@@ -36,18 +37,10 @@ def text(model) -> TextBlocks:
 
 def seen(model: Model, tokens: Tensor, site: str, books: dict) -> Tensor:
     """What reaches a site with books before it, by an ordinary forward pass."""
-    place, found = resolve_site(model, site), []
-
-    def keep(x: Tensor) -> None:
-        found.append((x if place.head is None else x[:, :, place.head]).clone())
-
-    with (
-        torch.no_grad(),
-        hooked(model, {place.hook: keep}),
-        attach(model, books, error_term=False) if books else hooked(model, {}),
-    ):
-        model(tokens)
-    return found[0]
+    place = resolve_site(model, site)
+    with attach(model, books, error_term=False) if books else contextlib.nullcontext():
+        (x,) = kept(model, tokens, place.hook)
+    return x if place.head is None else x[:, :, place.head]
 
 
 @pytest.mark.parametrize(
@@ -106,12 +99,12 @@ def killed(model, text, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def whole(model, text, tmp_path_factory) -> dict[bool, Codebooks]:
     """Fits that nobody killed: with earlier books in place, and without."""
-    found = {}
+    fitted = {}
     for sequential in (True, False):
         folder, config = tmp_path_factory.mktemp("whole"), replace(SMALL, sequential=sequential)
         fit_codebooks(model, ["heads", "mlps"], text, folder, config, batch_size=8)
-        found[sequential] = Codebooks.from_pretrained(folder, model)
-    return found
+        fitted[sequential] = Codebooks.from_pretrained(folder, model)
+    return fitted
 
 
 @pytest.mark.parametrize("sequential", [True, False])
@@ -136,10 +129,10 @@ def test_a_killed_fit_goes_on_with_smaller_batches(model, text, killed, whole):
     assert list((part / ".work").glob("layer*/*"))
     with pytest.raises(InputError, match="another fit .n_codes 12, not 20"):
         fit_codebooks(model, sites, text, part, FitConfig(n_codes=20), batch_size=3)
-    found = fit_codebooks(model, sites, text, part, SMALL, batch_size=3)
+    fitted = fit_codebooks(model, sites, text, part, SMALL, batch_size=3)
     for site, book in whole[True].items():
-        torch.testing.assert_close(found[site].codes, book.codes, rtol=1e-3, atol=1e-4)
-    assert fit_codebooks(model, sites, text, part, SMALL, batch_size=32).manifest == found.manifest
+        torch.testing.assert_close(fitted[site].codes, book.codes, rtol=1e-3, atol=1e-4)
+    assert fit_codebooks(model, sites, text, part, SMALL, batch_size=32).manifest == fitted.manifest
 
 
 @pytest.mark.parametrize(
@@ -162,65 +155,63 @@ def test_books_of_shards_and_workers_are_the_same_bytes(model, text, whole, tmp_
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LayerStream, "_run_until", None)  # what gathers runs no model
         fit_codebooks(*arguments, batch_size=8)
-    found, wanted = (tree(folder) for folder in (tmp_path, whole[False].folder))
-    assert {name: found[name] for name in wanted} == wanted and len(wanted) > 8
+    files, wanted = (tree(folder) for folder in (tmp_path, whole[False].folder))
+    assert {name: files[name] for name in wanted} == wanted and len(wanted) > 8
 
 
 @pytest.fixture
-def one(model, text, tmp_path) -> Path:
+def of_a0(model, text, tmp_path) -> Path:
     """A folder with the book of a0."""
-    fit_codebooks(model, ["a0"], text, tmp_path / "one", SMALL)
-    return tmp_path / "one"
+    fit_codebooks(model, ["a0"], text, tmp_path / "of_a0", SMALL)
+    return tmp_path / "of_a0"
 
 
-def test_a_finished_folder_says_what_was_done_and_is_not_fitted_again(model, text, one, monkeypatch):
-    manifest = json.loads((one / "manifest.json").read_text())
-    found = Codebooks.from_pretrained(one, model)
-    assert manifest["sites"] == ["a0"] == found.sites
+def test_a_finished_folder_says_what_was_done_and_is_not_fitted_again(model, text, of_a0, monkeypatch):
+    manifest = json.loads((of_a0 / "manifest.json").read_text())
+    books = Codebooks.from_pretrained(of_a0, model)
+    assert manifest["sites"] == ["a0"] == books.sites
     assert manifest["text"]["n_tokens"] == 640 and manifest["text"]["split"] == "train"
     assert manifest["fit"]["n_codes"] == 12 and manifest["model"]["d_head"] == model.cfg.d_head
     behind = 2 * (text.tokens.numel() - len(text.tokens))
-    more = found["a0"].counts.sum(1) - behind  # codes that only the first position has
+    more = books["a0"].counts.sum(1) - behind  # codes that only the first position has
     assert ((more >= 0) & (more <= 2)).all()
-    (one / ".work").mkdir()  # a leftover, which is cleared
+    (of_a0 / ".work").mkdir()  # a leftover, which is cleared
     monkeypatch.setattr(LayerStream, "_run_until", None)
-    assert fit_codebooks(model, ["a0"], text, one, SMALL).manifest == found.manifest
-    assert not (one / ".work").exists()
+    assert fit_codebooks(model, ["a0"], text, of_a0, SMALL).manifest == books.manifest
+    assert not (of_a0 / ".work").exists()
 
 
-def test_a_folder_of_other_books_is_refused(model, text, one, tiny_model, tiny_model_folder):
-    other, own = tiny_model("gpt2"), str(tiny_model_folder("llama"))
+def test_a_folder_of_other_books_is_refused(model, text, of_a0, tiny_model, tiny_model_folder):
+    other, llama = tiny_model("gpt2"), str(tiny_model_folder("llama"))
     other_text = load_text("stdlib", model, n_tokens=640, context=32, seed=1)
     for asked in (
-        (model, ["a0"], other_text, one, SMALL),
-        (model, ["a0"], text, one, FitConfig(n_codes=13)),
-        (model, ["a1"], text, one, SMALL),
-        (other, ["a0"], load_text("stdlib", other, n_tokens=640, context=32), one, SMALL),
+        (model, ["a0"], other_text, of_a0, SMALL),
+        (model, ["a0"], text, of_a0, FitConfig(n_codes=13)),
+        (model, ["a1"], text, of_a0, SMALL),
+        (other, ["a0"], load_text("stdlib", other, n_tokens=640, context=32), of_a0, SMALL),
     ):
         with pytest.raises(InputError):
             fit_codebooks(*asked)
     with pytest.raises(InputError, match="holds codebooks of .* not of"):
-        Codebooks.from_pretrained(one, other)
-    altered = load_model(own)
+        Codebooks.from_pretrained(of_a0, other)
+    altered = load_model(llama)
     with torch.no_grad():
         for parameter in altered.original_model.parameters():
             parameter.neg_()
     with pytest.raises(InputError, match="weights"):
-        Codebooks.from_pretrained(one, altered)
-    Codebooks.from_pretrained(one, load_model(own, dtype="bfloat16"))
-    (one / "manifest.json").unlink()
-    with pytest.raises(InputError, match="has codebooks, and no longer says what they were made of"):
-        fit_codebooks(model, ["a0", "a1"], text, one, FitConfig(n_codes=20, k=4))
+        Codebooks.from_pretrained(of_a0, altered)
+    Codebooks.from_pretrained(of_a0, load_model(llama, dtype="bfloat16"))
+    (of_a0 / "manifest.json").unlink()
+    with pytest.raises(InputError, match="has codebooks, and does not say what they were made of"):
+        fit_codebooks(model, ["a0", "a1"], text, of_a0, FitConfig(n_codes=20, k=4))
 
 
-def test_fewer_codes_per_vector_are_the_first_ones_where_lengths_are_right_for_any_k(
-    model, text, one, tmp_path
-):
-    two, single = (Codebooks.from_pretrained(one, model, k=k)["a0"] for k in (2, 1))
+def test_fewer_codes_are_the_first_ones_where_lengths_are_right_for_any_k(model, text, of_a0, tmp_path):
+    two, single = (Codebooks.from_pretrained(of_a0, model, k=k)["a0"] for k in (2, 1))
     x = seen(model, text.tokens, "a0", {})
     assert torch.equal(single.encode(x).ids[..., 0], two.encode(x).ids[..., 0])
-    with pytest.raises(InputError, match="k 3: this codebook was fitted for 2"):
-        Codebooks.from_pretrained(one, model, k=3)
+    with pytest.raises(InputError, match="k 3: choose 1 to 2"):
+        Codebooks.from_pretrained(of_a0, model, k=3)
     fit_codebooks(model, ["a0"], text, tmp_path, FitConfig(n_codes=12, k=2, selection="cosine"))
     with pytest.raises(InputError, match="lengths of these codes are right for sums of 2"):
         Codebooks.from_pretrained(tmp_path, model, k=1)
@@ -228,13 +219,8 @@ def test_fewer_codes_per_vector_are_the_first_ones_where_lengths_are_right_for_a
 
 def test_a_folder_that_holds_no_codebooks_is_refused(tmp_path):
     manifest = json.loads((PRETRAINED / DEFAULT_CODEBOOKS / "manifest.json").read_text())
-    changes = [
-        {"format": 99},
-        {"sites": ["../a0"]},
-        {"sites": [7]},
-        {"fit": {"k": "2"}},
-        {"text": {"context": 64}},
-    ]
+    changes = [{"format": 99}, {"sites": ["../a0"]}, {"sites": [7]}]
+    changes += [{"fit": {"k": "2"}}, {"text": {"context": 64}}]
     lacking = {key: value for key, value in manifest.items() if key != "model"}
     for text in (None, "{", json.dumps(lacking), *(json.dumps(manifest | change) for change in changes)):
         if text is not None:
@@ -258,10 +244,10 @@ def test_the_metric_compares_what_is_written(model, text):
 
 def test_codebooks_in_memory_are_those_of_a_folder(model, text, tmp_path):
     options = {"n_codes": 12, "k": 2, "selection": "matching_pursuit"}
-    there, here = (fit_codebooks(model, "m1", text, folder, **options) for folder in (tmp_path, None))
-    assert here.folder is None and torch.equal(here["m1"].codes, there["m1"].codes)
+    stored, here = (fit_codebooks(model, "m1", text, folder, **options) for folder in (tmp_path, None))
+    assert here.folder is None and torch.equal(here["m1"].codes, stored["m1"].codes)
     spec = fit_codebooks(model, "m1", "stdlib", n_tokens=text.n_tokens, context=32, **options)
-    assert torch.equal(spec["m1"].codes, there["m1"].codes)
+    assert torch.equal(spec["m1"].codes, stored["m1"].codes)
 
 
 def test_an_output_map_keeps_lengths_of_outputs_and_their_units():

@@ -5,38 +5,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.bottlenecks import Codebook
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch import Labels
 from interp.errors import InputError
-from interp.models import Model, load_model
 from interp.models.generate import generate
 from interp.steering import AddCode, ForbidCode, SetCode, WeightedCode, steer
 from interp.steering.continuations import step_divergences
 from interp.steering.request import gate_of
-from tests.bottlenecks.test_edits import activation, fitted, logits, under
+from tests.bottlenecks import test_edits
+from tests.bottlenecks.test_edits import activation, logits, under
 
-EDITS = {
-    "add": AddCode("m1", 4, scale=30),
-    "set": SetCode("m1", 7, slots=2),
-    "same hook": AddCode("a0.h2", 3, scale=30),
-}
-
-
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
-def model(request, tiny_model_folder) -> Model:
-    return load_model(str(tiny_model_folder(request.param)))
-
-
-@pytest.fixture(scope="module")
-def tokens(model) -> Tensor:
-    return torch.randint(10, model.cfg.d_vocab, (3, 9), generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def books(model, tokens) -> dict[str, Codebook]:
-    return fitted(model, tokens, k=2, selection="matching_pursuit")
+model, tokens, books = test_edits.model, test_edits.tokens, test_edits.books  # fixtures
+EDITS = {"add": AddCode("m1", 4, scale=30), "set": SetCode("m1", 7, slots=2)}
+EDITS |= {"same hook": AddCode("a0.h2", 3, scale=30)}
 
 
 def read(model, books, tokens) -> Tensor:
@@ -124,11 +106,10 @@ def test_a_strength_that_follows_is_the_cosine_with_what_is_there(model, books, 
 
 def test_gates_of_several_calls_stand_each_for_their_own(model, books, tokens):
     ids, word = read(model, books, tokens), text_of(model, int(tokens[0, 5]))
-    both = attach(model, books, read=False).edit(
-        AddCode("a0.h2", 3, 5), positions="all", when=f"a0.h1={rare(ids)}"
-    )
-    both.edit(AddCode("a0.h0", 1, 5), positions=[5], when=f"token:{word}")
-    with both:
+    edited = attach(model, books, read=False)
+    edited.edit(AddCode("a0.h2", 3, 5), positions="all", when=f"a0.h1={rare(ids)}")
+    edited.edit(AddCode("a0.h0", 1, 5), positions=[5], when=f"token:{word}")
+    with edited:
         after = activation(model, "blocks.0.attn.hook_z", tokens)
     changed = (after != activation(model, "blocks.0.attn.hook_z", tokens)).any(-1)
     assert torch.equal(changed[:, :, 2], (ids == rare(ids)).any(-1))
@@ -139,26 +120,23 @@ def test_gates_of_several_calls_stand_each_for_their_own(model, books, tokens):
 def test_token_by_token_is_as_the_whole_text_and_its_marks_and_costs_are(model, books, tokens):
     """With a cache, without one, and read again at once: the same tokens are edited."""
     code = rare(read(model, books, tokens))
-    edit, where = (
-        AddCode("m1", 4, scale=20),
-        {"positions": "generated", "when": f"a0.h1={code},a0.h1=0,a0.h1=5"},
-    )
-    found = []
+    edit = AddCode("m1", 4, scale=20)
+    gate = {"positions": "generated", "when": f"a0.h1={code},a0.h1=0,a0.h1=5"}
+    runs = []
     for cached in (True, False):
-        with attach(model, books, read=False).edit(edit, **where) as gated:
+        with attach(model, books, read=False).edit(edit, **gate) as gated:
             out = generate(model, tokens, 12, use_cache=cached)
-        found.append((out, gated.edited_positions(*out.shape)))
-    (out, marks), (again, others) = found
+        runs.append((out, gated.edited_positions(*out.shape)))
+    (out, marks), (again, others) = runs
     assert torch.equal(out, again) and torch.equal(marks, others)
     codes = torch.tensor([code, 0, 5])
     on = torch.isin(read(model, books, out), codes).any(-1)
     on[:, :8], on[:, -1] = False, False  # the prompt, and the last token, which is not read
     assert torch.equal(marks, on) and 0 < on.sum() < 3 * 12
-    rows = [i for i in range(3) if on[i].any()]
-    divergence = step_divergences(
-        model, books, [edit], tokens[rows[0]].tolist(), [out[rows[0], 9:].tolist()], **where
-    )
-    first = int(on[rows[0], 8:].float().argmax())
+    row = next(i for i in range(3) if on[i].any())
+    prompt, continued = tokens[row].tolist(), out[row, 9:].tolist()
+    divergence = step_divergences(model, books, [edit], prompt, [continued], **gate)
+    first = int(on[row, 8:].float().argmax())
     assert abs(divergence[0][:first]).max(initial=0) < 1e-6 < divergence[0][first]
     ungated = steer(model, books, [edit], ["Mary and John"], 8)
     assert steer(model, books, [edit], ["Mary and John"], 8, when="token:(?s).*") == ungated
@@ -166,7 +144,7 @@ def test_token_by_token_is_as_the_whole_text_and_its_marks_and_costs_are(model, 
 
 
 @pytest.mark.parametrize(
-    ("when", "told"),
+    ("when", "message"),
     [
         ("", "write codes"),
         ("fire", "write codes"),
@@ -183,9 +161,9 @@ def test_token_by_token_is_as_the_whole_text_and_its_marks_and_costs_are(model, 
         ("a1.h0=3", "it is read after a0.h2 is edited"),
     ],
 )
-def test_a_gate_that_cannot_be_is_told_in_one_line_and_nothing_is_edited(model, books, tokens, when, told):
+def test_a_gate_that_cannot_be_is_told_in_one_line_and_nothing_is_edited(model, books, tokens, when, message):
     attached = attach(model, books, read=False)
-    with pytest.raises(InputError, match=told) as error:
+    with pytest.raises(InputError, match=message) as error:
         attached.edit(EDITS["same hook"], when=when)
     assert "\n" not in str(error.value)
     with attached:
@@ -195,14 +173,10 @@ def test_a_gate_that_cannot_be_is_told_in_one_line_and_nothing_is_edited(model, 
 def test_a_label_is_its_clearest_code_that_is_read_in_time(books, monkeypatch):
     names = {"a0.h0": (0, 2), "a0.h1": (2, 2), "a1.h0": (4, 2)}
     columns = {"text": [0, 1, 0, 1, 0, 1], "f1": [0.4, 0.9, 0.6, 0.2, 0.8, 1.0]}
-    labels = Labels(
-        {"texts": ["digits", "mixed"]}, names, {name: np.array(own) for name, own in columns.items()}
-    )
-    coded, early, late = (
-        Codebooks(None, {"sites": [*books]}, books),
-        [WeightedCode("m1", 4), WeightedCode("a0.h2", 1)],
-        "label:digits",
-    )
+    arrays = {name: np.array(values) for name, values in columns.items()}
+    labels = Labels({"texts": ["digits", "mixed"]}, names, arrays)
+    coded = Codebooks(None, {"sites": [*books]}, books)
+    early, late = [WeightedCode("m1", 4), WeightedCode("a0.h2", 1)], "label:digits"
     assert gate_of("a0.h1=3", coded, early) == "a0.h1=3" and gate_of(None, coded, early) is None
     with pytest.raises(InputError, match="no labels"):
         gate_of(late, coded, early)

@@ -11,20 +11,22 @@ from interp.bottlenecks.kmeans import RIDGE, GroupedKMeans, refit
 def clusters(n_groups: int, n_rows: int, n_clusters: int = 8, d_in: int = 10):
     """Rows around a few far-off points, another set of points for every group."""
     points = 5 * torch.randn(n_groups, n_clusters, d_in)
-    which = torch.randint(n_clusters, (n_groups, n_rows))
-    rows = points.gather(1, which[..., None].expand(-1, -1, d_in)) + 0.1 * torch.randn(n_groups, n_rows, d_in)
-    return rows, which
+    members = torch.randint(n_clusters, (n_groups, n_rows))
+    rows = points.gather(1, members[..., None].expand(-1, -1, d_in)) + 0.1 * torch.randn(
+        n_groups, n_rows, d_in
+    )
+    return rows, members
 
 
 @pytest.mark.parametrize(("spherical", "shard"), [(False, 400), (True, 400), (False, 100)])
 def test_clusters_that_are_there_are_found_in_every_group_also_in_a_stream(spherical, shard):
-    rows, which = clusters(3, 400)
+    rows, members = clusters(3, 400)
     kmeans = GroupedKMeans(8, spherical=spherical)
     for part in rows.split(shard, dim=1):
         kmeans.partial_fit(part) if shard < 400 else kmeans.fit(part)
-    found = kmeans.predict(rows)
+    ids = kmeans.predict(rows)
     for group in range(3):
-        assert adjusted_rand_score(which[group], found[group]) > 0.99
+        assert adjusted_rand_score(members[group], ids[group]) > 0.99
     assert shard == 400 or kmeans.counts_.sum(1).tolist() == [400] * 3
 
 
@@ -58,7 +60,7 @@ def test_refit_is_ridge_regression_on_the_codes_of_each_vector(monkeypatch):
     monkeypatch.setattr("interp.bottlenecks.kmeans.PART", 16)
     rows, book = torch.randn(2, 50, 5), torch.randn(2, 8, 5)
     ids = torch.randint(7, (2, 50, 3))
-    found = refit(rows, ids, book)
+    refitted = refit(rows, ids, book)
     for group in range(2):
         design = torch.zeros(50, 8)
         for row in range(50):
@@ -67,5 +69,5 @@ def test_refit_is_ridge_regression_on_the_codes_of_each_vector(monkeypatch):
         stacked = torch.cat([design, RIDGE**0.5 * torch.eye(8)])
         target = torch.cat([rows[group], RIDGE**0.5 * book[group]])
         solution = torch.linalg.lstsq(stacked, target).solution
-        torch.testing.assert_close(found[group], solution, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(found[0, 7], book[0, 7], msg="a code without vectors stays where it is")
+        torch.testing.assert_close(refitted[group], solution, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(refitted[0, 7], book[0, 7], msg="a code without vectors stays where it is")

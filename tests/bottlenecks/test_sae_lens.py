@@ -13,7 +13,8 @@ from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import SetCode
 from interp.bottlenecks.interop.sae_lens import CodebookSAE, SaeLensCodes, export_to_sae_lens
 from interp.errors import InputError
-from interp.models import hooked, parse_site
+from interp.models import parse_site
+from tests.oracles import kept
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 SELECTIONS = [("cosine", "unit"), ("matching_pursuit", "scaled")]
@@ -29,9 +30,7 @@ def standard_sae(d_in: int, d_sae: int = 40, **options) -> SAE:
 
 @pytest.mark.parametrize(("selection", "magnitude"), SELECTIONS)
 @pytest.mark.parametrize("groups", [1, 3])
-def test_exported_codebook_is_loaded_by_sae_lens_with_the_same_codes_and_vectors(
-    selection, magnitude, groups, tmp_path
-):
+def test_exported_codebook_is_loaded_by_sae_lens_with_the_same_codes(selection, magnitude, groups, tmp_path):
     config = CodebookConfig(6, 20, k=2, groups=groups, selection=selection, magnitude=magnitude)
     book = Codebook(config)
     export_to_sae_lens(book, tmp_path, model_name="tiny", site="m1")
@@ -77,10 +76,10 @@ def test_active_features_are_codes_of_either_sign_and_the_sae_stays_as_it_is(tmp
     x = torch.randn(4, 5, 8)
     for sae, k in ((either, 6), (standard, 40)):
         expected, codes = sae(x), SaeLensCodes(sae, k=k)
-        found = codes.encode(x)
-        assert found.ids.shape == (4, 5, k) and (found.values > 0).any()
-        assert (found.values < 0).any() == (sae is either)
-        torch.testing.assert_close(codes.decode(found), expected)
+        encoded = codes.encode(x)
+        assert encoded.ids.shape == (4, 5, k) and (encoded.values > 0).any()
+        assert (encoded.values < 0).any() == (sae is either)
+        torch.testing.assert_close(codes.decode(encoded), expected)
         assert torch.equal(sae(x), expected)
     standard.save_model(tmp_path)
     assert SaeLensCodes.from_pretrained(tmp_path, k=5).config.k == 5
@@ -97,17 +96,16 @@ def test_active_features_are_codes_of_either_sign_and_the_sae_stays_as_it_is(tmp
 def test_a_sae_at_another_place_than_its_own_is_told(point, site, warns, tiny_model, recwarn):
     sae = standard_sae(24, metadata=SAEMetadata(hook_name=f"blocks.{point}"))
     attach(tiny_model("llama"), {site: SaeLensCodes(sae, k=2)}, error_term=False)
-    told = [str(one.message) for one in recwarn if "was made for" in str(one.message)]
-    assert len(told) == warns and all(f"the bottleneck at {site} was made for" in one for one in told)
+    warned = [str(warning.message) for warning in recwarn if "was made for" in str(warning.message)]
+    assert len(warned) == warns and all(f"bottleneck at {site} was made for" in text for text in warned)
 
 
 @pytest.mark.parametrize(("site", "reshape"), [("a1", "hook_z"), ("m0", "none"), ("r0", "none")])
 def test_any_sae_is_attached_and_its_codes_read_and_set(site, reshape, tiny_model):
-    model, seen = tiny_model("llama"), []
-    tokens, sae = model.to_tokens(PROMPT), standard_sae(24, reshape_activations=reshape)
-    with hooked(model, {parse_site(site).hook: lambda x: seen.append(x.clone())}):
-        model(tokens)
-    x = seen[0] if reshape == "hook_z" else seen[0].reshape(*seen[0].shape[:2], 24)
+    model, sae = tiny_model("llama"), standard_sae(24, reshape_activations=reshape)
+    tokens = model.to_tokens(PROMPT)
+    (x,) = kept(model, tokens, parse_site(site).hook)
+    x = x if reshape == "hook_z" else x.flatten(2)
     with attach(model, {site: SaeLensCodes(sae, k=4)}, error_term=False) as attached:
         plain = model(tokens)
         assert torch.equal(attached.ids[site].long(), sae.encode(x).topk(4).indices)
@@ -121,8 +119,8 @@ def test_any_sae_is_attached_and_its_codes_read_and_set(site, reshape, tiny_mode
 
 def test_what_one_of_the_two_has_no_form_for_is_refused(tmp_path):
     layers = DiscreteSAE(DiscreteSAEConfig(8, 16, groups=2)), LayerNormCodebook(CodebookConfig(8, 16))
-    for book, site, why in zip(layers, ("a0", "m0"), ("2 groups", "layer_norm_codebook"), strict=True):
-        with pytest.raises(InputError, match=why):
+    for book, site, message in zip(layers, ("a0", "m0"), ("2 groups", "layer_norm_codebook"), strict=True):
+        with pytest.raises(InputError, match=message):
             export_to_sae_lens(book, tmp_path, model_name="tiny", site=site)
     for how in ("layer_norm", "constant_norm_rescale", "expected_average_only_in", "covariance_whitening"):
         with pytest.raises(InputError, match=how):  # codes cannot undo it

@@ -26,9 +26,8 @@ def model(tiny_model):
 def fitted(model, tmp_path_factory) -> dict[int, Codebooks]:
     text = load_text("stdlib", model, n_tokens=640, context=32)
     folder = tmp_path_factory.mktemp("fitted")
-    return {
-        k: fit_codebooks(model, ["heads", "m0"], text, folder / f"k{k}", replace(CONFIG, k=k)) for k in (1, 4)
-    }
+    sites, configs = ["heads", "m0"], {k: replace(CONFIG, k=k) for k in (1, 4)}
+    return {k: fit_codebooks(model, sites, text, folder / f"k{k}", fit) for k, fit in configs.items()}
 
 
 @pytest.mark.parametrize(("storage", "steps"), [("int8", 254), ("float16", 2048)])
@@ -94,43 +93,38 @@ def test_a_damaged_or_foreign_file_is_named(model, fitted, tmp_path):
 
 
 def test_codebooks_are_a_mapping_by_any_name_of_a_site(model, fitted):
-    found = fitted[4]
-    assert list(found) == found.sites == ["a0", "m0", "a1"] and len(found) == 3
-    one = found["a1.h2"]
-    assert one.config.groups == 1 and torch.equal(one.codes[0], found["a1"].codes[2])
+    books = fitted[4]
+    assert list(books) == books.sites == ["a0", "m0", "a1"] and len(books) == 3
+    head = books["a1.h2"]
+    assert head.config.groups == 1 and torch.equal(head.codes[0], books["a1"].codes[2])
     x = torch.randn(5, model.cfg.n_heads, model.cfg.d_head)
-    assert torch.equal(one.encode(x[:, 2]).ids, found["a1"].encode(x).ids[:, 2])
-    assert "a1.h2" in found
+    assert torch.equal(head.encode(x[:, 2]).ids, books["a1"].encode(x).ids[:, 2])
+    assert "a1.h2" in books
     for missing in ("a1.h99", "a7", "r0", "nonsense"):
-        assert missing not in found
+        assert missing not in books
 
 
-def test_those_of_the_package_are_found_by_name_and_by_model(
-    model, fitted, tmp_path, monkeypatch, tiny_model
-):
+def test_those_of_the_package_are_found_by_name_and_model(model, fitted, tmp_path, monkeypatch, tiny_model):
     monkeypatch.setattr(store, "PRETRAINED", tmp_path / "package")
     assert pretrained_names() == []
-    for k, found in fitted.items():
-        found.pack(tmp_path / "package" / f"tiny-k{k}")
+    for k, books in fitted.items():
+        books.pack(tmp_path / "package" / f"tiny-k{k}")
     assert pretrained_names() == pretrained_names(model) == ["tiny-k1", "tiny-k4"]
     assert pretrained_names(tiny_model("gpt2")) == []
-    found = Codebooks.from_pretrained("tiny-k4", model, k=2)
-    assert {codebook.config.k for codebook in found.values()} == {2}
-    for name, of, k in (
-        ("tiny-k4", model, 5),
-        ("tiny-k1", tiny_model("gpt2"), None),
-        ("tiny-k9", model, None),
-    ):
+    books = Codebooks.from_pretrained("tiny-k4", model, k=2)
+    assert {codebook.config.k for codebook in books.values()} == {2}
+    gpt2 = tiny_model("gpt2")
+    for name, owner, k in (("tiny-k4", model, 5), ("tiny-k1", gpt2, None), ("tiny-k9", model, None)):
         with pytest.raises(InputError):
-            Codebooks.from_pretrained(name, of, k)
+            Codebooks.from_pretrained(name, owner, k)
 
 
 @pytest.mark.usefixtures("hub")
 def test_what_is_saved_or_pushed_is_what_is_read(model, fitted, tmp_path):
     fitted[4].pack(tmp_path / "packed").save_pretrained(tmp_path / "saved")
     fitted[1].push_to_hub("someone/codes")
-    for where, k in ((tmp_path / "saved", 4), ("someone/codes", 1)):
-        again = Codebooks.from_pretrained(where, model)
+    for folder, k in ((tmp_path / "saved", 4), ("someone/codes", 1)):
+        again = Codebooks.from_pretrained(folder, model)
         assert again.sites == fitted[k].sites and again.manifest["fit"]["k"] == k
     assert torch.equal(again["a0"].codes, fitted[1]["a0"].codes)
     with pytest.raises(InputError):

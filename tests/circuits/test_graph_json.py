@@ -38,9 +38,9 @@ def circuit(universe="heads+mlps"):
     return Circuit("tiny", "ioi", method, universe, 2, 2, metric, components, edges, {"seed": 0})
 
 
-def graph(tmp_path, of, **options) -> dict:
+def graph(tmp_path, model, **options) -> dict:
     """What is written of a circuit."""
-    write_graph(of, tmp_path / "g.json", **({"d_model": 16} | options))
+    write_graph(model, tmp_path / "g.json", **({"d_model": 16} | options))
     return json.loads((tmp_path / "g.json").read_text())
 
 

@@ -22,8 +22,8 @@ def test_patterns_and_the_metric_are_the_models_own(tiny_model, family):
         expected = end[list(pair.answers)].mean() - end[list(pair.wrong_answers)].mean()
         assert view.metric[row] == pytest.approx(float(expected), abs=1e-4)
         for layer in range(model.cfg.n_layers):
-            own = cache[f"blocks.{layer}.attn.hook_pattern"][0].float().numpy()
-            np.testing.assert_allclose(view.patterns[row, layer], own, atol=1e-5)
+            pattern = cache[f"blocks.{layer}.attn.hook_pattern"][0].float().numpy()
+            np.testing.assert_allclose(view.patterns[row, layer], pattern, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

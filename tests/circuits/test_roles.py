@@ -13,13 +13,13 @@ from tests.oracles import at, planted
 
 @pytest.fixture(scope="module")
 def readouts():
-    found = {}
+    by_name = {}
     for name in ("planted-induction", "planted-inhibition", "planted-backup"):
         model, pairs = planted(name, 16)
         readout, metric = HeadReadout(model, len(pairs)), MetricConsumer(len(pairs))
         feed(model, pairs, [readout, metric])
-        found[name] = (readout, head_roles(model, readout), metric)
-    return found
+        by_name[name] = (readout, head_roles(model, readout), metric)
+    return by_name
 
 
 def _heads(name, role):
@@ -41,16 +41,16 @@ def test_a_planted_head_looks_like_what_it_is(readouts, name, planted, role):
     assert heads
     roles = readouts[name][1]
     for layer, head in heads:
-        found = roles.of(layer, head)
-        assert found[role] >= ROLE_BAR
+        attention = roles.of(layer, head)
+        assert attention[role] >= ROLE_BAR
         # an induction head that copies the answer to END is a mover there, too
-        assert role_name(found) == role or (role == "induction" and role_name(found) == "mover")
+        assert role_name(attention) == role or (role == "induction" and role_name(attention) == "mover")
 
 
 def test_a_duplicate_token_head_looks_back_at_the_same_token_and_not_beside_it(readouts):
     (layer, head) = _heads("planted-inhibition", "duplicate")[0]
-    found = readouts["planted-inhibition"][1].of(layer, head)
-    assert found["duplicate-token"] > 0.25 > found["induction"]
+    role = readouts["planted-inhibition"][1].of(layer, head)
+    assert role["duplicate-token"] > 0.25 > role["induction"]
 
 
 def test_contributions_sum_to_the_logit_difference_of_a_linear_model_and_scores_are_shares(readouts):
@@ -67,5 +67,5 @@ def test_a_suppressor_attends_to_the_wrong_answer_and_writes_against_it(readouts
     readout = copy.deepcopy(readouts["planted-inhibition"][0])
     readout.to_answer_[:], readout.to_wrong_[:], readout.direct_[:] = 0.0, 0.9, 0.0
     readout.direct_[:, 3, 3], readout.direct_[:, 3, 2] = readout.total_, -readout.total_
-    found = head_roles(load_planted_model("planted-inhibition"), readout)
-    assert found.of(3, 3)["suppressor"] == pytest.approx(0.9) and found.of(3, 2)["suppressor"] == 0
+    roles = head_roles(load_planted_model("planted-inhibition"), readout)
+    assert roles.of(3, 3)["suppressor"] == pytest.approx(0.9) and roles.of(3, 2)["suppressor"] == 0

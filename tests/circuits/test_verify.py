@@ -106,10 +106,10 @@ def test_pairs_beyond_those_that_are_kept_are_checked_as_well(tiny_model):
     assert known[50:].any() and np.abs(exact.effects).max() > 1e-3
 
 
-@pytest.mark.parametrize(("level", "why"), [(0.0, "does not do this task"), (-1.0, "exchanged")])
-def test_a_model_that_does_not_do_the_task_has_no_circuit(level, why):
+@pytest.mark.parametrize(("level", "reason"), [(0.0, "does not do this task"), (-1.0, "exchanged")])
+def test_a_model_that_does_not_do_the_task_has_no_circuit(level, reason):
     clean, corrupt = np.random.default_rng(0).standard_normal((2, 30)) + 10 * np.array([[level], [-level]])
-    with pytest.raises(InputError, match=why):
+    with pytest.raises(InputError, match=reason):
         decide_members(PatchingEffects((Site("attn", 0, 0),), np.zeros((30, 1)), clean, corrupt, 0.0, 0.0))
 
 

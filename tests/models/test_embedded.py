@@ -93,8 +93,8 @@ def test_a_single_wheel_can_be_named_itself(cache, spec, tmp_path, monkeypatch):
 def test_parts_that_are_missing_or_others_are_refused_and_leave_nothing(cache, spec, tmp_path, monkeypatch):
     whole, wheels = PACKAGED[spec], tmp_path / "wheels"
 
-    def refused(told):
-        with pytest.raises(InputError, match=told):
+    def refused(message):
+        with pytest.raises(InputError, match=message):
             load_model(spec)
         assert [path.name for path in (cache / "models").iterdir() if path.suffix != ".lock"] == []
 
@@ -179,9 +179,9 @@ print(load_model({spec!r})({PROMPT!r}).sum().item(), embedded.packaged_folder({s
 @pytest.mark.slow
 @pytest.mark.parametrize("spec", [GEMMA], indirect=True)
 def test_two_processes_fill_the_cache_at_once(cache, spec):
-    both = [in_another_process(spec, "") for _ in range(2)]
-    outputs = [process.communicate()[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
+    processes = [in_another_process(spec, "") for _ in range(2)]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
     assert outputs[0] == outputs[1] != ""  # the same logits, out of the same folder
     assert not left_over(cache)
 

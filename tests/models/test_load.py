@@ -34,12 +34,12 @@ PROMPT = "When Mary and John went to the store, John gave a drink to"
 def changed(tmp_path, tiny_model_folder):
     """Copies a family's folder, with other things said in its config.json."""
 
-    def copy(family: str, **said) -> Path:
+    def copy(family: str, **settings) -> Path:
         folder = tmp_path / "changed"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(tiny_model_folder(family), folder)
         config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | said))
+        (folder / "config.json").write_text(json.dumps(config | settings))
         return folder
 
     return copy
@@ -150,10 +150,10 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(("family", "said", "message"), CHANGES)
-def test_a_config_that_does_not_fit_says_what_does_not(family, said, message, changed):
+@pytest.mark.parametrize(("family", "settings", "message"), CHANGES)
+def test_a_config_that_does_not_fit_says_what_does_not(family, settings, message, changed):
     with refused(message):
-        load_model(str(changed(family, **said)))
+        load_model(str(changed(family, **settings)))
 
 
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])

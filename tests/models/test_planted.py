@@ -75,14 +75,19 @@ class Bench:
         answer = logits[rows, -1, [pair.answers[0] for pair in self.pairs]]
         return answer - logits[rows, -1, [pair.wrong_answers[0] for pair in self.pairs]]
 
-    def read(self, what: str, tokens: Tensor, hooks: dict | None = None) -> list[Tensor]:
+    def read(self, activation: str, tokens: Tensor, hooks: dict | None = None) -> list[Tensor]:
         """hook_z (or q, pattern, …) of every layer."""
-        return kept(self.model, tokens, *(hook(i, what) for i in range(self.model.cfg.n_layers)), hooks=hooks)
+        return kept(
+            self.model, tokens, *(hook(i, activation) for i in range(self.model.cfg.n_layers)), hooks=hooks
+        )
 
     def swapped(self, *sites: str) -> dict:
         """Hooks that give these heads, at all positions, their z on the corrupt prompt."""
-        heads = {layer: [head for of, head in map(at, sites) if of == layer] for layer, _ in map(at, sites)}
-        return {hook(layer, "z"): given(self.z_corrupt[layer], found) for layer, found in heads.items()}
+        heads = {
+            layer: [head for its_layer, head in map(at, sites) if its_layer == layer]
+            for layer, _ in map(at, sites)
+        }
+        return {hook(layer, "z"): given(self.z_corrupt[layer], at_layer) for layer, at_layer in heads.items()}
 
     def without(self, *sites: str) -> float:
         """Effect of swapping these heads."""
@@ -131,8 +136,8 @@ class Bench:
         return {hook(to_layer, into): add}
 
 
-def hook(layer: int, what: str) -> str:
-    return f"blocks.{layer}.attn.hook_{what}"
+def hook(layer: int, activation: str) -> str:
+    return f"blocks.{layer}.attn.hook_{activation}"
 
 
 def given(value: Tensor, heads: list[int]):
@@ -174,7 +179,7 @@ def test_every_clean_prompt_is_answered_and_no_corrupt_one(name, seed):
     for kind in load_planted_task(name).counterfactuals:
         pairs = load_planted_task(name).sample(model.tokenizer, 100, seed, kind)
         answers, wrong = (
-            torch.tensor([getattr(p, of)[0] for p in pairs]) for of in ("answers", "wrong_answers")
+            torch.tensor([getattr(p, field)[0] for p in pairs]) for field in ("answers", "wrong_answers")
         )
         sides = ([pair.clean_tokens for pair in pairs], [pair.corrupt_tokens for pair in pairs])
         clean, corrupt = (model(torch.tensor(tokens))[:, -1] for tokens in sides)
@@ -352,7 +357,7 @@ INDIRECT = [("induction", "a0.h3"), ("inhibition", "a0.h1"), ("inhibition", "a1.
 
 
 @pytest.mark.parametrize(
-    ("name", "site", "least"), [*((*one, 0.05) for one in INDIRECT), ("suppression", "a2.h4", 1.5)]
+    ("name", "site", "least"), [*((*case, 0.05) for case in INDIRECT), ("suppression", "a2.h4", 1.5)]
 )
 def test_gradients_pass_through_the_softmax_to_heads_that_act_only_indirectly(name, site, least):
     name = f"planted-{name}"
@@ -390,13 +395,13 @@ def test_building_twice_gives_the_same_frozen_model_and_leaves_the_global_rng_al
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    one, two = load_planted_model(name), load_planted_model(name)
+    first, second = load_planted_model(name), load_planted_model(name)
     assert torch.equal(torch.rand(3), expected)
-    assert not one.training
-    for (key, a), (_, b) in zip(one.state_dict().items(), two.state_dict().items(), strict=True):
+    assert not first.training
+    for (key, a), (_, b) in zip(first.state_dict().items(), second.state_dict().items(), strict=True):
         assert torch.equal(a, b), key
         assert a.dtype == torch.float32
-    assert not any(parameter.requires_grad for parameter in one.parameters())
+    assert not any(parameter.requires_grad for parameter in first.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)

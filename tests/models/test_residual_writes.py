@@ -23,8 +23,8 @@ def test_what_heads_add_sums_to_what_attention_adds(family, tiny_model):
     assert residual_writes.scale == pytest.approx(0.5 if family == "granite" else 1.0)
     points = ["hook_resid_pre", "attn.hook_z", "hook_resid_post", *["hook_mlp_out"] * has_mlps(model)]
     names = [f"blocks.{i}.{point}" for i in range(model.cfg.n_layers) for point in points]
-    found = kept(model, torch.randint(3, 60, (2, 7)), *names)
-    seen = {name: x[:, -1] for name, x in zip(names, found, strict=True)}
+    cache = kept(model, torch.randint(3, 60, (2, 7)), *names)
+    seen = {name: x[:, -1] for name, x in zip(names, cache, strict=True)}
     for layer in range(model.cfg.n_layers):
         z = seen[f"blocks.{layer}.attn.hook_z"]
         added = residual_writes.added_by_heads(model, layer, z).sum(1)
@@ -55,9 +55,9 @@ def test_numbers_of_16_bits_and_a_large_stream_hide_nothing(
         network.get_input_embeddings().weight.mul_(200)
     network.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tiny_model_folder(family)).save_pretrained(tmp_path)
-    found, exact = map(ResidualWrites.of, (load_model(str(tmp_path), dtype=dtype), tiny_model(family)))
-    assert (found.known, found.norm) == (exact.known, exact.norm)
-    assert found.scale == pytest.approx(exact.scale, rel=0.01)
+    writes, exact = map(ResidualWrites.of, (load_model(str(tmp_path), dtype=dtype), tiny_model(family)))
+    assert (writes.known, writes.norm) == (exact.known, exact.norm)
+    assert writes.scale == pytest.approx(exact.scale, rel=0.01)
 
 
 def test_what_is_attached_changes_nothing_and_sees_nothing(tiny_model_folder):
@@ -89,8 +89,8 @@ def test_direct_parts_of_all_components_sum_to_the_logit_difference(family, tiny
     layers = range(model.cfg.n_layers)
     names = ["blocks.0.hook_resid_pre", *(f"blocks.{i}.hook_attn_out" for i in layers)]
     names += [f"blocks.{i}.hook_mlp_out" for i in layers if has_mlps(model)]
-    found = kept(model, tokens, *names, f"blocks.{layers[-1]}.hook_resid_post")
-    *parts, resid = (x[:, -1] for x in found)
+    cache = kept(model, tokens, *names, f"blocks.{layers[-1]}.hook_resid_post")
+    *parts, resid = (x[:, -1] for x in cache)
     with torch.no_grad():
         logits = model(tokens)[:, -1]
     norm = FinalNorm.of(model)

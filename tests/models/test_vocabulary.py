@@ -50,8 +50,8 @@ def test_a_tokenizer_of_another_model_is_refused_at_load(tmp_path, tiny_model_fo
     shutil.copytree(tiny_model_folder("llama"), copy)
     words = [f"word{i} other{i}" for i in range(400)]
     train_tokenizer(texts=words).save_pretrained(copy)
-    told = "its tokenizer is of another model: the token '.*' of id 360 and .*vocabulary is of 360 tokens"
-    with pytest.raises(InputError, match=told) as error:
+    message = "its tokenizer is of another model: the token '.*' of id 360 and .*vocabulary is of 360 tokens"
+    with pytest.raises(InputError, match=message) as error:
         load_model(str(copy))
     assert "\n" not in str(error.value)
 

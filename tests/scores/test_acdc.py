@@ -45,9 +45,9 @@ def test_removed_components_equal_whole_forwards(family, tiny_model):
     from_one, from_zero = patching.damage(1, removed[:3]), patching.damage(0, removed)
     np.testing.assert_allclose(from_one, from_zero[:3], atol=1e-4)
     whole = [WholeForwards(model, pair) for pair in pairs]
-    for trial, found in zip(removed, from_zero, strict=True):
+    for trial, fast in zip(removed, from_zero, strict=True):
         wanted = [run.without() - run.without(*(SITES[part] for part in trial)) for run in whole]
-        assert found == pytest.approx(np.mean(wanted), abs=1e-4)
+        assert fast == pytest.approx(np.mean(wanted), abs=1e-4)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2", "pythia", "phi"])
@@ -59,9 +59,9 @@ def test_one_removed_edge_is_its_exact_effect(family, tiny_model):
         for sender in ("input", "a0.h1", "m0") if receiver.layer and receiver.head != 0 else ():
             gone = torch.zeros(1, *graph.exists.shape, dtype=torch.bool)
             gone[0, row, graph.senders.index(sender)] = True
-            found = patching.values(run, receiver.layer, gone)[0]
+            damage = patching.values(run, receiver.layer, gone)[0]
             wanted = exact.effect(sender, str(receiver), receiver.into)
-            torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(damage, wanted, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "pythia", "phi"])
@@ -92,20 +92,20 @@ def test_edges_into_what_nothing_reads_make_no_difference(tiny_model):
     inputs = [row for row, r in enumerate(graph.receivers) if (r.kind, r.layer, r.head) == ("attn", 1, 3)]
     incoming = frozenset(index[inputs, :4].ravel().tolist())
     assert live(outgoing) == live(outgoing | incoming) and live(incoming) != live(frozenset())
-    one, both = patching.damage(0, [outgoing, outgoing | incoming])
-    assert one == pytest.approx(both, abs=1e-6)
+    out_alone, out_and_in = patching.damage(0, [outgoing, outgoing | incoming])
+    assert out_alone == pytest.approx(out_and_in, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["planted-induction", "planted-inhibition", "planted-backup"])
 @pytest.mark.parametrize("level", ["heads", "edges"])
 def test_the_planted_circuit_survives_but_for_backups(name, level):
-    (model, pairs), truth, told = planted(name, 3), planted_truth(name), []
-    scores = acdc(model, pairs, ACDCConfig(level=level, thresholds=1), progress=told.append)
-    found = {f"a{layer}.h{h}" for layer, h in zip(*np.nonzero(scores.heads > 1e-3), strict=True)}
+    (model, pairs), truth, events = planted(name, 3), planted_truth(name), []
+    scores = acdc(model, pairs, ACDCConfig(level=level, thresholds=1), progress=events.append)
+    survivors = {f"a{layer}.h{h}" for layer, h in np.argwhere(scores.heads > 1e-3)}
     # tried before the mover that they stand in for, backups can go at no cost: a limit of the method
     backups = {site for site, role in truth.heads.items() if role.startswith("backup")}
-    assert found == set(truth.heads) - backups
-    assert sum(told) == 100 and scores.cost.forwards > 0 and scores.heads_per_pair is None
+    assert survivors == set(truth.heads) - backups
+    assert sum(events) == 100 and scores.cost.forwards > 0 and scores.heads_per_pair is None
     if level == "edges":
         strong = {(e.sender, e.receiver, e.into) for e in scores.edges if e.score > 1e-3}
         among_heads = {edge for edge in strong if edge[0] != "input" and edge[1] != "logits"}

@@ -58,11 +58,13 @@ def test_a_method_that_tells_no_probabilities_has_no_circuit_of_its_own():
 def test_patches_are_exact_interchange():
     model, pairs = planted("planted-backup", 6)
     exact, runner = patching(model, pairs).heads_per_pair, _runner(model, pairs)
-    which = pair, layer, head = [index.ravel() for index in np.indices(exact.shape)]
-    effects, cost = runner.effects(*which)
+    patches = pair, layer, head = [index.ravel() for index in np.indices(exact.shape)]
+    effects, cost = runner.effects(*patches)
     assert np.allclose(effects, exact.ravel(), atol=1e-4) and cost > 0
-    own = [runner.z[at, p, :, h] for p, at, h in zip(*(x.tolist() for x in which), strict=True)]
-    assert np.abs(runner.effects(*which, own)[0]).max() < 1e-4, "a head given its own output changes nothing"
+    clean_z = [runner.z[at, p, :, h] for p, at, h in zip(*(x.tolist() for x in patches), strict=True)]
+    assert np.abs(runner.effects(*patches, clean_z)[0]).max() < 1e-4, (
+        "a head given its own output changes nothing"
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -76,8 +78,8 @@ def test_patches_start_at_the_first_difference(family, tiny_model):
     scores, runner = patching(model, pairs), _runner(model, pairs)
     exact = np.concatenate([scores.heads_per_pair, scores.mlps_per_pair[..., None]], 2)
     shuffled = np.random.default_rng(0).permutation(exact.size)
-    found, _ = runner.effects(*(index.ravel()[shuffled] for index in np.indices(exact.shape)))
-    assert np.allclose(found, exact.ravel()[shuffled], atol=1e-4)
+    effects, _ = runner.effects(*(index.ravel()[shuffled] for index in np.indices(exact.shape)))
+    assert np.allclose(effects, exact.ravel()[shuffled], atol=1e-4)
     assert runner.share(range(6)) < 1 and 1 < len([*runner.near(range(6))]) < 6
 
 
@@ -115,15 +117,15 @@ def test_budget_is_kept_and_a_seed_gives_one_result():
     model, pairs = planted("planted-backup", 10)
     for budget in (0.0, 2.0, 4.0):
         config = AdaptivePatchingConfig(budget=budget, seed=3)
-        found = adaptive_patching(model, pairs, config)
-        assert found.cost.forwards <= (4 + budget) * len(pairs) + 1e-9
-    assert np.array_equal(adaptive_patching(model, pairs, config).heads, found.heads)
+        scores = adaptive_patching(model, pairs, config)
+        assert scores.cost.forwards <= (4 + budget) * len(pairs) + 1e-9
+    assert np.array_equal(adaptive_patching(model, pairs, config).heads, scores.heads)
 
 
 def test_evidence_of_members():
-    found = adaptive_patching(*planted("planted-inhibition", 16))
-    assert set(planted_truth("planted-inhibition").heads) <= set(found.evidence)
-    mover = found.evidence["a2.h0"]
+    scores = adaptive_patching(*planted("planted-inhibition", 16))
+    assert set(planted_truth("planted-inhibition").heads) <= set(scores.evidence)
+    mover = scores.evidence["a2.h0"]
     assert mover.probability > 0.99 and mover.p_value < 0.01
 
 
@@ -156,18 +158,18 @@ def test_code_attribution_adds_up_when_every_vector_has_its_own_code():
 
 def test_pairs_of_which_some_name_no_roles_are_read_at_their_last_position():
     model, pairs = planted("planted-induction", 8)
-    found = []
+    results = []
     for nameless in (1, len(pairs)):
-        some = copy.copy(pairs)
-        some[:nameless] = [replace(pair, positions={}) for pair in pairs[:nameless]]
-        found.append(adaptive_patching(model, some).heads)
-    np.testing.assert_array_equal(*found)
+        mixed = copy.copy(pairs)
+        mixed[:nameless] = [replace(pair, positions={}) for pair in pairs[:nameless]]
+        results.append(adaptive_patching(model, mixed).heads)
+    np.testing.assert_array_equal(*results)
 
 
 def test_mlps_are_ranked_by_the_size_that_is_expected_above_the_threshold_as_heads_are(tiny_model):
     draws = np.random.default_rng(0).normal(size=(40, 6))
-    found = expected_of_mlps(0.01 * draws + np.array([-1.0, 0.5, 0.019, 0.0, 0.0, 0.0]), 0.02)
-    assert found[:2] == pytest.approx([-1.0, 0.5], rel=0.05)
-    assert 0 < found[2] < 0.015 and (np.abs(found[3:]) < 1e-4).all()
+    sizes = expected_of_mlps(0.01 * draws + np.array([-1.0, 0.5, 0.019, 0.0, 0.0, 0.0]), 0.02)
+    assert sizes[:2] == pytest.approx([-1.0, 0.5], rel=0.05)
+    assert 0 < sizes[2] < 0.015 and (np.abs(sizes[3:]) < 1e-4).all()
     scores = adaptive_patching(tiny_model("llama"), random_pairs(60, n=6))
     assert (np.sign(scores.mlps) == np.sign(scores.mlps_per_pair.mean(0))).all()

@@ -89,9 +89,9 @@ def _gradients_without(model, pairs, batch, dropped):
     with hooked(model, hooks | {name: leaf(name) for name in names}), hooked(model, cut):
         values = task_metric(end_logits(model, batch.clean.tokens), list(pairs), pairs.metric)
     wanted = [sites[name] for name in names]
-    found = torch.autograd.grad(values.sum(), wanted, allow_unused=True)
-    found = [torch.zeros_like(x) if g is None else g for x, g in zip(wanted, found, strict=True)]
-    return found[: len(layers)], found[len(layers) :]
+    gradients = torch.autograd.grad(values.sum(), wanted, allow_unused=True)
+    gradients = [torch.zeros_like(x) if g is None else g for x, g in zip(wanted, gradients, strict=True)]
+    return gradients[: len(layers)], gradients[len(layers) :]
 
 
 @pytest.mark.parametrize("node", ["qkv", "z"])

@@ -30,9 +30,9 @@ def test_scores_are_the_slope_of_interpolating_towards_the_corrupt_output(family
                 )
                 for d in (step, -step)
             )
-        found = scores.heads_per_pair[:, site.layer, site.head]
+        slopes = scores.heads_per_pair[:, site.layer, site.head]
         slope = (behind - ahead) / (2 * step)
-        np.testing.assert_allclose(found, slope, rtol=0.05, atol=0.02 * abs(scores.heads).max())
+        np.testing.assert_allclose(slopes, slope, rtol=0.05, atol=0.02 * abs(scores.heads).max())
 
 
 def test_heads_equal_the_attribution_tool_of_transformer_lens_with_the_sides_exchanged(tiny_model_folder):
@@ -62,5 +62,5 @@ def test_heads_that_act_only_through_others_do_not_vanish_and_direct_writers_are
     gap = (scores.metric_clean - scores.metric_corrupt).mean()
     assert all(scores.heads[at(site)] > 0.05 * gap for site in set(truth.heads) - set(truth.outputs))
     for site in truth.outputs if name == "planted-induction" else ():  # where they read nobody's query
-        found, wanted = (s.heads_per_pair[:, *at(site)] for s in (scores, exact))
-        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
+        estimated, measured = (s.heads_per_pair[:, *at(site)] for s in (scores, exact))
+        np.testing.assert_allclose(estimated, measured, rtol=1e-3, atol=1e-3)

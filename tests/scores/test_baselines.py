@@ -28,8 +28,10 @@ def test_hisp_takes_the_absolute_value_of_every_pair_and_norms_every_layer(tiny_
     mean = sizes.mean(0) / np.linalg.norm(sizes.mean(0), axis=1, keepdims=True)
     np.testing.assert_allclose(scores.heads, mean)
     np.testing.assert_allclose(scores.heads_per_pair.mean(0), mean)
-    some = scores.heads_per_pair[[0, 2]].mean(0)  # a slice, normed again
-    np.testing.assert_allclose(some / layer_norms(some), hisp(model, pairs.subset([0, 2])).heads, rtol=1e-4)
+    subset = scores.heads_per_pair[[0, 2]].mean(0)  # a slice, normed again
+    np.testing.assert_allclose(
+        subset / layer_norms(subset), hisp(model, pairs.subset([0, 2])).heads, rtol=1e-4
+    )
     np.testing.assert_array_equal(layer_norms(np.zeros((2, 3))), 1)
 
 
@@ -40,12 +42,12 @@ def test_mean_difference_equals_what_transformer_lens_caches(tiny_model):
         tokens = torch.tensor([getattr(pair, f"{side}_tokens") for pair in pairs])
         _, cache = model.run_with_cache(tokens)
         sides.append([cache[f"blocks.{k}.attn.hook_z"] for k in range(model.cfg.n_layers)])
-    found = mean_difference(model, pairs)
+    scores = mean_difference(model, pairs)
     for layer, (clean, corrupt) in enumerate(zip(*sides, strict=True)):
         for head in range(model.cfg.n_heads):
             results = [(z[:, :, head] @ model.blocks[layer].attn.W_O[head]) for z in (clean, corrupt)]
             wanted = (results[0].mean((0, 1)) - results[1].mean((0, 1))).norm()
-            assert found.heads[layer, head] == pytest.approx(wanted.item(), rel=1e-4)
+            assert scores.heads[layer, head] == pytest.approx(wanted.item(), rel=1e-4)
 
 
 def test_priors_run_nothing_and_follow_their_seed(tiny_model):
@@ -61,12 +63,12 @@ def test_priors_run_nothing_and_follow_their_seed(tiny_model):
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_baseline_feeds_consumers_and_leaves_the_model_alone(name, tiny_model):
     model, pairs, method = tiny_model("qwen2"), random_pairs(60, n=3, lengths=(7, 8)), load_method(name)
-    metric, told, tokens = MetricConsumer(3), [], torch.tensor([pairs[0].clean_tokens])
+    metric, events, tokens = MetricConsumer(3), [], torch.tensor([pairs[0].clean_tokens])
     with torch.no_grad():
         before = model(tokens)
     config = method.config(steps=2) if "-ig" in name else method.config()
-    scores = method(model, pairs, config, consumers=[metric], progress=told.append)
-    assert sum(told) == 100 and scores.method == name
+    scores = method(model, pairs, config, consumers=[metric], progress=events.append)
+    assert sum(events) == 100 and scores.method == name
     assert scores.heads.shape == (2, 4) and np.isfinite(scores.heads).all()
     assert scores.signed or (scores.heads >= 0).all()
     np.testing.assert_array_equal([scores.metric_clean, scores.metric_corrupt], metric.metric_)
@@ -88,7 +90,7 @@ def test_batches_of_several_lengths_change_nothing(name, tiny_model):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "family", "why"),
+    ("name", "options", "family", "message"),
     [
         ("acdc", {"level": "edges"}, "gemma2", "edge-level acdc needs heads that add"),
         ("acdc", {"level": "edges"}, "opt", "edge-level acdc cannot compute the MLP"),
@@ -97,9 +99,9 @@ def test_batches_of_several_lengths_change_nothing(name, tiny_model):
         ("flow-routes", {}, "olmo2", "needs heads that add"),
     ],
 )
-def test_models_that_a_method_cannot_take_apart_are_refused(name, options, family, why, tiny_model):
+def test_models_that_a_method_cannot_take_apart_are_refused(name, options, family, message, tiny_model):
     method = load_method(name)
-    with pytest.raises(InputError, match=why):
+    with pytest.raises(InputError, match=message):
         method(tiny_model(family), random_pairs(60, n=2), method.config(**options))
 
 

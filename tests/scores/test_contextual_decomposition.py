@@ -29,10 +29,10 @@ def test_parts_equal_a_literal_transcription_with_two_streams(family, attention,
     for layer, head in ((0, 1), (1, 2)):
         for number, (part, rest, actual) in enumerate(_two_streams(model, batch, layer, head, attention)):
             torch.testing.assert_close(part + rest, actual, atol=1e-4, rtol=1e-4)
-            found, whole = seen[number]
+            parts, whole = seen[number]
             source = layer * model.cfg.n_heads + head
             if number >= layer:
-                torch.testing.assert_close(found[source], part[:, first:], atol=1e-4, rtol=1e-3)
+                torch.testing.assert_close(parts[source], part[:, first:], atol=1e-4, rtol=1e-3)
             assert part[:, :first].abs().max() < 1e-6
             torch.testing.assert_close(whole, actual[:, first:], atol=1e-4, rtol=1e-4)
 
@@ -83,8 +83,9 @@ def _two_streams(model, batch, source_layer, source_head, attention):
             pieces = []
             for into in "qkv":
                 weight, bias = blocks.weight(layer, into)
-                own = head if into == "q" else head // group
-                b, g = biased(*(y @ weight[own] for y in (b_in, g_in)), None if bias is None else bias[own])
+                column = head if into == "q" else head // group
+                bias = None if bias is None else bias[column]
+                b, g = biased(b_in @ weight[column], g_in @ weight[column], bias)
                 if into != "v":
                     b, g = (blocks.rotate(y[:, :, None])[:, :, 0] for y in (b, g))
                 pieces.append((b, g))
@@ -129,10 +130,10 @@ def _two_streams(model, batch, source_layer, source_head, attention):
 
 @pytest.mark.parametrize("name", ["planted-induction", "planted-inhibition", "planted-backup"])
 def test_planted_circuits_are_found_through_queries_and_keys(name):
-    (model, pairs), told = planted(name, 6), []
-    scores = contextual_decomposition(model, pairs, progress=told.append)
+    (model, pairs), events = planted(name, 6), []
+    scores = contextual_decomposition(model, pairs, progress=events.append)
     assert_written_heads_first(scores, name)
-    assert sum(told) == 100
+    assert sum(events) == 100
     layer, head = len(scores.heads) - 1, 2 if name == "planted-backup" else 5
     if name != "planted-induction":
         # in the last layer, without a norm, what a head adds is what patching it takes away

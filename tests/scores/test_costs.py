@@ -38,8 +38,8 @@ def counted(model, pairs):
 def test_of_methods(case, method, rel):
     method(*case)  # what it looks up about a model is looked up once
     with counted(*case) as ran:
-        found = method(*case)
-    assert found.cost.forwards == pytest.approx(ran[0], rel=rel)
+        scores = method(*case)
+    assert scores.cost.forwards == pytest.approx(ran[0], rel=rel)
 
 
 @pytest.mark.parametrize(("overhead", "forwards"), [(0, 4), (10**9, 2)])
@@ -52,17 +52,17 @@ def test_of_patches_of_single_heads(case, overhead, forwards, monkeypatch):
     feed(model, pairs, [runner])
     runner.effects(*(np.array([0]) for _ in range(3)))
     runner._known[:] = np.nan
-    which = [i.ravel() for i in np.indices((6, n_layers, model.cfg.n_heads))]
+    patches = [i.ravel() for i in np.indices((6, n_layers, model.cfg.n_heads))]
     metric = runner.metric
     runner.metric = lambda rows, layer, *rest: begun.append((len(rows), layer)) or metric(rows, layer, *rest)
     with counted(model, pairs) as ran:
-        _, cost = runner.effects(*which)
-    assert cost == pytest.approx(float((1 - which[1] / n_layers).sum()))
+        _, cost = runner.effects(*patches)
+    assert cost == pytest.approx(float((1 - patches[1] / n_layers).sum()))
     assert len(begun) == forwards and max(rows for rows, _ in begun) <= MOST_ROWS
     assert ran[0] == pytest.approx(sum(rows * (1 - layer / n_layers) for rows, layer in begun))
     assert (ran[0] == pytest.approx(cost)) == (overhead == 0)
     with counted(model, pairs) as ran:
-        _, again = runner.effects(*which)
+        _, again = runner.effects(*patches)
     assert again == cost and ran[0] == 0, "what is known is counted, and not run"
 
 

@@ -10,7 +10,7 @@ from interp.models import load_model
 from interp.scores.registry import load_method
 from tests.pairs import random_pairs
 
-METHODS = (
+METHODS = [
     "attribution",
     "nap-ig",
     "eap",
@@ -20,7 +20,7 @@ METHODS = (
     "atp-star",
     "patching",
     "adaptive-patching",
-)
+]
 
 
 class Waits(TorchDispatchMode):
@@ -37,15 +37,15 @@ class Waits(TorchDispatchMode):
 def test_scores_in_bfloat16_are_those_of_float32_and_wait_once_in_two_forwards_at_most(
     name, tiny_model_folder
 ):
-    folder, pairs, found = str(tiny_model_folder("llama")), random_pairs(60, n=8), []
+    folder, pairs, results = str(tiny_model_folder("llama")), random_pairs(60, n=8), []
     for dtype in ("float32", "bfloat16"):
         model = load_model(folder, dtype=dtype)
         assert next(model.parameters()).dtype == getattr(torch, dtype)
         with Waits() as waits:
             scores = load_method(name)(model, pairs)
         assert 0 < waits.n <= scores.cost.forwards / 2
-        found.append(scores.heads.ravel())
-    assert np.corrcoef(*found)[0, 1] > 0.998 and not np.array_equal(*found)
+        results.append(scores.heads.ravel())
+    assert np.corrcoef(*results)[0, 1] > 0.998 and not np.array_equal(*results)
 
 
 def test_a_forward_stays_on_its_device(tiny_model_folder):
@@ -55,5 +55,5 @@ def test_a_forward_stays_on_its_device(tiny_model_folder):
     tokens = torch.tensor([pair.clean_tokens for pair in pairs], device="meta")
     hooks = {"blocks.1.attn.hook_z": lambda z: 2 * z}
     for metric in ("logit_diff", "prob_diff"):
-        found = answer_logits(model, tokens, pairs, metric, hooks)
-        assert found.is_meta and found.shape == (3, model.cfg.d_vocab)
+        answer = answer_logits(model, tokens, pairs, metric, hooks)
+        assert answer.is_meta and answer.shape == (3, model.cfg.d_vocab)

@@ -1,5 +1,7 @@
 """Edge attribution against exact edges, finite differences and transformer-lens' path patching."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,12 @@ from interp.activations.metric import task_metric
 from interp.models import hooked, parse_site
 from interp.planted.models import planted_truth
 from interp.scores.attribution import attribution
+from interp.scores.baselines.gim import EAPGIMConfig, eap_gim, gim
+from interp.scores.baselines.relp import EAPRelPConfig, eap_relp, relp
 from interp.scores.eap import EAPConfig, at_clean, attributed_edges, eap, edge_runs, edge_scores
+from interp.scores.eap_ig import EAPIGConfig, eap_ig, eap_ig_activations
 from interp.scores.method import Context
+from interp.scores.nap_ig import NAPIGConfig, nap_ig, nap_ig_activations
 from tests.oracles import TL4, at, heads_of, planted
 from tests.pairs import random_pairs
 from tests.scores.exact_edges import ExactEdges
@@ -21,8 +27,8 @@ POST_NORM = ("gemma2", "gemma3")
 
 
 def all_edges(model, pairs):
-    found = edge_scores(Context(model, pairs), at_clean)
-    return found.graph.edges(found.matrix)
+    edges = edge_scores(Context(model, pairs), at_clean)
+    return edges.graph.edges(edges.matrix)
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "granite"])
@@ -32,9 +38,9 @@ def test_edges_are_the_slope_of_a_small_step_in_one_input(family, tiny_model):
     edges = all_edges(model, pairs)
     if family in POST_NORM:
         edges = [e for e in edges if not e.sender.startswith("a")]
-    some, exact = edges[::6], ExactEdges(model, pairs)  # of every size
-    slopes = [exact.slope(e.sender, e.receiver, e.into).mean().item() for e in some]
-    np.testing.assert_allclose([e.score for e in some], slopes, rtol=0.02, atol=2e-3 * abs(edges[0].score))
+    sampled, exact = edges[::6], ExactEdges(model, pairs)  # of every size
+    slopes = [exact.slope(e.sender, e.receiver, e.into).mean().item() for e in sampled]
+    np.testing.assert_allclose([e.score for e in sampled], slopes, rtol=0.02, atol=2e-3 * abs(edges[0].score))
 
 
 @pytest.mark.parametrize("family", POST_NORM)
@@ -91,21 +97,34 @@ def test_the_planted_edges_are_the_strongest_among_heads(name):
     edges = [e for e in eap(model, pairs).edges if e.sender != "input" and e.receiver != "logits"]
     assert {(e.sender, e.receiver, e.into) for e in edges[: len(written)]} == written
     sites = heads_of(model)
-    found = attributed_edges(model, pairs, sites=sites, batch_size=5, progress=done.append).edges
-    strong = {(e.sender, e.receiver, e.into) for e in found if abs(e.score) > 0.02 * abs(found[0].score)}
+    ranked = attributed_edges(model, pairs, sites=sites, batch_size=5, progress=done.append).edges
+    strong = {(e.sender, e.receiver, e.into) for e in ranked if abs(e.score) > 0.02 * abs(ranked[0].score)}
     assert strong == written
     assert sum(done) == 100 and len(done) > 1
 
 
-@pytest.mark.parametrize("family", [*(f for f in FAMILIES if f not in POST_NORM), "granite"])
-def test_edges_out_of_a_node_add_up_to_its_attribution(family, tiny_model):
+LINEAR = [*(family for family in FAMILIES if family not in POST_NORM), "granite"]
+
+
+@pytest.mark.parametrize(
+    ("family", "by_edges", "config", "by_nodes"),
+    [
+        *((family, eap, EAPConfig(), attribution) for family in LINEAR),
+        *((family, eap_ig, EAPIGConfig(steps=3), nap_ig) for family in ("llama", "pythia")),
+        *((f, eap_ig_activations, EAPIGConfig(steps=3), nap_ig_activations) for f in ("llama", "pythia")),
+        *((family, eap_relp, EAPRelPConfig(), relp) for family in ("qwen2", "opt", "granite")),
+        *((family, eap_gim, EAPGIMConfig(), gim) for family in ("qwen2", "opt", "granite")),
+    ],
+)
+def test_edges_out_of_a_node_add_up_to_its_score(family, by_edges, config, by_nodes, tiny_model):
     model, pairs = tiny_model(family), random_pairs(60, n=3, lengths=(8, 9))
-    nodes, edges = attribution(model, pairs), eap(model, pairs, EAPConfig(fold="out", batch_size=2))
+    nodes = by_nodes(model, pairs, NAPIGConfig(steps=3) if hasattr(config, "steps") else None)
+    edges = by_edges(model, pairs, replace(config, fold="out", batch_size=2))
     np.testing.assert_allclose(edges.heads_per_pair, nodes.heads_per_pair, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(edges.mlps_per_pair, nodes.mlps_per_pair, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(edges.heads, edges.heads_per_pair.mean(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(edges.metric_clean, nodes.metric_clean)
-    assert edges.signed
+    assert edges.signed and edges.cost.forwards > nodes.cost.forwards
 
 
 def test_edges_among_members_are_those_of_all_edges(tiny_model):

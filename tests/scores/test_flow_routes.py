@@ -17,8 +17,8 @@ class _Literal:
         names = ["hook_resid_pre", "hook_resid_post", "attn.hook_v", "attn.hook_pattern", "hook_mlp_out"]
         names += [] if self.parallel else ["hook_resid_mid"]
         places = [(layer, name) for layer in range(self.layers) for name in names]
-        found = kept(model, tokens, *(f"blocks.{layer}.{name}" for layer, name in places))
-        read = {place: x[0] for place, x in zip(places, found, strict=True)}
+        cache = kept(model, tokens, *(f"blocks.{layer}.{name}" for layer, name in places))
+        read = {place: x[0] for place, x in zip(places, cache, strict=True)}
         self.attn, self.mlp = {}, {}  # (layer, pos) -> {part: importance}
         for layer in range(self.layers):
             pre, post, v, pattern, mlp = (read[layer, name] for name in names[:5])
@@ -44,12 +44,12 @@ class _Literal:
 
     def route(self, threshold):
         """Components of the route at a threshold: breadth first from END."""
-        found, reached = set(), {self.n - 1}
+        edges, reached = set(), {self.n - 1}
         for layer in range(self.layers - 1, -1, -1):
             if not self.parallel:
                 for i in reached:
                     if self.mlp[layer, i]["mlp"] > threshold:
-                        found.add(f"m{layer}")
+                        edges.add(f"m{layer}")
                 reached = {i for i in reached if max(self.mlp[layer, i].values()) > threshold}
             below = set()
             for i in reached:
@@ -57,27 +57,27 @@ class _Literal:
                     if importance > threshold:
                         below.add(part[1] if isinstance(part, tuple) else i)
                         if part != "residual":
-                            found.add(f"m{layer}" if part == "mlp" else f"a{layer}.h{part[0]}")
+                            edges.add(f"m{layer}" if part == "mlp" else f"a{layer}.h{part[0]}")
             reached = below
-        return found
+        return edges
 
     def flow(self):
         """What runs down from END, by component."""
-        found, reach = {}, {self.n - 1: 1.0}
+        shares, reach = {}, {self.n - 1: 1.0}
         for layer in range(self.layers - 1, -1, -1):
             below = {}
             for i, amount in reach.items():
                 if not self.parallel:
-                    found[f"m{layer}"] = found.get(f"m{layer}", 0) + amount * self.mlp[layer, i]["mlp"]
+                    shares[f"m{layer}"] = shares.get(f"m{layer}", 0) + amount * self.mlp[layer, i]["mlp"]
                 for part, importance in self.attn[layer, i].items():
                     source = part[1] if isinstance(part, tuple) else i
                     below[source] = below.get(source, 0) + amount * importance
                     if part != "residual":
                         name = f"m{layer}" if part == "mlp" else f"a{layer}.h{part[0]}"
-                        found[name] = found.get(name, 0) + amount * importance
+                        shares[name] = shares.get(name, 0) + amount * importance
             reach = below
         assert sum(reach.values()) == pytest.approx(1, abs=1e-4)
-        return found
+        return shares
 
 
 def _named(scores):

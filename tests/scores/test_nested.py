@@ -26,8 +26,8 @@ from tests.tiny_models import FAMILIES
 def _share(model, pairs, circuit: np.ndarray) -> float:
     """What the circuit has of the metric, by running it."""
     run = Ablator(model, pairs).metric(np.stack([*all_or_none(circuit.shape), circuit]))
-    nothing, all_of_it, own = run.mean(1)
-    return float((own - nothing) / (all_of_it - nothing))
+    nothing, all_of_it, head_alone = run.mean(1)
+    return float((head_alone - nothing) / (all_of_it - nothing))
 
 
 @pytest.mark.parametrize("name", ["planted-induction", "planted-or", "planted-gates"])
@@ -45,8 +45,8 @@ def test_a_grown_circuit_has_the_planted_heads_and_does_the_task_on_other_prompt
 def test_what_a_circuit_lacks_is_the_derivative_by_what_it_leaves_out(family, tiny_model):
     """Heads that are left out are turned on a little more and a little less, the others stay as they are."""
     model, pairs = tiny_model(family), random_pairs(60, n=3)
-    found = nested_circuits(model, pairs, NestedCircuitsConfig(fractions=(0.5,)))
-    kept = torch.from_numpy(found.circuit(found.sizes[0]))
+    scores = nested_circuits(model, pairs, NestedCircuitsConfig(fractions=(0.5,)))
+    kept = torch.from_numpy(scores.circuit(scores.sizes[0]))
     runner, metrics = CleanRun(model, pairs, range(3)), MetricConsumer(3)
     feed(model, pairs, [runner, metrics])
     points = torch.tensor(POINTS)
@@ -64,21 +64,21 @@ def test_what_a_circuit_lacks_is_the_derivative_by_what_it_leaves_out(family, ti
 
     gap = float((metrics.metric_[0] - metrics.metric_[1]).mean())
     slope = (metric(0.01) - metric(-0.01)) / 0.02
-    assert found.left_out[0] * gap == pytest.approx(slope, rel=0.02, abs=1e-4)
+    assert scores.left_out[0] * gap == pytest.approx(slope, rel=0.02, abs=1e-4)
 
 
 def test_circuits_are_nested_end_with_all_heads_and_have_the_signs_of_what_heads_do():
     model, pairs = planted("planted-backup", 6)
-    found = nested_circuits(model, pairs)
-    n_heads = found.heads.size
-    assert sorted(np.abs(found.heads).ravel()) == list(range(1, n_heads + 1))
-    circuits = [found.circuit(size) for size in range(n_heads + 1)]
+    scores = nested_circuits(model, pairs)
+    n_heads = scores.heads.size
+    assert sorted(np.abs(scores.heads).ravel()) == list(range(1, n_heads + 1))
+    circuits = [scores.circuit(size) for size in range(n_heads + 1)]
     assert [circuit.sum() for circuit in circuits] == list(range(n_heads + 1))
     assert all((small <= large).all() for small, large in zip(circuits, circuits[1:], strict=False))
-    assert found.sizes == tuple(NestedCircuitsConfig().sizes(n_heads))
+    assert scores.sizes == tuple(NestedCircuitsConfig().sizes(n_heads))
     # two base passes, the prefix once more, and a forward and a backward a round
-    assert found.cost.forwards <= len(pairs) * (3 + 3 * len(found.sizes))
-    assert found.heads[3, 2] < 0 < found.heads[1, 4], "the negative mover and the mover"
+    assert scores.cost.forwards <= len(pairs) * (3 + 3 * len(scores.sizes))
+    assert scores.heads[3, 2] < 0 < scores.heads[1, 4], "the negative mover and the mover"
 
 
 # in sixty-fourths, whose sums are exact: sums are the same or they are not

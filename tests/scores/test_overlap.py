@@ -55,10 +55,10 @@ def as_codes(clean: np.ndarray, corrupt: np.ndarray, layers: int, n_codes: int) 
 @pytest.mark.parametrize("normalise", [False, True])
 def test_head_scores_equal_the_published_definition(seed, normalise):
     clean, corrupt = random_ids(seed, pairs=15, heads=6, n_codes=9)
-    found = head_overlap(as_codes(clean, corrupt, 3, 9), normalise=normalise)
-    assert found.shape == (3, 2)
-    assert found.ravel().tolist() == nodes_as_published(clean, corrupt, normalise)
-    assert len(set(found.ravel())) > 1
+    overlaps = head_overlap(as_codes(clean, corrupt, 3, 9), normalise=normalise)
+    assert overlaps.shape == (3, 2)
+    assert overlaps.ravel().tolist() == nodes_as_published(clean, corrupt, normalise)
+    assert len(set(overlaps.ravel())) > 1
 
 
 @pytest.mark.parametrize("n_corrupt", [15, 4, 0])
@@ -67,17 +67,17 @@ def test_head_scores_equal_the_published_definition(seed, normalise):
 def test_edge_matrix_equals_the_published_definition(seed, spread, n_corrupt):
     clean, corrupt = random_ids(seed, pairs=15, heads=6, n_codes=9)
     corrupt = corrupt[:n_corrupt]
-    found = edge_overlap(clean * spread, corrupt * spread, 9 * spread)
-    assert (found == edges_as_published(clean, corrupt)).all()
-    assert found.max() > found.min() == 0
+    matrix = edge_overlap(clean * spread, corrupt * spread, 9 * spread)
+    assert (matrix == edges_as_published(clean, corrupt)).all()
+    assert matrix.max() > matrix.min() == 0
 
 
 def test_slots_are_summed():
     sides = [random_ids(seed, pairs=10, heads=4, n_codes=7) for seed in (0, 1)]
     ids = np.stack([np.stack(side) for side in sides], axis=2).reshape(2, 10, 2, 2, 2)
-    both, single = head_codes(ids, 7), [as_codes(*side, 2, 7) for side in sides]
-    assert (head_overlap(both) == head_overlap(single[0]) + head_overlap(single[1])).all()
-    assert (head_edges(both) == head_edges(single[0]) + head_edges(single[1])).all()
+    two_slots, single = head_codes(ids, 7), [as_codes(*side, 2, 7) for side in sides]
+    assert (head_overlap(two_slots) == head_overlap(single[0]) + head_overlap(single[1])).all()
+    assert (head_edges(two_slots) == head_edges(single[0]) + head_edges(single[1])).all()
 
 
 def test_edges_go_from_earlier_to_later_layers_best_first():

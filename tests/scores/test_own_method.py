@@ -49,9 +49,9 @@ def test_in_a_discovery_a_bench_and_the_list_of_options(spec, tmp_path, command)
     words = f"discover planted-induction --method {spec} -n 8 --set power=1 --json a.json"
     done = command(*words.split())
     assert done.code == 0, done.err
-    found = json.loads((tmp_path / "a.json").read_text())
-    assert found["method"] == spec and found["settings"]["config"]["power"] == 1
-    assert found["cost"]["score"] == 4 * 8, "readers of the same pass cost no other"
+    stored = json.loads((tmp_path / "a.json").read_text())
+    assert stored["method"] == spec and stored["settings"]["config"]["power"] == 1
+    assert stored["cost"]["score"] == 4 * 8, "readers of the same pass cost no other"
     assert (tmp_path / "runs/planted-induction-gradient_norm/run.json").is_file()
     sizes = {"pairs": (5,), "seeds": 1, "pool": 16, "reference": 20, "held_out": 5}
     result = run_bench(BenchPlan(("planted-induction",), methods=(spec,), **sizes), tmp_path / "bench")

@@ -44,10 +44,12 @@ def test_the_written_edges_come_first(name):
 def test_a_gate_of_gates_is_seen_better_than_by_integrated_gradients_at_less_cost():
     model, pairs = planted("planted-hydra", 5)
     written = set(planted_truth("planted-hydra").edges)
-    found, baseline = patched_edges(model, pairs), eap_ig(model, pairs)
-    theirs = [edge for edge in _named(baseline.edges) if edge[0][0] == edge[1][0] == "a"][: len(written)]
-    assert len(written & {*_named(found.edges, len(written))}) >= len(written & {*theirs})
-    assert found.cost.forwards <= baseline.cost.forwards
+    scores, baseline = patched_edges(model, pairs), eap_ig(model, pairs)
+    baseline_edges = [edge for edge in _named(baseline.edges) if edge[0][0] == edge[1][0] == "a"][
+        : len(written)
+    ]
+    assert len(written & {*_named(scores.edges, len(written))}) >= len(written & {*baseline_edges})
+    assert scores.cost.forwards <= baseline.cost.forwards
 
 
 @pytest.mark.parametrize("family", ["llama", "pythia", "gpt2"])
@@ -55,24 +57,24 @@ def test_one_removed_edge_is_path_patching_the_long_way(family, tiny_model):
     model, pairs = tiny_model(family), random_pairs(60, n=3, lengths=(8, 11))
     patched = EdgePatcher(CleanRun.of(model, pairs, batch_size=2))
     edges = EdgeList.among([Site("attn", 0, 1), Site("attn", 1, 0), Site("attn", 1, 2)])
-    which, rows = (part.ravel() for part in np.meshgrid(range(len(edges)), range(3), indexing="ij"))
-    found = patched.effects(rows, edges.subset(which))[0].reshape(len(edges), 3)
+    index, rows = (part.ravel() for part in np.meshgrid(range(len(edges)), range(3), indexing="ij"))
+    effects = patched.effects(rows, edges.subset(index))[0].reshape(len(edges), 3)
     exact = [ExactEdges(model, pairs.subset([i])) for i in range(3)]
     for k in range(len(edges)):
         ends = str(edges.sites[edges.sender[k]]), str(edges.sites[edges.receiver[k]]), str(edges.into[k])
-        assert np.allclose(found[k], [one.effect(*ends).item() for one in exact], atol=1e-4), ends
-    assert np.abs(found).max() > 1e-2
+        assert np.allclose(effects[k], [run.effect(*ends).item() for run in exact], atol=1e-4), ends
+    assert np.abs(effects).max() > 1e-2
 
 
 def test_an_edge_measured_on_every_pair_is_its_exact_effect():
     model, pairs = planted("planted-inhibition", 3)
-    found = patched_edges(model, pairs, config=PatchedEdgesConfig(budget=1000.0))
-    whole = [k for k, why in enumerate(found.evidence) if why.measured == len(pairs)]
+    scores = patched_edges(model, pairs, config=PatchedEdgesConfig(budget=1000.0))
+    whole = [k for k, evidence in enumerate(scores.evidence) if evidence.measured == len(pairs)]
     assert len(whole) >= len(planted_truth("planted-inhibition").edges)
     exact = ExactEdges(model, pairs)
     for k in whole[:6]:
-        effect = exact.effect(*_named(found.edges[k : k + 1])[0]).mean().item()
-        assert found.evidence[k].effect == pytest.approx(effect, abs=1e-3)
+        effect = exact.effect(*_named(scores.edges[k : k + 1])[0]).mean().item()
+        assert scores.evidence[k].effect == pytest.approx(effect, abs=1e-3)
 
 
 def test_proposals_are_edge_attribution_at_the_clean_prompt_and_on_the_path():
@@ -100,18 +102,18 @@ def test_evidence_names_what_codes_carry():
         site: Codebook(CodebookConfig(z.shape[-1], 64, selection="matching_pursuit")).fit(z)
         for site, z in vectors.items()
     }
-    told: list[int] = []
-    found = edges_by_patching(
-        model, pairs, scores, sites=heads_of(model), progress=told.append, codes=RoleCodes(outputs, books)
+    counts: list[int] = []
+    patched = edges_by_patching(
+        model, pairs, scores, sites=heads_of(model), progress=counts.append, codes=RoleCodes(outputs, books)
     )
-    assert sum(told) == 100
-    best, why = found.edges[0], found.evidence[0]
+    assert sum(counts) == 100
+    best, evidence = patched.edges[0], patched.evidence[0]
     assert (best.sender, best.receiver, best.into) in planted_truth("planted-inhibition").edges
-    assert why.measured > 0
-    assert why.codes == pytest.approx(why.attribution, rel=0.3), "the sender's codes carry the edge"
-    assert why.probability > 0.9
-    assert why.co_occurrence >= 0
-    assert 0 < found.cost.forwards <= 26 * 6, "a third of the pairs"
+    assert evidence.measured > 0
+    assert evidence.codes == pytest.approx(evidence.attribution, rel=0.3), "the sender's codes carry the edge"
+    assert evidence.probability > 0.9
+    assert evidence.co_occurrence >= 0
+    assert 0 < patched.cost.forwards <= 26 * 6, "a third of the pairs"
 
 
 def test_information_is_that_of_the_label_left_out():
@@ -130,8 +132,8 @@ TWO_HEADS = EdgeList.among([Site("attn", 0, 0), Site("attn", 1, 0)])
 
 def bits(ids: np.ndarray) -> dict[str, float]:
     """By the input of the later head; ids are [side, pair, slot, head, 1]."""
-    found = co_occurrence(TWO_HEADS, ids[..., 0])
-    return {str(into): float(bit) for into, bit in zip(TWO_HEADS.into, found, strict=True)}
+    shared = co_occurrence(TWO_HEADS, ids[..., 0])
+    return {str(into): float(bit) for into, bit in zip(TWO_HEADS.into, shared, strict=True)}
 
 
 def coins(n: int, seed: int = 0) -> np.ndarray:
@@ -154,14 +156,14 @@ def test_a_copied_coin_is_one_bit_where_it_can_be_read(sender, receiver, expecte
 
 
 def test_few_prompts_of_independent_codes_tell_next_to_nothing():
-    found = np.mean([list(bits(coins(20, seed)).values()) for seed in range(50)])
-    assert found < 0.07, "what chance brings to so few prompts is taken off"
+    mean_bits = np.mean([list(bits(coins(20, seed)).values()) for seed in range(50)])
+    assert mean_bits < 0.07, "what chance brings to so few prompts is taken off"
 
 
 def test_unknown_attention_is_not_measured(tiny_model):
-    found = patched_edges(tiny_model("gemma2"), random_pairs(60, n=3))
-    assert found.edges
-    assert all(why.measured == 0 for why in found.evidence)
+    scores = patched_edges(tiny_model("gemma2"), random_pairs(60, n=3))
+    assert scores.edges
+    assert all(evidence.measured == 0 for evidence in scores.evidence)
 
 
 def test_bad_input():

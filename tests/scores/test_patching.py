@@ -23,17 +23,17 @@ def test_effects_equal_whole_forwards_one_component_at_a_time(family, shared, ti
     for i, pair in enumerate(pairs if shared else ()):
         first, rest = pair.clean_tokens[: -4 - i % 2], pair.clean_tokens[-4 - i % 2 :]
         pairs[i] = replace(pair, corrupt_tokens=(*first, *((token + 1) % 60 for token in rest)))
-    found = patching(model, pairs, PatchingConfig(batch_size=2))
+    scores = patching(model, pairs, PatchingConfig(batch_size=2))
     for row, pair in enumerate(pairs):
         run = WholeForwards(model, pair)
         heads = [run.without() - run.without(site) for site in heads_of(model)]
         mlps = [run.without() - run.without(Site("mlp", layer)) for layer in range(model.cfg.n_layers)]
-        np.testing.assert_allclose(found.heads_per_pair[row].ravel(), heads, atol=1e-4)
-        np.testing.assert_allclose(found.mlps_per_pair[row], mlps, atol=1e-4)
+        np.testing.assert_allclose(scores.heads_per_pair[row].ravel(), heads, atol=1e-4)
+        np.testing.assert_allclose(scores.mlps_per_pair[row], mlps, atol=1e-4)
     if shared:
-        sites = found.heads.size + found.mlps.size
+        sites = scores.heads.size + scores.mlps.size
         # two layers: half of the patches start at half the depth
-        assert found.cost.forwards - 2 * len(pairs) < 0.6 * len(pairs) * sites * 0.75
+        assert scores.cost.forwards - 2 * len(pairs) < 0.6 * len(pairs) * sites * 0.75
 
 
 @pytest.mark.parametrize("name", ["planted-induction", "planted-inhibition", "planted-backup", "planted-or"])

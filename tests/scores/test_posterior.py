@@ -27,20 +27,20 @@ def _judged(seed: int, power: float):
 @pytest.mark.parametrize("power", [0, 1, 1.5])
 def test_probabilities_are_calibrated_and_a_circuit_holds_its_false_discovery_rate(power):
     """Of the heads given a probability near p, a share near p are members, whatever errors tell of effects."""
-    said, so, false, better = [], [], [], 0
+    stated, in_circuit, false, better = [], [], [], 0
     for seed in range(20):
-        truth, estimate, found = _judged(seed, power)
+        truth, estimate, posterior = _judged(seed, power)
         members = np.abs(truth) >= 0.02
-        said.append(found.probability)
-        so.append(members)
-        chosen = at_false_discovery_rate(found.probability, 0.1)
+        stated.append(posterior.probability)
+        in_circuit.append(members)
+        chosen = at_false_discovery_rate(posterior.probability, 0.1)
         false.append((~members[chosen]).mean() if chosen.any() else 0.0)
-        better += roc_auc_score(members, found.expected) > roc_auc_score(members, np.abs(estimate))
-    said, so = np.concatenate(said), np.concatenate(so)
+        better += roc_auc_score(members, posterior.expected) > roc_auc_score(members, np.abs(estimate))
+    stated, in_circuit = np.concatenate(stated), np.concatenate(in_circuit)
     for low, high in ((0.0, 0.1), (0.1, 0.4), (0.4, 0.8), (0.95, 1.01)):
-        bin_ = (said >= low) & (said < high)
+        bin_ = (stated >= low) & (stated < high)
         assert bin_.sum() > 30
-        assert so[bin_].mean() == pytest.approx(said[bin_].mean(), abs=0.1)
+        assert in_circuit[bin_].mean() == pytest.approx(stated[bin_].mean(), abs=0.1)
     assert np.mean(false) < 0.15
     assert better >= 18 or power > 1, "ranks better than the estimate alone"
 
@@ -52,20 +52,20 @@ def test_what_varies_a_lot_is_not_taken_for_one_of_the_many_that_do_nothing():
     error = np.concatenate([many, few])
     estimate = np.concatenate([1e-3 * generator.normal(size=200), 0.06 * generator.normal(size=20)])
     estimate[-1] = 0.05
-    found = membership(estimate, error**2, gap=1.0, threshold=0.02)
-    assert found.probability[-1] > 0.5 and found.mean[-1] > 0.02
+    posterior = membership(estimate, error**2, gap=1.0, threshold=0.02)
+    assert posterior.probability[-1] > 0.5 and posterior.mean[-1] > 0.02
 
 
 def test_expected_is_the_integral_it_says():
     """Against sampling, for one head under a posterior that a huge common width makes known."""
     estimate = np.concatenate([[0.05], np.random.default_rng(0).normal(0, 1.5, 400)])
     variance = np.concatenate([[0.03**2], np.full(400, 1e-6)])
-    found = membership(estimate, variance, gap=1.0, threshold=0.04)
+    posterior = membership(estimate, variance, gap=1.0, threshold=0.04)
     # the prior is nearly flat around 0.05, so the posterior is nearly the likelihood
-    draws = np.random.default_rng(1).normal(found.mean[0], 0.03, 200_000)
+    draws = np.random.default_rng(1).normal(posterior.mean[0], 0.03, 200_000)
     size = np.abs(draws)
-    assert found.probability[0] == pytest.approx((size >= 0.04).mean(), abs=0.1)
-    assert found.expected[0] == pytest.approx((size * (size >= 0.04)).mean(), abs=0.01)
+    assert posterior.probability[0] == pytest.approx((size >= 0.04).mean(), abs=0.1)
+    assert posterior.expected[0] == pytest.approx((size * (size >= 0.04)).mean(), abs=0.01)
 
 
 def test_the_rate_is_the_expected_share_of_non_members_and_shapes_are_kept():
@@ -85,7 +85,7 @@ def test_moderated_variance_shrinks_more_with_fewer_pairs():
     for pairs in (4, 64):
         sample = generator.normal(size=(pairs, 200)) * true
         plain, moderated = sample.var(axis=0, ddof=1), moderated_variance(sample)
-        errors[pairs] = [np.abs(np.log(found / true**2)).mean() for found in (plain, moderated)]
+        errors[pairs] = [np.abs(np.log(estimated / true**2)).mean() for estimated in (plain, moderated)]
     assert errors[4][1] < 0.6 * errors[4][0]
     assert errors[64][1] <= errors[64][0]
 
@@ -93,8 +93,8 @@ def test_moderated_variance_shrinks_more_with_fewer_pairs():
 def test_bad_input():
     with pytest.raises(InputError, match="gap of 0"):
         membership(np.zeros(3), np.ones(3), gap=0.0, threshold=0.02)
-    for estimate, told in (([], "0 effects, 0 of them NaN"), ([np.nan, 0.1], "2 effects, 1 of them NaN")):
-        with pytest.raises(InputError, match=told):
+    for estimate, message in (([], "0 effects, 0 of them NaN"), ([np.nan, 0.1], "2 effects, 1 of them NaN")):
+        with pytest.raises(InputError, match=message):
             membership(np.array(estimate), np.ones(len(estimate)), gap=1.0, threshold=0.02)
     with pytest.raises(InputError, match="1 pairs"):
         moderated_variance(np.zeros((1, 3)))

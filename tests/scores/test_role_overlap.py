@@ -22,13 +22,15 @@ def test_information_is_that_of_a_direct_count_and_codes_are_those_of_each_heads
     z[:, :, 1, 0, 2] += torch.tensor([9.0, -9.0])[:, None, None]  # no code on both sides: one bit
     ids = code_ids(z, 3, 0)
     book = Codebook(CodebookConfig(4, 3, groups=6, selection="matching_pursuit")).fit(z.reshape(12, 6, 4))
-    found, sides = side_information(ids, 3), np.repeat([0, 1], 6)
+    information, sides = side_information(ids, 3), np.repeat([0, 1], 6)
     for role, head in np.ndindex(2, 3):
         centres = book.codes[role * 3 + head]
         nearest = torch.cdist(z[:, :, role, 0, head].reshape(12, 4), centres).argmin(1)
         assert ids[:, :, role, 0, head].ravel().tolist() == nearest.tolist()
-        assert found[role, 0, head] == pytest.approx(mutual_info_score(sides, nearest) / np.log(2), abs=1e-9)
-    assert found[1, 0, 2] == 1 and (side_information(ids[[0, 0]], 3) == 0).all()
+        assert information[role, 0, head] == pytest.approx(
+            mutual_info_score(sides, nearest) / np.log(2), abs=1e-9
+        )
+    assert information[1, 0, 2] == 1 and (side_information(ids[[0, 0]], 3) == 0).all()
 
 
 @pytest.mark.parametrize("positions", ["roles", "last"])

@@ -70,13 +70,14 @@ def test_the_gradient_of_a_mask_is_the_slope_of_the_damage(tiny_model):
 
 @pytest.mark.parametrize("name", ["planted-inhibition", "planted-backup"])
 def test_planted_circuits_survive_backups_included(name):
-    (model, pairs), truth, told = planted(name, 4), planted_truth(name), []
+    (model, pairs), truth, events = planted(name, 4), planted_truth(name), []
     config = SubnetworkProbingConfig(steps=60, lr=0.2, sparsity=0.3)
-    scores = subnetwork_probing(model, pairs, config, progress=told.append)
-    found = {f"a{layer}.h{h}" for layer, h in zip(*np.nonzero(scores.heads > 0.3), strict=True)}
+    scores = subnetwork_probing(model, pairs, config, progress=events.append)
+    members = {f"a{layer}.h{h}" for layer, h in np.argwhere(scores.heads > 0.3)}
     # the negative mover is worth least, and goes or stays with the noise of so few steps
-    assert {site for site, role in truth.heads.items() if "negative" not in role} <= found <= set(truth.heads)
-    assert sum(told) == 100
+    needed = {site for site, role in truth.heads.items() if "negative" not in role}
+    assert needed <= members <= set(truth.heads)
+    assert sum(events) == 100
     # clean, corrupt, untouched answer; then a forward and a backward a step
     assert scores.cost.forwards == 4 * (2 + 1 + 60 * 3)
 

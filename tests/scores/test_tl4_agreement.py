@@ -13,36 +13,36 @@ from tests.pairs import random_pairs
 pytestmark = pytest.mark.skipif(not TL4, reason="transformer-lens 3.9 scores no edges")
 
 
-def assert_equal_and_telling(found: dict, theirs: dict, same_side: dict) -> None:
-    """Close to theirs, and far from nothing, from the wrong sign and from the gradient at the other prompt."""
-    assert found.keys() == theirs.keys()
-    ours, wanted, other = (np.array([some[key] for key in found]) for some in (found, theirs, same_side))
+def assert_equal_and_telling(scores: dict, peer_scores: dict, same_side: dict) -> None:
+    """Close to the peer's, and far from nothing, from the wrong sign and from the gradient at the other prompt."""
+    assert scores.keys() == peer_scores.keys()
+    given, wanted, other = (np.array([by[key] for key in scores]) for by in (scores, peer_scores, same_side))
     size = abs(wanted).max()
     assert size > 0.05 and (abs(wanted) > 0.01 * size).mean() > 0.5
-    np.testing.assert_allclose(ours, wanted, rtol=1e-3, atol=1e-5 * size)
+    np.testing.assert_allclose(given, wanted, rtol=1e-3, atol=1e-5 * size)
     for wrong in (-wanted, other):
-        assert abs(ours - wrong).max() > 0.5 * size
+        assert abs(given - wrong).max() > 0.5 * size
 
 
 @pytest.mark.parametrize("family", ["gpt2", "pythia"])
 def test_every_edge_is_that_of_transformer_lens(family, tiny_model):
     """A sequential and a parallel block; the sides exchanged, and so the sign, as they differentiate at the corrupt."""
     model, pairs = tiny_model(family), random_pairs(60, n=3)
-    theirs, same_side = by_name(peer(model, pairs), sign=-1), by_name(peer(model, pairs, exchanged=False))
-    assert_equal_and_telling(edges_of(ours(model, pairs, batch_size=2)), theirs, same_side)
+    peers = by_name(peer(model, pairs), sign=-1), by_name(peer(model, pairs, exchanged=False))
+    assert_equal_and_telling(edges_of(ours(model, pairs, batch_size=2)), *peers)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "pythia", "llama"])
 def test_every_head_and_mlp_is_that_of_transformer_lens(family, tiny_model):
     model, pairs = tiny_model(family), random_pairs(60, n=3)
     scores = attribution(model, pairs)
-    found = {str(site): scores.heads[site.layer, site.head] for site in heads_of(model)}
-    found |= {f"m{layer}": score for layer, score in enumerate(scores.mlps)}
-    theirs = []
+    by_site = {str(site): scores.heads[site.layer, site.head] for site in heads_of(model)}
+    by_site |= {f"m{layer}": score for layer, score in enumerate(scores.mlps)}
+    peers = []
     for exchanged in (True, False):
         totals = defaultdict(float)
         for result in peer(model, pairs, "node", exchanged):
             for node, score in result.node_scores.items():
                 totals[name_of(node)] += (-score if exchanged else score) / len(pairs)
-        theirs.append({name: totals[name] for name in found})
-    assert_equal_and_telling(found, *theirs)
+        peers.append({name: totals[name] for name in by_site})
+    assert_equal_and_telling(by_site, *peers)

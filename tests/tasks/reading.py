@@ -15,8 +15,8 @@ def decoded(tokenizer, tokens) -> list[str]:
 def changed_roles(pair: PromptPair) -> set[str]:
     """Roles at whose positions the prompts differ; END where nothing else is there; "?" for a position without role."""
     roles = {position: role for role, position in reversed(pair.positions.items())}
-    both = zip(pair.clean_tokens, pair.corrupt_tokens, strict=True)
-    return {roles.get(i, "?") for i, (clean, corrupt) in enumerate(both) if clean != corrupt}
+    tokens = zip(pair.clean_tokens, pair.corrupt_tokens, strict=True)
+    return {roles.get(i, "?") for i, (clean, corrupt) in enumerate(tokens) if clean != corrupt}
 
 
 class ShortSighted:

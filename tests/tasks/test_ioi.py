@@ -13,7 +13,7 @@ def test_lists_and_templates_are_the_published_ones():
     assert (len(data["names"]), len(data["places"]), len(data["objects"])) == (99, 8, 8)
     assert len(set(data["names"])) == 99 and len(data["templates"]) == 15
     first = "Then, {first} and {second} went to the {place}. {subject} gave a {object} to"
-    assert data["templates"][0] == first and all(one.endswith(" to") for one in data["templates"])
+    assert data["templates"][0] == first and all(template.endswith(" to") for template in data["templates"])
 
 
 def test_thirty_pairs_hold_every_template_in_both_orders_once(gpt2):
@@ -34,8 +34,8 @@ def test_every_text_is_its_template_with_names_filled_in_in_its_order(gpt2):
             pattern = pattern.replace("{" + key + "}", f"(?P={key})")
         assert re.fullmatch(pattern, pair.corrupt)
         io, subject = (gpt2.decode([tokens[0]]).strip() for tokens in (pair.answers, pair.wrong_answers))
-        found = re.fullmatch(pattern, pair.clean).group("first", "second", "subject")
-        assert found == ((io, subject, subject) if order == "ABBA" else (subject, io, subject))
+        names = re.fullmatch(pattern, pair.clean).group("first", "second", "subject")
+        assert names == ((io, subject, subject) if order == "ABBA" else (subject, io, subject))
 
 
 @pytest.mark.parametrize("bos", [True, False])
@@ -56,8 +56,8 @@ def test_roles_point_at_their_tokens(real_tokenizer, kind, bos):
 def test_only_names_change_and_as_the_counterfactual_says(real_tokenizer, kind):
     for pair in IOI().sample(real_tokenizer, 60, counterfactual=kind):
         names = {pair.positions[role] for role in ("IO", "S1", "S2")}
-        both = zip(pair.clean_tokens, pair.corrupt_tokens, strict=True)
-        changed = {i for i, (clean, corrupt) in enumerate(both) if clean != corrupt}
+        tokens = zip(pair.clean_tokens, pair.corrupt_tokens, strict=True)
+        changed = {i for i, (clean, corrupt) in enumerate(tokens) if clean != corrupt}
         assert changed == names if kind == "abc" else changed <= names
         io, subject = pair.answers[0], pair.wrong_answers[0]
         new, s1, s2 = (pair.corrupt_tokens[pair.positions[role]] for role in ("IO", "S1", "S2"))

@@ -38,8 +38,8 @@ def test_names_counterfactuals_change_the_names_and_nothing_else():
     task = load_planted_task("planted-backup")
     for kind, roles in (("abc", {"IO", "S1", "S2"}), ("s2_io", {"S2"})):
         for pair in task.sample(tokenizer, 30, 0, kind):
-            both = zip(pair.clean_tokens, pair.corrupt_tokens, strict=True)
-            changed = {i for i, (clean, corrupt) in enumerate(both) if clean != corrupt}
+            tokens = zip(pair.clean_tokens, pair.corrupt_tokens, strict=True)
+            changed = {i for i, (clean, corrupt) in enumerate(tokens) if clean != corrupt}
             assert changed == {pair.positions[role] for role in roles}
 
 

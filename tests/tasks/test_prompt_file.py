@@ -92,8 +92,8 @@ def test_what_cannot_be_used_is_dropped_and_counted(tmp_path, gpt2):
         task.sample(gpt2, 2)
     # without a number there are as many as are usable
     task = PromptFile(write(tmp_path, {"prompts": [*entries(*(f"Day {i}:" for i in range(5))), short]}))
-    found = sample_pairs(task, gpt2, None, task.default_n)
-    assert len(found) == 5 and found.dropped == {"lengths": 1}
+    sampled = sample_pairs(task, gpt2, None, task.default_n)
+    assert len(sampled) == 5 and sampled.dropped == {"lengths": 1}
     assert len(sample_pairs(task, gpt2, None, 3)) == 3
     with pytest.raises(InputError, match="6 pairs asked for, but 5 of 6 are usable"):
         sample_pairs(task, gpt2, 6, 3)

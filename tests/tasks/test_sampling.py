@@ -216,5 +216,7 @@ def test_a_file_that_is_used_up_or_a_task_that_repeats_itself_is_an_error(of_eig
     for task in (of_eight, Repeating()):
         with pytest.raises(InputError, match="no pairs beyond the 8 used"):
             held_out_pairs(task, gpt2, 4, pool)
-    some = pool.subset(range(6))
-    assert {pair.clean for pair in held_out_pairs(Repeating(), gpt2, 2, some)} == {p.clean for p in pool[6:]}
+    first_six = pool.subset(range(6))
+    assert {pair.clean for pair in held_out_pairs(Repeating(), gpt2, 2, first_six)} == {
+        p.clean for p in pool[6:]
+    }

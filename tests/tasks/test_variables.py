@@ -34,9 +34,9 @@ def test_every_task_says_what_varies(name, gpt2):
     if name in VARIED:
         variable, values = VARIED[name]
         assert {pair.variables[side][variable] for pair in pairs for side in pair.variables} <= values
-    found = {variable.name: variable for variable in variables(pairs, gpt2)}
-    told = list(pairs[0].variables["clean"])
-    assert list(found)[: len(told)] == told and all(found[name].given for name in told)
+    by_name = {variable.name: variable for variable in variables(pairs, gpt2)}
+    stated = list(pairs[0].variables["clean"])
+    assert list(by_name)[: len(stated)] == stated and all(by_name[name].given for name in stated)
 
 
 @pytest.mark.parametrize("kind", ["abc", "s2_io", "oneill"])
@@ -44,15 +44,15 @@ def test_the_order_of_ioi_is_where_the_repeated_name_stood(gpt2, kind):
     for pair in sample("ioi", gpt2, counterfactual=kind):
         for side, text in (("clean", pair.clean_tokens), ("corrupt", pair.corrupt_tokens)):
             io, s1, s2 = (text[pair.positions[role]] for role in ("IO", "S1", "S2"))
-            said = pair.variables[side]
+            values = pair.variables[side]
             if s2 not in (io, s1):
-                assert said["order"] is said["S"] is said["IO"] is None
+                assert values["order"] is values["S"] is values["IO"] is None
                 continue
             at = {s1: pair.positions["S1"], io: pair.positions["IO"]}
             other = io if s2 == s1 else s1
-            assert said["order"] == ("S first" if at[s2] < at[other] else "S second")
-            assert gpt2.decode([s2]).strip() == said["S"]
-            assert gpt2.decode([other]).strip() == said["IO"]
+            assert values["order"] == ("S first" if at[s2] < at[other] else "S second")
+            assert gpt2.decode([s2]).strip() == values["S"]
+            assert gpt2.decode([other]).strip() == values["IO"]
 
 
 def entry(i: int = 0, **more) -> dict:
@@ -105,16 +105,16 @@ def test_of_a_constant_and_of_one_value_a_prompt_nothing_can_be_told(gpt2, tmp_p
     path = tmp_path / "mine.json"
     sides = [{"clean": {"same": 1, "own": 2 * i}, "corrupt": {"same": 1, "own": 2 * i + 1}} for i in range(3)]
     path.write_text(json.dumps({"prompts": [entry(i, variables=sides[i]) for i in range(3)]}))
-    found = {v.name: v for v in variables(PromptFile(path).sample(gpt2, 3), gpt2)}
-    assert found["same"].fault and found["own"].fault and found["same"].fault != found["own"].fault
+    by_name = {v.name: v for v in variables(PromptFile(path).sample(gpt2, 3), gpt2)}
+    assert by_name["same"].fault and by_name["own"].fault and by_name["same"].fault != by_name["own"].fault
 
 
 def test_derived_variables_are_read_from_the_prompts():
     tokenizer = load_model("planted-inhibition").tokenizer
     pairs = sample("planted-inhibition", tokenizer)
-    found = {v.name: v for v in variables(pairs, tokenizer)}
-    assert [v.name for v in found.values() if v.given] == ["IO", "S", "order"]
-    order, told = found["order of roles"], found["token at S2"]
+    by_name = {v.name: v for v in variables(pairs, tokenizer)}
+    assert [v.name for v in by_name.values() if v.given] == ["IO", "S", "order"]
+    order, token = by_name["order of roles"], by_name["token at S2"]
     assert np.array_equal(order.ids[0], order.ids[1]) and len(order.values) == 2
     for i, pair in enumerate(pairs):
-        assert told.values[told.ids[1, i]] == tokenizer.decode([pair.corrupt_tokens[pair.positions["S2"]]])
+        assert token.values[token.ids[1, i]] == tokenizer.decode([pair.corrupt_tokens[pair.positions["S2"]]])

@@ -22,9 +22,9 @@ def test_verbs_agree_with_the_subject_and_the_corrupt_subject_wants_the_others(r
     verbs = {"singular": ["is", "was", "has"], "plural": ["are", "were", "have"]}
     for pair in Agreement().sample(real_tokenizer, 60, 3, kind):
         subject, place, attractor = (at(real_tokenizer, pair, r) for r in ("subject", "place", "attractor"))
-        own, other = number(subject), number(at(real_tokenizer, pair, "subject", "corrupt"))
-        assert {own, other} == set(verbs) and pair.template.startswith(own)
-        assert decoded(real_tokenizer, pair.answers) == verbs[own]
+        wanted, other = number(subject), number(at(real_tokenizer, pair, "subject", "corrupt"))
+        assert {wanted, other} == set(verbs) and pair.template.startswith(wanted)
+        assert decoded(real_tokenizer, pair.answers) == verbs[wanted]
         assert decoded(real_tokenizer, pair.wrong_answers) == verbs[other]
         assert changed_roles(pair) == ({"subject"} if kind == "number" else {"subject", "attractor"})
         assert pair.positions["attractor"] == pair.positions["END"]

@@ -360,7 +360,7 @@ def test_what_cannot_be_trained_is_refused(model, text, start, tmp_path):
     for_reading = {"a0": LayerNormCodebook(CodebookConfig(d_in=size, n_codes=12))}
     for books, config, message in (
         (single, nested, "one code a vector, so there is no number to draw"),
-        (misfit, QUICK, "site a0 has .* does not fit"),
+        (misfit, QUICK, "site a0 has .* do not fit"),
         (for_reading, QUICK, "a0 is a layer_norm_codebook"),
     ):
         with pytest.raises(InputError, match=message):

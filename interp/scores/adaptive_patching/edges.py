@@ -124,9 +124,8 @@ def written_codes(run: EdgeRun, edges: EdgeList, codes: RoleCodes) -> Float[Tens
     positions = torch.tensor([[pair.positions.get(role, -1) for role in codes.roles] for pair in pairs])
     residual_writes = ResidualWrites.of(run.model)
     weights = [residual_writes.output_weight(run.model, site.layer)[site.head] for site in edges.sites]
-    changes = weights[0].new_zeros(
-        len(pairs), len(edges.sites), len(pairs[0].clean_tokens), len(weights[0][0])
-    )
+    shape = (len(pairs), len(edges.sites), len(pairs[0].clean_tokens), weights[0].shape[1])
+    changes = weights[0].new_zeros(shape)
     for place, (site, weight) in enumerate(zip(edges.sites, weights, strict=True)):
         clean, corrupt = codes.vectors(site.layer, site.head or 0)[:, rows]
         change = (clean - corrupt).to(weight) @ weight
@@ -280,9 +279,8 @@ def patched_edges(
     context.forwards += (PROPOSING_COST - BASE_COST) * len(pairs)
     promise = np.maximum(np.abs(proposed.attribution.mean(0)), np.abs(proposed.path.mean(0)))
     chosen = np.sort(np.argsort(-promise, kind="stable")[: config.candidates])
-    estimates = EffectEstimates(
-        proposed.path[:, chosen], context.gap, config.threshold, np.arange(len(pairs))
-    )
+    order = np.arange(len(pairs))
+    estimates = EffectEstimates(proposed.path[:, chosen], context.gap, config.threshold, order)
     if proposed.exact is not None and config.budget:
         _measure(context, estimates, edges.subset(chosen), proposed.exact)
     context.report_progress(1.0)
@@ -324,9 +322,8 @@ def _propose(context: Context, edges: EdgeList, codes: RoleCodes | None, clean: 
         path[rows] = (attribution[rows] + halfway_products(run, edges)) / 2
         partial[rows] = partial_products(run, edges)
     exact = None
-    with contextlib.suppress(
-        InputError
-    ):  # attention that cannot be written out: its edges keep their attribution
+    # attention that cannot be written out: its edges keep their attribution
+    with contextlib.suppress(InputError):
         exact = EdgePatcher(clean)
     return _Proposed(attribution, path, partial, None if codes is None else by_codes, exact)
 

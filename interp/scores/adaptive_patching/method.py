@@ -185,9 +185,8 @@ class AdaptivePatchingBase:
         shape = attribution.shape[1:]
         gap = float(self.gaps[indices].mean())
         kept = [row for row, index in enumerate(indices) if index in self.clean.kept]
-        estimates = EffectEstimates(
-            attribution.reshape(len(indices), -1), gap, config.threshold, np.array(kept)
-        )
+        flat = attribution.reshape(len(indices), -1)
+        estimates = EffectEstimates(flat, gap, config.threshold, np.array(kept))
         pairs = [indices[row] for row in kept]
         prefix = self.clean.prefix_cost(pairs)
         budget = config.budget * min(len(indices), BUDGET_PAIRS) - prefix

@@ -115,9 +115,7 @@ def nested_circuits(
     context.run(clean, share=1 / (1 + len(sizes)))
     context.forwards += clean.prefix_cost(everything)
     if context.gap == 0:
-        raise InputError(
-            "the metric is the same on clean and corrupt prompts: there is nothing to grow a circuit for"
-        )
+        raise InputError("the metric is the same on clean and corrupt prompts: no circuit can grow")
     points = torch.tensor(POINTS).repeat(len(pairs))[: len(pairs)]
     share = points[:, None, None].expand(len(pairs), *shape).clone()
     order, signs, left_out = np.empty(0, dtype=int), np.empty(0), []

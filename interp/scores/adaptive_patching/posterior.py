@@ -118,18 +118,11 @@ def membership(
     gap: float,
     threshold: float,
 ) -> Membership:
-    """Posterior of effects (module docstring).
-
-    Args:
-        variance: of the estimate's error: of the mean over pairs, plus what is known of its bias.
-        gap: of the metric from clean to corrupt prompts; only its size counts.
-        threshold: share of the gap from which on an effect makes a member.
-    """
+    """Posterior of effects (module docstring). ``variance`` is of the estimate's error: of the mean over pairs, plus
+    what is known of its bias. An effect makes a member from ``threshold`` of the gap's size on."""
     bad = (~np.isfinite(estimate) | ~np.isfinite(variance)).sum()
     if not len(estimate) or bad:
-        raise InputError(
-            f"{len(estimate)} effects, {bad} of them NaN or infinite: give finite ones, at least one"
-        )
+        raise InputError(f"{len(estimate)} effects, {bad} of them NaN or infinite: give finite ones")
     gap = abs(gap)
     if gap == 0 or not np.isfinite(gap):
         raise InputError(

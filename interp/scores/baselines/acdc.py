@@ -62,9 +62,7 @@ class ACDCConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.lowest <= self.highest < float("inf"):
-            raise InputError(
-                f"lowest {self.lowest}, highest {self.highest}: needs numbers, 0 < lowest ≤ highest"
-            )
+            raise InputError(f"lowest {self.lowest}, highest {self.highest}: it must be 0 < lowest ≤ highest")
         whole_number("thresholds", self.thresholds, 1)
 
 

@@ -65,10 +65,8 @@ class ContextualDecompositionConfig(MethodConfig):
 @method(config=ContextualDecompositionConfig, scores_mlps=False, most_pairs=10, most_seeds=10)
 def contextual_decomposition(context: Context) -> Scores:
     """Score heads by contextual decomposition (module docstring)."""
-    model, pairs = context.model, context.pairs
-    decomposition = Decomposition(
-        model, pairs.metric, len(pairs), context.config.attention, context.report_progress
-    )
+    model, pairs, rule = context.model, context.pairs, context.config.attention
+    decomposition = Decomposition(model, pairs.metric, len(pairs), rule, context.report_progress)
     context.run(decomposition, share=0.0)
     context.forwards += decomposition.forwards
     return Scores.from_pairs(decomposition.heads)
@@ -89,12 +87,8 @@ class Decomposition(Consumer):
         attention: AttentionRule,
         report_progress: Callable[[float], None] = lambda _: None,
     ) -> None:
-        self.model, self.metric, self.attention, self.report_progress = (
-            model,
-            metric,
-            attention,
-            report_progress,
-        )
+        self.model, self.metric, self.attention = model, metric, attention
+        self.report_progress = report_progress
         self.residual_writes = require_whole_blocks(model, self.purpose)
         self.n_layers, self.n_heads = model.cfg.n_layers, model.cfg.n_heads
         self.heads = np.zeros((n_pairs, self.n_layers, self.n_heads))
@@ -264,9 +258,8 @@ class DecomposedLayer:
         if blocks.mlps:
             self.mlp_in = self.whole_out if blocks.sequential else whole
             self.mlp_normed = mlp_norm(blocks.model, layer)(self.mlp_in)
-            self.mlp = _DecomposedMLP(
-                block.mlp, blocks.model.cfg.act_fn, self.mlp_normed[:, first:].contiguous()
-            )
+            later = self.mlp_normed[:, first:].contiguous()
+            self.mlp = _DecomposedMLP(block.mlp, blocks.model.cfg.act_fn, later)
             self.whole_out = self.whole_out + block.mlp(self.mlp_normed)
 
     def propagate(
@@ -332,9 +325,8 @@ class _DecomposedMLP:
                 "attribution and patching work on every model"
             )
         self.parts, self.function = parts, ACT2FN[activation]
-        self.whole: dict[str, Tensor] = {
-            name: parts[name](normed) for name in ("in", "gate") if name in parts
-        }
+        entries = [name for name in ("in", "gate") if name in parts]
+        self.whole: dict[str, Tensor] = {name: parts[name](normed) for name in entries}
         value, gate = self.whole["in"], self.whole.get("gate")
         inner = self.function(value) if gate is None else self.function(gate) * value
         self.whole["out"] = parts["out"](inner)

@@ -98,12 +98,8 @@ class SubnetworkProbingConfig(MethodConfig):
             raise InputError(f"sparsity {self.sparsity}: it must be a number, 0 or more")
 
 
-@method(
-    config=SubnetworkProbingConfig,
-    by_batch=True,  # a step of its optimizer is a batch
-    most_pairs=10,
-    most_seeds=3,
-)
+# by batch, as a step of its optimizer is one
+@method(config=SubnetworkProbingConfig, by_batch=True, most_pairs=10, most_seeds=3)
 def subnetwork_probing(context: Context) -> Scores:
     """Score heads by learned masks (module docstring)."""
     masked = _Masked(context.model, context.pairs, context.config)
@@ -140,15 +136,9 @@ class _Masked(Consumer):
         batch, untouched = self.batches[number]
         heads, mlps = self.by_component(mask.to(untouched))
         # an MLP without a mask is live
-        hooks = {
-            name: _mix(gate, corrupt)
-            for name, gate, corrupt in zip(
-                output_hooks(self.model),
-                [*heads[:, :, None], *mlps],
-                [*batch.corrupt.z, *batch.corrupt.mlp],
-                strict=False,
-            )
-        }
+        gates, corrupt = [*heads[:, :, None], *mlps], [*batch.corrupt.z, *batch.corrupt.mlp]
+        parts = zip(output_hooks(self.model), gates, corrupt, strict=False)
+        hooks = {name: _mix(gate, output) for name, gate, output in parts}
         logits = end_logits(self.model, batch.clean.tokens, hooks)
         return self.divergence(untouched, logits, batch.pairs).mean()
 
