@@ -205,11 +205,6 @@ def _colorbar(scale: Scale) -> dict:
     }
 
 
-def _number(head: Component, scale: Scale) -> str:
-    share = scale.share(head.effect)
-    return wording.number(100 * share, 0) if share is not None else ""
-
-
 def _hover_text(head: Component, scale: Scale) -> str:
     roles = ", ".join(f"{role} {value:.2f}" for role, value in roles_named(head.roles))
     text = f"{in_plot(head.site)}: score {scale.score(head.score)}<br>{effect_text(head, scale)}"
