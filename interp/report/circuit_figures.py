@@ -146,13 +146,14 @@ def grid_plot(
     square = {"symbol": "square-open", "size": _CELL - 2, "color": CHOSEN, "line": {"width": 3}}
 
     def cells(parts: Sequence[Component], rows: Sequence[int | float], *, ring: bool) -> go.Scatter:
+        shares = [scale.share(part.effect) for part in parts]
         return go.Scatter(
             x=[part.layer for part in parts],
             y=rows,
             customdata=[[part.site, turn] for part in parts],
             mode="markers+text",
             marker=square | {"opacity": int(ring)},
-            text=[_number(part, scale) for part in parts],
+            text=["" if share is None else wording.number(100 * share, 0) for share in shares],
             textfont={"size": SMALL + 1, "color": ink},
             hovertext=[_hover_text(part, scale) for part in parts],
             hoverinfo="text",
