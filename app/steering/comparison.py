@@ -211,7 +211,9 @@ def draw_costs(texts: Sequence[job.Written]) -> None:
         )
         rows = [
             {
-                **{"text": written.name, "n": i + 1, "token": written.pieces[written.n_prompt + i]},
+                "text": written.name,
+                "n": i + 1,
+                "token": written.pieces[written.n_prompt + i],
                 "surprise": float(written.text.surprise[i]),
                 "KL": None if written.divergence is None else float(written.divergence[i]),
             }
@@ -253,8 +255,11 @@ def draw_code_set(
         st.warning(plain(doubt))
     rows = [
         {
-            **{"site": code.site, "code": code.code, **label(code.site, code.code)},
-            **{"weight": code.weight, "effect": code.effect},
+            "site": code.site,
+            "code": code.code,
+            **label(code.site, code.code),
+            "weight": code.weight,
+            "effect": code.effect,
             "precision": code.verdict and code.verdict.precision,
             "recall": code.verdict and code.verdict.recall,
             "q": code.verdict and code.verdict.q_value,
