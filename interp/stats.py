@@ -30,30 +30,24 @@ def wilson_bounds(
 
 
 def mean_interval(
-    values: Float[np.ndarray, "row column"], seed: int, level: float = 0.95
+    values: Float[np.ndarray, "row column"], seed: int
 ) -> tuple[Float[np.ndarray, " column"], Float[np.ndarray, " column"]]:
-    """Percentile bootstrap interval of each column's mean, resampling rows (pairs, prompts, blocks), at least two."""
-    return _bootstrap((values,), lambda rows, axis: rows.mean(axis=axis), seed, level)
+    """95 % percentile bootstrap interval of each column's mean, resampling rows (pairs, blocks), at least two."""
+    return _bootstrap((values,), lambda rows, axis: rows.mean(axis=axis), seed)
 
 
 def ratio_interval(
-    sums: Float[np.ndarray, " row"], counts: Shaped[np.ndarray, " row"], seed: int, level: float = 0.95
+    sums: Float[np.ndarray, " row"], counts: Shaped[np.ndarray, " row"], seed: int
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of Σ sums / Σ counts, resampling rows of unlike size, at least two."""
-    low, high = _bootstrap(
-        (sums, counts),
-        lambda row_sums, row_counts, axis: row_sums.sum(axis=axis) / row_counts.sum(axis=axis),
-        seed,
-        level,
-    )
+    """95 % percentile bootstrap interval of Σ sums / Σ counts, resampling rows of unlike size, at least two."""
+    low, high = _bootstrap((sums, counts), lambda x, n, axis: x.sum(axis=axis) / n.sum(axis=axis), seed)
     return float(low), float(high)
 
 
 def r2_of(
-    predicted: Float[np.ndarray, " row"], value: Float[np.ndarray, " row"], seed: int, level: float = 0.95
+    predicted: Float[np.ndarray, " row"], value: Float[np.ndarray, " row"], seed: int
 ) -> tuple[float, float, float] | None:
-    """1 − Σ (predicted − value)² / Σ (value − mean)² with its percentile bootstrap interval; ``None`` where all values
-    are equal."""
+    """1 − Σ (predicted − value)² / Σ (value − mean)², and its 95 % bootstrap interval; ``None`` where all are equal."""
     if len(value) < 2 or np.ptp(value) == 0:
         return None
 
@@ -61,11 +55,11 @@ def r2_of(
         error = ((predicted - value) ** 2).mean(axis=axis)
         return 1 - error / np.maximum(value.var(axis=axis), 1e-12)
 
-    low, high = _bootstrap((predicted, value), r2, seed, level)
+    low, high = _bootstrap((predicted, value), r2, seed)
     return float(r2(predicted, value, 0)), float(low), float(high)
 
 
-def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable, seed: int, level: float) -> tuple:
+def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable, seed: int) -> tuple:
     """Ends of the percentile interval; of several samples the same rows are drawn."""
     from scipy.stats import bootstrap  # takes half a second, and shares need none of it
 
@@ -76,7 +70,6 @@ def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable, seed: int, 
         paired=True,
         n_resamples=RESAMPLES,
         batch=100,
-        confidence_level=level,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval

@@ -70,7 +70,10 @@ def overview(qualities: dict[str, Quality]) -> list[dict]:
     """One line a folder, text and k."""
     return [
         {
-            **{"codebooks": name, "k": k, "codes": quality.n_codes, "text": text.spec},
+            "codebooks": name,
+            "k": k,
+            "codes": quality.n_codes,
+            "text": text.spec,
             "CE rise": interval(condition),
             "KL": wording.number(condition.kl, 2),
             "same top token": wording.percent(condition.agreement),

@@ -40,7 +40,7 @@ COLUMNS = {
 
 
 @st.fragment
-def tokens(reading: token_codes.Reading, text: str, name: str, books: Codebooks) -> None:
+def tokens(reading: token_codes.TextReading, text: str, name: str, books: Codebooks) -> None:
     """Everything that a click on a token changes: no other part of the page is drawn anew."""
     n, shown = len(reading.pieces), [visible(piece) for piece in reading.pieces]
     sites, names = token_codes.heads_of(reading.codes), labels(books)

@@ -25,7 +25,7 @@ MOST = 128
 
 
 @dataclass(frozen=True)
-class Reading:
+class TextReading:
     """
     Attributes:
         pieces: the text's tokens as text, BOS left out.
@@ -36,13 +36,13 @@ class Reading:
     codes: dict[str, TokenCodes]
 
 
-def read(folder: str | Path, books: Codebooks, text: str) -> Reading:
+def read(folder: str | Path, books: Codebooks, text: str) -> TextReading:
     """One forward pass, holding the lock; none if this tab has read the same text last."""
     key = folder, changed(folder), engine.model_name(), text
     return engine.asked_last("reading", key, lambda: _read(books, text))
 
 
-def _read(books: Codebooks, text: str) -> Reading:
+def _read(books: Codebooks, text: str) -> TextReading:
     if not text.strip():
         raise InputError("no text: write some")
     ids = encode_prompts(engine.model(), [text])[0]
@@ -54,10 +54,10 @@ def _read(books: Codebooks, text: str) -> Reading:
             site: TokenCodes(*(part[first:] for part in (whole.ids, whole.similarity, whole.margin)))
             for site, whole in read_codes(model, books, torch.tensor(ids)).items()
         }
-    return Reading(pieces(model.tokenizer, ids[first:]), codes)
+    return TextReading(pieces(model.tokenizer, ids[first:]), codes)
 
 
-def clearest_site(sites: Mapping[str, Sequence[str]], reading: Reading, labels: Labels | None) -> int:
+def clearest_site(sites: Mapping[str, Sequence[str]], reading: TextReading, labels: Labels | None) -> int:
     """Which of the single sites says most about this text: where its codes are many, and their labels hold best."""
     if labels is None:
         return 0
@@ -78,7 +78,7 @@ def coarse_ids(groups: Int[np.ndarray, " code"], ids: Sequence[int]) -> list[int
 
 
 def codes_at(
-    reading: Reading, token: int, books: str, label: Callable[[str, int], dict[str, str]]
+    reading: TextReading, token: int, books: str, label: Callable[[str, int], dict[str, str]]
 ) -> list[dict[str, str | int | float | None]]:
     """The codes of one token at all sites, strongest first within a site, with the addresses of what is known of them
     and of steering by them."""
@@ -100,7 +100,7 @@ def codes_at(
     ]
 
 
-def shared(reading: Reading, token: int, other: int) -> dict[str, float]:
+def shared(reading: TextReading, token: int, other: int) -> dict[str, float]:
     """By site, the share of one token's codes that another token has too; sites at which it has none left out."""
     shares = {}
     for site, codes in reading.codes.items():

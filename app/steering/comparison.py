@@ -33,7 +33,7 @@ OPENED, OPENED_AT = "opened text", "opened token"
 """Keys of the boxes that say which token is open."""
 
 
-class Comparison(NamedTuple):
+class SteeredTexts(NamedTuple):
     """Texts that were written.
 
     Attributes:
@@ -60,7 +60,7 @@ def streaming(place: DeltaGenerator, beside: Sequence[str]) -> job.Show:
 
 
 @st.fragment
-def texts(shown: Comparison) -> None:
+def texts(shown: SteeredTexts) -> None:
     """The texts beside each other and what was branched off them; everything that a click on a token changes."""
     branches = st.session_state.setdefault("branches", [])
     all_texts = [*shown.written, *branches]
@@ -118,7 +118,7 @@ def _card(text: job.Written, number: int, at: int | None) -> None:
     token_strip(text.pieces, [row], chosen, f"strip {number}", take, text.n_prompt)
 
 
-def _open(shown: Comparison, opened: job.Written, at: int) -> None:
+def _open(shown: SteeredTexts, opened: job.Written, at: int) -> None:
     """A new token of a text: what else could have come, the codes there, and the way on from another token."""
     base, codes, *_ = (text.condition for text in shown.written)
     condition = codes if opened.condition is base else opened.condition
@@ -175,7 +175,7 @@ def _code_rows(labels: Labels | None, base: job.SiteCodes, steered: job.SiteCode
     ]
 
 
-def _branch(shown: Comparison, text: job.Written, at: int, others: Sequence[job.Likely]) -> None:
+def _branch(shown: SteeredTexts, text: job.Written, at: int, others: Sequence[job.Likely]) -> None:
     """Another token in the place of this one, and the text from there on."""
     texts_of = {other.token: f"{wording.token(other.text)} {other.condition:.0%}" for other in others}
     token = st.pills(
@@ -211,7 +211,9 @@ def draw_costs(texts: Sequence[job.Written]) -> None:
         )
         rows = [
             {
-                **{"text": written.name, "n": i + 1, "token": written.pieces[written.n_prompt + i]},
+                "text": written.name,
+                "n": i + 1,
+                "token": written.pieces[written.n_prompt + i],
                 "surprise": float(written.text.surprise[i]),
                 "KL": None if written.divergence is None else float(written.divergence[i]),
             }
@@ -253,8 +255,11 @@ def draw_code_set(
         st.warning(plain(doubt))
     rows = [
         {
-            **{"site": code.site, "code": code.code, **label(code.site, code.code)},
-            **{"weight": code.weight, "effect": code.effect},
+            "site": code.site,
+            "code": code.code,
+            **label(code.site, code.code),
+            "weight": code.weight,
+            "effect": code.effect,
             "precision": code.verdict and code.verdict.precision,
             "recall": code.verdict and code.verdict.recall,
             "q": code.verdict and code.verdict.q_value,
@@ -265,7 +270,7 @@ def draw_code_set(
     table(rows, "found", {"page": st.column_config.LinkColumn("its page", display_text="what it is")})
 
 
-def draw_again(shown: Comparison) -> None:
+def draw_again(shown: SteeredTexts) -> None:
     """How to get the texts of base and codes again, by the link all that the form asked for, and all of it to keep."""
     session_data = session(shown)
     st.subheader("Again")
@@ -293,7 +298,7 @@ def draw_again(shown: Comparison) -> None:
             )
 
 
-def session(shown: Comparison) -> dict:
+def session(shown: SteeredTexts) -> dict:
     """The texts with their tokens and each token's KL in nats, and what repeats them."""
     request, link = shown.request, address(shown.made)
     texts = [

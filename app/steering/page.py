@@ -9,7 +9,14 @@ import streamlit as st
 from interp import MOST_SEED
 from interp.app import engine
 from interp.app.steering import job
-from interp.app.steering.comparison import Comparison, draw_again, draw_code_set, draw_costs, streaming, texts
+from interp.app.steering.comparison import (
+    SteeredTexts,
+    draw_again,
+    draw_code_set,
+    draw_costs,
+    streaming,
+    texts,
+)
 from interp.app.steering.form import BY_NAME, OF_TEXTS, OF_TOPIC, SOURCES, made_by, named, settings, worked
 from interp.app.widgets.code_names import beside, labels
 from interp.app.widgets.codebook_picker import choose, made_with
@@ -168,7 +175,7 @@ if pressed:
             times=times,
             said=said if job.SAID in others else None,
         )
-        st.session_state["comparison"] = Comparison(request, written, form, books, names)
+        st.session_state["comparison"] = SteeredTexts(request, written, form, books, names)
     except InputError as error:
         engine.say(error)
     writing.empty()
@@ -179,7 +186,7 @@ elif contrast is not None and code_set is None:
     listing.caption("Its codes are found when you press Steer: half a minute, once.")
 
 if "comparison" in st.session_state:
-    shown: Comparison = st.session_state["comparison"]
+    shown: SteeredTexts = st.session_state["comparison"]
     with done.container():
         if shown.made != form:
             st.info("The settings above have changed since these texts were written: press Steer for others.")

@@ -16,10 +16,10 @@ CHOSEN = ("search", "order", "side", "show", "bench_pairs", "heldout", "along")
 """Parameters of choices of which one always is made."""
 
 
-def choice(label: str, options: Sequence, key: str, *, first: Any = None, place: Any = st, **more) -> Any:
+def choice(label: str, options: Sequence, key: str, *, place: Any = st, **more) -> Any:
     """One of a few options side by side, of which one always is chosen; it stands in the address."""
-    first = options[0] if first is None else first
-    return place.segmented_control(label, options, key=key, default=first, required=True, bind=IN_URL, **more)
+    always = {"default": options[0], "required": True, "bind": IN_URL}
+    return place.segmented_control(label, options, key=key, **always, **more)
 
 
 def mend() -> None:

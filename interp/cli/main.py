@@ -260,11 +260,11 @@ def compare(
 ) -> None:
     """Put two runs side by side: shared members, rank correlation, heads that differ."""
     from interp.cli.app import workbench_of
-    from interp.cli.render import print_comparison
     from interp.report.compare import compare_runs
     from interp.runs.run import Run
 
-    print_comparison(compare_runs(Run.load(first), Run.load(second)))
+    rows = compare_runs(Run.load(first), Run.load(second)).rows()
+    plain_console().print(table([""] * len(rows[0]), rows))
     if first.resolve().parent == second.resolve().parent:
         suggest((workbench_of(first), "both in the browser, on the page Circuit"))
 

@@ -17,7 +17,6 @@ from interp.scores.result import layer_prior
 
 if TYPE_CHECKING:  # no discovery needs it
     from interp.evaluation.nested_circuits import NestedCurve
-    from interp.report.compare import Comparison
     from interp.scores.adaptive_patching.nested import NestedCircuits
 
 MEMBER_ROWS, REFERENCE_ROWS = 10, 20
@@ -171,11 +170,6 @@ def _marked(model: Model, pair: PromptPair, tokens: tuple[int, ...]) -> Text:
             text.append(f"⟨{','.join(roles[i])}⟩", style="cyan")
         text.append("|", style="dim")
     return text
-
-
-def print_comparison(comparison: "Comparison") -> None:
-    rows = comparison.rows()
-    plain_console().print(table([""] * len(rows[0]), rows))
 
 
 def print_bench(result: dict) -> None:

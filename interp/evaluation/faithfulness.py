@@ -66,7 +66,6 @@ def faithfulness_curves(
     ablator: Ablator,
     scores: Float[np.ndarray, "layer head"],
     *,
-    grid: tuple[float, ...] = GRID,
     sizes: tuple[int, ...] = SIZES,
     seed: int = 0,
 ) -> Curves:
@@ -80,23 +79,23 @@ def faithfulness_curves(
     Raises:
         InputError: ablating every head leaves the metric as it was, so that there are no shares.
     """
-    counts = [int(fraction * scores.size) for fraction in grid]
+    counts = [int(fraction * scores.size) for fraction in GRID]
     fitting = [size for size in sizes if size <= scores.size]
     by_size = [best_heads(scores, size, seed=seed) for size in (*counts, *fitting)]
     by_sign = [best_heads(scores, size, signed=True, seed=seed) for size in counts]
     circuits = np.stack([*all_or_none(scores.shape), *by_sign, *by_size])
     empty, full, *values = ablator.metric(circuits).mean(1)
     f = shares_of_gap(np.array(values), empty, full)
-    f_signed, f_absolute, rest = f[: len(grid)], f[len(grid) : 2 * len(grid)], f[2 * len(grid) :]
+    f_signed, f_absolute, rest = np.split(f, [len(GRID), 2 * len(GRID)])
     at = dict(zip(fitting, rest.tolist(), strict=True))
     return Curves(
-        grid=tuple(grid),
+        grid=GRID,
         counts=tuple(counts),
         f_signed=tuple(f_signed.tolist()),
         f_absolute=tuple(f_absolute.tolist()),
         f_at={size: at.get(size) for size in sizes},
-        cpr=float(area_under(f_signed, grid)),
-        cmd=float(area_to_the_model(f_absolute, grid)),
+        cpr=float(area_under(f_signed)),
+        cmd=float(area_to_the_model(f_absolute)),
         metric_full=float(full),
         metric_empty=float(empty),
         ablation=ablator.kind,
@@ -105,16 +104,14 @@ def faithfulness_curves(
     )
 
 
-def area_under(f_signed: Float[np.ndarray, " fraction"], grid: tuple[float, ...] = GRID) -> np.floating:
-    """CPR: the area of f over the fractions of the grid."""
-    return trapezoid(f_signed, grid)
+def area_under(f_signed: Float[np.ndarray, " fraction"]) -> np.floating:
+    """CPR: the area of f over the fractions of :data:`GRID`."""
+    return trapezoid(f_signed, GRID)
 
 
-def area_to_the_model(
-    f_absolute: Float[np.ndarray, "*circuits fraction"], grid: tuple[float, ...] = GRID
-) -> np.ndarray | np.floating:
-    """CMD: the area of |1 − f| over the fractions of the grid, [*circuits]."""
-    return trapezoid(np.abs(1 - f_absolute), grid, axis=-1)
+def area_to_the_model(f_absolute: Float[np.ndarray, "*circuits fraction"]) -> np.ndarray | np.floating:
+    """CMD: the area of |1 − f| over the fractions of :data:`GRID`, [*circuits]."""
+    return trapezoid(np.abs(1 - f_absolute), GRID, axis=-1)
 
 
 def shares_of_gap(values: Float[np.ndarray, " circuit"], empty: float, full: float) -> np.ndarray:

@@ -82,7 +82,6 @@ def recover(
     *,
     n_boot: int = N_BOOT,
     n_random: int = N_RANDOM,
-    seed: int = 0,
 ) -> Recovery:
     """Score a ranking of heads by |score| against the members of a reference. MLPs can join as one more column.
 
@@ -102,7 +101,7 @@ def recover(
     defined = bool(labels.any() and not labels.all())
     interval = None
     if per_pair is not None and len(per_pair) > 1 and defined:
-        interval = _interval(_bootstrap_aucs([per_pair], labels, n_boot, seed)[0])
+        interval = _interval(_bootstrap_aucs([per_pair], labels, n_boot)[0])
     return Recovery(
         roc_auc=roc_auc(size, labels),
         average_precision=float(average_precision_score(labels, size)) if labels.any() else None,
@@ -111,7 +110,7 @@ def recover(
         n_heads=labels.size,
         interval=interval,
         n_pairs=None if per_pair is None else len(per_pair),
-        nulls=_nulls(np.abs(scores), labels, n_random, seed),
+        nulls=_nulls(np.abs(scores), labels, n_random),
     )
 
 
@@ -119,9 +118,6 @@ def compare_paired(
     scores_a_per_pair: Float[np.ndarray, "pair_a layer head"],
     scores_b_per_pair: Float[np.ndarray, "pair_b layer head"],
     truth: Bool[np.ndarray, "layer head"],
-    *,
-    n_boot: int = N_BOOT,
-    seed: int = 0,
 ) -> PairedComparison:
     """Paired bootstrap of the difference of two ROC AUCs, over pairs that both methods scored in one order.
 
@@ -136,7 +132,7 @@ def compare_paired(
     auc_a, auc_b = (roc_auc(np.abs(scores.mean(axis=0)).ravel(), labels) for scores in per_method)
     if auc_a is None or auc_b is None:
         raise InputError(f"{int(labels.sum())} of {labels.size} heads are members: no ROC AUC to compare")
-    drawn_a, drawn_b = _bootstrap_aucs(per_method, labels, n_boot, seed)
+    drawn_a, drawn_b = _bootstrap_aucs(per_method, labels, N_BOOT)
     return PairedComparison(auc_a - auc_b, _interval(drawn_a - drawn_b))
 
 
@@ -166,15 +162,13 @@ def _aucs(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
 
 
-def _bootstrap_aucs(
-    per_pair: list[np.ndarray], labels: np.ndarray, n_boot: int, seed: int
-) -> list[np.ndarray]:
+def _bootstrap_aucs(per_pair: list[np.ndarray], labels: np.ndarray, n_boot: int) -> list[np.ndarray]:
     """For every method the AUCs of |sum over resampled pairs|; all methods see the same resamples.
 
     Sums, not means: with whole-numbered scores they are exact, so that ties stay ties.
     """
     n = len(per_pair[0])
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot).astype(float)
+    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=n_boot).astype(float)
     return [_aucs(np.abs(counts @ scores.reshape(n, -1)), labels) for scores in per_pair]
 
 
@@ -183,10 +177,10 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _nulls(size: np.ndarray, labels: np.ndarray, n_random: int, seed: int) -> Nulls:
+def _nulls(size: np.ndarray, labels: np.ndarray, n_random: int) -> Nulls:
     if not labels.any() or labels.all():
         return Nulls(None, None, None, None)
-    random = _aucs(np.random.default_rng(seed).standard_normal((n_random, labels.size)), labels)
+    random = _aucs(np.random.default_rng(0).standard_normal((n_random, labels.size)), labels)
     layer_means = np.broadcast_to(size.mean(axis=1, keepdims=True), size.shape)
     return Nulls(
         random_mean=float(random.mean()),

@@ -72,9 +72,7 @@ def mean_jaccard(circuits: Sequence[Bool[np.ndarray, "layer head"]]) -> float | 
     return float(index[np.triu_indices(len(flat), 1)].mean())
 
 
-def bootstrap_stability(
-    per_pair: Float[np.ndarray, "pair layer head"], size: int, *, n_boot: int = N_BOOT, seed: int = 0
-) -> float | None:
+def bootstrap_stability(per_pair: Float[np.ndarray, "pair layer head"], size: int) -> float | None:
     """Mean Jaccard index of the chosen ``size`` heads between bootstrap resamples of the pairs.
 
     Méloux et al. 2025 (arXiv 2510.00845) find .67 for EAP-IG on GPT-2's IOI and ask for .8 from 100 pairs on. It
@@ -83,6 +81,6 @@ def bootstrap_stability(
     n = len(per_pair)
     if n < 2:
         return None
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot).astype(float)
-    means = (counts @ per_pair.reshape(n, -1)).reshape(n_boot, *per_pair.shape[1:])
+    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=N_BOOT).astype(float)
+    means = (counts @ per_pair.reshape(n, -1)).reshape(N_BOOT, *per_pair.shape[1:])
     return mean_jaccard([best_heads(mean, size, seed=draw) for draw, mean in enumerate(means)])

@@ -130,10 +130,7 @@ class MeanRate:
 
 
 def mean_rate(
-    cells: Sequence[tuple[SteeringCell, str]],
-    n_prompts: int,
-    less: Sequence[tuple[SteeringCell, str]] = (),
-    seed: int = 0,
+    cells: Sequence[tuple[SteeringCell, str]], n_prompts: int, less: Sequence[tuple[SteeringCell, str]] = ()
 ) -> MeanRate:
     """The mean over topics of the rate, or of how much it is above another arm's, text by text.
 
@@ -147,7 +144,7 @@ def mean_rate(
         rates = rates - np.mean([cell.held[topic] for cell, topic in less], axis=0)
     by_prompt = [rates[i::n_prompts] for i in range(min(n_prompts, len(rates)))]
     sums, counts = (np.array([reduce(of_prompt) for of_prompt in by_prompt]) for reduce in (np.sum, len))
-    return MeanRate(float(rates.mean()), *ratio_interval(sums, counts, seed))
+    return MeanRate(float(rates.mean()), *ratio_interval(sums, counts, 0))
 
 
 def made_of(arm: str, *, model: str, books: str, finder: int, config: SteeringConfig) -> dict[str, Any]:

@@ -149,13 +149,14 @@ def grid_plot(
     square = {"symbol": "square-open", "size": _CELL - 2, "color": CHOSEN, "line": {"width": 3}}
 
     def cells(parts: Sequence[Component], rows: Sequence[int | float], *, ring: bool) -> go.Scatter:
+        shares = [scale.share(part.effect) for part in parts]
         return go.Scatter(
             x=[part.layer for part in parts],
             y=rows,
             customdata=[[part.site, turn] for part in parts],
             mode="markers+text",
             marker=square | {"opacity": int(ring)},
-            text=[_number(part, scale) for part in parts],
+            text=["" if share is None else wording.number(100 * share, 0) for share in shares],
             textfont={"size": SMALL + 1, "color": ink},
             hovertext=[_hover_text(part, scale) for part in parts],
             hoverinfo="text",
@@ -208,11 +209,6 @@ def _colorbar(scale: Scale) -> dict:
     }
 
 
-def _number(head: Component, scale: Scale) -> str:
-    share = scale.share(head.effect)
-    return wording.number(100 * share, 0) if share is not None else ""
-
-
 def _hover_text(head: Component, scale: Scale) -> str:
     roles = ", ".join(f"{role} {value:.2f}" for role, value in roles_named(head.roles))
     text = f"{in_plot(head.site)}: score {scale.score(head.score)}<br>{effect_text(head, scale)}"
@@ -241,7 +237,12 @@ def pattern_plot(
             x=np.arange(n),
             y=np.arange(queries),
             z=np.where(pattern >= 0.005, pattern, np.nan) ** EXPONENT,
-            **{"zmin": 0, "zmax": 1, "colorscale": _UNSIGNED, "showscale": False, "xgap": 1, "ygap": 1},
+            zmin=0,
+            zmax=1,
+            colorscale=_UNSIGNED,
+            showscale=False,
+            xgap=1,
+            ygap=1,
             text=[[_weight(float(weight)) for weight in row] for row in pattern] if n <= 24 else None,
             texttemplate="%{text}" if n <= 24 else None,
             textfont={"size": SMALL - 1, "color": ink},

@@ -33,7 +33,13 @@ def site_grid(values: Mapping[str, float], label: str) -> go.Figure:
         grid[names.index(name), place.layer] = values[site]
     figure = go.Figure(
         go.Heatmap(
-            **{"x": list(range(n_layers)), "y": names, "z": grid, "zmin": 0, "zmax": 1, "xgap": 2, "ygap": 2},
+            x=list(range(n_layers)),
+            y=names,
+            z=grid,
+            zmin=0,
+            zmax=1,
+            xgap=2,
+            ygap=2,
             colorscale=[[0, "rgba(128,128,128,.18)"], [1, "#1c7ed6"]],
             colorbar={"title": {"text": label, "side": "right"}, "tickvals": [0, 0.5, 1], "thickness": 10},
             hovertemplate="layer %{x}, %{y}: %{z:.2f}<extra></extra>",

@@ -48,8 +48,12 @@ def python_lines(run: Run, task: str | None = None, reference: str | None = None
     task = task or _task(run)
     loaded = "".join(f", {key}={value!r}" for key, value in _loaded_as(run).items())
     arguments = {
-        **{"method": run.method, "n": run.n_pairs, "seed": run.seed, "counterfactual": pairs.counterfactual},
-        **{"candidates": settings.candidates, "threshold": settings.threshold},
+        "method": run.method,
+        "n": run.n_pairs,
+        "seed": run.seed,
+        "counterfactual": pairs.counterfactual,
+        "candidates": settings.candidates,
+        "threshold": settings.threshold,
         "mlps": run.universe == "heads+mlps" or None,
         "bos": None if pairs.bos else False,
         "program": run.program is not None or None,

@@ -88,20 +88,20 @@ class CodeEffect:
     with_codes: Float[np.ndarray, " pair"]
     with_random: Float[np.ndarray, " pair"]
 
-    def change(self, *, random: bool = False, seed: int = 0) -> tuple[float, float, float]:
+    def change(self, *, random: bool = False) -> tuple[float, float, float]:
         """Mean change of the metric, and its 95 % bootstrap interval over pairs."""
-        return mean_with_interval((self.with_random if random else self.with_codes) - self.before, seed)
+        return mean_with_interval((self.with_random if random else self.with_codes) - self.before)
 
-    def beyond(self, seed: int = 0) -> tuple[float, float, float]:
+    def beyond(self) -> tuple[float, float, float]:
         """The same of the metric with the code less that with a random code."""
-        return mean_with_interval(self.with_codes - self.with_random, seed)
+        return mean_with_interval(self.with_codes - self.with_random)
 
 
-def mean_with_interval(values: Float[np.ndarray, " pair"], seed: int = 0) -> tuple[float, float, float]:
+def mean_with_interval(values: Float[np.ndarray, " pair"]) -> tuple[float, float, float]:
     """A mean and its 95 % bootstrap interval over pairs; without one for a single pair, NaN."""
     if len(values) < 2:
         return float(values.mean()), float("nan"), float("nan")
-    low, high = mean_interval(values[:, None], seed)
+    low, high = mean_interval(values[:, None], 0)
     return float(values.mean()), float(low[0]), float(high[0])
 
 

@@ -7,7 +7,7 @@ import torch
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.kinds.vq import ResidualVQ, VQConfig
 from interp.errors import InputError
-from interp.models import Model, hooked, load_model
+from interp.models import Model, hooked
 from interp.models.generate import generate
 from interp.steering import AddCode, SetCode, WeightedCode
 from interp.steering.continuations import step_divergences, surprise
@@ -16,11 +16,6 @@ from tests.bottlenecks.test_edits import fitted
 
 PROMPT = [1, 20, 31, 7]
 NEW = [[11, 12, 40, 5, 9, 30], [50, 8, 8]]
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model_folder) -> Model:
-    return load_model(str(tiny_model_folder("llama")))
 
 
 @pytest.fixture(scope="module")

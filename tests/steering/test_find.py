@@ -17,7 +17,7 @@ from interp.bottlenecks.kinds.discrete_sae import DiscreteSAE, DiscreteSAEConfig
 from interp.bottlenecks.kinds.metric_codebook import FLOOR
 from interp.errors import InputError
 from interp.evaluation.steering_conditions import means_of_texts
-from interp.models import Model, hooked, load_model
+from interp.models import hooked
 from interp.steering import CodeSet, cache, find, find_codes, load_topic, topic_names
 from interp.steering.continuations import surprise
 from interp.steering.request import random_codes
@@ -30,11 +30,6 @@ MARK = "Z"
 PLAIN = ["the store gave", "a drink to", "John went there", "in the year"]
 PLAIN += ["files to read", "a number of", "Mary had", "to load"]
 MARKED = [f"{MARK} {text}" for text in PLAIN]
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model_folder) -> Model:
-    return load_model(str(tiny_model_folder("llama")))
 
 
 @pytest.fixture(scope="module")

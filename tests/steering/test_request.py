@@ -9,7 +9,6 @@ import pytest
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
 from interp.errors import InputError
-from interp.models import load_model
 from interp.models.generate import generate
 from interp.steering import AddCode, SetCode, SteeringRequest, WeightedCode, request, steer
 from interp.steering.continuations import continue_prompts
@@ -18,16 +17,6 @@ from interp.text import load_text
 CODES = (WeightedCode("a0.h1", 3), WeightedCode("a1.h2", 5, 0.5))
 PROMPTS = ("John went to", "Mary", "The store")
 ASKED = SteeringRequest(PROMPTS, CODES, "added", n_tokens=6)
-
-
-@pytest.fixture(scope="module")
-def folder(tiny_model_folder):
-    return tiny_model_folder("llama")
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return load_model(str(folder))
 
 
 @pytest.fixture(scope="module")
