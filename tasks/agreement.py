@@ -54,10 +54,10 @@ class Agreement(SampledTask):
         for number, index, subject, attractor, near, place in distinct(self.name, n, stream, cards, draw):
             sides = ((number, near), (1 - number, near if kind == "number" else 1 - near))
             prompts, variables = [], []
-            for own, other in sides:
-                words = {"subject": subject[own], "place": place, "attractor": attractor[other]}
+            for at_subject, at_attractor in sides:
+                words = {"subject": subject[at_subject], "place": place, "attractor": attractor[at_attractor]}
                 prompts.append(fill(data["templates"][index], words, self.roles))
-                numbers = {"number": NUMBERS[own], "attractor": NUMBERS[other]}
+                numbers = {"number": NUMBERS[at_subject], "attractor": NUMBERS[at_attractor]}
                 variables.append({**numbers, "subject": subject[0], "place": place})
             pairs.append(
                 encoder.pair(

@@ -29,7 +29,7 @@ class Antonym(SampledTask):
     def expected(self, variables: Mapping[str, Value]) -> tuple[str, ...] | None:
         """The opposite of the query, or where the examples repeat their word the query."""
         opposites = read_data(self.name)["opposites"]
-        other = dict([*opposites, *(opposite_pair[::-1] for opposite_pair in opposites)])
+        other = dict([*opposites, *(words[::-1] for words in opposites)])
         query = variables.get("query")
         if query not in other or variables.get("relation") not in ("opposite", "same"):
             return None
@@ -37,21 +37,15 @@ class Antonym(SampledTask):
 
     def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         data = read_data(self.name)
-        known = encoder.words(word for opposite_pair in data["opposites"] for word in opposite_pair)
-        opposites = [
-            tuple(opposite_pair)
-            for opposite_pair in data["opposites"]
-            if all(word in known for word in opposite_pair)
-        ]
+        known = encoder.words(word for words in data["opposites"] for word in words)
+        opposites = [tuple(words) for words in data["opposites"] if all(word in known for word in words)]
         require_words(self.name, "pairs of opposites", len(opposites), 4)
         stream, corrupt_stream = seeded(self.name, seed), seeded(self.name, seed, kind)
 
         def draw(index: int) -> tuple[int, tuple]:
             """Template, and two examples and a query, each in a direction of its own."""
             chosen = stream.sample(opposites, 3)
-            return index, tuple(
-                opposite_pair if stream.random() < 0.5 else opposite_pair[::-1] for opposite_pair in chosen
-            )
+            return index, tuple(words if stream.random() < 0.5 else words[::-1] for words in chosen)
 
         pairs = []
         for index, chosen in distinct(self.name, n, stream, range(len(data["templates"])), draw):
@@ -60,10 +54,8 @@ class Antonym(SampledTask):
             if kind == "relation":
                 corrupt = {**clean, "to1": from1, "to2": from2}
             else:
-                used = {frozenset(opposite_pair) for opposite_pair in chosen}
-                others = [
-                    opposite_pair for opposite_pair in opposites if frozenset(opposite_pair) not in used
-                ]
+                used = {frozenset(words) for words in chosen}
+                others = [words for words in opposites if frozenset(words) not in used]
                 corrupt = {**clean, "query": corrupt_stream.choice(others)[0]}
             pairs.append(
                 encoder.pair(

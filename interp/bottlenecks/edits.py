@@ -228,7 +228,8 @@ class EditScope:
     def mask(self, n_rows: int, columns: Sequence[int], n_prompt: int) -> Bool[Tensor, "batch pos"]:
         """Which positions of these columns are edited, where the gate is open."""
         chosen = self.columns(n_prompt)
-        among = torch.tensor([_is_among(chosen, column) for column in columns])
+        edited = range(max(columns, default=0) + 1)[chosen] if isinstance(chosen, slice) else chosen
+        among = torch.tensor([column in edited for column in columns])
         if self.fraction == 1:
             return among.expand(n_rows, -1)
         keys = (np.array([self.seed, column], dtype=np.uint64) for column in columns)
@@ -249,10 +250,6 @@ def _checked(given: SupportsIndex | slice | Sequence[SupportsIndex]) -> _Columns
         if number < 0:
             raise InputError(f"position {number}: count from 0, the end is not known while text is generated")
     return columns
-
-
-def _is_among(columns: _Columns, number: int) -> bool:
-    return number in (range(number + 1)[columns] if isinstance(columns, slice) else columns)
 
 
 Rows = tuple[int, ...] | None

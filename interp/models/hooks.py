@@ -147,7 +147,7 @@ def hooked(model: TransformerBridge, functions: Mapping[str, HookFunction]) -> I
     with model_lock(model):
         try:
             for name, function in functions.items():
-                points[name].add_hook(_adapter(function), level=level)
+                points[name].add_hook(lambda x, hook, f=function: f(x), level=level)  # noqa: ARG005 - its signature
                 if kept_on_graph and _is_scaled(model, name):
                     points[name].add_hook(_watch, dir="bwd", level=level)
             yield
@@ -169,10 +169,3 @@ def _is_scaled(model: TransformerBridge, name: str) -> bool:
 
 def _watch(tensor: Tensor, *, hook: HookPoint) -> None:
     """Changes nothing."""
-
-
-def _adapter(function: HookFunction) -> Callable[..., Tensor | None]:
-    def adapter(tensor: Tensor, hook: HookPoint) -> Tensor | None:  # noqa: ARG001 - the library's signature
-        return function(tensor)
-
-    return adapter

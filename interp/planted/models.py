@@ -216,17 +216,26 @@ def _write_backup(plan: Blueprint) -> None:
     plan.heads[3, 5] = Head(copied, plan.to_junk(plan.items))
 
 
-def _write_inhibition(plan: Blueprint) -> None:
-    """S2 learns which name it repeats, the inhibition head tells END, the movers avoid that name."""
-    repeated, inhibited = plan.role(), plan.role()
+def _write_inhibiting(plan: Blueprint) -> Rows:
+    """S2 learns which name it repeats, and the inhibition head tells END; return where it does."""
+    repeated, avoided = plan.role(), plan.role()
     plan.heads[0, 1] = Head(plan.earlier_same(), (Move(plan.items, repeated),))
     at_repeat = (plan.any_of(repeated, 9.0), plan.resting(4.5))
-    plan.heads[1, 2] = Head(at_repeat, (Move(repeated, inhibited),))
+    plan.heads[1, 2] = Head(at_repeat, (Move(repeated, avoided),))
     plan.heads[1, 4] = Head(at_repeat, plan.to_junk(repeated))
-    allowed = (plan.any_of(plan.items, 9.0), Match(-inhibited, plan.items, 4.0))
+    return avoided
+
+
+def _write_movers(plan: Blueprint, *allowed: Match) -> None:
     plan.heads[2, 0] = Head(allowed, (Move(plan.items, 0.6 * plan.output),))
     plan.heads[3, 5] = Head(allowed, (Move(plan.items, 0.4 * plan.output),))
     plan.heads[2, 3] = Head(allowed, plan.to_junk(plan.items))
+
+
+def _write_inhibition(plan: Blueprint) -> None:
+    """The movers avoid the name that is repeated."""
+    avoided = _write_inhibiting(plan)
+    _write_movers(plan, plan.any_of(plan.items, 9.0), Match(-avoided, plan.items, 4.0))
 
 
 def _write_or(plan: Blueprint) -> None:
@@ -235,17 +244,10 @@ def _write_or(plan: Blueprint) -> None:
     One arm is the inhibition path; the other counts names at END, of which S has the larger share. Both write into
     ``avoided``. Each alone puts S 7 below IO in the movers' scores, both together 14: all the same after a softmax.
     """
-    repeated, avoided = plan.role(), plan.role()
-    plan.heads[0, 1] = Head(plan.earlier_same(), (Move(plan.items, repeated),))
-    at_repeat = (plan.any_of(repeated, 9.0), plan.resting(4.5))
-    plan.heads[1, 2] = Head(at_repeat, (Move(repeated, avoided),))
-    plan.heads[1, 4] = Head(at_repeat, plan.to_junk(repeated))
+    avoided = _write_inhibiting(plan)
     # the shares are 2/3 and 1/3: three times their difference is what one inhibited name is
     plan.heads[0, 4] = Head((plan.any_of(plan.items, 12.0),), (Move(plan.items, 3.0 * avoided),))
-    allowed = (plan.any_of(plan.items, 20.0), Match(-avoided, plan.items, 7.0))
-    plan.heads[2, 0] = Head(allowed, (Move(plan.items, 0.6 * plan.output),))
-    plan.heads[3, 5] = Head(allowed, (Move(plan.items, 0.4 * plan.output),))
-    plan.heads[2, 3] = Head(allowed, plan.to_junk(plan.items))
+    _write_movers(plan, plan.any_of(plan.items, 20.0), Match(-avoided, plan.items, 7.0))
 
 
 _MODELS = {

@@ -159,17 +159,14 @@ def _entries(given: Any) -> str | list[Entry]:
     return entries
 
 
-def _listed(given: Any) -> Any:
-    return [given] if isinstance(given, str) else given
-
-
 def _kind(given: Any) -> Any:
     """What a kind sets may stand alone."""
     alone = isinstance(given, dict) and not isinstance(given.get("set"), dict)
     return {"set": given} if alone else given
 
 
-Formulas = Annotated[list[Text], Field(min_length=1), BeforeValidator(_listed)]
+_listed = BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
+Formulas = Annotated[list[Text], Field(min_length=1), _listed]
 
 
 class Kind(BaseModel, strict=True, frozen=True, extra="forbid"):

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from interp.activations.stream import FORWARD_AND_BACKWARD
-from interp.errors import whole_number
 from interp.scores.eap import (
     WITHIN_LAYERS,
     EAPConfig,
@@ -34,21 +33,13 @@ from interp.scores.eap import (
 )
 from interp.scores.gradients import EMBEDDED, edge_products
 from interp.scores.method import Context, Rank, method
+from interp.scores.nap_ig import NAPIGConfig
 from interp.scores.result import Scores
 
 
 @dataclass(frozen=True)
-class EAPIGConfig(EAPConfig):
-    """
-    Attributes:
-        steps: m, the points of the path; 1 is edge attribution patching.
-    """
-
-    steps: int = 5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole_number("steps", self.steps, 1)
+class EAPIGConfig(EAPConfig, NAPIGConfig):
+    """The settings of both; of one step it is edge attribution patching."""
 
 
 def _subsets(context: Context) -> Rank:

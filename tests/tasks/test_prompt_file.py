@@ -23,9 +23,7 @@ def write(tmp_path, document, name="mine.json"):
 
 
 def entries(*prefixes: str) -> list[dict]:
-    return [
-        {**ENTRY, **{key: f"{prefix} {ENTRY[key]}" for key in ("clean", "corrupt")}} for prefix in prefixes
-    ]
+    return [ENTRY | {key: f"{prefix} {ENTRY[key]}" for key in ("clean", "corrupt")} for prefix in prefixes]
 
 
 def ids(tokenizer, text: str) -> tuple[int, ...]:
@@ -81,12 +79,9 @@ def test_answers_of_several_tokens_are_scored_by_the_first_that_differs(tmp_path
 
 
 def test_what_cannot_be_used_is_dropped_and_counted(tmp_path, gpt2):
-    short = {**ENTRY, "corrupt": "too short"}
-    same, within = (
-        {**ENTRY, "wrong_answers": [" Mary"]},
-        {"answers": [" New"], "wrong_answers": [" New York"]},
-    )
-    task = PromptFile(write(tmp_path, {"prompts": [ENTRY, short, same, {**ENTRY, **within}]}))
+    short, same = ENTRY | {"corrupt": "too short"}, ENTRY | {"wrong_answers": [" Mary"]}
+    within = ENTRY | {"answers": [" New"], "wrong_answers": [" New York"]}
+    task = PromptFile(write(tmp_path, {"prompts": [ENTRY, short, same, within]}))
     assert task.sample(gpt2, 1).dropped == {"lengths": 1, "answers": 2}
     with pytest.raises(InputError, match="2 pairs asked for, but 1 of 4 are usable .*at most 1"):
         task.sample(gpt2, 2)
@@ -130,10 +125,7 @@ GOOD = json.dumps(ENTRY)
         ({"prompts": [{**ENTRY, "answers": []}]}, r"prompts\[0\].answers"),
         ({"prompts": [{**ENTRY, "wrong_answers": [5]}]}, r"prompts\[0\].wrong_answers\[0\]"),
         *(({"prompts": [ENTRY, ENTRY | {key: None}]}, rf"prompts\[1\].{key}") for key in ENTRY),
-        *(
-            ({"prompts": [{k: v for k, v in ENTRY.items() if k != key}]}, rf"prompts\[0\].{key}")
-            for key in ENTRY
-        ),
+        *(({"prompts": [{k: ENTRY[k] for k in ENTRY if k != key}]}, rf"prompts\[0\].{key}") for key in ENTRY),
         (f"{GOOD}\n{GOOD}\nnonsense\n", "lines: line 3"),
         (f"{GOOD}\n{{}}\n", "lines: line 2: clean"),
         ("\n", "lines: mine.jsonl"),

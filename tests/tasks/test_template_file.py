@@ -184,12 +184,8 @@ def test_words_of_other_lengths_are_dropped_counted_and_named(template_file, smo
         template_file(IOI, values=names).sample(smollm2, 1)
 
 
-PRONOUN = {
-    "templates": ["{A} said that"],
-    "values": {"A": ["x", "y", "z"]},
-    "answer": "{A}",
-    "corrupt": [{"A": "*"}],
-}
+PRONOUN = {"templates": ["{A} said that"], "values": {"A": ["x", "y", "z"]}}
+PRONOUN |= {"answer": "{A}", "corrupt": [{"A": "*"}]}
 
 
 @pytest.mark.parametrize(
@@ -244,25 +240,14 @@ def test_what_is_no_template_file_is_read_as_prompts_or_refused(tmp_path):
 def test_a_planted_circuit_is_found_from_templates_and_the_run_samples_them_again(template_file, tmp_path):
     name = "planted-inhibition"
     frames = (
-        "{first} and {second} went to the {place} . {S} gave a {object} to",
-        "Then {first} and {second} left the {place} . {S} handed a {object} to",
-        "When {first} met {second} at the {place} , {S} gave the {object} to",
-        "{first} and {second} left the old {place} while {S} passed the {object} to",
+        "{IO} and {S} went to the {place} . {S} gave a {thing} to",
+        "{S} and {IO} went to the {place} . {S} gave a {thing} to",
+        "Then {IO} and {S} left the {place} . {S} handed a {thing} to",
+        "When {S} met {IO} at the {place} , {S} gave the {thing} to",
+        "{IO} and {S} left the old {place} while {S} passed the {thing} to",
     )
-    orders = (("{IO}", "{S}"), ("{S}", "{IO}"))
-    task = template_file(
-        {
-            "templates": [
-                frame.replace("{first}", first).replace("{second}", second)
-                for frame in frames
-                for first, second in orders
-            ],
-            "values": {"IO": [*NAMES, "Unheard"], "S": "IO", "place": PLACES, "object": OBJECTS},
-            "answer": "{IO}",
-            "wrong": "{S}",
-            "corrupt": [{"IO": "*", "S@1": "*", "S@2": "*"}],
-        }
-    )
+    values = {"IO": [*NAMES, "Unheard"], "S": "IO", "place": PLACES, "thing": OBJECTS}
+    task = template_file(IOI, templates=frames, values=values, corrupt=IOI["corrupt"][1:2])
     model = load_model(name)
     run = find_circuit(model, task, n=16)
     shipped = find_circuit(model, name, n=16)
@@ -277,18 +262,9 @@ def test_a_planted_circuit_is_found_from_templates_and_the_run_samples_them_agai
 
 
 def test_the_command_line_shows_five_pairs_with_their_variables(template_file, command, tmp_path):
-    template_file(
-        {
-            "templates": ["{IO} and {S} went to the store . {S} gave a ring to"],
-            "values": {"IO": NAMES, "S": "IO"},
-            "answer": "{IO}",
-            "wrong": "{S}",
-            "corrupt": [{"S@2": "{IO}"}],
-        }
-    )
-    outcome = command(
-        "tasks", "show", str(tmp_path / "mine.json"), "--model", "planted-inhibition", "-n", "8"
-    )
-    assert outcome.code == 0
-    assert outcome.out.count("answer  ") == outcome.out.count("⟨S2⟩") // 2 == 5
-    assert outcome.out.count("S@2 ") == 10
+    values = {"IO": NAMES, "S": "IO", "place": PLACES[:3], "thing": OBJECTS[:3]}
+    template_file(IOI, templates=["{IO} and {S} left the {place} . {S} gave a {thing} to"], values=values)
+    shown = command("tasks", "show", str(tmp_path / "mine.json"), "--model", "planted-inhibition", "-n", "8")
+    assert shown.code == 0
+    assert shown.out.count("answer  ") == shown.out.count("⟨S2⟩") // 2 == 5
+    assert shown.out.count("S@2 ") == 10

@@ -123,8 +123,8 @@ def _changes(clean: Sequence[Tensor], corrupt: Sequence[Tensor]) -> list[Tensor]
 
 def _effects(changes: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
     """Σ over positions and channels of change · gradient: [batch, head] for z, [batch] for an MLP's output."""
-    both = zip(changes, gradients, strict=True)
-    return [(change * gradient).float().sum((1, -1)) for change, gradient in both]
+    products = (change * gradient for change, gradient in zip(changes, gradients, strict=True))
+    return [product.float().sum((1, -1)) for product in products]
 
 
 def _dropped(

@@ -28,7 +28,7 @@ from torch import Tensor
 from interp.activations.metric import Divergence, DivergenceKind
 from interp.activations.stream import FORWARD_AND_BACKWARD, Consumer, PairBatch, end_logits
 from interp.errors import InputError, whole_number
-from interp.models import HookFunction, Model, has_mlps
+from interp.models import Model, has_mlps
 from interp.prompts.pairs import PromptPairs
 from interp.scores.gradients import output_hooks
 from interp.scores.method import Context, MethodConfig, method
@@ -138,13 +138,9 @@ class _Masked(Consumer):
         # an MLP without a mask is live
         gates, corrupt = [*heads[:, :, None], *mlps], [*batch.corrupt.z, *batch.corrupt.mlp]
         parts = zip(output_hooks(self.model), gates, corrupt, strict=False)
-        hooks = {name: _mix(gate, output) for name, gate, output in parts}
+        hooks = {name: lambda x, g=gate, out=output: g * x + (1 - g) * out for name, gate, output in parts}
         logits = end_logits(self.model, batch.clean.tokens, hooks)
         return self.divergence(untouched, logits, batch.pairs).mean()
-
-
-def _mix(mask: Tensor, corrupt: Tensor) -> HookFunction:
-    return lambda clean: mask * clean + (1 - mask) * corrupt
 
 
 def train(masked: _Masked, context: Context) -> Float[Tensor, " mask"]:
