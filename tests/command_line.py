@@ -33,8 +33,8 @@ class Outcome:
     @property
     def following(self) -> list[list[str]]:
         """The words, after ``interp``, of what it says can be done next."""
-        _, _, told = f"\n{self.out}".partition("\nnext ")
-        lines = [line.partition("    # ") for line in told.splitlines()]
+        _, _, suggested = f"\n{self.out}".partition("\nnext ")
+        lines = [line.partition("    # ") for line in suggested.splitlines()]
         return [shlex.split(words)[1:] for words, comment, _ in lines if comment]
 
 
@@ -51,6 +51,11 @@ def run_command(
     return Outcome(end.value.code, *capsys.readouterr())
 
 
+def few_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interp.programs.program.FIT_PAIRS", 40)
+    monkeypatch.setattr("interp.programs.program.JUDGE_PAIRS", 20)
+
+
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch) -> None:
     """What commands write into the working folder goes into the test's own."""
@@ -60,8 +65,7 @@ def elsewhere(tmp_path, monkeypatch) -> None:
 @pytest.fixture
 def command(monkeypatch, capsys) -> Callable[..., Outcome]:
     """``command("discover", "ioi")`` runs the command line; programs are found from few prompts."""
-    monkeypatch.setattr("interp.programs.program.FIT_PAIRS", 40)
-    monkeypatch.setattr("interp.programs.program.JUDGE_PAIRS", 20)
+    few_prompts(monkeypatch)
     return lambda *words: run_command(list(words), monkeypatch, capsys)
 
 
