@@ -13,6 +13,8 @@ from interp.models import load_model
 from interp.planted.models import load_planted_model
 from interp.planted.tasks import load_planted_task
 from tests.command_line import tree
+from tests.models.tiny_gguf import make_llama, write_gguf
+from tests.tiny_models import make_tokenizer
 
 PLANTED = "planted-induction"
 DISCOVER = ("discover", PLANTED, "-n", "8", "--no-program")
@@ -119,6 +121,15 @@ def test_a_model_that_cannot_be_loaded_is_named(command, tmp_path, model, part):
     outcome = command("discover", "ioi", "--model", model)
     assert outcome.code == 2 and part in outcome.error
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_a_gguf_that_ends_too_early_is_refused(command, tmp_path):
+    tokenizer, path = make_tokenizer(), tmp_path / "tiny.gguf"
+    write_gguf(path, make_llama(len(tokenizer)), tokenizer)
+    os.truncate(path, int(0.7 * path.stat().st_size))
+    outcome = command("discover", "ioi", "--model", str(path))
+    assert outcome.code == 2 and "tiny.gguf" in outcome.error
+    assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.gguf"]
 
 
 def test_a_wheel_with_another_hash_is_not_used_and_none_at_all_is_told_how_to_bring(

@@ -205,9 +205,7 @@ def test_options_reach_the_discovery_and_the_commands_it_suggests(command):
     outcome = command("discover", PLANTED, *words.split(), *more.split())
     assert outcome.code == 0 and "there may be more" not in outcome.out, outcome.err
     assert f"interp discover {PLANTED} {words} --method attribution  " in outcome.out
-    assert (
-        f"interp tasks show {PLANTED} --n 6 --seed 3 --counterfactual s2_io --dtype bfloat16  " in outcome.out
-    )
+    assert f"interp tasks show {PLANTED} {pairs} --device cpu --dtype bfloat16  " in outcome.out
     run = Run.load("mine")
     assert (run.method, run.n_pairs, run.seed) == ("patching", 6, 3)
     assert run.provenance.pairs.counterfactual == "s2_io" and run.provenance.pairs.bos is False
