@@ -44,8 +44,13 @@ SMALLER = {
     "docs/code_index.md": {"n_tokens=2_000": "n_tokens=640"},
     "docs/codebooks.md": {'"Once upon a time", 40': '"Once upon a time", 8'},
     "docs/steering.md": FEWER_TEXTS | {"n_tokens=20": "n_tokens=4"},
+    "docs/why.md": {
+        '"smollm2-135m-instruct"': '"planted-inhibition"',
+        "Then, Mary and John went to the store. ": "Then Mary and John left the store . ",
+        '"a23.h3"': '"a0.h1"',
+    },
 }
-"""What a test runs less of than a reader."""
+"""What a test runs less of than a reader; the pair of docs/why.md is that of a notebook, which has the larger model."""
 
 
 @dataclass
