@@ -1,8 +1,8 @@
 """Running the command line inside the test's own process, as a user would see it."""
 
+import math
 import shlex
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +33,8 @@ class Outcome:
     @property
     def following(self) -> list[list[str]]:
         """The words, after ``interp``, of what it says can be done next."""
-        _, _, told = f"\n{self.out}".partition("\nnext ")
-        lines = [line.partition("    # ") for line in told.splitlines()]
+        _, _, suggested = f"\n{self.out}".partition("\nnext ")
+        lines = [line.partition("    # ") for line in suggested.splitlines()]
         return [shlex.split(words)[1:] for words, comment, _ in lines if comment]
 
 
@@ -43,12 +43,17 @@ def run_command(
 ) -> Outcome:
     monkeypatch.setattr(sys, "argv", ["interp", *words])
     monkeypatch.setenv("COLUMNS", "200")
-    # a command is a process of its own, in which a line of progress is due after half a minute
-    monkeypatch.setattr("interp.progress._last_line", time.monotonic())
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:
         main()
     return Outcome(end.value.code, *capsys.readouterr())
+
+
+def quick_and_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs are found from few prompts; no line of progress comes in between, however busy the machine is."""
+    monkeypatch.setattr("interp.programs.program.FIT_PAIRS", 40)
+    monkeypatch.setattr("interp.programs.program.JUDGE_PAIRS", 20)
+    monkeypatch.setattr("interp.progress._last_line", math.inf)
 
 
 @pytest.fixture
@@ -59,9 +64,8 @@ def elsewhere(tmp_path, monkeypatch) -> None:
 
 @pytest.fixture
 def command(monkeypatch, capsys) -> Callable[..., Outcome]:
-    """``command("discover", "ioi")`` runs the command line; programs are found from few prompts."""
-    monkeypatch.setattr("interp.programs.program.FIT_PAIRS", 40)
-    monkeypatch.setattr("interp.programs.program.JUDGE_PAIRS", 20)
+    """``command("discover", "ioi")`` runs the command line."""
+    quick_and_quiet(monkeypatch)
     return lambda *words: run_command(list(words), monkeypatch, capsys)
 
 

@@ -7,6 +7,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the same tests everywhere; 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import contextlib  # noqa: E402
+import functools  # noqa: E402
 import gc  # noqa: E402
 import random  # noqa: E402
 import shlex  # noqa: E402
@@ -36,6 +37,7 @@ from tests import shapes  # noqa: E402
 
 shapes.check_package("interp")
 
+from interp import DEFAULT_MODEL, models  # noqa: E402
 from interp.models import Model, load_model  # noqa: E402
 from tests.chromium import chromium  # noqa: E402, F401 - a fixture of several files
 from tests.command_line import command, elsewhere  # noqa: E402, F401 - fixtures of several files
@@ -110,6 +112,18 @@ def smollm2() -> Model:
     return load_model()
 
 
+@pytest.fixture
+def smollm2_at_once(smollm2: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who loads the default model gets the one that is loaded."""
+    load = models.load_model
+
+    @functools.wraps(load)
+    def loaded(spec: str = DEFAULT_MODEL, **options) -> Model:
+        return smollm2 if (spec, options) == (DEFAULT_MODEL, {}) else load(spec, **options)
+
+    monkeypatch.setattr(models, "load_model", loaded)
+
+
 @dataclass
 class Cluster:
     """Where a Ray head answers drivers on this machine, and where its clients."""
@@ -134,14 +148,14 @@ def ray_cluster() -> Iterator[Cluster]:
 
     executor._hire, executor._dismiss = hire, lambda _ray, worker: free.append(worker)
     folder = Path(tempfile.mkdtemp(prefix="r"))  # sockets have short names
-    found = Cluster(*(f"127.0.0.1:{port}" for port in free_ports(2)))
+    cluster = Cluster(*(f"127.0.0.1:{port}" for port in free_ports(2)))
     page = Path(__file__).parent.parent / "docs/cluster.md"
     line = next(line for line in page.read_text().splitlines() if "ray start --head" in line)
-    for told, port in (("6379", found.address), ("10001", found.client)):
-        assert told in line
-        line = line.replace(told, port.rpartition(":")[2])
-    setting, _ray, *told = shlex.split(line, comments=True)
-    words = [Path(sys.executable).parent / "ray", *told, "--num-cpus", "2"]
+    for documented, address in (("6379", cluster.address), ("10001", cluster.client)):
+        assert documented in line
+        line = line.replace(documented, address.rpartition(":")[2])
+    setting, _ray, *words = shlex.split(line, comments=True)
+    words = [Path(sys.executable).parent / "ray", *words, "--num-cpus", "2"]
     words += ["--block", "--temp-dir", folder, "--object-store-memory", "100000000", "--disable-usage-stats"]
     words += ["--include-dashboard", "false"]
     # Ray's own niceness, 15, starves workers beside other tests
@@ -151,13 +165,13 @@ def ray_cluster() -> Iterator[Cluster]:
         subprocess.Popen(words, stdout=log, stderr=log, env=settings) as head,
     ):
         try:
-            for port in (found.address, found.client):
-                wait_for(port, head)
+            for address in (cluster.address, cluster.client):
+                wait_for(address, head)
             with contextlib.ExitStack() as connected:
                 with pytest.MonkeyPatch.context() as patch:
-                    patch.setenv("RAY_ADDRESS", found.address)
+                    patch.setenv("RAY_ADDRESS", cluster.address)
                     connected.enter_context(executor._cluster(executor.Workers("ray")))
-                yield found
+                yield cluster
         finally:
             head.terminate()
             head.wait(60)

@@ -20,11 +20,11 @@ TL4 = version("transformer-lens") >= "4"
 
 def kept(model: Model, tokens: Tensor, *names: str, hooks: dict | None = None) -> list[Tensor]:
     """What passes at these hooks in one forward."""
-    found: dict[str, Tensor] = {}
-    keep = {name: lambda x, name=name: found.__setitem__(name, x.clone()) for name in names}
+    values: dict[str, Tensor] = {}
+    keep = {name: lambda x, name=name: values.__setitem__(name, x.clone()) for name in names}
     with torch.no_grad(), hooked(model, hooks or {}), hooked(model, keep):
         model(tokens)
-    return [found[name] for name in names]
+    return [values[name] for name in names]
 
 
 class WholeForwards:
@@ -78,10 +78,9 @@ def heads_of(model: Model) -> list[Site]:
 
 def mask(sites: list[str], model: Model) -> np.ndarray:
     """Which heads, [layer, head], these are."""
-    found = np.zeros((model.cfg.n_layers, model.cfg.n_heads), dtype=bool)
-    for site in sites:
-        found[at(site)] = True
-    return found
+    heads = np.zeros((model.cfg.n_layers, model.cfg.n_heads), dtype=bool)
+    heads[tuple(zip(*map(at, sites), strict=True))] = True
+    return heads
 
 
 def written(name: str) -> np.ndarray:

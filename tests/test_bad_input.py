@@ -24,7 +24,6 @@ DEEP = "[" * 50_000 + "]" * 50_000
 BEFORE_LOADING = [
     ("discover nope", "'nope'", "ioi", "docstring"),
     ("discover docstrin", "did you mean 'docstring'"),
-    ("discover planted-nope", "'planted-nope'", PLANTED),
     ("discover mine.py:Task", "mine.py: no such file"),
     ("discover caf\udce9.json", r"argument 'caf\udce9.json' is no UTF-8 text"),
     ("discover", "Missing argument", "interp discover --help"),
@@ -32,7 +31,6 @@ BEFORE_LOADING = [
     ("discover ioi --modle x", "--modle", "--model"),
     ("discover ioi --method saliency", "'saliency'", "attribution", "patching"),
     ("methods magic", "unknown method 'magic'"),
-    ("discover ioi -n 0", "--n"),
     ("discover ioi -n 100001", "--n", "100000"),
     ("discover ioi --out=", "'--out=' is empty"),
     ("bench --methods ,", "--methods", "',' names nothing"),
@@ -42,8 +40,6 @@ BEFORE_LOADING = [
     ("discover ioi --reference deep.safetensors", "deep.safetensors", "nested too deeply"),
     ("discover ioi --set budget=1e308", "budget 1e+308"),
     ("discover ioi -n 4", "n 4", "at least 5"),
-    ("discover ioi --batch-size 0", "--batch-size"),
-    ("discover ioi --seed -1", "--seed"),
     (f"discover ioi --seed {2**32}", "--seed", "4294967295"),
     ("discover ioi --threshold nan", "--threshold"),
     ("discover ioi --counterfactual zzz", "'zzz'", "abc, s2_io, oneill"),
@@ -53,8 +49,6 @@ BEFORE_LOADING = [
     ("discover ioi --set k=3", "'k'", "batch_size"),
     ("discover ioi --set batch_size=0", "batch_size=0", "--batch-size"),
     ("discover ioi --set threshold=0.5", "say --threshold"),
-    ("discover ioi --set seed=-1", "seed -1"),
-    ("discover ioi --set budget=inf", "budget inf"),
     ("discover ioi --method patching --set mlps=false", "say --mlps"),
     ("discover ioi --method hisp --mlps", "'hisp' scores heads alone"),
     ("discover ioi --method overlap --set epochs=x", "epochs='x'", "int"),
@@ -129,13 +123,10 @@ def test_a_model_that_cannot_be_loaded_is_named(command, tmp_path, model, part):
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
-@pytest.mark.parametrize("share", [0.01, 0.7])
-def test_a_damaged_gguf_is_refused(command, tmp_path, share):
-    path = tmp_path / "tiny.gguf"
-    tokenizer = make_tokenizer()
+def test_a_gguf_that_ends_too_early_is_refused(command, tmp_path):
+    tokenizer, path = make_tokenizer(), tmp_path / "tiny.gguf"
     write_gguf(path, make_llama(len(tokenizer)), tokenizer)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
+    os.truncate(path, int(0.7 * path.stat().st_size))
     outcome = command("discover", "ioi", "--model", str(path))
     assert outcome.code == 2 and "tiny.gguf" in outcome.error
     assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.gguf"]
@@ -176,8 +167,8 @@ FILES = {
 def test_a_prompt_file_is_used_as_far_as_it_can_be_and_what_was_dropped_is_said(command, tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps({"prompts": [*DIFFERENT, UNEQUAL, DIFFERENT[0]]}))
     words = ("discover", "mine.json", "--model", "planted-inhibition")
-    said = " ".join(command(*words).out.split())
-    assert "5 pairs (1 dropped for their lengths, 1 dropped for their repetition)" in said
+    printed = " ".join(command(*words).out.split())
+    assert "5 pairs (1 dropped for their lengths, 1 dropped for their repetition)" in printed
     assert "6 pairs asked for, but 5 of 7" in command(*words, "-n", "6").error
 
 

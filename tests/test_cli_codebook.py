@@ -43,19 +43,22 @@ def test_fit_then_eval_then_what_it_suggests(codebook, fitted, tmp_path):
     assert "3 sites on 640 tokens of stdlib (20 blocks of 32" in fitted.out
     assert following(fitted) == "eval books"
     assert "640 tokens and 12 codes are less than was measured to do for steering (22000 tokens" in fitted.out
-    found = codebook("eval books --data stdlib --tokens 320 --controls 2 --k 1,2")
-    assert found.code == 0, found.err
+    judged = codebook("eval books --data stdlib --tokens 320 --controls 2 --k 1,2")
+    assert judged.code == 0, judged.err
     for text in ("held-out stdlib: 10 blocks of 32", "codes k=1", "random ids", "variance explained"):
-        assert text in found.out
+        assert text in judged.out
     result = json.loads((tmp_path / "books" / "quality.json").read_text())
     assert [row["condition"] for row in result["texts"][0]["rows"]][:3] == ["plain", "codes k=1", "codes k=2"]
-    again = codebook(following(found), *["--data", "stdlib", "--codes", "12", "--out", "other"])
+    again = codebook(following(judged), *["--data", "stdlib", "--codes", "12", "--out", "other"])
     assert again.code == 0, again.err
 
 
-def test_a_model_that_reads_less_than_usual_gets_blocks_as_long_as_it_reads(codebook):
+def test_a_model_that_reads_less_gets_shorter_blocks_and_codebooks_lie_where_the_workbench_looks(
+    codebook, tmp_path
+):
     fitted = codebook("fit --model planted-induction --data self --tokens 640 --codes 4 --k 1")
     assert fitted.code == 0 and "(20 blocks of 32," in fitted.out, fitted.err
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["planted-induction-matching_pursuit-k1"]
 
 
 @pytest.mark.usefixtures("fitted")
@@ -68,8 +71,8 @@ def test_a_second_fit_is_at_once_done_another_is_refused_and_samples_are_the_sec
     assert other.code == 2 and "codebooks of another" in other.error
     other = codebook(f"eval books --model {tiny_model_folder('gpt2')} --data stdlib")
     assert other.code == 2 and "holds codebooks of" in other.error
-    found = codebook("eval books --tokens 128 --controls 2")
-    assert found.code == 0 and "held-out stdlib" in found.out and "held-out self" in found.out, found.err
+    judged = codebook("eval books --tokens 128 --controls 2")
+    assert judged.code == 0 and "held-out stdlib" in judged.out and "held-out self" in judged.out, judged.err
 
 
 def test_an_interrupted_fit_says_where_it_goes_on_from(codebook, model, monkeypatch):

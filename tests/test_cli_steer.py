@@ -13,15 +13,15 @@ from interp.text import load_text
 @pytest.fixture(scope="module")
 def folders(tiny_model_folder, tmp_path_factory) -> dict[str, str]:
     """A model and its codebooks, and those of another model."""
-    found = {}
+    folders = {}
     for name in ("llama", "gpt2"):
         spec = str(tiny_model_folder(name))
         model = load_model(spec)
         text = load_text("stdlib", model, n_tokens=640, context=32)
         out = tmp_path_factory.mktemp("books") / name
         fit_codebooks(model, ["heads"], text, out, FitConfig(n_codes=12, k=2, selection="matching_pursuit"))
-        found |= {name: spec, f"{name} books": str(out)}
-    return found
+        folders |= {name: spec, f"{name} books": str(out)}
+    return folders
 
 
 @pytest.fixture
@@ -45,16 +45,16 @@ def steer(command, folders):
 )
 def test_codes_side_by_side_and_the_python_that_repeats_it(steer, capsys, how, conditions):
     words = [*how.split(), "--prompt", "John went to", "--prompt", "Mary", "--tokens", "6", "--seed", "4"]
-    found = steer(*words)
-    assert found.code == 0, found.err
+    shown = steer(*words)
+    assert shown.code == 0, shown.err
     names = ["base", "steered", "random codes"][:conditions]
-    assert all(name in found.out for name in names) and found.out.count("perplexity ") == 2 * conditions + 1
-    program = found.out[found.out.index("from interp import") :]
+    assert all(name in shown.out for name in names) and shown.out.count("perplexity ") == 2 * conditions + 1
+    program = shown.out[shown.out.index("from interp import") :]
     assert ("positions='generated:3'" in program and "random_baseline=True" in program) == (conditions == 3)
     capsys.readouterr()
     exec(program, {})  # noqa: S102 - what the user is told to run
     printed = re.findall(r" (\d+\.\d{4,})$", capsys.readouterr().out, re.MULTILINE)
-    assert len(printed) == 2 * conditions and all(f"perplexity {float(p):.1f}" in found.out for p in printed)
+    assert len(printed) == 2 * conditions and all(f"perplexity {float(p):.1f}" in shown.out for p in printed)
 
 
 def test_codes_found_from_files_are_listed_with_precision_and_recall(steer, tmp_path):
@@ -63,21 +63,25 @@ def test_codes_found_from_files_are_listed_with_precision_and_recall(steer, tmp_
     for name, mark in (("positive", "Z "), ("negative", "")):
         (tmp_path / name).write_text("".join(f"{mark}{word} the store\n" for word in words))
         files += [f"--{name}", str(tmp_path / name)]
-    found = steer(*files, *["--top-k", "1", "--tokens", "4", "--token-fraction", "0.5"])
-    assert found.code == 0, found.err
-    assert "1 codes by difference, of " in found.out and "6 texts with it, 6 without" in found.out
-    assert found.out.count("parse_codes('a") == 1 and "fraction=0.5" in found.out
-    assert "how='added'" in found.out
-    assert "weight" in found.out and "prec." in found.out and found.out.count("recall") == 1 + 2
-    found = steer(*files, "--tokens", "4", "--set")
-    assert "how=" not in found.out
-    named = re.search(r"parse_codes\('(.*)'\)", found.out)[1].split(",")
+    added = steer(*files, *["--top-k", "1", "--tokens", "4", "--token-fraction", "0.5"])
+    assert added.code == 0, added.err
+    for text in (
+        "1 codes by difference, of ",
+        "6 texts with it, 6 without",
+        "fraction=0.5",
+        "how='added'",
+        "prec.",
+    ):
+        assert text in added.out
+    assert added.out.count("parse_codes('a") == 1 and added.out.count("recall") == 1 + 2
+    in_place = steer(*files, "--tokens", "4", "--set").out
+    assert "how=" not in in_place
+    named = re.search(r"parse_codes\('(.*)'\)", in_place)[1].split(",")
     sites = {code.partition("=")[0] for code in named}
-    assert f"{len(sites)} codes by difference, of " in found.out and len(sites) == len(named)
-    listed = re.findall(r"^ *(a\d\.h\d) +(\d+)", found.out, re.MULTILINE)
+    assert f"{len(sites)} codes by difference, of " in in_place and len(sites) == len(named)
+    listed = re.findall(r"^ *(a\d\.h\d) +(\d+)", in_place, re.MULTILINE)
     assert listed and {f"{site}={code}" for site, code in listed} <= set(named)
-    found = steer(*files, "--tokens", "4", "--by", "detection")
-    assert " codes by detection, of " in found.out and "how='added'" in found.out
+    assert " codes by detection, of " in steer(*files, "--tokens", "4", "--by", "detection").out
 
 
 MISTAKES = """
@@ -113,29 +117,27 @@ MISTAKES = """
 
 @pytest.mark.parametrize("words", MISTAKES[:-1].splitlines())  # the first names nothing
 def test_a_mistake_is_one_clear_line(steer, words):
-    found = steer(*words.split())
-    assert found.code == 2 and found.error
+    refused = steer(*words.split())
+    assert refused.code == 2 and refused.error
 
 
 def test_codebooks_that_are_of_another_model_or_not_there(steer, command, folders):
     assert "holds codebooks of" in steer("--codes", "a0.h1=1", books="gpt2 books").error
-    found = command("steer", "--model", folders["llama"], "--codes", "a0.h1=1")
-    assert found.code == 2 and "interp codebook fit" in found.error
+    assert "interp codebook fit" in command("steer", "--model", folders["llama"], "--codes", "a0.h1=1").error
 
 
 def test_several_texts_of_each_prompt_have_rates(steer, tmp_path):
     """Counted anew from the texts that were written; no text is missed where they fill several batches."""
     words = ["--prompt", "John went to", "--prompt", "Mary"]
     words += ["--codes", "a0.h1=3", "--add", "2", "--samples", "30", "--tokens", "3", "--count", "a,the,b"]
-    found = steer(*words, "--json", str(tmp_path / "texts.json"))
-    assert found.code == 0, found.err
-    assert "with a word [95 %]" in found.out and "words: a, the, b" in found.out
-    assert "samples=30" in found.out and found.out.count("perplexity ") == 4 + 3
+    shown = steer(*words, "--json", str(tmp_path / "texts.json"))
+    assert shown.code == 0, shown.err
+    assert "with a word [95 %]" in shown.out and "words: a, the, b" in shown.out
+    assert "samples=30" in shown.out and shown.out.count("perplexity ") == 4 + 3
     kept = json.loads((tmp_path / "texts.json").read_text())
     assert kept["codes"] == {"base": "", "steered": "a0.h1=3"} and set(kept["texts"]) == {"base", "steered"}
     assert kept["settings"]["seed"] == 0 and kept["settings"]["scale"] == 2
-    other = steer(*words, "--seed", "1", "--json", str(tmp_path / "other.json"))
-    assert other.code == 0, other.err
+    assert steer(*words, "--seed", "1", "--json", str(tmp_path / "other.json")).code == 0
     again = {text["text"] for text in json.loads((tmp_path / "other.json").read_text())["texts"]["base"]}
     assert len({text["text"] for text in kept["texts"]["base"]} & again) < 10
     for name, texts in kept["texts"].items():
@@ -152,6 +154,5 @@ def test_what_was_written_is_kept_though_printing_it_is_interrupted(steer, tmp_p
         raise KeyboardInterrupt
 
     monkeypatch.setattr("interp.cli.render_codes.print_side_by_side", ended)
-    found = steer("--codes", "a0.h1=3", "--tokens", "3", "--json", str(tmp_path / "texts.json"))
-    assert found.code != 0
+    assert steer("--codes", "a0.h1=3", "--tokens", "3", "--json", str(tmp_path / "texts.json")).code != 0
     assert len(json.loads((tmp_path / "texts.json").read_text())["texts"]["steered"]) == 1

@@ -15,7 +15,6 @@ from interp.models.residual_writes import ResidualWrites
 from interp.models.save import check_saveable
 from interp.models.sites import expand_sites
 from interp.planted.models import load_planted_model, planted_truth
-from interp.planted.tasks import load_planted_task
 from interp.report.page import render_report
 from interp.report.repeat import command_line, python_lines
 from interp.runs.discover import EXAMPLES
@@ -67,13 +66,9 @@ def test_the_same_call_gives_the_same_result_and_so_do_a_loaded_model_and_a_task
         np.testing.assert_array_equal(again.arrays[name], array)
 
 
-def test_a_run_is_a_circuit(run):
-    circuit = run.circuit
-    assert [part.site for part in circuit.members] == [part.site for part in run.members]
-    assert list(circuit.to_pandas().site) == [part.site for part in circuit.heads] and not circuit.mlps
-
-
-def test_details_hold_what_a_report_shows_of_each_member(run):
+def test_a_run_is_a_circuit_with_what_a_report_shows_of_each_member(run):
+    assert run.circuit.members == run.members and not run.circuit.mlps
+    assert list(run.circuit.to_pandas().site) == [part.site for part in run.circuit.heads]
     assert len(run.examples) == EXAMPLES
     example = run.examples[0]
     for head in run.circuit.heads:
@@ -90,10 +85,8 @@ def test_details_hold_what_a_report_shows_of_each_member(run):
 def test_every_method_gives_one_kind_of_result(method):
     run = find_circuit("planted-induction", "planted-induction", method=method, n=12, config=FAST.get(method))
     assert run.method == method
-    found = {part.site for part in run.members}
-    truth = set(planted_truth("planted-induction").heads)
     # every candidate is checked exactly, so no method can report a decoy
-    assert found == truth
+    assert {part.site for part in run.members} == set(planted_truth("planted-induction").heads)
     assert {e.into for e in run.edges} <= ({None} if method == "overlap" else {"q", "k", "v"})
     assert run.edges_are_counts == (method == "overlap")
     assert (run.proposed is not None) == (method == "adaptive-patching")
@@ -105,13 +98,11 @@ def test_every_method_gives_one_kind_of_result(method):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n": 0}, "0"),
         ({"n": 2}, "too few"),
         ({"n": 8.0}, "n 8.0: it must be a whole number"),
         ({"seed": "1"}, "seed '1': it must be a whole number"),
         ({"method": "magic"}, "'magic'.*attribution"),
         ({"counterfactual": "odd"}, "odd"),
-        ({"candidates": 0}, "candidates 0"),
         ({"candidates": None}, "candidates None: it must be a whole number"),
         ({"batch_size": 0}, "batch_size 0"),
         ({"batch_size": 2.5}, "batch_size 2.5: it must be a whole number"),
@@ -133,10 +124,12 @@ def test_bad_arguments_name_the_value(arguments, message):
 
 
 def test_numbers_of_numpy_are_as_good_as_python_s_and_are_kept(tmp_path):
-    own = {"n": 8, "seed": 1, "batch_size": 4, "candidates": 9, "threshold": 0.25}
+    numbers = {"n": 8, "seed": 1, "batch_size": 4, "candidates": 9, "threshold": 0.25}
     kinds = (np.int64, np.int64, np.int32, np.uint8, np.float32)
-    theirs = {name: kind(own[name]) for name, kind in zip(own, kinds, strict=True)}
-    plain, run = (find_circuit("planted-induction", "planted-induction", **given) for given in (own, theirs))
+    of_numpy = {name: kind(numbers[name]) for name, kind in zip(numbers, kinds, strict=True)}
+    plain, run = (
+        find_circuit("planted-induction", "planted-induction", **given) for given in (numbers, of_numpy)
+    )
     again = Run.load(run.save(tmp_path / "run"))
     assert again.model_dump(exclude={"seconds"}) == plain.model_dump(exclude={"seconds"})
     assert run.settings.config["threshold"] == 0.25
@@ -222,11 +215,8 @@ def test_the_program_of_a_run_repeats_it_with_options_seed_and_threshold_off_the
 def test_a_reference_is_refused_before_the_sweep_where_the_model_does_not_do_the_task(tmp_path):
     """Clean and corrupt prompts the other way about have a gap below zero."""
     model = load_model("planted-inhibition")
-    path, pairs = (
-        tmp_path / "swapped.json",
-        load_planted_task("planted-inhibition").sample(model.tokenizer, 6, 0),
-    )
-    write_prompt_file(pairs, path, model.tokenizer)
+    path = tmp_path / "swapped.json"
+    write_prompt_file(load_task("planted-inhibition").sample(model.tokenizer, 6, 0), path, model.tokenizer)
     path.write_text(
         path.read_text().replace('"clean"', '"?"').replace("corrupt", "clean").replace("?", "corrupt")
     )
@@ -277,9 +267,9 @@ def _renamed(task, change) -> Task:
 )
 def test_pairs_that_share_no_role_are_read_at_their_last_token(named):
     """Which has no role of its own, and where edges' codes are then taken."""
-    own = _renamed(load_task("planted-induction"), lambda i, pair: replace(pair, positions=named(i)))
-    found = find_circuit("planted-induction", own, n=8)
-    assert found.members and found.edges
+    task = _renamed(load_task("planted-induction"), lambda i, pair: replace(pair, positions=named(i)))
+    run = find_circuit("planted-induction", task, n=8)
+    assert run.members and run.edges
 
 
 def test_what_the_model_does_the_wrong_way_round_is_told_before_the_swaps(monkeypatch):

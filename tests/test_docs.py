@@ -36,16 +36,22 @@ PAGES = [
 EXPORTS = interp.__all__[2:]
 REPOSITORY = "https://github.com/interp-codes/interp-codes/blob/main/"
 FEWER_TEXTS = {
-    "fire.positive, fire.negative": "fire.positive[:8], fire.negative[:8]",
-    "n_tokens=60": "n_tokens=8",
+    "fire.positive, fire.negative": "fire.positive[:6], fire.negative[:6]",
+    "n_tokens=60": "n_tokens=4",
 }
 SMALLER = {
-    "README.md": {'"ioi", n=8': '"ioi", n=5, candidates=2'} | FEWER_TEXTS,
+    "README.md": {'"ioi", n=8': '"ioi", n=5, candidates=1'} | FEWER_TEXTS,
+    "docs/changes.md": {"n_tokens=2000": "n_tokens=800"},
     "docs/code_index.md": {"n_tokens=2_000": "n_tokens=640"},
     "docs/codebooks.md": {'"Once upon a time", 40': '"Once upon a time", 8'},
-    "docs/steering.md": FEWER_TEXTS,
+    "docs/steering.md": FEWER_TEXTS | {"n_tokens=20": "n_tokens=4"},
+    "docs/why.md": {
+        '"smollm2-135m-instruct"': '"planted-inhibition"',
+        "Then, Mary and John went to the store. ": "Then Mary and John left the store . ",
+        '"a23.h3"': '"a0.h1"',
+    },
 }
-"""What a test runs less of than a reader."""
+"""What a test runs less of than a reader; the pair of docs/why.md is that of a notebook, which has the larger model."""
 
 
 @dataclass
@@ -61,10 +67,11 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    found = re.findall(
-        r"(?:^<!-- test: (.*?) -->\n)?^```(\w*)\n(.*?)^```", _text(page), flags=re.DOTALL | re.MULTILINE
-    )
-    return [Block(page, language, text, tuple(marks.split())) for marks, language, text in found]
+    fenced = r"(?:^<!-- test: (.*?) -->\n)?^```(\w*)\n(.*?)^```"
+    return [
+        Block(page, language, text, tuple(marks.split()))
+        for marks, language, text in re.findall(fenced, _text(page), flags=re.DOTALL | re.MULTILINE)
+    ]
 
 
 def _text(page: Path) -> str:
@@ -125,7 +132,7 @@ def test_examples_run(page):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("desk")
+@pytest.mark.usefixtures("desk", "smollm2_at_once")
 @pytest.mark.parametrize("page", _pages(slow=True))
 def test_examples_run_on_the_default_model(page):
     _run(page)
@@ -147,30 +154,34 @@ def test_the_page_on_clusters_runs_on_a_ray_head(ray_cluster, desk, monkeypatch)
                 continue  # the same on the same cluster
             ran.add(kind)
             if any(word.startswith("ray://") for word in words):
+                words += ["--cpus-per-worker", "2"]  # both of the cluster: one worker is enough
                 subprocess.run([sys.executable, "-m", *words], cwd=desk, check=True)
             else:
                 assert CliRunner().invoke(command_line, words[1:]).exit_code == 0, words
-    hosts = [json.loads(line) for path in desk.rglob("*log.jsonl") for line in path.read_text().splitlines()]
-    assert len({job["process"] for job in hosts}) > 2
+    jobs = [json.loads(line) for path in desk.rglob("*log.jsonl") for line in path.read_text().splitlines()]
+    assert len({job["process"] for job in jobs}) > 2
     assert {"runs/bench/bench.json", "runs/sweep/sweep.json", "runs/sweep2/sweep.json"} <= {
         str(path.relative_to(desk)) for path in desk.rglob("*.json")
     }
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("desk")
+@pytest.mark.usefixtures("desk", "smollm2_at_once")
 def test_every_public_name_has_an_example_that_runs():
     """In the order in which they are listed; later ones use what earlier ones made."""
     names: dict = {}
     missing = []
     for name in EXPORTS:
-        found = getattr(interp, name)
-        names[name] = found
-        [test] = doctest.DocTestFinder(recurse=False).find(found, name, globs=names, module=False) or [None]
+        names[name] = getattr(interp, name)
+        finder = doctest.DocTestFinder(recurse=False)
+        [test] = finder.find(names[name], name, globs=names, module=False) or [None]
         if test is None or not test.examples:
             missing.append(name)
             continue
         test.globs = names
+        for example in test.examples:  # less of it, as of pages
+            example.source = example.source.replace("lr=0.01", "lr=0.01, batch_size=4").replace("640", "256")
+            example.want = example.want.replace("640", "256")
         assert doctest.DocTestRunner().run(test, clear_globs=False).failed == 0, name
     assert not missing
 
@@ -271,38 +282,9 @@ def _headings(page: Path) -> set[str]:
 def test_the_drawing_of_packages_is_that_of_the_imports():
     (drawing,) = [block for block in blocks(ROOT / "docs/architecture.md") if block.language == "mermaid"]
     drawn = set(re.findall(r"^\s*(\w+) --> (\w+)$", drawing.text, flags=re.MULTILINE))
-    real = set()
-    for name, path in layering.MODULES.items():
-        package = layering._package(name)
-        for imported in layering._imports(name, path) if package else ():
-            other = layering._package(imported) if imported.startswith("interp.") else None
-            if other not in (None, package):
-                real.add((package, other))
+    real = set(layering.package_imports())
     assert drawn <= real, f"drawn, and not imported: {sorted(drawn - real)}"
     reached = drawn
     while (further := reached | {(a, d) for a, b in reached for c, d in drawn if b == c}) != reached:
         reached = further
     assert real <= reached, f"imported, and not drawn: {sorted(real - reached)}"
-
-
-def test_longest_sentences(capsys):
-    """Prints, and never fails: how many words there are, and sentences of more than 30."""
-    counts = {_name(page): len(_text(page).split()) for page in PAGES}
-    docs = sum(n for name, n in counts.items() if name.startswith("docs/"))
-    lines = [f"README {counts['README.md']} words, docs {docs} words"]
-    long = [(len(words), _name(page), sentence) for page in PAGES for sentence, words in _sentences(page)]
-    lines += [
-        f"{n} words in {name}: {text[:100]}…" for n, name, text in sorted(long, reverse=True)[:10] if n > 30
-    ]
-    with capsys.disabled():
-        sys.stdout.write("\n" + "\n".join(lines) + "\n")
-
-
-def _sentences(page: Path):
-    prose = re.sub(
-        r"^```.*?^```|^\|.*?$|^#.*?$|^    .*?$|<!--.*?-->", "", _text(page), flags=re.DOTALL | re.MULTILINE
-    )
-    prose = re.sub(r"`[^`]*`", "Code", re.sub(r"\]\([^)]*\)", "]", prose))
-    for paragraph in re.split(r"\n\s*\n|\n\s*(?:[-*]|\d+\.) ", prose):
-        for sentence in re.split(r"(?<=[.?!:;])\s+(?=[^a-z])", " ".join(paragraph.split())):
-            yield sentence, re.findall(r"[A-Za-z][\w'’-]*", sentence)

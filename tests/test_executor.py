@@ -85,8 +85,8 @@ def test_jobs_here_run_in_order_with_those_that_follow_before_the_rest(tmp_path)
 
 
 def test_errors_of_users_are_results_and_others_end_the_work_here(tmp_path):
-    [(_, found)] = run(Desk(), squares(tmp_path, [-1]))
-    assert isinstance(found, InputError)
+    [(_, refused)] = run(Desk(), squares(tmp_path, [-1]))
+    assert isinstance(refused, InputError)
     jobs = deque([Job("full", Desk.always_full), *squares(tmp_path, [1])])
     with pytest.raises(OSError, match="No space left"):
         list(run(Desk(), jobs))
@@ -140,9 +140,8 @@ def test_shards_share_the_jobs():
 def test_without_ray_or_a_cluster_it_is_one_line(monkeypatch):
     for workers, address in ((Workers("ray://127.0.0.1:1"), None), (RAY, "127.0.0.1:1")):
         with monkeypatch.context() as patch:
-            patch.setattr(
-                "ray.is_initialized", lambda: False
-            )  # another test of this process may have a cluster
+            # another test of this process may have a cluster
+            patch.setattr("ray.is_initialized", lambda: False)
             if address:
                 patch.setenv("RAY_ADDRESS", address)
             with pytest.raises(InputError, match=r"nothing answers at 127.0.0.1:1"):
@@ -163,25 +162,24 @@ def test_workers_leave_the_same_files_load_little_and_tell_what_jobs_say(tmp_pat
         refused = results.pop("square -1")
         assert isinstance(refused, InputError) and "-1" in str(refused)
     assert contents(tmp_path / "here") == contents(tmp_path / "there") != {}
-    found = list(results.values())
-    assert sorted(result["n"] for result in found) == list(range(8))
-    processes = {result["process"] for result in found}
+    assert sorted(result["n"] for result in results.values()) == list(range(8))
+    processes = {result["process"] for result in results.values()}
     assert 1 <= len(processes) <= 2 and os.getpid() not in processes
-    assert all(len(result["loaded"]) <= 2 for result in found), "a worker goes on with what it has loaded"
-    assert {result["threads"] for result in found} == {"1"}
+    assert all(len(result["loaded"]) <= 2 for result in results.values()), "what is loaded is used again"
+    assert {result["threads"] for result in results.values()} == {"1"}
 
 
 @on_ray
 def test_what_fails_once_is_done_by_another_worker_and_what_fails_always_is_named_in_the_end(tmp_path):
     once = [Job(how, Desk.once_fatal, (tmp_path / how, how)) for how in ("killed", "disk full")]
     jobs = deque([*once, Job("always full", Desk.always_full), *squares(tmp_path, range(4))])
-    log, found = tmp_path / "log.jsonl", {}
+    log, results = tmp_path / "log.jsonl", {}
     with pytest.raises(
         JobsFailedError, match=r"1 jobs failed 3 times.*always full: .*No space left on device"
     ) as error:
-        found.update((job.name, result) for job, result in run(Desk(), jobs, workers=RAY, log=log))
+        results.update((job.name, result) for job, result in run(Desk(), jobs, workers=RAY, log=log))
     assert "\n" not in str(error.value) and len(contents(tmp_path)) == 4
-    assert len(found) == 6 and found["killed"] == found["disk full"] == "done"
+    assert len(results) == 6 and results["killed"] == results["disk full"] == "done"
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     failed = {line["job"]: line["failure"] for line in lines if "failure" in line}
     assert failed.keys() == {"killed", "disk full", "always full"}

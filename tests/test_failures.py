@@ -135,14 +135,10 @@ def test_ctrl_c_in_the_middle_leaves_the_earlier_run_and_nothing_else(finished, 
 
 
 def test_running_out_of_memory_says_what_to_try_and_a_bug_of_ours_is_not_dressed_up(command, monkeypatch):
-    told = [
-        "the axes do not fit",
-        "can't allocate memory: 9 GB",
-        "CUDA out of memory. Tried to allocate 2 GiB",
-    ]
+    messages = ["the axes do not fit", "can't allocate memory: 9 GB", "CUDA out of memory. Tried 2 GiB"]
 
     def fail(*_args, **_kwargs):
-        raise RuntimeError(told.pop())
+        raise RuntimeError(messages.pop())
 
     monkeypatch.setattr("interp.runs.discover.run_search", fail)
     for _ in range(2):

@@ -14,34 +14,9 @@ import interp
 from interp.activations.metric import kl_divergence
 
 ROOT = Path(__file__).parent.parent
-ORDER = (
-    *(
-        "prompts",
-        "tasks",
-        "models",
-        "planted",
-        "text",
-        "activations",
-        "interventions",
-        "bottlenecks",
-        "training",
-        "scores",
-    ),
-    *(
-        "circuits",
-        "programs",
-        "codesearch",
-        "contrast",
-        "steering",
-        "changes",
-        "evaluation",
-        "runs",
-        "bench",
-        "report",
-        "cli",
-        "app",
-    ),
-)
+PACKAGES = """prompts tasks models planted text activations interventions bottlenecks training scores circuits programs
+codesearch contrast steering changes evaluation runs bench report cli app"""
+ORDER = PACKAGES.split()
 """Packages of ``interp``, each of which imports from those before it; modules beside them are imported everywhere."""
 ONLY_IN = {
     "transformer_lens": ("interp.models", "interp.planted"),
@@ -79,38 +54,34 @@ MAY_WRITE = {
 }
 
 
-def _modules() -> dict[str, Path]:
-    found = {}
-    for folder, package in (("interp", "interp"), ("tasks", "interp.tasks"), ("app", "interp.app")):
-        for path in (ROOT / folder).rglob("*.py"):
-            parts = path.relative_to(ROOT / folder).with_suffix("").parts
-            name = ".".join((package, *(p for p in parts if p != "__init__")))
-            found[name] = path
-    return found
-
-
-MODULES = _modules()
+MODULES = {
+    f"{package}.{'.'.join(path.relative_to(ROOT / folder).with_suffix('').parts)}".removesuffix(
+        ".__init__"
+    ): path
+    for folder, package in (("interp", "interp"), ("tasks", "interp.tasks"), ("app", "interp.app"))
+    for path in (ROOT / folder).rglob("*.py")
+}
 
 
 @cache
 def _imports(name: str, path: Path) -> set[str]:
     """Full names of what a module imports, wherever in the file; ``interp.NAME`` is one but for those in ``_LATER``."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    found = set()
+    imported = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 parent = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*parent, *([base] if base else [])])
-            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+            imported |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Attribute) and (dotted := ast.unparse(node)).startswith("interp."):
-            found.add(dotted)
+            imported.add(dotted)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            found |= {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
-    return found | {interp._EXPORTS[export] for export in interp._EXPORTS if f"interp.{export}" in found}
+            imported |= {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
+    return imported | {interp._EXPORTS[name] for name in interp._EXPORTS if f"interp.{name}" in imported}
 
 
 def _package(name: str) -> str | None:
@@ -118,15 +89,21 @@ def _package(name: str) -> str | None:
     return parts[1] if len(parts) > 1 and parts[1] in ORDER else None
 
 
-def test_imports_point_backwards():
-    wrong = []
+@cache
+def package_imports() -> dict[tuple[str, str], str]:
+    """Which package imports from which other, and a module that does."""
+    arrows = {}
     for name, path in MODULES.items():
-        package = _package(name)
-        for imported in _imports(name, path) if package else ():
+        for imported in _imports(name, path) if _package(name) else ():
             other = _package(imported) if imported.startswith("interp.") else None
-            if other is not None and ORDER.index(other) > ORDER.index(package):
-                wrong.append(f"{name} imports {imported}, which comes after it")
-    assert wrong == []
+            if other not in (None, _package(name)):
+                arrows[_package(name), other] = name
+    return arrows
+
+
+def test_imports_point_backwards():
+    arrows = {arrow for arrow in package_imports() if ORDER.index(arrow[1]) > ORDER.index(arrow[0])}
+    assert {arrow: package_imports()[arrow] for arrow in arrows} == {}
 
 
 def test_values_are_put_in_the_place_of_activations_by_interventions_alone():
@@ -148,13 +125,10 @@ def test_every_package_has_its_place():
 
 
 def test_heavy_libraries_are_imported_only_where_they_belong():
-    wrong = []
     for name, path in MODULES.items():
         for imported in _imports(name, path):
             allowed = ONLY_IN.get(imported.partition(".")[0], (name,))
-            if not any(f"{name}.".startswith(f"{place}.") for place in allowed):
-                wrong.append(f"{name} imports {imported}")
-    assert wrong == []
+            assert any(f"{name}.".startswith(f"{place}.") for place in allowed), f"{name} imports {imported}"
 
 
 def test_no_file_of_the_app_shadows_the_standard_library():
@@ -176,10 +150,8 @@ print([name for name in heavy if name in sys.modules])
 
 
 def test_lists_help_and_tasks_load_nothing_heavy():
-    found = subprocess.run(
-        [sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert found.stdout.strip() == "[]"
+    words = [sys.executable, "-c", LIGHT]
+    assert subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip() == "[]"
 
 
 def test_shapes_are_checked_while_tests_run():

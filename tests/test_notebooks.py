@@ -10,13 +10,17 @@ from nbclient import NotebookClient
 from tests.command_line import ONE_THREAD
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+PLANTED = '"planted-inhibition"'
 FEWER_PROMPTS = "import pandas as pd, interp.programs.program as p; p.FIT_PAIRS, p.JUDGE_PAIRS = 48, 12"
 SMALLER = {
     "codes_on_ioi": {
-        "tokenizer, 24, seed=1": "tokenizer, 10, seed=1",
-        "seed in range(20)": "seed in range(2)",
+        "tokenizer, 24, seed=1": "tokenizer, 9, seed=1",
+        "range(100)": "range(10)",
+        "seed in range(20)": "seed in range(1)",
     },
-    "finding_a_circuit": {'"ioi", n=12, candidates=12': '"ioi", n=5, candidates=2'},
+    "finding_a_circuit": {
+        '"smollm2-135m-instruct", "ioi", n=12, candidates=12': f"{PLANTED}, {PLANTED}, n=5, candidates=2"
+    },
     "finite_state_machine": {
         "tokens=1_200_000": "tokens=700_000",
         "n_codes=300": "n_codes=150",
@@ -25,6 +29,8 @@ SMALLER = {
     },
     "steering_generation": {
         "prompts[:16]": "prompts[:3]",
+        "topic.positive, topic.negative, by=": "topic.positive[:8], topic.negative[:8], by=",
+        "telling.sets(20)": "telling.sets(8)",
         "list(prompts[:4]), 24": "list(prompts[:2]), 4",
         "prompts, 24": "prompts, 8",
         "mean_after_15(topic.positive)": "mean_after_15(topic.positive[:4])",
@@ -33,16 +39,20 @@ SMALLER = {
         "(1.0, 2.0, 3.0)": "(2.0,)",
     },
     "what_the_heads_say": {
-        # a program of few prompts has names only where values are few
-        '"ioi", n=64, candidates=12': '"agreement", n=8, candidates=3',
-        "import pandas as pd": FEWER_PROMPTS
-        + "; import interp.programs.judge as j; j.STEPS, j.TRAIN_PAIRS = 2, 16",
+        # a planted model, and a prompt of its words
+        "load_model()": 'load_model("planted-induction")',
+        '"ioi", n=64, candidates=12': '"planted-induction", n=8, candidates=3',
+        "import pandas as pd": "import pandas as pd, interp.programs.judge as j; j.STEPS = 2",
+        "After Sarah and Tom had lunch at the cafe, Tom gave a book to": "store ring park river house drink ring",
+        '"S2": len(tokens) - 5': '"B": 3',
+        '"token at S2", " Sarah"': '"token at A1", "store"',
+        '" Sarah", " Tom"': '"park", "ring"',
     },
     "why_did_it_say_that": {"in proposals[:3]": "in proposals[:1]"},
     "your_own_task_and_model": {
         "import pandas as pd": FEWER_PROMPTS,
-        '"n": 10, "candidates": 6': '"n": 5, "candidates": 2',
-        "n=8, candidates=4": "n=5, candidates=2",
+        '"n": 10, "candidates": 6': '"n": 5, "candidates": 1',
+        "n=8, candidates=4": "n=5, candidates=1, method='attribution'",
     },
 }
 """What a test runs less of than a reader."""
@@ -56,6 +66,10 @@ def kernel():
         for name, value in (ONE_THREAD | {"PYTHONPATH": str(NOTEBOOKS[0].parent.parent)}).items():
             patch.setenv(name, value)
         with client.setup_kernel():
+            # and the model is loaded once
+            once = "import functools, interp.models as m; m.load_model = functools.cache(m.load_model)"
+            client.nb.cells = [nbformat.v4.new_code_cell(once)]
+            client.execute_cell(client.nb.cells[0], 0, store_history=False)
             yield client
 
 

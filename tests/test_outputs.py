@@ -178,12 +178,12 @@ def test_grow_leaves_enough_of_a_short_file_and_says_what_is_too_short(command, 
 
 def test_a_table_gives_way_to_one_that_has_all_of_it(command):
     def bench(methods: str, *more: str) -> int:
-        words = ("--tasks", PLANTED, "--methods", methods, "--pairs", "5", "--seeds", "1", "--out", "of mine")
+        words = ("--tasks", PLANTED, "--methods", methods, "--pairs", "5", "--seeds", "1")
         return command("bench", *words, *more).code
 
     assert bench("layer-index") == 0 and bench("random,layer-index") == 0
     assert bench("random") == 2 and bench("random", "--overwrite") == 0
-    Path("of mine/bench.json").write_text("[")
+    Path("runs/bench/bench.json").write_text("[")
     assert bench("layer-index") == 0
 
 

@@ -70,10 +70,8 @@ def test_prompts_of_a_file_are_kept_and_sampled_again(run, tmp_path):
     task = PromptFile("mine.json", (tmp_path / "mine.json").read_bytes())
     expected = task.sample(model.tokenizer, 5, 7)
     run.provenance.pairs.counterfactual = "file"
-    found = _other(
-        run, task="mine.json", seed=7, prompts=task, examples=[], arrays={"heads": run.arrays["heads"]}
-    )
-    folder = found.save(tmp_path / "run")
+    changed = {"task": "mine.json", "seed": 7, "prompts": task, "examples": []}
+    folder = _other(run, **changed, arrays={"heads": run.arrays["heads"]}).save(tmp_path / "run")
     assert (folder / "prompts.json").read_bytes() == task.data
     again = pairs_of(Run.load(folder), folder, model.tokenizer, 4)
     assert list(again) == list(expected)[:4]
@@ -85,9 +83,9 @@ def test_prompts_of_a_file_are_kept_and_sampled_again(run, tmp_path):
 def test_a_run_names_no_file_or_class_that_would_be_opened(run, tmp_path):
     (tmp_path / "trap.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass T: pass")
     for task in (f"{tmp_path / 'trap.py'}:T", "os:path", "/etc/passwd.json", "../mine.json"):
-        found = _other(run, task=task)
+        other = _other(run, task=task)
         with pytest.raises(InputError, match="not at hand"):
-            pairs_of(found, found.save(tmp_path / "run", overwrite=True), None, 4)
+            pairs_of(other, other.save(tmp_path / "run", overwrite=True), None, 4)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -195,7 +193,7 @@ def test_a_wrong_value_anywhere_is_a_line_or_harmless(tmp_path):
     """Never a traceback, neither when it is read nor in a report."""
     finished = find_circuit("planted-induction", "planted-induction", n=8, candidates=4)
     folder = finished.save(tmp_path / "run")
-    whole, found, harmless = json.loads((folder / RESULT).read_text()), 0, 0
+    whole, damaged, harmless = json.loads((folder / RESULT).read_text()), 0, 0
     for *path, last in _places(whole):
         rendered = False  # one report for each place: making it is what takes time
         for wrong in WRONG:
@@ -206,7 +204,7 @@ def test_a_wrong_value_anywhere_is_a_line_or_harmless(tmp_path):
                 run = Run.load(folder)
             except InputError as error:
                 assert "\n" not in str(error) and "damaged" in str(error)
-                found += 1
+                damaged += 1
                 continue
             harmless += 1
             if not rendered:
@@ -214,4 +212,4 @@ def test_a_wrong_value_anywhere_is_a_line_or_harmless(tmp_path):
                 with contextlib.suppress(InputError):  # of another shape
                     compare_runs(finished, run)
                 rendered = True
-    assert found > harmless > 0, (found, harmless)
+    assert damaged > harmless > 0, (damaged, harmless)

@@ -97,6 +97,6 @@ def test_the_workbench_comes_along_and_starts(installed, tmp_path):
         urllib.request.urlopen(address) as answer,
     ):
         assert answer.status == 200
-    said = (tmp_path / "log").read_text()
+    log = (tmp_path / "log").read_text()
     # the configuration came along too: no statistics are gathered, no mail address is asked for
-    assert address in said and "statistics" not in said and "email" not in said
+    assert address in log and "statistics" not in log and "email" not in log

@@ -26,8 +26,8 @@ def test_the_machine_is_the_published_one():
     wanted = {(s // 10, s % 10, t // 10) for s in range(100) for t in range(100) if matrix[s, t]}
     assert {tuple(row) for row in MACHINE.trigrams.tolist()} == wanted
     by_digit = matrix.reshape(100, 10, 10).sum(-1)
-    found = MACHINE.next_token(torch.arange(100)).double()
-    torch.testing.assert_close(found, torch.from_numpy(by_digit))
+    next_token = MACHINE.next_token(torch.arange(100)).double()
+    torch.testing.assert_close(next_token, torch.from_numpy(by_digit))
     for wrong in (lambda: make_machine(-1), lambda: walk(MACHINE, 0, generator_of(0))):
         with pytest.raises(InputError):
             wrong()

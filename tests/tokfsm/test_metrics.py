@@ -116,21 +116,21 @@ def test_forbidden_digits_are_counted_as_by_hand():
 
 def test_its_codes_are_pure_and_precise_and_alive(perfect):
     model, books = perfect
-    for found in purities(model, books, MACHINE).values():
-        assert found["m0"] == [1.0]
-        assert found["a0"] == [0.0]  # one code for everything
-    found = state_precision(model, books, sequences(MACHINE, 40, 1), sequences(MACHINE, 40, 2))
-    assert all((values == 1).all() for part in found.values() for values in part.values())
+    for by_site in purities(model, books, MACHINE).values():
+        assert by_site["m0"] == [1.0]
+        assert by_site["a0"] == [0.0]  # one code for everything
+    precision = state_precision(model, books, sequences(MACHINE, 40, 1), sequences(MACHINE, 40, 2))
+    assert all((values == 1).all() for part in precision.values() for values in part.values())
     (share,) = alive(model, books, [sequences(MACHINE, 400, 3)])["m0"]
     assert share == pytest.approx(797 / N_INPUTS, abs=0.02)  # BOS has a code of its own among the 797
 
 
 def test_setting_a_code_makes_it_go_on_from_another_state(perfect):
     model, books = perfect
-    found = normalised(model, books, MACHINE, n=90)
-    assert found["none"] == 1
-    assert found["a0"] == pytest.approx(1)  # nothing reads it
-    assert found["m0"] == found["all MLP"] == found["all"] == pytest.approx(0, abs=1e-6)
+    left = normalised(model, books, MACHINE, n=90)
+    assert left["none"] == 1
+    assert left["a0"] == pytest.approx(1)  # nothing reads it
+    assert left["m0"] == left["all MLP"] == left["all"] == pytest.approx(0, abs=1e-6)
     tokens = encode(walk(MACHINE, 6, generator_of(5), 4))
     assert divergences(model, books, tokens, tokens)["all"].abs().max() < 1e-6
     shuffled = normalised(model, books, MACHINE, n=90, shuffled=True)

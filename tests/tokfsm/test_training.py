@@ -24,11 +24,6 @@ SIZE = {"tokens": 16 * 4 * 128, "batch": 4, "n_codes": 40, "fit_sequences": 4, "
 TINY = Recipe(**SIZE, plain_share=0.5, lr=1e-2, lr_coded=3e-3, warmup=2)
 
 
-@pytest.fixture
-def tiny() -> Recipe:
-    return TINY
-
-
 def test_a_cache_changes_nothing():
     model, tokens = NeoX(SHAPE, 3), sequences(make_machine(), 3, 0)[:, :20]
     books = Books(SHAPE, 30)
@@ -49,34 +44,34 @@ def test_a_cache_changes_nothing():
 
 
 @pytest.mark.parametrize("stop", [3, 11])
-def test_a_killed_run_goes_on_with_the_same_losses(tiny, tmp_path, stop):
-    whole = Training(tiny)
-    while whole.step < tiny.steps:
+def test_a_killed_run_goes_on_with_the_same_losses(tmp_path, stop):
+    whole = Training(TINY)
+    while whole.step < TINY.steps:
         whole.advance()
-    part = Training(tiny)
+    part = Training(TINY)
     for _ in range(stop):
         part.advance()
     path = tmp_path / "c.pt"
     part.save(path)
-    rest = Training.load(path, tiny)
-    while rest.step < tiny.steps:
+    rest = Training.load(path, TINY)
+    while rest.step < TINY.steps:
         rest.advance()
     assert rest.losses == whole.losses
     for site, book in whole.books.items():
         assert torch.equal(book.codes, rest.books[site].codes), site
     with pytest.raises(InputError, match="seed 0, not 1: name another --out"):
-        Training.load(path, replace(tiny, seed=1))
+        Training.load(path, replace(TINY, seed=1))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="cannot read the checkpoint"):
-        Training.load(path, tiny)
+        Training.load(path, TINY)
     for wrong in (lambda: recipe("gpu"), lambda: recipe("cpu", tokens=1000), lambda: Recipe(n_codes=0)):
         with pytest.raises(InputError):
             wrong()
 
 
-def test_the_coded_part_learns_from_what_the_model_without_codebooks_foretells(tiny):
-    training = Training(tiny)
-    while not training.coded or training.step < tiny.plain_steps + 3:  # codebooks come in with a step
+def test_the_coded_part_learns_from_what_the_model_without_codebooks_foretells():
+    training = Training(TINY)
+    while not training.coded or training.step < TINY.plain_steps + 3:  # codebooks come in with a step
         training.advance()
     tokens, running = sequences(training.machine, 3, 5), training.books.run()
     logits = training.model(tokens, running)
@@ -85,7 +80,7 @@ def test_the_coded_part_learns_from_what_the_model_without_codebooks_foretells(t
     taught = -(foretold * logits[:, :-1].log_softmax(-1)).sum(-1).mean()
     by_site = torch.stack(running.commitment)
     assert by_site.shape == (2 * SHAPE.n_layers,) and (by_site > 0).all()
-    expected = taught + tiny.commitment * by_site.sum()
+    expected = taught + TINY.commitment * by_site.sum()
     torch.testing.assert_close(training._coded_loss(tokens, logits, running), expected)
 
 
@@ -103,14 +98,14 @@ def test_the_pull_to_codes_does_not_grow_with_the_activations():
     torch.testing.assert_close(far, near, rtol=1e-3, atol=0)
 
 
-def test_what_is_saved_is_the_same_model_for_every_other_tool(tiny, tmp_path, capsys):
-    training = train(tiny, tmp_path)
+def test_what_is_saved_is_the_same_model_for_every_other_tool(tmp_path, capsys):
+    training = train(TINY, tmp_path)
     measured = measure(training, evaluated=8, samples=4, pairs=4)
     result = save(training, measured, tmp_path, "python -m benchmarks.tokfsm run")
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(result))
     print_seeds([result])
     assert "63.6" in capsys.readouterr().out
-    assert train(tiny, tmp_path).step == tiny.steps  # nothing is left to do
+    assert train(TINY, tmp_path).step == TINY.steps  # nothing is left to do
     assert (tmp_path / CHECKPOINT).is_file()
 
     bridge = load_model(str(tmp_path / "model"))
@@ -123,11 +118,11 @@ def test_what_is_saved_is_the_same_model_for_every_other_tool(tiny, tmp_path, ca
         running = training.books.run()
         coded = training.model(tokens, running)
         with attach(bridge, books, error_term=False) as attached:
-            found = bridge(tokens)
+            bridged = bridge(tokens)
             ids = attached.ids
     # two codes can be as near but for the last digits: what comes before the first such place is the same
     other = [ids[site][..., 0].long() != running.ids[site].long() for site in books]
     assert sum(int(o.sum()) for o in other) <= 0.002 * sum(o.numel() for o in other)
     same = ~torch.stack([o.reshape(*tokens.shape, -1).any(-1) for o in other]).any(0).cummax(1).values
     assert same.float().mean() > 0.5
-    torch.testing.assert_close(found[same], coded[same], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(bridged[same], coded[same], atol=1e-4, rtol=1e-3)
