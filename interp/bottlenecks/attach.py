@@ -45,8 +45,8 @@ def attach(
     torch.Size([1, 5, 1])
 
     Refuses sites that the model lacks, and bottlenecks that do not fit or are on another device; warns of one that was
-    made for another place. With ``read=False`` and the error term, codes are read only where edits need them, which
-    saves time.
+    made for another place. ``error_term`` adds what the codes leave out, see the module. With it, ``read=False`` reads
+    codes only where edits need them, which saves time.
     """
     return Attached(model, bottlenecks, error_term, read)
 
