@@ -148,12 +148,12 @@ def hand_labels(books: Codebooks, evil: str) -> Labels:
     n = len(names) * N_CODES
     share = np.full(n, 0.5)
     columns = {
-        "text": np.tile(np.arange(N_CODES), len(names)),
+        "text": np.tile(np.array(texts, object), len(names)),
         **{name: share for name in ("precision", "recall", "f1", "null")},
         "firings": np.full(n, 99),
     }
     starts = {name: (i * N_CODES, N_CODES) for i, name in enumerate(names)}
-    about = {"books": books.fingerprint, "texts": texts, "random": {}, "n_tokens": 640, "seed": 0}
+    about = {"books": books.fingerprint, "random": {}, "n_tokens": 640, "seed": 0}
     return Labels(about, starts, columns)
 
 
@@ -161,11 +161,11 @@ def with_coarse(labels: Labels) -> Labels:
     """The same with two coarse codes a book, called few 0 and few 1: of even and odd codes."""
     n_books = len(labels.starts)
     columns = {
-        "text": np.tile([0, 1], n_books),
+        "text": np.tile(np.array(["few 0", "few 1"], object), n_books),
         **{name: np.full(2 * n_books, 0.5) for name in ("precision", "recall", "f1", "null")},
         "firings": np.full(2 * n_books, 400),
     }
-    about = labels.about | {"texts": ["few 0", "few 1"], "variance": dict.fromkeys(labels.starts, 0.5)}
+    about = labels.about | {"variance": dict.fromkeys(labels.starts, 0.5)}
     starts = {name: (2 * i, 2) for i, name in enumerate(labels.starts)}
     groups = np.concatenate([np.arange(n) % 2 for _, n in labels.starts.values()])
     coarse = Labels(about, starts, columns)

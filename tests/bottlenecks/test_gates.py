@@ -194,10 +194,11 @@ def test_a_gate_that_cannot_be_is_told_in_one_line_and_nothing_is_edited(model, 
 
 def test_a_label_is_its_clearest_code_that_is_read_in_time(books, monkeypatch):
     names = {"a0.h0": (0, 2), "a0.h1": (2, 2), "a1.h0": (4, 2)}
-    columns = {"text": [0, 1, 0, 1, 0, 1], "f1": [0.4, 0.9, 0.6, 0.2, 0.8, 1.0]}
-    labels = Labels(
-        {"texts": ["digits", "mixed"]}, names, {name: np.array(own) for name, own in columns.items()}
-    )
+    columns = {
+        "text": np.array(["digits", "mixed"] * 3, object),
+        "f1": np.array([0.4, 0.9, 0.6, 0.2, 0.8, 1.0]),
+    }
+    labels = Labels({}, names, columns)
     coded, early, late = (
         Codebooks(None, {"sites": [*books]}, books),
         [WeightedCode("m1", 4), WeightedCode("a0.h2", 1)],
