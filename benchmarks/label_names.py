@@ -10,6 +10,7 @@ that are on at fewer than 20 of the tokens are left out; a name that holds nowhe
 over heads, or MLPs.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ from interp.stats import mean_interval
 
 RESULT = RESULTS / "label_names.json"
 MOSTLY = "mostly "
+MEANS = "f1", "another", "better", "always", "label_f1"
 _MORE = re.compile(r" \+\d+(?= in any case$| in code| in prose|$)")
 _SEVERAL = re.compile(r"(.*?)(“[^”]*”(?: “[^”]*”)+)(.*)", re.DOTALL)
 
@@ -62,7 +64,7 @@ def tokens_by_name(family: Family) -> dict[str, np.ndarray]:
 
 
 def measure(folder: Path, n_tokens: int) -> list[dict]:
-    """A row a head or MLP: of every code that is named and on often enough, its F1 by its name and by the others."""
+    """Two rows a head or MLP, of names with and without *mostly*: means over codes that are on often enough."""
     codebooks = books()
     index = CodeIndex.build(
         load_model(), codebooks, TEXT, folder, n_tokens=n_tokens, split="heldout", stage=bar
@@ -80,61 +82,52 @@ def measure(folder: Path, n_tokens: int) -> list[dict]:
             if looked is not None:
                 tokens = tokens_by_name(looking.family(*looked)) | of_standing
             ids = index.ids.book(number).reshape(-1)[: index.n_tokens].astype(np.int64)
-            rows.append({"book": book.name, **_match(names, tokens, ids, book.n_codes)})
+            matched = [*_match(names, tokens, ids, book.n_codes)]
+            for kind in (False, True):
+                of_kind = [row for row in matched if row["mostly"] == kind]
+                means = {key: float(np.mean([row[key] for row in of_kind])) for key in MEANS if of_kind}
+                rows.append({"book": book.name, "mostly": kind, "names": len(of_kind), **means})
             advance(1)
     return rows
 
 
-def _match(names: dict, tokens: dict[str, np.ndarray], ids: np.ndarray, n_codes: int) -> dict[str, list]:
+def _match(names: dict, tokens: dict[str, np.ndarray], ids: np.ndarray, n_codes: int) -> Iterator[dict]:
+    """Of every code that is named and on often enough, F1 by its name and by the others."""
     fired = np.bincount(ids, minlength=n_codes + 1)[:n_codes]
     texts = list(dict.fromkeys(label.text for label in names.values()))
     hits, sizes = np.zeros((len(texts), n_codes)), np.zeros(len(texts))
     for row, text in enumerate(texts):
-        where = [tokens[value] for value in values_named(text) if value in tokens]
-        at = np.unique(np.concatenate(where)) if where else np.empty(0, int)
+        places = [tokens[value] for value in values_named(text) if value in tokens]
+        at = np.unique(np.concatenate(places)) if places else np.empty(0, int)
         hits[row], sizes[row] = np.bincount(ids[at], minlength=n_codes + 1)[:n_codes], len(at)
     f1 = 2 * hits / np.maximum(sizes[:, None] + fired, 1)
     of_name = np.array([texts.index(label.text) for label in names.values()])
-    out: dict[str, list] = {
-        key: [] for key in ("code", "mostly", "f1", "another", "better", "always", "label_f1")
-    }
     for place, (code, label) in enumerate(names.items()):
         if fired[code] < LEAST or len(names) < 2:
             continue
-        by_name = f1[of_name, code]
+        by_name, share = f1[of_name, code], fired[code] / len(ids)
         others = np.delete(by_name, place)
-        share = fired[code] / len(ids)
-        row = (code, label.text.startswith(MOSTLY), by_name[place], others.mean())
-        better = (others < by_name[place]).mean() + (others == by_name[place]).mean() / 2
-        row += (better, 2 * share / (1 + share), label.f1)
-        for key, value in zip(out, row, strict=True):
-            out[key].append(round(float(value), 4) if isinstance(value, float) else int(value))
-    return out
+        yield {
+            "mostly": label.text.startswith(MOSTLY),
+            "f1": by_name[place],
+            "another": others.mean(),
+            "better": (others < by_name[place]).mean() + (others == by_name[place]).mean() / 2,
+            "always": 2 * share / (1 + share),
+            "label_f1": label.f1,
+        }
 
 
 def show(rows: list[dict]) -> None:
     table = []
-    for kind, of_kind in (("heads", "a"), ("MLPs", "m")):
-        chosen = [row for row in rows if row["book"].startswith(of_kind)]
-        for name, mostly in ((f"codes of {kind}", 0), (f"codes of {kind}, *mostly*", 1)):
-            at = [np.array(row["mostly"]) == mostly for row in chosen]
-            means = {
-                key: np.array(
-                    [np.array(row[key])[k].mean() for row, k in zip(chosen, at, strict=True) if k.any()]
-                )
-                for key in ("f1", "another", "better", "always", "label_f1")
-            }
-            cells = [_mean(means[key]) for key in ("f1", "another")]
-            cells += [_mean(means["f1"] - means["another"], "+.3f"), _mean(means["better"], ".2f")]
-            table.append(
-                (
-                    name,
-                    f"{sum(map(np.sum, at)):,}",
-                    *cells,
-                    f"{means['always'].mean():.3f}",
-                    f"{means['label_f1'].mean():.3f}",
-                )
-            )
+    for mostly, (kind, of_kind) in itertools.product((False, True), (("heads", "a"), ("MLPs", "m"))):
+        chosen = [
+            row for row in rows if row["book"][0] == of_kind and row["mostly"] == mostly and row["names"]
+        ]
+        f1, another, better, always, label_f1 = (np.array([row[key] for row in chosen]) for key in MEANS)
+        cells = _mean(f1), _mean(another), _mean(f1 - another, "+.3f"), _mean(better, ".2f")
+        count = f"{sum(row['names'] for row in chosen):,}"
+        name = f"codes of {kind}{', *mostly*' * mostly}"
+        table.append((name, count, *cells, f"{always.mean():.3f}", f"{label_f1.mean():.3f}"))
     columns = (
         "names",
         "number",
