@@ -15,6 +15,7 @@ from interp.codesearch import CodeIndex, search_regex
 from interp.models import load_model
 from interp.runs.run import Run
 from tests.browser.conftest import CITY, MARKUP, NAME
+from tests.browser.workbench import is_inert
 
 pytestmark = pytest.mark.browser
 PERPLEXITY = re.compile("^perplexity [0-9]")
@@ -48,8 +49,8 @@ def test_start_tells_when_the_model_is_ready_and_leads_to_steering(tab):
     page.get_by_role("button", name="Begin here").click()
     expect(page.get_by_role("heading", name="Steering")).to_be_visible()
     # the first page that steers imports what it needs
-    told = "One day, Tim and his mom went to"
-    expect(page.get_by_label("Prompt", exact=True)).to_have_value(told, timeout=180_000)
+    prompt = "One day, Tim and his mom went to"
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value(prompt, timeout=180_000)
 
 
 def open_first_row(page: Page, name: str | re.Pattern) -> None:
@@ -67,9 +68,9 @@ def test_search_a_pattern_and_open_a_code(tab, runs):
     page = opened.page
     [folder] = [path for path in runs.iterdir() if (path / "ids.npy").is_file()]
     index = CodeIndex.open(folder)
-    found = search_regex(index, CITY)
-    best = found.best(1)[0]
-    expect(page.get_by_text(f"{found.matches.n} matches")).to_be_visible()
+    scores = search_regex(index, CITY)
+    best = scores.best(1)[0]
+    expect(page.get_by_text(f"{scores.matches.n} matches")).to_be_visible()
     open_first_row(page, f"{best.book}={best.code}")
     assert re.search(rf"code={best.book}(=|%3D){best.code}", page.url)
     opened.settle()
@@ -91,8 +92,8 @@ def test_a_token_that_is_clicked_shows_its_codes(tab):
 def test_what_codes_stand_for_is_seen_without_a_click(tab):
     page = tab("/live?text=Mary+had+a+store+and+a+house&site=a0.h1").page
     expect(page.locator(".token[title]").first).to_be_visible()
-    told = page.locator(".token").evaluate_all("tokens => tokens.map(t => t.title)")
-    names = {title.partition(": ")[2] for title in told} - {"mixed"}
+    titles = page.locator(".token").evaluate_all("tokens => tokens.map(t => t.title)")
+    names = {title.partition(": ")[2] for title in titles} - {"mixed"}
     assert names and all(name == MARKUP or re.fullmatch(r"name \d+", name) for name in names)
     for name in names:
         expect(page.get_by_text(name, exact=False).first).to_be_visible()
@@ -154,10 +155,6 @@ def steered(tab):
     return opened
 
 
-def _inert(page: Page) -> bool:
-    return page.evaluate("window.hacked === undefined && !document.querySelector('img[src=x]')")
-
-
 def test_steer_compare_and_open_a_token(steered):
     page = steered.page
     expect(page.locator("[title='codes edited here']").first).to_be_visible()
@@ -170,7 +167,7 @@ def test_steer_compare_and_open_a_token(steered):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     expect(page.get_by_role("combobox", name="New token")).to_have_value(re.compile("^6 "))
-    assert _inert(page)
+    assert is_inert(page)
 
 
 def test_a_text_goes_on_from_a_token_that_is_clicked(steered):
@@ -184,7 +181,7 @@ def test_a_text_goes_on_from_a_token_that_is_clicked(steered):
     expect(page.get_by_text(PERPLEXITY)).to_have_count(4)
     branch.locator(".token").nth(2).click()
     expect(page.get_by_text("chosen by hand")).to_be_visible()
-    assert _inert(page)
+    assert is_inert(page)
 
 
 def test_parts_metrics_and_pairs_of_the_evaluation_stand_in_the_address(tab):

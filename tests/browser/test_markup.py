@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import MARKUP, NAME
+from tests.browser.workbench import is_inert
 
 pytestmark = pytest.mark.browser
 
@@ -22,17 +23,13 @@ PLACES = {
 }
 
 
-def _inert(page) -> bool:
-    return page.evaluate("window.hacked === undefined && !document.querySelector('img[src=x]')")
-
-
 @pytest.mark.parametrize("place", PLACES)
 def test_markup_in(tab, place):
     path, address = PLACES[place]
     query = "&".join(f"{name}={quote(value, safe='')}" for name, value in address.items())
     page = tab(f"{path}?{query}").page
     page.wait_for_timeout(300)
-    assert _inert(page)
+    assert is_inert(page)
     if ADDRESS in "".join(address.values()):  # text that looks like an address is no link
         shown = page.get_by_text("evil.example").first
         expect(shown).to_be_visible()

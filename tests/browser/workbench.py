@@ -23,9 +23,8 @@ PATIENCE = 120_000
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        return held.getsockname()[1]
 
 
 @contextlib.contextmanager
@@ -33,18 +32,18 @@ def serve(runs: Path, log: Path, model: str | None = None, *, threads: int = 1) 
     """The address of a workbench on a runs folder; it ends with the block."""
     port = free_port()
     command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app" / "main.py")]
-    told = {"INTERP_RUNS": str(runs)} | ({} if model is None else {"INTERP_MODEL": model})
-    told |= {"OMP_NUM_THREADS": str(threads)}
-    with started([*command, "--server.port", str(port)], port, log, cwd=runs, **told) as address:
+    settings = {"INTERP_RUNS": str(runs), "OMP_NUM_THREADS": str(threads)}
+    settings |= {} if model is None else {"INTERP_MODEL": model}
+    with started([*command, "--server.port", str(port)], port, log, cwd=runs, **settings) as address:
         yield address
 
 
 @contextlib.contextmanager
-def started(command: list[str], port: int, log: Path, *, cwd: Path, **told: str) -> Iterator[str]:
+def started(command: list[str], port: int, log: Path, *, cwd: Path, **settings: str) -> Iterator[str]:
     """The address of a server that a command starts, once it answers; what it says goes to ``log``."""
     quiet = {"STREAMLIT_SERVER_HEADLESS": "true", "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
     with open(log, "w", encoding="utf-8") as out:
-        environment = os.environ | ONE_THREAD | quiet | told
+        environment = os.environ | ONE_THREAD | quiet | settings
         process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=out, stderr=out)
     try:
         address = f"http://127.0.0.1:{port}"
@@ -150,8 +149,10 @@ class Tab:
 
 def complaints(log: Path) -> list[str]:
     """Lines of a server's log that tell of an exception."""
-    return [
-        line
-        for line in log.read_text(encoding="utf-8").splitlines()
-        if re.search(r"Traceback|Uncaught", line)
-    ]
+    lines = log.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if re.search(r"Traceback|Uncaught", line)]
+
+
+def is_inert(page) -> bool:
+    """Whether no markup of a text or a name was run."""
+    return page.evaluate("window.hacked === undefined && !document.querySelector('img[src=x]')")
