@@ -66,9 +66,7 @@ def tokens_by_name(family: Family) -> dict[str, np.ndarray]:
 def measure(folder: Path, n_tokens: int) -> list[dict]:
     """Two rows a head or MLP, of names with and without *mostly*: means over codes that are on often enough."""
     codebooks = books()
-    index = CodeIndex.build(
-        load_model(), codebooks, TEXT, folder, n_tokens=n_tokens, split="heldout", stage=bar
-    )
+    index = CodeIndex.build(load_model(), codebooks, TEXT, folder, n_tokens=n_tokens, split="heldout", stage=bar)
     labels = [Labels.open(PRETRAINED / name / LABELS) for name in NAMES]
     standing = Patterns(index.corpus)
     looking, of_standing = LookPatterns(standing), tokens_by_name(standing)
@@ -120,24 +118,13 @@ def _match(names: dict, tokens: dict[str, np.ndarray], ids: np.ndarray, n_codes:
 def show(rows: list[dict]) -> None:
     table = []
     for mostly, (kind, of_kind) in itertools.product((False, True), (("heads", "a"), ("MLPs", "m"))):
-        chosen = [
-            row for row in rows if row["book"][0] == of_kind and row["mostly"] == mostly and row["names"]
-        ]
+        chosen = [row for row in rows if row["book"][0] == of_kind and row["mostly"] == mostly and row["names"]]
         f1, another, better, always, label_f1 = (np.array([row[key] for row in chosen]) for key in MEANS)
         cells = _mean(f1), _mean(another), _mean(f1 - another, "+.3f"), _mean(better, ".2f")
         count = f"{sum(row['names'] for row in chosen):,}"
         name = f"codes of {kind}{', *mostly*' * mostly}"
         table.append((name, count, *cells, f"{always.mean():.3f}", f"{label_f1.mean():.3f}"))
-    columns = (
-        "names",
-        "number",
-        "F1",
-        "another name",
-        "difference",
-        "better than",
-        "always",
-        "F1 of the label",
-    )
+    columns = ("names", "number", "F1", "another name", "difference", "better than", "always", "F1 of the label")
     print_table(columns, table, "names of codes on new documents")
 
 

@@ -172,10 +172,7 @@ def test_a_gate_that_cannot_be_is_told_in_one_line_and_nothing_is_edited(model, 
 
 def test_a_label_is_its_clearest_code_that_is_read_in_time(books, monkeypatch):
     names = {"a0.h0": (0, 2), "a0.h1": (2, 2), "a1.h0": (4, 2)}
-    columns = {
-        "text": np.array(["digits", "mixed"] * 3, object),
-        "f1": np.array([0.4, 0.9, 0.6, 0.2, 0.8, 1.0]),
-    }
+    columns = {"text": np.array(["digits", "mixed"] * 3, object), "f1": np.array([0.4, 0.9, 0.6, 0.2, 0.8, 1.0])}
     labels, coded = Labels({}, names, columns), Codebooks(None, {"sites": [*books]}, books)
     early, late = [WeightedCode("m1", 4), WeightedCode("a0.h2", 1)], "label:digits"
     assert gate_of("a0.h1=3", coded, early) == "a0.h1=3" and gate_of(None, coded, early) is None
