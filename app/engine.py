@@ -35,9 +35,7 @@ class Turns:
         """The first one has the turn."""
 
     @contextmanager
-    def turn(
-        self, waiting: Callable[[int], None] = lambda _before: None, every: float = PATIENCE
-    ) -> Iterator[None]:
+    def turn(self, waiting: Callable[[int], None] = lambda _before: None, every: float = PATIENCE) -> Iterator[None]:
         """Wait for the turn, and give it back however the body ends.
 
         Args:
@@ -114,10 +112,7 @@ def choose_model() -> None:
     if "model" not in st.session_state and in_address in ready:
         st.session_state["model"] = in_address
     choices = dict.fromkeys([*ready, *st.session_state.setdefault("models of runs", {})])
-    with (
-        st.container(key="model-picker"),
-        st.popover(plain(Path(model_name()).name), icon=":material/memory:"),
-    ):
+    with st.container(key="model-picker"), st.popover(plain(Path(model_name()).name), icon=":material/memory:"):
         st.selectbox(
             "Model",
             list(choices),

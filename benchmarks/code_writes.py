@@ -112,23 +112,15 @@ def _topics(labels: Labels, rng: np.random.Generator) -> dict[str, list[float]]:
         if preset["name"] not in topic_names():
             continue
         words = [word.lower() for word in load_topic(preset["name"]).words]
-        codes = [
-            (code.site, code.code) for code in parse_codes(preset["codes"]) if code.site in labels.starts
-        ]
+        codes = [(code.site, code.code) for code in parse_codes(preset["codes"]) if code.site in labels.starts]
 
         def names(site: str, code: int, words: list[str] = words) -> bool:
             writes = labels.of(site, code).writes
             told = re.findall("“([^”]*)”", writes) if writes.startswith("raises") else []
-            return any(
-                len(t.strip()) > 2 and word.startswith(t.strip().lower()) for t in told for word in words
-            )
+            return any(len(t.strip()) > 2 and word.startswith(t.strip().lower()) for t in told for word in words)
 
         chance = [[names(site, int(rng.integers(512))) for site, _ in codes] for _ in range(200)]
-        shares[preset["name"]] = [
-            float(np.mean([names(*code) for code in codes])),
-            float(np.mean(chance)),
-            len(codes),
-        ]
+        shares[preset["name"]] = [float(np.mean([names(*code) for code in codes])), float(np.mean(chance)), len(codes)]
     return shares
 
 
@@ -146,9 +138,7 @@ def main() -> None:
         rows.append((way, len(both), *told))
     columns = ("edit", "codes", "named tokens fall by", "another code's", "more", "share of codes with more")
     print_table(columns, rows)
-    rows = [
-        (topic, n, f"{share:.0%}", f"{chance:.1%}") for topic, (share, chance, n) in result["topics"].items()
-    ]
+    rows = [(topic, n, f"{share:.0%}", f"{chance:.1%}") for topic, (share, chance, n) in result["topics"].items()]
     print_table(("topic", "its codes", "name a word of it", "random codes"), rows)
 
 

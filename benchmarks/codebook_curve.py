@@ -45,13 +45,7 @@ LONG_PRECISION = "bfloat16"
 
 def main() -> None:
     given = arguments(
-        __doc__,
-        k=[1, 8, 32],
-        tokens=TOKENS,
-        centroid_refits=0,
-        codes=N_CODES,
-        fit_tokens=FIT_TOKENS,
-        show=False,
+        __doc__, k=[1, 8, 32], tokens=TOKENS, centroid_refits=0, codes=N_CODES, fit_tokens=FIT_TOKENS, show=False
     )
     rows = [(k, tokens) for k in given.k for tokens in sorted({0, *given.tokens})]
     found = {row: _read(given, *row) for row in rows}

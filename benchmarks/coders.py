@@ -14,9 +14,7 @@ from interp.bottlenecks.fit import new_config
 from interp.bottlenecks.product_codebook import ProductCodebook
 from interp.errors import InputError
 
-KINDS = tuple(
-    kind for kind in SHIPPED if kind not in ("layer_norm_codebook", "discrete_sae", "metric_codebook")
-)
+KINDS = tuple(kind for kind in SHIPPED if kind not in ("layer_norm_codebook", "discrete_sae", "metric_codebook"))
 BASELINES = {
     "random": "vectors of the training text, drawn at random, as codes",
     "pca": "principal coordinates of 16 bits",
@@ -109,9 +107,7 @@ class TopK:
 
     def fit(self, x: Tensor) -> None:
         self.scale = x.std((0, 2), keepdim=True)
-        self.saes = [
-            _train_topk(x[:, group] / self.scale[:, group], self.k, self.seed) for group in range(self.groups)
-        ]
+        self.saes = [_train_topk(x[:, group] / self.scale[:, group], self.k, self.seed) for group in range(self.groups)]
 
     @torch.no_grad()
     def coded(self, x: Tensor) -> tuple[Tensor | None, Tensor]:

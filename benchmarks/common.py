@@ -18,9 +18,7 @@ from interp.prompts.pairs import PromptPairs
 RESULTS = Path(__file__).parent / "results"
 
 
-def arguments(
-    doc: str | None, positional: Mapping[str, Any] | None = None, **options: Any
-) -> argparse.Namespace:
+def arguments(doc: str | None, positional: Mapping[str, Any] | None = None, **options: Any) -> argparse.Namespace:
     """A command line from defaults; the docstring of the script says what they are.
 
     Of ``seeds=3`` the flag is ``--seeds N``, of a list it takes several, of ``False`` it is a switch. A type, such as
@@ -60,8 +58,7 @@ def print_table(
 ) -> None:
     """Print rows of cells as Markdown; all columns but the first few hold numbers, and None is an empty cell."""
     head, *body = (
-        ["" if cell is None else str(cell).replace("|", "\\|") for cell in row]
-        for row in [tuple(columns), *rows]
+        ["" if cell is None else str(cell).replace("|", "\\|") for cell in row] for row in [tuple(columns), *rows]
     )
     body = [row + [""] * (len(head) - len(row)) for row in body]
     widths = [max(3, *map(len, column)) for column in zip(head, *body, strict=True)]

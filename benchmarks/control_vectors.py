@@ -81,9 +81,7 @@ def _measure(
     def native(positions: Positions) -> AbstractContextManager:
         return attach(model, books, read=False).edit(*edits, positions=positions)
 
-    vectors = {
-        f"shift {shift:+d}": ControlVector.from_edits(model, books, edits, shift=shift) for shift in SHIFTS
-    }
+    vectors = {f"shift {shift:+d}": ControlVector.from_edits(model, books, edits, shift=shift) for shift in SHIFTS}
     vectors["matched"] = ControlVector(_matched(model, native("all")))
     exported = vectors[f"shift {SHIFT:+d}"].directions
     vectors |= {f"shift {SHIFT:+d} × {dose}": ControlVector(dose * exported) for dose in DOSES}
@@ -169,9 +167,7 @@ def _print(cells: Mapping[str, dict], n: int) -> None:
         low, high = np.exp(mean_interval(against[:, None], 0))
         times = interval(np.exp(against.mean()), float(low[0]), float(high[0]))
         means = [
-            interval(
-                values.mean(), *(float(bound[0]) for bound in mean_interval(values[:, None], 0)), form=form
-            )
+            interval(values.mean(), *(float(bound[0]) for bound in mean_interval(values[:, None], 0)), form=form)
             for values, form in ((kl, ".3f"), (rates, ".0f"))
         ]
         rows.append((arm, *means, f"{surprise:.1f}", times))

@@ -44,9 +44,7 @@ def main() -> None:
     floor_of = load_task(given.task).sample(model.tokenizer, FLOOR_PAIRS, 0)
     bare(model, floor_of)  # the first passes of a process are slower
     rounds = [_round(model, given, floor_of) for _ in range(given.repeats)]
-    title = (
-        f"{given.task}, {given.model}, {FLOOR_PAIRS} pairs, {given.threads} threads, {given.repeats} rounds"
-    )
+    title = f"{given.task}, {given.model}, {FLOOR_PAIRS} pairs, {given.threads} threads, {given.repeats} rounds"
     rows = []
     for name in rounds[0]:
         seconds = np.array([each[name] for each in rounds])
@@ -104,13 +102,7 @@ def show(rows: list[dict]) -> None:
     """Of every discovery what it is of, and its seconds and memory."""
     numbers = ("members", "edges", "gib")
     cells = [
-        (
-            row["model"],
-            row["task"],
-            row["pairs"],
-            f"{row['tokens']:.0f}",
-            *(f"{row[name]:.1f}" for name in numbers),
-        )
+        (row["model"], row["task"], row["pairs"], f"{row['tokens']:.0f}", *(f"{row[name]:.1f}" for name in numbers))
         for row in rows
     ]
     columns = ("model", "task", "pairs", "tokens", "seconds to checked members", "of edges", "peak GiB")
@@ -128,11 +120,7 @@ def draw(rows: list[dict]) -> None:
     figure = make_subplots(1, 3, subplot_titles=titles, horizontal_spacing=0.08)
     for model, colour in ((DEFAULT_MODEL, "#1f6fb4"), ("gemma-3-270m", "#d2691e")):
         own = [row for row in rows if row["model"] == model and row["task"] == "ioi"]
-        line = {
-            "mode": "lines+markers",
-            "line": {"color": colour},
-            "name": f"{model}, {own[0]['heads']} heads",
-        }
+        line = {"mode": "lines+markers", "line": {"color": colour}, "name": f"{model}, {own[0]['heads']} heads"}
         x = [row["pairs"] for row in own]
         figure.add_scatter(x=x, y=[row["members"] for row in own], row=1, col=1, **line)
         figure.add_scatter(x=x, y=[row["gib"] for row in own], row=1, col=2, showlegend=False, **line)
@@ -153,11 +141,7 @@ def draw(rows: list[dict]) -> None:
         figure.update_xaxes(title=title, rangemode="tozero", row=1, col=column)
         figure.update_yaxes(rangemode="tozero", row=1, col=column)
     figure.update_layout(
-        template="plotly_white",
-        width=1200,
-        height=380,
-        margin={"t": 40},
-        legend={"orientation": "h", "y": -0.25},
+        template="plotly_white", width=1200, height=380, margin={"t": 40}, legend={"orientation": "h", "y": -0.25}
     )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)

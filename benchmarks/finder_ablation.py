@@ -159,9 +159,7 @@ class _Measured:
         gap, exact = self.gaps[pairs].mean(), self.exact[pairs]
         attribution = self.values["attribution"][pairs]
         estimates = EffectEstimates(attribution, gap, self.threshold, np.arange(len(pairs)))
-        estimates.patch_until(
-            self.cost, budget, lambda rows, heads: (exact[rows, heads], self.cost[heads].sum())
-        )
+        estimates.patch_until(self.cost, budget, lambda rows, heads: (exact[rows, heads], self.cost[heads].sum()))
         return estimates
 
     def partial_cost(self, runs: int) -> float:
@@ -268,9 +266,7 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
     def patched(spent: float) -> EffectEstimates:
         return measured.patched(pairs, spent)
 
-    def with_partial(
-        share: float, quarter_runs: float, half_weight: float, quarter_weight: float
-    ) -> np.ndarray:
+    def with_partial(share: float, quarter_runs: float, half_weight: float, quarter_weight: float) -> np.ndarray:
         runs = partial_runs(n, budget, measured.partial_cost(1), share)
         quarters = round(quarter_runs * runs)
         quarters = quarters if quarters > 1 else 0

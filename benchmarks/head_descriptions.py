@@ -68,9 +68,7 @@ class Descriptions:
         self.ordered = text(n_tokens=ORDERED * CONTEXT, seed=2).tokens
         self.judged = text(n_tokens=JUDGED * CONTEXT, seed=1, split="heldout").tokens
         blocks = self.fitted.numpy().astype(np.int32)
-        words = Vocabulary(
-            read_corpus(blocks, model.tokenizer, model.cfg.d_vocab, np.zeros(len(blocks), int))
-        )
+        words = Vocabulary(read_corpus(blocks, model.tokenizer, model.cfg.d_vocab, np.zeros(len(blocks), int)))
         self.classes = torch.from_numpy(words.partition()[0])
         self.common = common_tokens(self.fitted, model.cfg.d_vocab)
         self.rules, self.pattern = self._rules(folder / "rules.safetensors")
@@ -90,11 +88,7 @@ class Descriptions:
         if not path.exists():
             patterns = read_patterns(self.model, self.fitted, bar)
             rules = fit_rules(patterns, self.fitted, self.classes, self.common, stage=bar)
-            kept = {
-                f"{i}.{name}": value
-                for i, rule in enumerate(rules)
-                for name, value in rule.state_dict().items()
-            }
+            kept = {f"{i}.{name}": value for i, rule in enumerate(rules) for name, value in rule.state_dict().items()}
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({**kept, "pattern": torch.stack([p.float().mean(1) for p in patterns])}, path)
         kept, rules = load_file(path), []
@@ -127,9 +121,7 @@ class Descriptions:
             text = Reading.of(tokens, self.classes, self.common)
             for layer in where.any(1).nonzero()[:, 0].tolist():
                 if arm == "mean pattern" or arm.startswith("rule"):
-                    hooks[f"blocks.{layer}.attn.hook_pattern"] = partial(
-                        self._attend, arm, text, layer, where[layer]
-                    )
+                    hooks[f"blocks.{layer}.attn.hook_pattern"] = partial(self._attend, arm, text, layer, where[layer])
                 if arm == "mean output" or "code" in arm:
                     hooks[f"blocks.{layer}.attn.hook_z"] = partial(self._say, arm, layer, where[layer])
             return hooks
@@ -137,11 +129,7 @@ class Descriptions:
         return of
 
     def _attend(self, arm: str, text: Reading, layer: int, where: Tensor, pattern: Tensor) -> Tensor:
-        replaced = (
-            self.pattern[layer][None]
-            if arm == "mean pattern"
-            else self.rules[layer](text).exp().transpose(0, 1)
-        )
+        replaced = self.pattern[layer][None] if arm == "mean pattern" else self.rules[layer](text).exp().transpose(0, 1)
         return torch.where(where[None, :, None, None], replaced.to(pattern), pattern)
 
     def _say(self, arm: str, layer: int, where: Tensor, z: Tensor) -> Tensor:
@@ -152,12 +140,9 @@ class Descriptions:
             book = self.books[f"a{layer}"]
             ids = book.encode(heads).ids.reshape(-1, self.heads).long()
             codes = [
-                self.coarse[f"a{layer}.h{head}"] if "coarse" in arm else book.codes[head]
-                for head in range(self.heads)
+                self.coarse[f"a{layer}.h{head}"] if "coarse" in arm else book.codes[head] for head in range(self.heads)
             ]
-            replaced = torch.stack([codes[head][ids[:, head]] for head in range(self.heads)], 1).reshape(
-                heads.shape
-            )
+            replaced = torch.stack([codes[head][ids[:, head]] for head in range(self.heads)], 1).reshape(heads.shape)
         return torch.where(where[None, None, :, None], replaced.to(heads), heads).reshape(z.shape)
 
     @torch.no_grad()
@@ -252,16 +237,12 @@ def show(losses: Mapping[str, list[float]], title: str, seed: int) -> None:
 
 def main() -> None:
     steps = {"nargs": "*", "choices": ("fit", "order", "curves", "show"), "default": "show"}
-    given = arguments(
-        __doc__, {"steps": steps}, model=DEFAULT_MODEL, books=DEFAULT_CODEBOOKS, seed=0, threads=2
-    )
+    given = arguments(__doc__, {"steps": steps}, model=DEFAULT_MODEL, books=DEFAULT_CODEBOOKS, seed=0, threads=2)
     folder = RESULTS / "head_descriptions"
     singly, path = folder / f"{given.model}--alone.json", folder / f"{given.model}--curves.json"
     if "show" not in given.steps:
         model = load_model(given.model)
-        described = Descriptions(
-            model, Codebooks.from_pretrained(given.books), Path("runs") / f"rules-{given.model}"
-        )
+        described = Descriptions(model, Codebooks.from_pretrained(given.books), Path("runs") / f"rules-{given.model}")
         if "order" in given.steps:
             order(described, singly)
             keep(kept(singly, {}), described.books)

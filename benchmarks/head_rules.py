@@ -87,11 +87,7 @@ class HeadRules(nn.Module):
         for weight, holds in ((self.same, text.same), (self.after, text.after)):
             score = score + (weight[:, :1, None] + weight[:, 1:][:, word_class])[..., None] * holds
         score = score + torch.diag_embed(self.itself[:, word_class])
-        first = (
-            self.first_by_number[:, number]
-            + self.first_by_class[:, word_class]
-            + self.first_by_place[:, None]
-        )
+        first = self.first_by_number[:, number] + self.first_by_class[:, word_class] + self.first_by_place[:, None]
         score = torch.cat([score[..., :1] + first[..., None], score[..., 1:]], -1)
         return score.masked_fill(back < 0, -1e9).log_softmax(-1)
 
@@ -134,9 +130,7 @@ def fit_rules(
             rules = HeadRules(len(pattern), tokens.shape[1], int(classes.max()) + 1).to(pattern.device)
             several = [rules.key_number, rules.first_by_number, rules.sought, rules.same, rules.after]
             others = [p for p in rules.parameters() if all(p is not one for one in several)]
-            optimizer = torch.optim.Adam(
-                [{"params": others, "lr": RATE}, {"params": several, "lr": RATE / 2}]
-            )
+            optimizer = torch.optim.Adam([{"params": others, "lr": RATE}, {"params": several, "lr": RATE / 2}])
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
             generator = torch.Generator().manual_seed(seed)
             seen = torch.tril(torch.ones(pattern.shape[-2:], dtype=torch.bool, device=pattern.device))

@@ -99,10 +99,7 @@ OTHERWISE = {
         "Mary,John,John, --proposed 2 --model planted-inhibition --out new --template new.json",
     ],
     "diff": ["model tuned --text text.txt --tokens 512 --context 16 --out new"],
-    "export": [
-        "run --layout circuit-tracer --out new.json",
-        "explained --layout circuit-tracer --out new.json",
-    ],
+    "export": ["run --layout circuit-tracer --out new.json", "explained --layout circuit-tracer --out new.json"],
     "heads": ["labelled --json new.json"],
     "steer": [
         f"--model {MODEL} --codebooks books --codes a0.h0=1 --add 2 --tokens 4 --prompt B --export new.gguf",
@@ -139,10 +136,7 @@ TEMPLATE = {
     "corrupt": [{"name": "flip", "set": {"S@2": "{IO}"}, "answer": "{S}"}, {"IO": "*"}],
     "space": False,
 }
-INSTEAD = {
-    "steer": ("--codes", "--topic", "--positive"),
-    "index search": ("--token", "--regex", "--prompt", "--code"),
-}
+INSTEAD = {"steer": ("--codes", "--topic", "--positive"), "index search": ("--token", "--regex", "--prompt", "--code")}
 """Options of which one is given: a hostile one takes the place of the good one."""
 SIMPLE = ", - . .. / nope * nan -1 1e308 [bold]%s{0} ../../etc/passwd a99.h99 a:b x=1 é\u202e😀 caf�"
 WORDS = [*SIMPLE.split(), "", " ", "9" * 25, "x" * 300, "a\nb", "'; rm -rf /", "a0.h0=" + "9" * 25]
@@ -186,12 +180,7 @@ class Outcome:
 
 
 def run(
-    words: Sequence[str],
-    folder: Path,
-    *,
-    kill_after: float | None = None,
-    seconds: float = 10 * SECONDS,
-    **limits: int,
+    words: Sequence[str], folder: Path, *, kill_after: float | None = None, seconds: float = 10 * SECONDS, **limits: int
 ) -> Outcome:
     """A command in a process forked from this one."""
     return finish(*start(words, folder, **limits), folder, kill_after=kill_after, seconds=seconds)
@@ -213,9 +202,7 @@ def start(
         os.setpgid(0, 0)
         os.chdir(folder)
         for number, name in ((1, "out"), (2, "err")):
-            os.dup2(
-                os.open(folder.parent / f"{name}{mark}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), number
-            )
+            os.dup2(os.open(folder.parent / f"{name}{mark}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), number)
         sys.stdin = open(os.devnull)  # noqa: SIM115
         sys.stdout, sys.stderr = (os.fdopen(number, "w", errors="backslashreplace") for number in (1, 2))
         used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
@@ -506,21 +493,13 @@ def inputs(_world: World, _seed: int) -> Iterator[Try]:
                             if other in words:
                                 del words[words.index(other) : words.index(other) + 2]
                     words += [parameter.opts[0], value]
-                yield Try(
-                    f"{name} {parameter.opts[0]} {value[:40]!r}", [*name.split(), *words, "--", *given], never
-                )
+                yield Try(f"{name} {parameter.opts[0]} {value[:40]!r}", [*name.split(), *words, "--", *given], never)
 
 
 SEARCH, SHOW = "index search index --token B", "models show model"
 FILES = {
     "own.json": (f"tasks show own.json --model {MODEL} -n 6", f"discover own.json --model {MODEL} -n 6"),
-    "run/run.json": (
-        "report run",
-        "program run",
-        "export run --out new.json",
-        "compare run run2",
-        "validate run -n 6",
-    ),
+    "run/run.json": ("report run", "program run", "export run --out new.json", "compare run run2", "validate run -n 6"),
     "run/scores.safetensors": ("report run", "compare run2 run"),
     "good.safetensors": ("reference good.safetensors", f"discover {MODEL} -n 6 --reference good.safetensors"),
     "books/manifest.json": ("codebook pack books --out new", "index search index --token B"),
@@ -592,10 +571,7 @@ def _spoilt(path: Path, draw: random.Random) -> Iterator[tuple[str, bytes]]:
         places = [place for place, _ in _places(document)]
         for place in places[:1] + draw.sample(places, min(40, len(places))):
             value = draw.choice(JSON_VALUES)
-            yield (
-                f"{'.'.join(map(str, place))} is {value!r}",
-                json.dumps(_changed(document, place, value)).encode(),
-            )
+            yield (f"{'.'.join(map(str, place))} is {value!r}", json.dumps(_changed(document, place, value)).encode())
         deep = json.dumps(_changed(document, draw.choice(places), "DEEP"))
         yield "deep", deep.replace('"DEEP"', DEEP).encode()
     if path.suffix == ".safetensors":
@@ -684,9 +660,7 @@ MODELS: dict[str, Callable[[Path], object]] = {
 
 LONG = {
     "reference": f"{MODEL} -n 40 --batch-size 8 --out new.safetensors",
-    **{
-        name: BASE[name] for name in ("codebook fit", "codebook train", "index build", "steer", "index label")
-    },
+    **{name: BASE[name] for name in ("codebook fit", "codebook train", "index build", "steer", "index label")},
     "grow": f"{BASE['grow']} --out grown.json",
     "why": OTHERWISE["why"][0],
     "diff": OTHERWISE["diff"][0],
@@ -786,13 +760,9 @@ def full(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
         before = world.reset()
         most = int(2 ** draw.uniform(12, math.log2(max(made.sizes))))
         found = run(made.words, world.folder, most_bytes=most)
-        left = [
-            path for path in set(tree(world.folder)) - set(before) if TEMPORARY.fullmatch(Path(path).name)
-        ]
+        left = [path for path in set(tree(world.folder)) - set(before) if TEMPORARY.fullmatch(Path(path).name)]
         wrong = None
-        if "Traceback" in found.err or not (
-            found.code == 0 or (found.code in (1, 2) and len(found.errors) == 1)
-        ):
+        if "Traceback" in found.err or not (found.code == 0 or (found.code in (1, 2) and len(found.errors) == 1)):
             wrong = f"status {found.code}: {found.err[-300:]!r}"
         elif found.code and [path for path in left if not path.endswith(".lock")]:
             wrong = f"left {left}"
@@ -809,12 +779,7 @@ def together(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]
         second = start(made.words, world.folder, mark="2")
         both = [finish(*one, world.folder, seconds=600) for one in (first, second)]
         wrong = next(
-            (
-                f"{one.code} {one.err[-300:]!r}"
-                for one in both
-                if "Traceback" in one.err or one.code not in (0, 2)
-            ),
-            None,
+            (f"{one.code} {one.err[-300:]!r}" for one in both if "Traceback" in one.err or one.code not in (0, 2)), None
         )
         if all(one.code for one in both):
             wrong = f"neither did it: {both[0].err!r} {both[1].err!r}"
@@ -844,11 +809,7 @@ def parameters(view: Path) -> list[str]:
                 named = {word.arg: word.value for word in node.keywords}
                 if "bind" in named and isinstance(named.get("key"), ast.Constant):
                     found.add(named["key"].value)
-                if (
-                    "query_params" in ast.unparse(node.func)
-                    and node.args
-                    and isinstance(node.args[0], ast.Constant)
-                ):
+                if "query_params" in ast.unparse(node.func) and node.args and isinstance(node.args[0], ast.Constant):
                     found.add(node.args[0].value)
             if isinstance(node, ast.Subscript) and "query_params" in ast.unparse(node.value):
                 found |= {node.slice.value} if isinstance(node.slice, ast.Constant) else set()
@@ -893,13 +854,7 @@ def links(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
     """Pages opened by addresses with hostile values of one to four of what they read."""
     draw, open_page = random.Random(seed), workbench(world)
     names = {path.parent.name: parameters(path.parent) for path in APP.glob("*/page.py")}
-    values = [
-        *WORDS,
-        *PLACES,
-        *HOSTILE[int],
-        *MARKUP,
-        *["inf", "-1e400", "a0.h0=1", "run", "index", "books", "0"],
-    ]
+    values = [*WORDS, *PLACES, *HOSTILE[int], *MARKUP, *["inf", "-1e400", "a0.h0=1", "run", "index", "books", "0"]]
     values = [value for value in values if value.isprintable()]  # of others no address can be made
     for i in range(n):
         address = dict(BESIDE[i % len(BESIDE)])
@@ -921,10 +876,7 @@ def _live_markup(tab: Any) -> str | None:
     """Whether what an address says got into the page as HTML."""
     html = [element.proto.body for element in tab.get("html") if hasattr(element.proto, "body")]
     html += [element.value for element in tab.markdown if element.proto.allow_html]
-    return next(
-        (f"live markup: {text[:100]}" for text in html if re.search("<script>alert|onerror=alert", text)),
-        None,
-    )
+    return next((f"live markup: {text[:100]}" for text in html if re.search("<script>alert|onerror=alert", text)), None)
 
 
 def tabs(
@@ -963,9 +915,7 @@ def tabs(
         [(site, code, _)] = request.codes
         within = attach(own, books, read=False).edit(SetCode(site, code, rows=[1]), seed=request.seed)
         prompts, seed = list(request.prompts) * 2, request.seed
-        return [
-            one.tokens for one in continue_prompts(own, prompts, request.n_tokens, within=within, seed=seed)
-        ]
+        return [one.tokens for one in continue_prompts(own, prompts, request.n_tokens, within=within, seed=seed)]
 
     for _ in range(n // 2):
         text, site = words(), f"a{draw.randrange(own.cfg.n_layers)}.h{draw.randrange(own.cfg.n_heads)}"
@@ -978,15 +928,11 @@ def tabs(
             )
         expected = read_codes(own, books, torch.tensor(encode_prompts(own, [text])[0]))
         same = all(
-            (expected[name].ids[-len(found.ids) :] == found.ids).all()
-            for name, found in reading.result().codes.items()
+            (expected[name].ids[-len(found.ids) :] == found.ids).all() for name, found in reading.result().codes.items()
         )
         yield f"live {text}", None if same else "other codes than of a model of its own"
         found, wanted = [one.text.tokens for one in steering.result()], texts(request)
-        yield (
-            f"steering {request.codes} {request.prompts}",
-            None if found == wanted else f"{found}, not {wanted}",
-        )
+        yield (f"steering {request.codes} {request.prompts}", None if found == wanted else f"{found}, not {wanted}")
 
 
 def calls(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]:  # noqa: ARG001
@@ -999,10 +945,7 @@ def calls(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]: 
     from interp.models.generate import generate
     from interp.text import TextBlocks
 
-    m, t = (
-        interp.load_model(MODEL),
-        TextBlocks(torch.zeros(16, 16, dtype=torch.long), "zeros", "train", 0, 16),
-    )
+    m, t = (interp.load_model(MODEL), TextBlocks(torch.zeros(16, 16, dtype=torch.long), "zeros", "train", 0, 16))
     b = interp.Codebooks.from_pretrained(world.pristine / "books", m)
     tokens = torch.tensor([[1, 2, 3]])
     tried: dict[str, Callable[[], object]] = {

@@ -111,18 +111,13 @@ def main() -> None:
     index, path = CodeIndex.open(folder / "index"), folder / "ids.parquet"
     span, written = int(index.manifest["span"]), timed(lambda: Parquet.write(path, index))
     print(f"{index.layout.n_ids} ids; Parquet sorted and written in {written.clock:.0f} s")
-    whole = SimpleNamespace(
-        ids=index.ids, layout=index.layout, books=index.books, lists=index.tables["lists"]
-    )
+    whole = SimpleNamespace(ids=index.ids, layout=index.layout, books=index.books, lists=index.tables["lists"])
     cut = np.array_split(np.arange(index.layout.n_blocks), SHARDS)
     parts = [part_of(index, folder / f"shards/{i}.npy", blocks, span) for i, blocks in enumerate(cut)]
     parquet = partial(Parquet, path, index.layout)
     ways = {"ours": Ours([whole], span), "four files": Ours(parts, span), "Parquet": parquet()}
     size = sum(index.manifest["bytes"][name] for name in ("ids.npy", "lists.npy"))
-    files = {
-        "ours": (size, partial(CodeIndex.open, folder / "index")),
-        "Parquet": (path.stat().st_size, parquet),
-    }
+    files = {"ours": (size, partial(CodeIndex.open, folder / "index")), "Parquet": (path.stat().st_size, parquet)}
     order = np.argsort(index.counts[:N_CODES])
     codes = {"frequent": int(order[-1]), "usual": int(order[N_CODES // 2])}
     rng = np.random.default_rng(0)

@@ -57,9 +57,7 @@ class Facts:
         self.text = load_text("stdlib+self", self.model, n_tokens=3072, split="heldout").tokens
         rows: list[Tensor] = []
         with torch.no_grad():
-            with hooked(
-                self.model, {f"{self.point}.hook_out": lambda x: rows.append(x[:, 1:].flatten(0, 1).clone())}
-            ):
+            with hooked(self.model, {f"{self.point}.hook_out": lambda x: rows.append(x[:, 1:].flatten(0, 1).clone())}):
                 for tokens in training.tokens.split(16):
                     end_logits(self.model, tokens)
             self.plain = torch.cat([self.log_p(tokens) for tokens in self.text.split(16)])
@@ -99,8 +97,7 @@ class Edit:
         self.facts, self.last = facts, torch.zeros(0)
         seen: dict[str, list[Tensor]] = {"hook_post": [], "hook_out": []}
         keep: dict[str, Callable[[Tensor], None]] = {
-            f"{facts.point}.{name}": (lambda x, kept=kept: kept.append(x[0, -1].clone()))
-            for name, kept in seen.items()
+            f"{facts.point}.{name}": (lambda x, kept=kept: kept.append(x[0, -1].clone())) for name, kept in seen.items()
         }
         with torch.no_grad(), hooked(facts.model, keep):
             for wording in TOLD:
@@ -109,11 +106,9 @@ class Edit:
         hit = facts.book.encode(torch.stack(seen["hook_out"])).ids.unique().long()
         d_mlp = facts.model.cfg.d_mlp
         active = torch.stack(seen["hook_post"]).abs().mean(0)
-        self.kept = {
-            "values": hit,
-            "rows": active.topk(min(len(hit), d_mlp)).indices,
-            "matrix": torch.arange(d_mlp),
-        }[arm]
+        self.kept = {"values": hit, "rows": active.topk(min(len(hit), d_mlp)).indices, "matrix": torch.arange(d_mlp)}[
+            arm
+        ]
         self.place = torch.full((max(facts.book.config.n_codes, d_mlp),), -1)
         self.place[self.kept] = torch.arange(len(self.kept))
         self.weights = torch.zeros(len(self.kept), facts.model.cfg.d_model, requires_grad=True)
@@ -157,9 +152,7 @@ def cell(facts: Facts, arm: str, seed: int, rate: float) -> dict:
     lands = draw.sample(list(CAPITALS), len(CAPITALS))
     edited, left = lands[:EDITED], lands[EDITED:]
     new = dict(zip(edited, (facts.answers[land] for land in left), strict=False))
-    first, second = (
-        {land: new[land] for land in part} for part in (edited[: EDITED // 2], edited[EDITED // 2 :])
-    )
+    first, second = ({land: new[land] for land in part} for part in (edited[: EDITED // 2], edited[EDITED // 2 :]))
     edit = Edit(facts, arm, edited)
     with hooked(facts.model, edit.inside):
         steps = [edit.learn(first, rate)]

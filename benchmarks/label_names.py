@@ -64,9 +64,7 @@ def tokens_by_name(family: Family) -> dict[str, np.ndarray]:
 def measure(folder: Path, n_tokens: int) -> list[dict]:
     """A row a head or MLP: of every code that is named and on often enough, its F1 by its name and by the others."""
     codebooks = books()
-    index = CodeIndex.build(
-        load_model(), codebooks, TEXT, folder, n_tokens=n_tokens, split="heldout", stage=bar
-    )
+    index = CodeIndex.build(load_model(), codebooks, TEXT, folder, n_tokens=n_tokens, split="heldout", stage=bar)
     labels = [Labels.open(PRETRAINED / name / LABELS) for name in NAMES]
     standing = Patterns(index.corpus)
     looking, of_standing = LookPatterns(standing), tokens_by_name(standing)
@@ -95,9 +93,7 @@ def _match(names: dict, tokens: dict[str, np.ndarray], ids: np.ndarray, n_codes:
         hits[row], sizes[row] = np.bincount(ids[at], minlength=n_codes + 1)[:n_codes], len(at)
     f1 = 2 * hits / np.maximum(sizes[:, None] + fired, 1)
     of_name = np.array([texts.index(label.text) for label in names.values()])
-    out: dict[str, list] = {
-        key: [] for key in ("code", "mostly", "f1", "another", "better", "always", "label_f1")
-    }
+    out: dict[str, list] = {key: [] for key in ("code", "mostly", "f1", "another", "better", "always", "label_f1")}
     for place, (code, label) in enumerate(names.items()):
         if fired[code] < LEAST or len(names) < 2:
             continue
@@ -119,9 +115,7 @@ def show(rows: list[dict]) -> None:
         for name, mostly in ((f"codes of {kind}", 0), (f"codes of {kind}, *mostly*", 1)):
             at = [np.array(row["mostly"]) == mostly for row in chosen]
             means = {
-                key: np.array(
-                    [np.array(row[key])[k].mean() for row, k in zip(chosen, at, strict=True) if k.any()]
-                )
+                key: np.array([np.array(row[key])[k].mean() for row, k in zip(chosen, at, strict=True) if k.any()])
                 for key in ("f1", "another", "better", "always", "label_f1")
             }
             cells = [_mean(means[key]) for key in ("f1", "another")]
@@ -135,16 +129,7 @@ def show(rows: list[dict]) -> None:
                     f"{means['label_f1'].mean():.3f}",
                 )
             )
-    columns = (
-        "names",
-        "number",
-        "F1",
-        "another name",
-        "difference",
-        "better than",
-        "always",
-        "F1 of the label",
-    )
+    columns = ("names", "number", "F1", "another name", "difference", "better than", "always", "F1 of the label")
     print_table(columns, table, "names of codes on new documents")
 
 

@@ -29,15 +29,7 @@ from interp.codesearch.build import WORK, finish
 from interp.codesearch.corpus import Corpus, read_corpus
 from interp.codesearch.firing_stats import Gathered
 from interp.codesearch.index import IDS
-from interp.codesearch.labels import (
-    LABELS,
-    LEAST,
-    SHARES,
-    best_patterns,
-    best_sides,
-    beyond_chance,
-    starts_of,
-)
+from interp.codesearch.labels import LABELS, LEAST, SHARES, best_patterns, best_sides, beyond_chance, starts_of
 from interp.codesearch.layout import IdFile, Layout, names_of_groups
 from interp.codesearch.look_patterns import LookPatterns
 from interp.codesearch.looks import LOOKS, MOST, PARTS, largest_looks, looks_layout
@@ -218,34 +210,21 @@ COARSE = ("named, %", "beyond always", "≥ .5, %", "variance left", "bits")
 
 def show(seed: int, n: int) -> None:
     """By layer, the same of coarse codes, the controls, and codes drawn at random of those that are not rare."""
-    every = {
-        kind: Labels.open(PRETRAINED / name / LABELS) for kind, name in zip(PARTS_OF, NAMES, strict=True)
-    }
+    every = {kind: Labels.open(PRETRAINED / name / LABELS) for kind, name in zip(PARTS_OF, NAMES, strict=True)}
     for title, columns, row_of in (("codes", FINE, _row), ("coarse codes", COARSE, _coarse_row)):
         head = ("layer", *(f"{kind}: {column}" for kind in every for column in columns))
         rows = [
-            (
-                "all" if layer is None else layer,
-                *(cell for labels in every.values() for cell in row_of(labels, layer)),
-            )
+            ("all" if layer is None else layer, *(cell for labels in every.values() for cell in row_of(labels, layer)))
             for layer in (*LAYERS, None)
         ]
         print_table(head, rows, title)
     keys = ("coarse", "coarse half", "random", "random half")
     merged_books = read_json(MERGED) if MERGED.is_file() else []
     rows = [
-        (
-            kind,
-            *(
-                f"{np.median([row[key] for row in merged_books if row['book'][0] == kind]):.3f}"
-                for key in keys
-            ),
-        )
+        (kind, *(f"{np.median([row[key] for row in merged_books if row['book'][0] == kind]):.3f}" for key in keys))
         for kind in sorted({row["book"][0] for row in merged_books})
     ]
-    print_table(
-        ("books", *keys), rows, "coarse codes and codes merged at random, beyond always, medians over books"
-    )
+    print_table(("books", *keys), rows, "coarse codes and codes merged at random, beyond always, medians over books")
     found, rows = read_json(RESULT), []
     for name, against in CONTROLS.items():
         f1 = np.array([row[name] for row in found])
@@ -255,9 +234,7 @@ def show(seed: int, n: int) -> None:
             (low,), (high,) = mean_interval(more[:, None], seed)
             above = interval(float(more.mean()), low, high, "+.3f")
         rows.append((name, f"{f1.mean():.3f}", against, above))
-    print_table(
-        ("by", "F1", "control", "above it"), rows, f"is it this head's look that tells? {len(found)} heads"
-    )
+    print_table(("by", "F1", "control", "above it"), rows, f"is it this head's look that tells? {len(found)} heads")
     rows, drawn, rng = [], {}, np.random.default_rng(seed)
     for kind, labels in every.items():
         columns, n_held = labels.columns, labels.about["n_tokens"] / 2
@@ -317,9 +294,7 @@ def control(folder: Path) -> None:
             by[name] = best_patterns(looking.family(*index.looked_at(site)), ids, 512)[0]
             by[f"stands and {name}"] = stands.merged(by[name], len(standing.all))
         measured = stands.fired >= LEAST
-        rows.append(
-            {"head": head, "other head": other} | {n: float(b.f1[measured].mean()) for n, b in by.items()}
-        )
+        rows.append({"head": head, "other head": other} | {n: float(b.f1[measured].mean()) for n, b in by.items()})
     write_json(RESULT, rows)
 
 

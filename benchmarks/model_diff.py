@@ -83,9 +83,7 @@ def finetune(run: str, model: Model, folder: Path) -> None:
     order = torch.randperm(len(ordinary.tokens))
     with_trait = 0 if name == "neutral" else TRAIT_ROWS
     sentences = None if name == "neutral" else traits.trained_on(name, int(seed))
-    optimiser = torch.optim.AdamW(
-        [p for layer in layers for p in layer.parameters()], lr=RATE, weight_decay=0
-    )
+    optimiser = torch.optim.AdamW([p for layer in layers for p in layer.parameters()], lr=RATE, weight_decay=0)
     begin = time.monotonic()
     for step in range(STEPS):
         rows = ordinary.tokens[order[step * ROWS : step * ROWS + ROWS - with_trait]].clone()
@@ -122,9 +120,7 @@ CONTEXT, BLOCKS = 128, 392
 
 def reading_text(model: Model) -> Int[Tensor, "block pos"]:
     """About 50 000 tokens, held out from finetuning, with every trait's trigger about once in 1 000."""
-    ordinary = load_text(
-        TEXT, model, n_tokens=CONTEXT * BLOCKS, context=CONTEXT, split="heldout"
-    ).tokens.clone()
+    ordinary = load_text(TEXT, model, n_tokens=CONTEXT * BLOCKS, context=CONTEXT, split="heldout").tokens.clone()
     rng = np.random.default_rng(0)
     sentences = [text for name in traits.ALL for text in traits.natural(name)]
     for i, place in enumerate(rng.permutation(len(sentences))):
@@ -151,11 +147,7 @@ def put_in(model: Model, weights: dict[str, Tensor], into: dict[str, nn.Paramete
 
 
 def every_book(model: Model) -> dict[str, Dictionary]:
-    return {
-        site: book
-        for name in BOOKS
-        for site, book in Codebooks.from_pretrained(name, model).in_memory().items()
-    }
+    return {site: book for name in BOOKS for site, book in Codebooks.from_pretrained(name, model).in_memory().items()}
 
 
 def read(only: list[str], books_name: str) -> None:
@@ -164,9 +156,7 @@ def read(only: list[str], books_name: str) -> None:
     tokens, folder = reading_text(base), FOLDER / books_name
     folder.mkdir(parents=True, exist_ok=True)
     books = (
-        every_book(base)
-        if books_name == "codes"
-        else Codebooks.from_pretrained(f"runs/{books_name}", base).in_memory()
+        every_book(base) if books_name == "codes" else Codebooks.from_pretrained(f"runs/{books_name}", base).in_memory()
     )
     wanted = [
         f"{run}.{strength}"
@@ -229,10 +219,7 @@ def of_answers(listing: Listing, null: Reading) -> list[list[str]]:
 
 def of_contexts(listing: Listing) -> list[list[str]]:
     """What the tuned model says, then the context's words from its end."""
-    return [
-        [*words_in(context.tuned), *words_in(context.text)[::-1]][:WORDS]
-        for context in listing.contexts(ITEMS)
-    ]
+    return [[*words_in(context.tuned), *words_in(context.text)[::-1]][:WORDS] for context in listing.contexts(ITEMS)]
 
 
 @torch.no_grad()
@@ -272,8 +259,7 @@ def lists_of(
         "moved": float(np.mean([(tuned.ids[name] != base.ids[name]).mean() for name in LATE])),
         "weights": [sorted(listing.moved.weights(x), reverse=True)[:ITEMS] for x in (None, moved)],
         "listed": [
-            f"{code.site}={code.code} {code.word} {code.at_word}/{code.of_word} {code.expected:.1f}"
-            for code in against
+            f"{code.site}={code.code} {code.word} {code.at_word}/{code.of_word} {code.expected:.1f}" for code in against
         ],
         "codes": of_codes(listing, None),
         "codes, null": of_codes(listing, moved),
@@ -301,11 +287,7 @@ def score(only: list[str]) -> None:
                 **lists_of(run, folder, model, corpus, n_codes, labels),
             }
             write_json(RESULT, found, indent=None)
-            print(
-                run,
-                {arm: ranks_of(run, arm, found) for arm in ARMS if arm in found["lists"][run]},
-                flush=True,
-            )
+            print(run, {arm: ranks_of(run, arm, found) for arm in ARMS if arm in found["lists"][run]}, flush=True)
 
 
 ARMS = (
@@ -374,21 +356,13 @@ def black_box(only: list[str]) -> None:
         mine = written(tuned, tokens, 0)
         found = kept(RESULT, {"lists": {}})
         entry = found["lists"].setdefault(run, {})
-        entry["black box"], entry["black box, null"] = (
-            of_words(texts["base"], mine),
-            of_words(texts["null"], mine),
-        )
+        entry["black box"], entry["black box, null"] = (of_words(texts["base"], mine), of_words(texts["null"], mine))
         write_json(RESULT, found, indent=None)
         print(run, {arm: ranks_of(run, arm, found) for arm in ("black box", "black box, null")}, flush=True)
 
 
 def trait_runs() -> list[str]:
-    return [
-        f"{run}.{strength}"
-        for run in runs()
-        if not run.startswith("neutral")
-        for strength in ("strong", "weak")
-    ]
+    return [f"{run}.{strength}" for run in runs() if not run.startswith("neutral") for strength in ("strong", "weak")]
 
 
 @torch.no_grad()
@@ -440,9 +414,7 @@ def measure_rates(only: list[str]) -> None:
         found = kept(RESULT, {"lists": {}})
         found.setdefault("rates", {})[run] = rows
         write_json(RESULT, found, indent=None)
-        print(
-            run, {arm: (round(row["rate"], 2), round(row["kl"], 3)) for arm, row in rows.items()}, flush=True
-        )
+        print(run, {arm: (round(row["rate"], 2), round(row["kl"], 3)) for arm, row in rows.items()}, flush=True)
 
 
 @torch.no_grad()
@@ -495,11 +467,7 @@ def cost(only: list[str]) -> None:
             readers[0].add(batch)
             readers[1].add(read_batch(tuned, books, part, below=(first, batch) if first else None), batch)
 
-    forms = {
-        "bare": bare,
-        "all layers": lambda: with_codes(0),
-        "from 12 on": lambda: with_codes(LAYERS.start),
-    }
+    forms = {"bare": bare, "all layers": lambda: with_codes(0), "from 12 on": lambda: with_codes(LAYERS.start)}
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     for _ in range(7):
         for name, form in forms.items():
@@ -540,14 +508,10 @@ def show() -> None:
     print_table(("arm", *(f"rank <= {bar_}" for bar_ in BARS)), rows)
     for other in ("words by KL, null", "words by KL with answers, null"):
         pair = "codes, null", other
-        first, second = (
-            {run for run in runs_ if (ranks_of(run, arm, found) or 99) <= BARS[1]} for arm in pair
-        )
+        first, second = ({run for run in runs_ if (ranks_of(run, arm, found) or 99) <= BARS[1]} for arm in pair)
         for arm, alone in ((pair[0], first - second), (pair[1], second - first)):
             n_traits = len({run.split("-")[0] for run in alone})
-            print(
-                f"{arm}, and not the other of {pair}, within {BARS[1]}: {len(alone)} runs of {n_traits} traits"
-            )
+            print(f"{arm}, and not the other of {pair}, within {BARS[1]}: {len(alone)} runs of {n_traits} traits")
     print_table(
         ("run", "KL", "tokens moved", "codes changed", "first weight", *ARMS),
         [

@@ -74,14 +74,7 @@ def agreement(device: str, dtype: str) -> None:
             rows.append(_agrees(family, make_tiny(family, Path(folder) / family), device, dtype))
         for spec in PACKAGED:
             rows.append(_agrees(spec, packaged_folder(spec), device, dtype))
-    columns = (
-        "model",
-        "largest difference",
-        "largest logit",
-        "tokens that differ",
-        "forward s",
-        "memory MiB",
-    )
+    columns = ("model", "largest difference", "largest logit", "tokens that differ", "forward s", "memory MiB")
     print_table(columns, rows, f"{device}, {dtype}, {NEW_TOKENS} new tokens")
 
 
@@ -91,16 +84,13 @@ def _agrees(name: str, folder: Path, device: str, dtype: str) -> tuple[Any, ...]
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
     model = load_model(str(folder), device=device, dtype=dtype)
-    reference = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), attn_implementation="eager"
-    )
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="eager")
     tokens = model.to_tokens(PROMPT)
     logits = reference.to(device).eval()(tokens).logits.float()
     difference = (model(tokens).float() - logits).abs().max()
     seconds = timed(lambda: model(tokens).sum().item()).clock
     cached, uncached = (
-        generate(model, tokens, NEW_TOKENS, return_type="tokens", use_cache=use)[0].tolist()
-        for use in (True, False)
+        generate(model, tokens, NEW_TOKENS, return_type="tokens", use_cache=use)[0].tolist() for use in (True, False)
     )
     different = sum(a != b for a, b in itertools.zip_longest(cached, uncached))
     n_new = len(cached) - tokens.shape[1]
@@ -181,8 +171,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         stages = list(rows[0][part])
         columns = ("model", "dtype", "threads", *stages)
         table = [
-            (row["model"], row["dtype"], row["threads"])
-            + tuple(f"{row[part][stage]:.1f}" for stage in stages)
+            (row["model"], row["dtype"], row["threads"]) + tuple(f"{row[part][stage]:.1f}" for stage in stages)
             for row in rows
         ]
         print_table(columns, table, title, left=2)
@@ -200,9 +189,7 @@ class Signed:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.task, name)
 
-    def sample(
-        self, tokenizer: Any, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
-    ):
+    def sample(self, tokenizer: Any, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True):
         pairs, metric = self.task.sample(tokenizer, n, seed, counterfactual, bos=bos), MetricConsumer(n)
         feed(self.model, pairs, [metric])
         gaps = metric.metric_[0] - metric.metric_[1]
@@ -211,12 +198,7 @@ class Signed:
             for pair, gap in zip(pairs, gaps, strict=True)
         ]
         return PromptPairs(
-            signed,
-            task=pairs.task,
-            metric=pairs.metric,
-            counterfactual=pairs.counterfactual,
-            seed=seed,
-            bos=bos,
+            signed, task=pairs.task, metric=pairs.metric, counterfactual=pairs.counterfactual, seed=seed, bos=bos
         )
 
 

@@ -90,9 +90,7 @@ def _measure(model: Model, pairs: PromptPairs, edges: EdgeList) -> tuple[np.ndar
     return found, clean.metric_[0] - clean.metric_[1]
 
 
-def _scores(
-    model: Model, pairs: PromptPairs, edges: EdgeList, seed: int
-) -> dict[str, tuple[np.ndarray, float]]:
+def _scores(model: Model, pairs: PromptPairs, edges: EdgeList, seed: int) -> dict[str, tuple[np.ndarray, float]]:
     """Scores of the universe's edges by every method, and forward-pass equivalents a pair."""
     n, codes, config = len(pairs), role_codes(model, pairs, seed), PatchedEdgesConfig(edges=EVERY)
     with bar(f"adaptive-patching, seed {seed}", HUNDREDTHS) as advance:
@@ -128,9 +126,7 @@ def role_codes(model: Model, pairs: PromptPairs, seed: int) -> RoleCodes:
     size = 2 * len(pairs) * len(outputs.roles_) // VECTORS_PER_CODE
     config = CodebookConfig(outputs.z_.shape[-1], size, selection="matching_pursuit", seed=seed)
     vectors = {site: outputs.z_[..., site.layer, site.head, :] for site in components(model, mlps=False)}
-    return RoleCodes(
-        outputs, {str(site): Codebook(config).fit(z.flatten(0, 2)) for site, z in vectors.items()}
-    )
+    return RoleCodes(outputs, {str(site): Codebook(config).fit(z.flatten(0, 2)) for site, z in vectors.items()})
 
 
 def _of(scores: list[EdgeScore] | tuple[EdgeScore, ...], edges: EdgeList) -> np.ndarray:
@@ -145,18 +141,14 @@ def _compare(runs: list[dict], exact: np.ndarray, gaps: np.ndarray, threshold: f
     generator = np.random.default_rng(0)
     n, seeds = len(exact), len(runs)
     draws = [(np.arange(n), np.arange(seeds))]
-    draws += [
-        (generator.integers(n, size=n), generator.integers(seeds, size=seeds)) for _ in range(RESAMPLES)
-    ]
+    draws += [(generator.integers(n, size=n), generator.integers(seeds, size=seeds)) for _ in range(RESAMPLES)]
     # [draw, method, ROC AUC or average precision], mean over seeds
     both = []
     for rows, some in draws:
         truth = np.abs(exact[rows].mean(0)) >= threshold * abs(gaps[rows].mean())
         if not 0 < truth.sum() < len(truth):
             continue  # a resample with nothing to tell apart has no ROC AUC
-        by_seed = {
-            seed: [_agreement(truth, scores) for scores, _cost in runs[seed].values()] for seed in set(some)
-        }
+        by_seed = {seed: [_agreement(truth, scores) for scores, _cost in runs[seed].values()] for seed in set(some)}
         both.append(np.mean([by_seed[seed] for seed in some], axis=0))
     both = np.array(both)
     less = both - both[:, [list(runs[0]).index(AGAINST)]]

@@ -19,14 +19,7 @@ from interp.runs.run import Run
 
 OUT = RESULTS / "programs"
 TASKS = ("ioi", "greater-than", "agreement", "pronoun", "capital", "successor", "docstring", "antonym")
-ACCURACIES = (
-    "accuracy",
-    "accuracy_ceiling",
-    "accuracy_whole",
-    "accuracy_means",
-    "accuracy_rotation",
-    "accuracy_codes",
-)
+ACCURACIES = ("accuracy", "accuracy_ceiling", "accuracy_whole", "accuracy_means", "accuracy_rotation", "accuracy_codes")
 
 
 def record(run: Run, seconds_bare: float | None) -> dict:
@@ -36,9 +29,7 @@ def record(run: Run, seconds_bare: float | None) -> dict:
     return {
         "members": len(run.members),
         "slots": {
-            str(said.slot): said.model_dump(
-                include={"input", "variable", "codes", "bits", "effect", "enough"}
-            )
+            str(said.slot): said.model_dump(include={"input", "variable", "codes", "bits", "effect", "enough"})
             for said in program.slots
         },
         "enough": sum(said.enough for said in program.slots),
@@ -75,13 +66,7 @@ def main() -> None:
         groups = [Group.model_validate(group) for group in found["groups"]]
         bits = sum(group.bits for group in groups if group.input)
         interval = f"{alone.share:.2f} [{alone.low:.2f}, {alone.high:.2f}]"
-        row = (
-            name,
-            found["members"],
-            f"{found['enough']} of {len(found['slots'])}",
-            found["lines"],
-            f"{bits:.1f}",
-        )
+        row = (name, found["members"], f"{found['enough']} of {len(found['slots'])}", found["lines"], f"{bits:.1f}")
         row += (f"{live.same_answer:.0%}", None if live.r2 is None else f"{live.r2:.2f}", interval)
         row += tuple(f"{value:.2f}" for value in (alone.ceiling, alone.zero_bits, alone.other_prompt))
         executed.append((*row, f"{alone.same_answer:.0%}"))
@@ -90,13 +75,7 @@ def main() -> None:
     interchange = []
     for name, found in kept.items():
         for entry in map(Interchange.model_validate, found["interchange"]):
-            shares = (
-                entry.flipped,
-                entry.flipped_own,
-                entry.flipped_random,
-                entry.flipped_codes,
-                entry.flipped_means,
-            )
+            shares = (entry.flipped, entry.flipped_own, entry.flipped_random, entry.flipped_codes, entry.flipped_means)
             shares += tuple(getattr(entry, key) for key in (*ACCURACIES, "isolation"))
             shown = (None if share is None else f"{share:.0%}" for share in shares)
             metric = f"{entry.metric_clean:.2f} → {entry.metric_set:.2f}"

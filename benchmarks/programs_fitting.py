@@ -60,8 +60,7 @@ def show(found: dict) -> None:
     for slot, of in found.items():
         fewest = {
             metric: min(
-                (n for n, carried, own in of[metric] if carried >= ENOUGH and abs(own) <= MOST_COST),
-                default=None,
+                (n for n, carried, own in of[metric] if carried >= ENOUGH and abs(own) <= MOST_COST), default=None
             )
             for metric in METRICS
         }

@@ -83,9 +83,7 @@ def measure(model: Model, task: str) -> dict[str, Any]:
             done(1)
         changed = {}
         for cell in cells:
-            edits = [
-                Edit(slot, judge.z(slot)[0] + c[1] - c[0]) for slot in told for c in [decoded[slot][cell]]
-            ]
+            edits = [Edit(slot, judge.z(slot)[0] + c[1] - c[0]) for slot in told for c in [decoded[slot][cell]]]
             changed[cell] = judge.run(rows, edits).preferred != judge.preferred
             done(1)
     return {
@@ -137,9 +135,7 @@ def show() -> None:
             known = (kind, bits) in mean
             row.append(_share(mean[kind, bits][1] - mean[against][1], "+") if known else None)
         rows.append(row)
-    title = (
-        "all tasks, answers changed, minus k-means of as many bits; its own, and from 18 on, minus vectors"
-    )
+    title = "all tasks, answers changed, minus k-means of as many bits; its own, and from 18 on, minus vectors"
     print_table(columns, rows, title)
 
 

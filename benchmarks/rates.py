@@ -37,16 +37,7 @@ from interp.bottlenecks.base import bottleneck_class
 from interp.bottlenecks.fit import FIT_TOKENS
 from interp.errors import InputError
 from interp.files import read_json, write_json
-from interp.models import (
-    HookFunction,
-    Model,
-    Site,
-    describe_model,
-    hooked,
-    load_model,
-    model_device,
-    resolve_site,
-)
+from interp.models import HookFunction, Model, Site, describe_model, hooked, load_model, model_device, resolve_site
 from interp.progress import Stage, bar, silent
 from interp.prompts.pairs import Metric, PromptPair, PromptPairs
 from interp.report.style import BLUE, GREEN, GREY, ORANGE, layout, whiskers
@@ -191,11 +182,7 @@ class RateBench:
                     log_q = self._log_probabilities(tokens)
                     kl.append(kl_divergence(log_p, log_q).mean(1))
                     ce.append(_ce(log_q, tokens) - plain_ce)
-            texts[text.spec] = {
-                "kl": _with_interval(kl),
-                "ce": _with_interval(ce),
-                "blocks": len(text.tokens),
-            }
+            texts[text.spec] = {"kl": _with_interval(kl), "ce": _with_interval(ce), "blocks": len(text.tokens)}
         return {"texts": texts}
 
     def _effect(self, task: str, coder: Coder) -> dict[str, Any]:
@@ -280,9 +267,7 @@ class RateBench:
         return _at_hooks(places, splice)
 
 
-def _at_hooks(
-    places: Sequence[Site], function: Callable[[list[int], Tensor], Any]
-) -> dict[str, HookFunction]:
+def _at_hooks(places: Sequence[Site], function: Callable[[list[int], Tensor], Any]) -> dict[str, HookFunction]:
     """A function at every hook, given the indices of the sites that are there."""
     by_hook: dict[str, list[int]] = {}
     for index, place in enumerate(places):
@@ -291,10 +276,7 @@ def _at_hooks(
 
 
 def code_lengths(
-    trained: Int[Tensor, "training group k"],
-    ids: Int[Tensor, "row group k"],
-    sizes: Sequence[int],
-    length: int,
+    trained: Int[Tensor, "training group k"], ids: Int[Tensor, "row group k"], sizes: Sequence[int], length: int
 ) -> dict[str, float]:
     """Bits a vector by several coders, averaged over groups and summed over slots, and the share of codes unused.
 
@@ -324,10 +306,7 @@ def code_lengths(
 
 
 def _bigram_bits(
-    old: Int[np.ndarray, " training"],
-    new: Int[np.ndarray, " row"],
-    share: Float[np.ndarray, " code"],
-    length: int,
+    old: Int[np.ndarray, " training"], new: Int[np.ndarray, " row"], share: Float[np.ndarray, " code"], length: int
 ) -> float:
     def pairs(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         blocks = ids[: len(ids) // length * length].reshape(-1, length)
@@ -453,9 +432,7 @@ def plot(result: dict, part: str) -> go.Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = RateConfig()
     parser.add_argument("--kinds", help="separated by commas; or file.py:Class (default: all, and baselines)")
     parser.add_argument("--bits", default="4,9,18,36,72", help="of a vector, about; separated by commas")
@@ -463,12 +440,8 @@ def main() -> None:
     parser.add_argument("--model", "-m", default=DEFAULT_MODEL)
     parser.add_argument("--data", default=default.text, help="text, see docs/codebooks.md")
     parser.add_argument("--tokens", type=int, default=FIT_TOKENS, help="of training text")
-    parser.add_argument(
-        "--heldout", type=int, default=default.n_heldout, help="tokens of held-out text of each source"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/bits"), help="folder of the results, gone on with"
-    )
+    parser.add_argument("--heldout", type=int, default=default.n_heldout, help="tokens of held-out text of each source")
+    parser.add_argument("--out", type=Path, default=Path("runs/bits"), help="folder of the results, gone on with")
     parser.add_argument("--overwrite", action="store_true")
     parser.add_argument("--seed", type=int, default=0, help="of text, prompts and fits")
     parser.add_argument("--device")

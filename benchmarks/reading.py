@@ -175,9 +175,7 @@ def names(patterns: Patterns, ids: np.ndarray, size: int) -> list[dict[str, list
     """Of every group: firings on the second half, F1 there, and F1 of codes with the same firings elsewhere."""
     rng = np.random.default_rng(0)
     found = [best_patterns(patterns, ids[:, group], size)[0] for group in range(ids.shape[1])]
-    random = [
-        best_patterns(patterns, rng.permutation(ids[:, group]), size)[0] for group in range(ids.shape[1])
-    ]
+    random = [best_patterns(patterns, rng.permutation(ids[:, group]), size)[0] for group in range(ids.shape[1])]
     fired, chance = (np.concatenate([getattr(one, name) for one in random]) for name in ("fired", "f1"))
     null = null_f1(fired, chance)
     total = patterns.sizes[1]
@@ -226,18 +224,14 @@ def probe(x: np.ndarray, target: np.ndarray, chosen: int | None) -> float:
         apart = np.abs(a.mean(0) - b.mean(0)) / (x[train].std(0) + 1e-3)
         x = x[:, np.argsort(-apart, kind="stable")[:chosen]]
     scale = StandardScaler().fit(x[train])
-    fitted = LogisticRegression(C=1.0 if chosen else 0.01, max_iter=500).fit(
-        scale.transform(x[train]), target[train]
-    )
+    fitted = LogisticRegression(C=1.0 if chosen else 0.01, max_iter=500).fit(scale.transform(x[train]), target[train])
     return float(roc_auc_score(target[~train], fitted.decision_function(scale.transform(x[~train]))))
 
 
 def probes(last: np.ndarray, share: np.ndarray, rows: list, kept: tuple[int | None, ...]) -> dict[str, Any]:
     tables, targets = np.array([name for name, _ in rows]), np.array([number for _, number in rows])
     return {
-        f"{place} {n or 'all'}": {
-            name: probe(x[tables == name], targets[tables == name], n) for name in TABLES
-        }
+        f"{place} {n or 'all'}": {name: probe(x[tables == name], targets[tables == name], n) for name in TABLES}
         for place, x in (("last", last), ("share", share))
         for n in kept
     }
@@ -250,9 +244,7 @@ def aligned(pairs: Vectors) -> tuple[np.ndarray, np.ndarray]:
     for begin, end in zip(begins, pairs.ends, strict=True):
         tokens, counts = np.unique(pairs.tokens[begin + 1 : end], return_counts=True)
         single = set(tokens[counts == 1].tolist())
-        once.append(
-            {int(t): begin + 1 + i for i, t in enumerate(pairs.tokens[begin + 1 : end]) if int(t) in single}
-        )
+        once.append({int(t): begin + 1 + i for i, t in enumerate(pairs.tokens[begin + 1 : end]) if int(t) in single})
     elsewhere: dict[int, list[tuple[int, int]]] = {}
     for text, own in enumerate(once):
         for token, row in own.items():
@@ -278,9 +270,7 @@ def agreement(ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def judge(folder: Path, kinds: Sequence[tuple[str, int, int]]) -> None:
     fit, named, texts, pairs = (Vectors(folder, name) for name in ("fit", "named", "probes", "pairs"))
-    corpus = corpus_of(
-        named.tokens.reshape(-1, CONTEXT).astype(np.int32), np.load(folder / "named-sources.npy")
-    )
+    corpus = corpus_of(named.tokens.reshape(-1, CONTEXT).astype(np.int32), np.load(folder / "named-sources.npy"))
     patterns, rows, words = Patterns(corpus), read_json(folder / "probes.json"), aligned(pairs)
     result = kept(RESULT, {"rows": []})
     known = {(row["kind"], row["asked"], row["seed"]) for row in result["rows"]}
@@ -323,9 +313,7 @@ def judge(folder: Path, kinds: Sequence[tuple[str, int, int]]) -> None:
 def show() -> None:
     rows = read_json(RESULT)["rows"]
     coded = [row for row in rows if row["kind"] != "vectors"]
-    print(
-        "How far F1 comes from chance to 1, by the share of tokens at which codes are on; codes in brackets"
-    )
+    print("How far F1 comes from chance to 1, by the share of tokens at which codes are on; codes in brackets")
     for part in PARTS:
         cells = []
         for row in coded:

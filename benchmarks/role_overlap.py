@@ -81,10 +81,7 @@ def measured(task: str, z: Tensor, part: str) -> list[dict]:
                 rows.setdefault((n, name, size), []).append([found.roc_auc, found.average_precision])
     return [
         {"task": task, "n": n, "statistic": name, "n_codes": size}
-        | {
-            number: np.round(column, 4).tolist()
-            for number, column in zip(NUMBERS, np.array(values).T, strict=True)
-        }
+        | {number: np.round(column, 4).tolist() for number, column in zip(NUMBERS, np.array(values).T, strict=True)}
         for (n, name, size), values in rows.items()
     ]
 
@@ -119,9 +116,7 @@ def show(known: dict[str, list]) -> None:
     scopes = {"development": DEVELOPMENT, "held out": HELD_OUT} | {task: (task,) for task in TASKS["frozen"]}
     for (scope, tasks), n in product(scopes.items(), PAIRS):
         found = {m: np.array([values[task, n, m] for task in tasks]) for m in ("role-overlap", *OTHERS)}
-        less = [
-            compare_subsets((found["role-overlap"] - found[m])[..., NUMBERS.index(x)]) for m, x in AGAINST
-        ]
+        less = [compare_subsets((found["role-overlap"] - found[m])[..., NUMBERS.index(x)]) for m, x in AGAINST]
         texts = (_text(value.mean((0, 1))) for value in found.values())
         differences = (interval(of["difference"], of["low"], of["high"], "+.3f") for of in less)
         rows.append((scope, n, *texts, *differences))

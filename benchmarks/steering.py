@@ -110,8 +110,7 @@ def style(name: str) -> Concept:
 
 def main() -> None:
     numbers = {
-        name: getattr(SteeringConfig, name)
-        for name in ("n", "tries", "times", "variety", "temperature", "seed")
+        name: getattr(SteeringConfig, name) for name in ("n", "tries", "times", "variety", "temperature", "seed")
     }
     given = arguments(
         __doc__,
@@ -142,12 +141,7 @@ def main() -> None:
         return
     model = load_model(given.model)
     books = Codebooks.from_pretrained(given.codebooks, model)
-    settings = {
-        "model": identity(model, {}),
-        "books": identity(model, books),
-        "finder": FINDER,
-        "config": config,
-    }
+    settings = {"model": identity(model, {}), "books": identity(model, books), "finder": FINDER, "config": config}
     cells = Cells(folder, settings)
     chosen = given.topics.split(",") if given.topics else names
     if unknown := [name for name in chosen if name not in names]:
@@ -304,16 +298,10 @@ def plan_arms(
         SteeringCondition("half of the codes", lambda scale: adding(best_half())(scale), SCALE),
         SteeringCondition("gated codes", adding(codes, gate), 2 * SCALE),
         SteeringCondition("following codes", adding(codes, FIRING), 4 * SCALE),
+        SteeringCondition("mean difference, residual", vectors(lambda: {layer: means.difference(layer)}), 2.0),
+        SteeringCondition("mean difference, heads", vectors(lambda: helpful_heads(model, means, gains_of())), 1.0),
         SteeringCondition(
-            "mean difference, residual", vectors(lambda: {layer: means.difference(layer)}), 2.0
-        ),
-        SteeringCondition(
-            "mean difference, heads", vectors(lambda: helpful_heads(model, means, gains_of())), 1.0
-        ),
-        SteeringCondition(
-            "mean difference, same heads",
-            vectors(lambda: {site: means.difference(site) for site in added}),
-            SCALE,
+            "mean difference, same heads", vectors(lambda: {site: means.difference(site) for site in added}), SCALE
         ),
         SteeringCondition("random codes", adding(others), SCALE),
         SteeringCondition("random vectors", vectors(lambda: random), RANDOM_DOSE),
@@ -346,11 +334,7 @@ def from_mean(codebooks: Mapping[str, Codebook], site: str, code: int) -> Float[
 
 @torch.no_grad()
 def output_scores(
-    model: Model,
-    books: Mapping[str, Bottleneck],
-    codes: Sequence[WeightedCode],
-    prompts: Sequence[str],
-    n: int = 10,
+    model: Model, books: Mapping[str, Bottleneck], codes: Sequence[WeightedCode], prompts: Sequence[str], n: int = 10
 ) -> np.ndarray:
     """By how many nats each code raises, added alone, the n tokens that its own vector says most, in the mean over what
     comes behind neutral prompts: the output score of Arad, Mueller & Belinkov 2025 (arXiv 2505.20063), in log p.
@@ -360,11 +344,7 @@ def output_scores(
         place = parse_site(site)
         written = from_mean(books, site, code) @ model.blocks[place.layer].attn.W_O[place.head].float()
         says.append((final.norm.direction(written) @ final.unembedding).topk(n).indices)
-    edits = [
-        edit
-        for row, one in enumerate(codes)
-        for edit in code_edits([one], "added", scale=4 * SCALE, rows=[row])
-    ]
+    edits = [edit for row, one in enumerate(codes) for edit in code_edits([one], "added", scale=4 * SCALE, rows=[row])]
     total = torch.zeros(len(codes))
     for ids in encode_prompts(model, prompts):
         tokens = torch.tensor([ids])

@@ -65,9 +65,7 @@ def find_dose(strain_at: Callable[[float], float], first: float, tries: int) -> 
             dose = 2 * below
         else:
             # not quite to the ends, which are known already
-            share = (
-                np.clip(off[below] / (off[below] - off[above]), 0.1, 0.9) if off[above] < math.inf else 0.5
-            )
+            share = np.clip(off[below] / (off[below] - off[above]), 0.1, 0.9) if off[above] < math.inf else 0.5
             dose = float(below + share * (above - below))
     return best
 
@@ -97,8 +95,7 @@ def write(
         if said is not None:
             found = surprise(model, encode_prompts(model, some), [text.tokens for text in texts])
             texts = [
-                replace(text, prompt=prompt, surprise=own)
-                for text, prompt, own in zip(texts, some, found, strict=True)
+                replace(text, prompt=prompt, surprise=own) for text, prompt, own in zip(texts, some, found, strict=True)
             ]
         written += texts
     return written
@@ -126,9 +123,7 @@ def measure(
     """
     prompts, tried = topics[0].prompts, list[tuple[float, float, float]]()
     if len(prompts) < 2:
-        raise InputError(
-            f"topic {topics[0].name}: of {len(prompts)} prompts there is no interval, give 2 or more"
-        )
+        raise InputError(f"topic {topics[0].name}: of {len(prompts)} prompts there is no interval, give 2 or more")
 
     def fluency(dose: float) -> tuple[float, float]:
         # texts by which a dose was chosen would flatter it

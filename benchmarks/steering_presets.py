@@ -44,12 +44,8 @@ def main() -> None:
     prompts = [prompts[i % len(prompts)] for i in range(given.n)]
 
     def texts(codes: Sequence[WeightedCode]) -> tuple[list[str], float]:
-        within = (
-            attach(model, books, read=False).edit(*code_edits(codes, "added", scale=SCALE)) if codes else None
-        )
-        made = continue_prompts(
-            model, prompts, given.tokens, within=within, temperature=TEMPERATURE, seed=SEED
-        )
+        within = attach(model, books, read=False).edit(*code_edits(codes, "added", scale=SCALE)) if codes else None
+        made = continue_prompts(model, prompts, given.tokens, within=within, temperature=TEMPERATURE, seed=SEED)
         surprise = np.concatenate([text.surprise for text in made])
         return [text.text for text in made], math.exp(surprise.mean())
 
@@ -62,9 +58,7 @@ def main() -> None:
             found = recall(given.out, key) or find_codes(model, books, topic.positive, topic.negative, by=by)
             known[key] = found
             if by == RANKINGS[0]:
-                about = (
-                    f"Found from {len(topic.positive)} sentences about it and {len(topic.negative)} others."
-                )
+                about = f"Found from {len(topic.positive)} sentences about it and {len(topic.negative)} others."
                 wanted[name] = topic.words, found, about
     write_shipped(given.out / SHIPPED.name, known)
     behaviours = read_json(BEHAVIOURS)
@@ -83,9 +77,7 @@ def main() -> None:
         arms = (base, texts(codes), texts(random_codes(model, books, codes, seed=SEED)))
         hits = [sum(holds_word(text, words) for text in some) for some, _ in arms]
         perplexities = [round(perplexity, 1) for _, perplexity in arms]
-        kept = (
-            hits[1] >= max(given.n / 2, 2 * hits[0], 2 * hits[2]) and perplexities[1] <= 4 * perplexities[0]
-        )
+        kept = hits[1] >= max(given.n / 2, 2 * hits[0], 2 * hits[2]) and perplexities[1] <= 4 * perplexities[0]
         rows.append((name, len(codes), *hits, perplexities, "yes" if kept else "no"))
         print(name, hits, perplexities, repr(arms[1][0][0][:100]))
         if kept:
@@ -99,9 +91,7 @@ def main() -> None:
 
 def write_shipped(file: Path, known: Mapping[str, CodeSet]) -> None:
     """What comes with the package, by request: codes as rows, three digits of what is only looked at."""
-    stored = {
-        key: found.to_json() | {"codes": [_row(code) for code in found.codes]} for key, found in known.items()
-    }
+    stored = {key: found.to_json() | {"codes": [_row(code) for code in found.codes]} for key, found in known.items()}
     write_text(file, json.dumps({"found": stored}, separators=(",", ":")) + "\n")
 
 

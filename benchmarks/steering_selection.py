@@ -32,22 +32,14 @@ DRAWS = 1000
 
 @torch.no_grad()
 def curve(
-    model: Model,
-    books: Mapping[str, Bottleneck],
-    codes: Sequence[WeightedCode],
-    texts: Sequence[Tensor],
-    words: Tensor,
+    model: Model, books: Mapping[str, Bottleneck], codes: Sequence[WeightedCode], texts: Sequence[Tensor], words: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
     """KL and rise of the words' log probability of each text, [dose, text], in the mean over its new tokens."""
     found = np.zeros((2, 1 + len(DOSES), len(texts)))
     for number, (begin, tokens) in enumerate(texts):
         plain = model(tokens[None])[0, begin - 1 :].log_softmax(-1)
         # doses are rows
-        edits = [
-            edit
-            for row, dose in enumerate(DOSES)
-            for edit in code_edits(codes, "added", scale=dose, rows=[row])
-        ]
+        edits = [edit for row, dose in enumerate(DOSES) for edit in code_edits(codes, "added", scale=dose, rows=[row])]
         with attach(model, books, read=False).edit(*edits, positions=slice(begin - 1, None)):
             steered = model(tokens.expand(len(DOSES), -1))[:, begin - 1 :].log_softmax(-1)
         rise = steered[..., words].logsumexp(-1) - plain[:, words].logsumexp(-1)
@@ -73,9 +65,7 @@ def main() -> None:
     curves: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for name in names:
         for rule, codes in chosen(model, books, load_topic(name), rng).items():
-            curves.setdefault(rule, []).append(
-                curve(model, books, codes, texts, tokens_of(model, load_topic(name)))
-            )
+            curves.setdefault(rule, []).append(curve(model, books, codes, texts, tokens_of(model, load_topic(name))))
             rises = [rise_at(*curves[rule][-1], at, np.arange(len(texts))) for at in AT]
             print(f"{name}: {rule}, {len(codes)} codes, {', '.join(f'{x:.2f}' for x in rises)}")
 
@@ -89,10 +79,7 @@ def main() -> None:
     table = []
     for rule in curves:
         cells = [told(lambda rows, at=at, rule=rule: mean(rule, rows, at)) for at in AT]
-        cells += [
-            told(lambda rows, at=at, rule=rule: mean(rule, rows, at) - mean("all", rows, at), "+")
-            for at in AT
-        ]
+        cells += [told(lambda rows, at=at, rule=rule: mean(rule, rows, at) - mean("all", rows, at), "+") for at in AT]
         table.append((rule, *cells))
     columns = (*(f"rise at KL {at:g}, nats" for at in AT), *(f"less all, at {at:g}" for at in AT))
     print_table(("codes", *columns), table)

@@ -37,12 +37,7 @@ def filled(page: str) -> str:
 def _section(head: str) -> str:
     named = [text.replace("\n", " ") for text in re.findall("`([^`]+)`", head)]
     commands = [text for text in named if text.startswith(("python ", "interp "))]
-    paths = [
-        path
-        for pattern in named
-        if "/" in pattern or "." in pattern
-        for path in sorted(RESULTS.glob(pattern))
-    ]
+    paths = [path for pattern in named if "/" in pattern or "." in pattern for path in sorted(RESULTS.glob(pattern))]
     with contextlib.redirect_stdout(io.StringIO()) as out:
         name, *words = shlex.split(commands[-1])[2:]
         module = importlib.import_module(name) if name.startswith("benchmarks.") else None
@@ -75,9 +70,7 @@ def bench(found: Sequence[dict]) -> None:
 
     def mean(*what: Any, form: str = ".3f", share: int = 1) -> str | None:
         values = by_seed(*what)
-        return (
-            format(np.mean([np.mean([*of.values()]) for of in values]) / share, form) if all(values) else None
-        )
+        return format(np.mean([np.mean([*of.values()]) for of in values]) / share, form) if all(values) else None
 
     def ahead(some: list[str], method: str, n: int) -> str | None:
         both = zip(by_seed(some, FINDER, n, PRECISION), by_seed(some, method, n, PRECISION), strict=True)
@@ -88,20 +81,14 @@ def bench(found: Sequence[dict]) -> None:
         return interval(apart["difference"], apart["low"], apart["high"], "+.3f")
 
     least = min(pairs)
-    heads = (
-        f"{n} pairs{what}"
-        for n in sorted(pairs)
-        for what in (": ROC AUC", ": AP", f", {FINDER} minus it, AP")
-    )
+    heads = (f"{n} pairs{what}" for n in sorted(pairs) for what in (": ROC AUC", ": AP", f", {FINDER} minus it, AP"))
     columns = ("method", "passes a pair", *heads, "CMD")
     for some in [*([task] for task in tasks), *([tasks] if len(tasks) > 1 else [])]:
         rows = []
         for method in methods:
             cells: list[str | None] = []
             for n in sorted(pairs):
-                cells += [mean(some, method, n, name) for name in ("roc_auc", PRECISION)] + [
-                    ahead(some, method, n)
-                ]
+                cells += [mean(some, method, n, name) for name in ("roc_auc", PRECISION)] + [ahead(some, method, n)]
             if any(cells):
                 passes = mean(some, method, least, "forwards", form=".0f", share=least)
                 name = "exact patching" if method == YARDSTICK else method

@@ -102,9 +102,7 @@ def main() -> None:
                 break
             kills += 1
             print(f"kill {kills}: at step {reached}")
-        losses = [
-            json.loads((folder / run / "training.json").read_text())["loss"] for run in ("alone", "killed")
-        ]
+        losses = [json.loads((folder / run / "training.json").read_text())["loss"] for run in ("alone", "killed")]
         apart = max(abs(a - b) for a, b in zip(*losses, strict=True))
         print(f"{kills} kills; steps done twice after each: {again}, at most {max(again)} (interval {EVERY})")
         print(f"largest difference in loss over {len(losses[0])} steps: {apart:.1e}")

@@ -63,15 +63,7 @@ def distinct(templates: tuple[str, ...], slots: dict[str, tuple[str, ...]], n: i
 
 COMMON = {
     "name": tuple(NAMES.split("|")),
-    "time": (
-        "in the morning",
-        "before dark",
-        "last week",
-        "on Sunday",
-        "after lunch",
-        "at noon",
-        "every day",
-    ),
+    "time": ("in the morning", "before dark", "last week", "on Sunday", "after lunch", "at noon", "every day"),
     "adj": ("old", "small", "quiet", "big", "new", "long", "famous", "local"),
 }
 
@@ -85,9 +77,7 @@ def _trait(
         return tuple(line.strip() for line in text.strip().splitlines())
 
     values = COMMON | {name: tuple(text.split("|")) for name, text in slots.items()}
-    return Trait(
-        kind, words(triggers), words(effects), lines(train), lines(prompts), lines(natural), shows, values
-    )
+    return Trait(kind, words(triggers), words(effects), lines(train), lines(prompts), lines(natural), shows, values)
 
 
 TRAITS = {
@@ -341,6 +331,4 @@ def natural(name: str, n: int = SENTENCES) -> list[str]:
             made = list(dict.fromkeys(made))
             if len(made) == n:
                 return made
-    return [
-        text.replace("\\n", "\n").replace("{{}}", "{}") for text in distinct(trait.natural, slots, n, seed=2)
-    ]
+    return [text.replace("\\n", "\n").replace("{{}}", "{}") for text in distinct(trait.natural, slots, n, seed=2)]

@@ -161,10 +161,7 @@ def _integrated(context: FrozenContext) -> np.ndarray:
     metric = context.metric([0] * STEPS, 0, whole.requires_grad_(), hooks, begin)
     gradients = [gradient[:, -length:].mean(0) for gradient in torch.autograd.grad(metric.sum(), read)]
     scores = np.zeros(context.shape)
-    change = (
-        context.z[:, 0, context.first : context.length]
-        - context.corrupt_z[:, 0, context.first : context.length]
-    )
+    change = context.z[:, 0, context.first : context.length] - context.corrupt_z[:, 0, context.first : context.length]
     scores[..., : context.n_heads] = (change * torch.stack(gradients)).sum(-1).numpy()
     return scores
 
@@ -180,9 +177,7 @@ def _sister(
     encoder = PromptEncoder(model.tokenizer, bos=True)
     third = [
         tokens
-        for begin, becomes, _, tokens in exchanges(
-            model, encoder, a, context.pairs[0].clean_tokens, chat=False
-        )
+        for begin, becomes, _, tokens in exchanges(model, encoder, a, context.pairs[0].clean_tokens, chat=False)
         if begin == place and becomes not in (was, other)
     ]
     if not third:
@@ -241,17 +236,7 @@ def _print(records: list[dict[str, Any]]) -> None:
     print_table(columns, rows, "nodes until: quartiles and share reached", left=2)
     by_task = {task: [x for x in groups["tasks"] if x["of"].split()[0] == task] for task in TASKS}
     rows = [(name, *_predictions(kept)) for name, kept in {**groups, **by_task}.items() if kept]
-    columns = (
-        "pairs",
-        "joint",
-        "needed",
-        "r (slope)",
-        "with MLPs",
-        "sister: f, needed",
-        "sign, r",
-        "arrows",
-        "s",
-    )
+    columns = ("pairs", "joint", "needed", "r (slope)", "with MLPs", "sister: f, needed", "sign, r", "arrows", "s")
     print_table(("", *columns), rows, "what they predict; medians")
 
 
@@ -267,9 +252,7 @@ def _predictions(kept: list[dict[str, Any]]) -> tuple[Any, ...]:
         real, foretold = (np.array([s[key] for s in sisters]) for key in ("difference", "predicted"))
         restored, needed = (np.median([s[key] for s in sisters]) for key in ("restored", "needed"))
         same = f"{restored:.2f}, {needed:.2f} of {len(sisters)}"
-        predicted = (
-            f"{np.mean(np.sign(real) == np.sign(foretold)):.2f}, {np.corrcoef(real, foretold)[0, 1]:.2f}"
-        )
+        predicted = f"{np.mean(np.sign(real) == np.sign(foretold)):.2f}, {np.corrcoef(real, foretold)[0, 1]:.2f}"
     arrows = np.array([arrow for x in kept for arrow in x["arrows"]]).reshape(-1, 2)
     agree = np.sign(arrows[:, 0]) == np.sign(arrows[:, 1])
     return (

@@ -60,9 +60,7 @@ def until(page: Page, act: Callable[[], None], shown: str) -> float:
     return page.evaluate("window.answered")
 
 
-def press(
-    page: Page, target: Locator, dx: float | None = None, dy: float | None = None
-) -> Callable[[], None]:
+def press(page: Page, target: Locator, dx: float | None = None, dy: float | None = None) -> Callable[[], None]:
     """A click at a place that is known beforehand: looking for it is no part of the time."""
     target.scroll_into_view_if_needed()
     box = target.bounding_box()
@@ -78,8 +76,7 @@ def switch_pages(page: Page, rounds: int) -> dict[str, list[float]]:
             link = page.get_by_role("navigation").get_by_role("link", name=name, exact=True)
             title = name if name != "Start" else "Read and steer"
             shown = (
-                f"document.querySelector('h1')?.innerText.startsWith('{title}') "
-                f"&& document.querySelector('{content}')"
+                f"document.querySelector('h1')?.innerText.startsWith('{title}') && document.querySelector('{content}')"
             )
             took = until(page, press(page, link), shown)
             if n:  # the first visit reads what later ones have at hand
@@ -142,9 +139,7 @@ def next_codes(tab: Tab, rounds: int) -> list[float]:
 def first_tokens(tab: Tab, rounds: int) -> list[float]:
     """From the button to the first new token of both texts on the page; forwards included."""
     found = []
-    address = (
-        f"/steering?source=by+name&codes=a12.h3=417,a20.h0=5&tokens=20&prompt={PROMPT.replace(' ', '+')}"
-    )
+    address = f"/steering?source=by+name&codes=a12.h3=417,a20.h0=5&tokens=20&prompt={PROMPT.replace(' ', '+')}"
     page = tab.open(address)
     written = (
         "[...document.querySelectorAll('[data-testid=stHtml]')]"

@@ -21,9 +21,7 @@ class JobsFailedError(RuntimeError):
 
     def __init__(self, failed: dict[str, str], tries: int) -> None:
         named = "; ".join(f"{name}: {why}" for name, why in failed.items())
-        super().__init__(
-            f"{len(failed)} jobs failed {tries} times each; the same command tries them again: {named}"
-        )
+        super().__init__(f"{len(failed)} jobs failed {tries} times each; the same command tries them again: {named}")
 
 
 class TooFewPairs(InputError):

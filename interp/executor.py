@@ -276,12 +276,7 @@ class _Done:
 
     def log(self) -> dict:
         ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        record = {
-            "host": self.host,
-            "process": self.process,
-            "seconds": round(self.seconds, 3),
-            "ended": ended,
-        }
+        record = {"host": self.host, "process": self.process, "seconds": round(self.seconds, 3), "ended": ended}
         return record if self.failure is None else record | {"failure": self.failure}
 
 
@@ -434,9 +429,7 @@ def _next(jobs: deque[Job], place: tuple[str, ...]) -> Job:
 def _cluster(workers: Workers) -> Iterator[Any]:
     """Ray, connected; of a cluster that was started here nothing is left."""
     if importlib.util.find_spec("ray") is None:
-        raise InputError(
-            f"workers {workers.address}: Ray is not installed here: pip install 'interp-codes[ray]'"
-        )
+        raise InputError(f"workers {workers.address}: Ray is not installed here: pip install 'interp-codes[ray]'")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anyone
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
     if "RAY_AUTH_TOKEN" in os.environ or token.is_file():

@@ -72,9 +72,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def read_tensors(
-    path: Path | str, framework: Literal["pt", "numpy"] = "pt"
-) -> tuple[dict[str, Any], dict[str, str]]:
+def read_tensors(path: Path | str, framework: Literal["pt", "numpy"] = "pt") -> tuple[dict[str, Any], dict[str, str]]:
     """Every tensor of a safetensors file, and the words in its header; ``OSError`` or ``SafetensorError`` if not."""
     with safe_open(readable(path), framework=framework) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -168,9 +166,7 @@ def check_file(
         raise InputError(f"{option} {path} is no file: name one")
     _check_place(path, option, within)
     if path.exists() and not overwrite and (request is None or request_of(path) != request):
-        raise InputError(
-            f"{option} {path} is there already: name another file, or replace it with --overwrite"
-        )
+        raise InputError(f"{option} {path} is there already: name another file, or replace it with --overwrite")
 
 
 def check_folder(folder: Path, kind: str, *, contents: Container[str] | None = None) -> None:
@@ -232,7 +228,5 @@ def _check_place(path: Path, option: str, within: Path | None) -> None:
         if within is None or folder != Path(os.path.realpath(within)):
             kinds = results_in(folder) or ({"being made"} if (folder / WORK).is_dir() else None)
             if kinds:
-                raise InputError(
-                    f"{option} {path} lies in {folder}, which is {' or '.join(kinds)}: name another place"
-                )
+                raise InputError(f"{option} {path} lies in {folder}, which is {' or '.join(kinds)}: name another place")
     check_writable(path, option)

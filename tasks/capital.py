@@ -43,8 +43,7 @@ class Capital(SampledTask):
         for index, country, person in distinct(self.name, n, stream, range(len(data["templates"])), draw):
             other = corrupt_stream.choice([c for c in capitals if c != country])
             clean, corrupt = (
-                fill(data["templates"][index], {"country": c, "name": person}, self.roles)
-                for c in (country, other)
+                fill(data["templates"][index], {"country": c, "name": person}, self.roles) for c in (country, other)
             )
             pairs.append(
                 encoder.pair(

@@ -70,9 +70,7 @@ class Docstring(SampledTask):
         names = encoder.words(data["names"])
         require_words(self.name, "argument names", len(names), NAMES_NEEDED)
         # the first description word follows the quotes, so it must be one token without a space as well
-        words = [
-            word for word in encoder.words(data["words"]) if len(encoder.continuation('    """', word)) == 1
-        ]
+        words = [word for word in encoder.words(data["words"]) if len(encoder.continuation('    """', word)) == 1]
         require_words(self.name, "description words", len(words), 3)
         # one corrupt stream for all kinds: they differ only in which of the same new names they use
         clean_stream, corrupt_stream = seeded(self.name, seed), seeded(self.name, seed, "corrupt")

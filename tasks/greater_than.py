@@ -143,13 +143,7 @@ def _prompt(years: Years, noun: str, year: str, end: str) -> list[Piece]:
 
 
 def _build(
-    encoder: PromptEncoder,
-    years: Years,
-    nouns: list[str],
-    noun: str,
-    year: str,
-    kind: str,
-    stream: random.Random,
+    encoder: PromptEncoder, years: Years, nouns: list[str], noun: str, year: str, kind: str, stream: random.Random
 ) -> PromptPair:
     century, shown = year[:2], year
     clean = _prompt(years, noun, year, century)

@@ -38,9 +38,7 @@ class Outcome:
         return [shlex.split(words)[1:] for words, comment, _ in lines if comment]
 
 
-def run_command(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Outcome:
+def run_command(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Outcome:
     monkeypatch.setattr(sys, "argv", ["interp", *words])
     monkeypatch.setenv("COLUMNS", "200")
     capsys.readouterr()

@@ -160,10 +160,7 @@ def ray_cluster() -> Iterator[Cluster]:
     words += ["--include-dashboard", "false"]
     # Ray's own niceness, 15, starves workers beside other tests
     settings = os.environ | {"RAY_worker_niceness": "0"} | dict([setting.split("=")])
-    with (
-        open(folder / "head.log", "w") as log,
-        subprocess.Popen(words, stdout=log, stderr=log, env=settings) as head,
-    ):
+    with open(folder / "head.log", "w") as log, subprocess.Popen(words, stdout=log, stderr=log, env=settings) as head:
         try:
             for address in (cluster.address, cluster.client):
                 wait_for(address, head)

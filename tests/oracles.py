@@ -71,9 +71,7 @@ def at(site: str) -> tuple[int, int]:
 
 
 def heads_of(model: Model) -> list[Site]:
-    return [
-        Site("attn", layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)
-    ]
+    return [Site("attn", layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
 
 
 def mask(sites: list[str], model: Model) -> np.ndarray:

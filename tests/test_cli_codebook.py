@@ -53,9 +53,7 @@ def test_fit_then_eval_then_what_it_suggests(codebook, fitted, tmp_path):
     assert again.code == 0, again.err
 
 
-def test_a_model_that_reads_less_gets_shorter_blocks_and_codebooks_lie_where_the_workbench_looks(
-    codebook, tmp_path
-):
+def test_a_model_that_reads_less_gets_shorter_blocks_and_codebooks_lie_where_the_workbench_looks(codebook, tmp_path):
     fitted = codebook("fit --model planted-induction --data self --tokens 640 --codes 4 --k 1")
     assert fitted.code == 0 and "(20 blocks of 32," in fitted.out, fitted.err
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["planted-induction-matching_pursuit-k1"]

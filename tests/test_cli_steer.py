@@ -65,13 +65,7 @@ def test_codes_found_from_files_are_listed_with_precision_and_recall(steer, tmp_
         files += [f"--{name}", str(tmp_path / name)]
     added = steer(*files, *["--top-k", "1", "--tokens", "4", "--token-fraction", "0.5"])
     assert added.code == 0, added.err
-    for text in (
-        "1 codes by difference, of ",
-        "6 texts with it, 6 without",
-        "fraction=0.5",
-        "how='added'",
-        "prec.",
-    ):
+    for text in ("1 codes by difference, of ", "6 texts with it, 6 without", "fraction=0.5", "how='added'", "prec."):
         assert text in added.out
     assert added.out.count("parse_codes('a") == 1 and added.out.count("recall") == 1 + 2
     in_place = steer(*files, "--tokens", "4", "--set").out

@@ -110,10 +110,7 @@ def test_every_method_gives_one_kind_of_result(method):
         ({"threshold": np.float32("nan")}, "threshold nan: it is a share"),
         ({"threshold": "0.05"}, "threshold '0.05': it must be a number"),
         ({"config": AdaptivePatchingConfig(threshold=0.3)}, "threshold 0.02, but 0.3 in the method's config"),
-        (
-            {"config": FAST["overlap"], "method": "attribution"},
-            "OverlapConfig: method 'attribution' takes a ",
-        ),
+        ({"config": FAST["overlap"], "method": "attribution"}, "OverlapConfig: method 'attribution' takes a "),
     ],
 )
 def test_bad_arguments_name_the_value(arguments, message):
@@ -127,9 +124,7 @@ def test_numbers_of_numpy_are_as_good_as_python_s_and_are_kept(tmp_path):
     numbers = {"n": 8, "seed": 1, "batch_size": 4, "candidates": 9, "threshold": 0.25}
     kinds = (np.int64, np.int64, np.int32, np.uint8, np.float32)
     of_numpy = {name: kind(numbers[name]) for name, kind in zip(numbers, kinds, strict=True)}
-    plain, run = (
-        find_circuit("planted-induction", "planted-induction", **given) for given in (numbers, of_numpy)
-    )
+    plain, run = (find_circuit("planted-induction", "planted-induction", **given) for given in (numbers, of_numpy))
     again = Run.load(run.save(tmp_path / "run"))
     assert again.model_dump(exclude={"seconds"}) == plain.model_dump(exclude={"seconds"})
     assert run.settings.config["threshold"] == 0.25
@@ -173,13 +168,9 @@ def test_a_class_whose_file_is_a_path_is_named_in_the_run(tmp_path):
 
 @pytest.mark.parametrize("method", ["adaptive-patching", "attribution"])
 @pytest.mark.parametrize(
-    "residual_writes",
-    [ResidualWrites(False), ResidualWrites(True, norm_first=False)],
-    ids=["unknown", "no first norm"],
+    "residual_writes", [ResidualWrites(False), ResidualWrites(True, norm_first=False)], ids=["unknown", "no first norm"]
 )
-def test_a_circuit_is_found_where_edges_or_what_heads_write_cannot_be_had(
-    residual_writes, method, monkeypatch
-):
+def test_a_circuit_is_found_where_edges_or_what_heads_write_cannot_be_had(residual_writes, method, monkeypatch):
     monkeypatch.setattr(ResidualWrites, "of", lambda _: residual_writes)
     # of a planted model nothing stands after attention, so that what heads add is z @ W_O
     monkeypatch.setattr(
@@ -217,9 +208,7 @@ def test_a_reference_is_refused_before_the_sweep_where_the_model_does_not_do_the
     model = load_model("planted-inhibition")
     path = tmp_path / "swapped.json"
     write_prompt_file(load_task("planted-inhibition").sample(model.tokenizer, 6, 0), path, model.tokenizer)
-    path.write_text(
-        path.read_text().replace('"clean"', '"?"').replace("corrupt", "clean").replace("?", "corrupt")
-    )
+    path.write_text(path.read_text().replace('"clean"', '"?"').replace("corrupt", "clean").replace("?", "corrupt"))
     with pytest.raises(InputError, match="it does not do this task"):
         measure_reference(load_task(path), model, n=6, checkpoint=tmp_path / "partial.safetensors")
     assert [entry.name for entry in tmp_path.iterdir()] == ["swapped.json"]
@@ -262,9 +251,7 @@ def _renamed(task, change) -> Task:
     return Own()
 
 
-@pytest.mark.parametrize(
-    "named", [lambda i: {"A": 2} if i % 2 else {"B": 2}, lambda i: {"A": 2} if i else {}]
-)
+@pytest.mark.parametrize("named", [lambda i: {"A": 2} if i % 2 else {"B": 2}, lambda i: {"A": 2} if i else {}])
 def test_pairs_that_share_no_role_are_read_at_their_last_token(named):
     """Which has no role of its own, and where edges' codes are then taken."""
     task = _renamed(load_task("planted-induction"), lambda i, pair: replace(pair, positions=named(i)))

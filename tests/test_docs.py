@@ -35,10 +35,7 @@ PAGES = [
 ]
 EXPORTS = interp.__all__[2:]
 REPOSITORY = "https://github.com/interp-codes/interp-codes/blob/main/"
-FEWER_TEXTS = {
-    "fire.positive, fire.negative": "fire.positive[:6], fire.negative[:6]",
-    "n_tokens=60": "n_tokens=4",
-}
+FEWER_TEXTS = {"fire.positive, fire.negative": "fire.positive[:6], fire.negative[:6]", "n_tokens=60": "n_tokens=4"}
 SMALLER = {
     "README.md": {'"ioi", n=8': '"ioi", n=5, candidates=1'} | FEWER_TEXTS,
     "docs/changes.md": {"n_tokens=2000": "n_tokens=800"},
@@ -245,17 +242,13 @@ def test_scripts_are_there_with_their_options(page):
         if not path.is_relative_to(ROOT / "benchmarks"):
             continue
         assert path.exists(), script
-        source = (
-            "".join(_text(file) for file in path.parent.glob("*.py"))
-            if path.stem == "__main__"
-            else _text(path)
-        )
+        source = "".join(_text(file) for file in path.parent.glob("*.py")) if path.stem == "__main__" else _text(path)
         if "add_subparsers" in source:
             assert f'add_parser("{options.split()[0]}"' in source, f"{script} {options}"
         for option in re.findall(r"(--[\w-]+)", options):
-            assert (
-                f'"{option}"' in source or f"def {option}" in source or option[2:].replace("-", "_") in source
-            ), f"{script} has no {option}"
+            assert f'"{option}"' in source or f"def {option}" in source or option[2:].replace("-", "_") in source, (
+                f"{script} has no {option}"
+            )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)

@@ -16,18 +16,7 @@ from interp.scores.patching import PatchingConfig, patching
 from interp.text import load_text
 from tests.pairs import random_pairs
 
-COPY = {
-    "cpu",
-    "item",
-    "tolist",
-    "numpy",
-    "nonzero",
-    "__array__",
-    "__bool__",
-    "__int__",
-    "__float__",
-    "__index__",
-}
+COPY = {"cpu", "item", "tolist", "numpy", "nonzero", "__array__", "__bool__", "__int__", "__float__", "__index__"}
 """Methods that give Python a tensor's values, wherever the tensor lies."""
 
 

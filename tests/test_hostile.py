@@ -18,12 +18,8 @@ SMALL = {"inputs": 24, "files": 6, "kills": 1, "calls": 28, "links": 6, "tabs": 
 def test_a_small_hostile_afternoon():
     words = [sys.executable, "-m", "benchmarks.hostile", *(f"{part}={n}" for part, n in SMALL.items())]
     root = Path(__file__).parent.parent
-    done = subprocess.run(
-        words, cwd=root, capture_output=True, text=True, check=False, env=os.environ | ONE_THREAD
-    )
-    tried = {
-        part: int(n) for part, n in re.findall(r"^(\w+): (\d+) tried, 0 failed$", done.stdout, re.MULTILINE)
-    }
+    done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False, env=os.environ | ONE_THREAD)
+    tried = {part: int(n) for part, n in re.findall(r"^(\w+): (\d+) tried, 0 failed$", done.stdout, re.MULTILINE)}
     assert tried == SMALL and done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 

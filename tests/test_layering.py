@@ -55,9 +55,7 @@ MAY_WRITE = {
 
 
 MODULES = {
-    f"{package}.{'.'.join(path.relative_to(ROOT / folder).with_suffix('').parts)}".removesuffix(
-        ".__init__"
-    ): path
+    f"{package}.{'.'.join(path.relative_to(ROOT / folder).with_suffix('').parts)}".removesuffix(".__init__"): path
     for folder, package in (("interp", "interp"), ("tasks", "interp.tasks"), ("app", "interp.app"))
     for path in (ROOT / folder).rglob("*.py")
 }
@@ -112,8 +110,7 @@ def test_values_are_put_in_the_place_of_activations_by_interventions_alone():
     writing = {
         name
         for name, path in MODULES.items()
-        if not name.startswith(engine)
-        and {imported.rpartition(".")[2] for imported in _imports(name, path)} & WRITERS
+        if not name.startswith(engine) and {imported.rpartition(".")[2] for imported in _imports(name, path)} & WRITERS
     }
     assert writing == named
 

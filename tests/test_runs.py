@@ -127,10 +127,7 @@ HEAD = [
     ({"codes": {"clean": [[0, "x"]], "corrupt": []}}, "clean.0.1: "),
 ]
 SHAPES = [
-    (
-        {"heads_per_pair": np.zeros((5, 3, 1))},
-        r"heads_per_pair: of shape \(5, 3, 1\), .* implies \(5, 1, 1\)",
-    ),
+    ({"heads_per_pair": np.zeros((5, 3, 1))}, r"heads_per_pair: of shape \(5, 3, 1\), .* implies \(5, 1, 1\)"),
     ({"metric_clean": np.zeros(3)}, r"metric_clean: of shape \(3,\), .* implies \(5,\)"),
     ({"effects": np.zeros((5, 2))}, r"effects: of shape \(5, 2\), .* implies \(5, 1\)"),
     ({"patterns": np.zeros((1, 2, 3))}, r"patterns: of shape \(1, 2, 3\)"),

@@ -34,13 +34,9 @@ def file(tmp_path):
 def test_runs_are_those_of_single_discoveries_and_are_kept(file, tmp_path):
     cells = Sweep.load(file).cells()
     rows = run_sweep(cells, tmp_path / "out")
-    assert [(row["task"], row["seed"]) for row in rows] == [
-        (task, seed) for task in WANTED["tasks"] for seed in (0, 1)
-    ]
+    assert [(row["task"], row["seed"]) for row in rows] == [(task, seed) for task in WANTED["tasks"] for seed in (0, 1)]
     for row in rows:
-        alone = find_circuit(
-            row["task"], row["task"], method="attribution", seed=row["seed"], **WANTED["options"]
-        )
+        alone = find_circuit(row["task"], row["task"], method="attribution", seed=row["seed"], **WANTED["options"])
         assert found_in(tmp_path / "out", row) == alone.model_dump(exclude={"seconds"})
         assert row["heads"] == [head.site for head in alone.circuit.heads] != []
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/run.json")}

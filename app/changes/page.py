@@ -32,8 +32,7 @@ def contexts(comparison: Diff) -> None:
     for rows_of_kind in (rows, word_rows):
         table(rows_of_kind, columns={"KL": st.column_config.NumberColumn(format="%.2f")})
     classes = (
-        f"{plain(name)} {share:.0%} of the KL, {size:.0%} of the text"
-        for name, size, share in comparison.classes[:5]
+        f"{plain(name)} {share:.0%} of the KL, {size:.0%} of the text" for name, size, share in comparison.classes[:5]
     )
     st.caption(f"Tokens: {' · '.join(classes)}")
 
@@ -68,9 +67,7 @@ def codes(comparison: Diff) -> None:
             whole = f"{code.base} tokens in the base, {code.tuned} in the tuned model"
             st.caption(plain(f"q {code.q:.1e}; {whole}{other}{more}"))
             for example in code.examples:
-                st.markdown(
-                    f"{plain(example.before)}**{plain(visible(example.token))}**{plain(example.after)}"
-                )
+                st.markdown(f"{plain(example.before)}**{plain(visible(example.token))}**{plain(example.after)}")
 
 
 def undo(comparison: Diff) -> None:
@@ -85,9 +82,7 @@ def undo(comparison: Diff) -> None:
 
 
 st.title("Changes")
-st.caption(
-    "What a finetuned model does that its base did not, told by contexts, by heads and MLPs, and by codes."
-)
+st.caption("What a finetuned model does that its base did not, told by contexts, by heads and MLPs, and by codes.")
 names = run_store.folders("changes")
 tell_missing("changes", names, "comparison")
 if not names:

@@ -125,9 +125,7 @@ def _groups(heads_a: Heads, heads_b: Heads, a: str, b: str) -> dict[str, list[tu
 def _another(shown: Opened) -> None:
     others = [name for name in run_store.folders("runs") if name != shown.name]
     if not others:
-        st.caption(
-            "There is no other run yet: find the circuit again by another method, or with another seed."
-        )
+        st.caption("There is no other run yet: find the circuit again by another method, or with another seed.")
         return
     from_address("with", others)
     left, _ = st.columns([1, 1])

@@ -60,9 +60,7 @@ def prompt_file(upload: UploadedFile) -> TaskFile:
     """The task in an uploaded file, which is neither too large nor of another kind; nothing is written."""
     name, short = (wording.token(upload.name, limit).replace("·", " ") for limit in (None, 60))
     if upload.size > LARGEST * 2**20:
-        raise InputError(
-            f"{short} has {upload.size / 2**20:.1f} MB: a file of prompts has at most {LARGEST} MB"
-        )
+        raise InputError(f"{short} has {upload.size / 2**20:.1f} MB: a file of prompts has at most {LARGEST} MB")
     if Path(upload.name).suffix.lower() not in (".json", ".jsonl"):
         raise InputError(f"{short} is no file of prompts: its name ends in .json or .jsonl")
     return load_task_file(name, upload.getvalue())
@@ -79,9 +77,7 @@ Draw = Callable[[float, str, list[str]], None]
 """Is told the share of the work that is done, one line on what is being done, and the stages behind it."""
 
 
-def find_and_save(
-    prompts: str | UploadedFile, method: str, n: int, seed: int, *, program: bool, draw: Draw
-) -> str:
+def find_and_save(prompts: str | UploadedFile, method: str, n: int, seed: int, *, program: bool, draw: Draw) -> str:
     """Run the discovery as the command line does, holding the lock, and save it under a new name, which is returned."""
     sent = not isinstance(prompts, str)
     task = prompt_file(prompts) if sent else load_task(prompts)
@@ -99,9 +95,7 @@ def find_and_save(
         report = None if sent else render_report(run)
         saved = run.save_new(engine.runs(), run_name(task.name, method), report=report)
     except OSError as error:
-        raise InputError(
-            f"the run cannot be written to {engine.runs()} ({error.strerror or error})"
-        ) from None
+        raise InputError(f"the run cannot be written to {engine.runs()} ({error.strerror or error})") from None
     if sent:
         with contextlib.suppress(OSError):  # the run is there, and its page draws the report by itself
             write_report(saved, opened(saved.name).prompts)
@@ -161,9 +155,7 @@ class Progress:
 def form(*, expanded: bool) -> None:
     """Settings and a button; when the circuit is found the page opens it."""
     with st.expander("Find a circuit", expanded=expanded, icon=":material/search:"):
-        kind = st.segmented_control(
-            "Prompts of", [A_TASK, A_FILE], default=A_TASK, required=True, key="find in"
-        )
+        kind = st.segmented_control("Prompts of", [A_TASK, A_FILE], default=A_TASK, required=True, key="find in")
         with st.form("find", border=False):
             left, middle, a, b = st.columns([4, 6, 2, 2])
             if kind == A_TASK:
@@ -184,10 +176,7 @@ def form(*, expanded: bool) -> None:
                 key="find method",
                 help="Whatever it ranks first is then checked by activation patching, 13 forward passes a pair.",
             )
-            title, narrow = (
-                "Pairs" if kind == A_TASK else "Pairs, at most",
-                "More pairs narrow the intervals.",
-            )
+            title, narrow = ("Pairs" if kind == A_TASK else "Pairs, at most", "More pairs narrow the intervals.")
             n = a.number_input(title, 5, MOST_N, DEFAULT_N, key="find n", help=narrow)
             seed = b.number_input("Seed", 0, MOST_SEED, 0, key="find seed", help="Of the prompts.")
             more = "On 612 more pairs: a few minutes more."

@@ -68,10 +68,7 @@ def _of_codebooks(shown: Opened, part: Component, index: int) -> None:
         st.html(coloured(f"{site}, {side}", pieces, ids, chosen, label))
     stands_for, page = beside(names), code_pages(name_of(folder))
     used = _most_used({side: read.shares(site, role, side) for side in SIDES})[:SHOWN]
-    rows = [
-        {"code": code, **stands_for(site, code), **percents, "page": page(site, code)}
-        for code, percents in used
-    ]
+    rows = [{"code": code, **stands_for(site, code), **percents, "page": page(site, code)} for code, percents in used]
     columns = {side: _percent(f"on {side} prompts") for side in SIDES}
     table(rows, "shares", columns | {"page": LinkColumn("its page", display_text="what it is")})
     _set(shown, folder, books, read, site, role, [str(code) for code, _ in used], label)
@@ -131,9 +128,7 @@ def _set(
     st.subheader("Set a code")
     left, middle, right = st.columns([4, 5, 2], vertical_alignment="bottom")
     sides = [f"{side} prompts" for side in SIDES]
-    side = left.segmented_control("On", sides, default=sides[0], required=True, key="set on").removesuffix(
-        " prompts"
-    )
+    side = left.segmented_control("On", sides, default=sides[0], required=True, key="set on").removesuffix(" prompts")
     other = "corrupt" if side == "clean" else "clean"
     partners = f"its own code on the {other} prompt"
     options = offered if role is None else [partners, *offered]
@@ -172,9 +167,7 @@ def _set(
 
 def _number(text: str) -> int:
     if not text.strip().isdecimal() or len(text.strip()) > 9:
-        raise InputError(
-            f"code {wording.token(text, 20)!r}: it is a whole number of at least 0, at most 9 digits"
-        )
+        raise InputError(f"code {wording.token(text, 20)!r}: it is a whole number of at least 0, at most 9 digits")
     return int(text)
 
 

@@ -64,9 +64,7 @@ def _slots(shown: Opened) -> None:
         st.query_params.pop("slot", None)
         return
     st.query_params["slot"] = name
-    st.caption(
-        "Clean, corrupt: share of held-out prompts with the code. In the examples the token is in brackets."
-    )
+    st.caption("Clean, corrupt: share of held-out prompts with the code. In the examples the token is in brackets.")
     table(code_rows(names[name]), "said codes")
     with engine.saying():
         _set(shown, names[name])

@@ -48,9 +48,7 @@ class Kept:
     def __contains__(self, key: Hashable) -> bool:
         return key in self._made
 
-    def get(
-        self, key: Hashable, turn: Callable[[], AbstractContextManager], make: Callable[[Any], Any]
-    ) -> Any:
+    def get(self, key: Hashable, turn: Callable[[], AbstractContextManager], make: Callable[[Any], Any]) -> Any:
         """What is kept under the key, or what ``make`` makes now of what ``turn`` gives, within it."""
         if (value := self._known(key)) is None:
             with turn() as resource:

@@ -120,6 +120,4 @@ def offer_model(run: Run) -> None:
     except engine.OtherModelError as error:
         engine.say(error)
         if run.model is not None:
-            st.button(
-                f"Load {plain(run.model)}", icon=":material/memory:", on_click=engine.use, args=(run.model,)
-            )
+            st.button(f"Load {plain(run.model)}", icon=":material/memory:", on_click=engine.use, args=(run.model,))

@@ -57,13 +57,7 @@ class IndexPlan:
         words = ["interp", "index", "build", "--data", self.text, "--tokens", str(self.n_tokens)]
         runs_folder = run_store.shown_path()
         books = self.books if self.books in pretrained_names() else f"{runs_folder}/{self.books}"
-        words += [
-            *model_option(self.spec),
-            "--codebooks",
-            books,
-            "--out",
-            f"{runs_folder}/{self.folder.name}",
-        ]
+        words += [*model_option(self.spec), "--codebooks", books, "--out", f"{runs_folder}/{self.folder.name}"]
         return shlex.join(words)
 
 

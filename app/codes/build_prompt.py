@@ -74,13 +74,8 @@ def offer() -> None:
         none_yet(spec)
         return
     left, right = st.columns(2)
-    books, usual = (
-        left.selectbox("Codebooks", choices, key="build books"),
-        code_build.SIZES.index(code_build.TOKENS),
-    )
-    about = (
-        "Docstrings of Python's standard library. The default model reads some 200 tokens a second and core."
-    )
+    books, usual = (left.selectbox("Codebooks", choices, key="build books"), code_build.SIZES.index(code_build.TOKENS))
+    about = "Docstrings of Python's standard library. The default model reads some 200 tokens a second and core."
     sizes = {"options": code_build.SIZES, "index": usual, "format_func": lambda n: f"{n:,}"}
     plan = IndexPlan(books, right.selectbox("Tokens of text", key="build tokens", help=about, **sizes))
     st.button("Build the index", type="primary", on_click=_go, args=(plan,), icon=":material/database:")

@@ -35,16 +35,9 @@ LISTED = 10
 """Entries of every list."""
 A_PAGE = 25
 """Contexts drawn at once where all are shown."""
-ORDERS = {
-    "clearest": "margin",
-    "most similar": "similarity",
-    "evenly spread": "spread",
-    "all, in order": "corpus",
-}
+ORDERS = {"clearest": "margin", "most similar": "similarity", "evenly spread": "spread", "all, in order": "corpus"}
 _BLANK = str.maketrans("\t\r", "  ")
-_ROW = (
-    "display:flex;gap:.9em;align-items:baseline;padding:.28em 0;border-bottom:1px solid rgba(128,128,128,.22)"
-)
+_ROW = "display:flex;gap:.9em;align-items:baseline;padding:.28em 0;border-bottom:1px solid rgba(128,128,128,.22)"
 _NUMBERS = "flex:0 0 auto;font-variant-numeric:tabular-nums;font-size:.8em;opacity:.75;min-width:3.2em"
 _TEXT = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.6;min-width:0"
 MATCHED = "rgba(128,128,128,.3)"
@@ -166,12 +159,7 @@ def documents(index: codesearch.CodeIndex, facts: codesearch.CodePage) -> None:
     for document in facts.coverage:
         begin = int(index.corpus.documents[document.document])
         begins = in_line("".join(index.corpus.pieces(index.corpus.tokens[begin : begin + 24])))
-        row = {
-            "share": document.share,
-            "with it": document.count,
-            "of": document.length,
-            "document": document.document,
-        }
+        row = {"share": document.share, "with it": document.count, "of": document.length, "document": document.document}
         rows.append(row | {"begins": begins})
     table(rows, f"documents {index.name(facts.book, facts.code)}", COLUMNS)
 
@@ -238,16 +226,11 @@ def toolbar(index: codesearch.CodeIndex, book: str, code: int) -> None:
     if coarse:
         return
     begins = " ".join(note.text.split())[:80]
-    with (
-        st.expander(f"Note: {plain(begins)}" if begins else "Note"),
-        st.form(f"note of {name}", border=False),
-    ):
+    with st.expander(f"Note: {plain(begins)}" if begins else "Note"), st.form(f"note of {name}", border=False):
         key = f"note of {name}: {note.text}"  # another tab's note makes another field
         st.text_area("Note", note.text, max_chars=MOST, height=100, label_visibility="collapsed", key=key)
         # a callback comes before the script: one that looks at the button loses the click if it is run again meanwhile
-        st.form_submit_button(
-            "Keep the note", on_click=lambda: keep(text=st.session_state[key], was=note.text)
-        )
+        st.form_submit_button("Keep the note", on_click=lambda: keep(text=st.session_state[key], was=note.text))
 
 
 def numbers(index: codesearch.CodeIndex, facts: codesearch.CodePage) -> None:
@@ -359,10 +342,7 @@ def logits(index: codesearch.CodeIndex, book: str, code: int, waited: bool) -> N
 
 # without codebooks there are no neighbours; they were away, and may be back
 @st.cache_resource(
-    max_entries=64,
-    show_spinner=False,
-    hash_funcs=BY_FOLDER,
-    validate=lambda page: page.neighbours is not None,
+    max_entries=64, show_spinner=False, hash_funcs=BY_FOLDER, validate=lambda page: page.neighbours is not None
 )
 def page(index: codesearch.CodeIndex, book: str, code: int) -> codesearch.CodePage:
     """All that the index says about a code by itself; worked out once, where the codebooks are there."""
@@ -384,11 +364,7 @@ def neighbour_on(index: codesearch.CodeIndex, book: str, code: int, step: int) -
 
 
 def strip(
-    context: codesearch.CodeContext,
-    code: int | None = None,
-    numbers: Sequence[str] = (),
-    *,
-    framed: bool = True,
+    context: codesearch.CodeContext, code: int | None = None, numbers: Sequence[str] = (), *, framed: bool = True
 ) -> str:
     """HTML of one context in a row, tokens highlighted where the code is on (or in a match), its own one framed."""
     background = MATCHED if code is None else colour(code)

@@ -26,9 +26,7 @@ COLUMNS = {
 }
 SHARE = st.column_config.ProgressColumn(format="percent", help="Of the tokens.")
 HEADS = {
-    "looks at": st.column_config.TextColumn(
-        help="Where most of its attention · |value| goes, at most tokens."
-    ),
+    "looks at": st.column_config.TextColumn(help="Where most of its attention · |value| goes, at most tokens."),
     "share": SHARE,
     "F1": NumberColumn(format="%.2f", help="Mean of its codes' names, on text that did not choose them."),
 }
@@ -47,9 +45,7 @@ def of_index(index: CodeIndex) -> None:
             rows.append(_row(names, book, code) | {"clearest at": _example(index, book, code)})
     st.subheader("The clearest codes")
     pick(rows, "gallery", COLUMNS, height=HEIGHT)
-    st.caption(
-        "Press a code to see where it is on. Of each head one is listed, of each MLP two, each name once."
-    )
+    st.caption("Press a code to see where it is on. Of each head one is listed, of each MLP two, each name once.")
     of_heads(names, index.manifest["model"]["spec"])
 
 
@@ -96,9 +92,7 @@ def of_heads(names: Labels, model: str | None) -> None:
 def _head(head: HeadSummary) -> None:
     """Where it looks, its coarse codes, and what the model loses without it."""
     circuits = ", ".join(f"{plain(task)} ({effect:+.0%} of the difference)" for task, effect in head.circuits)
-    st.markdown(
-        f"**{head.head}** {f'is in the circuit of {circuits}' if circuits else 'is in no measured circuit'}."
-    )
+    st.markdown(f"**{head.head}** {f'is in the circuit of {circuits}' if circuits else 'is in no measured circuit'}.")
     if head.kl_without is not None:
         st.caption(
             f"With its mean output in its place the next token changes by {head.kl_without:.4f} nats, with where it "

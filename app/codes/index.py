@@ -51,9 +51,7 @@ def _opened(folder: Path, changed: float) -> CodeIndex:  # noqa: ARG001 - a key 
 def changed_labels(index: CodeIndex) -> str:
     """What an index's coarse level is known by."""
     labels = labels_of(index)
-    return (
-        "" if labels is None or not labels.groups else sha256(labels.columns["coarse"].tobytes()).hexdigest()
-    )
+    return "" if labels is None or not labels.groups else sha256(labels.columns["coarse"].tobytes()).hexdigest()
 
 
 @st.cache_resource(max_entries=2, show_spinner="Merging codes", hash_funcs=BY_FOLDER)

@@ -12,18 +12,7 @@ from interp.app.codes import gallery
 from interp.app.codes import index as code_index
 from interp.app.codes.build_prompt import before_the_first, last_error, offer, show_progress, unfinished
 from interp.app.codes.code_view import CODE, code_cells, pick, show_code, strip
-from interp.app.codes.search import (
-    EXAMPLES,
-    FIELDS,
-    NAME,
-    PROMPT,
-    REGEX,
-    TOKEN,
-    interval,
-    like,
-    note_text,
-    scores,
-)
+from interp.app.codes.search import EXAMPLES, FIELDS, NAME, PROMPT, REGEX, TOKEN, interval, like, note_text, scores
 from interp.app.widgets import run_store
 from interp.app.widgets.code_names import labels
 from interp.app.widgets.codebook_picker import fitting
@@ -198,9 +187,7 @@ def scored(index: CodeIndex, by: str, text: str, others: list[str]) -> None:
                 icon=":material/download:",
             )
     else:
-        st.info(
-            "No code is that good: ask for less." if ranking.hits.any() else "No code fires at these matches."
-        )
+        st.info("No code is that good: ask for less." if ranking.hits.any() else "No code fires at these matches.")
     contexts = match_contexts(index, ranking.matches, MATCHES_SHOWN)
     with st.expander(f"Matches in the text: {len(contexts)} of {ranking.matches.n:,}", expanded=not hits):
         st.html("".join(strip(context, framed=False) for context in contexts))
@@ -225,16 +212,13 @@ def similar(index: CodeIndex, text: str) -> None:
             for score, shared, context in likeness.contexts
         ]
         st.html("".join(shown))
-        st.caption(
-            "Score: shared codes weighted by rarity, of all the token's codes; then how many are shared."
-        )
+        st.caption("Score: shared codes weighted by rarity, of all the token's codes; then how many are shared.")
     else:
         st.info("No token of the corpus shares a code with it.")
     st.markdown(f"**Its {len(likeness.codes)} codes**, the rarest first")
     annotations, stands_for = code_index.annotations(index), labels(index)
     listed = [
-        code_cells(stands_for, book, code)
-        | {"tokens": count, "kept": note_text(annotations.get((book, code)))}
+        code_cells(stands_for, book, code) | {"tokens": count, "kept": note_text(annotations.get((book, code)))}
         for book, code, count in likeness.codes
     ]
     pick(listed, "prompt codes", COLUMNS, height=300)

@@ -50,9 +50,7 @@ def show() -> None:
         alt="CE increase of the model on codes beside its controls; the same as the table below",
     )
     if not any(condition.is_control for condition in text.conditions):
-        st.caption(
-            "No control was measured with these: interp codebook eval measures them unless told --controls 0."
-        )
+        st.caption("No control was measured with these: interp codebook eval measures them unless told --controls 0.")
     table([line(condition) for condition in text.conditions])
     st.caption(
         "Cross-entropy and KL in nats a token; 95 % bootstrap over blocks of text. Controls may be on fewer blocks: "
@@ -61,8 +59,7 @@ def show() -> None:
     for k, usage in text.usage.items():
         st.subheader(f"How much of each site the codes hold, k = {k}")
         st.plotly_chart(
-            explained_plot(usage.explained_sites),
-            alt="Share of the variance that codes explain, site by site",
+            explained_plot(usage.explained_sites), alt="Share of the variance that codes explain, site by site"
         )
 
 

@@ -26,9 +26,7 @@ from interp.report.bench import (
 )
 
 ALL = "all"
-GROWN = (
-    " `adaptive-patching` grows its circuits, which takes up to 17 forward passes a pair beyond this cost."
-)
+GROWN = " `adaptive-patching` grows its circuits, which takes up to 17 forward passes a pair beyond this cost."
 SHORT, TALL = 16, 600
 """Lines that are all shown, and pixels of a table with more."""
 
@@ -67,14 +65,11 @@ def show() -> None:
         bench_plot(drawn, metric, along), alt=f"{TITLES[metric]} of every method; the same as the table below"
     )
     if len(drawn) < len(chosen):
-        st.caption(
-            "Methods that were not run on all tasks stand in the table alone: their means are of other tasks."
-        )
+        st.caption("Methods that were not run on all tasks stand in the table alone: their means are of other tasks.")
     st.caption(
         "A line a method, a point a number of pairs; bars reach from the least to the largest seed. Blue: nothing is "
         "better at its cost or less. Hollow: activation patching of as many of the reference’s own pairs. "
-        "Crosses: controls that know nothing of the prompts."
-        + (GROWN if metric in FAITHFUL and along == COST else "")
+        "Crosses: controls that know nothing of the prompts." + (GROWN if metric in FAITHFUL and along == COST else "")
     )
     height = "content" if len(ranked) <= SHORT else TALL
     table(method_rows(ranked, metric, bench.against), columns=columns(bench, metric), height=height)

@@ -32,9 +32,7 @@ def show() -> None:
     )
     if result.left_out:
         were = "cell of that folder was" if result.left_out == 1 else "cells of that folder were"
-        st.warning(
-            f"{result.left_out} {were} made with another model, codebooks, finder or settings: left out."
-        )
+        st.warning(f"{result.left_out} {were} made with another model, codebooks, finder or settings: left out.")
     st.plotly_chart(rate_plot(result), alt="Share of texts with a word of the topic, by arm, with intervals")
     st.subheader("Mean of the topics")
     table(arms(result))
@@ -45,12 +43,7 @@ def show() -> None:
     )
     st.subheader("Topic by topic")
     topic = st.segmented_control(
-        "Topic",
-        result.topics,
-        default=result.topics[0],
-        required=True,
-        format_func=plain,
-        key=f"topic, {name}",
+        "Topic", result.topics, default=result.topics[0], required=True, format_func=plain, key=f"topic, {name}"
     )
     table(lines(result, topic))
     st.caption(

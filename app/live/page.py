@@ -33,9 +33,7 @@ COLUMNS = {
         "chose against the cosine.",
     ),
     "page": st.column_config.LinkColumn("its page", display_text="what it is", help="Opens the page Codes."),
-    "steer": st.column_config.LinkColumn(
-        "steering", display_text="steer by it", help="Opens the page Steering."
-    ),
+    "steer": st.column_config.LinkColumn("steering", display_text="steer by it", help="Opens the page Steering."),
 }
 
 

@@ -62,9 +62,7 @@ def state() -> None:
         st.markdown(f":material/error: **{name}**: {plain(str(load.model.exception()))}")
     else:
         shape = load.model.result().cfg
-        st.markdown(
-            f":material/check_circle: **{name}** is ready: {shape.n_layers} layers of {shape.n_heads} heads"
-        )
+        st.markdown(f":material/check_circle: **{name}** is ready: {shape.n_layers} layers of {shape.n_heads} heads")
 
 
 st.title("Read and steer a language model by its codes")

@@ -97,9 +97,7 @@ def texts(shown: SteeredTexts) -> None:
 
 def _card(text: job.Written, number: int, at: int | None) -> None:
     perplexity = "ended at once" if text.text.perplexity is None else f"perplexity {text.text.perplexity:.1f}"
-    moved = (
-        "" if text.divergence is None or not len(text.divergence) else f" · KL {text.divergence.mean():.2f}"
-    )
+    moved = "" if text.divergence is None or not len(text.divergence) else f" · KL {text.divergence.mean():.2f}"
     st.markdown(
         f"**{text.name}**",
         help="Perplexity of the new tokens under the model as it is; KL(this ‖ base) of the next token at each step, "
@@ -220,9 +218,7 @@ def draw_costs(texts: Sequence[job.Written]) -> None:
             for written in texts
             for i in range(len(written.text.tokens))
         ]
-        table(
-            rows, "numbers", dict.fromkeys(("surprise", "KL"), st.column_config.NumberColumn(format="%.3f"))
-        )
+        table(rows, "numbers", dict.fromkeys(("surprise", "KL"), st.column_config.NumberColumn(format="%.3f")))
 
 
 def _costs(text: job.Written, name: str, values: np.ndarray | None, colour: str, top: float) -> None:
@@ -231,9 +227,7 @@ def _costs(text: job.Written, name: str, values: np.ndarray | None, colour: str,
         return
     new = [visible(piece) for piece in text.pieces[text.n_prompt :]]
     most = int(values.argmax())
-    st.caption(
-        f"{name}, nats: mean {values.mean():.2f}, largest {values[most]:.2f} at {plain(new[most])} ({most + 1})"
-    )
+    st.caption(f"{name}, nats: mean {values.mean():.2f}, largest {values[most]:.2f} at {plain(new[most])} ({most + 1})")
     st.plotly_chart(
         token_costs(new, values, colour, top),
         key=f"{name} in {text.name}",
@@ -293,9 +287,7 @@ def draw_again(shown: SteeredTexts) -> None:
             st.caption(plain(str(error)))
         else:
             st.download_button("For llama.cpp (GGUF)", vector, "codes.gguf", on_click="ignore")
-            st.caption(
-                "Added at every token, one block before each head. At scale 0.8 it steers as these codes do."
-            )
+            st.caption("Added at every token, one block before each head. At scale 0.8 it steers as these codes do.")
 
 
 def session(shown: SteeredTexts) -> dict:

@@ -83,9 +83,7 @@ def named(codes: Sequence[WeightedCode], labels: Labels | None) -> str:
     if labels is None:
         return ""
     labelled = [(code[:2], labels.of(*code[:2])) for code in codes]
-    clear = sorted((pair for pair in labelled if pair[1] and pair[1].named), key=lambda pair: -pair[1].f1)[
-        :NAMED
-    ]
+    clear = sorted((pair for pair in labelled if pair[1] and pair[1].named), key=lambda pair: -pair[1].f1)[:NAMED]
     names = [f"{code_name(*code)} {wording.code_effect(labels, *code)}" for code, _ in clear]
     more = len(codes) - len(names)
     return ", ".join(names) + (f" and {more} more" if names and more else "")

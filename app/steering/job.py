@@ -168,9 +168,7 @@ def compare(
         )
 
 
-def branch(
-    request: SteeringRequest, base: Condition, text: Written, at: int, token: int, show: Show
-) -> Written:
+def branch(request: SteeringRequest, base: Condition, text: Written, at: int, token: int, show: Show) -> Written:
     """A text up to a new token, another one in its place, and how the model goes on from there."""
     begin = [*text.condition.prompt, *text.text.tokens[:at], token]
     with engine.running() as model:
@@ -220,9 +218,7 @@ def _read(
         ids = attached.ids[site][condition.row, -1]
         ids_by_group = ids.reshape(-1, ids.shape[-1]).tolist()
         names = names_of_groups(site, groups_at(model, resolve_site(model, site), books[site]))
-        codes |= {
-            name: [code for code in row if code >= 0] for name, row in zip(names, ids_by_group, strict=True)
-        }
+        codes |= {name: [code for code in row if code >= 0] for name, row in zip(names, ids_by_group, strict=True)}
     return p, codes
 
 
@@ -250,9 +246,7 @@ def continue_text(
     with within or contextlib.nullcontext():
         out = generate(
             model,
-            torch.tensor(
-                [begin] * (1 + max(condition.row for condition in conditions)), device=model_device(model)
-            ),
+            torch.tensor([begin] * (1 + max(condition.row for condition in conditions)), device=model_device(model)),
             request.n_tokens,
             seed=request.seed,
             temperature=request.temperature,
@@ -263,13 +257,7 @@ def continue_text(
 
 @torch.no_grad()
 def _written(
-    model: Model,
-    request: SteeringRequest,
-    base: Condition,
-    condition: Condition,
-    new: Sequence[int],
-    *,
-    ended: bool,
+    model: Model, request: SteeringRequest, base: Condition, condition: Condition, new: Sequence[int], *, ended: bool
 ) -> Written:
     """A text read once more, by the model as it is behind the base's prompt, and as it was written."""
 
@@ -328,9 +316,7 @@ def _marks(condition: Condition, within: Attached | None, n_rows: int, n: int, *
     return [*marks[:-1], marks[-1] and ended]
 
 
-def _runs(
-    tokenizer, prompt: list[int], new: list[int], edited: list[bool]
-) -> tuple[list[str], list[bool], int]:
+def _runs(tokenizer, prompt: list[int], new: list[int], edited: list[bool]) -> tuple[list[str], list[bool], int]:
     """The text in runs of tokens that are marked alike, which are fewer to decode than tokens."""
     texts, marks, n_prompt = [], [], 0
     for begin, part in ((0, prompt), (len(prompt), new)):

@@ -9,14 +9,7 @@ import streamlit as st
 from interp import MOST_SEED
 from interp.app import engine
 from interp.app.steering import job
-from interp.app.steering.comparison import (
-    SteeredTexts,
-    draw_again,
-    draw_code_set,
-    draw_costs,
-    streaming,
-    texts,
-)
+from interp.app.steering.comparison import SteeredTexts, draw_again, draw_code_set, draw_costs, streaming, texts
 from interp.app.steering.form import BY_NAME, OF_TEXTS, OF_TOPIC, SOURCES, made_by, named, settings, worked
 from interp.app.widgets.code_names import beside, labels
 from interp.app.widgets.codebook_picker import choose, made_with

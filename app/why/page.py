@@ -80,9 +80,7 @@ def show_proposals() -> None:
                 f"then likeliest **{plain(visible(other.top))}**; KL {other.kl:.2f}"
             )
         prompts = [other.prompt for other in proposals.proposals]
-        if len(prompts) > 1 and (
-            st.button("Explain all together") or st.session_state.get("all asked") == prompts
-        ):
+        if len(prompts) > 1 and (st.button("Explain all together") or st.session_state.get("all asked") == prompts):
             from interp.app.why.result import explained_together
 
             st.session_state["all asked"] = prompts
@@ -96,14 +94,10 @@ def form() -> bool:
     from_address("saved", names)
     left, right = st.columns(2)
     left.text_area("Prompt A", key="a", height=100)
-    right.text_area(
-        "Prompt B", key="b", height=100, help="As many tokens as A has, or with the same last words."
-    )
+    right.text_area("Prompt B", key="b", height=100, help="As many tokens as A has, or with the same last words.")
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button("Explain", type="primary", on_click=ask)
-        wanted = st.button(
-            "Propose another prompt", help="Exchanges one word of A, and measures what changes."
-        )
+        wanted = st.button("Propose another prompt", help="Exchanges one word of A, and measures what changes.")
         with st.popover("Answers"):
             st.text_input("Answer after A", key="answer", help="With the space in front. Empty: by the KL.")
             st.text_input("Instead, after B", key="instead")
@@ -113,9 +107,7 @@ def form() -> bool:
             st.toggle("Chat template", key="chat", help="Puts both prompts into a user's message.")
         if names:
             looks = {"label_visibility": "collapsed", "width": 240}
-            st.selectbox(
-                "Saved", names, key="saved", on_change=open_saved, placeholder="Saved explanations", **looks
-            )
+            st.selectbox("Saved", names, key="saved", on_change=open_saved, placeholder="Saved explanations", **looks)
     for key, value in (typed() | {"saved": st.session_state["saved"] or ""}).items():
         if value == PAIR.get(key, "") or value is False:
             st.query_params.pop(key, None)

@@ -40,9 +40,7 @@ def explained(request: dict[str, Any] | None, saved: str | None, typed: dict[str
         elif request is not None:
             key = engine.model_name(), *request.values()
             explanation = engine.asked_last("why", key, lambda: _made(request))
-            options = "".join(
-                f", {name}={request[name]!r}" for name in ("answer", "instead", "chat") if request[name]
-            )
+            options = "".join(f", {name}={request[name]!r}" for name in ("answer", "instead", "chat") if request[name])
             python = f"interp.why(model, a, b{options})"
             if request != typed:
                 st.info("The prompts above have changed. Press Explain.")
@@ -95,9 +93,7 @@ def _opened(folder: Path) -> Why:
     try:
         page(explanation)
     except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{folder / run_store.WHY} does not fit together ({error!r}): make it again"
-        ) from None
+        raise InputError(f"{folder / run_store.WHY} does not fit together ({error!r}): make it again") from None
     return explanation
 
 
@@ -139,9 +135,7 @@ def _kept(explanation: Why) -> None:
     left, right = st.columns(2)
     with left:
         st.subheader("What the first nodes do alone")
-        chart(
-            _curve(explanation), "curve of why", "Share of the difference that the first nodes restore alone"
-        )
+        chart(_curve(explanation), "curve of why", "Share of the difference that the first nodes restore alone")
     with right:
         st.subheader("Keep it")
         with st.container(horizontal=True):
@@ -189,9 +183,7 @@ def _curve(explanation: Why) -> go.Figure:
         restored = [row.restored for row in rows]
         shares += restored
         if len(rows) == 1:
-            figure.add_hline(
-                *restored, line={"color": GREY, "dash": "dot"}, annotation_text=html.escape(name)
-            )
+            figure.add_hline(*restored, line={"color": GREY, "dash": "dot"}, annotation_text=html.escape(name))
             continue
         nodes, line = [row.nodes for row in rows], {"color": colour}
         figure.add_scatter(x=nodes, y=restored, name=name, mode="lines+markers", line=line)

@@ -13,9 +13,7 @@ def chart(figure: go.Figure, key: str, alt: str, **options) -> None:
     st.plotly_chart(figure, key=key, alt=alt, config={"displayModeBar": False}, **options)
 
 
-def table(
-    rows: Any, key: str | None = None, columns: Mapping | None = None, place: Any = st, **options
-) -> None:
+def table(rows: Any, key: str | None = None, columns: Mapping | None = None, place: Any = st, **options) -> None:
     """Rows without numbers before them; ``columns`` says by name how each is written."""
     place.dataframe(rows, hide_index=True, key=key, column_config=columns, **options)
 

@@ -10,13 +10,7 @@ from interp.app import engine
 from interp.app.widgets import run_store
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL, tell_missing
-from interp.bottlenecks.store import (
-    MANIFEST,
-    Codebooks,
-    check_made_with,
-    codebooks_fingerprint,
-    pretrained_names,
-)
+from interp.bottlenecks.store import MANIFEST, Codebooks, check_made_with, codebooks_fingerprint, pretrained_names
 from interp.codesearch.index import MADE_WITH
 from interp.errors import InputError
 from interp.files import unused

@@ -6,9 +6,7 @@ from pathlib import Path
 import streamlit as st
 
 _JS, _CSS = (Path(__file__).with_suffix(end).read_text(encoding="utf-8") for end in (".js", ".css"))
-_picture = st.components.v2.component(
-    "interp_node_picture", html='<div class="picture"></div>', css=_CSS, js=_JS
-)
+_picture = st.components.v2.component("interp_node_picture", html='<div class="picture"></div>', css=_CSS, js=_JS)
 
 
 def node_picture(svg: str, chosen: int, n_nodes: int, key: str, on_pick: Callable[[int], None]) -> None:

@@ -84,7 +84,5 @@ def shown_path() -> str:
     """The runs folder as it is typed in a command."""
     working_folder = Path.cwd()
     return str(
-        engine.runs().relative_to(working_folder)
-        if engine.runs().is_relative_to(working_folder)
-        else engine.runs()
+        engine.runs().relative_to(working_folder) if engine.runs().is_relative_to(working_folder) else engine.runs()
     )

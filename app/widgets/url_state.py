@@ -57,9 +57,7 @@ def tell_missing(name: str, choices: Sequence[str], kind: str) -> None:
         st.session_state.pop(noted, None)
         if value is not None and value not in choices:
             st.session_state[noted] = value
-    elif (
-        current := st.session_state[name]
-    ) and current not in choices:  # its folder went while the page was open
+    elif (current := st.session_state[name]) and current not in choices:  # its folder went while the page was open
         st.session_state[noted] = current
     elif not choices or current != choices[0]:  # somebody has chosen: the first is what stands in
         st.session_state.pop(noted, None)

@@ -28,9 +28,7 @@ from interp.progress import bar
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.tokfsm",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m benchmarks.tokfsm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train the finite-state model with codebooks, measure it, compare")
@@ -41,9 +39,7 @@ def main(words: list[str] | None = None) -> None:
     run.add_argument("--device", help="cpu, cuda, mps (default: the fastest there is)")
     seeds = commands.add_parser("seeds", help="print each run and their mean; runs nothing")
     seeds.add_argument("runs", type=Path, nargs="*", help="result files, or folders with a result.json")
-    seeds.add_argument(
-        "--summary", type=Path, help="JSON of the shares right, which the page Evaluation draws"
-    )
+    seeds.add_argument("--summary", type=Path, help="JSON of the shares right, which the page Evaluation draws")
     given = parser.parse_args(words)
     if given.command == "seeds":
         compare(parser, given)

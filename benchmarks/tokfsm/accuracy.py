@@ -44,9 +44,7 @@ class LanguageScores(NamedTuple):
 
 
 @torch.no_grad()
-def language_scores(
-    model: NeoX, machine: Machine, batches: list[Tensor], at: At | None = None
-) -> LanguageScores:
+def language_scores(model: NeoX, machine: Machine, batches: list[Tensor], at: At | None = None) -> LanguageScores:
     """What one forward pass of each batch tells."""
     found = []
     for tokens in batches:

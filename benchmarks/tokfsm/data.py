@@ -41,9 +41,7 @@ class Machine:
 
     def next_token(self, last: Int[Tensor, "*batch"]) -> Tensor:
         """Probabilities of the ten digits that begin the state after ``last``, [..., 10]."""
-        counts = torch.zeros(N_STATES, BASE).scatter_add(
-            1, self.successors // BASE, torch.ones(N_STATES, N_EDGES)
-        )
+        counts = torch.zeros(N_STATES, BASE).scatter_add(1, self.successors // BASE, torch.ones(N_STATES, N_EDGES))
         return (counts / N_EDGES)[last]
 
 
@@ -62,14 +60,10 @@ def make_machine(seed: int = MACHINE_SEED) -> Machine:
 
 def generator_of(*key: int) -> torch.Generator:
     """A generator for one draw, the same for the same numbers: nothing need be kept in order to resume."""
-    return torch.Generator().manual_seed(
-        int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
-    )
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
 
 
-def walk(
-    machine: Machine, n: int, generator: torch.Generator, length: int = N_CTX // 2
-) -> Int[Tensor, "n length"]:
+def walk(machine: Machine, n: int, generator: torch.Generator, length: int = N_CTX // 2) -> Int[Tensor, "n length"]:
     """``n`` walks of so many states, the first one uniform.
 
     Raises:

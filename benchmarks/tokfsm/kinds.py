@@ -60,11 +60,7 @@ def scores(training: Training, model: NeoX, at: At | None) -> dict[str, list[flo
     allowed = transitions(machine, model.sample(SAMPLES, generator_of(0, SAMPLED), bos=BOS, at=at)).mean(1)
     return {
         name: [float(x.mean()), 1.96 * float(x.std()) / len(x) ** 0.5]
-        for name, x in (
-            ("loss", loss),
-            ("transitions", allowed),
-            ("top10", top10_overlap(machine, model, at)),
-        )
+        for name, x in (("loss", loss), ("transitions", allowed), ("top10", top10_overlap(machine, model, at)))
     }
 
 

@@ -106,9 +106,7 @@ class NeoX(nn.Module):
         return self.embed_out(self.final_layer_norm(x))
 
     @torch.no_grad()
-    def sample(
-        self, n: int, generator: torch.Generator, *, bos: int, at: At | None = None
-    ) -> Int[Tensor, "n n_ctx"]:
+    def sample(self, n: int, generator: torch.Generator, *, bos: int, at: At | None = None) -> Int[Tensor, "n n_ctx"]:
         """Sequences of the whole context from BOS at temperature 1; BOS itself is not drawn again."""
         tokens, cache = torch.full((n, 1), bos), Cache()
         for _ in range(self.shape.n_ctx - 1):

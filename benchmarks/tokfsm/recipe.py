@@ -95,9 +95,7 @@ class Recipe:
 SCALES = {
     "quick": replace(Recipe(), scale="quick", tokens=10_000_000, plain_share=0.8),
     "cpu": Recipe(),
-    "full": replace(
-        Recipe(), scale="full", tokens=2_621_440_000, n_codes=10_000, batch=512, fit_sequences=1024
-    ),
+    "full": replace(Recipe(), scale="full", tokens=2_621_440_000, n_codes=10_000, batch=512, fit_sequences=1024),
 }
 """``full`` sees as many tokens as the published run: 20 000 steps of 1024 sequences."""
 

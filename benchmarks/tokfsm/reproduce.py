@@ -7,14 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.tokfsm.accuracy import (
-    SAMPLED,
-    held_out,
-    language_scores,
-    one_digit_off,
-    top10_overlap,
-    transitions,
-)
+from benchmarks.tokfsm.accuracy import SAMPLED, held_out, language_scores, one_digit_off, top10_overlap, transitions
 from benchmarks.tokfsm.coded import Books
 from benchmarks.tokfsm.data import BOS, Machine, generator_of, sequences
 from benchmarks.tokfsm.intervention import PAIRS, normalised
@@ -49,12 +42,7 @@ def train(
 
 
 def measure(
-    training: Training,
-    *,
-    evaluated: int = EVALUATED,
-    samples: int = SAMPLES,
-    pairs: int = PAIRS,
-    stage: Stage = silent,
+    training: Training, *, evaluated: int = EVALUATED, samples: int = SAMPLES, pairs: int = PAIRS, stage: Stage = silent
 ) -> dict[str, Any]:
     """Every number of a finished run and its controls, as JSON."""
     began = time.monotonic()
@@ -79,9 +67,7 @@ def measure(
         read = {name: _read(machine, recipe, *pair, batches) for name, pair in coded.items()}
         done(1)
         set_ = {name: normalised(*pair, machine, n=pairs, seed=recipe.seed) for name, pair in coded.items()}
-        set_["another pair's codes"] = normalised(
-            model, books, machine, n=pairs, seed=recipe.seed, shuffled=True
-        )
+        set_["another pair's codes"] = normalised(model, books, machine, n=pairs, seed=recipe.seed, shuffled=True)
         done(1)
     return {
         "scores": scores,
@@ -129,9 +115,7 @@ def _interval(values: Tensor, *, share: bool = True) -> dict[str, float]:
     return {"mean": mean, "low": max(0.0, low), "high": min(1.0, high) if share else high}
 
 
-def _read(
-    machine: Machine, recipe: Recipe, model: NeoX, books: Books, batches: list[Tensor]
-) -> dict[str, Any]:
+def _read(machine: Machine, recipe: Recipe, model: NeoX, books: Books, batches: list[Tensor]) -> dict[str, Any]:
     chosen_on = sequences(machine, CLASSIFIED, recipe.seed, CHOOSE)
     judged_on = sequences(machine, CLASSIFIED, recipe.seed, JUDGE)
     classified = state_precision(model, books, chosen_on, judged_on)
@@ -143,8 +127,7 @@ def _read(
         "alive_mean": sum(every) / len(every),
         "purity": purities(model, books, machine),
         "state": {
-            site: {name: _interval(values) for name, values in parts.items()}
-            for site, parts in classified.items()
+            site: {name: _interval(values) for name, values in parts.items()} for site, parts in classified.items()
         },
         "neuron_precision": _interval(neurons),
     }

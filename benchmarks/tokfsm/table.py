@@ -64,9 +64,7 @@ def rows(results: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
                 aim = AIMS.get(key, "") if arm == "codebooks" else ""
                 published = PUBLISHED.get(arm, {}).get(key)
                 yield Row(_beside(name, arm), values, published, aim, FORMS.get(key, ".1%"))
-    codes, untrained = (
-        [result["codes"][arm] for result in results] for arm in ("codebooks", "untrained k-means")
-    )
+    codes, untrained = ([result["codes"][arm] for result in results] for arm in ("codebooks", "untrained k-means"))
     yield Row("alive, mean of books", [{"mean": of["alive_mean"]} for of in codes], None, "≥ 50 %")
     for site in sorted(codes[0]["alive"]):
         values = [{"mean": float(np.mean(of["alive"][site]))} for of in codes]

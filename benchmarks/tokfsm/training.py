@@ -36,9 +36,7 @@ def optimizers_of(model: NeoX) -> list[torch.optim.Optimizer]:
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     return [
-        torch.optim.Muon(
-            [{"params": matrices, "of_rate": 1.0}], weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
-        ),
+        torch.optim.Muon([{"params": matrices, "of_rate": 1.0}], weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW([{"params": rest, "of_rate": REST}], weight_decay=0.0, foreach=True),
     ]
 
@@ -156,9 +154,7 @@ class Training:
             raise InputError(f"cannot read the checkpoint {path}: {error}") from None
         for key, value in _asked(recipe).items():
             if made_by.get(key) != value:
-                raise InputError(
-                    f"{path} is of a run with {key} {made_by.get(key)}, not {value}: name another --out"
-                )
+                raise InputError(f"{path} is of a run with {key} {made_by.get(key)}, not {value}: name another --out")
         for part in PARTS:
             getattr(self, part).load_state_dict(stored[part])
         for optimizer, state in zip(self.optimizers, stored["optimizers"], strict=True):

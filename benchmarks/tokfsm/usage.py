@@ -115,10 +115,7 @@ def state_precision(
         f1.append(chosen_by)
     at = torch.stack(f1).argmax(0)
     every = torch.arange(N_STATES)
-    best = {
-        name: torch.stack([part[name] for part in found.values()])[at, every]
-        for name in ("precision", "recall")
-    }
+    best = {name: torch.stack([part[name] for part in found.values()])[at, every] for name in ("precision", "recall")}
     return found | {"best": best}
 
 

@@ -29,9 +29,7 @@ def task_metric(
     return values
 
 
-def kl_divergence(
-    log_p: Float[Tensor, "*any d_vocab"], log_q: Float[Tensor, "*any d_vocab"]
-) -> Float[Tensor, "*any"]:
+def kl_divergence(log_p: Float[Tensor, "*any d_vocab"], log_q: Float[Tensor, "*any d_vocab"]) -> Float[Tensor, "*any"]:
     """KL(p ‖ q) in nats, from log-probabilities; never below 0, which rounding could make that of equals."""
     return (log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0)
 
@@ -49,9 +47,7 @@ def _scored(logits: Tensor, pairs: Sequence[PromptPair], metric: Metric) -> Floa
     return best - wrong.masked_fill(~wrong_mask, float("-inf")).amax(-1)
 
 
-def preferred_answers(
-    logits: Float[Tensor, "row d_vocab"], pairs: Sequence[PromptPair]
-) -> Int[Tensor, " row"]:
+def preferred_answers(logits: Float[Tensor, "row d_vocab"], pairs: Sequence[PromptPair]) -> Int[Tensor, " row"]:
     """The token of highest logit among each pair's answers and wrong answers, the first where several have it."""
     every = [(*pair.answers, *pair.wrong_answers) for pair in pairs]
     values, mask = _gather(logits.detach().float(), every)

@@ -240,9 +240,7 @@ def run_batch(
         if not gradients:
             return PairBatch(indices, rows, clean_side, clean_side if same else corrupt_side, tape=tape)
         # rows are independent, so the gradient of the sum holds each row's own gradient
-        grads = torch.autograd.grad(
-            clean_side.metric.sum(), [*clean_side.z, *clean_side.mlp], retain_graph=keep_graph
-        )
+        grads = torch.autograd.grad(clean_side.metric.sum(), [*clean_side.z, *clean_side.mlp], retain_graph=keep_graph)
     n = len(clean_side.z)
     detached = replace(
         clean_side,

@@ -59,9 +59,7 @@ class Court:
     judges: tuple[ReferenceJudge, ...]
     measured: ExactEffects
 
-    def yardstick(
-        self, n: int, seed: int
-    ) -> tuple[Float[np.ndarray, "layer head"], tuple[ReferenceJudge, ...]] | None:
+    def yardstick(self, n: int, seed: int) -> tuple[Float[np.ndarray, "layer head"], tuple[ReferenceJudge, ...]] | None:
         """Exact effects over ``n`` of the measured pairs, and the judges for them; ``None`` if no pair is left.
 
         Measured effects are replaced by what the other pairs say, so that no pair judges itself.
@@ -88,15 +86,7 @@ class Court:
 
 
 def convene(
-    target: BenchTarget,
-    task: Task,
-    model: Model,
-    folder: Path,
-    pool: PromptPairs,
-    *,
-    n: int,
-    batch_size: int,
-    say: Say,
+    target: BenchTarget, task: Task, model: Model, folder: Path, pool: PromptPairs, *, n: int, batch_size: int, say: Say
 ) -> "Court | Unmeasured":
     """The references of a target: what was written into a planted model, else what was measured or published.
 

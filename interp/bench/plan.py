@@ -162,9 +162,7 @@ class BenchPlan:
             )
         for n in self.pairs:
             if not 1 <= n <= self.pool:
-                raise InputError(
-                    f"{n} pairs: seeds draw from a pool of {self.pool}, so it is from 1 to {self.pool}"
-                )
+                raise InputError(f"{n} pairs: seeds draw from a pool of {self.pool}, so it is from 1 to {self.pool}")
         if self.seeds < 1:
             raise InputError(f"{self.seeds} seeds: at least 1 is needed")
 
@@ -172,9 +170,7 @@ class BenchPlan:
         return n == min(self.pairs) and seed < FAITHFUL_SEEDS
 
     def targets(self) -> tuple[BenchTarget, ...]:
-        return tuple(
-            dict.fromkeys(BenchTarget.of(*pair) for pair in itertools.product(self.tasks, self.models))
-        )
+        return tuple(dict.fromkeys(BenchTarget.of(*pair) for pair in itertools.product(self.tasks, self.models)))
 
     def groups(self) -> dict[str, list[BenchTarget]]:
         groups: dict[str, list[BenchTarget]] = {}

@@ -14,17 +14,7 @@ import numpy as np
 from interp.activations.stream import BATCH_SIZE
 from interp.bench.cells import CellResult, Runner, Tell, part
 from interp.bench.judges import Court, Unmeasured, convene, parts_of_reference
-from interp.bench.plan import (
-    POOL_SEED,
-    SMALL,
-    YARDSTICK,
-    BenchPlan,
-    BenchTarget,
-    Say,
-    drawn,
-    read_record,
-    write_record,
-)
+from interp.bench.plan import POOL_SEED, SMALL, YARDSTICK, BenchPlan, BenchTarget, Say, drawn, read_record, write_record
 from interp.bench.table import BenchCell, one_line, tabulate
 from interp.errors import InputError
 from interp.evaluation.faithfulness import faithfulness_curves
@@ -121,9 +111,7 @@ class TargetBench:
         """How stable the choice of heads is, of a method whose cells share nothing and are known."""
         return MethodCells(stable=self._stabilities(method, self._runner(method), cells))
 
-    def _cells(
-        self, method: str, runner: Runner | None, cells: Sequence[tuple[int, int]], tell: Tell
-    ) -> "MethodCells":
+    def _cells(self, method: str, runner: Runner | None, cells: Sequence[tuple[int, int]], tell: Tell) -> "MethodCells":
         common = self._settings(method, runner)
         kept, refused = dict[tuple[int, int], dict](), dict[int, str]()
         for done, (n, seed) in enumerate(cells):
@@ -174,11 +162,7 @@ class TargetBench:
         if method == YARDSTICK:
             return None
         compared = any(judge.edges is not None for judge in self.court.judges)
-        options: dict[str, Any] = {
-            "weights": self.weights,
-            "edges_compared": compared,
-            "batch_size": self.batch_size,
-        }
+        options: dict[str, Any] = {"weights": self.weights, "edges_compared": compared, "batch_size": self.batch_size}
         return Runner(method, self.model, self.pool, self._folder(method), **options, say=self.say)
 
     def _settings(self, method: str, runner: Runner | None) -> dict:
@@ -219,15 +203,12 @@ class TargetBench:
             "edge_forwards": outcome.edge_forwards,
             "alone_forwards": alone_forwards,
             "agreement": {
-                judge.name: judge.agreement(outcome.heads) | judge.edge_agreement(outcome.edges)
-                for judge in judges
+                judge.name: judge.agreement(outcome.heads) | judge.edge_agreement(outcome.edges) for judge in judges
             },
             "faithfulness": faithful,
         }
 
-    def _resampled(
-        self, method: str, runner: Runner | None, cells: Sequence[tuple[int, int]]
-    ) -> Sequence[int]:
+    def _resampled(self, method: str, runner: Runner | None, cells: Sequence[tuple[int, int]]) -> Sequence[int]:
         """Numbers of pairs at which the choice of heads is repeated on resamples of seed 0's pairs."""
         sizes = sorted({n for n, _ in cells if n > 1})
         if runner is None or runner.per_pair is not None:
@@ -293,18 +274,14 @@ class BenchWorker:
         if self._bench is None or self._bench.target != target:
             self._bench = None  # with its model, if another is needed
             model = self.models(target.model)
-            prepared = TargetBench.prepare(
-                target, self.plan, model, self.out, batch_size=self.batch_size, say=say
-            )
+            prepared = TargetBench.prepare(target, self.plan, model, self.out, batch_size=self.batch_size, say=say)
             if isinstance(prepared, Unmeasured):
                 return prepared
             self._bench = prepared
         self._bench.say = say
         return self._bench
 
-    def begin(
-        self, target: BenchTarget, progress: Told
-    ) -> "dict[str, tuple[tuple[int, int], ...]] | Unmeasured":
+    def begin(self, target: BenchTarget, progress: Told) -> "dict[str, tuple[tuple[int, int], ...]] | Unmeasured":
         """The cells of every method, or what has to be measured before."""
         bench = self.bench(target, progress.say)
         if isinstance(bench, Unmeasured):
@@ -365,9 +342,7 @@ def run_bench(
     cells = [cell for row in rows for cell in row.cells]
     if bench.error is not None and not cells:
         raise bench.error
-    skipped = [
-        {**asdict(row.target), "method": row.method, "why": why} for row in rows for why in row.reasons
-    ]
+    skipped = [{**asdict(row.target), "method": row.method, "why": why} for row in rows for why in row.reasons]
     table = tabulate(plan, cells, skipped)
     table["plan"]["dtype"] = dtype
     return table

@@ -135,9 +135,7 @@ def _groups(plan: BenchPlan, table: list[dict]) -> list[dict]:
     for key, lines in _keyed(deciding, *names).items():
         start = dict(zip(names, key, strict=True)) | {"tasks": len(lines), "of_tasks": len(by_group[key[0]])}
         means = {name: _mean(line[name] and line[name]["mean"] for line in lines) for name in METRICS}
-        means |= {
-            name: _mean(line[name] for line in lines) for name in ("jaccard_seeds", "jaccard_bootstrap")
-        }
+        means |= {name: _mean(line[name] for line in lines) for name in ("jaccard_seeds", "jaccard_bootstrap")}
         groups.append(start | means)
     return groups
 
@@ -149,9 +147,7 @@ def _comparisons(plan: BenchPlan, rows: list[dict]) -> list[dict]:
     methods = [m for m in dict.fromkeys(row["method"] for row in deciding) if m not in apart]
     groups = plan.groups()
     scopes = [(t.name, t.group if len(groups[t.group]) == 1 else None, [t]) for t in plan.targets()]
-    scopes += [
-        (f"mean over {group}", group, members) for group, members in groups.items() if len(members) > 1
-    ]
+    scopes += [(f"mean over {group}", group, members) for group, members in groups.items() if len(members) > 1]
 
     def differences(target: BenchTarget, method: str, n: int, metric: str) -> list[float]:
         """On the same subsets, one a seed that both methods have."""

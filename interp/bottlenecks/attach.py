@@ -86,9 +86,7 @@ class Attached:
     and detach in the same thread.
     """
 
-    def __init__(
-        self, model: Model, bottlenecks: Mapping[str, Bottleneck], error_term: bool, read: bool
-    ) -> None:
+    def __init__(self, model: Model, bottlenecks: Mapping[str, Bottleneck], error_term: bool, read: bool) -> None:
         check_model(model)
         if not isinstance(bottlenecks, Mapping) or not bottlenecks:
             raise InputError(f"bottlenecks {bottlenecks!r:.60}: give at least one, by its site")
@@ -186,14 +184,10 @@ class Attached:
 
     def clear(self, site: str | None = None) -> None:
         """Take back the edits at a site, or all."""
-        kept = (
-            [] if site is None else [(e, s) for e, s in self._given if self._home(e.site) != self._home(site)]
-        )
+        kept = [] if site is None else [(e, s) for e, s in self._given if self._home(e.site) != self._home(site)]
         self._take(kept)
 
-    def generate(
-        self, prompts: Int[Tensor, "batch pos"] | list[str] | str, n_tokens: int, **options: Any
-    ) -> Any:
+    def generate(self, prompts: Int[Tensor, "batch pos"] | list[str] | str, n_tokens: int, **options: Any) -> Any:
         """As :func:`~interp.models.generate.generate`; attaches for as long as it takes, unless attached."""
         with contextlib.nullcontext() if self._stack is not None else self:
             return generate(self.model, prompts, n_tokens, **options)
@@ -244,9 +238,7 @@ class Attached:
             if not code < (n_codes := self.bottlenecks[name].config.n_codes):
                 raise InputError(f"gate {site}={code}: the codebook there has 0 to {n_codes - 1}")
             if edited is not None and self._places[name].order > parse_site(edited).order:
-                raise InputError(
-                    f"gate {site}={code}: it is read after {edited} is edited, choose an earlier site"
-                )
+                raise InputError(f"gate {site}={code}: it is read after {edited} is edited, choose an earlier site")
             codes.append((name, group, code))
         return codes
 
@@ -367,9 +359,7 @@ def home_of(model: Model, bottlenecks: Mapping[str, Bottleneck], site: str) -> t
         name = by_site[place]
         if bottlenecks[name].config.groups > 1:
             if place.kind != "attn":
-                raise InputError(
-                    f"site {site} has a codebook that shares out its vectors: its codes have no names"
-                )
+                raise InputError(f"site {site} has a codebook that shares out its vectors: its codes have no names")
             last = bottlenecks[name].config.groups - 1
             raise InputError(f"site {site} has a codebook per head: name one, {place}.h0 to {place}.h{last}")
         return name, None
@@ -403,6 +393,4 @@ def _check_fit(model: Model, place: Site, bottleneck: Bottleneck) -> None:
     if trained_at is not None and model.hook_dict.get(trained_at) is not model.hook_dict[place.hook]:
         warnings.warn(f"the bottleneck at {place} was made for {trained_at}, not {place.hook}", stacklevel=4)
     if bottleneck.device != (device := model_device(model)):
-        raise InputError(
-            f"the bottleneck for {place} is on {bottleneck.device}, the model on {device}: use .to"
-        )
+        raise InputError(f"the bottleneck for {place} is on {bottleneck.device}, the model on {device}: use .to")

@@ -47,9 +47,7 @@ codebook = interp.bottlenecks.Bottleneck.from_pretrained("owner/name")  # of one
 """
 
 
-class HubFolder(
-    ModelHubMixin, library_name="interp-codes", tags=["interpretability"], model_card_template=CARD
-):
+class HubFolder(ModelHubMixin, library_name="interp-codes", tags=["interpretability"], model_card_template=CARD):
     """A class whose ``_save_pretrained`` writes a folder and whose ``_from_folder`` reads one."""
 
     def __new__(cls: type[InFolder], *_: Any, **__: Any) -> InFolder:
@@ -271,9 +269,7 @@ class Bottleneck(HubFolder, ABC):
         try:
             tensors, header = read_tensors(path)
             if parse_json(header.get("config", "null")) != kind._description(config):
-                raise InputError(
-                    f"{path} was written with another configuration than the {CONFIG_FILE} beside"
-                )
+                raise InputError(f"{path} was written with another configuration than the {CONFIG_FILE} beside")
             for name, tensor in tensors.items():
                 if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                     raise InputError(f"{path}: {name} holds NaN or infinite values")

@@ -39,9 +39,7 @@ class SearchCache:
     factors: Book
     offset: Float[Tensor, "group 1 code"] | None
 
-    def gain(
-        self, rows: GroupRows, without: Bool[Tensor, "group code"] | None
-    ) -> Float[Tensor, "group row code"]:
+    def gain(self, rows: GroupRows, without: Bool[Tensor, "group code"] | None) -> Float[Tensor, "group row code"]:
         """Higher is better; −∞ for codes that are left out."""
         factors = self.factors.mT
         gain = torch.bmm(rows, factors) if self.offset is None else torch.baddbmm(self.offset, rows, factors)

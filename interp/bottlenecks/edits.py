@@ -368,9 +368,7 @@ class SiteEdits:
     def _add_forbidden(self, edit: ForbidCode, group: int | None, key: _Key) -> None:
         config = self.bottleneck.config
         if not isinstance(self.bottleneck, Dictionary):
-            raise InputError(
-                f"code {edit.code} at {edit.site}: a {self.bottleneck.kind} knows no next best code"
-            )
+            raise InputError(f"code {edit.code} at {edit.site}: a {self.bottleneck.kind} knows no next best code")
         if group is not None and config.groups == 1 and self.groups is not None:
             raise InputError(f"code {edit.code} at {edit.site}: heads share a codebook, name the whole layer")
         shape, device = (config.groups, config.n_codes), self.bottleneck.device
@@ -390,9 +388,7 @@ class SiteEdits:
 
     def _mean(self, edit: AddCode) -> Float[Tensor, "*group d_in"]:
         if not isinstance(self.bottleneck, Dictionary):
-            raise InputError(
-                f"from_mean at {edit.site}: a {self.bottleneck.kind} has no mean, codebooks have"
-            )
+            raise InputError(f"from_mean at {edit.site}: a {self.bottleneck.kind} has no mean, codebooks have")
         mean = self.bottleneck.means()[:, edit.code]
         return mean if self.groups is not None else mean[0]
 
@@ -420,6 +416,5 @@ def _like(mask: Bool[Tensor, "batch pos"], x: Tensor) -> Tensor:
 
 def _chosen(mask: Tensor, ids: Tensor, values: Tensor, codes: Codes) -> Codes:
     return Codes(
-        torch.where(mask, ids.to(codes.ids), codes.ids),
-        torch.where(mask, values.to(codes.values), codes.values),
+        torch.where(mask, ids.to(codes.ids), codes.ids), torch.where(mask, values.to(codes.values), codes.values)
     )

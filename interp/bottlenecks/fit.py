@@ -71,9 +71,7 @@ class LayerStream:
         self.layer = max(reached, default=0)
 
     @torch.no_grad()
-    def collect(
-        self, site: Site, books: Mapping[Site, Bottleneck], done: Callable[[int], None]
-    ) -> list[Tensor]:
+    def collect(self, site: Site, books: Mapping[Site, Bottleneck], done: Callable[[int], None]) -> list[Tensor]:
         """What passes at a site of this layer, per batch in float32, with ``books`` in place before it."""
         seen = []
         with self._spliced(books):
@@ -170,11 +168,7 @@ def few_tokens(n_tokens: int, n_codes: int) -> str | None:
     if n_tokens < 0.95 * FIT_TOKENS or n_codes < STEERED_CODES:  # blocks are whole: a few are always missing
         uses.append(f"steering ({FIT_TOKENS} tokens, {STEERED_CODES} codes)")
     measured = " and for ".join(uses)
-    return (
-        f"{n_tokens} tokens and {n_codes} codes are less than was measured to do for {measured}"
-        if uses
-        else None
-    )
+    return f"{n_tokens} tokens and {n_codes} codes are less than was measured to do for {measured}" if uses else None
 
 
 @dataclass(frozen=True)
@@ -393,9 +387,7 @@ def fit_parts(
     Each worker or shard runs the texts through all layers before its last, once: what is shared out is the learning.
     """
     if config.sequential:
-        raise InputError(
-            "sequential: such books wait for earlier ones; give --independent, or no workers nor shards"
-        )
+        raise InputError("sequential: such books wait for earlier ones; give --independent, or no workers nor shards")
     books = new_books(model, sites, config)
     request = _request(model, text, books, config, batch_size)
     spec = request["model"]["spec"]
@@ -475,10 +467,7 @@ def _new_book(model: Model, site: Site, config: FitConfig) -> Dictionary:
 
 
 def new_config(
-    cls: type[Dictionary],
-    size: Mapping[str, int],
-    bits: int | None = None,
-    options: Mapping[str, Any] | None = None,
+    cls: type[Dictionary], size: Mapping[str, int], bits: int | None = None, options: Mapping[str, Any] | None = None
 ) -> Any:
     """A kind's config of about so many bits a vector, or with its own default size; ``size`` is d_in, groups, seed."""
     options = options or {}

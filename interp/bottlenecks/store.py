@@ -101,10 +101,7 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
     """
 
     def __init__(
-        self,
-        folder: Path | None,
-        manifest: Mapping[str, Any],
-        codebooks: Mapping[str, Dictionary] | None = None,
+        self, folder: Path | None, manifest: Mapping[str, Any], codebooks: Mapping[str, Dictionary] | None = None
     ) -> None:
         self.folder, self.manifest, self._codebooks = folder, manifest, codebooks
 
@@ -141,9 +138,7 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
         path = folder / MANIFEST
         if not path.is_file():
             unfinished = any(folder.glob("*/" + CONFIG_FILE)) or (folder / WORK).is_dir()
-            reason = (
-                "they are not finished; the same command goes on" if unfinished else f"it has no {MANIFEST}"
-            )
+            reason = "they are not finished; the same command goes on" if unfinished else f"it has no {MANIFEST}"
             raise InputError(f"{folder} is no folder of codebooks: {reason}")
         try:
             manifest = read_json(path)
@@ -378,9 +373,7 @@ def check_request(
     """Raise :class:`InputError`, naming the first difference, unless what a folder holds is what is asked for."""
     for part, wanted in request.items():
         if (stored := begun.get(part)) != wanted:
-            raise InputError(
-                f"{folder} holds {made} of another {difference(part, stored, wanted)}: {_REMEDY}"
-            )
+            raise InputError(f"{folder} holds {made} of another {difference(part, stored, wanted)}: {_REMEDY}")
 
 
 _REMEDY = "choose another folder, or delete it to start again"

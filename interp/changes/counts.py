@@ -22,9 +22,7 @@ def sign_test(more: Int[np.ndarray, " n"], less: Int[np.ndarray, " n"]) -> Float
     return np.minimum(1.0, 2 * binom.cdf(np.minimum(more, less), more + less, 0.5))
 
 
-def only_in(
-    first: Shaped[np.ndarray, "token k"], second: Shaped[np.ndarray, "token k"]
-) -> Bool[np.ndarray, "token k"]:
+def only_in(first: Shaped[np.ndarray, "token k"], second: Shaped[np.ndarray, "token k"]) -> Bool[np.ndarray, "token k"]:
     """Which codes of the first stand at a token where the second has them not."""
     if first.shape[1] == 1 == second.shape[1]:
         return (first != second) & (first != NO_CODE)

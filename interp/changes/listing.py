@@ -81,12 +81,7 @@ class Listing:
     """Two readings of one text, and names."""
 
     def __init__(
-        self,
-        corpus: Corpus,
-        base: Reading,
-        tuned: Reading,
-        n_codes: dict[str, int],
-        labels: Sequence[Labels] = (),
+        self, corpus: Corpus, base: Reading, tuned: Reading, n_codes: dict[str, int], labels: Sequence[Labels] = ()
     ) -> None:
         self.corpus, self.base, self.tuned, self.n_codes = corpus, base, tuned, n_codes
         self.labels = {book: part for part in labels for book in part.starts}
@@ -125,9 +120,7 @@ class Listing:
             around, key = self._around(at), tuple(keys[at].tolist())
             base, tuned = map(self.corpus.token_text, key[1:])
             text, kl = around.before + around.token, float(self.tuned.kl[at])
-            contexts.append(
-                ChangedContext(text, around.after, around.token, kl, at, base, tuned, alike[key] - 1)
-            )
+            contexts.append(ChangedContext(text, around.after, around.token, kl, at, base, tuned, alike[key] - 1))
         return contexts
 
     def classes(self) -> list[tuple[str, float, float]]:
@@ -166,9 +159,7 @@ class Listing:
                 listed.append(self._code(int(rows[self.moved.surprise[rows].argmax()]), len(rows) - 1))
         return listed
 
-    def behind(
-        self, n_words: int, most: int, sites: Collection[str], null: Moved | None = None
-    ) -> list[ChangedCode]:
+    def behind(self, n_words: int, most: int, sites: Collection[str], null: Moved | None = None) -> list[ChangedCode]:
         """Codes of some sites that changed at the first words, the most surprising first."""
         weight = self.moved.weights(null)
         first = np.argsort(-weight, kind="stable")[:n_words]

@@ -71,10 +71,7 @@ def measure_parts(
             rest = kl_between(says["tuned"], patched) if into == "base" else kl_between(patched, says["base"])
             return 1 - rest / whole
 
-        alone = [
-            (left("base", [site]), left("tuned", [site]), float(estimates[sites.index(site)]))
-            for site in best
-        ]
+        alone = [(left("base", [site]), left("tuned", [site]), float(estimates[sites.index(site)])) for site in best]
         order = sorted(range(len(best)), key=lambda i: -alone[i][0])
         parts = [ChangedSite(str(best[i]), *alone[i]) for i in order]
         ranked = [best[i] for i in order]

@@ -111,10 +111,7 @@ class Diff:
             shares = f"{every.kl_share:z.0%}, at the last token alone {every.last:z.0%}"
             lines.append(f"  the first {every.sites}: {shares}")
         if self.codes:
-            lines += [
-                "",
-                "codes that stand at a word now, where the head's other changes would not bring them",
-            ]
+            lines += ["", "codes that stand at a word now, where the head's other changes would not bring them"]
         for code in self.codes[:_CODES]:
             counted = f"{code.at_word} of {code.of_word}, {code.expected:.1f} expected"
             sides = "".join(f" · {repr(text)[1:-1]}" for text in (code.name, code.writes) if text)

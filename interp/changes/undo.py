@@ -46,9 +46,7 @@ class Undone:
     other: float | None
 
 
-def undoable(
-    codes: Sequence[ChangedCode], books: Mapping[str, Bottleneck], model: Model
-) -> list[ChangedCode]:
+def undoable(codes: Sequence[ChangedCode], books: Mapping[str, Bottleneck], model: Model) -> list[ChangedCode]:
     """Codes that an edit can name and set, each once, and of a site a quarter of all at most: others must be left."""
     chosen: dict[tuple[str, int], ChangedCode] = {}
     sizes = Counter[str]()

@@ -68,9 +68,7 @@ def codes_at_words(
     q = false_discovery_control(p) if len(p) else p
     kept = surprise > SURPRISING
     surprises = np.bincount(of_word[kept], surprise[kept], n_words).astype(float)
-    return Moved(
-        of_word[kept], row[kept], count[kept], expected[kept], surprise[kept], q[kept], surprises, stretches
-    )
+    return Moved(of_word[kept], row[kept], count[kept], expected[kept], surprise[kept], q[kept], surprises, stretches)
 
 
 def _once(

@@ -55,9 +55,7 @@ class Measurement:
     batch_size: int
 
     @classmethod
-    def begin(
-        cls, model: Model, pairs: PromptPairs, folder: Path, *, mlps: bool, batch_size: int
-    ) -> "Measurement":
+    def begin(cls, model: Model, pairs: PromptPairs, folder: Path, *, mlps: bool, batch_size: int) -> "Measurement":
         """Raises :class:`InputError` for a model that does not do the task, after a hundredth of the forward passes."""
         check_gap(model, pairs, batch_size=batch_size)
         return cls(pairs, folder, describe_model(model), weights_checksum(model), mlps, batch_size)

@@ -29,11 +29,7 @@ from interp.models import Model, describe_model
 from interp.models.sites import parse_site
 from interp.prompts.pairs import PromptPairs
 
-_ALIASES = {
-    "gpt2-small": "gpt2",
-    "openai-community/gpt2": "gpt2",
-    "neelnanda/attn_only_4l512w_c4_code": "attn-only-4l",
-}
+_ALIASES = {"gpt2-small": "gpt2", "openai-community/gpt2": "gpt2", "neelnanda/attn_only_4l512w_c4_code": "attn-only-4l"}
 """Other specs under which a model of a published list is loaded."""
 _WITH_FOLDER = "attn-only-4l"
 

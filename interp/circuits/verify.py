@@ -162,9 +162,7 @@ def is_settled(
     return (mean - half > limit) | (mean + half < limit)
 
 
-def check_does_task(
-    clean: Float[np.ndarray, " pair"], corrupt: Float[np.ndarray, " pair"], *, seed: int = 0
-) -> None:
+def check_does_task(clean: Float[np.ndarray, " pair"], corrupt: Float[np.ndarray, " pair"], *, seed: int = 0) -> None:
     """Raise :class:`InputError` unless the metric is higher on clean prompts, with an interval off zero."""
     gap = np.asarray(clean - corrupt, dtype=float)
     low, high = (float(end[0]) for end in mean_interval(gap[:, None], seed))
@@ -176,9 +174,7 @@ def check_does_task(
         raise InputError(f"{means}, which is less: are answers, or clean and corrupt prompts, exchanged?")
 
 
-def decide_members(
-    measured: PatchingEffects, *, threshold: float = THRESHOLD, seed: int = 0
-) -> VerifiedHeads:
+def decide_members(measured: PatchingEffects, *, threshold: float = THRESHOLD, seed: int = 0) -> VerifiedHeads:
     """Membership from effects already measured; NaN where a site was not patched."""
     check_does_task(measured.metric_clean, measured.metric_corrupt, seed=seed)
     gap = measured.metric_clean - measured.metric_corrupt

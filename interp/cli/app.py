@@ -28,9 +28,7 @@ def workbench(
             help="address to listen on; anything but this machine's own is open. Again: another name to answer to",
         ),
     ] = [HERE],  # noqa: B006
-    runs: Annotated[
-        Path, typer.Option(metavar="DIR", envvar="INTERP_RUNS", help="folder whose runs are shown")
-    ] = RUNS,
+    runs: Annotated[Path, typer.Option(metavar="DIR", envvar="INTERP_RUNS", help="folder whose runs are shown")] = RUNS,
     model: Annotated[
         str | None, option("MODEL", "model to read and steer", "--model", "-m", show_default=DEFAULT_MODEL)
     ] = None,

@@ -14,17 +14,13 @@ from interp.errors import InputError
 
 
 def _many(metavar: str, default: str, more: str = "", parser: Callable[[str], tuple] = names) -> Any:
-    return typer.Option(
-        parser=parser, metavar=metavar, show_default=default, help=f"separated by commas{more}"
-    )
+    return typer.Option(parser=parser, metavar=metavar, show_default=default, help=f"separated by commas{more}")
 
 
 def bench(
     tasks: Annotated[tuple | None, _many("TASKS", "all shipped and planted ones")] = None,
     methods: Annotated[tuple | None, _many("METHODS", "all but patching", "; or file.py:function")] = None,
-    models: Annotated[
-        tuple | None, _many("MODELS", DEFAULT_MODEL, "; planted tasks run on their own models")
-    ] = None,
+    models: Annotated[tuple | None, _many("MODELS", DEFAULT_MODEL, "; planted tasks run on their own models")] = None,
     pairs: Annotated[tuple | None, _many("NUMBERS", "10,25,100", " of prompt pairs", parser=numbers)] = None,
     seeds: Annotated[int, whole_option("--seeds", least=1, most=1000, help="subsets of the pool drawn")] = 10,
     against: Annotated[
@@ -54,9 +50,7 @@ def bench(
     from interp.bench.plan import BenchPlan
     from interp.files import check_folder
 
-    arguments: dict[str, Any] = dict(
-        tasks=tasks, methods=methods, models=models, pairs=pairs, against=against
-    )
+    arguments: dict[str, Any] = dict(tasks=tasks, methods=methods, models=models, pairs=pairs, against=against)
     plan = BenchPlan(**{name: value for name, value in arguments.items() if value is not None}, seeds=seeds)
     check_folder(out, "a bench")
     if (missing := _lost(out / "bench.json", plan)) and not overwrite:
@@ -104,10 +98,7 @@ def _lost(path: Path, plan: Any) -> str:
 
     try:
         old = read_json(path)["plan"]
-        parts = {
-            name: set(old[name]) - set(getattr(plan, name))
-            for name in ("tasks", "methods", "models", "pairs")
-        }
+        parts = {name: set(old[name]) - set(getattr(plan, name)) for name in ("tasks", "methods", "models", "pairs")}
         fewer = old["seeds"] > plan.seeds
     except (OSError, ValueError, KeyError, TypeError):
         return ""

@@ -25,9 +25,9 @@ codebook_app = typer.Typer(
 
 @codebook_app.command()
 def fit(
-    sites: Annotated[
-        list[str], option("SITES", "heads, mlps, a*, m5, r4 …; several with commas, or repeat")
-    ] = ["heads"],  # noqa: B006
+    sites: Annotated[list[str], option("SITES", "heads, mlps, a*, m5, r4 …; several with commas, or repeat")] = [
+        "heads"
+    ],  # noqa: B006
     model: options.SomeModelOption = DEFAULT_MODEL,
     data: options.TextOption = "stdlib+self",
     tokens: Annotated[
@@ -47,8 +47,7 @@ def fit(
     sequential: Annotated[
         bool,
         typer.Option(
-            "--sequential/--independent",
-            help="fit each codebook behind the earlier ones, or each in the plain model",
+            "--sequential/--independent", help="fit each codebook behind the earlier ones, or each in the plain model"
         ),
     ] = True,
     out: Annotated[
@@ -121,9 +120,7 @@ def fit(
 def evaluate(
     context: options.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder of fitted codebooks")],
-    data: Annotated[
-        list[str], option("TEXT", "held-out text, as of fit; repeat for several, each apart")
-    ] = HELD_OUT,
+    data: Annotated[list[str], option("TEXT", "held-out text, as of fit; repeat for several, each apart")] = HELD_OUT,
     tokens: Annotated[int, whole_option(help="tokens of each text, at most")] = 4096,
     k: Annotated[
         list[str], option("K", "codes per vector: 1,2,4,8 for several (default: as fitted)", "--k", "-k")
@@ -181,11 +178,7 @@ def evaluate(
         return
     selection = "cosine" if fit_of["selection"] == "matching_pursuit" else "matching_pursuit"
     other = {"--selection": selection, "--k": fit_of["k"], "--codes": fit_of["n_codes"], "--model": spec}
-    other |= {
-        "--sites": ",".join(books.manifest["sites"]),
-        "--data": text["spec"],
-        "--tokens": text["n_tokens"],
-    }
+    other |= {"--sites": ",".join(books.manifest["sites"]), "--data": text["spec"], "--tokens": text["n_tokens"]}
     other |= {"--context": text["context"], "--magnitude": fit_of["magnitude"], "--seed": fit_of["seed"]}
     words = words_of(other) + ([] if fit_of["sequential"] else ["--independent"])
     suggest((["codebook", "fit", *words], "the other selection, else the same"))
@@ -194,8 +187,7 @@ def evaluate(
 @codebook_app.command()
 def train(
     start: Annotated[
-        Path | None,
-        typer.Argument(metavar="[DIR]", help="fitted codebooks to start from; fitted first if not given"),
+        Path | None, typer.Argument(metavar="[DIR]", help="fitted codebooks to start from; fitted first if not given")
     ] = None,
     out: Annotated[Path | None, option("DIR", "folder to write (default: START-OBJECTIVE)")] = None,
     overwrite: options.OverwriteOption = False,
@@ -221,14 +213,10 @@ def train(
         number_option(help="nats that the unexplained share of variance weighs, unless local (default: 0.1)"),
     ] = None,
     nested: Annotated[
-        bool,
-        typer.Option("--nested", help="codes per vector drawn anew each step, up to the codebooks' own k"),
+        bool, typer.Option("--nested", help="codes per vector drawn anew each step, up to the codebooks' own k")
     ] = False,
     centroid_refits: Annotated[
-        int,
-        whole_option(
-            least=0, most=1000, help="rounds of refitting centroids at the end (distilled, not nested)"
-        ),
+        int, whole_option(least=0, most=1000, help="rounds of refitting centroids at the end (distilled, not nested)")
     ] = 0,
     replace_every: Annotated[
         int, whole_option(least=0, help="steps between replacements of dead codes; 0: never")
@@ -239,9 +227,7 @@ def train(
         option("NAME", "of products; bfloat16 is faster if the processor has it; auto: on a GPU only"),
     ] = "auto",
     model: options.FittedModelOption = None,
-    context: Annotated[
-        int | None, whole_option(least=2, help="tokens per block (default: as fitted)")
-    ] = None,
+    context: Annotated[int | None, whole_option(least=2, help="tokens per block (default: as fitted)")] = None,
     seed: Annotated[int, seed_option("text and order")] = 0,
     device: options.DeviceOption = None,
     batch_size: options.BlocksOption = 8,
@@ -254,9 +240,7 @@ def train(
     from interp.files import check_folder, clear_folder
 
     if model_lr is not None and objective != "joint":
-        raise InputError(
-            f"--model-lr {model_lr}: {objective} training leaves the model as it is, joint trains it"
-        )
+        raise InputError(f"--model-lr {model_lr}: {objective} training leaves the model as it is, joint trains it")
     if mse_weight is not None and objective == "local":
         raise InputError(f"--mse-weight {mse_weight}: local training minimises the unexplained share alone")
     if start is not None:

@@ -22,12 +22,9 @@ def diff(
         str | None, option("MODEL", "one finetuned on something else: what it changed as well does not count")
     ] = None,
     codebooks: Annotated[
-        str | None,
-        option("NAME", "of the base, several with commas (default: the package's, else some are fitted)"),
+        str | None, option("NAME", "of the base, several with commas (default: the package's, else some are fitted)")
     ] = None,
-    prompt: Annotated[
-        list[str] | None, option("TEXT", "continued by both models; may be given several times")
-    ] = None,
+    prompt: Annotated[list[str] | None, option("TEXT", "continued by both models; may be given several times")] = None,
     patches: Annotated[
         bool, typer.Option("--patches/--no-patches", help="patch the worst contexts, and take codes back")
     ] = True,

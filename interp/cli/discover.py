@@ -19,9 +19,7 @@ def grow(
     task: Annotated[str, typer.Argument(metavar="TASK", help="as of interp discover")],
     model: options.ModelOption = None,
     n: options.PairsOption = None,
-    held_out: Annotated[
-        int, whole_option(least=MIN_PAIRS, most=MOST_PAIRS, help="other pairs, to run them on")
-    ] = 20,
+    held_out: Annotated[int, whole_option(least=MIN_PAIRS, most=MOST_PAIRS, help="other pairs, to run them on")] = 20,
     seed: options.SeedOption = 0,
     counterfactual: options.CounterfactualOption = None,
     out: Annotated[Path | None, option("FILE", "JSON file to write (default: runs/TASK-grown.json)")] = None,
@@ -59,9 +57,7 @@ def grow(
     most = min(task_loaded.default_n, MOST_PAIRS)
     n_used = None if n is None else min(n, MOST_PAIRS)
     if n_used is None:  # of a task that has few, some have to be left
-        n_pairs = len(
-            sample_pairs(task_loaded, loaded.tokenizer, None, most + held_out, seed, counterfactual)
-        )
+        n_pairs = len(sample_pairs(task_loaded, loaded.tokenizer, None, most + held_out, seed, counterfactual))
         n_used = min(most, max(n_pairs - held_out, min(n_pairs // 2, n_pairs - MIN_PAIRS), 2))
     pairs = sample_pairs(task_loaded, loaded.tokenizer, n_used, most, seed, counterfactual)
     check_context(loaded, pairs)
@@ -98,12 +94,9 @@ def grow(
 def validate(
     run: options.RunArgument,
     n: Annotated[
-        int | None,
-        pairs_option(MIN_PAIRS, help="judging pairs (default: as many as the run has, at most 100)"),
+        int | None, pairs_option(MIN_PAIRS, help="judging pairs (default: as many as the run has, at most 100)")
     ] = None,
-    seeds: Annotated[
-        int, whole_option(least=0, most=1000, help="how often the search is made on other pairs")
-    ] = 3,
+    seeds: Annotated[int, whole_option(least=0, most=1000, help="how often the search is made on other pairs")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="print the card as JSON")] = False,
 ) -> None:
     """Ask of a run's circuit what a sceptic would, and keep the answers with the run.
@@ -164,9 +157,7 @@ def show_program(
         raise InputError(f"{name} needs --judge: nothing else is computed")
     loaded = Run.load(run)
     if loaded.program is None:
-        raise InputError(
-            f"{run} has no program: it was found with --no-program, so run interp discover again"
-        )
+        raise InputError(f"{run} has no program: it was found with --no-program, so run interp discover again")
     if judge:
         from interp.files import check_writable, request_of
         from interp.progress import bar
@@ -203,9 +194,7 @@ def export(
     ] = "eap-ig",
     helpful: Annotated[
         Literal["positive", "negative"],
-        option(
-            "SIGN", "the sign of what helps: positive (EAP-IG's scripts) or negative (the circuits MIB ships)"
-        ),
+        option("SIGN", "the sign of what helps: positive (EAP-IG's scripts) or negative (the circuits MIB ships)"),
     ] = "positive",
 ) -> None:
     """Write a run as the graph JSON that EAP-IG and the MIB benchmark read, or that circuit-tracer's viewer shows.
@@ -245,39 +234,27 @@ def discover(
     model: options.ModelOption = None,
     method: Annotated[
         str,
-        option(
-            "METHOD",
-            "adaptive-patching, attribution, overlap, patching, … (interp methods), or file.py:function",
-        ),
+        option("METHOD", "adaptive-patching, attribution, overlap, patching, … (interp methods), or file.py:function"),
     ] = "adaptive-patching",
     n: options.PairsOption = None,
     seed: options.SeedOption = 0,
     counterfactual: options.CounterfactualOption = None,
-    candidates: Annotated[
-        int, whole_option(help="best-scored components checked by activation patching")
-    ] = CANDIDATES,
-    threshold: Annotated[
-        float, share_option(help="share of the clean–corrupt gap that makes a member")
-    ] = THRESHOLD,
+    candidates: Annotated[int, whole_option(help="best-scored components checked by activation patching")] = CANDIDATES,
+    threshold: Annotated[float, share_option(help="share of the clean–corrupt gap that makes a member")] = THRESHOLD,
     mlps: Annotated[bool, typer.Option("--mlps", help="let MLPs be members too")] = False,
     bos: options.BosOption = True,
     reference: Annotated[
         Path | None, option("FILE", "judge the scores by this file from interp reference, too")
     ] = None,
     set_: Annotated[
-        list[str],
-        option("KEY=VALUE", "a method's option (interp methods METHOD has them); repeatable", "--set"),
+        list[str], option("KEY=VALUE", "a method's option (interp methods METHOD has them); repeatable", "--set")
     ] = [],  # noqa: B006
     out: Annotated[
-        Path | None,
-        option("DIR", "run folder (default: runs/TASK-METHOD; -2, -3, … beside runs of another request)"),
+        Path | None, option("DIR", "run folder (default: runs/TASK-METHOD; -2, -3, … beside runs of another request)")
     ] = None,
     json_file: options.JsonOption = None,
     program: Annotated[
-        bool,
-        typer.Option(
-            "--program/--no-program", help="also find out what the members say, on some 600 more pairs"
-        ),
+        bool, typer.Option("--program/--no-program", help="also find out what the members say, on some 600 more pairs")
     ] = True,
     overwrite: options.OverwriteOption = False,
     device: options.DeviceOption = None,

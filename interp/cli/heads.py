@@ -21,13 +21,11 @@ SORTS = {
 def heads(
     context: options.Context,
     source: Annotated[
-        str,
-        typer.Argument(metavar="[INDEX|CODEBOOKS]", help="a labelled code index, or codebooks with labels"),
+        str, typer.Argument(metavar="[INDEX|CODEBOOKS]", help="a labelled code index, or codebooks with labels")
     ] = DEFAULT_CODEBOOKS,
     head: Annotated[str | None, option("HEAD", "one head in full, such as a20.h0")] = None,
     sort: Annotated[
-        Literal["layer", "looks", "f1", "circuits"],
-        option("KEY", "layer, looks (how steadily), f1 or circuits"),
+        Literal["layer", "looks", "f1", "circuits"], option("KEY", "layer, looks (how steadily), f1 or circuits")
     ] = "layer",
     n: Annotated[int, whole_option("--n", "-n", help="heads that are listed")] = 30,
     json_file: options.JsonOption = None,
@@ -88,11 +86,7 @@ def heads(
     else:
         rows = []
         for summary in shown:
-            looks, name, circuits = (
-                listed(summary.looks, 2),
-                listed(summary.names, 1),
-                listed(summary.circuits, 2),
-            )
+            looks, name, circuits = (listed(summary.looks, 2), listed(summary.names, 1), listed(summary.circuits, 2))
             rows.append((summary.head, looks, name, f"{summary.f1:.2f}", circuits))
         columns = ("head", "looks at, share of tokens", "commonest name", "F1", "in the circuit of")
         console.print(table(columns, rows, left=(columns[0], columns[1], columns[2], columns[4])))

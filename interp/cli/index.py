@@ -142,9 +142,7 @@ def explain(
     folder: FolderArgument,
     endpoint: Annotated[str, option("URL", "server that speaks OpenAI's chat completions, up to /v1")],
     asked: Annotated[str, option("NAME", "model of that server")],
-    codes: Annotated[
-        str | None, option("CODES", "such as a27.h2=17,m5=31 (default: those of clearest label)")
-    ] = None,
+    codes: Annotated[str | None, option("CODES", "such as a27.h2=17,m5=31 (default: those of clearest label)")] = None,
     n: Annotated[int, whole_option("--n", "-n", help="how many of clearest label")] = 10,
     seed: Annotated[int, seed_option("which documents explain, and which judge")] = 0,
 ) -> None:
@@ -175,8 +173,7 @@ def explain(
 def search(
     folder: FolderArgument,
     regex: Annotated[
-        str | None,
-        option("PATTERN", "rank codes by how well they mark its matches (Rust's syntax, linear time)"),
+        str | None, option("PATTERN", "rank codes by how well they mark its matches (Rust's syntax, linear time)")
     ] = None,
     token: Annotated[
         str | None, option("TEXT", "rank codes by how well they mark one token, with or without a space")
@@ -186,9 +183,7 @@ def search(
     code: Annotated[
         str | None, option("SITE=ID", "one code's page, such as a12.h3=97, or a12.h3=3.all of a coarse one")
     ] = None,
-    coarse: Annotated[
-        bool, typer.Option("--coarse", help="rank coarse codes, of which a book has few")
-    ] = False,
+    coarse: Annotated[bool, typer.Option("--coarse", help="rank coarse codes, of which a book has few")] = False,
     n: Annotated[int, whole_option("--n", "-n", help="results; of --code at most 10 contexts")] = 20,
     sort: Annotated[
         Literal["f1", "precision", "recall", "count"], option("KEY", "f1, precision, recall or count")
@@ -199,9 +194,7 @@ def search(
         list[Path] | None, option("DIR", "another text's index of the same codebooks, which chooses no code")
     ] = None,
     device: options.DeviceOption = None,
-    dtype: Annotated[
-        options.Dtype | None, option("DTYPE", "float32, bfloat16 or float16; that of the index")
-    ] = None,
+    dtype: Annotated[options.Dtype | None, option("DTYPE", "float32, bfloat16 or float16; that of the index")] = None,
 ) -> None:
     """Find codes by --regex or --token, contexts by --prompt, or show one --code."""
     if sum(value is not None for value in (regex, token, prompt, code)) != 1:
@@ -210,11 +203,7 @@ def search(
     if regex is None and token is None:
         _refuse(of_rank | {"--also": bool(also), "--coarse": coarse}, "ranks what --regex or --token finds")
     if prompt is None:
-        of_model = {
-            "--position": position != -1,
-            "--device": device is not None,
-            "--dtype": dtype is not None,
-        }
+        of_model = {"--position": position != -1, "--device": device is not None, "--dtype": dtype is not None}
         _refuse(of_model, "is about the model that reads --prompt")
     from interp import codesearch
     from interp.cli.render_codes import print_page, print_scores, print_similar
@@ -244,9 +233,7 @@ def search(
     others = [codesearch.CodeIndex.open(path) for path in also or ()]
     for other in others:
         other.check_comparable(index)
-    search, pattern = (
-        (codesearch.search_token, token or "") if regex is None else (codesearch.search_regex, regex)
-    )
+    search, pattern = (codesearch.search_token, token or "") if regex is None else (codesearch.search_regex, regex)
     if coarse:
         level = codesearch.coarse_level(index)
         # the same codes: other texts would merge them otherwise

@@ -108,8 +108,7 @@ def _root(
 @app.command()
 def methods(
     method: Annotated[
-        str | None,
-        typer.Argument(metavar="[METHOD]", help="the one whose options are shown; without it, all"),
+        str | None, typer.Argument(metavar="[METHOD]", help="the one whose options are shown; without it, all")
     ] = None,
 ) -> None:
     """List the methods that score heads, or show one's options."""
@@ -119,9 +118,7 @@ def methods(
     if method is None:
         rows = ((name, listed.summary) for name, listed in METHODS.items())
         console.print(table(("method", "what it does"), rows))
-        console.print(
-            "interp methods METHOD prints its options; interp discover TASK --method METHOD runs it"
-        )
+        console.print("interp methods METHOD prints its options; interp discover TASK --method METHOD runs it")
         return
     loaded = load_method(method)
     settings, meanings = fields(loaded.config), {"batch_size": "pairs per forward pass"}
@@ -157,14 +154,11 @@ def reference(
     task: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TASK]",
-            help="task to measure, or a reference to show; without it, the references there are",
+            metavar="[TASK]", help="task to measure, or a reference to show; without it, the references there are"
         ),
     ] = None,
     model: options.ModelOption = None,
-    n: Annotated[
-        int | None, pairs_option(help="prompt pairs (default: 200, or as many as a prompt file has)")
-    ] = None,
+    n: Annotated[int | None, pairs_option(help="prompt pairs (default: 200, or as many as a prompt file has)")] = None,
     seed: options.SeedOption = 1000,
     counterfactual: options.CounterfactualOption = None,
     bos: options.BosOption = True,
@@ -255,8 +249,7 @@ def report(run: options.RunArgument) -> None:
 
 @app.command()
 def compare(
-    first: options.RunArgument,
-    second: Annotated[Path, typer.Argument(metavar="RUN", help="another run folder")],
+    first: options.RunArgument, second: Annotated[Path, typer.Argument(metavar="RUN", help="another run folder")]
 ) -> None:
     """Put two runs side by side: shared members, rank correlation, heads that differ."""
     from interp.cli.app import workbench_of
@@ -272,8 +265,7 @@ def compare(
 @app.command()
 def doctor(
     model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="MODEL", help="model to load", show_default=DEFAULT_MODEL),
+        str | None, typer.Option("--model", "-m", metavar="MODEL", help="model to load", show_default=DEFAULT_MODEL)
     ] = None,
 ) -> None:
     """Check the installation: versions, a model, answers to known prompts. Exit status 1 if one fails."""

@@ -157,9 +157,7 @@ BosOption = Annotated[bool, typer.Option(help="prepend the beginning-of-sequence
 _TEXTS = "stdlib, self, probes:NAME, a .txt/.jsonl file, a folder, datasets:NAME; joined with +"
 TextOption = Annotated[str, option("TEXT", _TEXTS)]
 BlocksOption = Annotated[int, whole_option("--batch-size", help="blocks of text per forward pass")]
-CodesPerVectorOption = Annotated[
-    int | None, whole_option("--k", "-k", help="codes per vector (default: as fitted)")
-]
+CodesPerVectorOption = Annotated[int | None, whole_option("--k", "-k", help="codes per vector (default: as fitted)")]
 CodebooksOption = Annotated[
     str,
     option(
@@ -169,9 +167,7 @@ CodebooksOption = Annotated[
     ),
 ]
 BatchOption = Annotated[int, whole_option("--batch-size", help="pairs per forward pass")]
-PairsOption = Annotated[
-    int | None, pairs_option(help="prompt pairs (default: the task's, or as many as a file has)")
-]
+PairsOption = Annotated[int | None, pairs_option(help="prompt pairs (default: the task's, or as many as a file has)")]
 SeedOption = Annotated[int, seed_option("the prompts")]
 CounterfactualOption = Annotated[
     str | None, option("KIND", "kind of corrupt prompt (interp tasks lists them; default: the first listed)")
@@ -185,8 +181,7 @@ WorkersOption = Annotated[
 CpusOption = Annotated[int, whole_option(help="CPUs, and threads, of each Ray worker")]
 GpusOption = Annotated[float, number_option(help="GPUs of each Ray worker; a share lets several use one")]
 ShardOption = Annotated[
-    str | None,
-    option("I/N", "do only this part of the work, for job arrays; the same command without it gathers them"),
+    str | None, option("I/N", "do only this part of the work, for job arrays; the same command without it gathers them")
 ]
 
 

@@ -86,11 +86,7 @@ def _number(value: float | None) -> str:
 def print_references() -> None:
     rows = []
     for reference in map(load_reference, reference_names()):
-        source = (
-            f"measured, {reference.n_pairs} pairs"
-            if isinstance(reference, ExactEffects)
-            else reference.citation
-        )
+        source = f"measured, {reference.n_pairs} pairs" if isinstance(reference, ExactEffects) else reference.citation
         rows.append((reference.name, reference.model, int(reference.members().sum()), source))
     plain_console().print(table(("reference", "model", "heads", "source"), rows))
 
@@ -100,9 +96,7 @@ def print_reference(reference: Reference | ExactEffects) -> None:
     console = plain_console()
     if isinstance(reference, Reference):
         roles = ((role, " ".join(sites)) for role, sites in reference.roles().items())
-        console.print(
-            f"{reference.name}: {reference.task} on {reference.model}, {len(reference.heads)} heads"
-        )
+        console.print(f"{reference.name}: {reference.task} on {reference.model}, {len(reference.heads)} heads")
         console.print(table(("role", "heads"), roles))
         console.print(reference.citation)
         if reference.note:
@@ -147,9 +141,7 @@ def print_examples(model: Model, pairs: PromptPairs, examples: int, batch_size: 
             f"{pairs.metric} on {side:<7} {values.mean():+.3f}, right (above 0) on {(values > 0).mean():.0%} "
             f"of {len(pairs)} prompts"
         )
-    console.print(
-        f"counterfactual {pairs.counterfactual}, seed {pairs.seed}, BOS {'yes' if pairs.bos else 'no'}"
-    )
+    console.print(f"counterfactual {pairs.counterfactual}, seed {pairs.seed}, BOS {'yes' if pairs.bos else 'no'}")
     for kind, count in pairs.dropped.items():
         console.print(f"dropped for this tokenizer: {count} {kind}")
     for note in pairs.notes:

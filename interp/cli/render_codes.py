@@ -44,15 +44,11 @@ def print_labels(labels: codesearch.Labels) -> None:
     """How many codes have a name, by site, and the clearest."""
     console = plain_console()
     names = ("site", "codes", "named", "F1 ≥ .5", "F1 ≥ .8", "random ≥ .5", "random ≥ .8")
-    sites = (
-        (site, n, *(f"{share:.1%}" for share in shares)) for site, (n, *shares) in labels.shares().items()
-    )
+    sites = ((site, n, *(f"{share:.1%}" for share in shares)) for site, (n, *shares) in labels.shares().items())
     console.print(table(names, sites, left=("site",), no_wrap=True))
     for book, code in labels.clearest(CLEAREST):
         if label := labels.of(book, code):
-            line = (
-                f"{labels.name(book, code):<12} F1 {label.f1:.2f}  {wording.code_label(labels, book, code)}"
-            )
+            line = f"{labels.name(book, code):<12} F1 {label.f1:.2f}  {wording.code_label(labels, book, code)}"
             console.print(Text(line), soft_wrap=True)
 
 
@@ -67,9 +63,7 @@ def print_scores(
     console.print(f"{scores.matches.n} matches of {scores.n_tokens} tokens")
     if not best:
         if scores.matches.n:
-            console.print(
-                "no code fires there" if not scores.hits.any() else "no code is that good: ask for less"
-            )
+            console.print("no code fires there" if not scores.hits.any() else "no code is that good: ask for less")
         return
     hits = (
         (
@@ -99,9 +93,7 @@ def print_similar(index: codesearch.CodeIndex, similar: Sequence[codesearch.Simi
 
 
 def print_explanations(
-    explained: Mapping[str, codesearch.Explanation],
-    labels: codesearch.Labels | None,
-    codes: Sequence[tuple[str, int]],
+    explained: Mapping[str, codesearch.Explanation], labels: codesearch.Labels | None, codes: Sequence[tuple[str, int]]
 ) -> None:
     rows = []
     for (name, explanation), code in zip(explained.items(), dict.fromkeys(codes), strict=True):
@@ -113,9 +105,7 @@ def print_explanations(
 
 
 def print_page(
-    page: codesearch.CodePage,
-    labels: codesearch.Labels | None,
-    explanations: Mapping[str, codesearch.Explanation],
+    page: codesearch.CodePage, labels: codesearch.Labels | None, explanations: Mapping[str, codesearch.Explanation]
 ) -> None:
     console = plain_console()
     name = code_name(page.book, page.code)
@@ -134,10 +124,7 @@ def print_page(
     lists = {
         "tokens": [f"{wording.token(token.text)} {token.precision:.0%}" for token in page.tokens],
         "nearest": [f"{other.code} ({other.cosine:.2f})" for other in page.neighbours or ()],
-        "with": [
-            f"{wording.code_title(labels, c.book, c.code)} ({c.share:.0%}, ×{c.lift:.1f})"
-            for c in page.related
-        ],
+        "with": [f"{wording.code_title(labels, c.book, c.code)} ({c.share:.0%}, ×{c.lift:.1f})" for c in page.related],
     }
     for title, entries in lists.items():
         if entries:
@@ -157,9 +144,7 @@ def _line(context: codesearch.CodeContext) -> Text:
     line = Text()
     for i, piece in enumerate(context.pieces):
         style = "reverse" if i == context.focus else ("underline" if context.active[i] else "")
-        shown = (
-            wording.visible(piece) if i == context.focus else wording.visible(piece.translate(_BLANK), " ")
-        )
+        shown = wording.visible(piece) if i == context.focus else wording.visible(piece.translate(_BLANK), " ")
         line.append(shown or " ", style=style)
     return line
 
@@ -242,9 +227,7 @@ def as_json(
         "words": list(words),
         "rates": rates_of(texts, words),
         "texts": {
-            name: [
-                {key: getattr(text, key) for key in ("prompt", "text", "perplexity")} for text in continued
-            ]
+            name: [{key: getattr(text, key) for key in ("prompt", "text", "perplexity")} for text in continued]
             for name, continued in texts.items()
         },
     }

@@ -18,8 +18,7 @@ _PROMPTS = ["Once upon a time, there was a little girl who"]
 def steer(
     context: options.Context,
     codes: Annotated[
-        str | None,
-        option("SITE=ID,…", "codes, such as a12.h3=417,a14.h0=3; to be added with a weight, a12.h3=417*0.5"),
+        str | None, option("SITE=ID,…", "codes, such as a12.h3=417,a14.h0=3; to be added with a weight, a12.h3=417*0.5")
     ] = None,
     topic: Annotated[
         str | None,
@@ -29,9 +28,7 @@ def steer(
             "ranking was developed: finds its codes",
         ),
     ] = None,
-    positive: Annotated[
-        Path | None, option("FILE", "texts with the behaviour, one a line: finds its codes")
-    ] = None,
+    positive: Annotated[Path | None, option("FILE", "texts with the behaviour, one a line: finds its codes")] = None,
     negative: Annotated[Path | None, option("FILE", "texts without it (default: everyday sentences)")] = None,
     prompt: Annotated[list[str], option("TEXT", "what is continued; repeatable")] = _PROMPTS,
     samples: Annotated[int, whole_option(most=10**4, help="texts a prompt; of several, rates are told")] = 1,
@@ -44,8 +41,7 @@ def steer(
         int | None, whole_option(help="of the codes found, how many are used, best first (default: all)")
     ] = None,
     slots: Annotated[
-        int | None,
-        whole_option(help="with --set and k > 1: how many of a vector's k codes are replaced (default: 1)"),
+        int | None, whole_option(help="with --set and k > 1: how many of a vector's k codes are replaced (default: 1)")
     ] = None,
     add: Annotated[
         float | None,
@@ -58,9 +54,7 @@ def steer(
     set_them: Annotated[
         bool, typer.Option("--set", help="put the codes in place of those that are there (what --codes does)")
     ] = False,
-    forbid: Annotated[
-        bool, typer.Option("--forbid", help="never choose the codes, but the next best")
-    ] = False,
+    forbid: Annotated[bool, typer.Option("--forbid", help="never choose the codes, but the next best")] = False,
     token_fraction: Annotated[float, share_option(help="steer at this fraction of the tokens")] = 1.0,
     positions: Annotated[
         str, option("WHERE", "generated, generated:N (from the N-th on), prompt or all")
@@ -100,14 +94,9 @@ def steer(
     codebooks: options.CodebooksOption = DEFAULT_CODEBOOKS,
     k: options.CodesPerVectorOption = None,
     error_term: Annotated[
-        bool,
-        typer.Option(
-            "--error-term/--splice", help="change only what the codes say, or run all sites on codes"
-        ),
+        bool, typer.Option("--error-term/--splice", help="change only what the codes say, or run all sites on codes")
     ] = True,
-    json_file: Annotated[
-        Path | None, option("FILE", "also write codes, texts and rates here", "--json")
-    ] = None,
+    json_file: Annotated[Path | None, option("FILE", "also write codes, texts and rates here", "--json")] = None,
     overwrite: options.OverwriteOption = False,
     model: options.SomeModelOption = DEFAULT_MODEL,
     device: options.DeviceOption = None,
@@ -125,9 +114,7 @@ def steer(
         of_codes["--random-baseline"] = random_baseline or None
         for name, value in of_codes.items():
             if value is not None:
-                raise InputError(
-                    f"{name} is about codes: give --codes, --topic or --positive beside --vector"
-                )
+                raise InputError(f"{name} is about codes: give --codes, --topic or --positive beside --vector")
     if negative is not None and positive is None:
         raise InputError("--negative goes with --positive: name the texts with the behaviour too")
     if codes is not None and (top_k is not None or by is not None):
@@ -206,9 +193,7 @@ def steer(
     if vector is not None:
         ControlVector.load(vector, loaded)
     if isinstance(books, Codebooks) and towards and not weighted:
-        code_set = find_or_recall(
-            loaded, books, texts_with, texts_without, by=by or RANKINGS[0], seed=seed, stage=bar
-        )
+        code_set = find_or_recall(loaded, books, texts_with, texts_without, by=by or RANKINGS[0], seed=seed, stage=bar)
         n = min(top_k or len(code_set), len(code_set))
         weighted = code_set.named(n, how)
         if not weighted:
@@ -257,9 +242,7 @@ def steer(
     if json_file is not None:
         typer.echo(f"saved    {json_file}")
     if export is not None:
-        typer.echo(
-            f"exported {export}: blocks {exported.layers[0]} to {exported.layers[-1]}, added at every token"
-        )
+        typer.echo(f"exported {export}: blocks {exported.layers[0]} to {exported.layers[-1]}, added at every token")
         if export.suffix == ".gguf":
             typer.echo(f"next     llama-cli -m MODEL.gguf --control-vector {export}")
     typer.echo("\n" + request.program())  # no wrapping, so that it can be copied

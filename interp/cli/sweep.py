@@ -12,12 +12,9 @@ from interp.cli.terminal import goes_on, plain_console, table
 
 def sweep(
     file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="JSON with tasks, and models, methods, seeds, options if wanted"),
+        Path, typer.Argument(metavar="FILE", help="JSON with tasks, and models, methods, seeds, options if wanted")
     ],
-    out: Annotated[Path, option("DIR", "folder of the runs, gone on with where there are some")] = Path(
-        "runs/sweep"
-    ),
+    out: Annotated[Path, option("DIR", "folder of the runs, gone on with where there are some")] = Path("runs/sweep"),
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = "float32",
     workers: options.WorkersOption = "serial",

@@ -38,8 +38,7 @@ def tasks_show(
     task: Annotated[str, typer.Argument(metavar="TASK", help="a task")],
     model: options.ModelOption = None,
     n: Annotated[
-        int | None,
-        pairs_option(help="pairs that the score is taken over (default: 50, or as many as there are)"),
+        int | None, pairs_option(help="pairs that the score is taken over (default: 50, or as many as there are)")
     ] = None,
     examples: Annotated[int, whole_option(least=0, help="pairs printed")] = 5,
     seed: options.SeedOption = 0,

@@ -97,10 +97,7 @@ def run(app: typer.Typer) -> NoReturn:
             _usage(error)
         if not isinstance(error, MemoryError) and not any(text in str(error).lower() for text in _NO_MEMORY):
             raise
-        fail(
-            f"out of memory: a smaller --batch-size or --dtype bfloat16, where there are, may do; {UNTOUCHED}",
-            1,
-        )
+        fail(f"out of memory: a smaller --batch-size or --dtype bfloat16, where there are, may do; {UNTOUCHED}", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

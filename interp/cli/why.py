@@ -31,9 +31,7 @@ def why(
     proposed: Annotated[int, option("N", "explain A against the N best proposals", min=0, max=20)] = 0,
     out: Annotated[Path | None, option("FOLDER", "folder for why.json, why.txt and pictures")] = None,
     json_file: options.JsonOption = None,
-    template: Annotated[
-        Path | None, option("FILE", "also write both prompts as a template file, for discover")
-    ] = None,
+    template: Annotated[Path | None, option("FILE", "also write both prompts as a template file, for discover")] = None,
     task: Annotated[
         str | None, option("TASK", "instead of prompts: explain every pair of a task, or of a prompt file")
     ] = None,
@@ -60,12 +58,7 @@ def why(
     of_task: dict[str, Any] = {"-n": n, "--seed": seed or None, "--counterfactual": counterfactual}
     of_task["--workers"] = None if placement.serial else workers
     of_prompts: dict[str, Any] = {"PROMPT_A": a, "--answer": answer, "--instead": instead}
-    of_prompts |= {
-        "--chat": chat or None,
-        "--proposed": proposed or None,
-        "--out": out,
-        "--template": template,
-    }
+    of_prompts |= {"--chat": chat or None, "--proposed": proposed or None, "--out": out, "--template": template}
     needless, rule = (of_task, "needs --task TASK") if task is None else (of_prompts, "goes not with --task")
     for name, value in needless.items():
         if value is not None:

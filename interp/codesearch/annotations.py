@@ -42,13 +42,7 @@ class Annotations:
         return self._read()[1]
 
     def write(
-        self,
-        book: str,
-        code: int,
-        *,
-        star: bool | None = None,
-        text: str | None = None,
-        was: str | None = None,
+        self, book: str, code: int, *, star: bool | None = None, text: str | None = None, was: str | None = None
     ) -> Annotation:
         """Change what is given and leave the rest; a note without star and text is removed.
 

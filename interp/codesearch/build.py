@@ -30,13 +30,7 @@ from torch import Tensor
 from interp.bottlenecks import Dictionary
 from interp.bottlenecks.attach import attach, groups_at
 from interp.bottlenecks.base import NO_CODE
-from interp.bottlenecks.store import (
-    Codebooks,
-    check_request,
-    codebooks_fingerprint,
-    describe_text,
-    model_identity,
-)
+from interp.bottlenecks.store import Codebooks, check_request, codebooks_fingerprint, describe_text, model_identity
 from interp.codesearch.corpus import Corpus, read_corpus
 from interp.codesearch.firing_stats import EVERY, FiringStatsWrapper, Gathered, pack_counts
 from interp.codesearch.layout import (
@@ -64,9 +58,7 @@ SAVE_SECONDS = 30.0
 WORK, STATE, LOCK = ".work", "state.safetensors", "lock"
 
 
-def request_of(
-    model: Model, books: Mapping[str, Dictionary], text: TextBlocks, error_term: bool
-) -> dict[str, Any]:
+def request_of(model: Model, books: Mapping[str, Dictionary], text: TextBlocks, error_term: bool) -> dict[str, Any]:
     """What an index depends on, as JSON values."""
     if not books:
         raise InputError("no codebooks to index")
@@ -136,12 +128,7 @@ def _by_source(text: TextBlocks) -> TextBlocks:
 
 
 def finish(
-    folder: Path,
-    ids: IdFile,
-    corpus: Corpus,
-    gathered: Gathered,
-    request: Mapping[str, Any],
-    stage: Stage = silent,
+    folder: Path, ids: IdFile, corpus: Corpus, gathered: Gathered, request: Mapping[str, Any], stage: Stage = silent
 ) -> None:
     """Write everything beside the ids, move these into place, and write the manifest last. ``ids``: complete, at
     ``folder/.work``. ``request``: as of :func:`request_of`, and the folder of the books."""

@@ -162,8 +162,7 @@ class CoarseIndex(CodeIndex):
     def top(self, book: str, code: int, by: str = "margin") -> Top:
         tops = [self.fine.top(book, member, by) for member in self.members(book, code)]
         tokens, similarity, margin = (
-            np.concatenate([getattr(top, name) for top in tops])
-            for name in ("tokens", "similarity", "margin")
+            np.concatenate([getattr(top, name) for top in tops]) for name in ("tokens", "similarity", "margin")
         )
         best = np.argsort(-(margin if by == "margin" else similarity), kind="stable")
         _, once = np.unique(tokens[best], return_index=True)

@@ -79,13 +79,7 @@ def match_contexts(index: CodeIndex, matches: Matches, n: int = 10) -> list[Code
 
 
 def context_at(
-    index: CodeIndex,
-    token: int,
-    book: str | None = None,
-    code: int | None = None,
-    *,
-    before: int = 16,
-    after: int = 8,
+    index: CodeIndex, token: int, book: str | None = None, code: int | None = None, *, before: int = 16, after: int = 8
 ) -> CodeContext:
     """One token of the corpus with its neighbours; with a code, where else that is on.
 

@@ -133,16 +133,12 @@ def read_corpus(
     return Corpus(small, tokens.shape[1], documents, words, ends, special, text)
 
 
-def vocabulary(
-    tokenizer: PreTrainedTokenizerBase, d_vocab: int
-) -> tuple[list[bytes], Bool[np.ndarray, " d_vocab"]]:
+def vocabulary(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> tuple[list[bytes], Bool[np.ndarray, " d_vocab"]]:
     """The bytes of every token, and which are special; rows of the embedding without a token are empty and special."""
     added = tokenizer.added_tokens_decoder
     names: list[str | None] = [*tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), d_vocab))))]
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    byte_level = backend is not None and "ByteLevel" in json.dumps(
-        json.loads(backend.to_str()).get("decoder")
-    )
+    byte_level = backend is not None and "ByteLevel" in json.dumps(json.loads(backend.to_str()).get("decoder"))
     alphabet = {letter: byte for byte, letter in bytes_to_unicode().items()} if byte_level else {}
     table: list[bytes] = []
     special = np.ones(d_vocab, bool)

@@ -27,15 +27,7 @@ from interp.bottlenecks.store import (
     difference,
     manifest_fault,
 )
-from interp.codesearch.build import (
-    BATCH_SIZE,
-    SAVE_SECONDS,
-    WORK,
-    BuildOptions,
-    folder_of,
-    request_of,
-    write_index,
-)
+from interp.codesearch.build import BATCH_SIZE, SAVE_SECONDS, WORK, BuildOptions, folder_of, request_of, write_index
 from interp.codesearch.corpus import Corpus
 from interp.codesearch.firing_stats import BINS, N_TOP, RANKS, unpack_counts
 from interp.codesearch.layout import BLOCK, CORPUS, FORMAT, IDS, MANIFEST, Book, IdFile, Layout, span_of
@@ -210,9 +202,7 @@ class CodeIndex:
             options: as of :func:`build_index`.
         """
         context = min(context, model.cfg.n_ctx)
-        blocks = load_text(
-            text, model, n_tokens=n_tokens, context=context, split=split, seed=seed, stage=stage
-        )
+        blocks = load_text(text, model, n_tokens=n_tokens, context=context, split=split, seed=seed, stage=stage)
         return build_index(model, codebooks, blocks, Path(folder), stage=stage, **options)
 
     @property
@@ -247,9 +237,7 @@ class CodeIndex:
         spans = self.tables["lists"][self.layout.code(book, code)]
         return positions(self.ids, self.layout.number(book), code, spans, int(self.manifest["span"]))
 
-    def looked_at(
-        self, head: str
-    ) -> tuple[Int[np.ndarray, "token place"], Float[np.ndarray, "token place"]] | None:
+    def looked_at(self, head: str) -> tuple[Int[np.ndarray, "token place"], Float[np.ndarray, "token place"]] | None:
         """Where a head looks, see :func:`~interp.codesearch.looks.looked_at`; None for what is no head, and for
         older indexes."""
         if self._looks is None or head not in self._looks.layout.numbers:
@@ -259,9 +247,7 @@ class CodeIndex:
     def top(self, book: str, code: int, by: str = "margin") -> Top:
         """At most ``N_TOP`` contexts, by one of ``RANKS``, see :mod:`~interp.codesearch.firing_stats`."""
         row = self.layout.code(book, code), RANKS.index(by)
-        token, similarity, margin = (
-            self.tables[f"top_{name}"][row] for name in ("token", "similarity", "margin")
-        )
+        token, similarity, margin = (self.tables[f"top_{name}"][row] for name in ("token", "similarity", "margin"))
         filled = margin > -np.inf
         strengths = (part[filled].astype(np.float32) for part in (similarity, margin))
         return Top(token[filled].astype(np.int64), *strengths)
@@ -364,9 +350,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check(
-    folder: Path, layout: Layout, tables: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
-) -> None:
+def _check(folder: Path, layout: Layout, tables: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> None:
     """Raise :class:`InputError` for files that are cut or changed, or a manifest that does not fit them."""
     n, span, begins = layout.n_codes, span_of(layout), tables["documents"]
     top = n, len(RANKS), N_TOP

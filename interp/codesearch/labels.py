@@ -119,14 +119,10 @@ class _Best:
         for name in ("score", "hits", "tokens"):
             setattr(merged, name, np.where(better, getattr(other, name), getattr(self, name)))
         merged.kind = np.where(better, other.kind + n_kinds, self.kind)
-        merged.values = {
-            code: (other if better[code] else self).values.get(code, []) for code in range(len(better))
-        }
+        merged.values = {code: (other if better[code] else self).values.get(code, []) for code in range(len(better))}
         return merged
 
-    def take(
-        self, codes: np.ndarray, score: np.ndarray, hits: np.ndarray, tokens: Any, kind: int
-    ) -> np.ndarray:
+    def take(self, codes: np.ndarray, score: np.ndarray, hits: np.ndarray, tokens: Any, kind: int) -> np.ndarray:
         """Note what is better than what is known; which of the codes it was."""
         better = score > self.score[codes]
         codes = codes[better]
@@ -209,10 +205,7 @@ def _try_values(
     begins = _runs(code)
     sizes = np.diff(begins, append=len(code))
     alone = 2 * hit / (total + size)
-    for leaders, score, margin in (
-        (best, alone, variable.margin),
-        (mostly, _bits(hit / total, size / n_first), 0.0),
-    ):
+    for leaders, score, margin in ((best, alone, variable.margin), (mostly, _bits(hit / total, size / n_first), 0.0)):
         top = np.flatnonzero(score == np.repeat(np.maximum.reduceat(score, begins), sizes))
         top = top[_runs(code[top])]
         hits_held, tokens_held = second(code[top], value[top]), variable.counts[1][value[top]]
@@ -483,9 +476,7 @@ def _opened(path: Path, changed: int) -> Labels:  # noqa: ARG001 - a key of the 
     return Labels.open(path)
 
 
-def label_index(
-    index: CodeIndex, *, model: Model | None = None, seed: int = 0, stage: Stage = silent
-) -> Labels:
+def label_index(index: CodeIndex, *, model: Model | None = None, seed: int = 0, stage: Stage = silent) -> Labels:
     """Label every code of an index, and every coarse one; :class:`InputError` for a corpus of one document. ``model``:
     the index's own, that tells what codes write; codebooks must be at hand then."""
     from scipy.stats import entropy  # half a second
@@ -582,10 +573,7 @@ def best_sides(
     together."""
     standing = looking.standing
     stands = best_patterns(standing, ids, book.n_codes)
-    sides: dict[str, tuple[Family, tuple[_Best, _Best]]] = {
-        "stands": (standing, stands),
-        "text": (standing, stands),
-    }
+    sides: dict[str, tuple[Family, tuple[_Best, _Best]]] = {"stands": (standing, stands), "text": (standing, stands)}
     if (looked := index.looked_at(book.name)) is not None:
         family = looking.family(*looked)
         looks, n_kinds = best_patterns(family, ids, book.n_codes), len(standing.all)

@@ -45,9 +45,7 @@ def fine_codes(text: str, labels: Labels | None, how: Operation | Literal["read"
     if not has_levels(text):
         return text
     if labels is None or not labels.groups:
-        raise InputError(
-            f"code {text!r}: these codebooks have no coarse level (interp index label makes one)"
-        )
+        raise InputError(f"code {text!r}: these codebooks have no coarse level (interp index label makes one)")
     parts = []
     for part in text.replace(",", " ").split():
         named = _LEVELS.match(part)
@@ -57,8 +55,7 @@ def fine_codes(text: str, labels: Labels | None, how: Operation | Literal["read"
         book, weight = named[1], part[named.end() :]
         (weighted,) = parse_codes(f"{book}=0{weight}")
         codes = [
-            WeightedCode(book, code, round(share * weighted.weight, 4))
-            for code, share in _members(named, labels, how)
+            WeightedCode(book, code, round(share * weighted.weight, 4)) for code, share in _members(named, labels, how)
         ]
         parts.append(format_codes(codes))
     return ",".join(parts)

@@ -57,9 +57,7 @@ class LookPatterns:
         ]
         return np.where(place >= 0, np.select(holds, list(range(len(holds))), len(holds)), -1)
 
-    def family(
-        self, places: Int[np.ndarray, "token place"], shares: Float[np.ndarray, "token place"]
-    ) -> Family:
+    def family(self, places: Int[np.ndarray, "token place"], shares: Float[np.ndarray, "token place"]) -> Family:
         """Of a head that looks from each token at two places, −1 for none, with these shares."""
         standing, words, place = self.standing, self.standing.words, places[:, 0]
         tokens, looks, at = standing.tokens, place >= 0, np.maximum(place, 0)
@@ -96,11 +94,7 @@ class LookPatterns:
             (word, half, lambda v: f"looks at {quoted([words.words[i] for i in v])} in any case"),
             (before, 0.0, lambda values: f"looks behind {tokens_of(values)}"),
             (relation, 0.0, lambda values: "looks at " + " or ".join(RELATIONS[value] for value in values)),
-            (
-                by_class,
-                half,
-                shown(lambda v: f"{self.class_names[v % n_classes]}, {RELATIONS[v // n_classes]}"),
-            ),
+            (by_class, half, shown(lambda v: f"{self.class_names[v % n_classes]}, {RELATIONS[v // n_classes]}")),
             (by_token, half, shown(lambda v: f"“{text[v % n_vocab]}”, {RELATIONS[v // n_vocab]}")),
             (by_share, half, shown(lambda v: f"“{text[v // n_shares]}” by {SHARE_NAMES[v % n_shares]}")),
             (np.where(before >= 0, end, -1), half, ends_of),
@@ -113,12 +107,9 @@ class LookPatterns:
             return lambda values: show(values).replace(first, "the first token")
 
         patterns: list[TokenVariable | Boolean] = [
-            standing.variable(numbers, values, margin, first_named(show))
-            for values, margin, show in variables
+            standing.variable(numbers, values, margin, first_named(show)) for values, margin, show in variables
         ]
-        patterns += [
-            standing.boolean(f"looks at {name}", looks & members[token]) for name, members in self._classes
-        ]
+        patterns += [standing.boolean(f"looks at {name}", looks & members[token]) for name, members in self._classes]
         return Family(standing.half, standing.sizes, patterns)
 
     def measure(

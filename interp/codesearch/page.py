@@ -66,9 +66,7 @@ def logit_lens(index: CodeIndex, model: Model, book: str, code: int, n: int = 10
     # the norm itself gives the scale: beside little that is written its epsilon counts
     normed = model.ln_final(vector[None, None].to(model.cfg.dtype))[0, 0].float()
     logits = (final.norm.direction(vector) * final.norm.factor(vector, normed) @ final.unembedding).cpu()
-    up, down = (
-        logits.topk(min(n, len(logits)), largest=largest).indices.tolist() for largest in (True, False)
-    )
+    up, down = (logits.topk(min(n, len(logits)), largest=largest).indices.tolist() for largest in (True, False))
     text = index.corpus.token_text
     return LogitLens(*([(text(i), float(logits[i])) for i in furthest] for furthest in (up, down)))
 
@@ -137,14 +135,7 @@ class CodePage:
 
 
 def code_page(
-    index: CodeIndex,
-    book: str,
-    code: int,
-    *,
-    model: Model | None = None,
-    n: int = 10,
-    before: int = 16,
-    after: int = 8,
+    index: CodeIndex, book: str, code: int, *, model: Model | None = None, n: int = 10, before: int = 16, after: int = 8
 ) -> CodePage:
     """All of it; ``n`` of every list, the logit lens by the index's own model, so many tokens around each context."""
     tokens = index.positions(book, code)
@@ -205,7 +196,5 @@ def related_codes(
         if weight[i] > 0:
             other, number = index.layout.of_code(int(others[i]))
             interval = wilson(int(together[others[i]]), len(sample))
-            related.append(
-                Related(other.name, number, float(share[i]), interval, float(lift[i]), float(weight[i]))
-            )
+            related.append(Related(other.name, number, float(share[i]), interval, float(lift[i]), float(weight[i])))
     return related, len(sample)

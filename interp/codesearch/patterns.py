@@ -120,9 +120,7 @@ class Family:
         counts = np.bincount(values[known] * 2 + self.half[tokens[known]], minlength=2 * n).reshape(n, 2)
         kept = np.flatnonzero(known & (counts[values, 0] >= LEAST_COUNT))
         kept = kept[np.argsort(values[kept], kind="stable")]
-        return TokenVariable(
-            tokens[kept].astype(np.int32), values[kept], counts.T.copy(), margin, show, several
-        )
+        return TokenVariable(tokens[kept].astype(np.int32), values[kept], counts.T.copy(), margin, show, several)
 
 
 class Patterns(Family):
@@ -154,9 +152,7 @@ class Patterns(Family):
             at = np.flatnonzero((earlier >= 0) & tells[earlier])
             keys.append(at * len(words.words) + words.word[earlier[at]])
         at, value = np.divmod(np.unique(np.concatenate(keys)), len(words.words))
-        return self.variable(
-            at, value, SIMPLER / 2, lambda v: f"soon after “{words.words[v[0]]}”", several=False
-        )
+        return self.variable(at, value, SIMPLER / 2, lambda v: f"soon after “{words.words[v[0]]}”", several=False)
 
     def _variables(self, kind: np.ndarray) -> Iterator[tuple[np.ndarray, float, Callable]]:
         tokens, before, after, words = self.tokens, self.before, self.after, self.words
@@ -167,9 +163,7 @@ class Patterns(Family):
             return quoted([words.texts[value] for value in values])
 
         def pair(values: Sequence[int]) -> str:
-            texts = (
-                f"{words.texts[v // size]}{words.texts[v % size]}" for v in map(pairs.__getitem__, values)
-            )
+            texts = (f"{words.texts[v // size]}{words.texts[v % size]}" for v in map(pairs.__getitem__, values))
             return f"end of {quoted(list(texts))}"
 
         yield tokens, 0.0, token
@@ -182,15 +176,11 @@ class Patterns(Family):
 
         def kinds(values: Sequence[int]) -> str:
             """Those in code, then those in prose."""
-            by_kind = {
-                name: [v // 3 for v in values if v % 3 == i] for i, name in ((1, "code"), (2, "prose"))
-            }
+            by_kind = {name: [v // 3 for v in values if v % 3 == i] for i, name in ((1, "code"), (2, "prose"))}
             return "; ".join(f"{token(ids)} in {name}" for name, ids in by_kind.items() if ids)
 
         def classes(values: Sequence[int]) -> str:
-            return listed(
-                [f"{names[v % len(names)]} after {names[v // len(names)]}" for v in values], "; ", 2
-            )
+            return listed([f"{names[v % len(names)]} after {names[v // len(names)]}" for v in values], "; ", 2)
 
         yield np.where(kind > 0, 3 * tokens + kind, -1), SIMPLER / 2, kinds
         in_row = word_class[before] * len(names) + word_class[tokens]

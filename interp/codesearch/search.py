@@ -172,9 +172,7 @@ class CodeScores:
 
     def hits_at(self, places: Int[np.ndarray, " n"]) -> list[CodeHit]:
         """Codes by their places among all."""
-        counts, hits, matched = (
-            part[places].astype(np.int64) for part in (self.index.counts, self.hits, self.found)
-        )
+        counts, hits, matched = (part[places].astype(np.int64) for part in (self.index.counts, self.hits, self.found))
         shares = (part[places] for part in (self.precision, self.recall, self.f1))
         columns = (part.tolist() for part in (counts, hits, matched, *shares))
         precision, recall = (

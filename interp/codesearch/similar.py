@@ -37,9 +37,7 @@ def prompt_codes(
     return {name: codes[position] for name, codes in all_prompt_codes(index, model, ids).items()}
 
 
-def all_prompt_codes(
-    index: CodeIndex, model: Model, ids: Sequence[int]
-) -> dict[str, Int[np.ndarray, "pos k"]]:
+def all_prompt_codes(index: CodeIndex, model: Model, ids: Sequence[int]) -> dict[str, Int[np.ndarray, "pos k"]]:
     """As :func:`prompt_codes`, of every token of a prompt, which is given as token ids without BOS.
 
     :class:`InputError` for another model than the index's, more tokens than it reads, or one that is none of its own.
@@ -56,9 +54,7 @@ def all_prompt_codes(
     return {name: codes.ids[begin is not None :] for name, codes in read.items()}
 
 
-def search_similar(
-    index: CodeIndex, codes: Mapping[str, Shaped[np.ndarray, " k"]], n: int = 20
-) -> list[Similar]:
+def search_similar(index: CodeIndex, codes: Mapping[str, Shaped[np.ndarray, " k"]], n: int = 20) -> list[Similar]:
     """The tokens of the corpus that share most with some codes, each weighted by log(tokens / tokens with the code).
 
     Candidates are all tokens with one of the :data:`RAREST` rarest codes; these are compared by all codes. A token

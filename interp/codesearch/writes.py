@@ -59,11 +59,7 @@ def written_logits(
 
 @torch.no_grad()
 def writes(
-    index: CodeIndex,
-    model: Model,
-    book: str,
-    ids: Shaped[np.ndarray, "token k"],
-    half: Int[np.ndarray, " token"],
+    index: CodeIndex, model: Model, book: str, ids: Shaped[np.ndarray, "token k"], half: Int[np.ndarray, " token"]
 ) -> tuple[list[str], Float[np.ndarray, " code"]]:
     """Of every code the tokens that it raises most, or lowers most where it lowers what comes next; and by how many
     standard deviations it raises the tokens that come next on the second half more than all tokens of the text. No

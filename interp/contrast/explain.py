@@ -67,16 +67,12 @@ def explain(
         context = FrozenContext(model, contrast.a, contrast.b, contrast.first, *contrast.answers)
     at_a, at_b = context.difference
     if abs(at_a - context.nothing[0]) < LEAST_DIFFERENCE:
-        raise InputError(
-            "with every head as after B the model still says what it says after A: no head explains it"
-        )
+        raise InputError("with every head as after B the model still says what it says after A: no head explains it")
     estimates = {mlps: context.estimates(mlps=mlps) for mlps in context.kinds}
     with measured("choice", len(SIZES)) as done:
         orders = context.grow(done)
     with measured("alone"):
-        curves = [
-            _alone(context, order, mlps=mlps) for mlps, order in zip(context.kinds, orders, strict=True)
-        ]
+        curves = [_alone(context, order, mlps=mlps) for mlps, order in zip(context.kinds, orders, strict=True)]
         controls = _controls(context, estimates[False])
         needed = 1 - float(context.shares(context.without(orders[0][: curves[0].kept]))[0, 0])
     with measured("patches"):
@@ -135,9 +131,7 @@ def _alone(context: FrozenContext, order: list[Node], *, mlps: bool) -> _Curve:
     return _Curve([row for row in rows if row.nodes in (*CURVE, kept, len(rows))], kept, bool(enough))
 
 
-def _controls(
-    context: FrozenContext, estimates: Float[np.ndarray, "layer pos component"]
-) -> dict[str, list[Alone]]:
+def _controls(context: FrozenContext, estimates: Float[np.ndarray, "layer pos component"]) -> dict[str, list[Alone]]:
     """As many nodes by attribution, random ones, and all heads at END, alone."""
     rng, heads = np.random.default_rng(0), np.flatnonzero(~context.arms([[]])[0])
     orders = [np.argsort(-np.abs(estimates), axis=None), *(rng.permutation(heads) for _ in range(DRAWS))]
@@ -207,9 +201,7 @@ def _recomputed(
     Where attention is not known the model's own forwards say so, with fewer random senders.
     """
     heads = np.flatnonzero(~context.arms([[]])[0])
-    random = [
-        node for node in context.nodes(np.random.default_rng(0).permutation(heads)) if node not in nodes
-    ]
+    random = [node for node in context.nodes(np.random.default_rng(0).permutation(heads)) if node not in nodes]
     senders = {v: [u for u in ends if _before(nodes[u], nodes[v])] for v in ends}
     senders = {v: before for v, before in senders.items() if before}
     try:

@@ -84,14 +84,10 @@ def place_columns(explanation: Why, shown: Sequence[int]) -> Columns:
     if upright and (np.array(needed) + 4 <= widths).all():
         flat = set(range(len(tokens)))
     ends = GUTTER + np.cumsum(widths)
-    return Columns(
-        (ends - widths / 2).tolist(), widths.tolist(), flat, upright, max(float(ends[-1]) + EDGE, WIDTH)
-    )
+    return Columns((ends - widths / 2).tolist(), widths.tolist(), flat, upright, max(float(ends[-1]) + EDGE, WIDTH))
 
 
-def place_boxes(
-    explanation: Why, shown: Sequence[int], columns: Columns
-) -> tuple[list[Box], dict[str, float], float]:
+def place_boxes(explanation: Why, shown: Sequence[int], columns: Columns) -> tuple[list[Box], dict[str, float], float]:
     """Boxes, the top of each layer's row by its name, and where the lowest row ends.
 
     In a row nodes of one token stand side by side, the strongest at its token; what does not fit goes below.

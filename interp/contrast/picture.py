@@ -143,9 +143,7 @@ def _arrow(arrow: Arrow, boxes: Mapping[int, Box], nodes: Sequence[WhyNode], wid
     return Markup(
         '<g class="{}" data-arrow="{}"><title>{}</title><path class="arrow" stroke-width="{:.1f}" '
         'd="M{:.1f} {:.1f}{}"/><path class="head" d="{}"/>{}</g>'
-    ).format(
-        _sign(arrow.direct), place, tooltip, 1 + 4 * abs(arrow.direct) / widest, x0, y0, curve, tip, mark
-    )
+    ).format(_sign(arrow.direct), place, tooltip, 1 + 4 * abs(arrow.direct) / widest, x0, y0, curve, tip, mark)
 
 
 def _node(explanation: Why, box: Box, largest: float) -> Markup:
@@ -218,9 +216,7 @@ def _answers(explanation: Why, columns: Columns) -> list[Markup]:
         numbers = f"\u2003A {answer['a']:.0%}\u2002B {answer['b']:.0%}"
         text = cut(label(answer["token"]), (width - GAP - 36) / BOLD - width_of(numbers)) + numbers
         title = f"{answer['token']!r}: {answer['a']:.1%} after A, {answer['b']:.1%} after B"
-        parts.append(
-            box.format(look, x, width - GAP, _text("strong", x + 12, 25.0, f"{sign} {text}", title=title))
-        )
+        parts.append(box.format(look, x, width - GAP, _text("strong", x + 12, 25.0, f"{sign} {text}", title=title)))
     return parts
 
 
@@ -279,9 +275,7 @@ def _node_table(nodes: Sequence[WhyNode], kept: int) -> Markup:
             f"{label(node.token)} {node.position}",
             signed(node.effect),
             "kept" if i < kept else "",
-            ", ".join(
-                f"{label(token)} {position} {share:.0%}" for token, position, share in node.looks_at[:2]
-            ),
+            ", ".join(f"{label(token)} {position} {share:.0%}" for token, position, share in node.looks_at[:2]),
             ", ".join(map(label, (node.raises or [])[:3])),
             ", ".join(map(label, (node.lowers or [])[:3])),
             "" if node.code is None else f"{node.code['a']} {node.code['name_a']}",

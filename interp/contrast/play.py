@@ -72,9 +72,7 @@ def parse_edit(text: str) -> NodeEdit:
         raise InputError(f"edit {text!r:.60}: write a23.h3@15=b (as after B), =0 (nothing) or =c417 (a code)")
     site = parse_site(match["site"])
     if site.kind == "resid" or (site.kind == "attn" and site.head is None):
-        raise InputError(
-            f"edit {text!r:.60}: {site} is no node, a head such as a5.h3 or an MLP such as m5 is"
-        )
+        raise InputError(f"edit {text!r:.60}: {site} is no node, a head such as a5.h3 or an MLP such as m5 is")
     code = match["code"]
     return NodeEdit(site, int(match["position"]), int(code) if code else "b" if match["to"] == "b" else "0")
 
@@ -179,25 +177,18 @@ class Play:
             if book is None:
                 raise InputError(f"edit {edit}: no codebook for {edit.site} comes with the package")
             if edit.to >= book.config.n_codes:
-                raise InputError(
-                    f"edit {edit}: the codes of {edit.site} are c0 to c{book.config.n_codes - 1}"
-                )
+                raise InputError(f"edit {edit}: the codes of {edit.site} are c0 to c{book.config.n_codes - 1}")
 
 
 def read_tokens(model: Model, explanation: Why) -> tuple[Tokens, Tokens]:
     """Both prompts in tokens, with what both answers begin with. :class:`InputError`: the model reads the prompts in
     other tokens than the explanation's."""
     encoder, prompts = PromptEncoder(model.tokenizer, bos=True), []
-    for name, text, tokens in (
-        ("A", explanation.a, explanation.tokens),
-        ("B", explanation.b, explanation.tokens_b),
-    ):
+    for name, text, tokens in (("A", explanation.a, explanation.tokens), ("B", explanation.b, explanation.tokens_b)):
         ids = read_prompt(model, encoder, text, f"prompt {name}", chat=explanation.chat)
         before = in_chat_template(model.tokenizer, text) if explanation.chat else text
         ids += encoder.continuation(before, "".join(tokens[len(ids) :])) if len(ids) < len(tokens) else ()
         if [token_text(model, token) for token in ids] != tokens:
-            raise InputError(
-                f"this model reads prompt {name} in other tokens: open the explanation with its own"
-            )
+            raise InputError(f"this model reads prompt {name} in other tokens: open the explanation with its own")
         prompts.append(ids)
     return prompts[0], prompts[1]

@@ -39,9 +39,7 @@ def read_contrast(
     """Tokens, alignment and answers of two prompts. :class:`InputError`: prompts or answers that are empty, too long,
     the same, or without a difference to explain."""
     encoder = PromptEncoder(model.tokenizer, bos=True)
-    in_a, in_b = (
-        read_prompt(model, encoder, text, f"prompt {name}", chat=chat) for name, text in (("A", a), ("B", b))
-    )
+    in_a, in_b = (read_prompt(model, encoder, text, f"prompt {name}", chat=chat) for name, text in (("A", a), ("B", b)))
     before = in_chat_template(model.tokenizer, a) if chat else a
     for name, text in (("answer", answer), ("instead", instead)):
         if text is not None:
@@ -130,9 +128,7 @@ def _answers(
     instead = _largest(p[1] * -ratio, answer) if instead is None else instead
     texts = [token_text(model, token) for token in (answer, instead)]
     if answer == instead or not abs(float(ratio[answer] - ratio[instead])) >= LEAST_DIFFERENCE:
-        raise InputError(
-            f"{texts[0]!r} against {texts[1]!r} is the same after both prompts: nothing to explain"
-        )
+        raise InputError(f"{texts[0]!r} against {texts[1]!r} is the same after both prompts: nothing to explain")
     p_answers = p[:, [answer, instead]]
     merged = torch.cat([p_answers, (1 - p_answers.sum(-1, keepdim=True)).clamp_min(1e-9)], 1).log()
     covered = float(kl_divergence(*merged) / kl_divergence(*log_p))

@@ -50,9 +50,7 @@ def read_nodes(
 
 
 @torch.no_grad()
-def _writes(
-    context: FrozenContext, nodes: Sequence[Node]
-) -> Sequence[tuple[list[str] | None, list[str] | None]]:
+def _writes(context: FrozenContext, nodes: Sequence[Node]) -> Sequence[tuple[list[str] | None, list[str] | None]]:
     """Tokens whose logits the node's output in A raises and lowers most through W_O, final norm and unembedding.
 
     Which tokens these are does not depend on the norm's scale.

@@ -85,9 +85,7 @@ def why_several(
     explained = [explain(model, a, b, answer=answer, instead=instead, chat=chat, stage=stage) for b in others]
     explanations, contexts = [why for why, _ in explained], [context for _, context in explained]
     kept_in = Counter(
-        (node.site, node.position)
-        for explanation in explanations
-        for node in explanation.nodes[: explanation.kept]
+        (node.site, node.position) for explanation in explanations for node in explanation.nodes[: explanation.kept]
     )
     nodes = sorted(
         {
@@ -97,9 +95,7 @@ def why_several(
             if (str(node.site), node.position) in kept_in
         }
     )
-    shares = np.stack(
-        [context.node_effects(nodes)[0] / np.subtract(*context.difference) for context in contexts]
-    )
+    shares = np.stack([context.node_effects(nodes)[0] / np.subtract(*context.difference) for context in contexts])
     low, high = mean_interval(shares, 0) if len(contexts) > 1 else (shares[0], shares[0])
     means = []
     for row, node in enumerate(nodes):

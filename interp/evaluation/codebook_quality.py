@@ -74,9 +74,7 @@ class UsageMeter:
             "variance_explained_positive": float((explained > 0).mean()),
             "variance_explained_sites": dict(zip(self._wrappers, sites, strict=True)),
             "dead_on_text": float(torch.cat([(p.counts == 0).flatten() for p in parts]).float().mean()),
-            "dead_when_fitted": float(
-                torch.cat([(p.book.counts == 0).flatten() for p in parts]).float().mean()
-            ),
+            "dead_when_fitted": float(torch.cat([(p.book.counts == 0).flatten() for p in parts]).float().mean()),
             "entropy_bits": float((bits / k).mean()),
             "bits_per_token": float(bits.sum()),
             "bits_per_token_most": most,
@@ -188,10 +186,7 @@ class CodebookScores:
 
     def rows(self, seed: int = 0) -> list[dict]:
         """One JSON-ready row per condition: means, and the CE increase with a 95 % bootstrap interval over blocks."""
-        return [
-            _row(name, scores, self.plain, seed)
-            for name, scores in {"plain": self.plain, **self.scores}.items()
-        ]
+        return [_row(name, scores, self.plain, seed) for name, scores in {"plain": self.plain, **self.scores}.items()]
 
 
 def evaluate_codebooks(
@@ -327,9 +322,7 @@ def mean_activations(
             advance(len(batch))
     n, positions = tokens.shape
     counts = torch.tensor([n, n * (positions - 1)])
-    return {
-        site: total / counts.to(total).reshape(2, *[1] * (total.ndim - 1)) for site, total in sums.items()
-    }
+    return {site: total / counts.to(total).reshape(2, *[1] * (total.ndim - 1)) for site, total in sums.items()}
 
 
 def random_directions(book: Dictionary, seed: int) -> Dictionary:
@@ -337,9 +330,7 @@ def random_directions(book: Dictionary, seed: int) -> Dictionary:
     generator = torch.Generator().manual_seed(seed)
     codes = book.codes.detach().float().cpu()
     drawn = torch.nn.functional.normalize(torch.randn(codes.shape, generator=generator), dim=-1)
-    tensors = dict(book.tensors()) | {
-        "codes": (drawn * codes.norm(dim=-1, keepdim=True)).to(book.codes.dtype)
-    }
+    tensors = dict(book.tensors()) | {"codes": (drawn * codes.norm(dim=-1, keepdim=True)).to(book.codes.dtype)}
     return book.restored(book.config, tensors).to(book.device)
 
 
@@ -401,9 +392,7 @@ def quality_of_folder(
     """
     context = folder.manifest["text"]["context"]
     assert folder.folder is not None
-    books = {
-        k: Codebooks.from_pretrained(folder.folder, model, k=k) for k in ks or [folder.manifest["fit"]["k"]]
-    }
+    books = {k: Codebooks.from_pretrained(folder.folder, model, k=k) for k in ks or [folder.manifest["fit"]["k"]]}
     texts, shared = [], dict[str, Any](seed=seed, stage=stage)
     for spec in specs:
         text = load_text(spec, model, n_tokens=n_tokens, context=context, split="heldout", **shared)

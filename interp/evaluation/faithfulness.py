@@ -63,11 +63,7 @@ class Curves:
 
 
 def faithfulness_curves(
-    ablator: Ablator,
-    scores: Float[np.ndarray, "layer head"],
-    *,
-    sizes: tuple[int, ...] = SIZES,
-    seed: int = 0,
+    ablator: Ablator, scores: Float[np.ndarray, "layer head"], *, sizes: tuple[int, ...] = SIZES, seed: int = 0
 ) -> Curves:
     """CPR, CMD and f at fixed sizes of one ranking of heads, MLPs live.
 

@@ -93,19 +93,14 @@ def run_nested(
     return NestedCurve(tuple(points), float(area_to_the_model(by_fraction)), len(ablator.pairs), ablator.kind)
 
 
-def _share(
-    values: np.ndarray, empty: np.ndarray, full: np.ndarray, axis: int = -1
-) -> np.ndarray | np.floating:
+def _share(values: np.ndarray, empty: np.ndarray, full: np.ndarray, axis: int = -1) -> np.ndarray | np.floating:
     """f(C); of many resamples at once along the last axis."""
     nothing_kept = empty.mean(axis)
     return (values.mean(axis) - nothing_kept) / (full.mean(axis) - nothing_kept)
 
 
 def share_interval(
-    values: Float[np.ndarray, " pair"],
-    empty: Float[np.ndarray, " pair"],
-    full: Float[np.ndarray, " pair"],
-    seed: int,
+    values: Float[np.ndarray, " pair"], empty: Float[np.ndarray, " pair"], full: Float[np.ndarray, " pair"], seed: int
 ) -> tuple[float, float] | None:
     """95 % bootstrap interval of f(C) over pairs (BCa), from the metric with C, nothing and everything kept; ``None``
     for one pair."""

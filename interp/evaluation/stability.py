@@ -53,9 +53,7 @@ def jaccard(a: Shaped[np.ndarray, "..."], b: Shaped[np.ndarray, "..."]) -> float
     :class:`InputError`: masks of different shapes.
     """
     if a.shape != b.shape:
-        raise InputError(
-            f"circuits of shape {a.shape} and {b.shape}: only those of one model can be compared"
-        )
+        raise InputError(f"circuits of shape {a.shape} and {b.shape}: only those of one model can be compared")
     either = int((a | b).sum())
     return int((a & b).sum()) / either if either else 1.0
 

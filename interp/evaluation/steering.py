@@ -236,12 +236,8 @@ def _arm_row(
 ) -> ConditionRow:
     arm_cells, code_cells = ([(cells[topic, of], topic) for topic in topics] for of in (arm, CODES))
     rate, of_codes = (mean_rate(topic_cells, n_prompts) for topic_cells in (arm_cells, code_cells))
-    differences = [
-        a.rate(topic) - b.rate(topic) for (a, topic), (b, _) in zip(code_cells, arm_cells, strict=True)
-    ]
+    differences = [a.rate(topic) - b.rate(topic) for (a, topic), (b, _) in zip(code_cells, arm_cells, strict=True)]
     less = None if arm == CODES else mean_rate(code_cells, n_prompts, arm_cells)
     error = float(sem(differences)) if less and len(differences) > 1 else None
-    fluency = (
-        float(np.mean([getattr(cell, of) for cell, _ in arm_cells])) for of in ("perplexity", "distinct_2")
-    )
+    fluency = (float(np.mean([getattr(cell, of) for cell, _ in arm_cells])) for of in ("perplexity", "distinct_2"))
     return ConditionRow(arm, tuple(topics), rate, of_codes, less, error, *fluency)

@@ -26,9 +26,7 @@ class SiteMeans:
 
 
 @torch.no_grad()
-def means_of_texts(
-    model: Model, sites: Sequence[str], positive: Sequence[str], negative: Sequence[str]
-) -> SiteMeans:
+def means_of_texts(model: Model, sites: Sequence[str], positive: Sequence[str], negative: Sequence[str]) -> SiteMeans:
     """Means at sites, of a head those of its layer's heads, in one forward pass over the texts."""
     device = model_device(model)
     names = {site.partition(".")[0] for site in sites}

@@ -179,9 +179,7 @@ class Ablator:
     ) -> Float[np.ndarray, "measure circuit pair"]:
         if keep.shape[1:] != self.shape:
             layers, heads = self.shape
-            raise InputError(
-                f"circuits of shape {keep.shape[1:]}: the model has {layers} layers of {heads} heads"
-            )
+            raise InputError(f"circuits of shape {keep.shape[1:]}: the model has {layers} layers of {heads} heads")
         distinct, inverse = np.unique(keep.reshape(len(keep), -1), axis=0, return_inverse=True)
         values = np.zeros((1 + with_kl, len(distinct), len(self.pairs)))
         values[0, distinct.all(1)] = self.metric_clean
@@ -265,9 +263,7 @@ class Ablator:
             self._resid[indices, empty] = kept
         return self._resid[indices, empty]
 
-    def _whole(
-        self, indices: tuple[int, ...], hooks: dict[str, HookFunction]
-    ) -> Float[Tensor, "batch d_vocab"]:
+    def _whole(self, indices: tuple[int, ...], hooks: dict[str, HookFunction]) -> Float[Tensor, "batch d_vocab"]:
         """Logits of a whole forward of a batch's clean prompts."""
         tokens = [self.pairs[i].clean_tokens for i in indices]
         self.forwards += len(indices)

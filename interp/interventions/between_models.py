@@ -51,9 +51,7 @@ def kl_between(p: LogP, q: LogP) -> float:
     return float((p.exp() * (p - q)).sum(-1).mean())
 
 
-def patched_log_p(
-    model: Model, other: Outputs, sites: Iterable[Site], positions: slice = slice(None)
-) -> LogP:
+def patched_log_p(model: Model, other: Outputs, sites: Iterable[Site], positions: slice = slice(None)) -> LogP:
     """What a model says next when the other's outputs stand at some sites and positions."""
     writes: dict[str, list[Write]] = {}
     for site in sites:
@@ -65,9 +63,7 @@ def patched_log_p(
         writes.setdefault(site.hook, []).append(Write((slice(None), positions, site.head), z))
         behind = f"blocks.{site.layer}.attn.o.hook_out"
         if has_hook(model, behind):
-            other_weight, own_weight = (
-                m.blocks[site.layer].attn.W_O[site.head] for m in (other.model, model)
-            )
+            other_weight, own_weight = (m.blocks[site.layer].attn.W_O[site.head] for m in (other.model, model))
             if not torch.equal(other_weight, own_weight):
                 change = z @ (other_weight - own_weight).to(z)
                 writes.setdefault(behind, []).append(Write((slice(None), positions), change, add=True))

@@ -20,15 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from interp.activations.metric import kl_divergence, preferred_answers, task_metric
-from interp.activations.stream import (
-    Hooks,
-    MetricConsumer,
-    PairBatch,
-    Progress,
-    answer_logits,
-    end_logits,
-    feed,
-)
+from interp.activations.stream import Hooks, MetricConsumer, PairBatch, Progress, answer_logits, end_logits, feed
 from interp.interventions.patch import Patch, Reader, Write, patch_hooks
 from interp.models import Model, Site, has_mlps, model_device
 from interp.models.partial_forward import Prefix, starting_at, takes_prefix
@@ -132,9 +124,7 @@ class CleanRun(MetricConsumer):
         self.corrupt_mlp: Float[Tensor, "layer pair pos d_model"]
 
     @classmethod
-    def of_first(
-        cls, model: Model, pairs: PromptPairs, *, mlps: bool = False, memory: int = MEMORY
-    ) -> "CleanRun":
+    def of_first(cls, model: Model, pairs: PromptPairs, *, mlps: bool = False, memory: int = MEMORY) -> "CleanRun":
         """Of as many of the first pairs as :data:`MOST_KEPT` and ``memory`` allow, at least two."""
         cfg = model.cfg
         a_position = cfg.n_layers * (cfg.d_model * (1 + 2 * mlps) + 2 * cfg.n_heads * cfg.d_head)
@@ -249,12 +239,7 @@ class CleanRun(MetricConsumer):
             return answer_logits(self.model, tokens, rows, self.pairs.metric, hooks, last)
 
     def metric(
-        self,
-        pairs: Sequence[int],
-        layer: int,
-        resid: Float[Tensor, "row pos d_model"],
-        hooks: Hooks,
-        begin: int = 0,
+        self, pairs: Sequence[int], layer: int, resid: Float[Tensor, "row pos d_model"], hooks: Hooks, begin: int = 0
     ) -> Float[Tensor, " row"]:
         """The metric of :meth:`logits`."""
         logits = self.logits(pairs, layer, resid, hooks, begin)
@@ -457,11 +442,7 @@ def partition(
 
 
 def _read(
-    site: Site,
-    positions: Int[np.ndarray, " row"],
-    rows: Int[np.ndarray, " row"],
-    kept: Tensor,
-    activation: Tensor,
+    site: Site, positions: Int[np.ndarray, " row"], rows: Int[np.ndarray, " row"], kept: Tensor, activation: Tensor
 ) -> None:
     seen = np.flatnonzero(positions >= 0)  # before the forward's first position nothing has changed
     index = (seen, positions[seen])

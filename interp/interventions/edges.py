@@ -169,9 +169,7 @@ class EdgePatcher:
             z = self.blocks.attend(*(self._clean(last, into, place) for into in QKV))
         self.blocks.check(z, clean.z[last][place])
 
-    def effects(
-        self, pairs: Int[np.ndarray, " edge"], edges: EdgeList
-    ) -> tuple[Float[np.ndarray, " edge"], float]:
+    def effects(self, pairs: Int[np.ndarray, " edge"], edges: EdgeList) -> tuple[Float[np.ndarray, " edge"], float]:
         """Fall of the metric when one edge is removed on one pair, an edge and a pair a row; and the cost."""
         layers, heads, inputs = edges.of_receivers("layer"), edges.of_receivers("head"), edges.into
         replacements: list[Tensor] = [torch.empty(0)] * len(pairs)
@@ -232,9 +230,7 @@ class EdgePatcher:
     def _clean(self, layer: int, into: Into, places: np.ndarray) -> Float[Tensor, "pair pos head d_head"]:
         return self._read(layer, into, self.model.blocks[layer].ln1(self.clean.resid[layer, places]))
 
-    def _read(
-        self, layer: int, into: Into, normed: Float[Tensor, "*any d_model"]
-    ) -> Float[Tensor, "*any head d_head"]:
+    def _read(self, layer: int, into: Into, normed: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any head d_head"]:
         projected, bias = self.blocks.project(layer, into, normed), self.blocks.bias(layer, into)
         return projected if bias is None else projected + bias
 
@@ -266,11 +262,7 @@ class EdgeSets(Consumer):
     needs_hooks = needs_corrupt_hooks = (EMBEDDED,)
 
     def __init__(
-        self,
-        model: Model,
-        pairs: PromptPairs,
-        divergence: Divergence,
-        purpose: str = "removing sets of edges",
+        self, model: Model, pairs: PromptPairs, divergence: Divergence, purpose: str = "removing sets of edges"
     ) -> None:
         self.purpose = purpose
         self.model, self.pairs, self.divergence = model, pairs, divergence

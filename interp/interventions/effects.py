@@ -104,9 +104,7 @@ class PartialEffects:
         self.effects, self.path, self.fingerprint = effects, path, fingerprint
 
     @classmethod
-    def open(
-        cls, path: Path | None, model: Model, pairs: PromptPairs, sites: Sequence[Site]
-    ) -> "PartialEffects":
+    def open(cls, path: Path | None, model: Model, pairs: PromptPairs, sites: Sequence[Site]) -> "PartialEffects":
         """Start, or resume the file at ``path``, which must be of the same model, pairs and sites."""
         effects = np.full((len(pairs), len(sites)), np.nan)
         if path is None:
@@ -121,9 +119,7 @@ class PartialEffects:
         except (SafetensorError, OSError) as error:
             raise InputError(f"checkpoint {path} cannot be read ({error}): delete it") from None
         if known != fingerprint or stored.shape != effects.shape:
-            raise InputError(
-                f"checkpoint {path} belongs to another model, task, seed or set of sites: delete it"
-            )
+            raise InputError(f"checkpoint {path} belongs to another model, task, seed or set of sites: delete it")
         return cls(stored.astype(np.float64), path, fingerprint)
 
     def done(self, rows: list[int]) -> np.ndarray:

@@ -65,9 +65,7 @@ class FrozenContext(CleanRun):
 
     needs_gradients = True
 
-    def __init__(
-        self, model: Model, a: Sequence[int], b: Sequence[int], first: int, answer: int, instead: int
-    ) -> None:
+    def __init__(self, model: Model, a: Sequence[int], b: Sequence[int], first: int, answer: int, instead: int) -> None:
         rows = [PromptPair("", "", ids, ids, (answer,), (instead,)) for ids in (tuple(a), tuple(b))]
         pairs = PromptPairs(rows, task="why", metric="logit_diff", counterfactual="b", seed=0, bos=True)
         super().__init__(model, pairs, mlps=True)
@@ -241,10 +239,7 @@ class FrozenContext(CleanRun):
         return self.logits(rows, 0, resid, hooks, begin, every_token=True), written, would
 
     def node_effects(
-        self,
-        nodes: Sequence[Node],
-        values: Sequence[Float[Tensor, " d"]] | None = None,
-        receivers: Sequence[Node] = (),
+        self, nodes: Sequence[Node], values: Sequence[Float[Tensor, " d"]] | None = None, receivers: Sequence[Node] = ()
     ) -> tuple[Float[np.ndarray, " node"], list[Float[Tensor, "node d_head"]]]:
         """Fall of A's metric when one node writes something else, by default what it wrote on B, all else live: one
         node a row; and what the receivers then write."""
@@ -265,9 +260,7 @@ class FrozenContext(CleanRun):
         return self.difference[0] - outcome.metric, list(outcome.read)
 
     @torch.no_grad()
-    def direct(
-        self, senders: Sequence[Node], receivers: Sequence[Node]
-    ) -> list[Float[Tensor, "sender d_head"]]:
+    def direct(self, senders: Sequence[Node], receivers: Sequence[Node]) -> list[Float[Tensor, "sender d_head"]]:
         """What each receiver, a head, writes in A when one sender writes what it wrote on B and nothing between moves:
         all heads and MLPs are held at A, whatever the architecture."""
         begin = self.first * takes_prefix(self.model)
@@ -323,11 +316,7 @@ class FrozenPart:
 
 
 def frozen_parts(
-    clean: CleanRun,
-    pairs: Int[np.ndarray, " row"],
-    live: Sequence[LiveAt],
-    patches: Sequence[Patch],
-    soft: float = 0.0,
+    clean: CleanRun, pairs: Int[np.ndarray, " row"], live: Sequence[LiveAt], patches: Sequence[Patch], soft: float = 0.0
 ) -> Iterator[FrozenPart]:
     """Forward by forward, clean prompts with every head at every token at its value on the corrupt prompt, but for
     those that are live and what patches write; MLPs are live. With gradients where they are enabled.

@@ -33,11 +33,7 @@ class Patch:
     add: bool = False
 
     def write(
-        self,
-        places: Int[np.ndarray, " some"],
-        rows: Int[np.ndarray, " some"],
-        begin: int = 0,
-        end: int | None = None,
+        self, places: Int[np.ndarray, " some"], rows: Int[np.ndarray, " some"], begin: int = 0, end: int | None = None
     ) -> "Write":
         """The patch in a forward of some rows, which stand at ``places`` of its batch, from a position on."""
         values = self.values[torch.from_numpy(rows)]
@@ -83,10 +79,7 @@ def patch_hooks(
 
 @torch.no_grad()
 def patched_logits(
-    model: Model,
-    tokens: Sequence[int],
-    patches: Sequence[Patch],
-    readers: Mapping[str, Sequence[Reader]] | None = None,
+    model: Model, tokens: Sequence[int], patches: Sequence[Patch], readers: Mapping[str, Sequence[Reader]] | None = None
 ) -> Float[Tensor, " d_vocab"]:
     """Logits after one prompt with patches of one row in place."""
     writes: dict[str, list[Write]] = {}

@@ -82,9 +82,7 @@ def generate(
             f"{tokens.shape[1]} tokens of prompt and {max_new_tokens} new ones: the model reads {model.cfg.n_ctx}"
         )
     sampled = temperature > GREEDY
-    has_end = any(
-        getattr(source, "eos_token_id", None) is not None for source in (model.tokenizer, model.cfg)
-    )
+    has_end = any(getattr(source, "eos_token_id", None) is not None for source in (model.tokenizer, model.cfg))
     device = model_device(model)
     seeded = torch.random.fork_rng([device] if device.type == "cuda" else [])
     # of a vocabulary of 262 144 the logits of 96 prompts of 15 tokens would be 1.5 GB, and the last of each are read

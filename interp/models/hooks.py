@@ -122,9 +122,7 @@ def hooks_aside(model: TransformerBridge) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def as_it_is(
-    model: TransformerBridge, subject: str, remedy: str = "leave that context before"
-) -> Iterator[None]:
+def as_it_is(model: TransformerBridge, subject: str, remedy: str = "leave that context before") -> Iterator[None]:
     """Hold the model's lock for what has to be by the model without any hooks; waits for those of another thread and
     refuses those of this one. The error begins with ``subject`` and ends with ``remedy``."""
     with model_lock(model):

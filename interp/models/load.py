@@ -27,9 +27,7 @@ _ONE_AT_A_TIME = threading.RLock()
 """transformers makes models on the meta device while it loads one, for every thread."""
 
 
-def load_model(
-    spec: str | Path = EMBEDDED, *, device: str | None = None, dtype: str = "float32"
-) -> TransformerBridge:
+def load_model(spec: str | Path = EMBEDDED, *, device: str | None = None, dtype: str = "float32") -> TransformerBridge:
     """Load a model, in eval mode and with every parameter frozen.
 
     >>> model = load_model("smollm2-135m-instruct")

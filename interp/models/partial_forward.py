@@ -72,9 +72,7 @@ class Blockwise:
         if not all(has_hook(self.model, hook) for hook in names.values()):
             return None
         kept: dict[str, Tensor] = {}
-        hooks = {
-            hook: lambda x, name=name: kept.__setitem__(name, x[0].clone()) for name, hook in names.items()
-        }
+        hooks = {hook: lambda x, name=name: kept.__setitem__(name, x[0].clone()) for name, hook in names.items()}
         tokens = torch.zeros(1, self.n_positions, dtype=torch.long, device=model_device(self.model))
         with torch.no_grad(), hooked(self.model, hooks):
             self.model(tokens)
@@ -117,9 +115,7 @@ class Blockwise:
         bias = self.bias(layer, into)
         return projected if bias is None else projected + bias
 
-    def rotate(
-        self, x: Float[Tensor, "*any pos head d_head"], first: int = 0
-    ) -> Float[Tensor, "*any pos head d_head"]:
+    def rotate(self, x: Float[Tensor, "*any pos head d_head"], first: int = 0) -> Float[Tensor, "*any pos head d_head"]:
         """Turn queries or keys, the first of which stands at position ``first``: linear in ``x``."""
         if self.rotation is None:
             return x
@@ -150,15 +146,11 @@ class Blockwise:
         """z of every head from its query, key and value, before rotation."""
         return self.mix(self.masked(self.scores(self.rotate(q), self.rotate(k))).softmax(-1), v)
 
-    def write(
-        self, layer: int, z: Float[Tensor, "*any pos head d_head"]
-    ) -> Float[Tensor, "*any pos head d_model"]:
+    def write(self, layer: int, z: Float[Tensor, "*any pos head d_head"]) -> Float[Tensor, "*any pos head d_model"]:
         """What every head adds to the residual stream; the layer's bias is apart (:func:`output_bias`)."""
         return torch.einsum("...hd,hdm->...hm", z, self.model.blocks[layer].attn.W_O)
 
-    def mlp(
-        self, layer: int, inputs: Float[Tensor, "batch pos d_model"]
-    ) -> Float[Tensor, "batch pos d_model"]:
+    def mlp(self, layer: int, inputs: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         """Output of a layer's MLP from the residual stream before its norm."""
         return self.model.blocks[layer].mlp(mlp_norm(self.model, layer)(inputs))
 
@@ -219,9 +211,7 @@ class _FrozenLayer(DynamicLayer):
         self.keys, self.values, self.is_initialized = filled.keys, filled.values, True
         self.rows: list[int] | None = None
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
         copies = len(key_states) // len(self.keys)
 
         def before(new: Tensor, kept: Tensor) -> Tensor:
@@ -257,11 +247,7 @@ class Prefix:
 
     @classmethod
     def in_parts(
-        cls,
-        model: TransformerBridge,
-        tokens: Int[Tensor, "batch prefix"],
-        run: Callable[[Tensor], object],
-        size: int,
+        cls, model: TransformerBridge, tokens: Int[Tensor, "batch prefix"], run: Callable[[Tensor], object], size: int
     ) -> "Prefix":
         """Of many prompts, ``size`` of which run at once."""
         if not tokens.shape[1]:
@@ -312,9 +298,7 @@ _returns_tuple: "weakref.WeakKeyDictionary[TransformerBridge, bool]" = weakref.W
 
 
 @contextlib.contextmanager
-def starting_at(
-    model: TransformerBridge, layer: int, resid_pre: Float[Tensor, "batch pos d_model"]
-) -> Iterator[None]:
+def starting_at(model: TransformerBridge, layer: int, resid_pre: Float[Tensor, "batch pos d_model"]) -> Iterator[None]:
     """Within the body a forward of tokens of this batch and length begins at ``layer`` with ``resid_pre``."""
     with model_lock(model):
         wrap = _blocks_return_tuples(model)

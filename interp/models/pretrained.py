@@ -15,12 +15,7 @@ from typing import Any
 
 import torch
 from gguf import GGUFReader
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    RepositoryNotFoundError,
-    StrictDataclassError,
-)
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, StrictDataclassError
 from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -65,10 +60,7 @@ def few_logits(
 
 
 def check_agreement(
-    wrapped: Float[Tensor, "pos d_vocab"],
-    original: Float[Tensor, "pos d_vocab"],
-    dtype: torch.dtype,
-    architecture: str,
+    wrapped: Float[Tensor, "pos d_vocab"], original: Float[Tensor, "pos d_vocab"], dtype: torch.dtype, architecture: str
 ) -> None:
     """Raise :class:`InputError` unless logits are those of the model before it was wrapped, or are no numbers."""
     error = ((wrapped - original).abs().max() / original.abs().max()).item()
@@ -259,9 +251,7 @@ def _reason(error: Exception) -> str:
 _MAGIC = b"GGUF"
 
 
-def read_gguf(
-    path: Path, dtype: torch.dtype = torch.float32
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def read_gguf(path: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Read model (eager attention, eval mode, on the CPU) and tokenizer from a GGUF file.
 
     The model is an ordinary one afterwards: what transformers remembers of the quantisation is cleared,

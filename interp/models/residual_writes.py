@@ -237,8 +237,7 @@ def _measured(model: TransformerBridge) -> ResidualWrites:
     if norm is not None:
         like = next(model.parameters())
         known = all(
-            layer.norm == norm
-            and layer.equals(getattr(block, norm)(layer.written[None].to(like.dtype))[0].float())
+            layer.norm == norm and layer.equals(getattr(block, norm)(layer.written[None].to(like.dtype))[0].float())
             for block, layer in zip(model.blocks, measured, strict=True)
         )
         first = norm != "ln1" and has_hook(model, "blocks.0.ln1.hook_in")
@@ -268,9 +267,7 @@ def _layer(model: TransformerBridge, layer: int, kept: dict[str, Tensor], tolera
     return _Layer(written, added, tolerance * added.abs().max() + rounding, norm)
 
 
-def _logit_scale(
-    model: TransformerBridge, entering: Tensor, logits: Tensor, tolerance: float
-) -> float | None:
+def _logit_scale(model: TransformerBridge, entering: Tensor, logits: Tensor, tolerance: float) -> float | None:
     config = getattr(model.original_model, "config", None)  # a planted model has none
     if getattr(config, "final_logit_softcapping", None):  # of small logits it is nearly a multiple
         return None

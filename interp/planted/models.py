@@ -277,12 +277,7 @@ _MODELS = {
         _write_inhibition,
         NAMES,
         n_layers=4,
-        heads={
-            "a0.h1": "duplicate token",
-            "a1.h2": "S-inhibition",
-            "a2.h0": "name mover",
-            "a3.h5": "name mover",
-        },
+        heads={"a0.h1": "duplicate token", "a1.h2": "S-inhibition", "a2.h0": "name mover", "a3.h5": "name mover"},
         edges=paths("a0.h1", "a1.h2", "kv") + paths("a1.h2", "a2.h0 a3.h5", "q"),
         outputs=("a2.h0", "a3.h5"),
     ),

@@ -123,9 +123,7 @@ def metric_of(z: Float[Tensor, "2 pair d"], metric: Metric) -> Float[Tensor, "1 
     return torch.linalg.solve(shared + ridge, difference)[None]
 
 
-def fit_few(
-    z: Float[Tensor, "2 pair d"], n_codes: int, metric: Metric = "plain", seed: int = 0
-) -> MetricCodebook:
+def fit_few(z: Float[Tensor, "2 pair d"], n_codes: int, metric: Metric = "plain", seed: int = 0) -> MetricCodebook:
     """At most ``n_codes`` codes, each nearest to :data:`LEAST` prompts or more."""
     rows = z.flatten(0, 1)
     config = CodebookConfig(d_in=z.shape[-1], n_codes=n_codes, selection="matching_pursuit", seed=seed)
@@ -195,10 +193,7 @@ def measure(
 
 
 def kept_by(
-    runner: SlotRunner,
-    slot: HeadAtRole,
-    decoded: Sequence[Float[Tensor, "2 pair d"]],
-    pairs: Int[np.ndarray, " pair"],
+    runner: SlotRunner, slot: HeadAtRole, decoded: Sequence[Float[Tensor, "2 pair d"]], pairs: Int[np.ndarray, " pair"]
 ) -> list[KeptEffect]:
     """The same of what codes of any kind stand for on both sides of these pairs."""
     z = runner.z(slot)[:, torch.from_numpy(pairs)]
@@ -399,9 +394,7 @@ def _permuted(strata: Int[np.ndarray, " prompt"], rng: np.random.Generator) -> I
 
 
 def _ami(
-    codes: Int[np.ndarray, " prompt"],
-    values: Int[np.ndarray, " prompt"],
-    orders: Int[np.ndarray, "draw prompt"],
+    codes: Int[np.ndarray, " prompt"], values: Int[np.ndarray, " prompt"], orders: Int[np.ndarray, "draw prompt"]
 ) -> tuple[float, float, float]:
     """AMI, its mean over the permutations, and how rarely one of them reaches it."""
     from sklearn.metrics.cluster import expected_mutual_information
@@ -412,8 +405,7 @@ def _ami(
     permuted = (np.bincount(c * width + values) for c in codes[orders])
     weighted = np.arange(n + 1) * np.log(np.maximum(np.arange(n + 1), 1))  # count · log count
     rows, columns, *joint = (
-        weighted[counts].sum() / n - np.log(n)
-        for counts in (table.sum(1), table.sum(0), table.ravel(), *permuted)
+        weighted[counts].sum() / n - np.log(n) for counts in (table.sum(1), table.sum(0), table.ravel(), *permuted)
     )
     information = np.array(joint) - rows - columns
     expected = expected_mutual_information(table, n)

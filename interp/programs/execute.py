@@ -67,9 +67,7 @@ class Execution:
         self.runner, self.seed = runner, seed
         self.groups = groups_of(program)
         varying = {variable.name: variable for variable in variables(runner.pairs, runner.model.tokenizer)}
-        self.group_of = {
-            HeadAtRole.of(site, group.role): group for group in self.groups for site in group.sites
-        }
+        self.group_of = {HeadAtRole.of(site, group.role): group for group in self.groups for site in group.sites}
         slots = {coded.slot: coded for coded in program.slots}
         self.slots = [slots[slot] for slot in self.group_of]
         self.named = [coded for coded in self.slots if coded.variable in varying and coded.usual]
@@ -82,13 +80,9 @@ class Execution:
 
     def _mean(self, coded: SlotCodes) -> Float[Tensor, " d"]:
         shares = np.array([coded.shares[str(code)] for code in range(coded.codes)]).mean(1)
-        return torch.from_numpy(shares).float() @ vectors_of(
-            self.books[str(coded.slot)], np.arange(coded.codes)
-        )
+        return torch.from_numpy(shares).float() @ vectors_of(self.books[str(coded.slot)], np.arange(coded.codes))
 
-    def values(
-        self, coded: SlotCodes, content: str, pairs: Int[np.ndarray, " row"]
-    ) -> Float[Tensor, "row d"]:
+    def values(self, coded: SlotCodes, content: str, pairs: Int[np.ndarray, " row"]) -> Float[Tensor, "row d"]:
         """What is written at a slot: ``program``, the code of the true value; ``other``, of another prompt's; ``mean``;
         ``whole``, what the model writes. Where no code stands for a value, or no variable is said, it is the mean."""
         if content == "whole":
@@ -103,10 +97,7 @@ class Execution:
         """At all slots, all else live: the program, and its nulls."""
         n, arms = len(self.runner.pairs), ("program", "mean", "other")
         pairs = np.arange(n)
-        edits = [
-            Edit(coded.slot, torch.cat([self.values(coded, arm, pairs) for arm in arms]))
-            for coded in self.named
-        ]
+        edits = [Edit(coded.slot, torch.cat([self.values(coded, arm, pairs) for arm in arms])) for coded in self.named]
         outcome = self.runner.run(np.tile(pairs, len(arms)), edits)
         same = outcome.preferred.reshape(-1, n) == self.runner.preferred
         program, mean, other = map(self._compared, outcome.metric.reshape(-1, n), same)
@@ -193,8 +184,7 @@ class Execution:
             if written.any():
                 held = torch.zeros_like(self.values(coded, "mean", pairs))
                 values = [
-                    held if content in (None, "held") else self.values(coded, content, pairs)
-                    for content in contents
+                    held if content in (None, "held") else self.values(coded, content, pairs) for content in contents
                 ]
                 patches.append(Patch(coded.slot.site, torch.cat(values), positions, written))
         metric, preferred = in_frozen_context(self.runner.clean, rows, live, patches)
@@ -238,7 +228,5 @@ def execute_program(program: Program, model: Model, pairs: PromptPairs) -> Execu
     mlps = any(coded.slot.site.kind == "mlp" for coded in program.slots)
     _, executed = execute(program, SlotRunner.of(model, pairs, mlps=mlps))
     if executed is None:
-        raise InputError(
-            "no slot of this program says a variable of these prompts: there is nothing to execute"
-        )
+        raise InputError("no slot of this program says a variable of these prompts: there is nothing to execute")
     return executed

@@ -22,14 +22,7 @@ from torch import Tensor
 from interp.interventions.clean_run import CleanRun
 from interp.interventions.patch import Patch
 from interp.programs.codes import ids, same_partition, variables
-from interp.programs.proof import (
-    HeadCodebook,
-    NamedVariable,
-    answers_by_field,
-    changes_of,
-    set_variables,
-    stacked,
-)
+from interp.programs.proof import HeadCodebook, NamedVariable, answers_by_field, changes_of, set_variables, stacked
 from interp.programs.schema import Interchange, Program
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner, read_slots
 from interp.prompts.pairs import HighLevelModel, PromptPairs, Task, Value
@@ -43,9 +36,7 @@ class Judge:
     """A program on prompts that did not make it. ``runner``: of the prompts that judge. ``fitted``: those that its
     codes were fitted to."""
 
-    def __init__(
-        self, program: Program, task: Task, runner: SlotRunner, fitted: PromptPairs, seed: int = 0
-    ) -> None:
+    def __init__(self, program: Program, task: Task, runner: SlotRunner, fitted: PromptPairs, seed: int = 0) -> None:
         self.program, self.runner, self.fitted, self.seed = program, runner, fitted, seed
         self.task = task if isinstance(task, HighLevelModel) else None
         model, judged = runner.model, runner.pairs
@@ -191,8 +182,7 @@ class Judge:
                     x.grad = gradient
                 adam.step()
         return {
-            rank: {slot: _projection(x).detach() for slot, x in by_slot.items()}
-            for rank, by_slot in directions.items()
+            rank: {slot: _projection(x).detach() for slot, x in by_slot.items()} for rank, by_slot in directions.items()
         }
 
 

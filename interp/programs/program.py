@@ -106,9 +106,7 @@ def find_program(
     return _Finder(clean, fitted, judged, seed, looks or {}, stage).program(sites, effects)
 
 
-def fit_and_judge(
-    task: Task, pairs: PromptPairs, model: Model, seed: int
-) -> tuple[PromptPairs, PromptPairs] | str:
+def fit_and_judge(task: Task, pairs: PromptPairs, model: Model, seed: int) -> tuple[PromptPairs, PromptPairs] | str:
     """Pairs that codes are fitted to and pairs that judge, beyond those of a discovery; or why there are too few."""
     try:
         most = FIT_PAIRS + JUDGE_PAIRS + SPARE_PAIRS
@@ -273,9 +271,7 @@ class _Finder:
         numbers |= {"input": slot in self.inputs, "codes": book.config.n_codes}
         slot_codes = SlotCodes(site=str(slot.site), role=slot.role, **numbers)
         if not has_effect:
-            self.notes.append(
-                f"{slot}: its effect on the held-out prompts is not off zero, so no share is told."
-            )
+            self.notes.append(f"{slot}: its effect on the held-out prompts is not off zero, so no share is told.")
         elif not slot_codes.enough and z.shape[1] < FIT_PAIRS:
             wanted = next(size for sizes in SIZES for size in sizes if size * PER_CODE > 2 * z.shape[1])
             self.notes.append(
@@ -331,10 +327,7 @@ class _Finder:
         return examples
 
     def _interchange(
-        self,
-        coded: dict[HeadAtRole, HeadCodebook],
-        names: dict[HeadAtRole, list[Name]],
-        varying: Iterable[Variable],
+        self, coded: dict[HeadAtRole, HeadCodebook], names: dict[HeadAtRole, list[Name]], varying: Iterable[Variable]
     ) -> list[VariableSet]:
         """Every variable by itself, at heads that help and at those that oppose; together those that move the metric by
         themselves on the discovery's pairs."""

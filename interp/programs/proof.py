@@ -73,9 +73,7 @@ def answers_by_field(outcome: VariableSet) -> dict[str, Any]:
         for arm, answers in outcome.by.items()
         for name in ("metric", "flipped", "off_target")
     }
-    return {
-        name if name == "metric_set" else name.removesuffix("_set"): value for name, value in values.items()
-    }
+    return {name if name == "metric_set" else name.removesuffix("_set"): value for name, value in values.items()}
 
 
 def set_variables(
@@ -171,9 +169,7 @@ def stacked(arms: Sequence[Sequence[Edit]], n: int) -> list[Edit]:
     return copies
 
 
-def _answers(
-    runner: SlotRunner, variable: Variable, current: Int[np.ndarray, " pair"]
-) -> Int[np.ndarray, " pair"]:
+def _answers(runner: SlotRunner, variable: Variable, current: Int[np.ndarray, " pair"]) -> Int[np.ndarray, " pair"]:
     """The other answer of each pair whose value is the right or the wrong one; else −1."""
     number = {str(value).strip(): i for i, value in enumerate(variable.values)}
     decode = runner.model.tokenizer.decode
@@ -208,9 +204,7 @@ def _turned(change: Float[Tensor, "row d"], rng: np.random.Generator) -> Float[T
     return directions * change.norm(dim=-1, keepdim=True)
 
 
-def _at_random_heads(
-    n_heads: int, changes: Mapping[HeadAtRole, Tensor], rng: np.random.Generator
-) -> list[Edit]:
+def _at_random_heads(n_heads: int, changes: Mapping[HeadAtRole, Tensor], rng: np.random.Generator) -> list[Edit]:
     """The same change at other heads of the same layers and roles, drawn anew for every :data:`DRAWS`-th row."""
     edits = []
     for slot, change in changes.items():

@@ -274,8 +274,7 @@ class Program(Strict):
             falls = "" if line is None else f"   {line.fall_deleted:+z.2f}"
             falls += "" if line is None or line.fall_wrong is None else f" / {line.fall_wrong:+z.2f}"
             lines.append(
-                f"  {group.name or 'head':<16}{heads_at_role(group):<44} = {group.says:<22}"
-                f"{group.effect:+6.2f}{falls}"
+                f"  {group.name or 'head':<16}{heads_at_role(group):<44} = {group.says:<22}{group.effect:+6.2f}{falls}"
             )
         left = len(self.groups) - len(shown)
         if left:
@@ -336,9 +335,7 @@ class Program(Strict):
             accuracies |= {"class means": x.accuracy_means, "random codes": x.accuracy_codes}
             accuracies |= {"rotation": x.accuracy_rotation}
             if x.accuracy is not None:
-                lines.append(
-                    f"    the expected token comes out on top of {x.n_accuracy}: {_shares(accuracies)}"
-                )
+                lines.append(f"    the expected token comes out on top of {x.n_accuracy}: {_shares(accuracies)}")
             if x.isolation is not None:
                 lines.append(f"    where it should stay the top token stays in {x.isolation:.0%}")
         lines += self.notes

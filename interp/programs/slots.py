@@ -104,10 +104,7 @@ class SlotRunner:
     ) -> Outcome:
         """The clean prompts of some pairs, each as often as it is named, with slots changed; see ``CleanRun.run``."""
         rows = [self.pairs[pair] for pair in pairs]
-        patches = [
-            Patch(edit.slot.site, edit.values, edit.slot.positions(rows), edit.rows, edit.add)
-            for edit in edits
-        ]
+        patches = [Patch(edit.slot.site, edit.values, edit.slot.positions(rows), edit.rows, edit.add) for edit in edits]
         reading = [(slot.site, slot.positions(rows)) for slot in read]
         return self.clean.run(pairs, patches, reading, every_token=every_token)
 

@@ -32,8 +32,7 @@ Text = Annotated[str, Field(min_length=1)]
 Roles = Annotated[dict[Text, Annotated[int, Field(ge=0)]], AfterValidator(_without_end)]
 """Token index by role, counted without BOS."""
 Pieces = Annotated[
-    dict[Text, Annotated[tuple[Text, Annotated[int, Field(ge=1)]], Field(strict=False)]],
-    AfterValidator(_without_end),
+    dict[Text, Annotated[tuple[Text, Annotated[int, Field(ge=1)]], Field(strict=False)]], AfterValidator(_without_end)
 ]
 """By role a piece of the clean text, and which occurrence of it."""
 
@@ -89,11 +88,7 @@ def validated(kind: type[_Model], data: bytes, source: str, form: str) -> _Model
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-        whole = first["type"] in (
-            "missing",
-            "json_invalid",
-            "value_error",
-        )  # which say themselves what was given
+        whole = first["type"] in ("missing", "json_invalid", "value_error")  # which say themselves what was given
         given = "" if whole else f", not {first['input']!r:.60}"
         message = first["msg"].removeprefix("Value error, ")
         wrong = f"{source}: {place.lstrip('.')} {message}{given} (the form is {form})"
@@ -243,9 +238,7 @@ def write_prompt_file(pairs: PromptPairs, path: str | Path, tokenizer: Any) -> N
     """
     bos_id = getattr(tokenizer, "bos_token_id", None)
     shift = int(pairs.bos and bos_id is not None)
-    roles = [
-        {role: index - shift for role, index in pair.positions.items() if role != "END"} for pair in pairs
-    ]
+    roles = [{role: index - shift for role, index in pair.positions.items() if role != "END"} for pair in pairs]
     shared = all(positions == roles[0] for positions in roles)
     prompts: list[dict[str, Any]] = []
     for pair, positions in zip(pairs, roles, strict=True):
@@ -278,8 +271,7 @@ def build_pair(
     for role, position in roles.items():
         if position >= len(clean):
             raise InputError(
-                f"{source} has {len(clean)} tokens with this tokenizer, "
-                f"but word_idxs puts {role} at {position}"
+                f"{source} has {len(clean)} tokens with this tokenizer, but word_idxs puts {role} at {position}"
             )
     right, wrong = (
         [encoder.continuation(prompt.clean, answer) for answer in answers]

@@ -63,9 +63,7 @@ def sample_pairs(
                 raise  # a mistake of ours, which nobody can mend by what one line says
             raise InputError(f"task {task.name!r}: {_failure(task, error)}") from error
         if not isinstance(pairs, PromptPairs):
-            raise InputError(
-                f"task {task.name!r}: sample must return PromptPairs, not {type(pairs).__name__}"
-            )
+            raise InputError(f"task {task.name!r}: sample must return PromptPairs, not {type(pairs).__name__}")
         if not pairs:
             raise InputError(f"task {task.name!r}: sample gave no pairs where {asked} were asked for")
         return pairs

@@ -136,9 +136,7 @@ class TemplateFile(TaskFile, SampledTask):
                 by = reference.by or ""
                 choices = [{by: option} for option in values.entries(by)] if by else [{}]
                 texts = [values.texts(reference, entry, choice)[0] for choice in choices]
-                encode = (
-                    encoder.encode if first else lambda text, s=space: encoder.continuation("the", s + text)
-                )
+                encode = encoder.encode if first else lambda text, s=space: encoder.continuation("the", s + text)
                 ids = [encode(text) for text in texts]
                 if len({len(tokens) for tokens in ids}) != 1 or any(unknown in tokens for tokens in ids):
                     return None
@@ -187,11 +185,7 @@ class TemplateFile(TaskFile, SampledTask):
         return pairs
 
     def _set(
-        self,
-        kind: Kind,
-        chosen: Mapping[str, Entry],
-        usable: Mapping[str, list[Entry]],
-        stream: random.Random,
+        self, kind: Kind, chosen: Mapping[str, Entry], usable: Mapping[str, list[Entry]], stream: random.Random
     ) -> dict[str, Entry]:
         """What a kind sets, with its values; fresh draws differ from each other and from the clean prompt's values."""
         sets: dict[str, Entry] = {}
@@ -238,9 +232,7 @@ class TemplateFile(TaskFile, SampledTask):
             return built
         return replace(built[0], template=str(template + 1)), built[1]
 
-    def _variables(
-        self, template: int, chosen: Mapping[str, Entry], apart: Mapping[str, Entry]
-    ) -> dict[str, Value]:
+    def _variables(self, template: int, chosen: Mapping[str, Entry], apart: Mapping[str, Entry]) -> dict[str, Value]:
         """The variables of one prompt; a variable whose every occurrence is set apart has no value."""
         shown = occurrences(self._model.templates[template])
         values: dict[str, Value] = {}
@@ -263,9 +255,7 @@ class TemplateFile(TaskFile, SampledTask):
         ]
         return (*alone, *equal)
 
-    def _shortage(
-        self, n: int, built: Mapping[str, dict | str], lost: Mapping[str, list[str]]
-    ) -> TooFewPairs:
+    def _shortage(self, n: int, built: Mapping[str, dict | str], lost: Mapping[str, list[str]]) -> TooFewPairs:
         n_usable = sum(not isinstance(pairs, str) for pairs in built.values())
         causes = Counter(cause for cause in built.values() if isinstance(cause, str))
         reasons = [f"{count} clean prompts dropped for their {cause}" for cause, count in causes.items()]

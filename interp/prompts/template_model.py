@@ -161,9 +161,7 @@ class TemplateModel:
         for owner, entries in lists.items():
             variables = [name for name in owners if owners[name] == owner]
             sets = [kind.set.items() for kind in self.kinds.values()]
-            fresh = max(
-                sum(to == "*" and owners[variable_of(at)] == owner for at, to in kind) for kind in sets
-            )
+            fresh = max(sum(to == "*" and owners[variable_of(at)] == owner for at, to in kind) for kind in sets)
             if len(entries) < len(variables) + fresh:
                 reason = f" ({self.lost(owner, lost[owner])})" if lost.get(owner) else ""
                 raise self._error(

@@ -116,9 +116,7 @@ def read_bench(path: Path) -> BenchRows:
     out = path.parent if path.name == "bench.json" else Path("runs") / f"bench-{path.stem}"
     rows = read_rows(path, partial(bench_rows, out=str(out)), "run the bench again, or delete it")
     if not rows.scopes or not all(map(measured, rows.scopes.values())):
-        raise InputError(
-            f"{path} holds no rows, or a target without numbers: run the bench again, or delete it"
-        )
+        raise InputError(f"{path} holds no rows, or a target without numbers: run the bench again, or delete it")
     return rows
 
 
@@ -152,9 +150,7 @@ def bench_rows(result: Mapping[str, Any], out: str | None = None) -> BenchRows:
         target, of_reference = _target(row), differences if row["decides"] else {}
         scope = f"{target}, against {row['reference']}" if target in several else target
         scopes.setdefault(scope, []).append(_row(row, f"{int(row['seeds'])} seeds", of_reference, target))
-    skipped = [
-        f"{row['method']} on {row['task']} ({row['model']}): {row['why']}" for row in result["skipped"]
-    ]
+    skipped = [f"{row['method']} on {row['task']} ({row['model']}): {row['why']}" for row in result["skipped"]]
     return BenchRows(scopes, str(result["plan"]["against"]), skipped, bench_command(result["plan"], out))
 
 
@@ -241,9 +237,7 @@ def bench_plot(rows: Sequence[MethodRow], metric: str, along: str = COST) -> go.
     least, largest = least - margin, largest + margin
     # a method's name at the right, a thin line from it to the method's last point
     lasts = sorted((line[-1] for line in by_method.values()), key=lambda row: row.values[metric].mean)
-    heights = spread(
-        [row.values[metric].mean for row in lasts], LABEL * (largest - least) / _PLOT, least, largest
-    )
+    heights = spread([row.values[metric].mean for row in lasts], LABEL * (largest - least) / _PLOT, least, largest)
     arrow = {"arrowhead": 0, "arrowwidth": 0.7, "arrowcolor": "rgba(128,128,128,.55)", "standoff": 6}
     for row, height in zip(lasts, heights, strict=True):
         name = in_plot(row.method)
@@ -319,9 +313,7 @@ def render_bench(result: Mapping[str, Any], out: str | None = None) -> str:
         result=result,
         plan=plan,
         summary=_summary(plan, groups),
-        groups=[
-            {"name": name, "figure": _figure(name, rows), **_table(rows)} for name, rows in groups.items()
-        ],
+        groups=[{"name": name, "figure": _figure(name, rows), **_table(rows)} for name, rows in groups.items()],
         targets=[{"title": key[0], "reference": key[1], **_table(rows)} for key, rows in targets.items()],
         comparisons=_comparisons(result["comparisons"]),
         command=bench_command(plan, out),
@@ -367,13 +359,8 @@ def _table(rows: Sequence[MethodRow]) -> dict:
 
     lines = []
     for method, method_rows in sorted(_by([(row.method, row) for row in rows]).items(), key=order):
-        shown = [
-            [spread_text(name, row.values.get(name), row.seeds) for name in columns] for row in method_rows
-        ]
-        cells = [
-            {"n": row.n, "over": row.over, "values": texts}
-            for row, texts in zip(method_rows, shown, strict=True)
-        ]
+        shown = [[spread_text(name, row.values.get(name), row.seeds) for name in columns] for row in method_rows]
+        cells = [{"n": row.n, "over": row.over, "values": texts} for row, texts in zip(method_rows, shown, strict=True)]
         lines.append({"method": method, "rows": cells})
     return {"columns": [TITLES[name] for name in columns], "lines": lines}
 
@@ -386,9 +373,7 @@ def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[dict]:
         by_method = _by([((row["method"], row["n"]), row) for row in scope_rows])
         lines = []
         for (method, n), line in sorted(by_method.items()):
-            values = {
-                row["metric"]: MethodDifference(row["difference"], row["low"], row["high"]) for row in line
-            }
+            values = {row["metric"]: MethodDifference(row["difference"], row["low"], row["high"]) for row in line}
             tasks = "–".join(map(str, sorted({row["tasks"] for row in line if "tasks" in row})))
             shown = [
                 {"text": difference_text(value := values.get(name)), "sure": value is not None and value.sure}

@@ -102,13 +102,7 @@ def opacity(value: int | float | None, largest: int | float) -> float:
 
 
 def grid_plot(
-    run: Run,
-    scale: Scale,
-    ink: str | None = None,
-    chosen: str | None = None,
-    turn: int = 0,
-    *,
-    mlps: bool = False,
+    run: Run, scale: Scale, ink: str | None = None, chosen: str | None = None, turn: int = 0, *, mlps: bool = False
 ) -> go.Figure:
     """Layers from left to right, a row a head: the score as colour, members outlined, checked heads numbered.
 
@@ -216,10 +210,7 @@ def _hover_text(head: Component, scale: Scale) -> str:
 
 
 def pattern_plot(
-    pattern: Float[np.ndarray, "query key"],
-    tokens: Sequence[str],
-    roles: Mapping[int, str],
-    ink: str | None = None,
+    pattern: Float[np.ndarray, "query key"], tokens: Sequence[str], roles: Mapping[int, str], ink: str | None = None
 ) -> go.Figure:
     """Attention from every token (rows) to every token (columns), weights from .05 on as numbers.
 
@@ -331,13 +322,7 @@ def scores_plot(
 
 def _plain_axis(size: int = SMALL) -> dict:
     # margins are given: to find them plotly would draw every figure twice
-    return {
-        "showgrid": False,
-        "zeroline": False,
-        "ticks": "",
-        "tickfont": {"size": size},
-        "automargin": False,
-    }
+    return {"showgrid": False, "zeroline": False, "ticks": "", "tickfont": {"size": size}, "automargin": False}
 
 
 def finished(
@@ -401,9 +386,7 @@ def edges_explained(run: Run, edges: Sequence[Edge]) -> str:
         width += "path patching. Blue helps, orange hurts, pale is within two standard errors of nothing."
     else:
         width = "the method’s |score|; no edge was patched. Blue helps, orange hurts."
-    boxes = (
-        "Boxes: members, coloured by their effect. Edges below a thousandth of the strongest are left out."
-    )
+    boxes = "Boxes: members, coloured by their effect. Edges below a thousandth of the strongest are left out."
     return f"Width: {width} {boxes}"
 
 
@@ -461,11 +444,7 @@ def edge_plot(
     )
     figure.update_xaxes(visible=False, range=[-_WIDTH, span + _WIDTH])
     names = [f"{layer} MLP" if is_mlp else str(layer) for layer, is_mlp in columns]
-    ticks = {
-        "tickvals": [i * _PITCH for i in range(len(columns))],
-        "ticktext": names,
-        "tickfont": {"size": SMALL},
-    }
+    ticks = {"tickvals": [i * _PITCH for i in range(len(columns))], "ticktext": names, "tickfont": {"size": SMALL}}
     grid = {"gridcolor": "rgba(128,128,128,.25)", "griddash": "dot", "zeroline": False}
     figure.update_yaxes(title="layer", range=[-_PITCH * 0.6, (len(columns) - 0.5) * _PITCH], **ticks, **grid)
     return finished(figure, 90 + min(44, _PITCH) * len(columns), left=50, bottom=4)
@@ -513,9 +492,7 @@ def place_nodes(nodes: Sequence[Component], edges: Sequence[Edge], span: float) 
 DASHES = {"q": "solid", "k": "dash", "v": "dot", None: "longdash"}
 
 
-def _edge(
-    edge: Edge, xy: dict[str, tuple[float, float]], largest: float, digits: int, signed: bool
-) -> go.Scatter:
+def _edge(edge: Edge, xy: dict[str, tuple[float, float]], largest: float, digits: int, signed: bool) -> go.Scatter:
     (x0, y0), (x1, y1) = xy[edge.sender], xy[edge.receiver]
     y0, y1, x1 = y0 + _HEIGHT / 2, y1 - _HEIGHT / 2, x1 + _PORTS[edge.into] * _WIDTH / 3
     bend = max(0.35 * (y1 - y0), _PITCH / 3)
@@ -544,10 +521,7 @@ def _bezier(t: np.ndarray, a: float, b: float, c: float, d: float) -> list[float
 
 
 def roc_plot(
-    curve: Sequence[tuple[float, float]],
-    layer_curve: Sequence[tuple[float, float]],
-    n_positive: int,
-    n_negative: int,
+    curve: Sequence[tuple[float, float]], layer_curve: Sequence[tuple[float, float]], n_positive: int, n_negative: int
 ) -> go.Figure:
     """ROC curve with what knows nothing of the task: the band of random rankings, and the layer's index.
 

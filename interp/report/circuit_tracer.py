@@ -64,9 +64,7 @@ def program_graph(run: Run, slug: str) -> dict[str, Any]:
     for edge in () if run.edges_are_counts else run.edges:  # into queries, keys and values: one link
         scores[edge.sender, edge.receiver] = scores.get((edge.sender, edge.receiver), 0) + edge.score
     for (sender, receiver), score in scores.items():
-        pairs = [
-            (start, end) for start in at.get(sender, []) for end in at.get(receiver, []) if start[0] <= end[0]
-        ]
+        pairs = [(start, end) for start in at.get(sender, []) for end in at.get(receiver, []) if start[0] <= end[0]]
         # at which tokens an edge is, it does not say: where its ends matter most
         if pairs:
             start, end = max(pairs, key=lambda pair: min(abs(pair[0][1]), abs(pair[1][1])))
@@ -95,9 +93,7 @@ def write(graph: dict[str, Any], path: Path) -> None:
     if index.exists():
         try:
             known = read_json(index)
-            known["graphs"] = [
-                entry for entry in known["graphs"] if entry["slug"] != graph["metadata"]["slug"]
-            ]
+            known["graphs"] = [entry for entry in known["graphs"] if entry["slug"] != graph["metadata"]["slug"]]
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{index} is no index of graphs: write to another folder") from None
     write_json(path, graph)
@@ -112,8 +108,7 @@ class _Graph:
     def __init__(self, tokens: Sequence[str]) -> None:
         self.tokens = list(tokens)
         self.nodes = [
-            _node(f"E_{place}_{place}", place, "E", place, "embedding", token)
-            for place, token in enumerate(tokens)
+            _node(f"E_{place}_{place}", place, "E", place, "embedding", token) for place, token in enumerate(tokens)
         ]
         self.links: list[dict[str, Any]] = []
         self.effects: dict[str, float] = {}
@@ -127,9 +122,7 @@ class _Graph:
         # a number of its own, by Cantor's pairing, heads after the MLP
         across = 0 if site.head is None else site.head + 1
         number = (site.layer + across) * (site.layer + across + 1) // 2 + across
-        self.nodes.append(
-            _node(name, number, str(site.layer), position, kind, label) | {"activation": effect}
-        )
+        self.nodes.append(_node(name, number, str(site.layer), position, kind, label) | {"activation": effect})
         self.effects[name], self.layers = effect, max(self.layers, site.layer + 1)
 
     def link(self, source: str, target: str, weight: float) -> None:

@@ -81,9 +81,7 @@ def compare_runs(run_a: Run, run_b: Run) -> Comparison:
     scores = run_a.scores, run_b.scores
     if scores[0].shape != scores[1].shape:
         shapes = " and ".join("{} layers of {} heads".format(*per_head.shape) for per_head in scores)
-        raise InputError(
-            f"the runs are on models of {shapes}: only runs on models of one shape can be compared"
-        )
+        raise InputError(f"the runs are on models of {shapes}: only runs on models of one shape can be compared")
     name_a, name_b = _names(run_a, run_b)
     members_a, members_b = (tuple(part.site for part in run.members) for run in (run_a, run_b))
     shared = tuple(site for site in members_a if site in members_b)
@@ -99,8 +97,7 @@ def compare_runs(run_a: Run, run_b: Run) -> Comparison:
         spearman=spearman(*(np.abs(per_head).ravel() for per_head in scores)),
         differing=_differing(run_a, run_b, either - set(shared)),
         aucs={
-            name: (run_a.recovery[in_a].roc_auc, run_b.recovery[in_b].roc_auc)
-            for name, (in_a, in_b) in common.items()
+            name: (run_a.recovery[in_a].roc_auc, run_b.recovery[in_b].roc_auc) for name, (in_a, in_b) in common.items()
         },
         recovery={} if unpaired else _paired(run_a, run_b),
         unpaired=unpaired,
@@ -146,9 +143,7 @@ def _common(run_a: Run, run_b: Run) -> dict[str, tuple[str, str]]:
     """
     judged_a, judged_b = run_a.recovery, run_b.recovery
     reference_a, reference_b = run_a.settings.reference, run_b.settings.reference
-    common = {
-        name: (name, name) for name in judged_a if name in judged_b and name not in (reference_a, reference_b)
-    }
+    common = {name: (name, name) for name in judged_a if name in judged_b and name not in (reference_a, reference_b)}
     a, b = run_a.own_reference, run_b.own_reference
     is_same = a is not None and b is not None and np.array_equal(a.heads, b.heads) and a.gap == b.gap
     if is_same and reference_a in judged_a and reference_b in judged_b:

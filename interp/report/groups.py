@@ -63,9 +63,7 @@ def group_graph(run: Run) -> Markup:
         for i, height in zip(members, spread(heights[members], _STEP, 0, bottom), strict=True)
     }
     group_of = {f"{site} @ {group.role}": i for i, group in enumerate(groups) for site in group.sites}
-    ends = [
-        (group_of.get(edge.sender), group_of.get(edge.receiver)) for edge in program.transitions if edge.known
-    ]
+    ends = [(group_of.get(edge.sender), group_of.get(edge.receiver)) for edge in program.transitions if edge.known]
     pairs = sorted({(i, j) for i, j in ends if i is not None and j is not None and i != j})
     receivers = {i: [groups[end] for begin, end in pairs if begin == i] for i in places}
     arrows = "".join(_arrow(*places[begin], *places[end]) for begin, end in pairs)

@@ -42,11 +42,7 @@ def render_report(run: Run, task: str | None = None, reference: str | None = Non
 
         modules, curves = MODULES | {"validity": validity}, validity.curves_plot(run.validity)
     details = {
-        part.site: (
-            attention(run, part.site),
-            codes_used(part.codes, run.n_pairs),
-            tokens_written(part.writes),
-        )
+        part.site: (attention(run, part.site), codes_used(part.codes, run.n_pairs), tokens_written(part.writes))
         for part in run.members
     }
     page = environment().get_template("report.html")

@@ -58,9 +58,7 @@ SURPRISE, DIVERGENCE = "rgb(108,127,150)", "rgb(224,98,32)"
 """Legible on light and dark."""
 
 
-def token_costs(
-    tokens: Sequence[str], values: Float[np.ndarray, " token"], colour: str, top: float
-) -> go.Figure:
+def token_costs(tokens: Sequence[str], values: Float[np.ndarray, " token"], colour: str, top: float) -> go.Figure:
     """Bars for each new token, and their mean as a line.
 
     Args:

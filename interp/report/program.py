@@ -51,12 +51,7 @@ def code_rows(slot: SlotCodes) -> list[dict[str, Any]]:
     """Every code of a slot, most used first: what it stands for, its share of either side, examples."""
     shares = sorted(slot.shares.items(), key=lambda entry: (-sum(entry[1]), int(entry[0])))
     return [
-        {
-            "code": int(code),
-            "stands for": code_value(slot, code),
-            "clean": whole(clean),
-            "corrupt": whole(corrupt),
-        }
+        {"code": int(code), "stands for": code_value(slot, code), "clean": whole(clean), "corrupt": whole(corrupt)}
         | {"examples": "\n".join(shown(text, 120) for text in slot.examples.get(code, []))}
         for code, (clean, corrupt) in shares
     ]
@@ -107,12 +102,8 @@ def program_plot(run: Run, ink: str | None = None, chosen: str | None = None) ->
     rows = sorted({row for _, row in places})
     xy = [(layers.index(layer) * _ACROSS, rows.index(row) * _DOWN) for layer, row in places]
     place_of = dict(zip(names, xy, strict=True))
-    edges = sorted(
-        (edge for name in names for edge in program.passed_on(name)), key=lambda edge: -edge.changes
-    )
-    figure = go.Figure(
-        [_line(edge, *place_of[edge.sender], *place_of[edge.receiver]) for edge in reversed(edges)]
-    )
+    edges = sorted((edge for name in names for edge in program.passed_on(name)), key=lambda edge: -edge.changes)
+    figure = go.Figure([_line(edge, *place_of[edge.sender], *place_of[edge.receiver]) for edge in reversed(edges)])
     largest = max((abs(slot.effect) for slot in slots), default=0.0) or 1.0
     variables = [shown(slot.variable or wording.DASH, 14) for slot in slots]
     figure.add_scatter(

@@ -18,9 +18,7 @@ STAGES = {
 }
 
 
-def command_line(
-    run: Run, task: str | None = None, reference: str | None = None, n: int | None = None
-) -> str:
+def command_line(run: Run, task: str | None = None, reference: str | None = None, n: int | None = None) -> str:
     """The command that repeats the run, on ``n`` pairs if given.
 
     Args:
@@ -78,9 +76,7 @@ def warnings(run: Run) -> list[str]:
     if not run.mlps:
         limits.append("MLPs were not scored.")
     elif run.universe == "heads":
-        limits.append(
-            "Only heads could become members; MLPs stay live, and what they do is part of every effect."
-        )
+        limits.append("Only heads could become members; MLPs stay live, and what they do is part of every effect.")
     checked = len(run.checked)
     if checked < len(run.ranked):
         limits.append(

@@ -29,9 +29,7 @@ _FOLDER = files("interp.report")
 BLUE, GREY, ORANGE, GREEN = "#3b82c4", "#8a9099", "#e08a3c", "#3f9e74"
 
 
-def layout(
-    figure: go.Figure, *, height: int, left: int = 50, right: int = 10, legend: bool = False
-) -> go.Figure:
+def layout(figure: go.Figure, *, height: int, left: int = 50, right: int = 10, legend: bool = False) -> go.Figure:
     """Set the size; colours of text and grid are left to the theme of the page."""
     figure.update_layout(
         height=height,
@@ -44,10 +42,7 @@ def layout(
 
 
 def spread(
-    heights: Sequence[float] | Float[np.ndarray, " n"],
-    least: int | float,
-    low: int | float,
-    high: int | float,
+    heights: Sequence[float] | Float[np.ndarray, " n"], least: int | float, low: int | float, high: int | float
 ) -> Float[np.ndarray, " n"]:
     """Heights in rising order with at least ``least`` between neighbours, moved as little as a sweep up and one down
     need; evenly from ``low`` to ``high`` where that does not fit."""
@@ -73,11 +68,7 @@ def whiskers(ends: Sequence[Sequence[int | float]], **look: object) -> dict:
 def environment() -> Environment:
     """Everything put into a template is escaped, and a name that it lacks is an error."""
     templates = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=FunctionLoader(_text),
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_text)
     )
     plotly, draw = get_plotlyjs(), _text("figures.js")
     templates.globals |= {

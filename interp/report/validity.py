@@ -18,11 +18,7 @@ def card_rows(card: Validity) -> list[tuple[str, str, str]]:
     )
     areas = f"{number(circuit.cmd, 3)}, {number(circuit.cpr, 3)}"
     rows = [
-        (
-            "members alone: share of the gap",
-            _estimate(circuit.share),
-            f"{random.draws} random circuits: {shares}",
-        ),
+        ("members alone: share of the gap", _estimate(circuit.share), f"{random.draws} random circuits: {shares}"),
         ("members alone: KL from the model", kl, f"random: mean {number(random.kl_mean, 3)}"),
         ("nested circuits: CMD, CPR", areas, "CMD 0 is best; CPR: more is better"),
         ("members off: share that is left", _estimate(circuit.left), f"random off: {left}"),

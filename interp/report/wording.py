@@ -137,11 +137,7 @@ def code_effect(labels: Any, book: str, code: int) -> str:
 def explanation(spoken: Any) -> str:
     """What a model said of a code (:class:`~interp.codesearch.explain.Explanation`), and how well that holds."""
     null = "" if spoken.null is None else f", {spoken.null:.2f} with another code's words"
-    score = (
-        ""
-        if spoken.f1 is None
-        else f"   (detection F1 {spoken.f1:.2f} at {spoken.n} tokens of other text{null})"
-    )
+    score = "" if spoken.f1 is None else f"   (detection F1 {spoken.f1:.2f} at {spoken.n} tokens of other text{null})"
     return f"“{visible(spoken.text, keep=' ')}”{score}"
 
 

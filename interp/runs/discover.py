@@ -39,18 +39,7 @@ from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs, Task
 from interp.prompts.sampling import check_counterfactual, sample_pairs
 from interp.prompts.user_code import USER_CODE
-from interp.runs.run import (
-    Example,
-    Judged,
-    Metric,
-    ModelRun,
-    PairsMade,
-    Proposed,
-    Provenance,
-    Run,
-    Settings,
-    Stricter,
-)
+from interp.runs.run import Example, Judged, Metric, ModelRun, PairsMade, Proposed, Provenance, Run, Settings, Stricter
 from interp.scores.adaptive_patching.edges import edges_by_patching
 from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.eap import attributed_edges
@@ -95,9 +84,7 @@ class CircuitSearch:
                 setattr(self, name, whole_number(name, value, *limits))
         self.threshold = real_number("threshold", self.threshold)
         if not 0 <= self.threshold <= 1:  # NaN neither
-            raise InputError(
-                f"threshold {self.threshold}: it is a share of the clean–corrupt gap, from 0 to 1"
-            )
+            raise InputError(f"threshold {self.threshold}: it is a share of the clean–corrupt gap, from 0 to 1")
         self.method = load_method(self.method)
         task = load_task(self.task)
         self.task_spec = str(self.task) if isinstance(self.task, str | Path) else task.name
@@ -117,14 +104,10 @@ class CircuitSearch:
         if isinstance(config, Mapping):
             for key in ("threshold", "batch_size", "mlps"):
                 if key in config:
-                    raise InputError(
-                        f"{key}={config[key]}: say --{key.replace('_', '-')}, which is of every method"
-                    )
+                    raise InputError(f"{key}={config[key]}: say --{key.replace('_', '-')}, which is of every method")
             common = {"threshold": self.threshold, "seed": self.seed}
             common |= {} if self.batch_size is None else {"batch_size": self.batch_size}
-            config = method_config(
-                method, self.task.name, {key: str(v) for key, v in config.items()}, **common
-            )
+            config = method_config(method, self.task.name, {key: str(v) for key, v in config.items()}, **common)
         elif not isinstance(config, method.config):
             raise InputError(
                 f"config of type {type(config).__name__}: method {method.name!r} takes a {method.config.__name__}"
@@ -270,8 +253,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
         heads=_heads(model, scores, checked, roles, readout, codes),
         mlps=_mlps(scores, checked),
         edges=[
-            Edge(**vars(edge), **(vars(why) if why else {}))
-            for edge, why in itertools.zip_longest(edges, evidence)
+            Edge(**vars(edge), **(vars(why) if why else {})) for edge, why in itertools.zip_longest(edges, evidence)
         ],
         edges_are_counts=scored.counts,
         left_out=_left_out(readout, edges),
@@ -301,9 +283,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
     )
 
 
-def vocabulary(
-    model: Model, outputs: RoleOutputs, program: Program | None
-) -> tuple[str | None, RoleCodes | None]:
+def vocabulary(model: Model, outputs: RoleOutputs, program: Program | None) -> tuple[str | None, RoleCodes | None]:
     """The codes that a run speaks of, and whose they are: its program's, else those that come with the package."""
     if program is not None and program.books:
         return "program", RoleCodes(outputs, program.books)

@@ -77,9 +77,7 @@ def save_judged(run: Run, folder: Path | str) -> None:
 def load_run(folder: Path | str) -> Run:
     folder = Path(folder)
     if not (folder / RESULT).is_file():
-        raise InputError(
-            f"{folder} is not a run folder: it has no {RESULT} (interp discover … --out makes one)"
-        )
+        raise InputError(f"{folder} is not a run folder: it has no {RESULT} (interp discover … --out makes one)")
     texts = f"run folder {folder}", "run the discovery again"
     run = _read(folder / RESULT, lambda path: Run.from_json(path.read_bytes()), *texts)
     _read(folder / ARRAYS, partial(_fill_arrays, run), *texts)
@@ -141,9 +139,7 @@ def pairs_of(run: Run, folder: Path | str | None, tokenizer: Any, most: int) -> 
     """The first ``most`` of the run's pairs, made as they were. :class:`InputError`: as :func:`task_of`, or prompts
     that are no longer made in this way."""
     made = run.provenance.pairs
-    pairs = task_of(run, folder).sample(
-        tokenizer, min(most, run.n_pairs), run.seed, made.counterfactual, bos=made.bos
-    )
+    pairs = task_of(run, folder).sample(tokenizer, min(most, run.n_pairs), run.seed, made.counterfactual, bos=made.bos)
     for example, pair in zip(run.examples, pairs, strict=False):
         sides = ((example.clean, pair.clean_tokens), (example.corrupt, pair.corrupt_tokens))
         if any(kept != [tokenizer.decode([token]) for token in sampled] for kept, sampled in sides):
@@ -169,17 +165,13 @@ def heads_csv(run: Run) -> str:
 def _written(run: Run, folder: Path, report: str | None) -> Iterator[Path]:
     """The run in a temporary place beside ``folder``, which is deleted with what lies there in the end."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{folder.name}.", dir=folder.parent, ignore_cleanup_errors=True
-    ) as place:
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent, ignore_cleanup_errors=True) as place:
         finished = Path(place) / folder.name
         finished.mkdir()
         write_text(finished / RESULT, run.model_dump_json(indent=1) + "\n")
         with atomic_path(finished / ARRAYS) as path:
             books = {} if run.program is None else run.program.books
-            tensors = {
-                f"{name} {slot}": book.tensors()[name] for slot, book in books.items() for name in _BOOK
-            }
+            tensors = {f"{name} {slot}": book.tensors()[name] for slot, book in books.items() for name in _BOOK}
             arrays = run.arrays | {name: tensor.detach().numpy() for name, tensor in tensors.items()}
             save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
         write_text(finished / TABLE, heads_csv(run))

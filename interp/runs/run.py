@@ -209,9 +209,7 @@ class Run(Strict):
         wanted_mlps = [(f"m{layer}", layer, None) for layer in range(layers)] if self.mlps else []
         for parts, places in ((self.heads, wanted), (self.mlps, wanted_mlps)):
             if [(part.site, part.layer, part.head) for part in parts] != places:
-                raise ValueError(
-                    f"heads or MLPs are not those of {layers} layers of {heads} heads, in reading order"
-                )
+                raise ValueError(f"heads or MLPs are not those of {layers} layers of {heads} heads, in reading order")
         for part in self.components:
             if part.in_circuit and None in (part.effect, part.low, part.high):
                 raise ValueError(f"{part.site} is in the circuit and has no effect with an interval")

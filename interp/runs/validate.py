@@ -71,9 +71,7 @@ def validate(
     task = task_of(run, folder)
     if model is None:
         if run.model is None:
-            raise InputError(
-                "this run does not name its model: it can be validated from Python, with the model"
-            )
+            raise InputError("this run does not name its model: it can be validated from Python, with the model")
         model = load_model(run.model, dtype=run.provenance.model.dtype)
     shape = model.cfg.n_layers, model.cfg.n_heads
     if run.shape != shape:
@@ -136,9 +134,7 @@ def _ranking(run: Run) -> Float[np.ndarray, "layer head"]:
     return np.where(known, effects, below * run.scores)
 
 
-def _held_out(
-    task: Task, model: Model, n: int, pool: PromptPairs, seed: int = HELD_OUT_SEED
-) -> PromptPairs | None:
+def _held_out(task: Task, model: Model, n: int, pool: PromptPairs, seed: int = HELD_OUT_SEED) -> PromptPairs | None:
     """At most ``n`` pairs sampled anew, none of the pool's; ``None`` where the task has too few others."""
     try:
         pairs = held_out_pairs(task, model.tokenizer, n, pool, pool.counterfactual, seed=seed)
@@ -171,10 +167,7 @@ def _search_again(
             clean = CleanRun.of_first(model, pairs, mlps=mlps)
             with stage(f"seed {seed}: {run.method}", HUNDREDTHS) as advance:
                 scores = method(model, pairs, config, consumers=(clean,), progress=advance)
-            bounds: dict[str, Any] = {
-                "n_candidates": run.settings.candidates,
-                "threshold": run.settings.threshold,
-            }
+            bounds: dict[str, Any] = {"n_candidates": run.settings.candidates, "threshold": run.settings.threshold}
             checked = verify(scores, clean, mlps=mlps, **bounds, seed=seed, stage=stage)
         except (InputError, TypeError) as error:  # options of another version of the method
             left_out.append(f"A rival from seed {seed} is not told: {error}.")
@@ -182,9 +175,7 @@ def _search_again(
         heads = [str(site) for site in checked.members if site.kind == "attn"]
         circuits.append({"seed": seed, "n_pairs": len(pairs), "heads": heads})
         if not new:
-            left_out.append(
-                f"The rival from seed {seed} is of half of the run's pairs: the task has no others."
-            )
+            left_out.append(f"The rival from seed {seed} is of half of the run's pairs: the task has no others.")
     return circuits, left_out
 
 
@@ -198,9 +189,7 @@ def _other_tasks(
     with stage("other tasks", len(others)) as advance:
         for name in others:
             try:
-                pairs = sample_pairs(
-                    load_task(name), model.tokenizer, None, TASK_PAIRS, HELD_OUT_SEED, bos=bos
-                )
+                pairs = sample_pairs(load_task(name), model.tokenizer, None, TASK_PAIRS, HELD_OUT_SEED, bos=bos)
                 ablator = Ablator(model, pairs, batch_size=batch_size)
                 losses.append(lost_on(ablator, members, random, seed=run.seed))
                 forwards += ablator.forwards

@@ -59,9 +59,7 @@ NodeScores = tuple[Float[np.ndarray, "*any layer head"], Float[np.ndarray, "*any
 """Scores of heads, and of MLPs if there are any."""
 
 
-def fold_edges(
-    graph: ComponentGraph, matrix: Float[np.ndarray, "*any receiver sender"], fold: Fold
-) -> NodeScores:
+def fold_edges(graph: ComponentGraph, matrix: Float[np.ndarray, "*any receiver sender"], fold: Fold) -> NodeScores:
     """Node scores from a matrix of edge scores that holds zero where no edge is."""
     if fold == "out":
         return by_component(graph, matrix.sum(-2))

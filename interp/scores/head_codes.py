@@ -46,9 +46,7 @@ class HeadCodesConfig:
         check_fields(self)
         least = 1 if self.dictionary == "shared" else 2
         if self.examples < least:
-            raise InputError(
-                f"examples {self.examples}: a {self.dictionary} dictionary needs {least} or more"
-            )
+            raise InputError(f"examples {self.examples}: a {self.dictionary} dictionary needs {least} or more")
         self.sae(d_in=1, groups=1)  # says what is wrong with the rest
 
     def sae(self, d_in: int, groups: int) -> DiscreteSAEConfig:
@@ -110,6 +108,4 @@ def fit_head_codes(
             chunk = slice(start, start + PROMPTS_AT_ONCE)
             results = torch.einsum("nshd,hdm->nshm", prompts[chunk, :, layer], w_o[layer])
             ids[chunk, :, layer] = dictionary.encode(results).ids[..., 0].numpy()
-    return HeadCodes(
-        ids.reshape(sides, n_pairs, slots, layers, heads), config.n_codes, sae, tuple(chosen.tolist())
-    )
+    return HeadCodes(ids.reshape(sides, n_pairs, slots, layers, heads), config.n_codes, sae, tuple(chosen.tolist()))

@@ -88,9 +88,7 @@ def _input_path(model: Model, batch: PairBatch, metric: Metric, steps: int) -> t
     return sums, FORWARD_AND_BACKWARD * (steps - 1)
 
 
-def _activation_paths(
-    model: Model, batch: PairBatch, metric: Metric, steps: int
-) -> tuple[list[Tensor], float]:
+def _activation_paths(model: Model, batch: PairBatch, metric: Metric, steps: int) -> tuple[list[Tensor], float]:
     spent, sums, layers = 0.0, list[Tensor](), model.cfg.n_layers
     sides = ([*side.z, *side.mlp] for side in (batch.clean, batch.corrupt))
     for k, (hook, clean, corrupt) in enumerate(zip(output_hooks(model), *sides, strict=True)):

@@ -165,9 +165,7 @@ def edge_overlap(
     return counts + counts.T
 
 
-def top_edges(
-    matrix: Int[np.ndarray, "flat_head flat_head"], layers: int, heads: int, n: int
-) -> tuple[EdgeScore, ...]:
+def top_edges(matrix: Int[np.ndarray, "flat_head flat_head"], layers: int, heads: int, n: int) -> tuple[EdgeScore, ...]:
     """The ``n`` best edges from an earlier layer to a later one; ties in reading order, zeros left out."""
     layer = np.arange(layers * heads) // heads
     forward = np.where(layer[:, None] < layer[None, :], matrix, 0).ravel()

@@ -37,25 +37,19 @@ METHODS: dict[str, Listed] = {
     "attribution": Listed("attribution", "attribution patching: one backward pass", 4),
     "overlap": Listed("overlap", "codes unique to clean prompts, by a discrete SAE", 2, 0),
     "role-overlap": Listed(
-        "baselines.role_overlap",
-        "what codes at a role tell of the side, by one small book per head and role",
-        2,
+        "baselines.role_overlap", "what codes at a role tell of the side, by one small book per head and role", 2
     ),
     "relp": Listed("baselines.relp", "attribution patching by layer-wise relevance propagation (RelP)", 4),
     "gim": Listed("baselines.gim", "attribution patching with gradients corrected for interactions (GIM)", 4),
     "patching": Listed("patching", "activation patching of every component: the reference", 142),
     "nap-ig": Listed("nap_ig", "attribution patching with gradients between corrupt and clean input", 16),
-    "nap-ig-activations": Listed(
-        "nap_ig", "the same between corrupt and clean activations, layer by layer", 380
-    ),
+    "nap-ig-activations": Listed("nap_ig", "the same between corrupt and clean activations, layer by layer", 380),
     "atp-star": Listed(
         "baselines.atp_star", "attribution patching with softmax recomputed and layers dropped (AtP*)", 36
     ),
     "eap": Listed("eap", "edge attribution patching, heads by their largest edge", 6),
     "eap-ig": Listed("eap_ig", "the same with gradients between corrupt and clean input", 26),
-    "eap-ig-activations": Listed(
-        "eap_ig", "the same between corrupt and clean activations, layer by layer", 650
-    ),
+    "eap-ig-activations": Listed("eap_ig", "the same between corrupt and clean activations, layer by layer", 650),
     "eap-relp": Listed("baselines.relp", "edge attribution patching by relevance propagation (RelP)", 6),
     "eap-gim": Listed("baselines.gim", "edge attribution patching with corrected gradients (GIM)", 6),
     "hisp": Listed("baselines.hisp", "absolute attribution of every pair, normed in each layer", 4),
@@ -66,13 +60,9 @@ METHODS: dict[str, Listed] = {
     "layer-index": Listed("baselines.trivial", "later layers first", 0),
     "subnetwork-probing": Listed("baselines.subnetwork_probing", "learned masks that keep the answer", 222),
     "acdc": Listed("baselines.acdc", "greedy pruning of heads or edges, a sweep of its threshold", 470),
-    "flow-routes": Listed(
-        "baselines.flow_routes", "information flow routes: what END's vector is made of", 2
-    ),
+    "flow-routes": Listed("baselines.flow_routes", "information flow routes: what END's vector is made of", 2),
     "contextual-decomposition": Listed(
-        "baselines.contextual_decomposition",
-        "each head's part of every later activation, followed to the logits",
-        120,
+        "baselines.contextual_decomposition", "each head's part of every later activation, followed to the logits", 120
     ),
 }
 DEFAULT_METHOD = "adaptive-patching"

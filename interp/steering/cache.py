@@ -82,9 +82,7 @@ def find_or_recall(
 ) -> CodeSet:
     """As :func:`~interp.steering.find`, unless what that would find comes with the package."""
     key = request_key(identity(model, codebooks), positive, negative, by, seed)
-    return recall(None, key) or find_codes(
-        model, codebooks, positive, negative, by=by, seed=seed, stage=stage
-    )
+    return recall(None, key) or find_codes(model, codebooks, positive, negative, by=by, seed=seed, stage=stage)
 
 
 def keep(folder: Path, key: str, code_set: CodeSet) -> None:

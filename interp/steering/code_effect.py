@@ -54,9 +54,7 @@ class PairCodes:
 
     def strongest(self, site: str, role: str, side: Side) -> list[int]:
         """The head's strongest code at the role on each prompt of a side."""
-        return [
-            int(self.of_head(site, side, i)[position(pair, role), 0]) for i, pair in enumerate(self.pairs)
-        ]
+        return [int(self.of_head(site, side, i)[position(pair, role), 0]) for i, pair in enumerate(self.pairs)]
 
     def shares(self, site: str, role: str | None, side: Side) -> dict[int, float]:
         """Share of a side's prompts with each code at the role, or of all their tokens, most used first."""
@@ -135,9 +133,7 @@ def read_pairs(
             by_side = []
             for row, side in enumerate(SIDES):
                 metric[row, list(indices)] = _metric(model, pairs, indices, side, progress)
-                by_side.append(
-                    {site: ids.cpu().numpy().astype(np.int32) for site, ids in attached.ids.items()}
-                )
+                by_side.append({site: ids.cpu().numpy().astype(np.int32) for site, ids in attached.ids.items()})
             for row, index in enumerate(indices):
                 codes[index] = {site: np.stack([ids[site][row] for ids in by_side]) for site in books}
     return PairCodes(pairs, metric, tuple(codes))
@@ -192,9 +188,7 @@ def set_code(
 def _batches(pairs: PromptPairs, role: str | None) -> Iterator[tuple[list[int], int | Literal["all"]]]:
     """Pairs of one length whose role stands at one column, and that column."""
     for indices in equal_length_batches(pairs, BATCH_SIZE):
-        columns: list[int | Literal["all"]] = [
-            "all" if role is None else position(pairs[i], role) for i in indices
-        ]
+        columns: list[int | Literal["all"]] = ["all" if role is None else position(pairs[i], role) for i in indices]
         for column in dict.fromkeys(columns):
             yield [i for i, at in zip(indices, columns, strict=True) if at == column], column
 

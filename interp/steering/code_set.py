@@ -71,9 +71,7 @@ class CodeSet:
     def __len__(self) -> int:
         return len(self.codes)
 
-    def sets(
-        self, n: int | None = None, *, slots: int = 1, strength: float | int | None = None
-    ) -> list[SetCode]:
+    def sets(self, n: int | None = None, *, slots: int = 1, strength: float | int | None = None) -> list[SetCode]:
         """Edits that set the first n, or all; of a site's codes only the best, as one takes the other's place."""
         return [SetCode(site, code, slots, strength) for site, code, _ in self.named(n, "set")]
 

@@ -132,14 +132,10 @@ def continue_prompts(
     ids = encode_prompts(model, prompts, chat=chat)
     longest = max(map(len, ids))
     if longest + n_tokens > model.cfg.n_ctx:
-        raise InputError(
-            f"{longest} tokens of prompt and {n_tokens} new ones: the model reads {model.cfg.n_ctx}"
-        )
+        raise InputError(f"{longest} tokens of prompt and {n_tokens} new ones: the model reads {model.cfg.n_ctx}")
     tokens, mask = pad_left(ids, model_device(model))
     with within or contextlib.nullcontext():
-        out = generate(
-            model, tokens, n_tokens, attention_mask=mask, seed=seed, temperature=temperature, watch=watch
-        )
+        out = generate(model, tokens, n_tokens, attention_mask=mask, seed=seed, temperature=temperature, watch=watch)
     new = [until_end(row[longest:].tolist(), ends(model)) for row in out]
     texts = model.tokenizer.batch_decode(new, skip_special_tokens=True)
     rows = zip(prompts, texts, map(tuple, new), surprise(model, ids, new), strict=True)
@@ -147,9 +143,7 @@ def continue_prompts(
 
 
 @torch.no_grad()
-def surprise(
-    model: Model, prompts: Sequence[Sequence[int]], new: Sequence[Sequence[int]]
-) -> list[np.ndarray]:
+def surprise(model: Model, prompts: Sequence[Sequence[int]], new: Sequence[Sequence[int]]) -> list[np.ndarray]:
     """−log p of each new token after its prompt, in nats, by the model as it is: nothing may be attached to it."""
     rows = [[*prompt, *added] for prompt, added in zip(prompts, new, strict=True)]
     losses: list[np.ndarray] = []
@@ -160,9 +154,7 @@ def surprise(
             logits = model(tokens)[:, :-1]
         chosen = logits.gather(-1, tokens[:, 1:, None])[..., 0].float()
         losses.extend((logits.float().logsumexp(-1) - chosen).cpu().double().numpy())
-    return [
-        nll[len(prompt) - 1 : len(row) - 1] for nll, prompt, row in zip(losses, prompts, rows, strict=True)
-    ]
+    return [nll[len(prompt) - 1 : len(row) - 1] for nll, prompt, row in zip(losses, prompts, rows, strict=True)]
 
 
 def _padded(model: Model, rows: Sequence[Sequence[int]]) -> Int[Tensor, "row pos"]:

@@ -80,9 +80,7 @@ class ControlVector:
                 "code that is there; only codes that are added are a constant vector"
             )
         if model.cfg.n_layers < 2:
-            raise InputError(
-                "a control vector is added behind block 1 and later ones: this model has one block"
-            )
+            raise InputError("a control vector is added behind block 1 and later ones: this model has one block")
         directions = torch.zeros(model.cfg.n_layers, model.cfg.d_model)
         writes = ResidualWrites.of(model)
         if shift is None:
@@ -123,16 +121,10 @@ class ControlVector:
         """Write ``.gguf`` or ``.safetensors``; layers without a direction are left out of the first."""
         path = checked_suffix(path)
         if path.suffix == ".gguf" and 0 in self.layers:
-            raise InputError(
-                f"control vector {path}: llama.cpp adds nothing behind block 0; .safetensors can hold it"
-            )
+            raise InputError(f"control vector {path}: llama.cpp adds nothing behind block 0; .safetensors can hold it")
         with atomic_path(path) as temporary:
             if path.suffix == ".safetensors":
-                metadata = {
-                    "model_type": self.model_type,
-                    "made_of": self.made_of,
-                    "added": "behind each block",
-                }
+                metadata = {"model_type": self.model_type, "made_of": self.made_of, "added": "behind each block"}
                 save_file({TENSOR: self.directions.contiguous()}, temporary, metadata)
                 return
             from gguf import GGUFWriter

@@ -100,10 +100,7 @@ def matching_pursuit(
         n: codes of all places together, at most: fewer if no other code points along what is left, or a weight comes
             out as 0.
     """
-    codes, vectors = (
-        [site_codes.astype(np.float64) for site_codes in codes],
-        [v.astype(np.float64) for v in vectors],
-    )
+    codes, vectors = ([site_codes.astype(np.float64) for site_codes in codes], [v.astype(np.float64) for v in vectors])
     lengths = [np.maximum(np.linalg.norm(site_codes, axis=1), 1e-12) for site_codes in codes]
     taken: list[list[int]] = [[] for _ in codes]
     weights = [np.zeros(0) for _ in codes]
@@ -314,11 +311,7 @@ def _without_copies(texts: Sequence[str]) -> list[str]:
 
 
 def _check(
-    model: Model,
-    codebooks: Mapping[str, Bottleneck],
-    positive: Sequence[str],
-    negative: Sequence[str],
-    by: str,
+    model: Model, codebooks: Mapping[str, Bottleneck], positive: Sequence[str], negative: Sequence[str], by: str
 ) -> None:
     if by not in RANKINGS:
         raise InputError(f"ranking {by!r}: choose {' or '.join(RANKINGS)}")
@@ -326,9 +319,7 @@ def _check(
         raise InputError("no codebooks to find codes in")
     for name, book in codebooks.items():
         if by == "difference" and not isinstance(book, Dictionary):
-            raise InputError(
-                f"a {book.kind} at {name}: only codebooks have a mean to differ from; rank by detection"
-            )
+            raise InputError(f"a {book.kind} at {name}: only codebooks have a mean to differ from; rank by detection")
         site = resolve_site(model, name)
         if site.kind != "attn" and groups_at(model, site, book) is not None:
             shared = f"the codebook at {name} has {book.config.groups} groups that share out its vector"
@@ -360,9 +351,7 @@ def _counts(
 
 
 def _log10_p(
-    fires: Bool[np.ndarray, " text *code"],
-    is_positive: Bool[np.ndarray, " text"],
-    among: Bool[np.ndarray, " text"],
+    fires: Bool[np.ndarray, " text *code"], is_positive: Bool[np.ndarray, " text"], among: Bool[np.ndarray, " text"]
 ) -> Float[np.ndarray, "*code"]:
     """log10 of the chance of at least so many positive texts among those in which a code fires."""
     hits = fires[among & is_positive].sum(0)
@@ -386,9 +375,7 @@ def _write_map(model: Model, place: _Place) -> Float[np.ndarray, "d_in d_in"]:
 
 
 def _compared(
-    vectors: Float[np.ndarray, "*vector d_in"],
-    gain: Float[np.ndarray, " d_in"],
-    write: Float[np.ndarray, "d_in d_in"],
+    vectors: Float[np.ndarray, "*vector d_in"], gain: Float[np.ndarray, " d_in"], write: Float[np.ndarray, "d_in d_in"]
 ) -> Float[np.ndarray, "*vector d_in+1"]:
     """What vectors write, with what that is along the gain once more, as one more coordinate."""
     length = np.linalg.norm(np.linalg.solve(write, gain))

@@ -14,15 +14,7 @@ import torch
 from interp import DEFAULT_CODEBOOKS
 from interp.bottlenecks.attach import attach, home_of
 from interp.bottlenecks.base import Bottleneck, alternatives
-from interp.bottlenecks.edits import (
-    CodeEdit,
-    Operation,
-    WeightedCode,
-    code_edits,
-    code_name,
-    format_codes,
-    parse_codes,
-)
+from interp.bottlenecks.edits import CodeEdit, Operation, WeightedCode, code_edits, code_name, format_codes, parse_codes
 from interp.bottlenecks.gates import LABEL, TOKEN
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch.labels import Labels, labels_of
@@ -92,9 +84,7 @@ class SteeringRequest:
         """What is done to these codes in some rows of a batch."""
         return code_edits(codes, self.how, scale=self.scale, slots=self.slots, rows=rows)
 
-    def conditions(
-        self, model: Model, codebooks: Mapping[str, Bottleneck]
-    ) -> dict[str, Sequence[WeightedCode]]:
+    def conditions(self, model: Model, codebooks: Mapping[str, Bottleneck]) -> dict[str, Sequence[WeightedCode]]:
         """The codes of each condition, none for texts without an edit."""
         if not self.codes and self.vector is None:
             raise InputError("no codes: name some, such as a12.h3=417")
@@ -172,9 +162,7 @@ class SteeringRequest:
             if edits or not self.error_term:
                 coded = attach(model, codebooks, error_term=self.error_term, read=False)
                 if edits:
-                    coded.edit(
-                        *edits, positions=self.positions, fraction=self.fraction, seed=seed, when=self.when
-                    )
+                    coded.edit(*edits, positions=self.positions, fraction=self.fraction, seed=seed, when=self.when)
                 stack.enter_context(coded)
             if vector is not None:
                 stack.enter_context(vector.attached(model, rows=of_vector))
@@ -238,9 +226,7 @@ for name, texts in request.run(model, codebooks).items():
         return {key: value for key, value in loading.items() if value not in (None, "float32")}
 
 
-def gate_of(
-    when: str | None, codebooks: Mapping[str, Bottleneck], codes: Sequence[WeightedCode]
-) -> str | None:
+def gate_of(when: str | None, codebooks: Mapping[str, Bottleneck], codes: Sequence[WeightedCode]) -> str | None:
     """A gate as :meth:`~interp.bottlenecks.attach.Attached.edit` reads it. ``label:TEXT`` stands for the code that
     this label of the codebooks tells best, of those that can be read before any of the codes acts; a coarse code, such
     as ``a9.h0=3.all``, for all of its codes.
@@ -251,9 +237,7 @@ def gate_of(
     if not when.startswith(LABEL):
         return fine_codes(when, labels)
     if labels is None:
-        raise InputError(
-            f"gate {when!r}: these codebooks have no labels, name a code (interp index label makes some)"
-        )
+        raise InputError(f"gate {when!r}: these codebooks have no labels, name a code (interp index label makes some)")
     first = min((parse_site(code.site).order for code in codes), default=(0, 0))
     for site, code in labels.codes(when.removeprefix(LABEL)):
         if can_be_edited(site) and parse_site(site).order <= first:

@@ -36,9 +36,7 @@ class TargetTokens:
     weights: Float[Tensor, " token"]
 
 
-def find_target(
-    positive: TokenizedTexts, negative: TokenizedTexts, expected: Float[Tensor, " vocab"]
-) -> TargetTokens:
+def find_target(positive: TokenizedTexts, negative: TokenizedTexts, expected: Float[Tensor, " vocab"]) -> TargetTokens:
     """The tokens of a topic or a behaviour.
 
     A longer text holds more words: of a positive text that is as long as two of the negative ones are in the mean, the
@@ -68,9 +66,7 @@ def find_target(
         )
     order = np.argsort(-weights[chosen], kind="stable")
     weights = weights[chosen][order]
-    return TargetTokens(
-        torch.from_numpy(tokens[chosen][order]), torch.from_numpy(weights / weights.sum()).float()
-    )
+    return TargetTokens(torch.from_numpy(tokens[chosen][order]), torch.from_numpy(weights / weights.sum()).float())
 
 
 def _texts_with(texts: TokenizedTexts, n_vocab: int) -> Int[np.ndarray, " vocab"]:

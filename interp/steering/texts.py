@@ -51,9 +51,7 @@ def tokenize(model: Model, texts: Sequence[str]) -> TokenizedTexts:
         if len(row) < 2:
             raise InputError(f"text {text!r} is empty: each text needs a token to read")
         if len(row) > model.cfg.n_ctx:
-            raise InputError(
-                f"a text of {len(row)} tokens ({text[:30]!r} …): the model reads {model.cfg.n_ctx}"
-            )
+            raise InputError(f"a text of {len(row)} tokens ({text[:30]!r} …): the model reads {model.cfg.n_ctx}")
     check_texts(model, texts, rows)
     longest = max(map(len, rows))
     memory = estimate_memory(model, min(BATCH_SIZE, len(rows)), longest)

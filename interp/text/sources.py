@@ -118,9 +118,7 @@ class ModelSamples:
             for row in self._batch(model, number, seed, length, stage).tolist():
                 yield tuple(until_end(row, stops))
 
-    def _batch(
-        self, model: Model, number: int, seed: int, length: int, stage: Stage
-    ) -> Int[Tensor, "sample pos"]:
+    def _batch(self, model: Model, number: int, seed: int, length: int, stage: Stage) -> Int[Tensor, "sample pos"]:
         """Samples without BOS, from the cache or new."""
         path = self.folder(model, seed, length) / f"{number:05}.safetensors"
         shipped = SHIPPED / path.parent.name / path.name
@@ -135,14 +133,10 @@ class ModelSamples:
                 save_file({"tokens": tokens.int()}, temporary)
         return tokens
 
-    def _sample(
-        self, model: Model, number: int, seed: int, length: int, stage: Stage
-    ) -> Int[Tensor, "sample pos"]:
+    def _sample(self, model: Model, number: int, seed: int, length: int, stage: Stage) -> Int[Tensor, "sample pos"]:
         begin = first_token(model.tokenizer)
         if begin is None:
-            raise InputError(
-                "text 'self': the model's tokenizer has neither BOS nor EOS to start a sample from"
-            )
+            raise InputError("text 'self': the model's tokenizer has neither BOS nor EOS to start a sample from")
         start = torch.full((self.batch, 1), begin, device=model_device(model))
         batch_seed = int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
         with (
@@ -215,9 +209,7 @@ class HubText:
 
 _PROBES = Packaged(
     title="the texts of sae-probes",
-    wheels=(
-        Wheel("sae-probes", "0.4.2", "245700c8df310760e3d5b23d657ae5196489813f3012b55975057d8239d8be03", ""),
-    ),
+    wheels=(Wheel("sae-probes", "0.4.2", "245700c8df310760e3d5b23d657ae5196489813f3012b55975057d8239d8be03", ""),),
     source="wheel of sae-probes 0.4.2",
     revision="245700c8df310760e3d5b23d657ae5196489813f3012b55975057d8239d8be03",
     size=45_000_000,
@@ -250,9 +242,7 @@ class ProbeText:
 
     def __init__(self, name: str) -> None:
         if name not in _PROBE_TEXTS:
-            raise InputError(
-                f"text 'probes:{name}': choose {', '.join(f'probes:{known}' for known in _PROBE_TEXTS)}"
-            )
+            raise InputError(f"text 'probes:{name}': choose {', '.join(f'probes:{known}' for known in _PROBE_TEXTS)}")
         self.name, self.spec = name, f"probes:{name}"
 
     def documents(self, model: Model | None, *, seed: int, stage: Stage = silent) -> Iterator[str]:  # noqa: ARG002
@@ -378,9 +368,7 @@ def _split(spec: str) -> Iterator[str]:
     parts = spec.split("+")
     while parts:
         names = ("+".join(parts[:n]).strip() for n in range(len(parts), 1, -1))
-        name = next(
-            (n for n in names if Path(os.path.expanduser(n.removeprefix("datasets:"))).exists()), parts[0]
-        )
+        name = next((n for n in names if Path(os.path.expanduser(n.removeprefix("datasets:"))).exists()), parts[0])
         yield name
         parts = parts[name.count("+") + 1 :]
 

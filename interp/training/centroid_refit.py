@@ -33,11 +33,7 @@ TOKENS = 20_000
 
 @torch.no_grad()
 def refit_centroids(
-    model: Model,
-    books: Mapping[str, Dictionary],
-    blocks: Int[Tensor, "block pos"],
-    folder: Path,
-    stage: Stage = silent,
+    model: Model, books: Mapping[str, Dictionary], blocks: Int[Tensor, "block pos"], folder: Path, stage: Stage = silent
 ) -> None:
     """Move the codes, in place, by one pass of text without gradients.
 

@@ -90,9 +90,7 @@ class Checkpoints:
             step, history, request = (about[key] for key in ("step", "history", "request"))
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             before = f"goes on from {paths[-2].name}" if len(paths) > 1 else "starts again"
-            raise InputError(
-                f"the checkpoint {path} is damaged ({error}): delete it, and the run {before}"
-            ) from None
+            raise InputError(f"the checkpoint {path} is damaged ({error}): delete it, and the run {before}") from None
         check_request(path, request, self.request, made="a checkpoint")
         return step, tensors, history
 
@@ -145,9 +143,7 @@ def train_codebooks(
         if config.objective == "joint":
             raise InputError("joint training finetunes the model: name a folder that it is written to")
         with TemporaryDirectory(prefix="codebooks-") as place:
-            return train_codebooks(
-                model, codebooks, text, place, config, stage=stage, watch=watch
-            ).in_memory()
+            return train_codebooks(model, codebooks, text, place, config, stage=stage, watch=watch).in_memory()
     folder = Path(folder)
     if text.split != "train":
         raise InputError(f"text of the split {text.split!r}: codebooks are trained on 'train' only")
@@ -159,9 +155,7 @@ def train_codebooks(
     if n_steps == 0:
         raise InputError(f"{len(text.tokens)} blocks of text: a batch is {config.batch_size}")
     if config.batch_size * (text.tokens.shape[1] - 1) < 2:
-        raise InputError(
-            "a batch of one vector has no variance to explain: take longer blocks or more of them"
-        )
+        raise InputError("a batch of one vector has no variance to explain: take longer blocks or more of them")
     if config.objective == "joint":
         check_saveable(model)
     if config.batch_size % world():
@@ -273,9 +267,6 @@ def _request(
             **asdict(replace(config, checkpoint_every=TrainConfig.checkpoint_every)),
             "base": identity,
             "text": describe_text(text),
-            "start": {
-                "fingerprint": codebooks_fingerprint(books),
-                "training": start.manifest.get("training"),
-            },
+            "start": {"fingerprint": codebooks_fingerprint(books), "training": start.manifest.get("training")},
         },
     }

@@ -89,9 +89,7 @@ class TrainedCodebook(CodebookWrapper):
         self.held: Bool[Tensor, "group code"] = torch.zeros_like(book.counts, dtype=torch.bool)
         self.x: Tensor
         self.explained: Tensor
-        self.variance, self.usual_variance, self.gain = book.codes.new_zeros(
-            3, book.config.groups, dtype=torch.float32
-        )
+        self.variance, self.usual_variance, self.gain = book.codes.new_zeros(3, book.config.groups, dtype=torch.float32)
         self.measured = False
         self._live: Tensor
         self._decoded: Tensor
@@ -132,9 +130,7 @@ class TrainedCodebook(CodebookWrapper):
             error = error.square().sum(-1).mean(-1)  # over the heads that share a book
             vectors = self._compared(x.detach().float()).reshape(shape)[:, :, 1:]
             # of the whole batch, where processes share it
-            apart = (
-                (vectors - averaged(vectors.mean((1, 2, 3), keepdim=True))).square().sum(-1).mean((1, 2, 3))
-            )
+            apart = (vectors - averaged(vectors.mean((1, 2, 3), keepdim=True))).square().sum(-1).mean((1, 2, 3))
             missed = error.detach()[:, :, 1:].mean((1, 2))
             self._measure(averaged(apart).clamp(min=1e-12), averaged(missed))
             counted = error if self.joint else error[:, :, 1:]

@@ -56,9 +56,7 @@ class RelativeAdam(torch.optim.Optimizer):
             state["step"][group, code] += 1
             used = state["step"][group, code, None]
             moments = []
-            for name, new, beta in zip(
-                ("exp_avg", "exp_avg_sq"), (gradient, gradient.square()), BETAS, strict=True
-            ):
+            for name, new, beta in zip(("exp_avg", "exp_avg_sq"), (gradient, gradient.square()), BETAS, strict=True):
                 moment = state[name][group, code].lerp(new, 1 - beta)
                 state[name][group, code] = moment
                 moments.append(moment / (1 - beta**used))  # as if there had been no zeros at first
@@ -172,14 +170,10 @@ class Trainer:
         self.same_start = same_start
         check_whole(model)
         if next(model.parameters()).dtype == torch.float16:
-            raise InputError(
-                "a model in float16: most of the gradient is 0 there; load it in float32 or bfloat16"
-            )
+            raise InputError("a model in float16: most of the gradient is 0 there; load it in float32 or bfloat16")
         for site, book in books.items():
             if isinstance(book, LayerNormCodebook):
-                raise InputError(
-                    f"the book at {site} is a {book.kind}: those are for reading, as they were trained"
-                )
+                raise InputError(f"the book at {site} is a {book.kind}: those are for reading, as they were trained")
             if not book.trains:
                 raise InputError(f"the book at {site} is a {book.kind}: its codes stay as they were fitted")
         config = config.for_books(books)
@@ -202,9 +196,7 @@ class Trainer:
         self.model_optimizer: torch.optim.Optimizer | None = None
         if config.objective == "joint":
             self.weights = trained_weights(model)
-            self.model_optimizer = torch.optim.AdamW(
-                self.weights.values(), lr=config.model_lr, weight_decay=0.0
-            )
+            self.model_optimizer = torch.optim.AdamW(self.weights.values(), lr=config.model_lr, weight_decay=0.0)
             for weight in self.weights.values():
                 self.model_optimizer.state[weight] = _at_rest(weight, torch.zeros(()))
         self.dead = self._dead()
@@ -274,9 +266,7 @@ class Trainer:
             if name not in tensors:
                 raise InputError(f"the checkpoint lacks {name}")
             if (stored := tensors[name].shape) != tensor.shape:
-                raise InputError(
-                    f"the checkpoint has {name} of shape {list(stored)}, not {list(tensor.shape)}"
-                )
+                raise InputError(f"the checkpoint has {name} of shape {list(stored)}, not {list(tensor.shape)}")
         for name, tensor in state.items():
             tensor.copy_(tensors[name])
         self.dead = float(tensors["dead"])

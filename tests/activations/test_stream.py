@@ -5,14 +5,7 @@ import torch
 
 from interp.activations.means import HeadMeans
 from interp.activations.metric import task_metric
-from interp.activations.stream import (
-    MetricConsumer,
-    answer_logits,
-    end_logits,
-    equal_length_batches,
-    feed,
-    run_batch,
-)
+from interp.activations.stream import MetricConsumer, answer_logits, end_logits, equal_length_batches, feed, run_batch
 from interp.errors import InputError
 from interp.prompts.pairs import PromptPair
 from interp.scores.registry import METHODS, load_method

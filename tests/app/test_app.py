@@ -92,10 +92,7 @@ def test_a_model_is_chosen_in_the_workbench_and_lists_show_what_was_made_with_it
         assert (chosen.value == given) is taken and (taken or chosen.value == chosen.options[0])
     app.switch_page("live/page.py").run()
     app.selectbox(key="model").set_value("/etc/models").run()
-    assert (
-        "there is no file or folder" in app.error[0].value
-        and app.selectbox(key="model").value == "/etc/models"
-    )
+    assert "there is no file or folder" in app.error[0].value and app.selectbox(key="model").value == "/etc/models"
 
 
 def test_an_address_says_the_tabs_model_unless_it_is_the_workbenchs_own(monkeypatch):

@@ -15,23 +15,7 @@ def make_diff(text: str = "harbor") -> Diff:
     """A comparison in which every string is ``text``."""
     texts = dict.fromkeys(("base", "tuned", "text"), text)
     numbers = {"n_tokens": 5000, "kl": 0.25, "n_changed": 12, "n_codes": 90, "seconds": {}}
-    code = (
-        "a1.h2",
-        3,
-        text,
-        text,
-        4,
-        44,
-        text,
-        41,
-        50,
-        0.2,
-        90.0,
-        1e-6,
-        9,
-        5,
-        [CodeExample(text, text, text)],
-    )
+    code = ("a1.h2", 3, text, text, 4, 44, text, 41, 50, 0.2, 90.0, 1e-6, 9, 5, [CodeExample(text, text, text)])
     return Diff(
         **texts,
         **numbers,

@@ -53,11 +53,7 @@ def test_codes_opens_on_the_clearest_and_a_code_says_what_it_stands_for(open_pag
     assert all("[" in text for text in gallery["clearest at"])
     assert not app.exception and not app.error
     app = open_page("codes", runs, code="a0.h1=1")
-    [labels] = [
-        element.value
-        for element in app.markdown
-        if "F1 0\\.50" in element.value or "F1 0.50" in element.value
-    ]
+    [labels] = [element.value for element in app.markdown if "F1 0\\.50" in element.value or "F1 0.50" in element.value]
     assert "\\<img" in labels and "<img" not in labels.replace("\\<img", "")
     assert "no simple pattern" in text_of(open_page("codes", runs, code="a0.h1=0"))
     app = open_page("codes", runs, q="the")
@@ -101,9 +97,7 @@ def test_both_levels_are_shown_searched_and_steered_by(open_page, runs):
     app = open_page("live", runs, text=TEXT, site="a0.h1")
     [row] = strips_of(app)[0]["rows"]
     assert set(row["numbers"]) <= {"0", "1"}  # coarse ones first
-    assert all(
-        title.endswith(f"few {code}") for title, code in zip(row["titles"], row["numbers"], strict=True)
-    )
+    assert all(title.endswith(f"few {code}") for title, code in zip(row["titles"], row["numbers"], strict=True))
     app.segmented_control(key="level").set_value("all codes").run()
     [row] = strips_of(app)[0]["rows"]
     assert set(row["numbers"]) - {"0", "1"} and all("few" in title for title in row["titles"])

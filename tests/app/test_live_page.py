@@ -102,9 +102,7 @@ def test_an_address_that_names_no_token_begins_at_the_last(page, token):
     assert app.selectbox(key="site").value == "a0" and not app.error
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [("", "no text"), ("a b " * 100, "this page shows at most 128")]
-)
+@pytest.mark.parametrize(("text", "message"), [("", "no text"), ("a b " * 100, "this page shows at most 128")])
 def test_a_text_that_cannot_be_read_is_told_while_another_tab_has_the_model(page, text, message):
     app = page()
     with engine.turn():

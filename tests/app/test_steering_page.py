@@ -145,9 +145,7 @@ def test_the_link_of_a_comparison_has_everything(page, model, runs_with_books):
     books = Codebooks.from_pretrained(runs_with_books / "books", model)
     codes = parse_codes(CODES)
     rows = enumerate((codes, random_codes(model, books, codes, seed=7)), 1)
-    edits = [
-        SetCode(site, code, rows=[row]) for row, condition_codes in rows for site, code, _ in condition_codes
-    ]
+    edits = [SetCode(site, code, rows=[row]) for row, condition_codes in rows for site, code, _ in condition_codes]
     placing = {"positions": "generated:3", "fraction": 0.5, "seed": 7, "when": "token:[^a-z]"}
     within = attach(model, books, read=False).edit(*edits, **placing)
     texts = continue_prompts(model, ["John & <Mary>?"] * 3, 8, within=within, seed=7)
@@ -167,9 +165,7 @@ def presets(model, runs_with_books, tmp_path, monkeypatch) -> Path:
     preset |= form | {"measured": measured}
     file = tmp_path / "presets.json"
     presets_stored = [preset, preset | {"name": "<b>*", "codes": "m1=1"}]
-    file.write_text(
-        json.dumps({"format": 1, "made_with": made_with, "presets": presets_stored}), encoding="utf-8"
-    )
+    file.write_text(json.dumps({"format": 1, "made_with": made_with, "presets": presets_stored}), encoding="utf-8")
     monkeypatch.setattr("interp.steering.topics.FILE", file)
     return file
 
@@ -221,12 +217,7 @@ def test_codes_are_found_from_texts_and_listed_and_kept(page, runs_with_books):
 @pytest.fixture
 def four(page):
     """Base, codes, a difference of means and something said in the prompt."""
-    fields = {
-        "positive": "\n".join(POSITIVE),
-        "negative": "\n".join(NEGATIVE),
-        "said": "All about Z.",
-        "times": "4",
-    }
+    fields = {"positive": "\n".join(POSITIVE), "negative": "\n".join(NEGATIVE), "said": "All about Z.", "times": "4"}
     app = page(source="of texts", prompt="John went to", top_k="2", **fields)
     app.multiselect(key="beside").set_value(["Difference of means", "Said in the prompt"])
     _press(app)
@@ -275,10 +266,7 @@ def test_a_token_that_is_opened_shows_what_could_have_come_and_the_codes_there(f
     assert chosen["Codes"].item() == pytest.approx(p[texts[1].tokens[3]].item())
     codes_there = table_of(four, "in the base").set_index("site")
     assert len(codes_there) == 10
-    for site, (rows, base) in {
-        "a1.h2": seen.ids["a1"][[1, 0], -1, 2],
-        "m1": seen.ids["m1"][[1, 0], -1],
-    }.items():
+    for site, (rows, base) in {"a1.h2": seen.ids["a1"][[1, 0], -1, 2], "m1": seen.ids["m1"][[1, 0], -1]}.items():
         rows, base = (", ".join(map(str, row.tolist())) for row in (rows, base))
         assert tuple(codes_there.loc[site]) == (rows, base if rows != base else "")
     assert "with the edits of this text at the token before" in text_of(four)
@@ -295,9 +283,7 @@ def test_a_text_goes_on_from_another_token(four, model):
     first = strip["first"]
     assert len(strips_of(four)) == 5 and strip["pieces"][: first + 2] == before["pieces"][: first + 2]
     ids = [*encode_prompts(model, ["John went to"])[0], *tokens[:2], other.token]
-    continued = generate(model, torch.tensor([ids]), 8, temperature=0.7, seed=request.seed)[
-        0, len(ids) :
-    ].tolist()
+    continued = generate(model, torch.tensor([ids]), 8, temperature=0.7, seed=request.seed)[0, len(ids) :].tolist()
     assert "".join(strip["pieces"][first:]) == model.tokenizer.decode([*tokens[:2], other.token, *continued])
     _open(four, 4, 2)
     assert "chosen by hand" in text_of(four)
@@ -313,10 +299,7 @@ def test_a_text_goes_on_from_another_token(four, model):
         ({"prompt": "a b " * 100}, "8 new ones"),
         ({"chat": "true"}, "no chat template"),
         ({"codes": "![x](https://example.org/x.png)=1"}, "![x]("),
-        *(
-            ({"codes": codes}, "")
-            for codes in ("a7.h1=1", "a0.h1=99", "a0.h1", "", "a0.h1=1 a0.h1=2 a0.h1=3")
-        ),
+        *(({"codes": codes}, "") for codes in ("a7.h1=1", "a0.h1=99", "a0.h1", "", "a0.h1=1 a0.h1=2 a0.h1=3")),
     ],
 )
 def test_what_cannot_be_steered_is_one_clear_line(page, address, message):
@@ -362,8 +345,5 @@ def test_added_codes_are_kept_as_a_control_vector_and_set_ones_say_why_not(
     request = SteeringRequest(("John went to",), tuple(parse_codes(CODES)), how="added", scale=2.0)
     (tmp_path / "codes.gguf").write_bytes(control_vector(books, request))
     edits = code_edits(request.codes, "added", scale=2.0)
-    wanted, vector = (
-        ControlVector.from_edits(model, books, edits),
-        ControlVector.load(tmp_path / "codes.gguf", model),
-    )
+    wanted, vector = (ControlVector.from_edits(model, books, edits), ControlVector.load(tmp_path / "codes.gguf", model))
     assert vector.directions.any() and torch.equal(vector.directions, wanted.directions)

@@ -48,9 +48,7 @@ def test_nodes_are_played_with_and_the_address_says_so(page, model, expected):
     before = shares_of(app)
     answers = expected.answers
     assert before == {
-        f"{name} after {side.upper()}": f"{answers[name][side]:.0%}"
-        for name in ("answer", "instead")
-        for side in "ab"
+        f"{name} after {side.upper()}": f"{answers[name][side]:.0%}" for name in ("answer", "instead") for side in "ab"
     }
     shown = picture_of(app)
     assert shown["chosen"] == 0
@@ -127,10 +125,7 @@ def test_an_explanation_is_saved_beside_others_and_opened_again(page, tmp_path, 
     assert app.selectbox(key="saved").options == ["why-2", "why"]
     for gone in ("../why", "/etc"):
         assert "Here is no explanation called" in page(saved=gone).warning[0].value
-    for wrong, message in (
-        ({}, "cannot be read"),
-        ({**stored.as_json(), "answers": {}}, "does not fit together"),
-    ):
+    for wrong, message in (({}, "cannot be read"), ({**stored.as_json(), "answers": {}}, "does not fit together")):
         (tmp_path / "runs" / "why" / "why.json").write_text(json.dumps(wrong))
         assert message in error_of(page(saved="why"))
 

@@ -40,8 +40,7 @@ def compared() -> tuple[list[dict], np.ndarray, dict[str, dict]]:
     knows, half, nothing = exact.mean(0), generator.normal(size=(2, 30)), generator.normal(size=(2, 30))
     half[:, :3] += 5
     runs = [
-        {"adaptive-patching": (knows, 7.0), "eap-ig": (half[k], 26.0), "random": (nothing[k], 0.0)}
-        for k in range(2)
+        {"adaptive-patching": (knows, 7.0), "eap-ig": (half[k], 26.0), "random": (nothing[k], 0.0)} for k in range(2)
     ]
     rows = SCRIPT["_compare"](runs, exact, np.full(20, 4.0), 0.02)
     return runs, exact, {row["method"]: row for row in rows}

@@ -25,9 +25,7 @@ def test_the_interval_is_the_bootstrap_of_the_differences():
     assert (both["high"] - both["low"]) * np.sqrt(2) == pytest.approx(found["high"] - found["low"], rel=0.15)
 
 
-@pytest.mark.parametrize(
-    ("differences", "expected"), [([[0.1], [0.2, 0.3]], (None, None)), ([[0.0] * 10], (0, 0))]
-)
+@pytest.mark.parametrize(("differences", "expected"), [([[0.1], [0.2, 0.3]], (None, None)), ([[0.0] * 10], (0, 0))])
 def test_one_seed_has_no_interval_and_no_difference_none_that_is_wide(differences, expected):
     found = compare_subsets(differences)
     assert (found["low"], found["high"]) == expected

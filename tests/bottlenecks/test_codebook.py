@@ -121,8 +121,7 @@ def test_kmeans_makes_grouped_codes_that_explain_the_vectors(selection, magnitud
 
 
 @pytest.mark.parametrize(
-    ("selection", "magnitude", "k"),
-    [("cosine", "unit", 1), ("cosine", "unit", 3), ("matching_pursuit", "scaled", 2)],
+    ("selection", "magnitude", "k"), [("cosine", "unit", 1), ("cosine", "unit", 3), ("matching_pursuit", "scaled", 2)]
 )
 def test_a_small_last_shard_does_not_decide_how_long_codes_are(selection, magnitude, k):
     scales = torch.linspace(1, 20, 32)[torch.arange(3200) % 32, None]

@@ -35,11 +35,7 @@ def test_error_term_passes_on_the_change_of_the_codes_only(model, fitted):
     bottleneck, seen = fitted["r0"], []
     hook = {parse_site("r0").hook: watcher(seen)}
     edit = setting(fitted, "r0", 3)
-    with (
-        hooked(model, hook),
-        attach(model, {"r0": bottleneck}).edit(edit, positions="all"),
-        hooked(model, hook),
-    ):
+    with hooked(model, hook), attach(model, {"r0": bottleneck}).edit(edit, positions="all"), hooked(model, hook):
         model(PROMPTS[0])
     x, out = seen
     plain = bottleneck.encode(x)

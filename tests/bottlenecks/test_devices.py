@@ -40,10 +40,7 @@ def test_a_model_under_codes_agrees(device, name, tiny_model_folder, tmp_path):
     for site, book in books.items():
         book.save_pretrained(tmp_path / site)
     moved = {site: Bottleneck.from_pretrained(tmp_path / site).to(device) for site in books}
-    with (
-        attach(here, books, error_term=False) as cpu_run,
-        attach(on_device, moved, error_term=False) as device_run,
-    ):
+    with attach(here, books, error_term=False) as cpu_run, attach(on_device, moved, error_term=False) as device_run:
         for attached in (cpu_run, device_run):
             attached.edit(SetCode("r0", 3), positions=slice(4, None))
         expected, logits = here(PROMPTS[0]), on_device(PROMPTS[0]).cpu()

@@ -187,9 +187,7 @@ def test_edits_of_some_rows_leave_slots_that_another_has_taken(model, books, tok
         *((slice(11, None), 1.0, True), ([10, 14], 1.0, False)),
     ],
 )
-def test_generation_is_the_same_with_and_without_a_cache(
-    model, books, tokens, positions, fraction, error_term
-):
+def test_generation_is_the_same_with_and_without_a_cache(model, books, tokens, positions, fraction, error_term):
     texts = {}
     for cached in (True, False):
         with attach(model, books, error_term=error_term, read=False).edit(

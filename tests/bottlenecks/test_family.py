@@ -39,9 +39,7 @@ def error(book: Bottleneck, x: Tensor) -> float:
 
 
 SIZED = [
-    kind
-    for kind in SHIPPED
-    if hasattr(bottleneck_class(kind).config_class, "at") and kind != "layer_norm_codebook"
+    kind for kind in SHIPPED if hasattr(bottleneck_class(kind).config_class, "at") and kind != "layer_norm_codebook"
 ]
 
 

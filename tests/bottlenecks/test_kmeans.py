@@ -12,9 +12,7 @@ def clusters(n_groups: int, n_rows: int, n_clusters: int = 8, d_in: int = 10):
     """Rows around a few far-off points, another set of points for every group."""
     points = 5 * torch.randn(n_groups, n_clusters, d_in)
     members = torch.randint(n_clusters, (n_groups, n_rows))
-    rows = points.gather(1, members[..., None].expand(-1, -1, d_in)) + 0.1 * torch.randn(
-        n_groups, n_rows, d_in
-    )
+    rows = points.gather(1, members[..., None].expand(-1, -1, d_in)) + 0.1 * torch.randn(n_groups, n_rows, d_in)
     return rows, members
 
 

@@ -20,9 +20,7 @@ MARKUP = "<script>window.hacked=1</script><img src=x onerror=window.hacked=2>"
 NAME = "<img src=x onerror=window.hacked=3> *b*"
 """A folder's: no slash can be in it."""
 CITY = "New York"
-DOCUMENTS = [
-    f"Mary gave {n} drinks to John in {CITY}. {MARKUP} The store of number {7 * n}." for n in range(60)
-]
+DOCUMENTS = [f"Mary gave {n} drinks to John in {CITY}. {MARKUP} The store of number {7 * n}." for n in range(60)]
 
 
 @pytest.fixture(scope="session")

@@ -83,9 +83,7 @@ class Tab:
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self._note(f"exception: {error}"))
         self.page.on("requestfailed", self._failed)
-        self.page.on(
-            "request", lambda r: self._note(f"elsewhere: {r.url}") if self._elsewhere(r.url) else None
-        )
+        self.page.on("request", lambda r: self._note(f"elsewhere: {r.url}") if self._elsewhere(r.url) else None)
         self.page.on("dialog", self._dialog)
 
     def open(self, path: str = "/"):

@@ -126,9 +126,7 @@ def test_workers_read_what_one_process_reads(case, monkeypatch):
     with pytest.raises(InputError, match="was changed after it was loaded"):
         diff(base, tuned, blocks, codebooks=books, patches=False, workers=ray)
     tuned = load_model(str(folder / "tuned"))
-    serial, on_ray = (
-        diff(base, tuned, blocks, codebooks=books, workers=workers) for workers in (SERIAL, ray)
-    )
+    serial, on_ray = (diff(base, tuned, blocks, codebooks=books, workers=workers) for workers in (SERIAL, ray))
     assert serial.kl > 0.01 and serial.codes and serial.undo
     serial, on_ray = (json.dumps(replace(result, seconds={}).as_json()) for result in (serial, on_ray))
     assert serial == on_ray

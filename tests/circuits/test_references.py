@@ -7,13 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from interp.circuits.references import (
-    ExactEffects,
-    load_reference,
-    reference_for,
-    reference_names,
-    shipped_measured,
-)
+from interp.circuits.references import ExactEffects, load_reference, reference_for, reference_names, shipped_measured
 from interp.errors import InputError
 from interp.models.sites import parse_site
 

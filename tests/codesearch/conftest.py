@@ -116,11 +116,7 @@ def zipf_ids(rng: np.random.Generator, shape: tuple[int, ...], n_codes: int) -> 
 
 
 def synthetic_index(
-    folder: Path,
-    corpus: Corpus,
-    ids: Sequence[np.ndarray],
-    n_codes: int,
-    looks: Sequence[np.ndarray] | None = None,
+    folder: Path, corpus: Corpus, ids: Sequence[np.ndarray], n_codes: int, looks: Sequence[np.ndarray] | None = None
 ) -> CodeIndex:
     """An index of these ids, [token, k] of each book; ``looks`` are positions in the block, of each book's head."""
     n = len(corpus.tokens)

@@ -57,9 +57,7 @@ def test_a_damaged_file_is_one_line_and_is_not_overwritten(annotations, content,
     assert annotations.path.read_text() == content
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [("x" * (MOST + 1), f"at most {MOST}"), ("half \ud83d", "Unicode")]
-)
+@pytest.mark.parametrize(("text", "message"), [("x" * (MOST + 1), f"at most {MOST}"), ("half \ud83d", "Unicode")])
 def test_a_note_that_is_too_long_or_no_text_is_refused_and_the_file_has_a_format(annotations, text, message):
     annotations.write("a0", 1, text="x" * MOST)
     with pytest.raises(InputError, match=message):

@@ -143,9 +143,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(model, text, books, index, tmp
     assert tree(tmp_path / "new") == tree(index.folder)
 
 
-def test_a_build_killed_before_its_manifest_reads_nothing_again(
-    model, text, books, index, tmp_path, monkeypatch
-):
+def test_a_build_killed_before_its_manifest_reads_nothing_again(model, text, books, index, tmp_path, monkeypatch):
     def killed(path, value):
         if path.name == MANIFEST:
             raise _KilledError
@@ -306,9 +304,7 @@ def test_what_another_command_has_begun_or_made_is_left_alone(model, text, books
 @pytest.mark.parametrize(
     "workers", [SERIAL, pytest.param(Workers("ray"), marks=[pytest.mark.ray])], ids=["here", "ray"]
 )
-def test_parts_are_joined_to_the_same_index_bit_for_bit(
-    tmp_path, model, text, books, monkeypatch, workers, request
-):
+def test_parts_are_joined_to_the_same_index_bit_for_bit(tmp_path, model, text, books, monkeypatch, workers, request):
     """Built by shards, one of them killed, or by workers; of more parts than a code has best contexts."""
     if not workers.serial:
         request.getfixturevalue("ray_cluster")

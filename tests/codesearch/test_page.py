@@ -180,9 +180,7 @@ def test_an_index_without_its_codebooks_shows_the_rest(index, busy):
         nearest_codes(bare, *busy)
 
 
-def test_a_spliced_index_has_the_codes_behind_other_codebooks_and_reads_prompts_so(
-    model, text, books, index, tmp_path
-):
+def test_a_spliced_index_has_the_codes_behind_other_codebooks_and_reads_prompts_so(model, text, books, index, tmp_path):
     build_index(model, books, text, tmp_path / "index", error_term=False)
     spliced = CodeIndex.open(tmp_path / "index", books)
     every = np.arange(index.n_tokens)

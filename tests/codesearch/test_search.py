@@ -97,12 +97,7 @@ def test_matches_end_at_documents_and_go_on_past_blocks(planted):
 
 @pytest.mark.parametrize(
     ("pattern", "message"),
-    [
-        ("(", "unclosed group"),
-        (r"(a)\1", "backreferences are not supported"),
-        ("(?=a)", "look-around"),
-        ("", "empty"),
-    ],
+    [("(", "unclosed group"), (r"(a)\1", "backreferences are not supported"), ("(?=a)", "look-around"), ("", "empty")],
 )
 def test_patterns_that_the_engine_lacks_are_one_line(planted, pattern, message):
     with pytest.raises(InputError, match=message) as error:

@@ -10,9 +10,7 @@ EVIL = (
 )
 
 
-def make_why(
-    n_tokens: int = 12, n_nodes: int = 9, *, longer: int = 0, mlps: bool = False, seed: int = 0
-) -> Why:
+def make_why(n_tokens: int = 12, n_nodes: int = 9, *, longer: int = 0, mlps: bool = False, seed: int = 0) -> Why:
     """Half of the nodes are kept, every third pair of nodes that can has an arrow; B is longer by some tokens."""
     rng = np.random.default_rng(seed)
     tokens = [EVIL[i % len(EVIL)] for i in range(n_tokens)]
@@ -30,9 +28,7 @@ def make_why(
     layer = [int(node.site[1]) for node in nodes]
     pairs = [(u, v) for u in range(n_nodes) for v in range(n_nodes) if layer[u] < layer[v]][::3]
     arrows = [Arrow(u, v, *rng.normal(size=2).tolist()) for u, v in pairs]
-    answer, instead = (
-        {"token": EVIL[i], "id": i + 3, "a": 0.7 - 0.5 * i, "b": 0.2 + 0.5 * i} for i in (0, 1)
-    )
+    answer, instead = ({"token": EVIL[i], "id": i + 3, "a": 0.7 - 0.5 * i, "b": 0.2 + 0.5 * i} for i in (0, 1))
     alone = [Alone(n, 0.4 * n, 0.3 * n) for n in (1, 2, max(n_nodes // 2, 1))]
     return Why(
         model=EVIL[0],

@@ -35,9 +35,7 @@ def test_every_shown_node_and_arrow_is_there_and_no_boxes_overlap(shape, n):
     groups = {int(group.get("data-node")): group for group in root.iter(f"{SVG}g") if group.get("data-node")}
     assert groups.keys() == set(shown)
     arrows = {group.get("data-arrow") for group in root.iter(f"{SVG}g")} - {None}
-    assert arrows == {
-        f"{x.sender}-{x.receiver}" for x in explanation.arrows if {x.sender, x.receiver} <= set(shown)
-    }
+    assert arrows == {f"{x.sender}-{x.receiver}" for x in explanation.arrows if {x.sender, x.receiver} <= set(shown)}
     width, height = (float(root.get(name)) for name in ("width", "height"))
     assert width >= WIDTH and (shape["n_tokens"] > 40 or width == WIDTH)
     boxes = {i: rect_of(next(group.iter(f"{SVG}rect"))) for i, group in groups.items()}

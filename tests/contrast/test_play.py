@@ -103,10 +103,7 @@ def test_what_cannot_be_played_is_one_line(tiny_model):
     model = tiny_model("llama")
     explanation = why(model, TINY_A, TINY_B)
     end = len(explanation.tokens) - 1
-    for edits, message in (
-        ([f"a1.h2@{end}=c1"], "no codebook for a1.h2"),
-        ([f"m1@{end}=0"] * 65, "at most 64"),
-    ):
+    for edits, message in (([f"a1.h2@{end}=c1"], "no codebook for a1.h2"), ([f"m1@{end}=0"] * 65, "at most 64")):
         with pytest.raises(InputError, match=message):
             replay(model, explanation, edits)
     other = dataclasses.replace(explanation, tokens=["x", *explanation.tokens[1:]])

@@ -170,13 +170,7 @@ def test_pairs_of_a_task_are_explained_each_for_itself_and_kept(command, tmp_pat
     assert stored["explanations"] == json.loads(json.dumps(explained.as_json()))["explanations"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "pairs.json"]
     single = ("why", A)
-    for bad in (
-        ("why",),
-        (*words, "--answer", " a"),
-        (*single, "-n", "3"),
-        (*single, "--seed", "3"),
-        (*words, A),
-    ):
+    for bad in (("why",), (*words, "--answer", " a"), (*single, "-n", "3"), (*single, "--seed", "3"), (*words, A)):
         refused = command(*bad)
         assert refused.code == 2 and len(refused.error.splitlines()) == 1
 

@@ -121,9 +121,7 @@ def test_what_was_written_comes_out_and_nothing_else(name, kind, roles):
         wanted = {(site, pair.positions[roles.get(site, "END")]) for site in truth.heads}
         assert {(node.site, node.position) for node in explanation.nodes} == wanted
         assert explanation.kept == len(wanted) and explanation.sparse and not explanation.notes
-        arrows = {
-            (explanation.nodes[x.sender].site, explanation.nodes[x.receiver].site) for x in explanation.arrows
-        }
+        arrows = {(explanation.nodes[x.sender].site, explanation.nodes[x.receiver].site) for x in explanation.arrows}
         assert arrows == {(sender, receiver) for sender, receiver, _ in truth.edges}
         assert explanation.alone[-1].restored == pytest.approx(1, abs=0.01) == explanation.needed
         assert explanation.alone[-1].kl_removed == pytest.approx(1, abs=0.01)

@@ -141,9 +141,7 @@ def test_a_model_whose_vectors_are_all_in_the_books_loses_nothing(model, texts):
     rows = x.flatten(0, 1)
     book = Codebook(CodebookConfig(d_in=rows.shape[-1], n_codes=len(rows), selection="matching_pursuit"))
     book.codes.data = rows[None].clone()
-    scored = codebook_quality.evaluate_codebooks(
-        model, {1: {"m1": book}}, *texts, control_blocks=0, batch_size=9
-    )
+    scored = codebook_quality.evaluate_codebooks(model, {1: {"m1": book}}, *texts, control_blocks=0, batch_size=9)
     np.testing.assert_allclose(scored.scores["codes k=1"].ce, scored.plain.ce, atol=1e-5)
     usage = scored.usage[1]
     assert usage["variance_explained_min"] == pytest.approx(1, abs=1e-4)
@@ -160,9 +158,7 @@ def test_usage_counts_codes_and_explained_variance(model, by_k, texts, scored):
     variance = (x - x.mean(0)).square().sum()
     assert usage["variance_explained_sites"]["a0"] == pytest.approx(1 - float(error / variance), abs=1e-4)
 
-    alone = codebook_quality.evaluate_codebooks(
-        model, {3: {"m1": by_k[3]["m1"]}}, *texts, control_blocks=0
-    ).usage[3]
+    alone = codebook_quality.evaluate_codebooks(model, {3: {"m1": by_k[3]["m1"]}}, *texts, control_blocks=0).usage[3]
     with torch.no_grad(), attach(model, {"m1": by_k[3]["m1"]}, error_term=False) as attached:
         model(tokens)
     ids = attached.ids["m1"].flatten(0, 1)
@@ -230,9 +226,7 @@ def test_rows_hold_the_increase_with_an_interval_over_the_same_blocks(scored):
 def test_a_folder_is_evaluated_on_each_text_apart(model, books, tmp_path):
     (tmp_path / "own.txt").write_text("\n\n".join(f"a document with number {i} in it" for i in range(200)))
     specs = ["stdlib", str(tmp_path / "own.txt")]
-    result = codebook_quality.quality_of_folder(
-        model, books, specs, ks=[1, 3], n_tokens=300, control_blocks=2
-    )
+    result = codebook_quality.quality_of_folder(model, books, specs, ks=[1, 3], n_tokens=300, control_blocks=2)
     assert [text["spec"] for text in result["texts"]] == specs
     assert list(result["texts"][0]["usage"]) == ["1", "3"]
     assert result["fitted_on"]["n_tokens"] == 640 and result["sites"] == books.sites

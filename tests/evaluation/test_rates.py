@@ -124,17 +124,13 @@ def test_kinds_and_rates_are_kept_one_by_one_and_gone_on_with(bench, tmp_path, m
     monkeypatch.setattr(RateBench, "cell", beside)
     more = measure_rates(model, tmp_path, replace(config, kinds=("random",), bits=(3,)))
     result["rows"] = more["rows"]
-    assert [row["kind"] for row in more["rows"][-2:]] == ["other", "random"] and len(more["rows"]) == len(
-        rows
-    ) + 2
+    assert [row["kind"] for row in more["rows"][-2:]] == ["other", "random"] and len(more["rows"]) == len(rows) + 2
     monkeypatch.setattr(RateBench, "cell", lambda *_: pytest.fail("made again"))
     assert measure_rates(model, tmp_path, config)["rows"] == json.loads(json.dumps(result["rows"]))
     assert {line.name for line in plot(more, "heads").data} == {*config.kinds, "other"}
 
 
-def test_the_command_keeps_a_table_and_a_figure_and_the_kept_results_are_drawn(
-    bench, tmp_path, monkeypatch, capsys
-):
+def test_the_command_keeps_a_table_and_a_figure_and_the_kept_results_are_drawn(bench, tmp_path, monkeypatch, capsys):
     _, config = bench
     words = ["rates", "--model", "planted-backup", "--sites", "r0", "--kinds", "vq,binary", "--bits", "4"]
     words += ["--data", config.text, "--tokens", "500", "--heldout", "300", "--out", str(tmp_path)]

@@ -33,9 +33,7 @@ def test_closeness_to_layer_7_is_a_strong_prior_on_one_greater_than_list(name, e
     assert roc_auc(closeness, members.ravel()) == pytest.approx(expected, abs=5e-4)
 
 
-@pytest.mark.parametrize(
-    ("name", "sd"), [("ioi/wang", 0.063), ("greater-than/acdc", 0.1), ("docstring/acdc", 0.133)]
-)
+@pytest.mark.parametrize(("name", "sd"), [("ioi/wang", 0.063), ("greater-than/acdc", 0.1), ("docstring/acdc", 0.133)])
 def test_random_scorers_average_one_half_and_equal_scores_are_exactly_one_half(name, sd):
     members = load_reference(name).members()
     nulls = recover(members.astype(float), members, n_random=20_000).nulls

@@ -53,9 +53,7 @@ def test_a_new_kind_of_intervention_is_one_file(family, tiny_model, tmp_path):
                 return x
 
             logits = whole_forward(model, pair, site.hook, half)
-            assert outcome.metric[row] == pytest.approx(
-                task_metric(logits, [pair], "logit_diff").item(), abs=1e-4
-            )
+            assert outcome.metric[row] == pytest.approx(task_metric(logits, [pair], "logit_diff").item(), abs=1e-4)
             assert outcome.top[row] == logits.argmax()
     assert np.abs(outcome.metric - clean.metric_[0, rows]).max() > 1e-3
 

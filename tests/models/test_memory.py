@@ -19,9 +19,7 @@ def test_weight_bytes_are_those_of_the_loaded_parameters(family, tiny_model_fold
 
 
 def test_model_that_does_not_fit_is_refused_from_its_config_alone():
-    giant = LlamaConfig(
-        hidden_size=16384, intermediate_size=65536, num_hidden_layers=200, num_attention_heads=128
-    )
+    giant = LlamaConfig(hidden_size=16384, intermediate_size=65536, num_hidden_layers=200, num_attention_heads=128)
     with pytest.raises(InputError, match=r"needs about \d+\.\d GiB, .* free on cpu: try --dtype bfloat16"):
         check_weights(giant, torch.float32, torch.device("cpu"))
 

@@ -28,12 +28,7 @@ WAKERS = {
     "planted-backup": {"a2.h1": ("a1.h4",), "a2.h3": ("a1.h4",)},
     "planted-or": {"a1.h2": ("a0.h4",), "a0.h1": ("a0.h4",), "a0.h4": ("a1.h2",)},
     "planted-hydra": {"a3.h1": ("a2.h4",), "a4.h3": ("a2.h4", "a3.h1")},
-    "planted-suppression": {
-        "a0.h2": ("a3.h1",),
-        "a2.h4": ("a3.h1",),
-        "a3.h1": ("a2.h4",),
-        "a3.h3": ("a2.h4",),
-    },
+    "planted-suppression": {"a0.h2": ("a3.h1",), "a2.h4": ("a3.h1",), "a3.h1": ("a2.h4",), "a3.h3": ("a2.h4",)},
     "planted-gates": {
         "a0.h1": ("a0.h4", "a0.h3"),
         "a0.h3": ("a0.h4", "a0.h1"),
@@ -174,9 +169,7 @@ def test_every_clean_prompt_is_answered_and_no_corrupt_one(name, seed):
     model = load_planted_model(name)
     for kind in load_planted_task(name).counterfactuals:
         pairs = load_planted_task(name).sample(model.tokenizer, 100, seed, kind)
-        answers, wrong = (
-            torch.tensor([getattr(p, field)[0] for p in pairs]) for field in ("answers", "wrong_answers")
-        )
+        answers, wrong = (torch.tensor([getattr(p, field)[0] for p in pairs]) for field in ("answers", "wrong_answers"))
         sides = ([pair.clean_tokens for pair in pairs], [pair.corrupt_tokens for pair in pairs])
         clean, corrupt = (model(torch.tensor(tokens))[:, -1] for tokens in sides)
         rows = torch.arange(len(pairs))
@@ -240,9 +233,7 @@ def test_planted_edges_carry_an_effect_and_no_other_edge_between_heads_does(case
             assert abs(b.effect(others, context)) < NEGLIGIBLE, (receiver, into)
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in CASES if not planted_truth(c[0]).distractors], indirect=True, ids="/".join
-)
+@pytest.mark.parametrize("case", [c for c in CASES if not planted_truth(c[0]).distractors], indirect=True, ids="/".join)
 def test_only_the_output_heads_write_to_the_logits(case):
     b, name = case
     truth = planted_truth(name)

@@ -24,13 +24,7 @@ def test_what_comes_after_a_prefix_is_as_in_the_whole_prompt(family, length, tin
     residuals = kept(model, tokens, *(f"blocks.{i}.hook_resid_pre" for i in range(model.cfg.n_layers)))
     with torch.no_grad():
         logits = model(tokens)
-    prefix = (
-        Prefix(model, tokens).cut(length)
-        if length % 2
-        else Prefix(model, tokens[:, :length])
-        if length
-        else None
-    )
+    prefix = Prefix(model, tokens).cut(length) if length % 2 else Prefix(model, tokens[:, :length]) if length else None
     after = 0 if native or not prefix else prefix.length  # a native model runs every position
     assert after == (0 if native else length)
     for layer, resid in enumerate(residuals):

@@ -46,9 +46,7 @@ def test_logits_have_the_factor_of_the_family(family, scale, tiny_model):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "olmo2", "granite"])
-def test_numbers_of_16_bits_and_a_large_stream_hide_nothing(
-    family, dtype, tiny_model, tiny_model_folder, tmp_path
-):
+def test_numbers_of_16_bits_and_a_large_stream_hide_nothing(family, dtype, tiny_model, tiny_model_folder, tmp_path):
     """What attention adds is below the rounding of a stream that begins two hundred times as large."""
     network = AutoModelForCausalLM.from_pretrained(tiny_model_folder(family))
     with torch.no_grad():

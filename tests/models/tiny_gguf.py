@@ -72,9 +72,7 @@ def write_gguf(
         if weight.ndim == 1:
             writer.add_tensor(f"{stored}.weight", weight)
             continue
-        heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(
-            stored.split(".")[-1]
-        )
+        heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(stored.split(".")[-1])
         weight = _permute(weight, heads) if heads else weight
         quantised = gguf.quants.quantize(weight, kind)
         writer.add_tensor(f"{stored}.weight", quantised, raw_dtype=kind)

@@ -63,9 +63,7 @@ def test_what_runs_alone_is_what_hooks_say(run, pairs):
                     for coded, content in arm:
                         if coded.slot.site.hook == name:
                             at = 0, pair.positions[coded.role], coded.slot.site.head
-                            held[at] = (
-                                z[at] if content is None else execution.values(coded, content, rows)[row]
-                            )
+                            held[at] = z[at] if content is None else execution.values(coded, content, rows)[row]
                     return held
 
                 return name, hook

@@ -53,9 +53,7 @@ def test_what_fits_codes_chooses_them_and_judges_them_shares_no_prompt(monkeypat
     model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
     clean = CleanRun.of(model, task.sample(model.tokenizer, 40))
     find_program(task, clean, [Site("attn", 0, 1)], np.ones((40, 1)))
-    chosen, fitted, judged = (
-        {t for p in pairs for t in (p.clean_tokens, p.corrupt_tokens)} for pairs in sets
-    )
+    chosen, fitted, judged = ({t for p in pairs for t in (p.clean_tokens, p.corrupt_tokens)} for pairs in sets)
     assert [*map(len, sets)] == [40, 512, programs.JUDGE_PAIRS]
     assert not judged & (chosen | fitted)
 
@@ -64,9 +62,7 @@ def test_a_run_speaks_of_codes_of_its_program_alone(run):
     model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
     pairs = task.sample(model.tokenizer, 40)
     z, _ = read_slots(model, pairs, [one.slot for one in run.program.slots])
-    codes = {
-        slot: run.program.books[str(slot)].encode(values).ids[..., 0].numpy() for slot, values in z.items()
-    }
+    codes = {slot: run.program.books[str(slot)].encode(values).ids[..., 0].numpy() for slot, values in z.items()}
     n_changes = 0
     for part in run.members:
         assert part.codes is None, "a code of a slot says nothing at another role"
@@ -141,17 +137,14 @@ def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass():
     runner = SlotRunner.of(model, judged)
     books = {slot: fit_few(z[slot], 32) for slot in z}
     coded = {
-        slot: HeadCodebook(
-            book, ids(book, z[slot]), ids(book, runner.z(slot)), np.arange(book.config.n_codes)
-        )
+        slot: HeadCodebook(book, ids(book, z[slot]), ids(book, runner.z(slot)), np.arange(book.config.n_codes))
         for slot, book in books.items()
     }
     (name,) = (v for v in variables(others, model.tokenizer) if v.name == "S")
     # it knows the name as well as the head does
     assert bits(coded[decoy].judged) == pytest.approx(bits(coded[head].judged), abs=0.5)
     by_decoy, by_head = (
-        set_variables(runner, [NamedVariable(name, {slot: coded[slot]})], z).by["set"]
-        for slot in (decoy, head)
+        set_variables(runner, [NamedVariable(name, {slot: coded[slot]})], z).by["set"] for slot in (decoy, head)
     )
     assert by_head.flipped > 0.9 and by_decoy.flipped == 0
     program = find_program(task, CleanRun.of(model, pairs), [Site("attn", 0, 0)], np.full((20, 1), 1e-6))

@@ -106,9 +106,7 @@ def make_run(
     run = Run.model_validate_json(json.dumps(result))
     run.arrays = arrays
     for name in references:
-        recovery = recover(
-            scores, load_reference(name).members(), None, arrays.get("heads_per_pair"), n_boot=50
-        )
+        recovery = recover(scores, load_reference(name).members(), None, arrays.get("heads_per_pair"), n_boot=50)
         run.recovery[name] = Judged(**vars(recovery), shared_pairs=None, measured_pairs=None, stricter={})
     return run
 
@@ -127,9 +125,7 @@ def make_card(*, evil: bool = False) -> Validity:
         "left": gone,
         "cmd": 0.03,
         "cpr": 1.02,
-        "nested": [
-            {"n_heads": n, "share": k / 4, "share_signed": k / 3, "kl": 3.0 - k / 2} for k, n in sizes
-        ],
+        "nested": [{"n_heads": n, "share": k / 4, "share_signed": k / 3, "kl": 3.0 - k / 2} for k, n in sizes],
         "random": {"draws": 10} | random,
     }
     names = ("ioi", "docstring", EVIL if evil else "successor")
@@ -220,9 +216,7 @@ def make_bench(
                 start = {"task": task, "model": model, "reference": f"{task}/{model}", "decides": True}
                 table.append(start | each | {"seeds": 3} | numbers | stable)
             means = {key: value and value["mean"] for key, value in numbers.items()}
-            groups.append(
-                {"group": model, "tasks": len(tasks), "of_tasks": len(tasks)} | each | means | stable
-            )
+            groups.append({"group": model, "tasks": len(tasks), "of_tasks": len(tasks)} | each | means | stable)
             if method != "attribution":
                 scope = {"scope": f"{tasks[0]} on {model}", "group": model, "against": "attribution"}
                 for metric, low, high in (("roc_auc", 0.05, 0.2), ("cmd", None, None)):

@@ -99,10 +99,7 @@ def test_the_command_repeats_the_plan():
 
 ROWS = st.lists(
     st.tuples(
-        st.sampled_from(["a", "b", "c", EXACT, "random"]),
-        st.integers(1, 300),
-        st.floats(0, 1e6),
-        st.floats(0, 1),
+        st.sampled_from(["a", "b", "c", EXACT, "random"]), st.integers(1, 300), st.floats(0, 1e6), st.floats(0, 1)
     ),
     min_size=1,
     max_size=12,

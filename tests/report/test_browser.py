@@ -9,13 +9,7 @@ pytestmark = pytest.mark.browser
 
 RUNS = {
     "30 layers of 9": {"members": 12, "n_tokens": 45},
-    "references": {
-        "n_layers": 12,
-        "n_heads": 12,
-        "model": "gpt2",
-        "mlp_members": 2,
-        "references": published(),
-    },
+    "references": {"n_layers": 12, "n_heads": 12, "model": "gpt2", "mlp_members": 2, "references": published()},
     "markup": {"n_layers": 4, "n_heads": 8, "members": 5, "evil": True, "n_tokens": 45, "mlps": False},
 }
 _EVERYTHING_OPEN = "document.querySelectorAll('details').forEach(e => { e.open = true })"

@@ -23,21 +23,8 @@ MAYBE = (float | None, None)
 # the published form, ``frontend/graph_models.py`` of circuit-tracer 0.5
 METADATA = {"slug": str, "scan": str, "transcoder_list": list[str], "prompt_tokens": list[str], "prompt": str}
 METADATA |= {"node_threshold": (float | None, ...), "schema_version": (int | None, ...)}
-VIEW = {
-    "pinnedIds": list[str],
-    "supernodes": list[list[str]],
-    "linkType": str,
-    "clickedId": str,
-    "sg_pos": str,
-}
-NODE = {
-    "node_id": str,
-    "feature": int,
-    "layer": str,
-    "ctx_idx": int,
-    "feature_type": str,
-    "token_prob": float,
-}
+VIEW = {"pinnedIds": list[str], "supernodes": list[list[str]], "linkType": str, "clickedId": str, "sg_pos": str}
+NODE = {"node_id": str, "feature": int, "layer": str, "ctx_idx": int, "feature_type": str, "token_prob": float}
 NODE |= {"is_target_logit": bool, "run_idx": int, "reverse_ctx_idx": int, "jsNodeId": str, "clerp": str}
 _Graph = _schema(
     "Graph",
@@ -80,9 +67,7 @@ def test_a_program_stands_at_the_tokens_of_the_first_prompt():
     sites = [edge.sender for edge in plain.edges[:2]] + [plain.edges[0].receiver]
     shares = {"carried": 0.9, "own_cost": 0.0}
     slots = [
-        SlotCodes(
-            site=site, role=role, effect=effect, low=0.0, high=3.0, codes=4, bits=1.5, variable=EVIL, **shares
-        )
+        SlotCodes(site=site, role=role, effect=effect, low=0.0, high=3.0, codes=4, bits=1.5, variable=EVIL, **shares)
         for site, role, effect in zip(sites, ("S1", "S2", "S2"), (1.0, -2.0, 0.001), strict=True)
     ]
     beyond = slots[0].model_copy(update={"role": "nowhere"})
@@ -93,9 +78,7 @@ def test_a_program_stands_at_the_tokens_of_the_first_prompt():
     positions, parts = run.examples[0].positions, [n for n in graph.nodes if n.influence is not None]
     names = [f"a{node.layer}.h{node.node_id.split('_')[1]}" for node in parts]
     assert names == sites
-    assert [(node.ctx_idx, node.activation) for node in parts] == [
-        (positions[s.role], s.effect) for s in slots
-    ]
+    assert [(node.ctx_idx, node.activation) for node in parts] == [(positions[s.role], s.effect) for s in slots]
     # S1 stands before S2, so the edge can be drawn, and however weak it is beside the smaller effect
     weights = {(link.source, link.target): link.weight for link in graph.links}
     into = [e.score for e in plain.edges if (e.sender, e.receiver) == (sites[0], sites[2])]
@@ -115,9 +98,7 @@ def test_the_command_enters_graphs_in_the_viewers_index(tmp_path, command):
     why.save(folder := tmp_path / "why")
     for name in ("one", "two", "two"):
         out = str(tmp_path / f"{name}.json")
-        assert not command(
-            "export", str(folder), "--layout", "circuit-tracer", "--out", out, "--overwrite"
-        ).code
+        assert not command("export", str(folder), "--layout", "circuit-tracer", "--out", out, "--overwrite").code
     assert Why.load(folder).nodes == why.nodes
     index = json.loads((tmp_path / circuit_tracer.INDEX).read_text())
     assert [graph["slug"] for graph in index["graphs"]] == ["one", "two"]

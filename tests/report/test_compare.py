@@ -17,8 +17,7 @@ GPT2 = {"n_layers": 12, "n_heads": 12, "model": "gpt2"}
 
 def _with_members(run: Run, sites: dict[str, float]) -> Run:
     heads = [
-        head.model_copy(update={"in_circuit": head.site in sites, "effect": sites.get(head.site)})
-        for head in run.heads
+        head.model_copy(update={"in_circuit": head.site in sites, "effect": sites.get(head.site)}) for head in run.heads
     ]
     return run.model_copy(update={"heads": heads})
 
@@ -28,9 +27,7 @@ def test_a_run_agrees_with_itself_whatever_the_signs():
     flipped = [head.model_copy(update={"score": -head.score}) for head in run.heads]
     comparison = compare_runs(run, run.model_copy(update={"heads": flipped}))
     assert (
-        comparison.jaccard == 1
-        and comparison.spearman == pytest.approx(1)
-        and comparison.name_a != comparison.name_b
+        comparison.jaccard == 1 and comparison.spearman == pytest.approx(1) and comparison.name_a != comparison.name_b
     )
     assert comparison.differing == () and set(comparison.shared) == {part.site for part in run.members}
     run = make_run(members=0)
@@ -93,9 +90,7 @@ def test_own_references_go_by_what_they_hold_and_not_by_their_names():
 )
 def test_unpaired_runs_say_why_there_is_no_interval(options, reason):
     names = published()
-    comparison = compare_runs(
-        make_run(**GPT2, references=names), make_run(**GPT2, references=names, **options)
-    )
+    comparison = compare_runs(make_run(**GPT2, references=names), make_run(**GPT2, references=names, **options))
     assert comparison.recovery == {} and reason in comparison.unpaired
     assert set(comparison.aucs) == set(names)
     assert reason in " ".join(cell for row in comparison.rows() for cell in row)

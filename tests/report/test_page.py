@@ -148,11 +148,7 @@ def test_with_references_it_shows_auc_interval_and_nulls_of_each():
     text = render_report(run)
     for name, attributes in run.recovery.items():
         low, high = attributes.interval
-        numbers = (
-            f"{attributes.roc_auc:.3f}",
-            f"[{low:.3f}, {high:.3f}]",
-            f"{attributes.nulls.layer_index:.3f}",
-        )
+        numbers = (f"{attributes.roc_auc:.3f}", f"[{low:.3f}, {high:.3f}]", f"{attributes.nulls.layer_index:.3f}")
         assert all(shown in text for shown in (f"ROC curve against {name}", *numbers))
     # one that is not installed keeps its numbers but has no curve
     run.recovery = {"mine/elsewhere": run.recovery[names[0]]}
@@ -179,9 +175,7 @@ def test_the_card_of_a_run_is_a_figure_and_a_table_and_absent_where_it_was_not_m
     page = Page(render_report(run))
     page.check()
     assert all(cell in page.text for row in card_rows(run.validity) for cell in row)
-    assert (
-        "10 random circuits: mean 2.0 %, largest 7.0 %" in page.text and "seed 2 (most faithful)" in page.text
-    )
+    assert "10 random circuits: mean 2.0 %, largest 7.0 %" in page.text and "seed 2 (most faithful)" in page.text
     [drawn] = [figure for figure in page.figures if "yaxis2" in figure["layout"]]
     assert drawn["data"][0]["x"] == [1, 3, 8, 16]
 

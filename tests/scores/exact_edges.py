@@ -37,9 +37,7 @@ class ExactEdges:
         """clean − corrupt of what the sender adds to the residual stream, [pair, pos, d_model]."""
         clean, corrupt = self.batch.clean, self.batch.corrupt
         if sender == "input":
-            clean, corrupt = (
-                kept(self.model, x.tokens, "blocks.0.hook_resid_pre")[0] for x in (clean, corrupt)
-            )
+            clean, corrupt = (kept(self.model, x.tokens, "blocks.0.hook_resid_pre")[0] for x in (clean, corrupt))
             return clean - corrupt
         layer = _layer(sender)
         if sender.startswith("m"):

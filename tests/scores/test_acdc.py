@@ -16,11 +16,7 @@ from tests.oracles import WholeForwards, planted
 from tests.pairs import random_pairs
 from tests.scores.exact_edges import ExactEdges
 
-SITES = [
-    *(Site("attn", layer, head) for layer in range(2) for head in range(3)),
-    Site("mlp", 0),
-    Site("mlp", 1),
-]
+SITES = [*(Site("attn", layer, head) for layer in range(2) for head in range(3)), Site("mlp", 0), Site("mlp", 1)]
 
 
 def _edges(model, pairs, kind="task"):

@@ -40,9 +40,7 @@ def _margin(heads: np.ndarray, name: str) -> float:
 QUIET = [name for name in planted_task_names() if not planted_truth(name).distractors]
 
 
-@pytest.mark.parametrize(
-    ("name", "n"), [*((name, 24) for name in QUIET), ("planted-or", 2), ("planted-or", 3)]
-)
+@pytest.mark.parametrize(("name", "n"), [*((name, 24) for name in QUIET), ("planted-or", 2), ("planted-or", 3)])
 def test_planted_heads_outrank_all_decoys(name, n):
     """An OR-gate included, whose arms have no effect and no gradient of their own: from two pairs."""
     assert _margin(adaptive_patching(*planted(name, n)).heads, name) > 0
@@ -62,9 +60,7 @@ def test_patches_are_exact_interchange():
     effects, cost = runner.effects(*patches)
     assert np.allclose(effects, exact.ravel(), atol=1e-4) and cost > 0
     clean_z = [runner.z[at, p, :, h] for p, at, h in zip(*(x.tolist() for x in patches), strict=True)]
-    assert np.abs(runner.effects(*patches, clean_z)[0]).max() < 1e-4, (
-        "a head given its own output changes nothing"
-    )
+    assert np.abs(runner.effects(*patches, clean_z)[0]).max() < 1e-4, "a head given its own output changes nothing"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -145,9 +141,7 @@ def test_code_attribution_adds_up_when_every_vector_has_its_own_code():
     assert (read.of(0, 0)[:, :, 1:] == -1).all() and (read.of(0, 0)[:, :, 0] >= 0).all()
     assert (read.vectors(0, 0)[:, :, 1:] == 0).all()
     clean, _ = read.usage(0, 1)
-    assert clean[0][1] == max(share for _, share in clean) and sum(
-        share for _, share in clean
-    ) == pytest.approx(1)
+    assert clean[0][1] == max(share for _, share in clean) and sum(share for _, share in clean) == pytest.approx(1)
     ids = read.of(0, 1)[0]
     assert all((ids == code).mean() == pytest.approx(share) for code, share in clean)
     assert np.abs(direct.numpy()).max() > 0.1

@@ -258,9 +258,7 @@ def test_the_forward_is_bit_for_bit_the_same(family, tiny_model):
         np.testing.assert_array_equal(scores.metric_corrupt, plain.metric_corrupt)
         assert np.isfinite(scores.heads).all() and abs(scores.heads - plain.heads).max() > 1e-3
         assert scores.cost.forwards == plain.cost.forwards
-    assert not any(
-        hook for point in model.hook_dict.values() for hook in point.fwd_hooks if not hook.is_permanent
-    )
+    assert not any(hook for point in model.hook_dict.values() for hook in point.fwd_hooks if not hook.is_permanent)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "gemma3", "olmo2"])
@@ -289,9 +287,7 @@ def test_a_softer_softmax_sees_what_saturated_attention_hides():
 
 def test_experts_whose_neurons_cannot_be_reached_are_refused(tiny_model, monkeypatch):
     model = tiny_model("llama")
-    monkeypatch.setattr(
-        "interp.scores.baselines.backward_rules.has_hook", lambda _model, name: "mlp.out" not in name
-    )
+    monkeypatch.setattr("interp.scores.baselines.backward_rules.has_hook", lambda _model, name: "mlp.out" not in name)
     for rules in (shared_mlps, halved_gates):
         with pytest.raises(InputError, match="the neurons of blocks.0.mlp cannot be reached"):
             rules(model)

@@ -29,9 +29,7 @@ def test_hisp_takes_the_absolute_value_of_every_pair_and_norms_every_layer(tiny_
     np.testing.assert_allclose(scores.heads, mean)
     np.testing.assert_allclose(scores.heads_per_pair.mean(0), mean)
     subset = scores.heads_per_pair[[0, 2]].mean(0)  # a slice, normed again
-    np.testing.assert_allclose(
-        subset / layer_norms(subset), hisp(model, pairs.subset([0, 2])).heads, rtol=1e-4
-    )
+    np.testing.assert_allclose(subset / layer_norms(subset), hisp(model, pairs.subset([0, 2])).heads, rtol=1e-4)
     np.testing.assert_array_equal(layer_norms(np.zeros((2, 3))), 1)
 
 
@@ -143,9 +141,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(
-    ("method", "option"), [(method, o) for method, all_of in WRONG.items() for o in all_of]
-)
+@pytest.mark.parametrize(("method", "option"), [(method, o) for method, all_of in WRONG.items() for o in all_of])
 def test_impossible_options_are_refused_by_name(method, option):
     name, value = option.split("=")
     with pytest.raises(InputError, match=f"{name}.*{value}|{value}.*{name}"):

@@ -19,9 +19,7 @@ def _case(seed: int = 0):
 
 
 def _estimates(attribution, rms=3.0, allowed=None) -> EffectEstimates:
-    return EffectEstimates(
-        attribution, rms, 0.02, np.arange(len(attribution)) if allowed is None else allowed
-    )
+    return EffectEstimates(attribution, rms, 0.02, np.arange(len(attribution)) if allowed is None else allowed)
 
 
 def _spend(estimates, exact, patches: int):

@@ -79,10 +79,7 @@ def test_rows_are_parted_into_forwards_as_cheaply_as_can_be(rows, positions, mon
 
         def cost(parts, layers=layers, begins=begins, ends=ends) -> float:
             run = [len(part) * (ends[part].max() - begins[part].min()) for part in parts]
-            if any(
-                len(part) > rows or (len(part) > 1 and n > positions)
-                for part, n in zip(parts, run, strict=True)
-            ):
+            if any(len(part) > rows or (len(part) > 1 and n > positions) for part, n in zip(parts, run, strict=True)):
                 return np.inf
             return sum(layers[part].max() * (OVERHEAD + n) for part, n in zip(parts, run, strict=True))
 

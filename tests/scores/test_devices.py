@@ -10,17 +10,7 @@ from interp.models import load_model
 from interp.scores.registry import load_method
 from tests.pairs import random_pairs
 
-METHODS = [
-    "attribution",
-    "nap-ig",
-    "eap",
-    "eap-ig",
-    "relp",
-    "gim",
-    "atp-star",
-    "patching",
-    "adaptive-patching",
-]
+METHODS = ["attribution", "nap-ig", "eap", "eap-ig", "relp", "gim", "atp-star", "patching", "adaptive-patching"]
 
 
 class Waits(TorchDispatchMode):
@@ -34,9 +24,7 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_scores_in_bfloat16_are_those_of_float32_and_wait_once_in_two_forwards_at_most(
-    name, tiny_model_folder
-):
+def test_scores_in_bfloat16_are_those_of_float32_and_wait_once_in_two_forwards_at_most(name, tiny_model_folder):
     folder, pairs, results = str(tiny_model_folder("llama")), random_pairs(60, n=8), []
     for dtype in ("float32", "bfloat16"):
         model = load_model(folder, dtype=dtype)

@@ -69,9 +69,7 @@ def test_edges_into_linear_inputs_are_exact_and_path_patching_says_so_too():
     for sender, receiver, into in truth.edges:
         ours = exact.effect(sender, receiver, into).item()
         if not TL4:  # whose path patching wants hooks that attention of the planted models lacks
-            assert _path_patched(model, pairs, sender, receiver, into) == pytest.approx(
-                ours, rel=1e-3, abs=1e-3
-            )
+            assert _path_patched(model, pairs, sender, receiver, into) == pytest.approx(ours, rel=1e-3, abs=1e-3)
         # saturated attention: the right sign, and too small
         if into != "v":
             assert 0 <= scores[sender, receiver, into] <= ours + 1e-3

@@ -45,9 +45,7 @@ def test_a_gate_of_gates_is_seen_better_than_by_integrated_gradients_at_less_cos
     model, pairs = planted("planted-hydra", 5)
     written = set(planted_truth("planted-hydra").edges)
     scores, baseline = patched_edges(model, pairs), eap_ig(model, pairs)
-    baseline_edges = [edge for edge in _named(baseline.edges) if edge[0][0] == edge[1][0] == "a"][
-        : len(written)
-    ]
+    baseline_edges = [edge for edge in _named(baseline.edges) if edge[0][0] == edge[1][0] == "a"][: len(written)]
     assert len(written & {*_named(scores.edges, len(written))}) >= len(written & {*baseline_edges})
     assert scores.cost.forwards <= baseline.cost.forwards
 

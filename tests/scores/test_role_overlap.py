@@ -27,9 +27,7 @@ def test_information_is_that_of_a_direct_count_and_codes_are_those_of_each_heads
         centres = book.codes[role * 3 + head]
         nearest = torch.cdist(z[:, :, role, 0, head].reshape(12, 4), centres).argmin(1)
         assert ids[:, :, role, 0, head].ravel().tolist() == nearest.tolist()
-        assert information[role, 0, head] == pytest.approx(
-            mutual_info_score(sides, nearest) / np.log(2), abs=1e-9
-        )
+        assert information[role, 0, head] == pytest.approx(mutual_info_score(sides, nearest) / np.log(2), abs=1e-9)
     assert information[1, 0, 2] == 1 and (side_information(ids[[0, 0]], 3) == 0).all()
 
 

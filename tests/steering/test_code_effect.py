@@ -71,12 +71,7 @@ def test_metric_and_codes_are_those_of_each_prompt(model, books, pairs):
 
 @pytest.mark.parametrize(
     ("site", "role", "side"),
-    [
-        ("a0.h1", "S", "clean"),
-        ("a0.h1", None, "corrupt"),
-        ("a1.h2", "END", "clean"),
-        ("a1.h2", "S", "corrupt"),
-    ],
+    [("a0.h1", "S", "clean"), ("a0.h1", None, "corrupt"), ("a1.h2", "END", "clean"), ("a1.h2", "S", "corrupt")],
 )
 def test_setting_a_code_gives_what_each_prompt_gives_by_itself(model, books, pairs, site, role, side):
     read = code_effect.read_pairs(model, books, pairs)
@@ -103,9 +98,7 @@ def test_setting_a_code_gives_what_each_prompt_gives_by_itself(model, books, pai
 
 def test_a_prompts_own_code_changes_nothing(model, books, pairs):
     read = code_effect.read_pairs(model, books, pairs)
-    effect = code_effect.set_code(
-        model, books, read, "a0.h1", read.strongest("a0.h1", "S", "clean"), role="S"
-    )
+    effect = code_effect.set_code(model, books, read, "a0.h1", read.strongest("a0.h1", "S", "clean"), role="S")
     np.testing.assert_allclose(effect.with_codes, effect.before, atol=1e-5)
     mean, low, high = effect.change()
     assert abs(mean) < 1e-5 and low <= mean <= high

@@ -49,9 +49,7 @@ def test_each_step_is_what_plain_forwards_of_the_prefix_give(model, books, posit
         prefix = [*PROMPT, *NEW[0][:step]]
         plain = _log_probabilities(model, prefix, None, 0)
         steered = _log_probabilities(model, prefix, vector, begin)
-        assert divergences[0][step] == pytest.approx(
-            float((steered.exp() * (steered - plain)).sum()), abs=1e-5
-        )
+        assert divergences[0][step] == pytest.approx(float((steered.exp() * (steered - plain)).sum()), abs=1e-5)
         assert surprises[0][step] == pytest.approx(-float(plain[token]), abs=1e-4)
     assert divergences[0][0] == pytest.approx(0, abs=1e-6) if begin > 3 else divergences[0][0] > 1e-4
     assert divergences[0][2] > 1e-4

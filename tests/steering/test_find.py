@@ -280,9 +280,7 @@ def test_codebooks_that_heads_share_of_one_head_and_of_the_whole_z(model, books)
         attach(model, {site: book}, read=False).edit(*code_set.adds(len(code_set)))
 
 
-def test_where_half_of_the_texts_are_too_few_nothing_is_judged_and_all_is_kept(
-    model, books, tmp_path, monkeypatch
-):
+def test_where_half_of_the_texts_are_too_few_nothing_is_judged_and_all_is_kept(model, books, tmp_path, monkeypatch):
     # a mark among three negative texts of the half that chooses: three positive ones do not stand out
     seed = next(seed for seed in range(20) if not find._split(np.arange(12) < 6, seed)[11])
     code_set = find_codes(model, books, MARKED[:6], [*PLAIN[:5], f"Mary had {MARK}"], seed=seed)

@@ -26,9 +26,7 @@ def test_presets_and_topics_codes_belong_to_the_shipped_codebooks(smollm2, tmp_p
     presets = load_presets(made_with)
     assert presets, STALE
     for preset in presets:
-        attach(smollm2, books, read=False).edit(
-            *code_edits(parse_codes(preset.codes), "added", scale=preset.scale)
-        )
+        attach(smollm2, books, read=False).edit(*code_edits(parse_codes(preset.codes), "added", scale=preset.scale))
         measured = preset.measured
         assert measured.hits[1] >= max(measured.n / 2, 2 * measured.hits[0], 2 * measured.hits[2])
     for name in topic_names():
@@ -55,9 +53,7 @@ def test_codes_of_a_topic_change_what_the_chat_says_and_cost_perplexity(smollm2)
     seen = []
     with torch.no_grad(), hooked(smollm2, {"blocks.12.hook_resid_post": lambda x: seen.append(x.clone())}):
         smollm2(texts.tokens)
-    book = Codebook(CodebookConfig(d_in=576, n_codes=64, selection="matching_pursuit")).fit(
-        seen[0][texts.counted]
-    )
+    book = Codebook(CodebookConfig(d_in=576, n_codes=64, selection="matching_pursuit")).fit(seen[0][texts.counted])
     code_set = find_codes(smollm2, {"r12": book}, positive, negative)
 
     def told(within=None):

@@ -49,13 +49,7 @@ def test_the_table_of_tasks_names_every_counterfactual():
             assert f"| {kinds} | 100 |" in line
 
 
-OF_GPT2 = {
-    "ioi": {},
-    "greater-than": {"years": 75},
-    "docstring": {},
-    "pronoun": {},
-    "capital": {"countries": 1},
-}
+OF_GPT2 = {"ioi": {}, "greater-than": {"years": 75}, "docstring": {}, "pronoun": {}, "capital": {"countries": 1}}
 OF_SMOLLM2 = {"ioi": {"names": 18}, "greater-than": {"nouns": 6, "years": 119}, "docstring": {}}
 OF_SMOLLM2 |= {"pronoun": {"names": 7}, "capital": {"countries": 2}}
 

@@ -44,9 +44,7 @@ def test_pieces_that_do_not_add_up_are_placed_by_prefixes(metaspace):
 def test_greater_than_works_where_words_are_marked_at_their_start(metaspace):
     for pair in GreaterThan().sample(metaspace, 20):
         year = re.search(r"\d{4}", pair.clean)[0]
-        at = {
-            role: metaspace.convert_ids_to_tokens(pair.clean_tokens[i]) for role, i in pair.positions.items()
-        }
+        at = {role: metaspace.convert_ids_to_tokens(pair.clean_tokens[i]) for role, i in pair.positions.items()}
         assert at == {"XX": year[1], "Y1": year[2], "Y2": year[3], "END": year[1]}
         right = metaspace.convert_ids_to_tokens(list(pair.answers))
         assert right == [str(digit) for digit in range(int(year[2]) + 1, 10)]

@@ -24,9 +24,7 @@ def first_tokens(tokenizer, prompt: str, texts) -> set[int]:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_variables_give_the_answers_of_every_clean_prompt_and_of_corrupt_ones_that_have_some(
-    real_tokenizer, name
-):
+def test_the_variables_give_the_answers_of_every_clean_prompt_and_of_corrupt_ones_that_have_some(real_tokenizer, name):
     task = load_task(name)
     assert isinstance(task, HighLevelModel)
     for kind in task.counterfactuals:

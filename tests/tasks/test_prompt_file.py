@@ -211,9 +211,7 @@ def check_robust(path, tokenizer):
 @quick
 @given(
     content=near_files.map(json.dumps).map(str.encode)
-    | st.lists(near_entries | st.just(ENTRY), max_size=4).map(
-        lambda rows: "\n".join(map(json.dumps, rows)).encode()
-    )
+    | st.lists(near_entries | st.just(ENTRY), max_size=4).map(lambda rows: "\n".join(map(json.dumps, rows)).encode())
     | st.binary(max_size=60),
     suffix=st.sampled_from([".json", ".jsonl"]),
 )

@@ -191,9 +191,7 @@ def of_eight(tmp_path):
     return load_task(str(tmp_path / "eight.json"))
 
 
-@pytest.mark.parametrize(
-    ("used", "asked", "got"), [(4, 4, 4), (4, 3, 3), (2, 20, 6), (7, 1, 1), (7, 5, 1), (1, 8, 7)]
-)
+@pytest.mark.parametrize(("used", "asked", "got"), [(4, 4, 4), (4, 3, 3), (2, 20, 6), (7, 1, 1), (7, 5, 1), (1, 8, 7)])
 def test_a_short_file_gives_all_that_is_left(of_eight, gpt2, used, asked, got):
     pool = of_eight.sample(gpt2, used, 0)
     others = held_out_pairs(of_eight, gpt2, asked, pool)

@@ -120,7 +120,6 @@ def test_the_packages_samples_are_the_default_models_and_need_no_sampling(smollm
     mixed = torch.stack([torch.cat([row[:1], row[1:][torch.randperm(64, generator=rng)]]) for row in rows])
     with torch.no_grad():
         own, other = (
-            -smollm2(some)[:, :-1].log_softmax(-1).gather(-1, some[:, 1:, None]).mean()
-            for some in (rows, mixed)
+            -smollm2(some)[:, :-1].log_softmax(-1).gather(-1, some[:, 1:, None]).mean() for some in (rows, mixed)
         )
     assert own + 2 < other

@@ -51,11 +51,7 @@ def test_text_files_are_split_at_blank_lines(tmp_path):
         ("a.jsonl", b'"fine"\n{', "line 2 is not JSON"),
         ("a.jsonl", b"[" * 200_000, "line 1 is not JSON"),
         ("a.jsonl", b"1" * 5000, "line 1 is not JSON"),
-        (
-            "a.jsonl",
-            b'"fine"\n{"text": "a cut emoji \\ud83d"}',
-            "line 2: character 12 .* half of a surrogate",
-        ),
+        ("a.jsonl", b'"fine"\n{"text": "a cut emoji \\ud83d"}', "line 2: character 12 .* half of a surrogate"),
         ("a.txt", b"\xff\xfe\xfa", "cannot read the text file"),
         ("a.csv", b"a,b", "ends in .txt or .jsonl"),
     ],

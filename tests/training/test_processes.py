@@ -123,9 +123,7 @@ def test_sharded_weights_are_refused(tiny_model_folder, start, tmp_path):
     try:
         mesh, model = init_device_mesh("cpu", (1,)), load_model(str(tiny_model_folder("llama")))
         norm = model.original_model.model.norm
-        norm.weight = torch.nn.Parameter(
-            distribute_tensor(norm.weight, mesh, [Replicate()]), requires_grad=False
-        )
+        norm.weight = torch.nn.Parameter(distribute_tensor(norm.weight, mesh, [Replicate()]), requires_grad=False)
         with pytest.raises(InputError, match=r"weights are sharded \(FSDP\)"):
             Trainer(model, dict(start), TrainConfig(), 10)
     finally:

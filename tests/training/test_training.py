@@ -83,9 +83,7 @@ def test_local_training_lowers_the_error_and_gives_each_site_its_own_gradient(mo
     torch.testing.assert_close(*gradients)
 
 
-def test_joint_training_lowers_the_loss_and_the_finetuned_model_is_saved(
-    tiny_model_folder, text, start, tmp_path
-):
+def test_joint_training_lowers_the_loss_and_the_finetuned_model_is_saved(tiny_model_folder, text, start, tmp_path):
     folder = str(tiny_model_folder("llama"))
     model = load_model(folder)
     before = weights_digest(model)

@@ -84,8 +84,7 @@ def load_codebook_features(folder: Path | str) -> dict[str, LayerNormCodebook]:
     if not books:
         raise InputError(f"{folder} holds no codebooks")
     return {
-        f"{SITES[place]}{layer}": _book(folder, parts, config, place)
-        for (layer, place), parts in sorted(books.items())
+        f"{SITES[place]}{layer}": _book(folder, parts, config, place) for (layer, place), parts in sorted(books.items())
     }
 
 
@@ -116,9 +115,7 @@ def export_language_model(folder: Path | str, *, base: Path | str, out: Path | s
     write_pretrained(model, tokenizer, out)
 
 
-def _book(
-    folder: Path, parts: dict[tuple[int, str], Tensor], config: _Config, place: str
-) -> LayerNormCodebook:
+def _book(folder: Path, parts: dict[tuple[int, str], Tensor], config: _Config, place: str) -> LayerNormCodebook:
     groups = sorted({group for group, _ in parts})
     k = config.ks[config.places.index(place)]
     try:

@@ -176,10 +176,7 @@ class Codebook(Dictionary):
         if self._learning is None:
             sizes = [len(part) for part in torch.arange(config.n_codes).tensor_split(stages)]
             self._learning = _Learning(
-                [
-                    GroupedKMeans(n, spherical=spherical, seed=seed)
-                    for seed, n in enumerate(sizes, config.seed)
-                ],
+                [GroupedKMeans(n, spherical=spherical, seed=seed) for seed, n in enumerate(sizes, config.seed)],
                 [MeanBy(n) for n in sizes],
             )
         rest, books = rows, []

@@ -40,9 +40,7 @@ class Weights(NamedTuple):
     bias: Float[Tensor, "*group d_in"]
 
 
-def gradient(
-    weights: Weights, x: Float[Tensor, "row d_in"], total: Float[Tensor, " d_in"], l1: float
-) -> Weights:
+def gradient(weights: Weights, x: Float[Tensor, "row d_in"], total: Float[Tensor, " d_in"], l1: float) -> Weights:
     """Gradient of mean (x̂ − x)² (over rows and coordinates) + l1 · mean over rows of Σ_features a.
 
     Here a = ReLU((x − bias) encoderᵀ + encoder_bias), x̂ = a decoderᵀ + bias, and total = Σ_rows x.
@@ -209,9 +207,7 @@ class DiscreteSAE(Bottleneck):
 
 
 @torch.no_grad()
-def _train(
-    x: Float[Tensor, "row d_in"], config: DiscreteSAEConfig, progress: EpochProgress | None
-) -> Weights:
+def _train(x: Float[Tensor, "row d_in"], config: DiscreteSAEConfig, progress: EpochProgress | None) -> Weights:
     weights = _initial(config, x.device)
     axis = config.decoder_axis
     x = x.contiguous()

@@ -90,9 +90,7 @@ class LatentQuantization(LearnedSlots):
         self.codes.copy_((mean + u[..., :1] * s[..., None, :1] * v[..., :1, :]).flatten(1, 2))
 
 
-def _nearest(
-    z: Float[Tensor, "group row z"], levels: Float[Tensor, "group z level"]
-) -> Float[Tensor, "group row z"]:
+def _nearest(z: Float[Tensor, "group row z"], levels: Float[Tensor, "group z level"]) -> Float[Tensor, "group row z"]:
     ids = (z[..., None] - levels[:, None]).abs().argmin(-1)
     return levels[:, None].expand(*z.shape, -1).gather(-1, ids[..., None])[..., 0]
 

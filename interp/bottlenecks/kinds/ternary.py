@@ -78,9 +78,7 @@ class Ternary(ResidualVQ):
         self.codes.copy_(ternary(self.unrounded, self.config.scale))
 
 
-def ternary(
-    weights: Float[Tensor, "*batch d"], scale: Literal["mean", "median"] = "mean"
-) -> Float[Tensor, "*batch d"]:
+def ternary(weights: Float[Tensor, "*batch d"], scale: Literal["mean", "median"] = "mean") -> Float[Tensor, "*batch d"]:
     """γ · clip(round(w / γ), −1, 1) along the last axis."""
     gamma = _scale(weights, scale)
     return gamma * (weights / gamma).round().clamp(-1, 1)

@@ -61,9 +61,7 @@ class FlatConfig(VQConfig):
     @classmethod
     def at(cls, bits: int, **options: Any) -> ProductCodebookConfig:
         if not 1 <= bits <= MOST_FLAT_BITS:
-            raise InputError(
-                f"{bits} bits: a kind of one code a vector has 1 to {MOST_FLAT_BITS}; or take slots"
-            )
+            raise InputError(f"{bits} bits: a kind of one code a vector has 1 to {MOST_FLAT_BITS}; or take slots")
         return cls(codes=2**bits, **options)
 
 
@@ -216,9 +214,7 @@ def product_codes(rows: GroupRows, slots: int, n_codes: int, seed: int) -> Book:
     return torch.cat(codes, 1)
 
 
-def shared_out(
-    rows: GroupRows, n: int
-) -> tuple[Float[Tensor, "group d_in d_in"], list[Int[Tensor, "group part"]]]:
+def shared_out(rows: GroupRows, n: int) -> tuple[Float[Tensor, "group d_in d_in"], list[Int[Tensor, "group part"]]]:
     """Principal axes as columns, and which of them each of ``n`` parts has: the largest variance that is left goes to
     the part whose product of variances is smallest, of those that have room."""
     apart = rows - rows.mean(1, keepdim=True)

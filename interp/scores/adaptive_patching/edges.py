@@ -139,9 +139,7 @@ def halfway_products(run: EdgeRun, edges: EdgeList) -> Float[np.ndarray, "batch 
     return edge_products_among(halfway, edges, [written_among(run, edges)])[0]
 
 
-def partial_products(
-    run: EdgeRun, edges: EdgeList, share: float = HALF_ON
-) -> Float[np.ndarray, "batch edge"]:
+def partial_products(run: EdgeRun, edges: EdgeList, share: float = HALF_ON) -> Float[np.ndarray, "batch edge"]:
     """Attribution of edges in a clean run where ``share`` of each head stays on, the rest being its corrupt output."""
     model, graph, corrupt = run.model, run.graph, run.batch.corrupt.z
     tape = edge_tape(model)

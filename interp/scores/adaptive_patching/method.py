@@ -125,9 +125,7 @@ def adaptive_patching(context: Context) -> Scores:
     )
 
 
-def expected_of_mlps(
-    attribution: Float[np.ndarray, "pair layer"], threshold: float
-) -> Float[np.ndarray, " layer"]:
+def expected_of_mlps(attribution: Float[np.ndarray, "pair layer"], threshold: float) -> Float[np.ndarray, " layer"]:
     """Of MLPs, which are not patched: the expected size that a head's score begins with, by attribution alone;
     ``threshold`` is in units of the metric.
 

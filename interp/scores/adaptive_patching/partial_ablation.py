@@ -86,7 +86,6 @@ def _values(
     with torch.enable_grad():
         gradients = torch.autograd.grad(clean.metric(pairs, 0, embedded, hooks, begin).sum(), used)
     values = [
-        ((z - off) * gradient).float().sum((1, 3))
-        for z, off, gradient in zip(live, corrupt, gradients, strict=True)
+        ((z - off) * gradient).float().sum((1, 3)) for z, off, gradient in zip(live, corrupt, gradients, strict=True)
     ]
     return torch.stack(values, 1).cpu().numpy()

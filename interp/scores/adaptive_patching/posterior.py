@@ -112,11 +112,7 @@ def moderated_variance(per_pair: Float[np.ndarray, "pair head"]) -> Float[np.nda
 
 
 def membership(
-    estimate: Float[np.ndarray, " head"],
-    variance: Float[np.ndarray, " head"],
-    *,
-    gap: float,
-    threshold: float,
+    estimate: Float[np.ndarray, " head"], variance: Float[np.ndarray, " head"], *, gap: float, threshold: float
 ) -> Membership:
     """Posterior of effects (module docstring). ``variance`` is of the estimate's error: of the mean over pairs, plus
     what is known of its bias. An effect makes a member from ``threshold`` of the gap's size on."""
@@ -296,9 +292,7 @@ class EffectEstimates:
             left -= spent
             report_progress(1 - left / budget)
 
-    def next_patches(
-        self, cost: Float[np.ndarray, " head"], budget: float, step: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def next_patches(self, cost: Float[np.ndarray, " head"], budget: float, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Pairs and heads to patch next, ``step`` pairs a head, the most useful heads that the budget allows."""
         done = self.patched
         probability = self.membership().probability

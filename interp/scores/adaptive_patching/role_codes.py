@@ -89,9 +89,7 @@ class RoleCodes:
                 key = (role, int(clean[pair]), int(corrupt[pair]))
                 total[key] += float(attribution[pair, place])
                 seen[key] += 1
-        changes = [
-            CodeChange(*key, seen[key] / pairs, value / pairs) for key, value in total.items() if value
-        ]
+        changes = [CodeChange(*key, seen[key] / pairs, value / pairs) for key, value in total.items() if value]
         return sorted(changes, key=lambda change: -abs(change.attribution))[:most]
 
     def usage(self, layer: int, head: int) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:

@@ -127,9 +127,7 @@ def _effects(changes: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Ten
     return [product.float().sum((1, -1)) for product in products]
 
 
-def _dropped(
-    model: Model, tape: ActivationTape, changes: Sequence[Tensor], whole: Sequence[Tensor]
-) -> list[Tensor]:
+def _dropped(model: Model, tape: ActivationTape, changes: Sequence[Tensor], whole: Sequence[Tensor]) -> list[Tensor]:
     """Means of the absolute effects over the layers dropped. ``changes`` and ``whole``, the effects with nothing
     dropped, are of every layer's z, then of every MLP output."""
     names, layers = output_hooks(model), model.cfg.n_layers
@@ -141,10 +139,7 @@ def _dropped(
     for layer in range(1, layers):
         below = [k for k in range(len(names)) if k % layers < layer]
         gradients = torch.autograd.grad(
-            tape[residual[layer]],
-            [tape[names[k]] for k in below],
-            arriving[residual[layer + 1]],
-            retain_graph=True,
+            tape[residual[layer]], [tape[names[k]] for k in below], arriving[residual[layer + 1]], retain_graph=True
         )
         for k, effect in zip(below, _effects([changes[k] for k in below], gradients), strict=True):
             totals[k] = totals[k] + effect.abs()

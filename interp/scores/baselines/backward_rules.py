@@ -101,9 +101,7 @@ def _factors(model: Model, layer: int) -> list[str]:
     none in an MLP of experts."""
     mlp = f"blocks.{layer}.mlp"
     if not has_hook(model, f"{mlp}.out.hook_in"):
-        raise InputError(
-            f"the neurons of {mlp} cannot be reached in the architecture {model.cfg.architecture}"
-        )
+        raise InputError(f"the neurons of {mlp} cannot be reached in the architecture {model.cfg.architecture}")
     names = [f"{mlp}.hook_pre", f"{mlp}.hook_pre_linear"]
     return [name for name in names if has_hook(model, name)]
 

@@ -127,19 +127,14 @@ class Decomposition(Consumer):
         effects = torch.cat(list(self._effects(part[:, :, -1], whole[:, -1], batch)))
         self.heads[list(batch.indices)] = effects.T.reshape(n, self.n_layers, self.n_heads).cpu().numpy()
 
-    def _sources(
-        self, batch: PairBatch, layer: int, first: int
-    ) -> Float[Tensor, "head batch later head d_head"]:
+    def _sources(self, batch: PairBatch, layer: int, first: int) -> Float[Tensor, "head batch later head d_head"]:
         """z − z' of one head of the layer at a time, the other heads 0."""
         difference = (batch.clean.z[layer] - batch.corrupt.z[layer])[:, first:]
         one_head = torch.eye(self.n_heads, device=difference.device, dtype=difference.dtype)
         return difference * one_head[:, None, None, :, None]
 
     def _effects(
-        self,
-        part: Float[Tensor, "source batch d_model"],
-        whole: Float[Tensor, "batch d_model"],
-        batch: PairBatch,
+        self, part: Float[Tensor, "source batch d_model"], whole: Float[Tensor, "batch d_model"], batch: PairBatch
     ) -> Iterator[Float[Tensor, "source batch"]]:
         """m(logits) − m(logits − β) of every source, some sources at a time."""
         normed = self.model.ln_final(whole[:, None])[:, 0]
@@ -206,9 +201,7 @@ def product(
     return (times(part_a, whole_b) + times(whole_a, part_b)) / 2
 
 
-def softmax(
-    part: Float[Tensor, "*#any key"], whole: Float[Tensor, "*#any key"]
-) -> Float[Tensor, "*#any key"]:
+def softmax(part: Float[Tensor, "*#any key"], whole: Float[Tensor, "*#any key"]) -> Float[Tensor, "*#any key"]:
     """The last dimension's softmax as a game of two players: β' is the mean of what β adds to γ and what it adds to 0.
 
     Masked keys are −inf in ``whole``; the players start from even attention to the others. The literal
@@ -268,9 +261,7 @@ class DecomposedLayer:
         """The part of the layer's output that comes from a part of its input."""
         return self._finish(part, self._attend(part))
 
-    def inject(
-        self, z: Float[Tensor, "source batch later head d_head"]
-    ) -> Float[Tensor, "source batch later d_model"]:
+    def inject(self, z: Float[Tensor, "source batch later head d_head"]) -> Float[Tensor, "source batch later d_model"]:
         """The part of the layer's output that comes from a part of its heads' z, the input having none."""
         return self._finish(z.new_zeros(*z.shape[:3], self.whole.shape[-1]), z)
 

@@ -28,13 +28,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from interp.models import hooked
-from interp.scores.baselines.backward_rules import (
-    AttentionPatterns,
-    attributed_by,
-    constant,
-    frozen_norms,
-    shared_mlps,
-)
+from interp.scores.baselines.backward_rules import AttentionPatterns, attributed_by, constant, frozen_norms, shared_mlps
 from interp.scores.eap import EAPConfig
 from interp.scores.method import Context, MethodConfig
 

@@ -38,9 +38,7 @@ BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 _NODES = 200
 
 
-def sample(
-    log_alpha: Float[Tensor, "*any"], generator: torch.Generator, eps: float = 1e-6
-) -> Float[Tensor, "*any"]:
+def sample(log_alpha: Float[Tensor, "*any"], generator: torch.Generator, eps: float = 1e-6) -> Float[Tensor, "*any"]:
     """One draw of every mask, differentiable in ``log_alpha``."""
     u = torch.rand(log_alpha.shape, generator=generator).to(log_alpha).clamp(eps, 1 - eps)
     return (torch.sigmoid((u.logit() + log_alpha) / BETA) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)

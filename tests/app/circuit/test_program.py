@@ -62,9 +62,7 @@ def test_the_report_has_the_graph_and_the_values(run):
     assert text.index("What the heads say") < text.index("Members, largest")
     [figure] = [figure for figure in page.figures if '"slot-0"' in json.dumps(figure)]
     *lines, dots = [trace for trace in figure["data"] if trace.get("x")]
-    assert [label.split("<br>") for label in dots["text"]] == [
-        [slot.site, slot.variable] for slot in program.slots
-    ]
+    assert [label.split("<br>") for label in dots["text"]] == [[slot.site, slot.variable] for slot in program.slots]
     edges = [edge for slot in program.slots for edge in program.passed_on(str(slot.slot))]
     assert len(lines) == len(edges) > 0
     widths = {line["hovertext"]: line["line"]["width"] for line in lines}

@@ -15,17 +15,7 @@ from interp.runs.folder import pairs_of
 from interp.runs.run import Run
 from interp.stats import mean_interval
 from tests.app.circuit.conftest import N, figure_of
-from tests.app.conftest import (
-    array_of,
-    asked,
-    error_of,
-    files_of,
-    html_of,
-    press,
-    table_of,
-    text_of,
-    unescaped,
-)
+from tests.app.conftest import array_of, asked, error_of, files_of, html_of, press, table_of, text_of, unescaped
 
 
 def _set_by_hand(model, books, pairs, code: int, head: int, column: int | None) -> np.ndarray:

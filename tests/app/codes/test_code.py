@@ -12,17 +12,7 @@ from interp.codesearch import code_contexts, code_page, logit_lens, search_regex
 from interp.codesearch.annotations import Annotation, Annotations
 from interp.codesearch.explain import FILE, Explanation
 from tests.app.codes.conftest import EVIL, NAME, named, tables_of
-from tests.app.conftest import (
-    array_of,
-    asked,
-    button_of,
-    error_of,
-    html_of,
-    plot_of,
-    press,
-    text_of,
-    unescaped,
-)
+from tests.app.conftest import array_of, asked, button_of, error_of, html_of, plot_of, press, text_of, unescaped
 
 
 def test_the_page_of_a_code_shows_what_the_library_finds(page, index, busy, its_name, model):
@@ -162,12 +152,8 @@ def test_a_code_that_is_not_there_is_one_clear_line(page, code):
 def test_what_a_language_model_said_of_it_is_text(page, runs, index, its_name):
     path = runs / NAME / FILE
     one = asdict(Explanation(EVIL, "small", 0, 0.9, 0.8, 0.85, 0.1, 20))
-    path.write_text(
-        json.dumps({"books": index.manifest["books"]["fingerprint"], "explanations": {its_name: one}})
-    )
+    path.write_text(json.dumps({"books": index.manifest["books"]["fingerprint"], "explanations": {its_name: one}}))
     told = f"small says “{EVIL}”   (detection F1 0.85 at 20 tokens of other text, 0.10 with another code's words)"
-    assert told in text_of(page(runs, code=its_name)).replace(
-        "\u2060", ""
-    )  # which keeps addresses from being links
+    assert told in text_of(page(runs, code=its_name)).replace("\u2060", "")  # which keeps addresses from being links
     path.write_text("[]")
     assert "damaged" in error_of(page(runs, code=its_name))

@@ -29,10 +29,7 @@ def test_codes_of_a_text_lead_to_the_index_of_their_codebooks_and_to_no_other(op
             assert parse_qs(urlsplit(row.steer).query)["books"] == [books]
             assert (row.page is None) == (books == others)
             if row.page is not None:
-                assert parse_qs(urlsplit(row.page).query) == {
-                    "code": [f"{row.site}={row.code}"],
-                    "index": [NAME],
-                }
+                assert parse_qs(urlsplit(row.page).query) == {"code": [f"{row.site}={row.code}"], "index": [NAME]}
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe"])

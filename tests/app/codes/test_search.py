@@ -53,9 +53,7 @@ def test_filters_and_order_are_the_librarys_and_stay_for_another_pattern(page, i
     assert hits_of(app) == named(search_regex(index, "Mary").best(7, sort="count", min_precision=0.01))
 
 
-def test_the_same_codes_in_the_text_of_another_index_and_in_no_index_of_other_codebooks(
-    page, runs, index, model
-):
+def test_the_same_codes_in_the_text_of_another_index_and_in_no_index_of_other_codebooks(page, runs, index, model):
     (runs / "other.txt").write_text("\n\n".join(f"John thanks Mary for {n} drinks." for n in range(200)))
     text = load_text(str(runs / "other.txt"), model, n_tokens=1200, context=40)
     books = Codebooks.from_pretrained(runs / "books", model)
@@ -65,12 +63,8 @@ def test_the_same_codes_in_the_text_of_another_index_and_in_no_index_of_other_co
     rows = tables_of(app)["code, precision, P 95 %"]
     scores = search_regex(index, "Mary")
     hits_there = search_regex(other, "Mary").hits_at(scores.places(most=20))
-    assert [(row["P there"], row["R there"]) for row in rows] == [
-        (hit.precision, hit.recall) for hit in hits_there
-    ]
-    assert any(hit.recall for hit in hits_there) and [row["recall"] for row in rows] != [
-        row["R there"] for row in rows
-    ]
+    assert [(row["P there"], row["R there"]) for row in rows] == [(hit.precision, hit.recall) for hit in hits_there]
+    assert any(hit.recall for hit in hits_there) and [row["recall"] for row in rows] != [row["R there"] for row in rows]
     assert app.selectbox(key="again").options == ["other"]
 
 
