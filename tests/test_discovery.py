@@ -267,5 +267,5 @@ def test_what_the_model_does_the_wrong_way_round_is_told_before_the_swaps(monkey
         raise AssertionError
 
     monkeypatch.setattr("interp.circuits.verify._patched", never)
-    with pytest.raises(InputError, match="which is less: are answers and wrong answers"):
+    with pytest.raises(InputError, match="which is less: are answers"):
         find_circuit("planted-induction", _renamed(load_task("planted-induction"), exchanged), n=8)

@@ -10,7 +10,7 @@ from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import from_address
 from interp.errors import InputError
 from interp.models.limits import check_tokens
-from interp.programs.own_prompt import CodeAt, same_place, set_code
+from interp.programs.own_prompt import CodeAt, same_place, set_codes
 from interp.programs.schema import SlotCodes
 from interp.prompts.encoding import PromptEncoder
 from interp.report.groups import GRAPH_EXPLAINED, TABLE_EXPLAINED, group_graph, group_rows
@@ -95,8 +95,8 @@ def _set(shown: Opened, slot_codes: SlotCodes) -> None:
     if not pressed and key not in _ANSWERS:
         return
     code_at = CodeAt(slot_codes.slot, position, run.program.books[name], code)
-    code_there, *answers = _ANSWERS.get(
-        key, lambda: engine.running(spec), lambda model: set_code(model, tokens, code_at)
+    (code_there,), *answers = _ANSWERS.get(
+        key, lambda: engine.running(spec), lambda model: set_codes(model, tokens, [code_at])
     )
     st.markdown(
         f"Its own code here is **{plain(labels[code_there])}**, set to **{plain(labels[code])}**. The next token:"

@@ -1,4 +1,4 @@
-"""Setting the code of a slot on a prompt of one's own."""
+"""Setting the codes of slots on a prompt of one's own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.bottlenecks.base import Codes
 from interp.bottlenecks.kinds.codebook import Codebook
-from interp.interventions.patch import Patch, patched_logits
+from interp.interventions.patch import Patch, Reader, patched_logits
 from interp.models import Model
-from interp.programs.codes import vectors_of
 from interp.programs.slots import HeadAtRole
 
 
@@ -26,19 +26,29 @@ class CodeAt:
 
 
 @torch.no_grad()
-def set_code(
-    model: Model, tokens: Sequence[int], at: CodeAt
-) -> tuple[int, Float[Tensor, " d_vocab"], Float[Tensor, " d_vocab"]]:
-    """Set z to z + c(code) − c(own) at a slot of a prompt. Returns the slot's own code, and the logits of the next
-    token before and after."""
-    head = slice(None) if at.slot.site.head is None else at.slot.site.head
-    read: list[Tensor] = []
-    readers = {at.slot.site.hook: [lambda x: read.append(x[0, at.position][head][None].float().cpu())]}
+def set_codes(
+    model: Model, tokens: Sequence[int], codes: Sequence[CodeAt]
+) -> tuple[list[int], Float[Tensor, " d_vocab"], Float[Tensor, " d_vocab"]]:
+    """Set z to z + c(code) − c(own) at slots of a prompt.
+
+    Returns:
+        The slots' own codes, and the logits of the next token before and after.
+    """
+    own_codes: dict[int, int] = {}
+    readers: dict[str, list[Reader]] = {}
+    for number, at in enumerate(codes):
+        head = slice(None) if at.slot.site.head is None else at.slot.site.head
+
+        def read(x: Tensor, number: int = number, at: CodeAt = at, head: int | slice = head) -> None:
+            own_codes[number] = int(at.book.encode(x[0, at.position][head][None].float().cpu()).ids)
+
+        readers.setdefault(at.slot.site.hook, []).append(read)
     before = patched_logits(model, tokens, [], readers)
-    own = int(at.book.encode(read[0]).ids)
-    new, old = vectors_of(at.book, np.array([at.code, own]))
-    patch = Patch(at.slot.site, (new - old)[None], np.array([at.position]), add=True)
-    return own, before, patched_logits(model, tokens, [patch])
+    patches = []
+    for number, at in enumerate(codes):
+        new, old = at.book.decode(Codes(torch.tensor([[at.code], [own_codes[number]]]), torch.ones(2, 1)))
+        patches.append(Patch(at.slot.site, (new - old)[None], np.array([at.position]), add=True))
+    return [own_codes[number] for number in range(len(codes))], before, patched_logits(model, tokens, patches)
 
 
 def same_place(tokens: Sequence[int], example: Sequence[int], position: int) -> int:

@@ -20,7 +20,7 @@ from tests.oracles import planted
 
 KEYS = {
     *("a", "b", "answers", "difference", "nodes", "arrows", "alone", "alone_with_mlps", "needed", "sparse"),
-    *("seconds", "model", "chat", "tokens", "tokens_b", "with_mlps", "controls", "kept", "left", "notes"),
+    *("seconds", "model", "chat", "tokens", "tokens_b", "with_mlps", "controls", "kept", "left", "notes", "n_heads"),
 }
 A = "Mary and John went to the store . John gave a ring to"
 B = "Mary and John went to the store . Mary gave a ring to"

@@ -9,7 +9,7 @@ import torch
 from interp import find_circuit
 from interp.models import load_model
 from interp.programs import program as programs
-from interp.programs.own_prompt import CodeAt, same_place, set_code
+from interp.programs.own_prompt import CodeAt, same_place, set_codes
 from interp.programs.program import Program
 from interp.programs.schema import LEAST_FALL
 from interp.prompts.encoding import PromptEncoder
@@ -122,11 +122,11 @@ def test_a_code_set_changes_the_answer_to_what_it_says_and_the_own_one_does_not(
     model, (a, b, two, text), slot = load_model(PLANTED), two_names(run), run.program.said(SLOT).slot
     encoder, book = PromptEncoder(model.tokenizer, run.provenance.pairs.bos), run.program.books[SLOT]
     tokens = encoder.bos + encoder.encode(text)
-    code_there, before, after = set_code(model, tokens, CodeAt(slot, 9, book, two))
+    (code_there,), before, after = set_codes(model, tokens, [CodeAt(slot, 9, book, two)])
     assert run.program.said(SLOT).values[str(code_there)] == a
     # the name that is said to be repeated is not the answer
     assert model.tokenizer.decode([before.argmax(), after.argmax()]) == f"{b} {a}"
-    _, same, unchanged = set_code(model, tokens, CodeAt(slot, 9, book, code_there))
+    _, same, unchanged = set_codes(model, tokens, [CodeAt(slot, 9, book, code_there)])
     torch.testing.assert_close(same, before)
     torch.testing.assert_close(unchanged, before)
     assert [same_place((9, 5, 6, 5, 7), (5, 6, 5, 6), i) for i in range(4)] == [1, 2, 3, 4]
