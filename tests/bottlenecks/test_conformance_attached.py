@@ -52,8 +52,8 @@ def test_codes_of_a_batch_are_those_of_each_prompt_alone(model, fitted):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
-def test_every_kind_at_the_default_model(smollm2, name):
+@pytest.mark.parametrize("name", ["codebook", "residual-vq", "fsq", "bsq", "key-value", "discrete-sae"])
+def test_one_kind_of_each_form_at_the_default_model(smollm2, name):
     fitted = fit_all(smollm2, CASES[name])
     test_bottleneck_changes_the_logits_and_detaching_restores_them_bit_for_bit(smollm2, fitted)
     test_each_site_passes_on_what_its_codes_stand_for(smollm2, fitted)
