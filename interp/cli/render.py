@@ -8,6 +8,7 @@ from interp.circuits.circuit import Component
 from interp.circuits.references import ExactEffects, Reference, load_reference, reference_names
 from interp.circuits.roles import role_name
 from interp.cli.terminal import plain_console, table
+from interp.errors import InputError
 from interp.evaluation.recovery import Recovery, roc_auc
 from interp.models import Model
 from interp.prompts.pairs import PromptPair, PromptPairs
@@ -120,6 +121,7 @@ def print_reference(reference: Reference | ExactEffects) -> None:
 def print_examples(model: Model, pairs: PromptPairs, examples: int, batch_size: int) -> None:
     """Some pairs with their roles marked, then the score over all of them."""
     from interp.activations.stream import MetricConsumer, feed
+    from interp.circuits.verify import check_does_task
 
     console = plain_console()
     for pair in pairs[:examples]:
@@ -144,8 +146,13 @@ def print_examples(model: Model, pairs: PromptPairs, examples: int, batch_size: 
     console.print(f"counterfactual {pairs.counterfactual}, seed {pairs.seed}, BOS {'yes' if pairs.bos else 'no'}")
     for kind, count in pairs.dropped.items():
         console.print(f"dropped for this tokenizer: {count} {kind}")
-    for note in pairs.notes:
-        console.print(f"note: {note}")
+    notes = list(pairs.notes)
+    try:
+        check_does_task(*scorer.metric_)
+    except InputError as error:  # which a discovery would end with
+        notes.append(str(error))
+    for note in notes:
+        console.print(f"note: {note}", soft_wrap=True)
 
 
 def _marked(model: Model, pair: PromptPair, tokens: tuple[int, ...]) -> Text:

@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -37,12 +37,18 @@ def table(
     **look: Any,
 ) -> Table:
     """A table without lines. Columns that ``left`` does not name hold numbers, and stand at the right; ``None``: none
-    does."""
+    does. With ``no_wrap`` a row is a line, and where it is too long a last column of words is cut."""
     drawn = Table(box=None, **look)
+    words = no_wrap and columns[-1] in (left or ())
     for name in columns:
-        drawn.add_column(name, justify="left" if left is None or name in left else "right", no_wrap=no_wrap)
+        cut = words and name == columns[-1]
+        justify: Literal["left", "right"] = "left" if left is None or name in left else "right"
+        drawn.add_column(name, justify=justify, no_wrap=no_wrap and not cut)
     for row in rows:
-        drawn.add_row(*(cell if isinstance(cell, Text) else str(cell) for cell in row))
+        cells = [cell if isinstance(cell, Text) else str(cell) for cell in row]
+        if words:
+            cells[-1] = Text(str(cells[-1]), no_wrap=True, overflow="ellipsis")
+        drawn.add_row(*cells)
     return drawn
 
 
