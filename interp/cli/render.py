@@ -148,7 +148,8 @@ def print_examples(model: Model, pairs: PromptPairs, examples: int, batch_size: 
         console.print(f"dropped for this tokenizer: {count} {kind}")
     notes = list(pairs.notes)
     try:
-        check_does_task(*scorer.metric_)
+        if len(pairs) > 1:
+            check_does_task(*scorer.metric_)
     except InputError as error:  # which a discovery would end with
         notes.append(str(error))
     for note in notes:
