@@ -801,19 +801,19 @@ IN_VARIABLES = {"codes": ("code", "q"), "why": ("a", "b", "answer", "instead", "
 
 def parameters(view: Path) -> list[str]:
     """What addresses of a page say, as its source has it: keys of fields bound to the address, and names looked up."""
-    found = set(IN_VARIABLES.get(view.name, ()))
+    names = set(IN_VARIABLES.get(view.name, ()))
     for path in (*view.rglob("*.py"), *(APP / "widgets").glob("*.py")):
         module = ast.parse(path.read_text())
         for node in ast.walk(module):
             if isinstance(node, ast.Call):
                 named = {word.arg: word.value for word in node.keywords}
                 if "bind" in named and isinstance(named.get("key"), ast.Constant):
-                    found.add(named["key"].value)
+                    names.add(named["key"].value)
                 if "query_params" in ast.unparse(node.func) and node.args and isinstance(node.args[0], ast.Constant):
-                    found.add(node.args[0].value)
+                    names.add(node.args[0].value)
             if isinstance(node, ast.Subscript) and "query_params" in ast.unparse(node.value):
-                found |= {node.slice.value} if isinstance(node.slice, ast.Constant) else set()
-    return sorted(found)
+                names |= {node.slice.value} if isinstance(node.slice, ast.Constant) else set()
+    return sorted(names)
 
 
 BESIDE = [
@@ -825,7 +825,7 @@ BESIDE = [
     *({"view": "circuit", "run": "run", **more} for more in ({}, {"head": "a0.h3"}, {"with": "run2"})),
     *({"view": "evaluation", "show": show} for show in ("Methods", "Codebooks", "Steering")),
     *({"view": "why", **more} for more in ({}, {"a": "B A C", "b": "B C A"})),
-    *({"view": "changes", **more} for more in ({}, {"diff": "changed"})),
+    *({"view": "changes", **more} for more in ({}, {"changes": "changed"})),
     *({"view": "live"}, {"view": "live", "text": "A B C"}, {"view": "start"}),
 ]
 """What an address says beside what is hostile in it, so that every part of a page is drawn."""

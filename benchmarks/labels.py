@@ -225,16 +225,16 @@ def show(seed: int, n: int) -> None:
         for kind in sorted({row["book"][0] for row in merged_books})
     ]
     print_table(("books", *keys), rows, "coarse codes and codes merged at random, beyond always, medians over books")
-    found, rows = read_json(RESULT), []
+    heads, rows = read_json(RESULT), []
     for name, against in CONTROLS.items():
-        f1 = np.array([row[name] for row in found])
+        f1 = np.array([row[name] for row in heads])
         above = None
         if against is not None:
-            more = f1 - [row[against] for row in found]
+            more = f1 - [row[against] for row in heads]
             (low,), (high,) = mean_interval(more[:, None], seed)
             above = interval(float(more.mean()), low, high, "+.3f")
         rows.append((name, f"{f1.mean():.3f}", against, above))
-    print_table(("by", "F1", "control", "above it"), rows, f"is it this head's look that tells? {len(found)} heads")
+    print_table(("by", "F1", "control", "above it"), rows, f"is it this head's look that tells? {len(heads)} heads")
     rows, drawn, rng = [], {}, np.random.default_rng(seed)
     for kind, labels in every.items():
         columns, n_held = labels.columns, labels.about["n_tokens"] / 2

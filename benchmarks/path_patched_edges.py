@@ -80,14 +80,14 @@ def _measure(model: Model, pairs: PromptPairs, edges: EdgeList) -> tuple[np.ndar
     """Effect of every edge on every pair, and every pair's gap."""
     clean = CleanRun.of(model, pairs)
     patched = EdgePatcher(clean)
-    found = np.zeros((len(pairs), len(edges)))
+    effects = np.zeros((len(pairs), len(edges)))
     with bar("path patching", len(edges)) as advance:
         for layer in np.unique(edges.of_receivers("layer")):
             some = np.flatnonzero(edges.of_receivers("layer") == layer)
             rows, columns = (part.ravel() for part in np.meshgrid(range(len(pairs)), some, indexing="ij"))
-            found[rows, columns], _ = patched.effects(rows, edges.subset(columns))
+            effects[rows, columns], _ = patched.effects(rows, edges.subset(columns))
             advance(len(some))
-    return found, clean.metric_[0] - clean.metric_[1]
+    return effects, clean.metric_[0] - clean.metric_[1]
 
 
 def _scores(model: Model, pairs: PromptPairs, edges: EdgeList, seed: int) -> dict[str, tuple[np.ndarray, float]]:
@@ -97,9 +97,9 @@ def _scores(model: Model, pairs: PromptPairs, edges: EdgeList, seed: int) -> dic
         ours = patched_edges(model, pairs, codes, config, progress=advance)
     with bar(f"codes among these, seed {seed}", HUNDREDTHS) as advance:
         within = patched_edges(model, pairs, codes, config, sites=edges.sites, progress=advance)
-    some = pairs.subset(range(config.n_pairs(n)))
+    third = pairs.subset(range(config.n_pairs(n)))
     with bar(f"as a discovery does, seed {seed}", HUNDREDTHS) as advance:
-        discovered = patched_edges(model, some, codes, config, sites=edges.sites, progress=advance)
+        discovered = patched_edges(model, third, codes, config, sites=edges.sites, progress=advance)
     with bar(f"eap, seed {seed}", n) as advance:
         plain = eap(model, pairs, EAPConfig(edges=EVERY), progress=advance)
     with bar(f"eap-ig, seed {seed}", HUNDREDTHS) as advance:
@@ -163,9 +163,9 @@ def _compare(runs: list[dict], exact: np.ndarray, gaps: np.ndarray, threshold: f
     ]
 
 
-def show(found: dict) -> None:
+def show(result: dict) -> None:
     cells = []
-    for row in found["rows"]:
+    for row in result["rows"]:
         numbers: list[str | None] = []
         for name in MEASURES:
             numbers.append(interval(*row[name], ".3f"))

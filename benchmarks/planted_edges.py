@@ -33,7 +33,7 @@ from interp.scores.registry import load_method, method_config
 from interp.scores.result import EdgeScore
 
 OTHERS = ("eap-ig", "eap-ig-activations", "eap", "acdc", "flow-routes", "overlap")
-Found = tuple[tuple[EdgeScore, ...], float]
+EdgesAndCost = tuple[tuple[EdgeScore, ...], float]
 
 
 def main() -> None:
@@ -47,32 +47,32 @@ def main() -> None:
             for seed in range(args.seeds):
                 pairs = pool.subset(drawn(seed, args.pairs, len(pool)))
                 for method, (edges, forwards) in _scored(model, pairs, seed):
-                    found = recover_edges(edges, truth)
-                    row = {"task": task, "seed": seed, "method": method, "roc_auc": found.roc_auc}
-                    row |= {"average_precision": found.average_precision, "forwards": forwards / len(pairs)}
+                    recovery = recover_edges(edges, truth)
+                    row = {"task": task, "seed": seed, "method": method, "roc_auc": recovery.roc_auc}
+                    row |= {"average_precision": recovery.average_precision, "forwards": forwards / len(pairs)}
                     rows.append(row)
                 advance(1)
-    found = {"pairs": args.pairs, "seeds": args.seeds, "rows": rows}
+    result = {"pairs": args.pairs, "seeds": args.seeds, "rows": rows}
     if args.out:
-        write_json(args.out, found)
-    show(found)
+        write_json(args.out, result)
+    show(result)
 
 
-def _scored(model: Model, pairs: PromptPairs, seed: int) -> Iterator[tuple[str, Found]]:
+def _scored(model: Model, pairs: PromptPairs, seed: int) -> Iterator[tuple[str, EdgesAndCost]]:
     """Every method's edges, and forward-pass equivalents for all pairs (of ``adaptive-patching`` those of its edges
     alone)."""
     codes, config = role_codes(model, pairs, seed), PatchedEdgesConfig()
     ours = patched_edges(model, pairs, codes, config)
-    some = patched_edges(model, pairs.subset(range(config.n_pairs(len(pairs)))), codes, config)
+    by_third = patched_edges(model, pairs.subset(range(config.n_pairs(len(pairs)))), codes, config)
     told = list(zip(ours.edges, ours.evidence, strict=True))
     yield "adaptive-patching", (ours.edges, ours.cost.forwards)
-    yield "a third of the pairs", (some.edges, some.cost.forwards)
+    yield "a third of the pairs", (by_third.edges, by_third.cost.forwards)
     yield "code vectors alone", (_by(told, lambda why: why.codes), (BASE_COST + WITHIN_LAYERS) * len(pairs))
     yield "co-occurrence alone", (_by(told, lambda why: why.co_occurrence), BOTH_SIDES * len(pairs))
     for name in OTHERS:
         options = {"level": "edges"} if name == "acdc" else {}
-        found = _run(name, model, pairs, seed, **options)
-        yield name, (found.edges, found.cost.forwards)
+        scores = _run(name, model, pairs, seed, **options)
+        yield name, (scores.edges, scores.cost.forwards)
 
 
 def _by(told: list[tuple], score: Callable) -> tuple[EdgeScore, ...]:
@@ -84,9 +84,9 @@ def _run(method: str, model: Model, pairs: PromptPairs, seed: int, **options: st
     return load_method(method)(model, pairs, config)
 
 
-def show(found: dict) -> None:
+def show(result: dict) -> None:
     """A row a method: ROC AUC (average precision), mean over seeds, and the mean of the tasks."""
-    table, rows = [], found["rows"]
+    table, rows = [], result["rows"]
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     for method in dict.fromkeys(row["method"] for row in rows):
         cells, costs = [], []

@@ -113,7 +113,7 @@ with st.form("steer"):
         title = "Difference of means, times"
         times = field(a.number_input, title, -100.0, 100.0, job.MEANS_TIMES, 0.5, key="times")
         usual_words = f"The following text is about {topic}." if source == OF_TOPIC else ""
-        said = field(b.text_input, job.SAID, key="said", placeholder=usual_words) or usual_words
+        words_in_front = field(b.text_input, job.SAID, key="said", placeholder=usual_words) or usual_words
         chat = field(c.toggle, "Chat message", key="chat")
 
 form, by = settings(), st.session_state.get("by", RANKINGS[0])
@@ -138,7 +138,7 @@ if pressed:
             codes = named_codes(st.session_state["codes"], books, how)
         if job.MEANS in others and contrast is None:
             raise InputError(f"{job.MEANS}: its vector is of texts, choose codes {OF_TOPIC} or {OF_TEXTS}")
-        if job.SAID in others and not said.strip():
+        if job.SAID in others and not words_in_front.strip():
             raise InputError(f"{job.SAID}: nothing, write it under More")
         if positions == "generated" and begin > 1:
             positions = f"generated:{begin}"
@@ -166,7 +166,7 @@ if pressed:
             streaming(writing, others),
             vectors=job.difference_of_means(*contrast) if job.MEANS in others else None,
             times=times,
-            said=said if job.SAID in others else None,
+            said=words_in_front if job.SAID in others else None,
         )
         st.session_state["comparison"] = SteeredTexts(request, written, form, books, names)
     except InputError as error:
