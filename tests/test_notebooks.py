@@ -11,7 +11,8 @@ from tests.command_line import ONE_THREAD
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 PLANTED = '"planted-inhibition"'
-FEWER_PROMPTS = "import pandas as pd, interp.programs.program as p; p.FIT_PAIRS, p.JUDGE_PAIRS = 48, 12"
+FEWER_PROMPTS = """import pandas as pd, interp.programs.program as p, interp.programs.judge as j
+p.FIT_PAIRS, p.JUDGE_PAIRS, j.STEPS = 24, 12, 2"""
 SMALLER = {
     "codes_on_ioi": {
         "tokenizer, 24, seed=1": "tokenizer, 9, seed=1",
