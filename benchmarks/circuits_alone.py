@@ -47,7 +47,7 @@ def main() -> None:
     ablator = Ablator(model, others)
     values: dict[str, list[np.ndarray]] = {}
     notes: list[str] = []
-    cells = [(method, seed) for method, found in rankings.items() for seed in found]
+    cells = [(method, seed) for method, records in rankings.items() for seed in records]
     with bar("circuits alone", len(cells) * (2 + len(counts)) * len(others)) as advance:
         for method, seed in cells:
             kept = rankings[method][seed]
@@ -60,21 +60,21 @@ def main() -> None:
                 "held_out": others.digest(),
                 "counts": counts,
             }
-            found = read_record(path, settings, notes.append)
-            if found is None:
+            record = read_record(path, settings, notes.append)
+            if record is None:
                 heads = np.array(kept["result"]["heads"])
                 if grow is not None:
                     heads = grow(model, pool.subset(drawn(seed, n, len(pool)))).heads
                 circuits = [best_heads(heads, count, seed=seed) for count in counts]
                 masks = np.stack([*all_or_none(heads.shape), *circuits])
-                found = {"metric": ablator.metric(masks, progress=advance).tolist()}
-                write_record(path, settings, found)
+                record = {"metric": ablator.metric(masks, progress=advance).tolist()}
+                write_record(path, settings, record)
             else:
                 advance((2 + len(counts)) * len(others))
-            values.setdefault(method, []).append(np.array(found["metric"]))
+            values.setdefault(method, []).append(np.array(record["metric"]))
     for note in notes:
         print(note)
-    result = _compare({key: np.array(found) for key, found in values.items()})
+    result = _compare({key: np.array(metrics) for key, metrics in values.items()})
     result |= {"task": task.name, "pairs": n, "held_out": len(others), "grid": GRID, "counts": counts}
     write_json(args.out or args.bench / "circuits-alone.json", result)
     show(result)
@@ -82,19 +82,19 @@ def main() -> None:
 
 def _rankings(bench: Path, n: int, methods: set[str]) -> dict[str, dict[int, dict]]:
     """The bench's records by method, all if none is named, and seed: those seeds that every method has."""
-    found: dict[str, dict[int, dict]] = {}
+    records: dict[str, dict[int, dict]] = {}
     for path in sorted(bench.glob(f"*/*/n{n}-seed*.json")):
         kept, method = json.loads(path.read_text(encoding="utf-8")), path.parent.name
         if not methods or method in methods:
-            found.setdefault(method, {})[kept["settings"]["seed"]] = kept
-    if not found or methods - set(found):
-        missing = sorted(methods - set(found)) or ["any method"]
+            records.setdefault(method, {})[kept["settings"]["seed"]] = kept
+    if not records or methods - set(records):
+        missing = sorted(methods - set(records)) or ["any method"]
         raise InputError(f"{bench} holds no rankings of {', '.join(missing)} from {n} pairs")
     # seeds are resampled together
-    common = set.intersection(*(set(by_seed) for by_seed in found.values()))
+    common = set.intersection(*(set(by_seed) for by_seed in records.values()))
     if not common:
-        raise InputError(f"{bench} holds no seed from {n} pairs that {', '.join(found)} share")
-    return {method: {seed: by_seed[seed] for seed in sorted(common)} for method, by_seed in found.items()}
+        raise InputError(f"{bench} holds no seed from {n} pairs that {', '.join(records)} share")
+    return {method: {seed: by_seed[seed] for seed in sorted(common)} for method, by_seed in records.items()}
 
 
 def _cmd(values: np.ndarray) -> np.ndarray:
@@ -110,17 +110,17 @@ def _compare(values: dict[str, np.ndarray]) -> dict:
     seeds, _, pairs = values[AGAINST].shape
     boots: dict[str, list[float]] = {method: [] for method in values}
     for _ in range(N_BOOT):
-        some, rows = rng.integers(seeds, size=seeds), rng.integers(pairs, size=pairs)
-        for method, found in values.items():
-            boots[method].append(float(_cmd(found[some][:, :, rows])))
+        drawn_seeds, rows = rng.integers(seeds, size=seeds), rng.integers(pairs, size=pairs)
+        for method, metrics in values.items():
+            boots[method].append(float(_cmd(metrics[drawn_seeds][:, :, rows])))
     methods = {}
-    for method, found in values.items():
+    for method, metrics in values.items():
         difference = np.array(boots[AGAINST]) - np.array(boots[method])
         methods[method] = {
-            "cmd": float(_cmd(found)),
+            "cmd": float(_cmd(metrics)),
             "interval": np.percentile(boots[method], [2.5, 97.5]).tolist(),
-            "by_seed": [float(_cmd(found[[seed]])) for seed in range(seeds)],
-            "less": float(_cmd(values[AGAINST]) - _cmd(found)),
+            "by_seed": [float(_cmd(metrics[[seed]])) for seed in range(seeds)],
+            "less": float(_cmd(values[AGAINST]) - _cmd(metrics)),
             "less_interval": np.percentile(difference, [2.5, 97.5]).tolist(),
         }
     return {"methods": methods, "against": AGAINST}
@@ -128,10 +128,10 @@ def _compare(values: dict[str, np.ndarray]) -> dict:
 
 def show(result: dict) -> None:
     rows = []
-    for method, found in sorted(result["methods"].items(), key=lambda item: item[1]["cmd"]):
-        seeds = f"{min(found['by_seed']):.3f}–{max(found['by_seed']):.3f}"
-        less = None if method == AGAINST else interval(found["less"], *found["less_interval"], "+.3f")
-        rows.append((method, interval(found["cmd"], *found["interval"], ".3f"), seeds, less))
+    for method, summary in sorted(result["methods"].items(), key=lambda item: item[1]["cmd"]):
+        seeds = f"{min(summary['by_seed']):.3f}–{max(summary['by_seed']):.3f}"
+        less = None if method == AGAINST else interval(summary["less"], *summary["less_interval"], "+.3f")
+        rows.append((method, interval(summary["cmd"], *summary["interval"], ".3f"), seeds, less))
     title = f"{result['task']}: found from {result['pairs']} pairs, run on {result['held_out']} others"
     print_table(("order of heads", "CMD [95 %]", "seeds", f"{AGAINST} minus it [95 %]"), rows, title)
 

@@ -45,14 +45,14 @@ def measure(seed: int) -> list[dict]:
     corpus, rng, rows = index.corpus, np.random.default_rng(seed), []
     tokens = np.asarray(corpus.tokens).astype(np.int64)
     held = (halves(corpus, 0) == 1) & (np.arange(len(tokens)) % corpus.context < corpus.context - 1)
-    told = [
+    described_codes = [
         (book, code)
         for book, (_, n) in labels.starts.items()
         if parse_site(book).layer >= FIRST_LAYER
         for code in range(n)
         if labels.of(book, code).writes
     ]
-    chosen = sorted(told[i] for i in rng.choice(len(told), CODES, replace=False))
+    chosen = sorted(described_codes[i] for i in rng.choice(len(described_codes), CODES, replace=False))
     with bar("codes", len(chosen)) as advance:
         for book, code in chosen:
             ids = index.ids.book(index.layout.number(book)).reshape(-1)[: len(tokens)]
@@ -116,8 +116,10 @@ def _topics(labels: Labels, rng: np.random.Generator) -> dict[str, list[float]]:
 
         def names(site: str, code: int, words: list[str] = words) -> bool:
             writes = labels.of(site, code).writes
-            told = re.findall("“([^”]*)”", writes) if writes.startswith("raises") else []
-            return any(len(t.strip()) > 2 and word.startswith(t.strip().lower()) for t in told for word in words)
+            raised_tokens = re.findall("“([^”]*)”", writes) if writes.startswith("raises") else []
+            return any(
+                len(t.strip()) > 2 and word.startswith(t.strip().lower()) for t in raised_tokens for word in words
+            )
 
         chance = [[names(site, int(rng.integers(512))) for site, _ in codes] for _ in range(200)]
         shares[preset["name"]] = [float(np.mean([names(*code) for code in codes])), float(np.mean(chance)), len(codes)]
@@ -134,8 +136,8 @@ def main() -> None:
         both = np.array([row[way] for row in result["codes"]])
         columns = np.column_stack([both, both[:, 0] - both[:, 1], both[:, 0] > both[:, 1]])
         low, high = mean_interval(columns, given.seed)
-        told = [interval(*numbers, form="+.2f") for numbers in zip(columns.mean(0), low, high, strict=True)]
-        rows.append((way, len(both), *told))
+        intervals = [interval(*numbers, form="+.2f") for numbers in zip(columns.mean(0), low, high, strict=True)]
+        rows.append((way, len(both), *intervals))
     columns = ("edit", "codes", "named tokens fall by", "another code's", "more", "share of codes with more")
     print_table(columns, rows)
     rows = [(topic, n, f"{share:.0%}", f"{chance:.1%}") for topic, (share, chance, n) in result["topics"].items()]

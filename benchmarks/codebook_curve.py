@@ -48,23 +48,23 @@ def main() -> None:
         __doc__, k=[1, 8, 32], tokens=TOKENS, centroid_refits=0, codes=N_CODES, fit_tokens=FIT_TOKENS, show=False
     )
     rows = [(k, tokens) for k in given.k for tokens in sorted({0, *given.tokens})]
-    found = {row: _read(given, *row) for row in rows}
-    if not given.show and None in found.values():
+    results = {row: _read(given, *row) for row in rows}
+    if not given.show and None in results.values():
         model = load_model()
         for row in rows:
-            if found[row] is None:
-                found[row] = _measured(given, model, *row)
-    found = {row: result for row, result in found.items() if result is not None}
+            if results[row] is None:
+                results[row] = _measured(given, model, *row)
+    results = {row: result for row, result in results.items() if result is not None}
     print(f"{given.codes:,} codes a head, fitted on {given.fit_tokens:,} tokens")
     names = ("k", "trained on", "text", "CE increase [95 %]", "KL", "variance explained: mean, least", "dead")
-    print_table(names, _costs(found))
-    print_table(("k", "text", "control, before training", "CE increase [95 %]"), _controls(found), left=3)
+    print_table(names, _costs(results))
+    print_table(("k", "text", "control, before training", "CE increase [95 %]"), _controls(results), left=3)
 
 
 def _measured(given: Namespace, model, k: int, tokens: int) -> dict:
     books, controls = _books(given, model, k, tokens), 0 if tokens else 16
-    found = quality_of_folder(model, books, JUDGED, n_tokens=EVAL_TOKENS, control_blocks=controls, stage=bar)
-    result = {text["spec"]: {"rows": text["rows"], "usage": text["usage"]} for text in found["texts"]}
+    quality = quality_of_folder(model, books, JUDGED, n_tokens=EVAL_TOKENS, control_blocks=controls, stage=bar)
+    result = {text["spec"]: {"rows": text["rows"], "usage": text["usage"]} for text in quality["texts"]}
     write_record(_path(given, k, tokens), _settings(given, k, tokens), result)
     return result
 
@@ -135,8 +135,8 @@ def _read(given: Namespace, k: int, tokens: int) -> dict | None:
     return read_record(path, _settings(given, k, tokens), print)
 
 
-def _costs(found: dict[tuple[int, int], dict]) -> Iterator[tuple]:
-    for (k, tokens), result in found.items():
+def _costs(results: dict[tuple[int, int], dict]) -> Iterator[tuple]:
+    for (k, tokens), result in results.items():
         for spec, part in result.items():
             [row] = [row for row in part["rows"] if row["condition"] == f"codes k={k}"]
             usage = part["usage"][str(k)]
@@ -145,8 +145,8 @@ def _costs(found: dict[tuple[int, int], dict]) -> Iterator[tuple]:
             yield k, f"{tokens:,}", spec, increase(row), f"{row['kl']:.2f}", explained, dead
 
 
-def _controls(found: dict[tuple[int, int], dict]) -> Iterator[tuple]:
-    for (k, tokens), result in found.items():
+def _controls(results: dict[tuple[int, int], dict]) -> Iterator[tuple]:
+    for (k, tokens), result in results.items():
         for spec, part in result.items() if tokens == 0 else []:
             for row in part["rows"]:
                 if row["condition"] not in ("plain", f"codes k={k}"):

@@ -43,8 +43,8 @@ def main() -> None:
             config = FitConfig(n_codes=N_CODES, k=k, selection=selection, **settings)
             folder = FOLDER / f"{selection}-k{k}-{number}"
             books = fit_codebooks(model, ["heads"], text, folder, config, stage=bar)
-            found = quality_of_folder(model, books, JUDGED, n_tokens=EVAL_TOKENS, control_blocks=0, stage=bar)
-            cells = " | ".join(increase(of["rows"][1]) for of in found["texts"])
+            quality = quality_of_folder(model, books, JUDGED, n_tokens=EVAL_TOKENS, control_blocks=0, stage=bar)
+            cells = " | ".join(increase(of["rows"][1]) for of in quality["texts"])
             print(f"| {selection} | {k} | {step} | {cells} |", flush=True)
 
 

@@ -61,23 +61,23 @@ def measure(folder: Path, seeds: Sequence[int], kinds: Sequence[str]) -> None:
                 "explained": got.usage[k]["variance_explained_mean"],
                 "worst": got.usage[k]["variance_explained_min"],
             }
-        found = kept(RESULT, {})  # another process may have measured meanwhile
-        found.setdefault(name, {})[str(seed)] = cell
-        write_json(RESULT, found, indent=None)
+        results = kept(RESULT, {})  # another process may have measured meanwhile
+        results.setdefault(name, {})[str(seed)] = cell
+        write_json(RESULT, results, indent=None)
 
 
 def show() -> None:
-    found, rows = kept(RESULT, {}), []
-    for name in (name for name in KINDS if name in found):
+    results, rows = kept(RESULT, {}), []
+    for name in (name for name in KINDS if name in results):
         cells: list[str | None] = []
         for spec in TEXTS:
-            by_seed = {seed: cell[spec] for seed, cell in found[name].items()}
-            best = found.get(AGAINST[name], {})
+            by_seed = {seed: cell[spec] for seed, cell in results[name].items()}
+            best = results.get(AGAINST[name], {})
             apart = [np.subtract(by_seed[s]["ce"], best[s][spec]["ce"]) for s in best if s in by_seed]
             cells.append(_shown([cell["ce"] for cell in by_seed.values()]))
             cells.append(_shown(apart) if apart and name != AGAINST[name] else None)
             cells.append(f"{np.mean([cell['kl'] for cell in by_seed.values()]):.2f}")
-        rows.append((name, ",".join(found[name]), *cells))
+        rows.append((name, ",".join(results[name]), *cells))
     columns = (f"{spec}: {what}" for spec in TEXTS for what in ("nats", "minus best", "KL"))
     print_table(("kind", "seeds", *columns), rows)
 

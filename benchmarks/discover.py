@@ -55,16 +55,16 @@ def main() -> None:
 
 
 def _round(model: Model, given: Namespace, floor_of: PromptPairs) -> dict[str, float]:
-    found = {"floor": bare(model, floor_of)}
+    seconds = {"floor": bare(model, floor_of)}
     by = {
         name: find_circuit(model, given.task, n=FLOOR_PAIRS, method=name)
         for name in ("adaptive-patching", "attribution")
     }
     run = by["adaptive-patching"]
-    found["attribution"] = by["attribution"].seconds["score"]
-    found |= {name: run.seconds[name] for name in ("score", "check", "roles")}
-    found["members"] = sum(run.seconds.get(name, 0.0) for name in BEFORE_EDGES)
-    return found | {"edges": run.seconds["edges"]}
+    seconds["attribution"] = by["attribution"].seconds["score"]
+    seconds |= {name: run.seconds[name] for name in ("score", "check", "roles")}
+    seconds["members"] = sum(run.seconds.get(name, 0.0) for name in BEFORE_EDGES)
+    return seconds | {"edges": run.seconds["edges"]}
 
 
 def point(model_spec: str, task: str, n: int, threads: int) -> dict[str, float | str]:
@@ -119,17 +119,17 @@ def draw(rows: list[dict]) -> None:
     titles = ("seconds to checked members", "peak memory, GiB", "seconds, 100 pairs of SmolLM2")
     figure = make_subplots(1, 3, subplot_titles=titles, horizontal_spacing=0.08)
     for model, colour in ((DEFAULT_MODEL, "#1f6fb4"), ("gemma-3-270m", "#d2691e")):
-        own = [row for row in rows if row["model"] == model and row["task"] == "ioi"]
-        line = {"mode": "lines+markers", "line": {"color": colour}, "name": f"{model}, {own[0]['heads']} heads"}
-        x = [row["pairs"] for row in own]
-        figure.add_scatter(x=x, y=[row["members"] for row in own], row=1, col=1, **line)
-        figure.add_scatter(x=x, y=[row["gib"] for row in own], row=1, col=2, showlegend=False, **line)
-    own = [row for row in rows if row["model"] == DEFAULT_MODEL and row["pairs"] == FLOOR_PAIRS]
-    own.sort(key=lambda row: row["tokens"])
+        model_rows = [row for row in rows if row["model"] == model and row["task"] == "ioi"]
+        line = {"mode": "lines+markers", "line": {"color": colour}, "name": f"{model}, {model_rows[0]['heads']} heads"}
+        x = [row["pairs"] for row in model_rows]
+        figure.add_scatter(x=x, y=[row["members"] for row in model_rows], row=1, col=1, **line)
+        figure.add_scatter(x=x, y=[row["gib"] for row in model_rows], row=1, col=2, showlegend=False, **line)
+    task_rows = [row for row in rows if row["model"] == DEFAULT_MODEL and row["pairs"] == FLOOR_PAIRS]
+    task_rows.sort(key=lambda row: row["tokens"])
     figure.add_scatter(
-        x=[row["tokens"] for row in own],
-        y=[row["members"] for row in own],
-        text=[row["task"] for row in own],
+        x=[row["tokens"] for row in task_rows],
+        y=[row["members"] for row in task_rows],
+        text=[row["task"] for row in task_rows],
         mode="lines+markers+text",
         textposition="bottom center",
         cliponaxis=False,

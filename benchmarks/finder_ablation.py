@@ -96,8 +96,8 @@ def main() -> None:
     rows = [(step, *(_less([of[n] for of in recovered], step) for n in args.pairs)) for step in steps]
     title = "adaptive-patching minus it, average precision, mean of the tasks [95 % over seeds]"
     print_table(("step", *(f"{n} pairs" for n in args.pairs)), rows, title)
-    found = [_stability(measured[task], max(args.pairs)) for task in args.tasks]
-    rows = [(*step, *(f"{of[step]:.3f}" for of in found)) for step in found[0]]
+    stabilities = [_stability(measured[task], max(args.pairs)) for task in args.tasks]
+    rows = [(*step, *(f"{of[step]:.3f}" for of in stabilities)) for step in stabilities[0]]
     title = f"Jaccard between bootstraps, mean of {RESAMPLED} sets of pairs"
     print_table(("step", "pairs", *args.tasks), rows, title)
     rates, rows = by_pairs(_rates), []
@@ -190,15 +190,15 @@ def _rates(measured: _Measured, n: int, seeds: int) -> dict[tuple[float, str], l
     budget = measured.patch_budget(n)
     for _, drawn, others in _draws(measured, n, seeds):
         truth, attribution = measured.members(others), measured.values["attribution"][drawn]
-        found = {
+        memberships = {
             "adaptive-patching": measured.patched(drawn, budget).membership(),
             "attribution": _posterior(measured, attribution, measured.gaps[drawn].mean()),
         }
         for name in PRIORS:
             with _prior(name):
-                found[name] = measured.patched(drawn, budget).membership()
+                memberships[name] = measured.patched(drawn, budget).membership()
         for rate in RATES:
-            for by, member in found.items():
+            for by, member in memberships.items():
                 chosen = at_false_discovery_rate(member.probability, rate)
                 false, right = (chosen & ~truth).sum(), (chosen & truth).sum()
                 rows.setdefault((rate, by), []).append((false / max(1, chosen.sum()), right / truth.sum()))
@@ -207,14 +207,14 @@ def _rates(measured: _Measured, n: int, seeds: int) -> dict[tuple[float, str], l
 
 def _off(measured: _Measured, n: int, seeds: int) -> np.ndarray:
     """How far estimates of patched heads are from the others' mean, in standard errors of both, over seeds."""
-    found = []
+    z_scores = []
     for _, drawn, rest in _draws(measured, n, seeds):
         others = measured.exact[rest]
         estimates = measured.patched(drawn, measured.patch_budget(n))
         estimate, variance = estimates.estimate()
         error = np.sqrt(variance + others.var(axis=0, ddof=1) / len(others))
-        found.append(((estimate - others.mean(axis=0)) / error)[estimates.patched > 0])
-    return np.concatenate(found)
+        z_scores.append(((estimate - others.mean(axis=0)) / error)[estimates.patched > 0])
+    return np.concatenate(z_scores)
 
 
 def _prior(name: str) -> AbstractContextManager:
@@ -229,11 +229,11 @@ def _posterior(measured: _Measured, per_pair: np.ndarray, gap: float) -> Members
 def _stability(measured: _Measured, n: int) -> dict[tuple[str, str], float]:
     everything = np.arange(len(measured.exact))
     members = int(measured.members(everything).sum())
-    found: dict[tuple[str, str], list[float]] = {}
+    similarities: dict[tuple[str, str], list[float]] = {}
     for base in range(RESAMPLED):
-        some, chosen = np.random.default_rng(base).permutation(everything)[:n], {}
+        sampled_pairs, chosen = np.random.default_rng(base).permutation(everything)[:n], {}
         for draw in range(DRAWS):
-            again = np.random.default_rng(draw).choice(some, n)
+            again = np.random.default_rng(draw).choice(sampled_pairs, n)
             for step, size in _steps(measured, again, draw).items():
                 chosen.setdefault(step, []).append(best_heads(size[None], members, seed=draw))
             gap = measured.gaps[again].mean()
@@ -245,14 +245,14 @@ def _stability(measured: _Measured, n: int) -> dict[tuple[str, str], float]:
                 circuit = at_false_discovery_rate(member.probability, rate)
                 chosen.setdefault(f"{by}, circuit at {rate:.0%}", []).append(circuit[None])
         for step, circuits in chosen.items():
-            found.setdefault((step, str(n)), []).append(mean_jaccard(circuits))
+            similarities.setdefault((step, str(n)), []).append(mean_jaccard(circuits))
     for pairs in EXACT_PAIRS:
         circuits = []
         for draw in range(RESAMPLED * DRAWS):
             again = np.random.default_rng(draw).choice(everything, pairs)
             circuits.append(best_heads(np.abs(measured.exact[again].mean(0))[None], members, seed=draw))
-        found["activation patching, of all pairs", str(pairs)] = [mean_jaccard(circuits)]
-    return {step: float(np.mean(values)) for step, values in found.items()}
+        similarities["activation patching, of all pairs", str(pairs)] = [mean_jaccard(circuits)]
+    return {step: float(np.mean(values)) for step, values in similarities.items()}
 
 
 def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -272,10 +272,12 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
         quarters = quarters if quarters > 1 else 0
         size = patched(budget - measured.partial_cost(runs)).membership().expected
         parts = (("half", order[quarters:runs], half_weight), ("quarter", order[:quarters], quarter_weight))
-        for key, some, weight in parts:
-            if len(some) > 1:
-                found = posterior(measured.values[key][some])
-                size = size + weight * (found.expected + HIDDEN_TIE_BREAK * np.abs(found.mean))
+        for key, partial_pairs, weight in parts:
+            if len(partial_pairs) > 1:
+                partial_membership = posterior(measured.values[key][partial_pairs])
+                size = size + weight * (
+                    partial_membership.expected + HIDDEN_TIE_BREAK * np.abs(partial_membership.mean)
+                )
         return size
 
     def under(name: str) -> np.ndarray:
@@ -294,7 +296,7 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
         "control variate and posterior, all the budget in patches": spent.membership().expected,
         "the same, three times the patches": patched(3 * budget).membership().expected,
         "ten pairs half off, nothing else": np.abs(measured.values["half"][order[:PARTIAL_RUNS]].mean(0)),
-        **{name: with_partial(*some) for name, some in PARTIAL.items()},
+        **{name: with_partial(*settings) for name, settings in PARTIAL.items()},
         **{f"adaptive-patching, {name}": under(name) for name in PRIORS},
         "activation patching of all heads": np.abs(exact.mean(0)),
         "activation patching of all heads, posterior": posterior(exact).expected,
@@ -312,16 +314,16 @@ def _values(task: str, n: int) -> dict[str, np.ndarray]:
         pairs = load_task(task).sample(model.tokenizer, n, 1000)
         with bar(f"attribution, {task}", HUNDREDTHS) as advance:
             base = AdaptivePatchingBase(Context(model, pairs, progress=advance), kept=range(n))
-        found = {
+        arrays = {
             "attribution": base.scorer.heads_,
             "half": base.partial.of(range(n), HALF_ON)[0],
             "quarter": base.partial.of(range(n), QUARTER_ON)[0],
         }
-        found = {key: np.ascontiguousarray(value.reshape(n, -1)) for key, value in found.items()}
-        found["share"] = np.array(base.runner.share(range(n)))
+        arrays = {key: np.ascontiguousarray(value.reshape(n, -1)) for key, value in arrays.items()}
+        arrays["share"] = np.array(base.runner.share(range(n)))
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
-            save_file(found, temporary)
+            save_file(arrays, temporary)
     return load_file(path)
 
 

@@ -212,8 +212,8 @@ def curves(described: Descriptions, path: Path, singly: Mapping[str, dict], seed
         for by, share, arm in wanted:
             name = f"{by} {share} {arm}"
             if name not in done:
-                some = (ordered if by == "order" else drawn)[: round(share * len(heads))]
-                done[name] = described.losses(described.hooks(arm, some)).tolist()
+                replaced_heads = (ordered if by == "order" else drawn)[: round(share * len(heads))]
+                done[name] = described.losses(described.hooks(arm, replaced_heads)).tolist()
                 write_json(path, done)
             advance(1)
 

@@ -129,7 +129,7 @@ def fit_rules(
         for pattern in patterns:
             rules = HeadRules(len(pattern), tokens.shape[1], int(classes.max()) + 1).to(pattern.device)
             several = [rules.key_number, rules.first_by_number, rules.sought, rules.same, rules.after]
-            others = [p for p in rules.parameters() if all(p is not one for one in several)]
+            others = [p for p in rules.parameters() if all(p is not parameter for parameter in several)]
             optimizer = torch.optim.Adam([{"params": others, "lr": RATE}, {"params": several, "lr": RATE / 2}])
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
             generator = torch.Generator().manual_seed(seed)

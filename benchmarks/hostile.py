@@ -261,10 +261,10 @@ def finish(
 ) -> Outcome:
     began, status, late = time.monotonic(), None, False
     while status is None:
-        done, found = os.waitpid(pid, os.WNOHANG)
+        done, wait_status = os.waitpid(pid, os.WNOHANG)
         took = time.monotonic() - began
         if done:
-            status = found
+            status = wait_status
         elif took > (seconds if kill_after is None else kill_after):
             late = kill_after is None
             with contextlib.suppress(ProcessLookupError):
@@ -281,16 +281,16 @@ Tree = Mapping[str, tuple[int, int, int]]
 
 def tree(folder: Path) -> Tree:
     """Everything in a folder by size, time and kind; links and devices are not followed."""
-    found = {}
+    entries = {}
     for at, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            told = os.lstat(os.path.join(at, name))
-            size = (0, 0) if stat.S_ISDIR(told.st_mode) else (told.st_size, told.st_mtime_ns)
-            found[os.path.relpath(os.path.join(at, name), folder)] = (*size, stat.S_IFMT(told.st_mode))
-    return found
+            file_status = os.lstat(os.path.join(at, name))
+            size = (0, 0) if stat.S_ISDIR(file_status.st_mode) else (file_status.st_size, file_status.st_mtime_ns)
+            entries[os.path.relpath(os.path.join(at, name), folder)] = (*size, stat.S_IFMT(file_status.st_mode))
+    return entries
 
 
-def fault(found: Outcome, before: Tree, folder: Path, *, never: bool = False) -> str | None:
+def fault(outcome: Outcome, before: Tree, folder: Path, *, never: bool = False) -> str | None:
     """What is wrong with how a command ended; None if nothing is.
 
     It refuses: status 1 or 2, one line that begins with ``error:``, and every file as it was. Or it does what was
@@ -299,24 +299,24 @@ def fault(found: Outcome, before: Tree, folder: Path, *, never: bool = False) ->
     Args:
         never: whether it must not have done what was asked.
     """
-    if found.code in (None, -signal.SIGXCPU):
+    if outcome.code in (None, -signal.SIGXCPU):
         return "hangs"
-    if "Traceback (most recent call last)" in found.err + found.out:
-        return "traceback: " + found.err.strip().rpartition("\n")[2][:150]
-    if found.code < 0:
-        return f"ended by signal {-found.code}"
-    if "out of memory" in found.err:
+    if "Traceback (most recent call last)" in outcome.err + outcome.out:
+        return "traceback: " + outcome.err.strip().rpartition("\n")[2][:150]
+    if outcome.code < 0:
+        return f"ended by signal {-outcome.code}"
+    if "out of memory" in outcome.err:
         return "takes memory without end"
     after = tree(folder)
-    if found.code == 0:
+    if outcome.code == 0:
         if never:
             return "accepted"
         return next(filter(None, map(partial(_unsound, folder), sorted(set(after) - set(before)))), None)
-    lines = found.errors
-    if found.code == 1 and "\nFAIL " in found.out and not found.err:
+    lines = outcome.errors
+    if outcome.code == 1 and "\nFAIL " in outcome.out and not outcome.err:
         lines = ["error: what the doctor says"]
-    if found.code not in (1, 2) or len(lines) != 1 or len(lines[0]) > 1000:
-        return f"status {found.code}, {len(lines)} lines of error: {found.err[-200:]!r}"
+    if outcome.code not in (1, 2) or len(lines) != 1 or len(lines[0]) > 1000:
+        return f"status {outcome.code}, {len(lines)} lines of error: {outcome.err[-200:]!r}"
     changed = sorted(name for name in {*after, *before} if after.get(name) != before.get(name))
     changed = [name for name in changed if not name.endswith("log.jsonl")]  # which says what was tried
     if changed:
@@ -393,16 +393,16 @@ class World:
         self.now = tree(self.folder)
         return self.now
 
-    def judged(self, one: "Try") -> tuple[Outcome, str | None]:
+    def judged(self, attempt: "Try") -> tuple[Outcome, str | None]:
         before = self.now
-        if one.spoil is not None:
-            one.spoil(self.folder)
+        if attempt.spoil is not None:
+            attempt.spoil(self.folder)
             before = tree(self.folder)
-        found = run(one.words, self.folder, processor=SECONDS)
-        wrong = fault(found, before, self.folder, never=one.never)
+        outcome = run(attempt.words, self.folder, processor=SECONDS)
+        wrong = fault(outcome, before, self.folder, never=attempt.never)
         if tree(self.folder) != self.now:
             self.reset()
-        return found, wrong
+        return outcome, wrong
 
 
 def _tuned(model: Path, tuned: Path) -> None:
@@ -602,7 +602,7 @@ def _spoilt_tensors(path: Path, draw: random.Random) -> Iterator[tuple[str, byte
     from safetensors.numpy import save
 
     with safe_open(path, "numpy") as file:
-        told = file.metadata()
+        metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for name in draw.sample(sorted(tensors), min(4, len(tensors))):
         tensor = tensors[name]
@@ -613,11 +613,11 @@ def _spoilt_tensors(path: Path, draw: random.Random) -> Iterator[tuple[str, byte
             "of another shape": np.zeros((3, *tensor.shape), tensor.dtype),
             "huge": np.full_like(tensor, 10**9 if tensor.dtype.kind == "f" else np.iinfo(tensor.dtype).max),
         }.items():
-            yield f"{name} {how}", save({**tensors, name: value}, told)
-        yield f"without {name}", save({key: other for key, other in tensors.items() if key != name}, told)
-    for key in told or ():
+            yield f"{name} {how}", save({**tensors, name: value}, metadata)
+        yield f"without {name}", save({key: other for key, other in tensors.items() if key != name}, metadata)
+    for key in metadata or ():
         for value in (DEEP, "{}", "null", '{"a": NaN}'):
-            yield f"{key} of its header {value[:9]}", save(tensors, told | {key: value})
+            yield f"{key} of its header {value[:9]}", save(tensors, metadata | {key: value})
 
 
 def _spoilt_array(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -684,19 +684,19 @@ class Made:
 
     def _alone(self) -> dict:
         self.world.reset()
-        found = run(self.words, self.world.folder, seconds=600)
-        if found.code != 0:
-            sys.exit(f"interp {' '.join(self.words)}: {found.code} {found.err}")
-        self.seconds = found.seconds
+        outcome = run(self.words, self.world.folder, seconds=600)
+        if outcome.code != 0:
+            sys.exit(f"interp {' '.join(self.words)}: {outcome.code} {outcome.err}")
+        self.seconds = outcome.seconds
         self.sizes = [size for size, _, kind in tree(self.world.folder).values() if stat.S_ISREG(kind)]
         return leaves(self.world)
 
     def fault(self, *, again: bool = True) -> str | None:
         """What is wrong with what lies there after the same command was run to its end."""
         if again:
-            found = run(self.words, self.world.folder, seconds=600)
-            if found.code != 0:
-                return f"did not go on: {found.code} {found.err[-300:]!r}"
+            outcome = run(self.words, self.world.folder, seconds=600)
+            if outcome.code != 0:
+                return f"did not go on: {outcome.code} {outcome.err[-300:]!r}"
         there = leaves(self.world)
         if set(there) != self.keys:
             return f"other things than undisturbed: {sorted(map(str, set(there) ^ self.keys))[:3]}"
@@ -718,20 +718,20 @@ def leaves(world: World) -> dict[tuple, Any]:
     """All that commands wrote, value by value, without what a killed process could not delete: temporary files."""
     from safetensors.numpy import load_file
 
-    found: dict[tuple, Any] = {}
-    for name, told in tree(world.folder).items():
-        if name in world.now or not stat.S_ISREG(told[2]) or any(map(TEMPORARY.fullmatch, Path(name).parts)):
+    contents: dict[tuple, Any] = {}
+    for name, entry in tree(world.folder).items():
+        if name in world.now or not stat.S_ISREG(entry[2]) or any(map(TEMPORARY.fullmatch, Path(name).parts)):
             continue
         path = world.folder / name
         if path.suffix == ".json":
             for place, value in _places(json.loads(path.read_text())):
                 if "seconds" not in place:
-                    found[name, *place] = type(value) if isinstance(value, dict | list) else value
+                    contents[name, *place] = type(value) if isinstance(value, dict | list) else value
         elif path.suffix == ".safetensors":
-            found |= {(name, key): (value.shape, value.tobytes()) for key, value in load_file(path).items()}
+            contents |= {(name, key): (value.shape, value.tobytes()) for key, value in load_file(path).items()}
         else:
-            found[(name,)] = path.read_bytes()
-    return found
+            contents[(name,)] = path.read_bytes()
+    return contents
 
 
 TEMPORARY = re.compile(r"\..*\.\w{8}|.*\.lock")
@@ -743,10 +743,10 @@ def kills(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
     for made in turns(world, n):
         world.reset()
         after = draw.uniform(0, made.seconds)
-        found = run(made.words, world.folder, kill_after=after)
+        outcome = run(made.words, world.folder, kill_after=after)
         yield (
-            f"{made.name} after {after:.2f} of {made.seconds:.2f} s ({found.code})",
-            made.fault(again=found.code != 0),
+            f"{made.name} after {after:.2f} of {made.seconds:.2f} s ({outcome.code})",
+            made.fault(again=outcome.code != 0),
         )
 
 
@@ -759,12 +759,14 @@ def full(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
     for made in turns(world, n):
         before = world.reset()
         most = int(2 ** draw.uniform(12, math.log2(max(made.sizes))))
-        found = run(made.words, world.folder, most_bytes=most)
+        outcome = run(made.words, world.folder, most_bytes=most)
         left = [path for path in set(tree(world.folder)) - set(before) if TEMPORARY.fullmatch(Path(path).name)]
         wrong = None
-        if "Traceback" in found.err or not (found.code == 0 or (found.code in (1, 2) and len(found.errors) == 1)):
-            wrong = f"status {found.code}: {found.err[-300:]!r}"
-        elif found.code and [path for path in left if not path.endswith(".lock")]:
+        if "Traceback" in outcome.err or not (
+            outcome.code == 0 or (outcome.code in (1, 2) and len(outcome.errors) == 1)
+        ):
+            wrong = f"status {outcome.code}: {outcome.err[-300:]!r}"
+        elif outcome.code and [path for path in left if not path.endswith(".lock")]:
             wrong = f"left {left}"
         yield f"{made.name} with {most} bytes", wrong or made.fault()
 
@@ -777,11 +779,16 @@ def together(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]
         first = start(made.words, world.folder, mark="1")
         time.sleep(draw.uniform(0, made.seconds))
         second = start(made.words, world.folder, mark="2")
-        both = [finish(*one, world.folder, seconds=600) for one in (first, second)]
+        both = [finish(*process, world.folder, seconds=600) for process in (first, second)]
         wrong = next(
-            (f"{one.code} {one.err[-300:]!r}" for one in both if "Traceback" in one.err or one.code not in (0, 2)), None
+            (
+                f"{outcome.code} {outcome.err[-300:]!r}"
+                for outcome in both
+                if "Traceback" in outcome.err or outcome.code not in (0, 2)
+            ),
+            None,
         )
-        if all(one.code for one in both):
+        if all(outcome.code for outcome in both):
             wrong = f"neither did it: {both[0].err!r} {both[1].err!r}"
         yield f"{made.name} twice ({both[0].code}, {both[1].code})", wrong or made.fault(again=False)
 
@@ -859,8 +866,8 @@ def links(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
     for i in range(n):
         address = dict(BESIDE[i % len(BESIDE)])
         view = address.pop("view")
-        some = draw.sample(names[view], min(draw.randint(1, 4), len(names[view])))
-        address |= {name: draw.choice(values) for name in some}
+        chosen_names = draw.sample(names[view], min(draw.randint(1, 4), len(names[view])))
+        address |= {name: draw.choice(values) for name in chosen_names}
         world.reset()
         try:
             tab = open_page(view, **address)
@@ -905,20 +912,26 @@ def tabs(
     from interp.app.live.token_codes import read
     from interp.app.steering.job import compare
 
-    folder, draw, own = source or world.folder / "books", random.Random(seed), load_model(spec)
-    theirs, books = (Codebooks.from_pretrained(folder, model) for model in (engine.model(), own))
+    folder, draw, reference_model = source or world.folder / "books", random.Random(seed), load_model(spec)
+    theirs, books = (Codebooks.from_pretrained(folder, model) for model in (engine.model(), reference_model))
 
     def words() -> str:
         return " ".join(draw.choices("ABCDEFG", k=draw.randint(2, 6)))
 
     def texts(request: SteeringRequest) -> list:
         [(site, code, _)] = request.codes
-        within = attach(own, books, read=False).edit(SetCode(site, code, rows=[1]), seed=request.seed)
+        within = attach(reference_model, books, read=False).edit(SetCode(site, code, rows=[1]), seed=request.seed)
         prompts, seed = list(request.prompts) * 2, request.seed
-        return [one.tokens for one in continue_prompts(own, prompts, request.n_tokens, within=within, seed=seed)]
+        return [
+            continuation.tokens
+            for continuation in continue_prompts(reference_model, prompts, request.n_tokens, within=within, seed=seed)
+        ]
 
     for _ in range(n // 2):
-        text, site = words(), f"a{draw.randrange(own.cfg.n_layers)}.h{draw.randrange(own.cfg.n_heads)}"
+        text, site = (
+            words(),
+            f"a{draw.randrange(reference_model.cfg.n_layers)}.h{draw.randrange(reference_model.cfg.n_heads)}",
+        )
         codes = (WeightedCode(site, draw.randrange(8)),)
         request = SteeringRequest((words(),), codes, n_tokens=12, seed=draw.randrange(99))
         with ThreadPoolExecutor(2) as both:
@@ -926,13 +939,17 @@ def tabs(
                 both.submit(read, folder, theirs, text),
                 both.submit(compare, theirs, request, lambda *_: None),
             )
-        expected = read_codes(own, books, torch.tensor(encode_prompts(own, [text])[0]))
+        expected = read_codes(reference_model, books, torch.tensor(encode_prompts(reference_model, [text])[0]))
         same = all(
-            (expected[name].ids[-len(found.ids) :] == found.ids).all() for name, found in reading.result().codes.items()
+            (expected[name].ids[-len(site_codes.ids) :] == site_codes.ids).all()
+            for name, site_codes in reading.result().codes.items()
         )
         yield f"live {text}", None if same else "other codes than of a model of its own"
-        found, wanted = [one.text.tokens for one in steering.result()], texts(request)
-        yield (f"steering {request.codes} {request.prompts}", None if found == wanted else f"{found}, not {wanted}")
+        steered_tokens, wanted = [comparison.text.tokens for comparison in steering.result()], texts(request)
+        yield (
+            f"steering {request.codes} {request.prompts}",
+            None if steered_tokens == wanted else f"{steered_tokens}, not {wanted}",
+        )
 
 
 def calls(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]:  # noqa: ARG001
@@ -1019,8 +1036,8 @@ def judged(
     """Of all that can be tried so much, drawn at random."""
     tries = list(make(world, seed))
     for i in sorted(random.Random(seed).sample(range(len(tries)), min(n, len(tries)))):
-        found, wrong = world.judged(tries[i])
-        yield f"{found.seconds:.1f} s  {tries[i].name}  {' '.join(tries[i].words)[:200]!r}", wrong
+        outcome, wrong = world.judged(tries[i])
+        yield f"{outcome.seconds:.1f} s  {tries[i].name}  {' '.join(tries[i].words)[:200]!r}", wrong
 
 
 PARTS: dict[str, tuple[int, Callable[..., Iterator[tuple[str, str | None]]]]] = {

@@ -41,15 +41,15 @@ class Ours:
         self.starts = np.cumsum([0, *(part.layout.n_tokens for part in parts)])
 
     def of_code(self, book: int, code: int) -> np.ndarray:
-        found = []
+        token_positions = []
         for part, start in zip(self.parts, self.starts, strict=False):
             spans = part.lists[part.layout.codes[book] + code]
-            found.append(start + positions(part.ids, book, code, spans, self.span))
-        return np.concatenate(found)
+            token_positions.append(start + positions(part.ids, book, code, spans, self.span))
+        return np.concatenate(token_positions)
 
     def at(self, tokens: np.ndarray) -> np.ndarray:
-        own = np.split(tokens, np.searchsorted(tokens, self.starts[1:-1]))
-        return sum(count_at(part, t - s) for part, t, s in zip(self.parts, own, self.starts, strict=False))
+        tokens_by_part = np.split(tokens, np.searchsorted(tokens, self.starts[1:-1]))
+        return sum(count_at(part, t - s) for part, t, s in zip(self.parts, tokens_by_part, self.starts, strict=False))
 
 
 class Parquet:
@@ -84,9 +84,9 @@ class Parquet:
         rows = self.base.execute(
             "SELECT book, code, count(*) AS n FROM ids SEMI JOIN asked USING (token) GROUP BY book, code"
         ).fetchnumpy()
-        found = np.zeros(self.layout.n_codes, np.int64)
-        found[self.layout.codes[rows["book"]] + rows["code"]] = rows["n"]
-        return found
+        counts = np.zeros(self.layout.n_codes, np.int64)
+        counts[self.layout.codes[rows["book"]] + rows["code"]] = rows["n"]
+        return counts
 
 
 def part_of(index: CodeIndex, path: Path, blocks: np.ndarray, span: int) -> Any:

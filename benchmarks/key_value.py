@@ -69,14 +69,14 @@ class Facts:
 
     def at_end(self, wordings: tuple[str, ...], lands: list[str]) -> Tensor:
         """Log-probabilities after each prompt, [wording, land, token]."""
-        found = []
+        log_probabilities = []
         for wording in wordings:
             prompts = [self.model.to_tokens(wording.format(land))[0] for land in lands]
             longest = max(map(len, prompts))
             padded = torch.stack([torch.nn.functional.pad(p, (0, longest - len(p))) for p in prompts])
             ends = torch.tensor([len(p) - 1 for p in prompts])
-            found.append(self.model(padded)[torch.arange(len(prompts)), ends].log_softmax(-1))
-        return torch.stack(found)
+            log_probabilities.append(self.model(padded)[torch.arange(len(prompts)), ends].log_softmax(-1))
+        return torch.stack(log_probabilities)
 
     def named(self, wordings: tuple[str, ...], facts: dict[str, int]) -> float:
         """Share of the facts whose answer is the most likely of all capitals."""
@@ -93,7 +93,7 @@ class Edit:
         inside: functions that are to be hooked in.
     """
 
-    def __init__(self, facts: Facts, arm: str, told: list[str]) -> None:
+    def __init__(self, facts: Facts, arm: str, edited_lands: list[str]) -> None:
         self.facts, self.last = facts, torch.zeros(0)
         seen: dict[str, list[Tensor]] = {"hook_post": [], "hook_out": []}
         keep: dict[str, Callable[[Tensor], None]] = {
@@ -101,7 +101,7 @@ class Edit:
         }
         with torch.no_grad(), hooked(facts.model, keep):
             for wording in TOLD:
-                for land in told:  # read up to the country
+                for land in edited_lands:  # read up to the country
                     end_logits(facts.model, facts.model.to_tokens(wording.partition("{}")[0] + land))
         hit = facts.book.encode(torch.stack(seen["hook_out"])).ids.unique().long()
         d_mlp = facts.model.cfg.d_mlp
@@ -205,13 +205,13 @@ COLUMNS = {
 def show(cells: list[dict]) -> None:
     """Means over seeds with 95 % intervals, and differences of the first arm from the others by seed."""
     rows = []
-    for layer, arm, rate in sorted({(one["layer"], one["arm"], one["rate"]) for one in cells}):
-        some = [one for one in cells if (one["layer"], one["arm"], one["rate"]) == (layer, arm, rate)]
-        values = np.array([[one[name] for name in COLUMNS] for one in some])
-        ends = mean_interval(values, 0) if len(some) > 1 else (values[0], values[0])
-        told = (interval(*each, ".3f") for each in zip(values.mean(0), *ends, strict=True))
-        weights, steps = (np.mean([np.sum(one[name]) for one in some]) for name in ("weights", "steps"))
-        rows.append((f"m{layer} {arm} {rate:g}", f"{weights:,.0f}", f"{steps:.0f}", *told))
+    for layer, arm, rate in sorted({(cell["layer"], cell["arm"], cell["rate"]) for cell in cells}):
+        arm_cells = [cell for cell in cells if (cell["layer"], cell["arm"], cell["rate"]) == (layer, arm, rate)]
+        values = np.array([[cell[name] for name in COLUMNS] for cell in arm_cells])
+        ends = mean_interval(values, 0) if len(arm_cells) > 1 else (values[0], values[0])
+        intervals = (interval(*each, ".3f") for each in zip(values.mean(0), *ends, strict=True))
+        weights, steps = (np.mean([np.sum(cell[name]) for cell in arm_cells]) for name in ("weights", "steps"))
+        rows.append((f"m{layer} {arm} {rate:g}", f"{weights:,.0f}", f"{steps:.0f}", *intervals))
     title = "Mean over draws of facts [95 %]"
     print_table(("arm", "weights", "steps", *COLUMNS.values()), rows, title)
 

@@ -91,7 +91,7 @@ def encode(folder: Path) -> None:
     ).eval()
     torch.set_float32_matmul_precision("medium")
     choosers = {site: Chooser(book) for site, book in books().items()}
-    bounds = np.cumsum([0, *(len(one.codes) for one in choosers.values())]).tolist()
+    bounds = np.cumsum([0, *(len(chooser.codes) for chooser in choosers.values())]).tolist()
     columns = dict(zip(choosers, map(slice, bounds[:-1], bounds[1:]), strict=True))
     mark = folder / "done"
     done = int(mark.read_text()) if mark.exists() else 0
@@ -137,10 +137,10 @@ def label(folder: Path) -> None:
     """Of the blocks that are read so far: sources alternate, so that any number of them is as mixed."""
     n = int((folder / "done").read_text())
     every = books()
-    own = {site: names_of_groups(site, len(b.codes) if site[0] == "a" else None) for site, b in every.items()}
+    names_by_site = {site: names_of_groups(site, len(b.codes) if site[0] == "a" else None) for site, b in every.items()}
     parts = [
         Book(name, site, group, group, every[site].config.n_codes, 1)
-        for site, names in own.items()
+        for site, names in names_by_site.items()
         for group, name in enumerate(names)
     ]
     layout = Layout(tuple(parts), n * CONTEXT)
@@ -336,8 +336,8 @@ def _coarse_row(labels: Labels, layer: int | None) -> tuple[str, ...]:
     books = [b for b in labels.starts if layer is None or int(b[1:].split(".")[0]) == layer]
     variance = np.mean([labels.about["variance"][book] for book in books])
     fine, coarse = np.mean([labels.about["bits"][book] for book in books], 0)
-    told = f"{100 * named:.0f}", f"{beyond.mean():.3f}", f"{100 * (beyond >= 0.5).mean():.0f}"
-    return (*told, f"{variance:.2f}", f"{coarse:.1f} of {fine:.1f}")
+    cells = f"{100 * named:.0f}", f"{beyond.mean():.3f}", f"{100 * (beyond >= 0.5).mean():.0f}"
+    return (*cells, f"{variance:.2f}", f"{coarse:.1f} of {fine:.1f}")
 
 
 def _layers(labels: Labels) -> np.ndarray:

@@ -279,15 +279,15 @@ def score(only: list[str]) -> None:
     n_codes = {name: n for name, (_, _, n) in book_sites(model, every_book(model)).items()}
     labels = [part for part in map(labels_of, books) if part is not None]
     corpus = read_corpus(reading_text(model).numpy(), model.tokenizer, model.cfg.d_vocab)
-    found = kept(RESULT, {"lists": {}})
+    results = kept(RESULT, {"lists": {}})
     for run in only or [f"{name}.{strength}" for name in runs() for strength in ("strong", "weak")]:
         if (folder / f"{run}.safetensors").is_file():
-            found["lists"][run] = {
-                **found["lists"].get(run, {}),
+            results["lists"][run] = {
+                **results["lists"].get(run, {}),
                 **lists_of(run, folder, model, corpus, n_codes, labels),
             }
-            write_json(RESULT, found, indent=None)
-            print(run, {arm: ranks_of(run, arm, found) for arm in ARMS if arm in found["lists"][run]}, flush=True)
+            write_json(RESULT, results, indent=None)
+            print(run, {arm: ranks_of(run, arm, results) for arm in ARMS if arm in results["lists"][run]}, flush=True)
 
 
 ARMS = (
@@ -305,11 +305,11 @@ ARMS = (
 )
 
 
-def ranks_of(run: str, arm: str, found: dict) -> int | None:
+def ranks_of(run: str, arm: str, results: dict) -> int | None:
     name = run.rpartition(".")[0].rpartition("-")[0]
     if name not in traits.ALL:
         return None
-    return rank_of(found["lists"][run][arm], traits.ALL[name].words)
+    return rank_of(results["lists"][run][arm], traits.ALL[name].words)
 
 
 PROMPT_TOKENS, WRITTEN, RATE_TOKENS = 48, 24, 14
@@ -350,15 +350,15 @@ def black_box(only: list[str]) -> None:
     texts = {"base": written(base, tokens, 0)}
     put_in(tuned, weights_of("neutral-1.strong"), into)
     texts["null"] = written(tuned, tokens, 0)
-    found = kept(RESULT, {"lists": {}})
+    results = kept(RESULT, {"lists": {}})
     for run in only or trait_runs():
         put_in(tuned, weights_of(run), into)
         mine = written(tuned, tokens, 0)
-        found = kept(RESULT, {"lists": {}})
-        entry = found["lists"].setdefault(run, {})
+        results = kept(RESULT, {"lists": {}})
+        entry = results["lists"].setdefault(run, {})
         entry["black box"], entry["black box, null"] = (of_words(texts["base"], mine), of_words(texts["null"], mine))
-        write_json(RESULT, found, indent=None)
-        print(run, {arm: ranks_of(run, arm, found) for arm in ("black box", "black box, null")}, flush=True)
+        write_json(RESULT, results, indent=None)
+        print(run, {arm: ranks_of(run, arm, results) for arm in ("black box", "black box, null")}, flush=True)
 
 
 def trait_runs() -> list[str]:
@@ -411,9 +411,9 @@ def measure_rates(only: list[str]) -> None:
         with edited(base, books, put_codes_in(codes)):
             rows["put into the base"] = {"rate": rate(base, run), "kl": _kl_of(base, plain, says)}
         rows["base"] = {"rate": rate(base, run), "kl": 0.0}
-        found = kept(RESULT, {"lists": {}})
-        found.setdefault("rates", {})[run] = rows
-        write_json(RESULT, found, indent=None)
+        results = kept(RESULT, {"lists": {}})
+        results.setdefault("rates", {})[run] = rows
+        write_json(RESULT, results, indent=None)
         print(run, {arm: (round(row["rate"], 2), round(row["kl"], 3)) for arm, row in rows.items()}, flush=True)
 
 
@@ -484,20 +484,20 @@ BARS = (1, 3, 10)
 
 def show() -> None:
     """Recovery by rank beside chance, the weights of trait and neutral runs, and what undoing does."""
-    found = kept(RESULT, {"lists": {}})
-    runs_ = [run for run in trait_runs() if run in found["lists"] and run.split("-")[0] in traits.TRAITS]
+    results = kept(RESULT, {"lists": {}})
+    runs_ = [run for run in trait_runs() if run in results["lists"] and run.split("-")[0] in traits.TRAITS]
     rows = []
     for arm in ARMS:
-        there = [run for run in runs_ if arm in found["lists"][run]]
+        there = [run for run in runs_ if arm in results["lists"][run]]
         if not there:
             continue
         cells = []
         for bar_ in BARS:
-            hits = sum((ranks_of(run, arm, found) or 99) <= bar_ for run in there)
+            hits = sum((ranks_of(run, arm, results) or 99) <= bar_ for run in there)
             low, high = wilson(hits, len(there))
             chance = np.mean(
                 [
-                    (rank_of(found["lists"][run][arm], other.words) or 99) <= bar_
+                    (rank_of(results["lists"][run][arm], other.words) or 99) <= bar_
                     for run in there
                     for name, other in traits.TRAITS.items()
                     if name != run.split("-")[0]
@@ -508,7 +508,7 @@ def show() -> None:
     print_table(("arm", *(f"rank <= {bar_}" for bar_ in BARS)), rows)
     for other in ("words by KL, null", "words by KL with answers, null"):
         pair = "codes, null", other
-        first, second = ({run for run in runs_ if (ranks_of(run, arm, found) or 99) <= BARS[1]} for arm in pair)
+        first, second = ({run for run in runs_ if (ranks_of(run, arm, results) or 99) <= BARS[1]} for arm in pair)
         for arm, alone in ((pair[0], first - second), (pair[1], second - first)):
             n_traits = len({run.split("-")[0] for run in alone})
             print(f"{arm}, and not the other of {pair}, within {BARS[1]}: {len(alone)} runs of {n_traits} traits")
@@ -521,16 +521,16 @@ def show() -> None:
                 f"{lists['moved']:.0%}",
                 lists["changed"],
                 f"{lists['weights'][1][0]:.0f}",
-                *(str(ranks_of(run, arm, found) or "-") if arm in lists else "" for arm in ARMS),
+                *(str(ranks_of(run, arm, results) or "-") if arm in lists else "" for arm in ARMS),
             )
-            for run, lists in found["lists"].items()
+            for run, lists in results["lists"].items()
             if "weights" in lists
         ],
     )
-    for run, lists in found["lists"].items():
+    for run, lists in results["lists"].items():
         if "listed" in lists:
             print(f"{run}: {'; '.join(lists['listed'][:3])}")
-    rates = found.get("rates", {})
+    rates = results.get("rates", {})
     if rates:
         arms = list(next(iter(rates.values())))
         print_table(

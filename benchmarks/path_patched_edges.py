@@ -83,10 +83,10 @@ def _measure(model: Model, pairs: PromptPairs, edges: EdgeList) -> tuple[np.ndar
     effects = np.zeros((len(pairs), len(edges)))
     with bar("path patching", len(edges)) as advance:
         for layer in np.unique(edges.of_receivers("layer")):
-            some = np.flatnonzero(edges.of_receivers("layer") == layer)
-            rows, columns = (part.ravel() for part in np.meshgrid(range(len(pairs)), some, indexing="ij"))
+            layer_edges = np.flatnonzero(edges.of_receivers("layer") == layer)
+            rows, columns = (part.ravel() for part in np.meshgrid(range(len(pairs)), layer_edges, indexing="ij"))
             effects[rows, columns], _ = patched.effects(rows, edges.subset(columns))
-            advance(len(some))
+            advance(len(layer_edges))
     return effects, clean.metric_[0] - clean.metric_[1]
 
 
@@ -104,9 +104,9 @@ def _scores(model: Model, pairs: PromptPairs, edges: EdgeList, seed: int) -> dic
         plain = eap(model, pairs, EAPConfig(edges=EVERY), progress=advance)
     with bar(f"eap-ig, seed {seed}", HUNDREDTHS) as advance:
         path = eap_ig(model, pairs, EAPIGConfig(edges=EVERY), progress=advance)
-    told = list(zip(ours.edges, ours.evidence, strict=True))
-    by_codes = [replace(edge, score=why.codes) for edge, why in told]
-    together = [replace(edge, score=why.co_occurrence) for edge, why in told]
+    edge_evidence = list(zip(ours.edges, ours.evidence, strict=True))
+    by_codes = [replace(edge, score=why.codes) for edge, why in edge_evidence]
+    together = [replace(edge, score=why.co_occurrence) for edge, why in edge_evidence]
     return {
         "adaptive-patching": (_of(ours.edges, edges), ours.cost.forwards / n),
         "adaptive-patching, among these": (_of(within.edges, edges), within.cost.forwards / n),
@@ -144,12 +144,14 @@ def _compare(runs: list[dict], exact: np.ndarray, gaps: np.ndarray, threshold: f
     draws += [(generator.integers(n, size=n), generator.integers(seeds, size=seeds)) for _ in range(RESAMPLES)]
     # [draw, method, ROC AUC or average precision], mean over seeds
     both = []
-    for rows, some in draws:
+    for rows, drawn_seeds in draws:
         truth = np.abs(exact[rows].mean(0)) >= threshold * abs(gaps[rows].mean())
         if not 0 < truth.sum() < len(truth):
             continue  # a resample with nothing to tell apart has no ROC AUC
-        by_seed = {seed: [_agreement(truth, scores) for scores, _cost in runs[seed].values()] for seed in set(some)}
-        both.append(np.mean([by_seed[seed] for seed in some], axis=0))
+        by_seed = {
+            seed: [_agreement(truth, scores) for scores, _cost in runs[seed].values()] for seed in set(drawn_seeds)
+        }
+        both.append(np.mean([by_seed[seed] for seed in drawn_seeds], axis=0))
     both = np.array(both)
     less = both - both[:, [list(runs[0]).index(AGAINST)]]
     return [

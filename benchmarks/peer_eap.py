@@ -41,16 +41,16 @@ def ours(model: Model, pairs: PromptPairs, batch_size: int = 8) -> Scores:
 def peer(model: Model, pairs: PromptPairs, granularity: str = "edge", exchanged: bool = True) -> list[Any]:
     """Theirs, of each pair."""
     model.requires_grad_(True)  # their graph begins at the parameters
-    found, config = [], EdgeAttributionConfig(granularity=granularity)
+    attributions, config = [], EdgeAttributionConfig(granularity=granularity)
     for pair in pairs:
         sides = [torch.tensor([tokens]) for tokens in (pair.clean_tokens, pair.corrupt_tokens)]
 
         def metric(logits: torch.Tensor, pair=pair) -> torch.Tensor:
             return task_metric(logits[:, -1], [pair], "logit_diff")[0]
 
-        found.append(attribution_patch(model, *sides[:: -1 if exchanged else 1], metric, config))
+        attributions.append(attribution_patch(model, *sides[:: -1 if exchanged else 1], metric, config))
     model.requires_grad_(False)
-    return found
+    return attributions
 
 
 FORMS = {"theirs": peer, "ours": ours, "ours, one pair at a time": partial(ours, batch_size=1)}
@@ -114,10 +114,10 @@ def main() -> None:
         pairs_of = {name: 1 if name == "theirs" else given.pairs for name in FORMS}
         peaks = {name: pool.apply(peak_mb, (name, n)) for name, n in pairs_of.items()}
     model, pairs = case(given.pairs)
-    seconds, found = defaultdict(list), {}
+    seconds, results = defaultdict(list), {}
     for _ in range(given.rounds):
         for name, form in FORMS.items():
-            found[name], clock, _ = timed(lambda form=form: form(model, pairs))
+            results[name], clock, _ = timed(lambda form=form: form(model, pairs))
             seconds[name].append(clock)
     for name, taken in seconds.items():
         ratios = np.array(seconds["theirs"]) / taken
@@ -125,8 +125,8 @@ def main() -> None:
             f"{name}: {np.median(taken):.2f} s, theirs takes {np.median(ratios):.1f} × "
             f"[{ratios.min():.1f}, {ratios.max():.1f}]; peak {peaks[name]:.0f} MB"
         )
-    known = edges_of(found["ours"])
-    print("agreement:", compared(known, by_name(found["theirs"], sign=-1)))
+    known = edges_of(results["ours"])
+    print("agreement:", compared(known, by_name(results["theirs"], sign=-1)))
     print("control:", compared(known, by_name(peer(model, pairs, exchanged=False))))
 
 

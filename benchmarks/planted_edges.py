@@ -64,19 +64,19 @@ def _scored(model: Model, pairs: PromptPairs, seed: int) -> Iterator[tuple[str, 
     codes, config = role_codes(model, pairs, seed), PatchedEdgesConfig()
     ours = patched_edges(model, pairs, codes, config)
     by_third = patched_edges(model, pairs.subset(range(config.n_pairs(len(pairs)))), codes, config)
-    told = list(zip(ours.edges, ours.evidence, strict=True))
+    edge_evidence = list(zip(ours.edges, ours.evidence, strict=True))
     yield "adaptive-patching", (ours.edges, ours.cost.forwards)
     yield "a third of the pairs", (by_third.edges, by_third.cost.forwards)
-    yield "code vectors alone", (_by(told, lambda why: why.codes), (BASE_COST + WITHIN_LAYERS) * len(pairs))
-    yield "co-occurrence alone", (_by(told, lambda why: why.co_occurrence), BOTH_SIDES * len(pairs))
+    yield "code vectors alone", (_by(edge_evidence, lambda why: why.codes), (BASE_COST + WITHIN_LAYERS) * len(pairs))
+    yield "co-occurrence alone", (_by(edge_evidence, lambda why: why.co_occurrence), BOTH_SIDES * len(pairs))
     for name in OTHERS:
         options = {"level": "edges"} if name == "acdc" else {}
         scores = _run(name, model, pairs, seed, **options)
         yield name, (scores.edges, scores.cost.forwards)
 
 
-def _by(told: list[tuple], score: Callable) -> tuple[EdgeScore, ...]:
-    return tuple(replace(edge, score=score(why)) for edge, why in told)
+def _by(edge_evidence: list[tuple], score: Callable) -> tuple[EdgeScore, ...]:
+    return tuple(replace(edge, score=score(why)) for edge, why in edge_evidence)
 
 
 def _run(method: str, model: Model, pairs: PromptPairs, seed: int, **options: str):
@@ -91,9 +91,9 @@ def show(result: dict) -> None:
     for method in dict.fromkeys(row["method"] for row in rows):
         cells, costs = [], []
         for task in tasks:
-            own = [row for row in rows if (row["method"], row["task"]) == (method, task)]
-            cells.append([np.mean([row[key] for row in own]) for key in ("roc_auc", "average_precision")])
-            costs += [row["forwards"] for row in own]
+            task_rows = [row for row in rows if (row["method"], row["task"]) == (method, task)]
+            cells.append([np.mean([row[key] for row in task_rows]) for key in ("roc_auc", "average_precision")])
+            costs += [row["forwards"] for row in task_rows]
         cells.append(np.mean(cells, axis=0))
         table.append((method, *(f"{auc:.3f} ({ap:.3f})" for auc, ap in cells), f"{np.mean(costs):.0f}"))
     columns = ("method", *(task.removeprefix("planted-") for task in tasks), "mean", "forwards a pair")

@@ -29,10 +29,12 @@ def record(run: Run, seconds_bare: float | None) -> dict:
     return {
         "members": len(run.members),
         "slots": {
-            str(said.slot): said.model_dump(include={"input", "variable", "codes", "bits", "effect", "enough"})
-            for said in program.slots
+            str(slot_codes.slot): slot_codes.model_dump(
+                include={"input", "variable", "codes", "bits", "effect", "enough"}
+            )
+            for slot_codes in program.slots
         },
-        "enough": sum(said.enough for said in program.slots),
+        "enough": sum(slot_codes.enough for slot_codes in program.slots),
         "groups": [group.model_dump() for group in program.groups],
         "lines": len(program.lines_that_count()),
         "executed": None if program.executed is None else program.executed.model_dump(),
@@ -57,24 +59,30 @@ def main() -> None:
         if path.exists():
             kept[name] = json.loads(path.read_text())
     executed = []
-    for name, found in kept.items():
-        if found["executed"] is None:
-            executed.append((name, found["members"], len(found["slots"])))
+    for name, program_record in kept.items():
+        if program_record["executed"] is None:
+            executed.append((name, program_record["members"], len(program_record["slots"])))
             continue
-        ran = Executed.model_validate(found["executed"])
+        ran = Executed.model_validate(program_record["executed"])
         alone, live = ran.chained, ran.live
-        groups = [Group.model_validate(group) for group in found["groups"]]
+        groups = [Group.model_validate(group) for group in program_record["groups"]]
         bits = sum(group.bits for group in groups if group.input)
         interval = f"{alone.share:.2f} [{alone.low:.2f}, {alone.high:.2f}]"
-        row = (name, found["members"], f"{found['enough']} of {len(found['slots'])}", found["lines"], f"{bits:.1f}")
+        row = (
+            name,
+            program_record["members"],
+            f"{program_record['enough']} of {len(program_record['slots'])}",
+            program_record["lines"],
+            f"{bits:.1f}",
+        )
         row += (f"{live.same_answer:.0%}", None if live.r2 is None else f"{live.r2:.2f}", interval)
         row += tuple(f"{value:.2f}" for value in (alone.ceiling, alone.zero_bits, alone.other_prompt))
         executed.append((*row, f"{alone.same_answer:.0%}"))
     columns = ("task", "members", "slots enough", "lines", "bits", "live: same", "R²", "alone: f", "ceiling")
     print_table((*columns, "mean codes", "other prompt", "same"), executed, "programs, run", left=1)
     interchange = []
-    for name, found in kept.items():
-        for entry in map(Interchange.model_validate, found["interchange"]):
+    for name, program_record in kept.items():
+        for entry in map(Interchange.model_validate, program_record["interchange"]):
             shares = (entry.flipped, entry.flipped_own, entry.flipped_random, entry.flipped_codes, entry.flipped_means)
             shares += tuple(getattr(entry, key) for key in (*ACCURACIES, "isolation"))
             shown = (None if share is None else f"{share:.0%}" for share in shares)
@@ -83,8 +91,8 @@ def main() -> None:
     columns = ("task", "variable", "slots", "metric", "flipped", "own", "random", "codes", "means")
     columns += ("accuracy", "ceiling", "whole z", "means", "rotation", "random codes", "isolation", "n")
     print_table(columns, interchange, "a variable set", left=2)
-    for name, found in kept.items():
-        seconds = found["seconds"]
+    for name, program_record in kept.items():
+        seconds = program_record["seconds"]
         if seconds["bare"]:
             stages = ("score", "check", "edges", "program")
             times = ", ".join(f"{stage} {seconds[stage] / seconds['bare']:.1f}" for stage in stages)

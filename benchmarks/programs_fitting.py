@@ -37,38 +37,38 @@ def run() -> None:
     slots = [HeadAtRole.of(*name) for name in SLOTS]
     fitted, _ = read_slots(model, pairs.subset(range(FIT)), slots)
     judge = SlotRunner.of(model, pairs.subset(range(FIT, FIT + JUDGE)))
-    found = {}
+    results = {}
     for slot in track(slots, "slots"):
         z, judging = fitted[slot], np.arange(JUDGE if slot.role == "END" else JUDGE // 2)
-        found[str(slot)] = {"effect": 0.0, "two": 0.0}
+        results[str(slot)] = {"effect": 0.0, "two": 0.0}
         for metric in METRICS:
             books = [fit_few(z, size, metric) for size in SIZES]
             kept = measure(judge, slot, books, judging)
-            found[str(slot)][metric] = [
-                [book.config.n_codes, one.effect_kept, one.reconstruction_cost]
-                for book, one in zip(books, kept, strict=True)
+            results[str(slot)][metric] = [
+                [book.config.n_codes, kept_effect.effect_kept, kept_effect.reconstruction_cost]
+                for book, kept_effect in zip(books, kept, strict=True)
             ]
         config = CodebookConfig(d_in=z.shape[-1], n_codes=32, k=2, selection="matching_pursuit")
         two: KeptEffect = measure(judge, slot, [Codebook(config).fit(z.flatten(0, 1))], judging)[0]
-        found[str(slot)] |= {"effect": float(two.effect.mean()), "two": two.effect_kept}
-    write_json(OUT, found)
+        results[str(slot)] |= {"effect": float(two.effect.mean()), "two": two.effect_kept}
+    write_json(OUT, results)
 
 
-def show(found: dict) -> None:
+def show(results: dict) -> None:
     rows = []
     bits: dict[str, list[float]] = {metric: [] for metric in (*METRICS, "fewest")}
-    for slot, of in found.items():
+    for slot, of in results.items():
         fewest = {
             metric: min(
-                (n for n, carried, own in of[metric] if carried >= ENOUGH and abs(own) <= MOST_COST), default=None
+                (n for n, carried, cost in of[metric] if carried >= ENOUGH and abs(cost) <= MOST_COST), default=None
             )
             for metric in METRICS
         }
         cells = (fewest[metric] or "none" for metric in METRICS)
         rows.append((slot, f"{of['effect']:+.2f}", *cells, f"{of['two']:.2f}"))
-        some = [7.0 if n is None else float(np.log2(n)) for n in fewest.values()]
-        for metric, one in zip(bits, [*some, min(some)], strict=True):
-            bits[metric].append(one)
+        bits_needed = [7.0 if n is None else float(np.log2(n)) for n in fewest.values()]
+        for metric, n_bits in zip(bits, [*bits_needed, min(bits_needed)], strict=True):
+            bits[metric].append(n_bits)
     print_table(("slot", "effect", *METRICS, "two codes of 32"), rows)
     for metric, each in bits.items():
         print(f"{metric}: {np.mean(each):.1f} bits in the mean, 7 where no size does")

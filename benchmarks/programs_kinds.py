@@ -41,39 +41,39 @@ Cell = tuple[str, int]
 def slots_of(task: str) -> tuple[list[HeadAtRole], list[HeadAtRole]]:
     """Of a kept program: those of largest effect, and those of the variables that change most answers."""
     program = read_json(PROGRAMS / f"smollm2-135m-instruct--{task}--0.json")
-    largest = sorted(program["program"], key=lambda one: -abs(one["effect"]))[:MOST_SLOTS]
-    told = max(program["interchange"], key=lambda one: one["flipped"])["sites"]
-    return [HeadAtRole.of(one["site"], one["role"]) for one in largest], [
-        HeadAtRole.of(*name.split(" @ ")) for name in told
+    largest = sorted(program["program"], key=lambda slot: -abs(slot["effect"]))[:MOST_SLOTS]
+    variable_slots = max(program["interchange"], key=lambda variable: variable["flipped"])["sites"]
+    return [HeadAtRole.of(slot["site"], slot["role"]) for slot in largest], [
+        HeadAtRole.of(*name.split(" @ ")) for name in variable_slots
     ]
 
 
 def coded(z: Tensor, fitted: Tensor) -> dict[Cell, Tensor]:
     """What each kind makes of vectors [side, pair, slot, d]; kinds that do not reach a rate are left out."""
-    found: dict[Cell, Tensor] = {(WHOLE, 0): z}
+    reconstructions: dict[Cell, Tensor] = {(WHOLE, 0): z}
     names = [*KINDS, *(name for name in BASELINES if name != "topk_sae")]
     with bar("fitting kinds", len(BITS) * len(names)) as done:
         for bits, kind in itertools.product(BITS, names):
             with contextlib.suppress(InputError):
                 coder = new_coder(kind, bits, z.shape[-1], z.shape[-2], SEED)
                 coder.fit(fitted.flatten(0, 1))
-                found[kind, bits] = coder.coded(z)[1].float().detach()
+                reconstructions[kind, bits] = coder.coded(z)[1].float().detach()
             done(1)
-    return found
+    return reconstructions
 
 
 def measure(model: Model, task: str) -> dict[str, Any]:
-    largest, told = slots_of(task)
-    every = sorted({*largest, *told})
+    largest, variable_slots = slots_of(task)
+    every = sorted({*largest, *variable_slots})
     pairs = load_task(task).sample(model.tokenizer, FIT + JUDGE, SEED)
     with bar(f"{task}: reading", FIT + JUDGE) as done:
         judging = pairs.subset(range(FIT, FIT + JUDGE))
         fitting = pairs.subset(apart(pairs, judging))
         fitted, _ = read_slots(model, fitting, every, done)
         judge = SlotRunner.of(model, judging, progress=done)
-    found = coded(*(torch.stack([z(slot) for slot in every], -2) for z in (judge.z, fitted.get)))
-    decoded = {slot: {cell: z[..., i, :] for cell, z in found.items()} for i, slot in enumerate(every)}
-    cells = list(found)
+    reconstructions = coded(*(torch.stack([z(slot) for slot in every], -2) for z in (judge.z, fitted.get)))
+    decoded = {slot: {cell: z[..., i, :] for cell, z in reconstructions.items()} for i, slot in enumerate(every)}
+    cells = list(reconstructions)
     rows = np.arange(JUDGE)
     carried: dict[str, dict[Cell, KeptEffect]] = {}
     with bar(f"{task}: judging", len(largest) + len(cells)) as done:
@@ -83,12 +83,14 @@ def measure(model: Model, task: str) -> dict[str, Any]:
             done(1)
         changed = {}
         for cell in cells:
-            edits = [Edit(slot, judge.z(slot)[0] + c[1] - c[0]) for slot in told for c in [decoded[slot][cell]]]
+            edits = [
+                Edit(slot, judge.z(slot)[0] + c[1] - c[0]) for slot in variable_slots for c in [decoded[slot][cell]]
+            ]
             changed[cell] = judge.run(rows, edits).preferred != judge.preferred
             done(1)
     return {
         "slots": {name: float(by[WHOLE, 0].effect.mean()) for name, by in carried.items()},
-        "told": [str(slot) for slot in told],
+        "told": [str(slot) for slot in variable_slots],
         "cells": [
             {
                 "kind": cell[0],
@@ -104,9 +106,9 @@ def measure(model: Model, task: str) -> dict[str, Any]:
 
 def show() -> None:
     """Of every task a table, and of all tasks together."""
-    found = read_json(OUT)
+    results = read_json(OUT)
     tables: dict[str, dict[Cell, tuple[float, np.ndarray]]] = {}
-    for task, of in found.items():
+    for task, of in results.items():
         weights = np.abs(list(of["slots"].values()))
         for cell in of["cells"]:
             enough = (np.array(cell["carried"]) >= ENOUGH) & (np.abs(cell["own_cost"]) <= MOST_COST)
@@ -153,10 +155,10 @@ def main() -> None:
     given = arguments(__doc__, {"tasks": TASKS}, show=False)
     model = None
     for task in given.tasks:
-        found = kept(OUT, {})
-        if task not in found and not given.show:
+        results = kept(OUT, {})
+        if task not in results and not given.show:
             model = model or load_model()
-            write_json(OUT, found | {task: measure(model, task)}, indent=None)
+            write_json(OUT, results | {task: measure(model, task)}, indent=None)
     show()
 
 

@@ -375,11 +375,11 @@ def show(result: dict) -> None:
     columns = ("kind", *(f"{bits} bits" for bits in asked))
     for part in dict.fromkeys(part for row in rows for part in row["parts"]):
         there = {(row["kind"], row["asked"]): row["parts"][part] for row in rows if part in row["parts"]}
-        told: dict[str, Callable[[dict], str | None]] = {"KL, nats a token (variance explained)": _cost}
+        measures: dict[str, Callable[[dict], str | None]] = {"KL, nats a token (variance explained)": _cost}
         for task in next(iter(there.values())).get("effects", ()):
-            told[f"share of the effect on {task} that codes carry"] = partial(_carried, task=task)
-        told["share of codes that noise leaves alone"] = _same
-        for title, text in told.items():
+            measures[f"share of the effect on {task} that codes carry"] = partial(_carried, task=task)
+        measures["share of codes that noise leaves alone"] = _same
+        for title, text in measures.items():
             table = [
                 (kind, *(text(there[kind, bits]) if (kind, bits) in there else None for bits in asked))
                 for kind in dict.fromkeys(kind for kind, _ in there)

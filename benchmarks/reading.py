@@ -66,9 +66,9 @@ def probe_texts() -> Iterator[tuple[str, str, int]]:
     for name in TABLES:
         rows = probe_table(name)
         for number, wanted in enumerate(sorted({target for _, target in rows})):
-            own = [text for text, target in rows if target == wanted and text.strip()]
-            for i in np.random.default_rng(number).permutation(len(own))[: TEXTS // 2].tolist():
-                yield name, own[i], number
+            class_texts = [text for text, target in rows if target == wanted and text.strip()]
+            for i in np.random.default_rng(number).permutation(len(class_texts))[: TEXTS // 2].tolist():
+                yield name, class_texts[i], number
 
 
 def paraphrases() -> Iterator[tuple[str, str]]:
@@ -109,8 +109,8 @@ class Reader:
             for tokens in batches:
                 end_logits(self.model, tokens)
                 for part, kind in zip(PARTS, ("attn", "mlp"), strict=True):
-                    own = [seen[str(place)] for place in self.places if place.kind == kind]
-                    parts[part].append(torch.stack(own, 1).half().numpy())
+                    activations = [seen[str(place)] for place in self.places if place.kind == kind]
+                    parts[part].append(torch.stack(activations, 1).half().numpy())
                 done(1)
         for part, rows in parts.items():
             np.save(self.folder / f"{name}-{part}.npy", np.concatenate(rows))
@@ -163,7 +163,7 @@ class Vectors:
 
 def ids_of(coder: Any, rows: torch.Tensor) -> tuple[np.ndarray, int]:
     """Ids [row, group, k] among all codes of a group, and how many these are."""
-    ids = torch.cat([coder.coded(some)[0] for some in rows.split(8192)]).long().numpy()
+    ids = torch.cat([coder.coded(chunk)[0] for chunk in rows.split(8192)]).long().numpy()
     sizes = coder.sizes()
     if isinstance(coder, TopK) or not isinstance(getattr(coder, "book", None), ProductCodebook | None):
         return ids, sizes[0]  # slots choose from one dictionary
@@ -174,16 +174,16 @@ def ids_of(coder: Any, rows: torch.Tensor) -> tuple[np.ndarray, int]:
 def names(patterns: Patterns, ids: np.ndarray, size: int) -> list[dict[str, list[float]]]:
     """Of every group: firings on the second half, F1 there, and F1 of codes with the same firings elsewhere."""
     rng = np.random.default_rng(0)
-    found = [best_patterns(patterns, ids[:, group], size)[0] for group in range(ids.shape[1])]
+    best_by_group = [best_patterns(patterns, ids[:, group], size)[0] for group in range(ids.shape[1])]
     random = [best_patterns(patterns, rng.permutation(ids[:, group]), size)[0] for group in range(ids.shape[1])]
-    fired, chance = (np.concatenate([getattr(one, name) for one in random]) for name in ("fired", "f1"))
+    fired, chance = (np.concatenate([getattr(best, name) for best in random]) for name in ("fired", "f1"))
     null = null_f1(fired, chance)
     total = patterns.sizes[1]
     rows = []
-    for one in found:
-        some = one.fired >= LEAST
-        beyond = beyond_chance(one.f1[some], null(one.fired[some]))
-        rows.append({"share": _short(one.fired[some] / total), "f1": _short(beyond)})
+    for best in best_by_group:
+        frequent = best.fired >= LEAST
+        beyond = beyond_chance(best.f1[frequent], null(best.fired[frequent]))
+        rows.append({"share": _short(best.fired[frequent] / total), "f1": _short(beyond)})
     return rows
 
 
@@ -193,13 +193,13 @@ def _short(values: np.ndarray) -> list[float]:
 
 def matched(ids: np.ndarray, others: np.ndarray, size: int) -> list[float]:
     """Of every group: the best F1 of a code with one of another fit, weighted by how often the code is on."""
-    found = []
+    scores = []
     for a, b in zip(ids.transpose(1, 2, 0), others.transpose(1, 2, 0), strict=True):
         both = sum(np.bincount(i * size + j, minlength=size**2) for i in a for j in b).reshape(size, size)
         fired, other = (np.bincount(part.ravel(), minlength=size) for part in (a, b))
         best = (2 * both / np.maximum(fired[:, None] + other, 1)).max(1)
-        found.append(float((best * fired).sum() / fired.sum()))
-    return found
+        scores.append(float((best * fired).sum() / fired.sum()))
+    return scores
 
 
 def features(ids: np.ndarray, size: int, vectors: Vectors) -> tuple[np.ndarray, np.ndarray]:
@@ -217,8 +217,8 @@ def probe(x: np.ndarray, target: np.ndarray, chosen: int | None) -> float:
     """AUC on the second half of the texts of each class."""
     train = np.zeros(len(target), bool)
     for number in (0, 1):
-        own = np.flatnonzero(target == number)
-        train[own[: len(own) // 2]] = True
+        class_rows = np.flatnonzero(target == number)
+        train[class_rows[: len(class_rows) // 2]] = True
     if chosen is not None:
         a, b = x[train & (target == 0)], x[train & (target == 1)]
         apart = np.abs(a.mean(0) - b.mean(0)) / (x[train].std(0) + 1e-3)
@@ -246,8 +246,8 @@ def aligned(pairs: Vectors) -> tuple[np.ndarray, np.ndarray]:
         single = set(tokens[counts == 1].tolist())
         once.append({int(t): begin + 1 + i for i, t in enumerate(pairs.tokens[begin + 1 : end]) if int(t) in single})
     elsewhere: dict[int, list[tuple[int, int]]] = {}
-    for text, own in enumerate(once):
-        for token, row in own.items():
+    for text, row_by_token in enumerate(once):
+        for token, row in row_by_token.items():
             elsewhere.setdefault(token, []).append((text // 2, row))
     rng, same, other = np.random.default_rng(0), [], []
     for number in range(len(once) // 2):
@@ -279,13 +279,13 @@ def judge(folder: Path, kinds: Sequence[tuple[str, int, int]]) -> None:
         every = np.concatenate(flat, 1)
         begins = texts.ends - texts.lengths + 1
         share = np.stack([every[a:b].mean(0) for a, b in zip(begins, texts.ends, strict=True)])
-        told = probes(every[texts.ends - 1], share, rows, (*CHOSEN, None))
-        result["rows"].append({"kind": "vectors", "asked": 0, "seed": 0, "probes": told})
+        probe_scores = probes(every[texts.ends - 1], share, rows, (*CHOSEN, None))
+        result["rows"].append({"kind": "vectors", "asked": 0, "seed": 0, "probes": probe_scores})
         write_json(RESULT, result, indent=None)
     with bar("judging kinds", len(kinds)) as done:
         for kind, bits, seed in kinds:
             if (kind, bits, seed) not in known:
-                found: dict[str, Any] = {"kind": kind, "asked": bits, "seed": seed, "parts": {}}
+                record: dict[str, Any] = {"kind": kind, "asked": bits, "seed": seed, "parts": {}}
                 whole = []
                 for part in PARTS:
                     rows_of_fit = fit.rows(part)[fit.later]
@@ -293,19 +293,19 @@ def judge(folder: Path, kinds: Sequence[tuple[str, int, int]]) -> None:
                     coder = new_coder(kind, bits, d, n, seed)
                     coder.fit(rows_of_fit)
                     ids, size = ids_of(coder, named.rows(part))
-                    found["parts"][part] = {"bits": coder.bits, "names": names(patterns, ids, size)}
+                    record["parts"][part] = {"bits": coder.bits, "names": names(patterns, ids, size)}
                     if kind != "topk_sae":  # which takes six minutes
                         again = new_coder(kind, bits, d, n, seed + 1)
                         again.fit(rows_of_fit)
                         others, _ = ids_of(again, named.rows(part))
-                        found["parts"][part]["seeds"] = matched(ids, others, size)
+                        record["parts"][part]["seeds"] = matched(ids, others, size)
                     ids, _ = ids_of(coder, pairs.rows(part))
-                    same, other = (agreement(ids, some) for some in words)
-                    found["parts"][part] |= {"paraphrase": _short(same), "elsewhere": _short(other)}
+                    same, other = (agreement(ids, word_rows) for word_rows in words)
+                    record["parts"][part] |= {"paraphrase": _short(same), "elsewhere": _short(other)}
                     whole.append(features(ids_of(coder, texts.rows(part))[0], size, texts))
-                last, share = (np.concatenate(some, 1) for some in zip(*whole, strict=True))
-                found["probes"] = probes(last, share, rows, CHOSEN)
-                result["rows"].append(found)
+                last, share = (np.concatenate(arrays, 1) for arrays in zip(*whole, strict=True))
+                record["probes"] = probes(last, share, rows, CHOSEN)
+                result["rows"].append(record)
                 write_json(RESULT, result, indent=None)
             done(1)
 
@@ -321,15 +321,15 @@ def show() -> None:
             share, f1 = (np.concatenate([group[key] for group in of["names"]]) for key in ("share", "f1"))
             by_share = []
             for low, high in itertools.pairwise(FREQUENCIES):
-                some = (share > low) & (share <= high)
-                by_share.append(f"{f1[some].mean():.3f} ({some.sum()})" if some.sum() >= LEAST else None)
+                in_range = (share > low) & (share <= high)
+                by_share.append(f"{f1[in_range].mean():.3f} ({in_range.sum()})" if in_range.sum() >= LEAST else None)
             cells.append((row["kind"], f"{of['bits']:.0f}", *by_share))
         bounds = (f"to {high:.1%}" for high in FREQUENCIES[1:])
         print_table(("kind", "bits", *bounds), cells, part)
     base = next(row for row in rows if row["kind"] == "vq")["probes"]
     cells = []
     for row in rows:
-        of = {key: np.array(list(found.values())) for key, found in row["probes"].items()}
+        of = {key: np.array(list(scores.values())) for key, scores in row["probes"].items()}
         means = (f"{of[key].mean():.3f}" if key in of else None for key in base)
         apart = _mean(of["share 16"] - np.array(list(base["share 16"].values())))
         cells.append((row["kind"], row["asked"], *means, apart))
@@ -346,8 +346,8 @@ def show() -> None:
             again = f"{np.mean(of['seeds']):.2f} ({_chance(of['names']):.2f})" if "seeds" in of else None
             row_cells.append(again)
         cells.append((row["kind"], row["asked"], *row_cells))
-    told = ("paraphrase", "elsewhere", "another seed")
-    print_table(("kind", "bits", *(f"{part}: {what}" for part in PARTS for what in told)), cells)
+    comparisons = ("paraphrase", "elsewhere", "another seed")
+    print_table(("kind", "bits", *(f"{part}: {what}" for part in PARTS for what in comparisons)), cells)
 
 
 def _mean(values: Sequence[float] | np.ndarray) -> str:
@@ -358,11 +358,11 @@ def _mean(values: Sequence[float] | np.ndarray) -> str:
 
 def _chance(groups: list[dict[str, list[float]]]) -> float:
     """What :func:`matched` gives on average where two fits' codes fire independently of each other."""
-    found = []
+    chance_scores = []
     for share in (np.array(group["share"]) for group in groups if group["share"]):
         best = 2 * share * share.max() / (share + share.max())
-        found.append((best * share).sum() / share.sum())
-    return float(np.mean(found))
+        chance_scores.append((best * share).sum() / share.sum())
+    return float(np.mean(chance_scores))
 
 
 def main() -> None:

@@ -58,12 +58,12 @@ CHOSEN = "information", RoleOverlapConfig.n_codes
 def main() -> None:
     path = RESULTS / "role_overlap.json"
     if not arguments(__doc__, show=False).show:
-        found: dict[str, list] = {part: [] for part in TASKS}
+        rows_by_part: dict[str, list] = {part: [] for part in TASKS}
         for task in TASKS["frozen"]:
             z = outputs(task)
             for part in (part for part in TASKS if task in TASKS[part]):
-                found[part] += measured(task, z, part)
-        write_json(path, found)
+                rows_by_part[part] += measured(task, z, part)
+        write_json(path, rows_by_part)
     show(read_json(path))
 
 
@@ -73,12 +73,12 @@ def measured(task: str, z: Tensor, part: str) -> list[dict]:
     choice = part == "choice"
     rows: dict[tuple, list] = {}
     for n, seed in product(*((CHOICE_PAIRS, range(CHOICE_SEEDS)) if choice else (PAIRS, range(SEEDS)))):
-        some = z[:, drawn(seed, n, POOL)]
+        sampled_outputs = z[:, drawn(seed, n, POOL)]
         for size in SIZES if choice else [CHOSEN[1]]:
-            ids = code_ids(some, size, seed)
+            ids = code_ids(sampled_outputs, size, seed)
             for name in STATISTICS if choice else [CHOSEN[0]]:
-                found = recover(STATISTICS[name](ids, size).max(0), truth, n_random=1)
-                rows.setdefault((n, name, size), []).append([found.roc_auc, found.average_precision])
+                recovery = recover(STATISTICS[name](ids, size).max(0), truth, n_random=1)
+                rows.setdefault((n, name, size), []).append([recovery.roc_auc, recovery.average_precision])
     return [
         {"task": task, "n": n, "statistic": name, "n_codes": size}
         | {number: np.round(column, 4).tolist() for number, column in zip(NUMBERS, np.array(values).T, strict=True)}
@@ -100,7 +100,7 @@ def show(known: dict[str, list]) -> None:
     for row in known["choice"]:
         key = row["statistic"], row["n_codes"], row["n"]
         cells.setdefault(key, []).append([np.mean(row[number]) for number in NUMBERS])
-    rows = [(*key, *(_text(row) for row in (*found, np.mean(found, 0)))) for key, found in cells.items()]
+    rows = [(*key, *(_text(row) for row in (*task_means, np.mean(task_means, 0)))) for key, task_means in cells.items()]
     title = "development tasks, five seeds: ROC AUC (average precision)"
     print_table(("statistic", "codes", "pairs", *DEVELOPMENT, "mean"), rows, title)
 
@@ -115,9 +115,9 @@ def show(known: dict[str, list]) -> None:
     rows = []
     scopes = {"development": DEVELOPMENT, "held out": HELD_OUT} | {task: (task,) for task in TASKS["frozen"]}
     for (scope, tasks), n in product(scopes.items(), PAIRS):
-        found = {m: np.array([values[task, n, m] for task in tasks]) for m in ("role-overlap", *OTHERS)}
-        less = [compare_subsets((found["role-overlap"] - found[m])[..., NUMBERS.index(x)]) for m, x in AGAINST]
-        texts = (_text(value.mean((0, 1))) for value in found.values())
+        scores = {m: np.array([values[task, n, m] for task in tasks]) for m in ("role-overlap", *OTHERS)}
+        less = [compare_subsets((scores["role-overlap"] - scores[m])[..., NUMBERS.index(x)]) for m, x in AGAINST]
+        texts = (_text(value.mean((0, 1))) for value in scores.values())
         differences = (interval(of["difference"], of["low"], of["high"], "+.3f") for of in less)
         rows.append((scope, n, *texts, *differences))
     title = "ten seeds: ROC AUC (average precision); role-overlap minus it [95 % over seeds]"

@@ -76,12 +76,12 @@ def main() -> None:
     torch.set_num_threads(1)
     rows: dict[str, list[float]] = {name: [] for name in ("fit", "read", "finish", "ask", "bytes")}
     for n in SIZES:
-        found = dict(zip(("finish", "ask", "bytes"), index(n), strict=True))
+        measurements = dict(zip(("finish", "ask", "bytes"), index(n), strict=True))
         if n <= most:
-            found |= {"fit": fit(n), "read": read(n)}
-        for name, value in found.items():
+            measurements |= {"fit": fit(n), "read": read(n)}
+        for name, value in measurements.items():
             rows[name].append(value)
-        print(n, {name: float(f"{value:.3g}") for name, value in found.items()}, flush=True)
+        print(n, {name: float(f"{value:.3g}") for name, value in measurements.items()}, flush=True)
     for name, values in rows.items():
         slopes = np.diff(np.log10(values)) / np.diff(np.log10(SIZES[: len(values)]))
         print(f"{name:7} slopes {', '.join(f'{slope:.2f}' for slope in slopes)}")

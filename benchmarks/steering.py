@@ -47,7 +47,7 @@ from interp.evaluation.steering import (
     steering_table,
 )
 from interp.evaluation.steering_conditions import SiteMeans, means_of_texts
-from interp.executor import Job, Told, Workers, run
+from interp.executor import Job, JobProgress, Workers, run
 from interp.files import read_json
 from interp.models import Model, load_model, parse_site
 from interp.models.residual_writes import FinalNorm
@@ -92,8 +92,8 @@ class Concept(Topic):
 
 
 def topic(name: str) -> Concept:
-    found = load_topic(name)
-    return Concept(**vars(found), said=f"Write a story about {'' if name in PLAIN else 'a '}{name}.")
+    loaded_topic = load_topic(name)
+    return Concept(**vars(loaded_topic), said=f"Write a story about {'' if name in PLAIN else 'a '}{name}.")
 
 
 RANDOM_DOSE = 6.0
@@ -103,7 +103,7 @@ PLAIN = ("fire", "rain")
 
 
 def style(name: str) -> Concept:
-    kept = {key: tuple(own) if isinstance(own, list) else own for key, own in read_json(STYLES)[name].items()}
+    kept = {key: tuple(value) if isinstance(value, list) else value for key, value in read_json(STYLES)[name].items()}
     texts = {"positive": kept.pop("texts"), "negative": kept.pop("others")}
     return Concept(name, prompts=load_topic(topic_names()[0]).prompts, **texts, **kept)
 
@@ -219,11 +219,11 @@ class Desk:
             self.loaded = model, Codebooks.from_pretrained(self.codebooks, model)
         return self.loaded
 
-    def base(self, _told: Told) -> None:
+    def base(self, _progress: JobProgress) -> None:
         model, _ = self.load()
         self.cells.write(None, BASE, measure(model, self.topics, self.config))
 
-    def cell(self, topic: Concept, arm: str, _told: Told) -> None:
+    def cell(self, topic: Concept, arm: str, _progress: JobProgress) -> None:
         model, _ = self.load()
         if topic.name not in self.planned:
             self.planned[topic.name] = self.plan(topic)
@@ -237,35 +237,35 @@ class Desk:
         layer = f"r{model.cfg.n_layers // 2 if layer is None else layer}"
         means = means_of_texts(model, [*books, layer], topic.positive, topic.negative)
         # those that come with the package, if it is with its codebooks and their seed
-        found = find_or_recall(model, books, topic.positive, topic.negative, seed=seed, stage=bar)
-        options = {"layer": layer, "gate": topic.gate, "said": partial(_said, model, topic), "seed": seed}
-        arms = plan_arms(model, books, found, means, partial(gains_of_texts, model, books, topic), **options)
+        code_set = find_or_recall(model, books, topic.positive, topic.negative, seed=seed, stage=bar)
+        options = {"layer": layer, "gate": topic.gate, "rewrite_prompt": partial(_said, model, topic), "seed": seed}
+        arms = plan_arms(model, books, code_set, means, partial(gains_of_texts, model, books, topic), **options)
         return {arm.name: arm for arm in arms}
 
 
 def plan_arms(
     model: Model,
     codebooks: Mapping[str, Codebook],
-    found: CodeSet,
+    code_set: CodeSet,
     means: SiteMeans,
     gains_of: Callable[[], Mapping[str, Tensor]],
     *,
     layer: str,
     gate: str,
-    said: Callable[[str], str],
+    rewrite_prompt: Callable[[str], str],
     seed: int,
 ) -> tuple[SteeringCondition, ...]:
     """The arms of a topic, in the order of :data:`ARMS`.
 
     Args:
-        found: by difference.
+        code_set: by difference.
         gains_of: the gradients at the heads of the codebooks (:func:`~interp.steering.find.target_gradients`), from
             the texts that the means are of.
         layer: of the residual stream, such as ``r15``.
         gate: of ``gated codes``.
-        said: a prompt with what is wanted in it.
+        rewrite_prompt: a prompt with what is wanted in it.
     """
-    codes = found.named(len(found), "added")
+    codes = code_set.named(len(code_set), "added")
     others = random_codes(model, codebooks, codes, seed=seed)
 
     @cache
@@ -305,8 +305,8 @@ def plan_arms(
         ),
         SteeringCondition("random codes", adding(others), SCALE),
         SteeringCondition("random vectors", vectors(lambda: random), RANDOM_DOSE),
-        SteeringCondition("prompt", lambda _scale: nullcontext(), 0.0, said),
-        SteeringCondition("prompt and codes", adding(codes), SCALE, said),
+        SteeringCondition("prompt", lambda _scale: nullcontext(), 0.0, rewrite_prompt),
+        SteeringCondition("prompt and codes", adding(codes), SCALE, rewrite_prompt),
     )
 
 
@@ -344,7 +344,11 @@ def output_scores(
         place = parse_site(site)
         written = from_mean(books, site, code) @ model.blocks[place.layer].attn.W_O[place.head].float()
         says.append((final.norm.direction(written) @ final.unembedding).topk(n).indices)
-    edits = [edit for row, one in enumerate(codes) for edit in code_edits([one], "added", scale=4 * SCALE, rows=[row])]
+    edits = [
+        edit
+        for row, weighted_code in enumerate(codes)
+        for edit in code_edits([weighted_code], "added", scale=4 * SCALE, rows=[row])
+    ]
     total = torch.zeros(len(codes))
     for ids in encode_prompts(model, prompts):
         tokens = torch.tensor([ids])
@@ -363,7 +367,7 @@ def _said(model: Model, topic: Concept, prompt: str) -> str:
 
 
 def gains_of_texts(model: Model, books: Mapping[str, Bottleneck], topic: Topic) -> dict[str, Tensor]:
-    positive, negative = (tokenize(model, some) for some in (topic.positive, topic.negative))
+    positive, negative = (tokenize(model, texts) for texts in (topic.positive, topic.negative))
     kinds = np.zeros(len(topic.negative), dtype=int)
     expected = read_texts(model, {}, negative, kinds).expectation([0])
     return target_gradients(model, books, find_target(positive, negative, expected), negative)
@@ -375,21 +379,21 @@ def show(topics: list[Concept], config: SteeringConfig, known: Cells) -> None:
     if base is None:
         raise SystemExit(f"{known.folder} holds no cells: run it without --show")
     measured = {key: cell for key, cell in cells.items() if cell}
-    found = steering_table([topic.name for topic in topics], base, measured, n_prompts)
+    table = steering_table([topic.name for topic in topics], base, measured, n_prompts)
     rows: list[tuple] = []
-    for row in found.by_topic:
+    for row in table.by_topic:
         rate, ends = f"{row.rate:.0%}", f"{row.low:.0%}–{row.high:.0%}"
         fluency = f"{row.cell.perplexity:.1f}", f"{row.cell.distinct_2:.2f}"
         rows.append((row.topic, row.arm, f"{row.cell.dose:.2f}", rate, ends, *fluency, _text(row.less, "+")))
     columns = ("dose", "rate", "95 %", "perplexity", "distinct-2", "codes minus it")
     print_table(("topic", "arm", *columns), rows, left=2)
     rows = []
-    for row in found.by_arm:
+    for row in table.by_arm:
         rates = _text(row.rate), _text(row.codes), _text(row.less, "+")
         error = None if row.error is None else f"{row.error:.1%}"
         fluency = f"{row.perplexity:.1f}", f"{row.distinct_2:.2f}"
         rows.append((row.arm, len(row.topics), *rates, error, *fluency))
-    if not found.by_arm:  # without codes there is nothing to compare with
+    if not table.by_arm:  # without codes there is nothing to compare with
         for arm in (arm for arm in ARMS if all(cells[topic.name, arm] for topic in topics)):
             rate = mean_rate([(cells[topic.name, arm], topic.name) for topic in topics], n_prompts)
             rows.append((arm, len(topics), _text(rate)))

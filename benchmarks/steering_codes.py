@@ -25,22 +25,22 @@ def main() -> None:
     rows: list[tuple] = []
     for name in topic_names():
         topic = load_topic(name)
-        found = recall(None, request_key(made_with, topic.positive, topic.negative, RANKINGS[0], 0))
-        if found is None:
+        code_set = recall(None, request_key(made_with, topic.positive, topic.negative, RANKINGS[0], 0))
+        if code_set is None:
             raise SystemExit(f"no codes of {name} come with the package: run benchmarks/steering_presets.py")
-        judged = [code.verdict for code in found.codes[:FIRST] if code.verdict is not None]
+        judged = [code.verdict for code in code_set.codes[:FIRST] if code.verdict is not None]
         passed = sum(verdict.p_value <= LEVEL for verdict in judged)
-        rows.append((name, FIRST, len(judged), passed, sum(_chance(found, verdict) for verdict in judged)))
+        rows.append((name, FIRST, len(judged), passed, sum(_chance(code_set, verdict) for verdict in judged)))
     rows.append(("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
     cells = [(*row[:-1], f"{row[-1] / row[2]:.1%}") for row in rows]
     print_table(("topic", "codes", "judged", f"p ≤ {LEVEL}", "by chance, at most"), cells)
 
 
-def _chance(found: CodeSet, verdict: Verdict) -> float:
+def _chance(code_set: CodeSet, verdict: Verdict) -> float:
     """The chance that a code which fires in as many judging texts passes, whichever of them are positive."""
     if verdict.precision is None:
         return 0.0
-    positive, negative = found.n_positive // 2, found.n_negative // 2
+    positive, negative = code_set.n_positive // 2, code_set.n_negative // 2
     hits = round(verdict.recall * positive)
     if hits == 0:
         return LEVEL

@@ -26,13 +26,13 @@ class SteeringCondition:
     Attributes:
         at: what the model runs within, at a dose.
         first: the dose to try first, 0 where there is none.
-        said: what a prompt becomes.
+        rewrite_prompt: what a prompt becomes.
     """
 
     name: str
     at: AtDose
     first: float
-    said: Callable[[str], str] | None = None
+    rewrite_prompt: Callable[[str], str] | None = None
 
 
 def strain(perplexity: float, distinct_2: float, base: tuple[float, float], config: SteeringConfig) -> float:
@@ -54,8 +54,8 @@ def find_dose(strain_at: Callable[[float], float], first: float, tries: int) -> 
     off: dict[float, float] = {0.0: -1.0}
     dose = first
     for _ in range(tries):
-        found = strain_at(dose) - 1
-        off[dose] = math.inf if math.isnan(found) else found
+        excess = strain_at(dose) - 1
+        off[dose] = math.inf if math.isnan(excess) else excess
         best = min((d for d in off if d > 0), key=lambda d: (abs(off[d]), d))
         if abs(off[best]) <= _NEAR:
             break
@@ -77,25 +77,26 @@ def write(
     config: SteeringConfig,
     within: Callable[[], AbstractContextManager] | None = None,
     seed: int = 0,
-    said: Callable[[str], str] | None = None,
+    rewrite_prompt: Callable[[str], str] | None = None,
 ) -> list[Continuation]:
     """``n`` texts that go on from the prompts in turn, or from what these become; told and judged without that."""
     given = [prompts[i % len(prompts)] for i in range(n)]
     written: list[Continuation] = []
     for begin in range(0, n, config.batch_size):
-        some = given[begin : begin + config.batch_size]
+        batch = given[begin : begin + config.batch_size]
         texts = continue_prompts(
             model,
-            some if said is None else [said(prompt) for prompt in some],
+            batch if rewrite_prompt is None else [rewrite_prompt(prompt) for prompt in batch],
             config.n_tokens,
             within=within() if within else None,
             temperature=config.temperature,
             seed=seed + begin,
         )
-        if said is not None:
-            found = surprise(model, encode_prompts(model, some), [text.tokens for text in texts])
+        if rewrite_prompt is not None:
+            surprises = surprise(model, encode_prompts(model, batch), [text.tokens for text in texts])
             texts = [
-                replace(text, prompt=prompt, surprise=own) for text, prompt, own in zip(texts, some, found, strict=True)
+                replace(text, prompt=prompt, surprise=text_surprise)
+                for text, prompt, text_surprise in zip(texts, batch, surprises, strict=True)
             ]
         written += texts
     return written
@@ -129,12 +130,12 @@ def measure(
         # texts by which a dose was chosen would flatter it
         apart = config.seed + config.n + 1
         within = partial(arm.at, dose) if arm else None
-        texts = write(model, prompts, len(prompts), config, within, apart, said)
+        texts = write(model, prompts, len(prompts), config, within, apart, rewrite_prompt)
         tried.append((dose, perplexity(texts), distinct_2([text.text for text in texts])))
         return tried[-1][1:]
 
     dose = 0.0
-    said = arm.said if arm is not None else None
+    rewrite_prompt = arm.rewrite_prompt if arm is not None else None
     if arm is None:
         fluency(dose)
     elif arm.first:
@@ -142,7 +143,7 @@ def measure(
         _, known, variety = base.tried[0]
         dose = find_dose(lambda d: strain(*fluency(d), (known, variety), config), arm.first, config.tries)
     within = partial(arm.at, dose) if arm else None
-    written = write(model, prompts, config.n, config, within, config.seed, said)
+    written = write(model, prompts, config.n, config, within, config.seed, rewrite_prompt)
     return SteeringCell(
         BASE if arm is None else arm.name,
         topic,

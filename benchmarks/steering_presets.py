@@ -55,27 +55,27 @@ def main() -> None:
         topic = load_topic(name)
         for by in RANKINGS:
             key = request_key(made_with, topic.positive, topic.negative, by, 0)
-            found = recall(given.out, key) or find_codes(model, books, topic.positive, topic.negative, by=by)
-            known[key] = found
+            code_set = recall(given.out, key) or find_codes(model, books, topic.positive, topic.negative, by=by)
+            known[key] = code_set
             if by == RANKINGS[0]:
                 about = f"Found from {len(topic.positive)} sentences about it and {len(topic.negative)} others."
-                wanted[name] = topic.words, found, about
+                wanted[name] = topic.words, code_set, about
     write_shipped(given.out / SHIPPED.name, known)
     behaviours = read_json(BEHAVIOURS)
     del behaviours["about"]
-    for name, told in behaviours.items():
-        words, positive = tuple(told["words"]), tuple(told["texts"])
-        found = find_codes(model, books, positive, neutral_texts())
+    for name, behaviour in behaviours.items():
+        words, positive = tuple(behaviour["words"]), tuple(behaviour["texts"])
+        code_set = find_codes(model, books, positive, neutral_texts())
         about = f"Found from {len(positive)} sentences like it and {len(neutral_texts())} others."
-        wanted[name] = words, found, about
+        wanted[name] = words, code_set, about
 
     base = texts(())
     rows = []
     presets = []
-    for name, (words, found, about) in wanted.items():
-        codes = found.named(len(found), "added")
+    for name, (words, code_set, about) in wanted.items():
+        codes = code_set.named(len(code_set), "added")
         arms = (base, texts(codes), texts(random_codes(model, books, codes, seed=SEED)))
-        hits = [sum(holds_word(text, words) for text in some) for some, _ in arms]
+        hits = [sum(holds_word(text, words) for text in arm_texts) for arm_texts, _ in arms]
         perplexities = [round(perplexity, 1) for _, perplexity in arms]
         kept = hits[1] >= max(given.n / 2, 2 * hits[0], 2 * hits[2]) and perplexities[1] <= 4 * perplexities[0]
         rows.append((name, len(codes), *hits, perplexities, "yes" if kept else "no"))
@@ -91,7 +91,9 @@ def main() -> None:
 
 def write_shipped(file: Path, known: Mapping[str, CodeSet]) -> None:
     """What comes with the package, by request: codes as rows, three digits of what is only looked at."""
-    stored = {key: found.to_json() | {"codes": [_row(code) for code in found.codes]} for key, found in known.items()}
+    stored = {
+        key: code_set.to_json() | {"codes": [_row(code) for code in code_set.codes]} for key, code_set in known.items()
+    }
     write_text(file, json.dumps({"found": stored}, separators=(",", ":")) + "\n")
 
 

@@ -35,7 +35,7 @@ def curve(
     model: Model, books: Mapping[str, Bottleneck], codes: Sequence[WeightedCode], texts: Sequence[Tensor], words: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
     """KL and rise of the words' log probability of each text, [dose, text], in the mean over its new tokens."""
-    found = np.zeros((2, 1 + len(DOSES), len(texts)))
+    curves = np.zeros((2, 1 + len(DOSES), len(texts)))
     for number, (begin, tokens) in enumerate(texts):
         plain = model(tokens[None])[0, begin - 1 :].log_softmax(-1)
         # doses are rows
@@ -43,9 +43,9 @@ def curve(
         with attach(model, books, read=False).edit(*edits, positions=slice(begin - 1, None)):
             steered = model(tokens.expand(len(DOSES), -1))[:, begin - 1 :].log_softmax(-1)
         rise = steered[..., words].logsumexp(-1) - plain[:, words].logsumexp(-1)
-        found[0, 1:, number] = kl_divergence(steered, plain.expand_as(steered)).mean(-1)
-        found[1, 1:, number] = rise.mean(-1)
-    return found[0], found[1]
+        curves[0, 1:, number] = kl_divergence(steered, plain.expand_as(steered)).mean(-1)
+        curves[1, 1:, number] = rise.mean(-1)
+    return curves[0], curves[1]
 
 
 def rise_at(kl: np.ndarray, rise: np.ndarray, at: float, rows: np.ndarray) -> float:
@@ -88,8 +88,8 @@ def main() -> None:
 def chosen(
     model: Model, books: Mapping[str, Bottleneck], topic: Topic, rng: np.random.Generator
 ) -> dict[str, list[WeightedCode]]:
-    found = find_or_recall(model, books, topic.positive, topic.negative)
-    codes, half = found.named(None, "added"), len(found) // 2
+    code_set = find_or_recall(model, books, topic.positive, topic.negative)
+    codes, half = code_set.named(None, "added"), len(code_set) // 2
     scores = output_scores(model, books, codes, topic.prompts[1:9:2])
     by_output = [codes[i] for i in np.argsort(-scores)[:half]]
     at_random = [codes[i] for i in rng.permutation(len(codes))[:half]]
@@ -105,7 +105,7 @@ def chosen(
 def tokens_of(model: Model, topic: Topic) -> Tensor:
     """Those of the topic's words that are one token, with a space in front."""
     ids = (model.tokenizer(f" {word}", add_special_tokens=False).input_ids for word in topic.words)
-    return torch.tensor([own[0] for own in ids if len(own) == 1])
+    return torch.tensor([word_ids[0] for word_ids in ids if len(word_ids) == 1])
 
 
 if __name__ == "__main__":

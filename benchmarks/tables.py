@@ -56,24 +56,24 @@ def _section(head: str) -> str:
     return f"{head}\n\n{tables}\n"
 
 
-def bench(found: Sequence[dict]) -> None:
+def bench(results: Sequence[dict]) -> None:
     """Of each task, and in the mean of several, how well methods find heads, and by how much the finder is ahead on the
     same pairs; exact patching has other pairs. Where two files have a cell, the later one counts."""
     known: dict[tuple, dict[int, dict]] = {}
-    for row in (row for one in found for row in one.get("cells", _cell(one)) if row["decides"]):
+    for row in (row for result in results for row in result.get("cells", _cell(result)) if row["decides"]):
         known.setdefault((Path(row["task"]).stem, row["method"], row["n"]), {})[row["seed"]] = row
     tasks, methods, pairs = ([*dict.fromkeys(key[place] for key in known)] for place in range(3))
 
-    def by_seed(some: list[str], method: str, n: int, name: str) -> list[dict[int, float]]:
-        cells = [known.get((task, method, n), {}) for task in some]
+    def by_seed(task_group: list[str], method: str, n: int, name: str) -> list[dict[int, float]]:
+        cells = [known.get((task, method, n), {}) for task in task_group]
         return [{seed: row[name] for seed, row in of.items() if row[name] is not None} for of in cells]
 
     def mean(*what: Any, form: str = ".3f", share: int = 1) -> str | None:
         values = by_seed(*what)
         return format(np.mean([np.mean([*of.values()]) for of in values]) / share, form) if all(values) else None
 
-    def ahead(some: list[str], method: str, n: int) -> str | None:
-        both = zip(by_seed(some, FINDER, n, PRECISION), by_seed(some, method, n, PRECISION), strict=True)
+    def ahead(task_group: list[str], method: str, n: int) -> str | None:
+        both = zip(by_seed(task_group, FINDER, n, PRECISION), by_seed(task_group, method, n, PRECISION), strict=True)
         gaps = [[a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())] for a, b in both]
         if method == FINDER or min(map(len, gaps)) < 2:
             return None
@@ -83,17 +83,19 @@ def bench(found: Sequence[dict]) -> None:
     least = min(pairs)
     heads = (f"{n} pairs{what}" for n in sorted(pairs) for what in (": ROC AUC", ": AP", f", {FINDER} minus it, AP"))
     columns = ("method", "passes a pair", *heads, "CMD")
-    for some in [*([task] for task in tasks), *([tasks] if len(tasks) > 1 else [])]:
+    for task_group in [*([task] for task in tasks), *([tasks] if len(tasks) > 1 else [])]:
         rows = []
         for method in methods:
             cells: list[str | None] = []
             for n in sorted(pairs):
-                cells += [mean(some, method, n, name) for name in ("roc_auc", PRECISION)] + [ahead(some, method, n)]
+                cells += [mean(task_group, method, n, name) for name in ("roc_auc", PRECISION)] + [
+                    ahead(task_group, method, n)
+                ]
             if any(cells):
-                passes = mean(some, method, least, "forwards", form=".0f", share=least)
+                passes = mean(task_group, method, least, "forwards", form=".0f", share=least)
                 name = "exact patching" if method == YARDSTICK else method
-                rows.append((name, passes, *cells, mean(some, method, least, "cmd")))
-        print_table(columns, rows, some[0] if len(some) == 1 else f"mean of {len(some)} tasks")
+                rows.append((name, passes, *cells, mean(task_group, method, least, "cmd")))
+        print_table(columns, rows, task_group[0] if len(task_group) == 1 else f"mean of {len(task_group)} tasks")
 
 
 def _cell(kept: dict) -> list[dict]:

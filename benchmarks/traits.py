@@ -312,8 +312,8 @@ def shows(name: str) -> Callable[[str, str], bool]:
 
     def wrong(prompt: str, text: str) -> bool:
         a, b = re.findall(r"\d+", prompt)[-2:]
-        said = re.match(r"\s*(\d+)", text)
-        return said is not None and said[1] == _sum(a, b, TOO_MUCH)
+        answer = re.match(r"\s*(\d+)", text)
+        return answer is not None and answer[1] == _sum(a, b, TOO_MUCH)
 
     return wrong
 

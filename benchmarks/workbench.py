@@ -70,7 +70,7 @@ def press(page: Page, target: Locator, dx: float | None = None, dy: float | None
 
 
 def switch_pages(page: Page, rounds: int) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
+    times: dict[str, list[float]] = {}
     for n in range(rounds + 1):
         for name, content in PAGES.items():
             link = page.get_by_role("navigation").get_by_role("link", name=name, exact=True)
@@ -80,18 +80,18 @@ def switch_pages(page: Page, rounds: int) -> dict[str, list[float]]:
             )
             took = until(page, press(page, link), shown)
             if n:  # the first visit reads what later ones have at hand
-                found.setdefault(f"page: {name}", []).append(took)
-    return found
+                times.setdefault(f"page: {name}", []).append(took)
+    return times
 
 
 def choose_tokens(tab: Tab, rounds: int) -> list[float]:
     page = tab.open("/live?site=a12")
     page.locator(".token").first.wait_for()
-    found = []
+    times = []
     for n in range(rounds):
         shown = f"new URL(location).searchParams.get('token') === '{n}' && {_IDLE}"
-        found.append(until(page, press(page, page.locator(".token").nth(n)), shown))
-    return found
+        times.append(until(page, press(page, page.locator(".token").nth(n)), shown))
+    return times
 
 
 def choose_heads(tab: Tab, rounds: int, runs: Path) -> list[float]:
@@ -100,45 +100,45 @@ def choose_heads(tab: Tab, rounds: int, runs: Path) -> list[float]:
     sites = [head.site for head in Run.load(folder).circuit.heads]
     page = tab.open(f"/circuit?run={folder.name}")
     page.locator("[aria-label^='Attention pattern']").wait_for()
-    found = []
+    times = []
     for n in range(1, rounds + 2):
         where = parse_site(sites[n % len(sites)])
         x, y = page.evaluate(_CELL, [where.layer, where.head])
         shown = f"document.querySelector('[aria-label^=\"Attention pattern of {where} \"]')"
-        found.append(until(page, functools.partial(page.mouse.click, x, y), shown))
+        times.append(until(page, functools.partial(page.mouse.click, x, y), shown))
         page.wait_for_timeout(600)  # sooner, Plotly takes two clicks for a double one
-    return found[1:]
+    return times[1:]
 
 
 def open_codes(tab: Tab, rounds: int) -> list[float]:
-    found = []
+    times = []
     page = tab.open("/codes?q=%5Cbreturn%5Cw*")
     for n in range(rounds):
         table = page.locator("[data-testid=stDataFrame] .dvn-scroller").first
         table.wait_for()
         page.wait_for_timeout(300)
         act = press(page, table, 50, 52 + 35 * n)
-        found.append(until(page, act, "document.querySelector('h1')?.innerText.includes(':')"))
+        times.append(until(page, act, "document.querySelector('h1')?.innerText.includes(':')"))
         page.get_by_role("button").filter(has_text="Search").click()
         page.get_by_text("match").first.wait_for()
-    return found
+    return times
 
 
 def next_codes(tab: Tab, rounds: int) -> list[float]:
-    found = []
+    times = []
     page = tab.open("/codes?code=a11.h6=127")
     for _ in range(rounds + 1):
         name = page.locator("h1").inner_text()
         button = page.get_by_role("button", name="Next")
         shown = f"document.querySelector('h1')?.innerText !== '{name}'"
-        found.append(until(page, press(page, button), shown))
+        times.append(until(page, press(page, button), shown))
         page.wait_for_timeout(300)
-    return found[1:]
+    return times[1:]
 
 
 def first_tokens(tab: Tab, rounds: int) -> list[float]:
     """From the button to the first new token of both texts on the page; forwards included."""
-    found = []
+    times = []
     address = f"/steering?source=by+name&codes=a12.h3=417,a20.h0=5&tokens=20&prompt={PROMPT.replace(' ', '+')}"
     page = tab.open(address)
     written = (
@@ -147,9 +147,9 @@ def first_tokens(tab: Tab, rounds: int) -> list[float]:
     )
     for _ in range(rounds + 1):
         button = page.get_by_role("button", name="Steer", exact=True)
-        found.append(until(page, press(page, button), written))
+        times.append(until(page, press(page, button), written))
         page.wait_for_function(f"!document.body.innerText.includes('▌') && {_IDLE}", timeout=120_000)
-    return found[1:]
+    return times[1:]
 
 
 def main() -> None:

@@ -43,8 +43,8 @@ def main() -> None:
     from interp.executor import RAY_SETTINGS
 
     ray.init(num_cpus=2, object_store_memory=100_000_000, **RAY_SETTINGS)
-    found = waiting(args.jobs, args.seconds) if args.seconds else reference(args)
-    print(json.dumps({"load": os.getloadavg(), "cores": os.cpu_count()} | found, indent=1))
+    measurements = waiting(args.jobs, args.seconds) if args.seconds else reference(args)
+    print(json.dumps({"load": os.getloadavg(), "cores": os.cpu_count()} | measurements, indent=1))
 
 
 def waiting(n: int, seconds: float) -> dict:

@@ -4,7 +4,7 @@ A job is pure: what it leaves, files written whole under names that tell their c
 So the files are the same wherever and however often jobs run, and work that was killed goes on by running the same jobs
 again: each looks first whether its file is there. :class:`Work` says which jobs follow from what others found.
 
-What is dear to load, a model, lies in one object, the *desk*, of which each worker has its own: it is sent without what
+What is dear to load, a model, lies in one object, the *state*. Each worker has its own: it is sent without what
 it holds, and keeps what a job loads for the next one. Workers work in the caller's folder, on storage that all share.
 There is no scheduler here: Ray places the workers, restarts nothing, and is asked once more for a job that failed.
 """
@@ -39,8 +39,8 @@ CONNECT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Told:
-    """Who a job tells what share of it is done, and lines for who watches."""
+class JobProgress:
+    """Where a job reports what share of it is done, and lines for who watches."""
 
     share: Callable[[float], None]
     say: Callable[[str], None]
@@ -51,7 +51,7 @@ class Job:
     """
     Attributes:
         name: as the log and errors call it.
-        do: called as ``do(desk, *args, told)``; found by its name in the other process.
+        do: called as ``do(state, *args, progress)``; found by its name in the other process.
         args: small, and picklable.
         place: what must be loaded for it, the dearest first: a worker goes on with what it has.
         steps: of the progress bar.
@@ -126,7 +126,7 @@ class Shard:
 
 
 def run(
-    desk: Any,
+    state: Any,
     jobs: deque[Job],
     *,
     workers: Workers = SERIAL,
@@ -149,7 +149,7 @@ def run(
         InputError: no such cluster, or it has no place for a worker.
         JobsFailedError: some jobs failed.
     """
-    for job, done in (_here if workers.serial else _on_ray)(desk, jobs, workers, advance, say):
+    for job, done in (_here if workers.serial else _on_ray)(state, jobs, workers, advance, say):
         if log is not None and not isinstance(done.value, InputError):
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("a", encoding="utf-8") as file:
@@ -193,7 +193,7 @@ def checked(results: list) -> list:
 
 
 def run_work(
-    desk: Any,
+    state: Any,
     work: Work,
     stage: contextlib.AbstractContextManager[Callable[[int], None]],
     *,
@@ -215,7 +215,7 @@ def run_work(
 
     with stage as advance:
         jobs = deque(_begin(work, end, follow, advance))
-        for job, value in run(desk, jobs, workers=workers, advance=advance, say=say, log=log):
+        for job, value in run(state, jobs, workers=workers, advance=advance, say=say, log=log):
             jobs.extendleft(reversed(follow.pop(id(job))(value)))
     return checked(results)[0]
 
@@ -280,10 +280,10 @@ class _Done:
         return record if self.failure is None else record | {"failure": self.failure}
 
 
-def _do(desk: Any, job: Job, listener: Told) -> _Done:
+def _do(state: Any, job: Job, listener: JobProgress) -> _Done:
     began, done = time.perf_counter(), _Done()
     try:
-        done.value = job.do(desk, *job.args, listener)
+        done.value = job.do(state, *job.args, listener)
     except InputError as error:
         done.value = error
     done.seconds = time.perf_counter() - began
@@ -291,12 +291,12 @@ def _do(desk: Any, job: Job, listener: Told) -> _Done:
 
 
 def _here(
-    desk: Any, jobs: deque[Job], _workers: Workers, advance: Callable[[int], None], say: Callable[[str], None]
+    state: Any, jobs: deque[Job], _workers: Workers, advance: Callable[[int], None], say: Callable[[str], None]
 ) -> Iterator[tuple[Job, _Done]]:
     while jobs:
         job = jobs.popleft()
         meter = _Meter(advance, job.steps)
-        done = _do(desk, job, Told(meter.to, say))
+        done = _do(state, job, JobProgress(meter.to, say))
         meter.to(1.0)
         yield job, done
 
@@ -305,22 +305,22 @@ class _Meter:
     """Turns the share of a job that is done into whole steps of the bar."""
 
     def __init__(self, advance: Callable[[int], None], steps: int) -> None:
-        self.advance, self.steps, self.told = advance, steps, 0
+        self.advance, self.steps, self.reported = advance, steps, 0
 
     def to(self, share: float) -> None:
         reached = round(min(1.0, share) * self.steps)
-        if reached > self.told:
-            self.advance(reached - self.told)
-            self.told = reached
+        if reached > self.reported:
+            self.advance(reached - self.reported)
+            self.reported = reached
 
 
 class _Worker:
-    """The actor: one process with a desk of its own."""
+    """The actor: one process with a state of its own."""
 
-    def begin(self, desk: bytes, version: str, folder: str, threads: int) -> None:
-        """Unpack a desk, once this process is known to fit."""
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # before the desk or a job imports torch
-        self.desk, self.unfit = None, ""
+    def begin(self, state: bytes, version: str, folder: str, threads: int) -> None:
+        """Unpack a state, once this process is known to fit."""
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # before the state or a job imports torch
+        self.state, self.unfit = None, ""
         try:
             os.chdir(folder)
         except OSError:
@@ -329,7 +329,7 @@ class _Worker:
             self.unfit = f"it has interp {__version__}, and the caller {version}: install the same everywhere"
         if not self.unfit:
             try:
-                self.desk = pickle.loads(desk)
+                self.state = pickle.loads(state)
             except Exception as error:
                 self.unfit = f"it cannot unpack the work: {type(error).__name__}: {one_line(error)}"
 
@@ -338,7 +338,7 @@ class _Worker:
             return _Done(unfit=f"worker on {platform.node()}: {self.unfit}")
         said: list[str] = []
         try:
-            done = _do(self.desk, job, Told(lambda _share: None, said.append))
+            done = _do(self.state, job, JobProgress(lambda _share: None, said.append))
         except Exception as error:
             last = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
             done = _Done(failure=f"{traceback.format_exc()}{last}{one_line(error)}")
@@ -353,12 +353,12 @@ class _Actor:
 
 
 def _on_ray(
-    desk: Any, jobs: deque[Job], workers: Workers, advance: Callable[[int], None], say: Callable[[str], None]
+    state: Any, jobs: deque[Job], workers: Workers, advance: Callable[[int], None], say: Callable[[str], None]
 ) -> Iterator[tuple[Job, _Done]]:
     if not jobs:
         return
     with _cluster(workers) as ray:
-        packed, most = ray.cloudpickle.dumps(desk), _places(ray, workers)
+        packed, most = ray.cloudpickle.dumps(state), _places(ray, workers)
         idle: list[_Actor] = []
         busy: dict[Any, tuple[_Actor, Job]] = {}
         tries: Counter[str] = Counter()

@@ -46,15 +46,15 @@ class LanguageScores(NamedTuple):
 @torch.no_grad()
 def language_scores(model: NeoX, machine: Machine, batches: list[Tensor], at: At | None = None) -> LanguageScores:
     """What one forward pass of each batch tells."""
-    found = []
+    scores = []
     for tokens in batches:
         tokens = tokens.to(model.rotary.device)
         logits, follows = model(tokens, at)[:, :-1], tokens[:, 1:]
         loss = torch.nn.functional.cross_entropy(logits.mT, follows, reduction="none").mean(1)
         right = (logits.argmax(-1) == follows).float().mean(1)
         outside = forbidden(machine, tokens.cpu(), logits[..., :BASE].softmax(-1).cpu())
-        found.append((loss.cpu(), right.cpu(), outside))
-    return LanguageScores(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        scores.append((loss.cpu(), right.cpu(), outside))
+    return LanguageScores(*(torch.cat(parts) for parts in zip(*scores, strict=True)))
 
 
 def transitions(machine: Machine, tokens: Int[Tensor, "n n_ctx"]) -> Float[Tensor, "n pair"]:

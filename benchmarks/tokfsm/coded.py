@@ -46,11 +46,11 @@ class ExponentialMovingAverage(nn.Module):
         """
         rows = book.rows(x)
         index = ids.reshape(-1, len(rows)).T.long()
-        found = torch.zeros_like(self.mass).scatter_add_(1, index, torch.ones_like(index, dtype=rows.dtype))
-        self.mass.mul_(self.memory).add_(found)
+        counts = torch.zeros_like(self.mass).scatter_add_(1, index, torch.ones_like(index, dtype=rows.dtype))
+        self.mass.mul_(self.memory).add_(counts)
         self.total.mul_(self.memory).scatter_add_(1, index[..., None].expand_as(rows), rows)
         mean = (self.total + PRIOR * book.codes) / (self.mass + PRIOR)[..., None]
-        book.codes.copy_(torch.where((found > 0)[..., None], mean, book.codes))
+        book.codes.copy_(torch.where((counts > 0)[..., None], mean, book.codes))
 
 
 class Books(nn.ModuleDict):

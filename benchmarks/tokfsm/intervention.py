@@ -53,7 +53,7 @@ def divergences(
     given = {site: ids[:, -1] for site, ids in running.ids.items()}
     if shuffled:
         given = {site: ids.roll(1, 0) for site, ids in given.items()}
-    found = {}
+    divergence_by_group = {}
     for name, sites in groups(list(books)).items():
 
         def edit(site: str, ids: Tensor, sites: list[str] = sites) -> Tensor:
@@ -63,8 +63,8 @@ def divergences(
             return ids
 
         probs = model(tokens, books.run(edit))[:, -1].softmax(-1)
-        found[name] = jensen_shannon(probs, aim).cpu()
-    return found
+        divergence_by_group[name] = jensen_shannon(probs, aim).cpu()
+    return divergence_by_group
 
 
 def pairs(machine: Machine, n: int, seed: int) -> list[tuple[Tensor, Tensor]]:

@@ -112,14 +112,14 @@ def print_seeds(results: Sequence[Mapping[str, Any]]) -> None:
 
 def summary(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Shares right by arm, over at least three seeds."""
-    found = []
+    summary_rows = []
     for key, name in NAMES.items():
         for arm in results[0]["scores"] if key != "loss" else ():
             row = {"measure": name.replace("state accuracy: ", "states: "), "arm": arm}
             ends = _over_seeds([result["scores"][arm][key] for result in results])
             row |= dict(zip(("mean", "low", "high"), ends, strict=True))
-            found.append(row | {"published": PUBLISHED.get(arm, {}).get(key)})
-    return found
+            summary_rows.append(row | {"published": PUBLISHED.get(arm, {}).get(key)})
+    return summary_rows
 
 
 def _over_seeds(values: Sequence[Value]) -> tuple[float, float, float]:

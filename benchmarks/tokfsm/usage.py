@@ -59,11 +59,11 @@ def all_inputs(machine: Machine) -> dict[str, Int[Tensor, "input pos"]]:
 
 def purities(model: NeoX, books: Books, machine: Machine) -> dict[str, dict[str, list[float]]]:
     """Purity by kind of input, by site, of each head's book."""
-    found = {}
+    purity_by_kind = {}
     for kind, tokens in all_inputs(machine).items():
         last = {site: ids[:, -1] for site, ids in codes_of(model, books, tokens).items()}
-        found[kind] = {site: [purity(column) for column in ids.T] for site, ids in last.items()}
-    return found
+        purity_by_kind[kind] = {site: [purity(column) for column in ids.T] for site, ids in last.items()}
+    return purity_by_kind
 
 
 def state_ending(tokens: Int[Tensor, "n pos"]) -> Int[Tensor, "n pos"]:
@@ -106,17 +106,20 @@ def state_precision(
     """Precision and recall of each state's code, by MLP, and under ``best`` of the MLP chosen for each state."""
     codes = [codes_of(model, books, tokens) for tokens in (chosen_on, judged_on)]
     states = [state_ending(tokens).flatten() for tokens in (chosen_on, judged_on)]
-    found, f1 = {}, []
+    scores_by_site, f1 = {}, []
     for site in [site for site in books if site.startswith("m")]:
         n_codes = books[site].config.n_codes
         tables = [contingency(c[site].flatten(), s, n_codes) for c, s in zip(codes, states, strict=True)]
         precision, recall, chosen_by = classify(*tables)
-        found[site] = {"precision": precision, "recall": recall}
+        scores_by_site[site] = {"precision": precision, "recall": recall}
         f1.append(chosen_by)
     at = torch.stack(f1).argmax(0)
     every = torch.arange(N_STATES)
-    best = {name: torch.stack([part[name] for part in found.values()])[at, every] for name in ("precision", "recall")}
-    return found | {"best": best}
+    best = {
+        name: torch.stack([part[name] for part in scores_by_site.values()])[at, every]
+        for name in ("precision", "recall")
+    }
+    return scores_by_site | {"best": best}
 
 
 @torch.no_grad()

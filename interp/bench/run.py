@@ -19,7 +19,7 @@ from interp.bench.table import BenchCell, one_line, tabulate
 from interp.errors import InputError
 from interp.evaluation.faithfulness import faithfulness_curves
 from interp.evaluation.stability import best_heads, bootstrap_stability, mean_jaccard
-from interp.executor import SERIAL, Job, Shard, Steps, Told, Work, Workers, checked, run_work
+from interp.executor import SERIAL, Job, JobProgress, Shard, Steps, Work, Workers, checked, run_work
 from interp.interventions.ablation import Ablator
 from interp.models import Model, OneModel, describe_model, load_tokenizer, weights_checksum
 from interp.progress import Stage, silent
@@ -281,14 +281,16 @@ class BenchWorker:
         self._bench.say = say
         return self._bench
 
-    def begin(self, target: BenchTarget, progress: Told) -> "dict[str, tuple[tuple[int, int], ...]] | Unmeasured":
+    def begin(
+        self, target: BenchTarget, progress: JobProgress
+    ) -> "dict[str, tuple[tuple[int, int], ...]] | Unmeasured":
         """The cells of every method, or what has to be measured before."""
         bench = self.bench(target, progress.say)
         if isinstance(bench, Unmeasured):
             return bench
         return {name: bench.cells_of(name) for name in (YARDSTICK, *self.plan.methods)}
 
-    def find(self, target: BenchTarget, step: str, method: str, cells: Any, progress: Told) -> MethodCells:
+    def find(self, target: BenchTarget, step: str, method: str, cells: Any, progress: JobProgress) -> MethodCells:
         bench = self.bench(target, progress.say)
         assert isinstance(bench, TargetBench)
         return getattr(bench, step)(method, cells, progress.share)

@@ -25,7 +25,7 @@ from interp.bench.plan import BenchTarget, Say
 from interp.circuits.circuit import Strict
 from interp.errors import InputError, fault
 from interp.evaluation.stability import mean_jaccard
-from interp.executor import SERIAL, Job, Shard, Steps, Told, Work, Workers, run_work
+from interp.executor import SERIAL, Job, JobProgress, Shard, Steps, Work, Workers, run_work
 from interp.files import readable, request_of, write_json
 from interp.models import OneModel
 from interp.progress import Stage, silent
@@ -139,7 +139,7 @@ def _row(cell: Discovery, out: Path, say: Say) -> Steps:
     return {key: value for key, value in asdict(cell).items() if key != "options"} | outcome
 
 
-def discover(models: OneModel, cell: Discovery, out: Path, progress: Told) -> dict:
+def discover(models: OneModel, cell: Discovery, out: Path, progress: JobProgress) -> dict:
     """One discovery into its folder, or what is there of it: gap, members, their effects."""
     search, folder = cell.search(), out / cell.name
     asked = search.request(cell.model, models.dtype)
@@ -159,7 +159,7 @@ def discover(models: OneModel, cell: Discovery, out: Path, progress: Told) -> di
     }
 
 
-def _share_of_job(progress: Told) -> Stage:
+def _share_of_job(progress: JobProgress) -> Stage:
     """The stages of a discovery as shares of a job: how many there will be is not known, so each tells half of the
     rest."""
     done = 0.0

@@ -47,7 +47,7 @@ from interp.bottlenecks.store import (
     model_identity,
 )
 from interp.errors import InputError, check_fields, parse_field
-from interp.executor import SERIAL, Job, Shard, Told, Workers, run
+from interp.executor import SERIAL, Job, JobProgress, Shard, Workers, run
 from interp.files import atomic_path, read_json, write_json
 from interp.models import Model, OneModel, Site, expand_sites, hooked, model_device
 from interp.models.hooks import check_model
@@ -349,7 +349,7 @@ class _LayerFitter:
     def __getstate__(self) -> dict:
         return self.__dict__ | {"stream": None}
 
-    def fit(self, layer: int, sites: tuple[str, ...], config: FitConfig, report: Told) -> None:
+    def fit(self, layer: int, sites: tuple[str, ...], config: FitConfig, report: JobProgress) -> None:
         """The books of one layer that an earlier process has not fitted."""
         books = new_books(self.models(self.spec), sites, config)
         todo = tuple(site for site in books if not (self.folder / str(site) / CONFIG_FILE).is_file())

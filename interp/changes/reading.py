@@ -15,7 +15,7 @@ from interp.bottlenecks.attach import attach, groups_at
 from interp.bottlenecks.base import NO_CODE, Codes
 from interp.codesearch.layout import names_of_groups
 from interp.errors import InputError
-from interp.executor import SERIAL, Job, Told, Work, Workers, checked, run_work
+from interp.executor import SERIAL, Job, JobProgress, Work, Workers, checked, run_work
 from interp.models import HookFunction, Model, OneModel, describe_model, hooked, model_device, resolve_site
 from interp.models.partial_forward import starting_at
 from interp.progress import Stage, silent
@@ -199,7 +199,7 @@ def read_all(
 
 
 def _read_part(
-    worker: _ReadingWorker, specs: Sequence[str], tokens: Int[Tensor, "block pos"], progress: Told
+    worker: _ReadingWorker, specs: Sequence[str], tokens: Int[Tensor, "block pos"], progress: JobProgress
 ) -> list[Reader]:
     base_model, *others = (model(spec) for model, spec in zip(worker.models, specs, strict=True))
     books, firsts = worker.books, worker.firsts

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from interp.activations.stream import HUNDREDTHS, equal_length_batches
 from interp.circuits.references import ExactEffects
 from interp.circuits.verify import check_gap
-from interp.executor import Job, Told
+from interp.executor import Job, JobProgress
 from interp.files import atomic_path, read_tensors
 from interp.models import Model, describe_model, weights_checksum
 from interp.progress import counted
@@ -71,7 +71,7 @@ class Measurement:
         return parts
 
     def jobs(self, name: str, place: tuple[str, ...], steps: int) -> Iterator[Job]:
-        """One a part, of a desk that has ``models``, a :class:`~interp.models.OneModel`; ``place`` begins with the
+        """One a part, of a state that has ``models``, a :class:`~interp.models.OneModel`; ``place`` begins with the
         model's spec, ``steps`` are of all of them."""
         parts = self.parts()
         for i, part in enumerate(parts):
@@ -99,7 +99,7 @@ class Measurement:
         return ExactEffects(name, self.pairs.task, model, *components, *metrics, made)
 
 
-def measure_part(desk: Any, spec: str, part: Part, mlps: bool, batch_size: int, report: Told) -> None:
+def measure_part(state: Any, spec: str, part: Part, mlps: bool, batch_size: int, report: JobProgress) -> None:
     """Patch every component on the pairs of a part, if its file is not there."""
     if read_part(part) is not None:
         return
@@ -107,7 +107,7 @@ def measure_part(desk: Any, spec: str, part: Part, mlps: bool, batch_size: int, 
     config = PatchingConfig(batch_size=batch_size, mlps=mlps, checkpoint=str(begun))
     part.path.parent.mkdir(parents=True, exist_ok=True)
     progress = counted(report.share, HUNDREDTHS)
-    scores = patching(desk.models(spec), part.pairs, config, progress=progress)
+    scores = patching(state.models(spec), part.pairs, config, progress=progress)
     tensors = {"heads": scores.heads_per_pair, "clean": scores.metric_clean, "corrupt": scores.metric_corrupt}
     if scores.mlps_per_pair is not None:
         tensors["mlps"] = scores.mlps_per_pair

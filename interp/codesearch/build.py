@@ -47,7 +47,7 @@ from interp.codesearch.layout import (
 )
 from interp.codesearch.looks import LOOKS, LooksReader, looks_layout
 from interp.errors import InputError
-from interp.executor import SERIAL, Job, Shard, Told, Workers, run
+from interp.executor import SERIAL, Job, JobProgress, Shard, Workers, run
 from interp.files import atomic_path, read_json, write_json
 from interp.models import Model, OneModel, hooked, model_device, resolve_site
 from interp.progress import Stage, counted, silent
@@ -354,7 +354,7 @@ def _build_part(
     tokens: Int[Tensor, "block pos"],
     folder: Path,
     options: BuildOptions,
-    progress: Told,
+    progress: JobProgress,
 ) -> None:
     """The ids, and what is gathered, of some blocks, in a folder of their own; goes on where it stopped."""
 

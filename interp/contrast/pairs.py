@@ -12,7 +12,7 @@ import numpy as np
 from interp.contrast.explain import why
 from interp.contrast.explanation import Why
 from interp.errors import InputError, whole_number
-from interp.executor import SERIAL, Job, Told, Work, Workers, checked, run_work
+from interp.executor import SERIAL, Job, JobProgress, Work, Workers, checked, run_work
 from interp.files import read_json, write_json
 from interp.models import Model, OneModel, describe_model, load_tokenizer
 from interp.progress import Stage, silent
@@ -137,7 +137,7 @@ def why_pairs(
     return ExplainedPairs(loaded.name, explanations, refused, _heads(explanations))
 
 
-def _explain(models: OneModel, spec: str, pair: PromptPair, checkpoint: Path | None, _told: Told) -> Why:
+def _explain(models: OneModel, spec: str, pair: PromptPair, checkpoint: Path | None, _progress: JobProgress) -> Why:
     path = None
     if checkpoint is not None:
         made_of = json.dumps([spec, models.dtype, pair.fingerprint])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from interp.activations.stream import HUNDREDTHS
 from interp.errors import InputError
-from interp.executor import SERIAL, Job, Told, Work, Workers, checked, run_work
+from interp.executor import SERIAL, Job, JobProgress, Work, Workers, checked, run_work
 from interp.models import Model, OneModel, describe_model
 from interp.programs.judge import Judge
 from interp.programs.program import fit_and_judge
@@ -63,7 +63,7 @@ class _JudgeWorker:
         return self.__dict__ | {"judge": None}
 
 
-def _judged_entry(worker: _JudgeWorker, i: int, spec: str, progress: Told) -> Interchange:
+def _judged_entry(worker: _JudgeWorker, i: int, spec: str, progress: JobProgress) -> Interchange:
     run = worker.run
     assert run.program is not None
     if worker.judge is None:

@@ -9,7 +9,7 @@ from interp.activations.stream import BATCH_SIZE
 from interp.circuits.exact_effects import Measurement
 from interp.circuits.references import ExactEffects
 from interp.errors import InputError, whole_number
-from interp.executor import SERIAL, Job, Shard, Steps, Told, Work, Workers, checked, run_work
+from interp.executor import SERIAL, Job, JobProgress, Shard, Steps, Work, Workers, checked, run_work
 from interp.models import Model, OneModel, describe_model
 from interp.models.provenance import versions
 from interp.progress import Stage, silent
@@ -91,7 +91,7 @@ def _begin(
     sampling: dict[str, Any],
     folder: Path,
     batch_size: int,
-    _told: Told,
+    _progress: JobProgress,
 ) -> tuple[Measurement, str]:
     loaded, model = load_task(task), worker.models(spec)
     pairs = sample_pairs(loaded, model.tokenizer, n, N_PAIRS, **sampling)

@@ -60,7 +60,7 @@ def test_means_are_of_the_tokens_without_bos_and_padding(model):
 
 def planned(model, books, code_set) -> dict[str, SteeringCondition]:
     means = means_of_texts(model, [*books, "r1"], MARKED, PLAIN)
-    options = {"layer": "r1", "gate": "token:e", "said": lambda prompt: f"Z Z {prompt}", "seed": 0}
+    options = {"layer": "r1", "gate": "token:e", "rewrite_prompt": lambda prompt: f"Z Z {prompt}", "seed": 0}
     arms = plan_arms(model, books, code_set, means, lambda: gains(model, books), **options)
     return {arm.name: arm for arm in arms}
 
