@@ -11,7 +11,7 @@ import pytest
 from interp.files import write_json
 from tests.command_line import ONE_THREAD
 
-SMALL = {"inputs": 24, "files": 6, "kills": 1, "calls": 28, "links": 6, "tabs": 2}
+SMALL = {"inputs": 12, "files": 4, "kills": 1, "calls": 12, "links": 4, "tabs": 2}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the campaign is kept in one folder by Landlock")

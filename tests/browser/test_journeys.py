@@ -56,10 +56,10 @@ def test_start_tells_when_the_model_is_ready_and_leads_to_steering(tab):
 def open_first_row(page: Page, name: str | re.Pattern) -> None:
     """Click it until the page of that name opens: a table that is still being drawn takes no click."""
     heading = page.get_by_role("heading", level=1, name=name)
-    for _ in range(3):
+    for _ in range(12):
         page.locator("[data-testid=stDataFrame] .dvn-scroller").first.click(position={"x": 50, "y": 52})
         with contextlib.suppress(AssertionError):
-            return expect(heading).to_be_visible(timeout=10_000)
+            return expect(heading).to_be_visible(timeout=2_500)
     raise AssertionError(name)
 
 
