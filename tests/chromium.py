@@ -18,7 +18,7 @@ FLAGS = [
 
 def chromium_path() -> str | None:
     names = (os.environ.get("CHROMIUM", "chromium"), "chromium-browser", "google-chrome")
-    return next((found for name in names if (found := shutil.which(name))), None)
+    return next((path for name in names if (path := shutil.which(name))), None)
 
 
 @pytest.fixture(scope="session")

@@ -32,26 +32,26 @@ class Desk:
     def __getstate__(self) -> dict:
         return {"loaded": []}
 
-    def square(self, n: int, folder: Path, told) -> dict:
+    def square(self, n: int, folder: Path, progress) -> dict:
         place = str(n % 2)
         if place not in self.loaded[-1:]:
             self.loaded.append(place)
-        told.share(0.5)
-        told.say(f"at {n}")
+        progress.share(0.5)
+        progress.say(f"at {n}")
         if n < 0:
             raise InputError(f"{n}: it must not be negative")
         write_json(folder / f"{n}.json", n**2)
         threads = os.environ.get("OMP_NUM_THREADS")
         return {"n": n, "process": os.getpid(), "loaded": list(self.loaded), "threads": threads}
 
-    def slow_square(self, n: int, folder: Path, _told) -> None:
+    def slow_square(self, n: int, folder: Path, _progress) -> None:
         """Looks first whether it is done; leaves a note of each time that it was begun."""
         if not (folder / f"{n}.json").exists():
             (folder / f"{n}-{time.time_ns()}.begun").touch()
             time.sleep(0.2)
             write_json(folder / f"{n}.json", n**2)
 
-    def once_fatal(self, mark: Path, how: str, _told) -> str:
+    def once_fatal(self, mark: Path, how: str, _progress) -> str:
         """Fails when it is run for the first time."""
         if not mark.exists():
             mark.write_text("")
@@ -60,7 +60,7 @@ class Desk:
             raise OSError(28, "No space left on device", str(mark))
         return "done"
 
-    def always_full(self, _told) -> None:
+    def always_full(self, _progress) -> None:
         raise OSError(28, "No space left on device", "/full")
 
 
@@ -73,13 +73,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_jobs_here_run_in_order_with_those_that_follow_before_the_rest(tmp_path):
-    jobs, steps, said, names = squares(tmp_path, range(3)), [], [], []
-    for job, _ in run(Desk(), jobs, advance=steps.append, say=said.append, log=tmp_path / "log.jsonl"):
+    jobs, steps, messages, names = squares(tmp_path, range(3)), [], [], []
+    for job, _ in run(Desk(), jobs, advance=steps.append, say=messages.append, log=tmp_path / "log.jsonl"):
         names.append(job.name)
         if job.name == "square 0":
             jobs.appendleft(Job("square 7", Desk.square, (7, tmp_path), (), 10))
     assert names == ["square 0", "square 7", "square 1", "square 2"]
-    assert sum(steps) == 40 and steps == [5] * 8 and said == ["at 0", "at 7", "at 1", "at 2"]
+    assert sum(steps) == 40 and steps == [5] * 8 and messages == ["at 0", "at 7", "at 1", "at 2"]
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["job"] for line in log] == names and all(line["process"] == os.getpid() for line in log)
 
@@ -155,10 +155,10 @@ def test_without_ray_or_a_cluster_it_is_one_line(monkeypatch):
 def test_workers_leave_the_same_files_load_little_and_tell_what_jobs_say(tmp_path):
     for folder, workers in (("here", SERIAL), ("there", RAY)):
         (tmp_path / folder).mkdir()
-        jobs, steps, said = squares(tmp_path / folder, range(-1, 8)), [], []
-        options = {"workers": workers, "advance": steps.append, "say": said.append}
+        jobs, steps, messages = squares(tmp_path / folder, range(-1, 8)), [], []
+        options = {"workers": workers, "advance": steps.append, "say": messages.append}
         results = {job.name: result for job, result in run(Desk(), jobs, **options)}
-        assert sum(steps) == 90 and sorted(said) == [f"at {n}" for n in range(-1, 8)]
+        assert sum(steps) == 90 and sorted(messages) == [f"at {n}" for n in range(-1, 8)]
         refused = results.pop("square -1")
         assert isinstance(refused, InputError) and "-1" in str(refused)
     assert contents(tmp_path / "here") == contents(tmp_path / "there") != {}

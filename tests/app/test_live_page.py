@@ -26,7 +26,7 @@ def expected(model, runs_with_books) -> dict[str, np.ndarray]:
     ids = [model.tokenizer.bos_token_id, *model.tokenizer(TEXT, add_special_tokens=False).input_ids]
     with torch.no_grad(), attach(model, books, error_term=True) as attached:
         model(torch.tensor([ids]))
-    return {site: found[0, 1:].numpy() for site, found in attached.ids.items()}
+    return {site: site_ids[0, 1:].numpy() for site, site_ids in attached.ids.items()}
 
 
 def test_tokens_are_coloured_by_their_codes_and_one_is_listed_at_all_sites(page, runs_with_books, expected):

@@ -110,7 +110,9 @@ def test_base_and_steered_are_what_the_library_makes_of_them(page, runs_with_boo
     assert files_of(runs_with_books) == before
     kept = json.loads(json.dumps(session(app.session_state["comparison"])))
     assert [kept["python"], kept["command"], kept["link"]] == [block.value for block in app.code[:3]]
-    assert [text["text"] for text in kept["texts"]] == [one.prompt + one.text for one in (base, steered)]
+    assert [text["text"] for text in kept["texts"]] == [
+        continuation.prompt + continuation.text for continuation in (base, steered)
+    ]
     np.testing.assert_allclose(kept["texts"][1]["kl"], divergence, atol=1e-5)
 
 

@@ -44,13 +44,13 @@ def copied(finished, tmp_path) -> Path:
 
 def files(folder: Path) -> dict[str, bytes]:
     """Of results; the log is beside them."""
-    found = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".jsonl"]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".jsonl"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def cell(result: dict, method: str, n: int, seed: int) -> dict:
-    (found,) = [row for row in result["cells"] if (row["method"], row["n"], row["seed"]) == (method, n, seed)]
-    return found
+    (matching_row,) = [row for row in result["cells"] if (row["method"], row["n"], row["seed"]) == (method, n, seed)]
+    return matching_row
 
 
 def test_a_cells_numbers_are_those_of_the_method_run_on_its_pairs_alone(finished):
@@ -64,23 +64,23 @@ def test_a_cells_numbers_are_those_of_the_method_run_on_its_pairs_alone(finished
             for seed in range(2):
                 pairs = pool.subset(drawn(seed, n, len(pool)))
                 scores = load_method(method)(model, pairs)
-                found, expected = cell(result, method, n, seed), recover(scores.heads, truth)
-                assert found["roc_auc"] == pytest.approx(expected.roc_auc)
-                assert found["average_precision"] == pytest.approx(expected.average_precision)
-                assert found["forwards"] == pytest.approx(scores.cost.forwards)
-                assert (found["edge_roc_auc"] is None) == (method == "attribution")
+                row, expected = cell(result, method, n, seed), recover(scores.heads, truth)
+                assert row["roc_auc"] == pytest.approx(expected.roc_auc)
+                assert row["average_precision"] == pytest.approx(expected.average_precision)
+                assert row["forwards"] == pytest.approx(scores.cost.forwards)
+                assert (row["edge_roc_auc"] is None) == (method == "attribution")
                 if n == min(SMALL["pairs"]):
                     curves = faithfulness_curves(ablator, scores.heads, seed=seed)
                     wanted = {"cmd": curves.cmd, "cpr": curves.cpr, "f_5": curves.f_at[5]}
-                    assert {name: found[name] for name in wanted} == pytest.approx(wanted, abs=1e-4)
+                    assert {name: row[name] for name in wanted} == pytest.approx(wanted, abs=1e-4)
                 else:
-                    assert found["cmd"] is found["f_50"] is None
+                    assert row["cmd"] is row["f_50"] is None
 
 
 def test_circuits_that_run_alone_are_built_in_the_order_that_a_method_gives_for_it(tmp_path):
     name = "planted-or"  # arms of a gate count for more there than by what each does alone
     result = run_bench(plan(tasks=(name,), methods=("adaptive-patching",), pairs=(8,), seeds=1), tmp_path)
-    found = cell(result, "adaptive-patching", 8, 0)
+    row = cell(result, "adaptive-patching", 8, 0)
     model, task = load_planted_model(name), load_planted_task(name)
     pairs = task.sample(model.tokenizer, 16, 0).subset(drawn(0, 8, 16))
     method = load_method("adaptive-patching")
@@ -88,7 +88,7 @@ def test_circuits_that_run_alone_are_built_in_the_order_that_a_method_gives_for_
     ablator = Ablator(model, task.sample(model.tokenizer, SMALL["held_out"], 2000))
     by_alone, by_heads = (faithfulness_curves(ablator, s, seed=0).cpr for s in (grown.heads, scores.heads))
     assert by_alone != pytest.approx(by_heads, abs=1e-2), "the two orders differ here"
-    assert found["cpr"] == pytest.approx(by_alone, abs=1e-4)
+    assert row["cpr"] == pytest.approx(by_alone, abs=1e-4)
 
 
 def test_the_table_holds_every_cell_the_yardstick_and_both_summaries(finished):
@@ -100,10 +100,10 @@ def test_the_table_holds_every_cell_the_yardstick_and_both_summaries(finished):
     spread = {"mean": np.mean(values), "least": min(values), "largest": max(values), "count": 2}
     assert line["average_precision"] == spread
     assert line["reference"] == f"{TASK}/written" and line["jaccard_bootstrap"] is not None
-    (found,) = [row for row in result["comparisons"] if row["metric"] == "cmd" and row["n"] == 4]
+    (comparison,) = [row for row in result["comparisons"] if row["metric"] == "cmd" and row["n"] == 4]
     ours, against = ([cell(result, m, 4, s)["cmd"] for s in range(2)] for m in ("eap", "attribution"))
-    assert found["method"] == "eap" and found["low"] <= found["difference"]
-    assert found["difference"] == pytest.approx(np.mean(ours) - np.mean(against))
+    assert comparison["method"] == "eap" and comparison["low"] <= comparison["difference"]
+    assert comparison["difference"] == pytest.approx(np.mean(ours) - np.mean(against))
     json.dumps(result, allow_nan=False)
 
 
@@ -294,13 +294,13 @@ def test_a_prompt_file_that_has_changed_is_measured_again(tmp_path, prompts):
 
 def test_a_short_prompt_file_is_shared_between_the_pool_and_the_judges(tmp_path, prompts):
     prompts(range(12))
-    found = run_bench(plan(**MINE | {"pairs": (5,), "pool": 300}), tmp_path / "bench")
-    assert cell(found, "attribution", 5, 0)["roc_auc"] is not None
+    result = run_bench(plan(**MINE | {"pairs": (5,), "pool": 300}), tmp_path / "bench")
+    assert cell(result, "attribution", 5, 0)["roc_auc"] is not None
     assert ExactEffects.load(next((tmp_path / "bench").glob("*/reference-*"))).n_pairs == 6
     with pytest.raises(InputError, match=r"has 12 pairs, and --pairs asks for 12: others are needed"):
         run_bench(plan(**MINE | {"pairs": (12,), "pool": 300}), tmp_path / "more")
     # beside another that can be run it is left out, and what was found of that is kept
-    found = run_bench(plan(**MINE | {"pairs": (12,), "tasks": (TASK, "mine.json")}), tmp_path / "both")
-    assert {c["task"] for c in found["cells"]} == {TASK}
-    (why,) = {left["why"] for left in found["skipped"] if left["task"] == "mine.json"}
+    result = run_bench(plan(**MINE | {"pairs": (12,), "tasks": (TASK, "mine.json")}), tmp_path / "both")
+    assert {c["task"] for c in result["cells"]} == {TASK}
+    (why,) = {left["why"] for left in result["skipped"] if left["task"] == "mine.json"}
     assert "has 12 pairs, and --pairs asks for 12" in why

@@ -55,14 +55,14 @@ def test_edges_are_scored_apart_where_they_are_compared(made):
 
 
 def test_scores_of_another_precision_are_made_again(made):
-    found = {}
+    head_scores = {}
     for dtype in ("float32", "bfloat16", "float32"):
         for folder in ("kept", dtype):
             runner = made("attribution", folder=folder, dtype=dtype)
             runner.prepare([(4, 0)], quiet)
-            found[folder, dtype] = runner.outcome(4, 0, quiet).heads
-        np.testing.assert_array_equal(found["kept", dtype], found[dtype, dtype])
-    assert not np.array_equal(found["kept", "float32"], found["kept", "bfloat16"])
+            head_scores[folder, dtype] = runner.outcome(4, 0, quiet).heads
+        np.testing.assert_array_equal(head_scores["kept", dtype], head_scores[dtype, dtype])
+    assert not np.array_equal(head_scores["kept", "float32"], head_scores["kept", "bfloat16"])
 
 
 def test_the_batch_size_counts_where_it_moves_scores(made):

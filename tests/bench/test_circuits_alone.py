@@ -23,12 +23,12 @@ def test_on_the_pairs_of_the_bench_it_has_the_numbers_of_the_bench(tmp_path, mon
     words = ["circuits_alone.py", str(tmp_path / "bench"), "--held-out", str(HELD_OUT), "--out", str(out)]
     monkeypatch.setattr(sys, "argv", words)
     runpy.run_path(str(SCRIPT), run_name="__main__")
-    found = json.loads(out.read_text())["methods"]
-    assert set(found) == {"adaptive-patching", "attribution", "yardstick"}
-    for method, row in found.items():
+    methods = json.loads(out.read_text())["methods"]
+    assert set(methods) == {"adaptive-patching", "attribution", "yardstick"}
+    for method, row in methods.items():
         cells = [cell["cmd"] for cell in bench["cells"] if cell["method"] == method]
         assert row["by_seed"] == pytest.approx(cells, abs=1e-5)
         low, high = row["interval"]
         assert low <= row["cmd"] <= high
-    best, other = found["adaptive-patching"], found["attribution"]
+    best, other = methods["adaptive-patching"], methods["attribution"]
     assert best["less"] == 0 and other["less"] == pytest.approx(best["cmd"] - other["cmd"])

@@ -8,27 +8,27 @@ from interp.bench.table import METRICS, _groups, compare_subsets
 
 
 def test_the_mean_over_tasks_is_of_the_tasks_means():
-    found = compare_subsets([[0.1, 0.3], [0.0, 0.0, 0.6]])
-    assert found["difference"] == pytest.approx(0.2) and found["seeds"] == 2
+    comparison = compare_subsets([[0.1, 0.3], [0.0, 0.0, 0.6]])
+    assert comparison["difference"] == pytest.approx(0.2) and comparison["seeds"] == 2
 
 
 def test_the_interval_is_the_bootstrap_of_the_differences():
     rng = np.random.default_rng(0)
     shared = rng.normal(size=40)
     a, b = shared + 0.05 + 0.02 * rng.normal(size=40), shared
-    found = compare_subsets([(a - b).tolist()])
-    assert 0.03 < found["low"] < found["difference"] < found["high"] < 0.07
+    comparison = compare_subsets([(a - b).tolist()])
+    assert 0.03 < comparison["low"] < comparison["difference"] < comparison["high"] < 0.07
     half = 1.96 * (a - b).std(ddof=1) / np.sqrt(40)
-    assert found["high"] - found["low"] == pytest.approx(2 * half, rel=0.15)
+    assert comparison["high"] - comparison["low"] == pytest.approx(2 * half, rel=0.15)
     # over two tasks alike, by the square root of two narrower
     both = compare_subsets([(a - b).tolist()] * 2)
-    assert (both["high"] - both["low"]) * np.sqrt(2) == pytest.approx(found["high"] - found["low"], rel=0.15)
+    assert (both["high"] - both["low"]) * np.sqrt(2) == pytest.approx(comparison["high"] - comparison["low"], rel=0.15)
 
 
 @pytest.mark.parametrize(("differences", "expected"), [([[0.1], [0.2, 0.3]], (None, None)), ([[0.0] * 10], (0, 0))])
 def test_one_seed_has_no_interval_and_no_difference_none_that_is_wide(differences, expected):
-    found = compare_subsets(differences)
-    assert (found["low"], found["high"]) == expected
+    comparison = compare_subsets(differences)
+    assert (comparison["low"], comparison["high"]) == expected
 
 
 def test_a_groups_row_is_the_mean_of_its_tasks():
@@ -39,6 +39,6 @@ def test_a_groups_row_is_the_mean_of_its_tasks():
         line = {"task": name, "model": name, "method": "attribution", "n": 10, "decides": True}
         jaccard = {"jaccard_seeds": value, "jaccard_bootstrap": None}
         lines.append(line | dict.fromkeys(METRICS, spread) | jaccard)
-    (found,) = _groups(plan, lines)
-    assert found["roc_auc"] == pytest.approx(0.4) and found["jaccard_seeds"] == pytest.approx(0.4)
-    assert (found["tasks"], found["of_tasks"]) == (2, 2)
+    (group_row,) = _groups(plan, lines)
+    assert group_row["roc_auc"] == pytest.approx(0.4) and group_row["jaccard_seeds"] == pytest.approx(0.4)
+    assert (group_row["tasks"], group_row["of_tasks"]) == (2, 2)

@@ -35,12 +35,12 @@ def jobs_in(log: Path) -> list[str]:
     return [json.loads(line)["job"] for line in log.read_text().splitlines()]
 
 
-def assert_same(found: ExactEffects, wanted: ExactEffects, folder: Path) -> None:
+def assert_same(exact_effects: ExactEffects, wanted: ExactEffects, folder: Path) -> None:
     """By the bytes of their files."""
-    for name, reference in (("found", found), ("wanted", wanted)):
+    for name, reference in (("found", exact_effects), ("wanted", wanted)):
         reference.save(folder / f"{name}.safetensors")
     assert (folder / "found.safetensors").read_bytes() == (folder / "wanted.safetensors").read_bytes()
-    assert abs(found.effects()).max() > 0.1
+    assert abs(exact_effects.effects()).max() > 0.1
 
 
 def test_a_method_that_is_run_cell_by_cell_has_a_job_for_each(serial):
@@ -66,13 +66,13 @@ def test_a_bench_on_workers_leaves_the_same_files(serial, tmp_path):
 def test_shards_of_a_bench_wait_for_references_and_are_gathered(serial, tmp_path):
     folder, wanted = serial
     shards = [Shard(1, 2), Shard(2, 2)]
-    said: dict[str, list[str]] = {"first": [], "second": []}
-    for round_, lines in said.items():
+    messages: dict[str, list[str]] = {"first": [], "second": []}
+    for round_, lines in messages.items():
         for shard in shards:
             whole = plan(**PLAN)
             assert run_bench(whole, tmp_path, shard=shard, say=lines.append) is None, round_
-    waited = [line for line in said["first"] if "waits for the parts of its reference" in line]
-    assert waited and not any("waits" in line for line in said["second"])
+    waited = [line for line in messages["first"] if "waits for the parts of its reference" in line]
+    assert waited and not any("waits" in line for line in messages["second"])
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
     assert run_bench(plan(**PLAN), tmp_path) == wanted
     assert {path: path.stat().st_mtime_ns for path in before} == before, "gathering makes nothing again"

@@ -60,28 +60,29 @@ def case(tiny_model_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(case):
+def difference(case):
     base, tuned, _, blocks, books, _ = case
     return diff(base, tuned, blocks, codebooks=books, context=32, prompts=["Mary went to"])
 
 
-def test_the_head_that_changed_carries_the_difference_and_has_the_codes(found):
-    assert found.sites[0].site == "a0.h2" and found.together[0].sites == 1
+def test_the_head_that_changed_carries_the_difference_and_has_the_codes(difference):
+    assert difference.sites[0].site == "a0.h2" and difference.together[0].sites == 1
     # its weights alone differ, so its output is all that differs
-    assert found.sites[0].kl_share == pytest.approx(1, abs=1e-4)
-    assert found.sites[0].undone == pytest.approx(1, abs=1e-4)
-    first = [code for code in found.codes if code.site.startswith("a0")]
+    assert difference.sites[0].kl_share == pytest.approx(1, abs=1e-4)
+    assert difference.sites[0].undone == pytest.approx(1, abs=1e-4)
+    first = [code for code in difference.codes if code.site.startswith("a0")]
     assert first and {code.site for code in first} == {"a0.h2"}
-    assert found.n_changed > 0 and found.kl > 0.01
-    kl = [context.kl for context in found.contexts]
-    assert kl == sorted(kl, reverse=True) and kl[0] > found.kl
-    assert sum(share for _, _, share in found.classes) == pytest.approx(1)
-    assert found.words and all(word.kl > 0 for word in found.words) and any(word.says for word in found.words)
+    assert difference.n_changed > 0 and difference.kl > 0.01
+    kl = [context.kl for context in difference.contexts]
+    assert kl == sorted(kl, reverse=True) and kl[0] > difference.kl
+    assert sum(share for _, _, share in difference.classes) == pytest.approx(1)
+    assert difference.words and all(word.kl > 0 for word in difference.words)
+    assert any(word.says for word in difference.words)
 
 
-def test_codes_are_taken_back_beside_controls(found):
-    assert set(found.undo) == {"codes forbidden", "codes set back", "random codes", "mean difference"}
-    shares = [share for arm in found.undo.values() for share in (arm.worst, arm.other)]
+def test_codes_are_taken_back_beside_controls(difference):
+    assert set(difference.undo) == {"codes forbidden", "codes set back", "random codes", "mean difference"}
+    shares = [share for arm in difference.undo.values() for share in (arm.worst, arm.other)]
     assert all(share is not None and share <= 1 for share in shares) and len(set(shares)) == len(shares)
     assert _share(0.5, 2.0) == 0.75 and _share(0.0, 0.0) is None
 
@@ -102,18 +103,18 @@ def test_the_difference_of_means_is_taken_away_at_its_head_alone(case):
     assert torch.equal(moved[:, :, others], plain[:, :, others])
 
 
-def test_json_comes_back_and_its_page_is_short(found, tmp_path):
-    stored = json.loads(json.dumps(found.as_json(), allow_nan=False))
+def test_json_comes_back_and_its_page_is_short(difference, tmp_path):
+    stored = json.loads(json.dumps(difference.as_json(), allow_nan=False))
     assert set(stored) == KEYS > ASKED_FOR
     assert set(stored["codes"][0]) >= {"site", "code", "name", "base", "tuned", "q", "examples"}
     assert set(stored["contexts"][0]) >= {"text", "token", "kl"}
     assert set(stored["sites"][0]) >= {"site", "kl_share"}
-    assert Diff.load(found.save(tmp_path / "saved")) == found
-    assert len(found.as_text().splitlines()) <= 45
+    assert Diff.load(difference.save(tmp_path / "saved")) == difference
+    assert len(difference.as_text().splitlines()) <= 45
     (tmp_path / "saved" / "diff.json").write_text("{}")
     with pytest.raises(InputError, match="make it again"):
         Diff.load(tmp_path / "saved")
-    prompt = found.prompts[0]
+    prompt = difference.prompts[0]
     assert prompt["prompt"] == "Mary went to" and prompt["base"] and prompt["tuned"]
 
 
@@ -204,15 +205,15 @@ def _drifting(rng, n=4000):
 def test_a_code_at_a_word_stands_out_from_what_moves_everywhere():
     words, before, after, trait = _drifting(np.random.default_rng(0))
     base, drifted, tuned = (Reading({"m0": ids}) for ids in (before, after, trait))
-    nothing, found = (codes_at_words(base, one, {"m0": 6}, words, 20) for one in (drifted, tuned))
+    nothing, moved_codes = (codes_at_words(base, reading, {"m0": 6}, words, 20) for reading in (drifted, tuned))
     assert not (nothing.q <= 0.05).any()
-    significant = found.q <= 0.05
-    assert set(zip(found.word[significant], found.row[significant], strict=True)) == {(7, 5)}
+    significant = moved_codes.q <= 0.05
+    assert set(zip(moved_codes.word[significant], moved_codes.row[significant], strict=True)) == {(7, 5)}
     # counted and expected by hand
     block = np.arange(len(words)) // 20
     firsts = [i for b in range(200) for i in np.flatnonzero((block == b) & (words == 7))[:1].tolist()]
-    pair = int(np.flatnonzero(found.row == 5)[0])
-    assert found.n[pair] == (before[firsts, 0] == 3).sum() and found.stretches[7] == len(firsts)
+    pair = int(np.flatnonzero(moved_codes.row == 5)[0])
+    assert moved_codes.n[pair] == (before[firsts, 0] == 3).sum() and moved_codes.stretches[7] == len(firsts)
     at = np.zeros(len(words), bool)
     at[firsts] = True
     expected = 0.0
@@ -222,9 +223,9 @@ def test_a_code_at_a_word_stands_out_from_what_moves_everywhere():
         moved = (trait[others, 0] == 5).sum() * (code != 5)
         here = (before[firsts, 0] == code).sum()
         expected += here * (moved + share) / (others.sum() + 1)
-    assert found.expected[pair] == pytest.approx(expected)
-    assert found.weights().argmax() == 7 and (found.weights(found) == 0).all()
-    assert found.weights(nothing)[7] > 0
+    assert moved_codes.expected[pair] == pytest.approx(expected)
+    assert moved_codes.weights().argmax() == 7 and (moved_codes.weights(moved_codes) == 0).all()
+    assert moved_codes.weights(nothing)[7] > 0
 
 
 def test_layers_that_are_shared_are_run_once_with_the_same_result(case):

@@ -33,24 +33,24 @@ def expected(model, text, books) -> dict[str, np.ndarray]:
     """[token, k] of every book, by attaching them."""
     with torch.no_grad(), attach(model, books, error_term=True) as attached:
         model(text.tokens)
-    found = {}
+    ids_by_book = {}
     for site, codes in attached.codes.items():
         ids = codes.ids.masked_fill(codes.values == 0, -1).flatten(0, 1).numpy()
         if ids.ndim == 2:
-            found[site] = ids
+            ids_by_book[site] = ids
         else:
             letter = "h" if site.startswith("a") else "g"
-            found |= {f"{site}.{letter}{i}": ids[:, i] for i in range(ids.shape[1])}
-    return found
+            ids_by_book |= {f"{site}.{letter}{i}": ids[:, i] for i in range(ids.shape[1])}
+    return ids_by_book
 
 
 def test_ids_counts_and_positions_are_those_of_the_attached_model(index, expected):
     assert sorted(book.name for book in index.books) == sorted(expected)
     assert index.n_tokens == 48 * 40 and index.n_tokens % BLOCK  # the last block is not full
     for i, book in enumerate(index.books):
-        found = index.ids.rows(i, np.arange(index.n_tokens)).astype(int)
-        found[found == book.n_codes] = -1
-        for ours, theirs in zip(found.tolist(), expected[book.name].tolist(), strict=True):
+        ids = index.ids.rows(i, np.arange(index.n_tokens)).astype(int)
+        ids[ids == book.n_codes] = -1
+        for ours, theirs in zip(ids.tolist(), expected[book.name].tolist(), strict=True):
             assert set(ours) - {-1} == set(theirs) - {-1}
             assert len(set(ours) - {-1}) == sum(code >= 0 for code in ours)  # each code once
         for code in range(book.n_codes):
@@ -72,9 +72,9 @@ def test_the_best_contexts_are_those_of_the_highest_margin_and_similarity(model,
         for code in index.ids.rows(2, np.array([token]))[0].tolist():
             if code < len(codes):
                 cosine = cosine_similarity(x, codes, dim=-1)
-                own = cosine[code].item()
+                code_cosine = cosine[code].item()
                 cosine[code] = -2
-                taken[code].append((own - cosine.max().item(), own))
+                taken[code].append((code_cosine - cosine.max().item(), code_cosine))
                 x = x - codes[code]
     _agree(index, "a0.h2", taken)
 
@@ -266,8 +266,8 @@ def test_documents_of_two_sources_are_whole(model, books, tmp_path):
     index = build_index(model, books, text, tmp_path / "ix", batch_size=8)
     corpus, ends = index.corpus, index.corpus.document_bytes
     documents = [corpus.text[a:b].tobytes().decode() for a, b in zip(ends[:-1], ends[1:], strict=True)]
-    assert all(("Mary" in found) != ("number" in found) for found in documents if len(found) > 8)
-    cut = [found for found in documents if not found.endswith("end.")]
+    assert all(("Mary" in document) != ("number" in document) for document in documents if len(document) > 8)
+    cut = [document for document in documents if not document.endswith("end.")]
     assert len(cut) == 2, cut  # one a source
     # ids stand at the tokens that they are of
     with torch.no_grad(), attach(model, {"r1": books["r1"]}, error_term=False) as attached:
@@ -320,7 +320,7 @@ def test_parts_are_joined_to_the_same_index_bit_for_bit(tmp_path, model, text, b
     assert len(list((tmp_path / "ix" / WORK).glob("part-*"))) == 12
     monkeypatch.setattr(build, "_store", None)  # no batch is read when parts are joined
     joined = build_index(model, stored, text, tmp_path / "ix", batch_size=2)
-    found, wanted = ({n: t for n, t in tree(i.folder).items() if n != "log.jsonl"} for i in (joined, whole))
-    assert found.keys() - {"log-1-of-2.jsonl", "log-2-of-2.jsonl"} == wanted.keys()
-    assert all(found[name] == content for name, content in wanted.items())
+    joined_files, wanted = ({n: t for n, t in tree(i.folder).items() if n != "log.jsonl"} for i in (joined, whole))
+    assert joined_files.keys() - {"log-1-of-2.jsonl", "log-2-of-2.jsonl"} == wanted.keys()
+    assert all(joined_files[name] == content for name, content in wanted.items())
     assert joined.counts.sum() > 1000

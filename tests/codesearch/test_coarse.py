@@ -116,8 +116,8 @@ def test_a_coarse_code_stands_for_its_codes(labels):
     assert [code.code for code in added] == [4, 5, 6, 7, 1] and added[-1].weight == 1
     assert sum(code.weight for code in added[:4]) == pytest.approx(-2, abs=1e-3)
     assert all(code.weight == pytest.approx(-0.5, abs=0.05) for code in added[:4])
-    (one,) = parse_codes(fine_codes(name, labels, "set"))
-    assert one.code in (4, 5, 6, 7)
+    (fine_code,) = parse_codes(fine_codes(name, labels, "set"))
+    assert fine_code.code in (4, 5, 6, 7)
 
 
 @pytest.mark.parametrize("name", ["a0.h0=9.all", "a0.h0=0.99", "a0.h0=9.5", "a7.h0=0.all"])

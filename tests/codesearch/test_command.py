@@ -27,10 +27,10 @@ def test_build_info_search(command, model, text, books, tmp_path, text_file, tin
     assert other.code == 2 and "ix holds an index of another text" in other.error
 
     [search] = built.following
-    found = command(*search, "--min-precision", "0.01")
-    assert found.code == 0, found.err
-    assert "matches of" in found.out and "precision [95 %]" in found.out
-    page = command(*found.following[0])
+    result = command(*search, "--min-precision", "0.01")
+    assert result.code == 0, result.err
+    assert "matches of" in result.out and "precision [95 %]" in result.out
+    page = command(*result.following[0])
     assert page.code == 0, page.err
     assert "tokens" in page.out and "nearest" in page.out and "margin" in page.out
 
@@ -41,8 +41,8 @@ def test_build_info_search(command, model, text, books, tmp_path, text_file, tin
     assert command("index", "build", *words, "--tokens", "800", "--out", "more", "--context", "40").code == 0
     both = command("index", "search", "ix", "--regex", "Mary", "-n", "4", "--also", "more")
     assert both.code == 0 and "F1, more" in both.out, both.err
-    one, more = (search_regex(CodeIndex.open(folder), "Mary") for folder in ("ix", "more"))
-    expected = [f"{hit.f1:.2f}" for hit in more.hits_at(one.places(most=4))]
+    first_scores, more = (search_regex(CodeIndex.open(folder), "Mary") for folder in ("ix", "more"))
+    expected = [f"{hit.f1:.2f}" for hit in more.hits_at(first_scores.places(most=4))]
     lines = [line.strip() for line in both.out.splitlines() if " [" in line and "=" in line]
     assert [re.split(r" {2,}", line)[6] for line in lines] == expected
     assert any(float(f1) > 0 for f1 in expected)

@@ -88,8 +88,8 @@ def test_sentencepiece_with_byte_fallback():
 
 def test_tokens_by_text(index):
     corpus = index.corpus
-    (found,) = corpus.find_tokens("M")
-    assert corpus.token_text(int(found)) == "M"
+    (token,) = corpus.find_tokens("M")
+    assert corpus.token_text(int(token)) == "M"
     assert len(corpus.find_tokens("no such token")) == 0
     names = [corpus.token_text(int(i)) for i in corpus.find_tokens(" M")]
     assert set(names) <= {"M", " M"} and "M" in names

@@ -38,20 +38,22 @@ def reader(question: str) -> str:
 
 
 def test_what_holds_on_other_text_is_told_from_another_codes_words(index):
-    found = explain_codes(index, CODES, reader, "reader")
-    assert [one.text for one in found.values()] == ["the word of", "the word the\\n"]
-    for one in found.values():
-        assert (one.precision, one.recall, one.f1, one.null, one.n) == (1, 1, 1, 0, 20)
-    assert explanations_of(CodeIndex.open(index.folder)) == found
+    explanations = explain_codes(index, CODES, reader, "reader")
+    assert [explanation.text for explanation in explanations.values()] == ["the word of", "the word the\\n"]
+    for explanation in explanations.values():
+        assert (explanation.precision, explanation.recall, explanation.f1) == (1, 1, 1)
+        assert (explanation.null, explanation.n) == (0, 20)
+    assert explanations_of(CodeIndex.open(index.folder)) == explanations
 
 
 def test_one_who_always_says_the_same_is_no_better_than_another_codes_words(index):
     def says_all(question: str) -> str:
         return " ".join(map(str, range(1, 21))) if question.startswith("In which") else "x " * 100
 
-    for one in explain_codes(index, CODES, says_all, "blind").values():
-        assert one.recall == 1 and one.precision == 0.5 and one.f1 == one.null == pytest.approx(2 / 3)
-        assert len(one.text) == LONGEST
+    for explanation in explain_codes(index, CODES, says_all, "blind").values():
+        assert explanation.recall == 1 and explanation.precision == 0.5
+        assert explanation.f1 == explanation.null == pytest.approx(2 / 3)
+        assert len(explanation.text) == LONGEST
 
 
 def test_an_answer_is_not_asked_for_again(index):
@@ -65,11 +67,12 @@ def test_an_answer_is_not_asked_for_again(index):
 
     with pytest.raises(InputError, match="gone"):
         explain_codes(index, CODES, fails, "reader")
-    found = explain_codes(index, CODES, fails, "reader")
-    assert len(asked) == 4 + 4 and len(set(asked)) == 6 and [one.f1 for one in found.values()] == [1, 1]
-    assert explain_codes(index, CODES, fails, "reader") == found and len(asked) == 8
+    explanations = explain_codes(index, CODES, fails, "reader")
+    assert len(asked) == 4 + 4 and len(set(asked)) == 6
+    assert [explanation.f1 for explanation in explanations.values()] == [1, 1]
+    assert explain_codes(index, CODES, fails, "reader") == explanations and len(asked) == 8
     explain_codes(index, CODES[:1], reader, "another")
-    assert {one.model for one in explanations_of(index).values()} == {"another", "reader"}
+    assert {explanation.model for explanation in explanations_of(index).values()} == {"another", "reader"}
     # what another split explained is not judged by it
     again = explain_codes(index, CODES[1:], fails, "reader", seed=1)
     assert len(asked) == 10 and again["a1.h0=0"].seed == 1
@@ -84,7 +87,7 @@ def test_two_who_ask_at_once_keep_both_answers(index):
         return reader(question)
 
     explain_codes(index, CODES[:1], meanwhile, "reader")
-    assert sorted(one.model for one in explanations_of(index).values()) == ["another", "reader"]
+    assert sorted(explanation.model for explanation in explanations_of(index).values()) == ["another", "reader"]
 
 
 def test_codes_that_are_hardly_on_and_damaged_files_are_refused(index):

@@ -75,10 +75,10 @@ def labels(planted) -> Labels:
 def test_every_planted_pattern_is_found_on_text_that_did_not_choose_it(planted, labels):
     names = [name for name in planted[1] if name not in ("random", "rare")]
     for i, name in enumerate(names):
-        found = labels.of(f"a{i}.h0", 0)
-        assert found.text == name
-        assert (found.precision, found.recall, found.f1) == (1, 1, 1)
-        assert found.firings >= LEAST
+        label = labels.of(f"a{i}.h0", 0)
+        assert label.text == name
+        assert (label.precision, label.recall, label.f1) == (1, 1, 1)
+        assert label.firings >= LEAST
 
 
 def test_a_random_code_is_mixed_and_a_rare_one_rare(planted, labels):
@@ -92,11 +92,11 @@ def test_codes_at_random_places_are_not_named(tmp_path, planted):
     """What the whole search makes of chance: a name for none of hundreds of codes of all frequencies."""
     index, rng = planted[0], np.random.default_rng(1)
     ids = [1 + zipf_ids(rng, (N, 1), 199) for _ in range(2)]
-    found = label_index(synthetic_index(tmp_path, index.corpus, ids, 200))
-    assert (found.columns["firings"] >= LEAST).sum() > 100
-    named = [found.of(f"a{i}.h0", code).named for i in range(2) for code in range(200)]
+    random_labels = label_index(synthetic_index(tmp_path, index.corpus, ids, 200))
+    assert (random_labels.columns["firings"] >= LEAST).sum() > 100
+    named = [random_labels.of(f"a{i}.h0", code).named for i in range(2) for code in range(200)]
     assert not any(named)
-    assert found.about["random"] == {"a0": [0, 0], "a1": [0, 0]}
+    assert random_labels.about["random"] == {"a0": [0, 0], "a1": [0, 0]}
 
 
 def test_a_share_of_a_pattern_is_mostly_it(tmp_path, planted):
@@ -105,9 +105,9 @@ def test_a_share_of_a_pattern_is_mostly_it(tmp_path, planted):
     tokens = np.asarray(index.corpus.tokens).astype(int)
     of = tokens == 1 + WORDS.index(" of")
     ids = np.where(of, rng.integers(0, 15, N), 15)[:, None]
-    found = label_index(synthetic_index(tmp_path, index.corpus, [ids], 16))
+    pattern_labels = label_index(synthetic_index(tmp_path, index.corpus, [ids], 16))
     for code in range(15):
-        label = found.of("a0.h0", code)
+        label = pattern_labels.of("a0.h0", code)
         assert label.text == "mostly “ of”"
         assert label.precision == 1 and 0.03 < label.recall < 0.15
 
@@ -213,9 +213,9 @@ def test_the_clearest_are_named_and_different(labels):
 def test_the_codes_of_a_label_come_by_falling_f1(labels):
     for text in ("digits", MIXED):
         every = {(book, code) for book, (_, n) in labels.starts.items() for code in range(n)}
-        found = labels.codes(text)
-        assert set(found) == {one for one in every if labels.text(*one) == text} and found
-        scores = [labels.of(*one).f1 for one in found]
+        codes = labels.codes(text)
+        assert set(codes) == {book_and_code for book_and_code in every if labels.text(*book_and_code) == text} and codes
+        scores = [labels.of(*book_and_code).f1 for book_and_code in codes]
         assert scores == sorted(scores, reverse=True)
     assert labels.codes("digits")[0] == ("a7.h0", 0) and labels.codes("no such label") == []
 
@@ -230,12 +230,12 @@ def test_a_damaged_file_is_one_line(tmp_path):
 
 def test_labels_of_fewer_codes_a_vector_do_not_go_to_the_codebooks(model, text, tmp_path):
     save_books(model, text, {"a0": make_books()["a0"]}, tmp_path / "books")
-    found = {}
+    folders = {}
     for k in (2, 1):
         books = Codebooks.from_pretrained(tmp_path / "books", model, k=k)
         index = build_index(model, books, text, tmp_path / f"index-{k}")
-        found[k] = [path.parent for path in keep(index, label_index(index))]
-    assert found == {2: [tmp_path / "index-2", tmp_path / "books"], 1: [tmp_path / "index-1"]}
+        folders[k] = [path.parent for path in keep(index, label_index(index))]
+    assert folders == {2: [tmp_path / "index-2", tmp_path / "books"], 1: [tmp_path / "index-1"]}
 
 
 def test_one_document_cannot_be_halved(tmp_path):

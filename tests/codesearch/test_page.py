@@ -73,13 +73,17 @@ def test_a_context_that_nobody_asked_a_code_of(index):
 def test_nearest_codes_are_by_cosine_whatever_the_lengths(index, books):
     codes = books["m0"].codes[1]
     cosine = cosine_similarity(codes[4], codes, dim=-1)
-    found = nearest_codes(index, "m0.g1", 4, 15)
+    neighbours = nearest_codes(index, "m0.g1", 4, 15)
     for code in (-1, 16):
         with pytest.raises(InputError, match=f"code {code} of m0.g1"):
             nearest_codes(index, "m0.g1", code)
-    assert len(found) == 15 and 4 not in [one.code for one in found]
-    np.testing.assert_allclose([one.cosine for one in found], [cosine[one.code] for one in found], atol=1e-6)
-    assert [one.cosine for one in found] == sorted((one.cosine for one in found), reverse=True)
+    assert len(neighbours) == 15 and 4 not in [neighbour.code for neighbour in neighbours]
+    np.testing.assert_allclose(
+        [neighbour.cosine for neighbour in neighbours], [cosine[neighbour.code] for neighbour in neighbours], atol=1e-6
+    )
+    assert [neighbour.cosine for neighbour in neighbours] == sorted(
+        (neighbour.cosine for neighbour in neighbours), reverse=True
+    )
 
 
 @pytest.mark.parametrize("book", ["a0.h1", "a1.h3", "m0.g1", "r1"])
@@ -94,8 +98,8 @@ def test_logit_lens(index, model, books, book):
         vector = torch.cat([torch.zeros(12), vector])
     with torch.no_grad():
         logits = model.unembed(model.ln_final(vector[None, None]))[0, 0]
-    found = logit_lens(index, model, book, 3, 4)
-    for ours, theirs in ((found.up, logits.topk(4)), (found.down, logits.topk(4, largest=False))):
+    lens = logit_lens(index, model, book, 3, 4)
+    for ours, theirs in ((lens.up, logits.topk(4)), (lens.down, logits.topk(4, largest=False))):
         np.testing.assert_allclose([value for _, value in ours], theirs.values, rtol=1e-4, atol=1e-5)
         assert [text for text, _ in ours] == [index.corpus.token_text(i) for i in theirs.indices.tolist()]
 
@@ -107,13 +111,13 @@ def test_codes_that_go_together(tmp_path):
     ids[1][ids[1] == 11] = 12
     ids[1][(ids[0] == 5).any(1), 0] = 11  # of another book
     index = synthetic_index(tmp_path, corpus, ids, 30)
-    found, sample = related_codes(index, "a0.h0", 5, 3)
-    assert (found[0].book, found[0].code, found[0].share) == ("a1.h0", 11, 1.0)
-    assert found[0].lift == pytest.approx(4096 / index.count("a1.h0", 11))
-    assert found[0].weight == pytest.approx(np.log2(found[0].lift)) and found[0].interval[1] == 1
-    assert all(one.weight < 0.5 for one in found[1:])
+    related, sample = related_codes(index, "a0.h0", 5, 3)
+    assert (related[0].book, related[0].code, related[0].share) == ("a1.h0", 11, 1.0)
+    assert related[0].lift == pytest.approx(4096 / index.count("a1.h0", 11))
+    assert related[0].weight == pytest.approx(np.log2(related[0].lift)) and related[0].interval[1] == 1
+    assert all(related_code.weight < 0.5 for related_code in related[1:])
     assert sample == min(1000, index.count("a0.h0", 5))
-    assert all((one.book, one.code) != ("a0.h0", 5) for one in found)
+    assert all((related_code.book, related_code.code) != ("a0.h0", 5) for related_code in related)
 
 
 def test_the_codes_of_a_prompt_and_contexts_like_it(index, model, books):
@@ -186,11 +190,11 @@ def test_a_spliced_index_has_the_codes_behind_other_codebooks_and_reads_prompts_
     every = np.arange(index.n_tokens)
     same = [(index.ids.rows(i, every) == spliced.ids.rows(i, every)).all() for i in range(len(index.books))]
     assert same[:4] == [True] * 4 and not same[-1]
-    found = prompt_codes(spliced, model, spliced.corpus.tokens[81:100].tolist())
-    for name, own in found.items():
+    ids_by_book = prompt_codes(spliced, model, spliced.corpus.tokens[81:100].tolist())
+    for name, ids in ids_by_book.items():
         number = spliced.layout.number(name)
         kept = spliced.ids.rows(number, np.array([99]))[0].astype(int)
-        assert set(own.tolist()) - {-1} == set(kept.tolist()) - {spliced.books[number].n_codes}, name
+        assert set(ids.tolist()) - {-1} == set(kept.tolist()) - {spliced.books[number].n_codes}, name
 
 
 def test_codes_that_are_compared_by_what_is_written_are_near_by_it(model, text, tmp_path):
@@ -198,10 +202,10 @@ def test_codes_that_are_compared_by_what_is_written_are_near_by_it(model, text, 
     config = CodebookConfig(model.cfg.d_head, 20, groups=model.cfg.n_heads, selection="matching_pursuit")
     book = MetricCodebook(config).compare_by(weights).requires_grad_(False)
     build_index(model, {"a0": book}, text, tmp_path / "index")
-    found = nearest_codes(CodeIndex.open(tmp_path / "index", {"a0": book}), "a0.h2", 4, 19)
+    neighbours = nearest_codes(CodeIndex.open(tmp_path / "index", {"a0": book}), "a0.h2", 4, 19)
     written = book.codes[2] @ weights[2]
     cosine = cosine_similarity(written[4], written, dim=-1)
-    np.testing.assert_allclose([near.cosine for near in found], cosine[[n.code for n in found]], atol=2e-3)
+    np.testing.assert_allclose([near.cosine for near in neighbours], cosine[[n.code for n in neighbours]], atol=2e-3)
 
 
 def test_a_token_without_a_code_is_silent_for_every_code():
@@ -250,11 +254,11 @@ def test_a_code_is_written_through_the_norm_behind_attention(tiny_model, tmp_pat
         (tmp_path / "text.txt").write_text("The cat sat on the mat. " * 60)
         corpus = load_text(str(tmp_path / "text.txt"), model, n_tokens=128, context=16)
         build_index(model, {"a1": book}, corpus, tmp_path / "index")
-        found = written_vectors(CodeIndex.open(tmp_path / "index", {"a1": book}), model, "a1.h2")[3]
+        written = written_vectors(CodeIndex.open(tmp_path / "index", {"a1": book}), model, "a1.h2")[3]
         z = torch.zeros(1, model.cfg.n_heads, model.cfg.d_head)
         z[0, 2] = book.codes[2, 3]
         added = ResidualWrites.of(model).added_by_heads(model, 1, z)[0, 2]
-        assert cosine_similarity(found, added, dim=0) > 0.9999
+        assert cosine_similarity(written, added, dim=0) > 0.9999
         plain = book.codes[2, 3] @ model.blocks[1].attn.W_O[2].detach().float()
         assert cosine_similarity(plain, added, dim=0) < 0.95
     finally:
@@ -284,5 +288,5 @@ def test_codes_that_are_compared_by_what_is_written_have_those_cosines():
     ids = wrappers.encode(x).ids.long()
     written, named = torch.einsum("ngd,gde->nge", x, weights), book.codes @ weights
     cosine = cosine_similarity(written[:, :, None], named, dim=-1)
-    for found in (wrappers.seen[1], wrappers.seen[3]):
-        torch.testing.assert_close(found, cosine.gather(-1, ids), atol=2e-3, rtol=0)
+    for seen_cosine in (wrappers.seen[1], wrappers.seen[3]):
+        torch.testing.assert_close(seen_cosine, cosine.gather(-1, ids), atol=2e-3, rtol=0)

@@ -107,9 +107,9 @@ def test_patterns_that_the_engine_lacks_are_one_line(planted, pattern, message):
 
 def test_tokens(planted):
     index, _ = planted
-    found = search_token(index, "York")
-    assert found.matches.n == (index.corpus.tokens == 2).sum()
-    np.testing.assert_array_equal(found.hits, search_regex(index, "York").hits)
+    scores = search_token(index, "York")
+    assert scores.matches.n == (index.corpus.tokens == 2).sum()
+    np.testing.assert_array_equal(scores.hits, search_regex(index, "York").hits)
     for token, message in (("New York", "is no single token"), ("", "is empty")):
         with pytest.raises(InputError, match=message):
             search_token(index, token)
@@ -119,15 +119,15 @@ def test_similar_contexts_against_brute_force(planted):
     index, ids = planted
     token = 834
     wanted = {f"a{i}.h0": part[token] for i, part in enumerate(ids)}
-    found = search_similar(index, wanted, 15)
-    assert found[0].token == token or found[0].score == pytest.approx(1)
+    contexts = search_similar(index, wanted, 15)
+    assert contexts[0].token == token or contexts[0].score == pytest.approx(1)
     on = {(book, int(code)) for book, codes in wanted.items() for code in codes}
     idf = {code: np.log(1200 / index.count(*code)) for code in on}
     score = np.zeros(1200)
     for (book, code), value in idf.items():
         score[(ids[int(book[1])] == code).any(1)] += value
     expected = np.sort(score)[::-1][:15] / sum(idf.values())
-    np.testing.assert_allclose([one.score for one in found], expected)
+    np.testing.assert_allclose([context.score for context in contexts], expected)
     assert search_similar(index, {"a0.h0": np.array([-1, 39])}, 3)[0].shared <= 1
     with pytest.raises(InputError, match="no codebook 'a9.h0'"):
         search_similar(index, {"a9.h0": np.array([0])})

@@ -28,14 +28,14 @@ def chain(n: int, size: int, stay: float, seed: int) -> torch.Tensor:
 
 def test_code_lengths_are_the_entropies_of_a_known_chain():
     size, stay = 8, 0.75
-    found = code_lengths(chain(40_000, size, stay, 0), chain(4_000, size, stay, 1), (size,), 100)
+    lengths = code_lengths(chain(40_000, size, stay, 0), chain(4_000, size, stay, 1), (size,), 100)
     shares = np.full(size, (1 - stay) / size)
     shares[0] += stay
     given_before = float(-(shares * np.log2(shares)).sum())
-    assert found["bits_unigram"] == pytest.approx(3, abs=0.02)
-    assert found["bits_entropy"] == pytest.approx(3, abs=0.01)
-    assert found["bits_bigram"] == pytest.approx(given_before, rel=0.03)
-    assert given_before < 1.1 * found["bits_zstd"] < 3 and found["dead"] == 0
+    assert lengths["bits_unigram"] == pytest.approx(3, abs=0.02)
+    assert lengths["bits_entropy"] == pytest.approx(3, abs=0.01)
+    assert lengths["bits_bigram"] == pytest.approx(given_before, rel=0.03)
+    assert given_before < 1.1 * lengths["bits_zstd"] < 3 and lengths["dead"] == 0
     unused = code_lengths(chain(500, 4, 0.0, 0), chain(500, 4, 0.0, 1), (16,), 100)
     assert unused["dead"] == 0.75
 
@@ -95,14 +95,14 @@ def bench(tmp_path_factory):
 
 
 def test_keeping_everything_costs_nothing_and_carries_the_whole_effect(bench):
-    found = RateBench(*bench)
-    for part in found.places:
-        kept = found._spliced(part, Everything())["texts"]
-        lost = found._spliced(part, Nothing())["texts"]
-        for spec, one in kept.items():
-            assert abs(one["kl"][0]) < 1e-5 < 1e-4 < lost[spec]["kl"][0]
-    assert found._effect("planted-backup", Everything())["share"] == pytest.approx(1, abs=1e-4)
-    assert found._effect("planted-backup", Nothing())["share"] == pytest.approx(0, abs=1e-4)
+    rate_bench = RateBench(*bench)
+    for part in rate_bench.places:
+        kept = rate_bench._spliced(part, Everything())["texts"]
+        lost = rate_bench._spliced(part, Nothing())["texts"]
+        for spec, measures in kept.items():
+            assert abs(measures["kl"][0]) < 1e-5 < 1e-4 < lost[spec]["kl"][0]
+    assert rate_bench._effect("planted-backup", Everything())["share"] == pytest.approx(1, abs=1e-4)
+    assert rate_bench._effect("planted-backup", Nothing())["share"] == pytest.approx(0, abs=1e-4)
 
 
 def test_kinds_and_rates_are_kept_one_by_one_and_gone_on_with(bench, tmp_path, monkeypatch):

@@ -200,16 +200,16 @@ NOTHING = float("nan")
 
 
 @pytest.mark.parametrize(
-    ("strain_at", "tries", "expected", "found"),
+    ("strain_at", "tries", "expected", "expected_dose"),
     [
         (lambda dose: 0.1 * dose, 3, [1.0, 2.0, 4.0], 4.0),  # not reached in time: the largest
         (lambda dose: NOTHING if dose > 0.6 else dose, 4, [1.0, 0.5, 0.75, 0.625], 0.5),
         (lambda _dose: NOTHING, 3, [1.0, 0.5, 0.25], 0.25),  # all too large: the least
     ],
 )
-def test_doses_that_are_tried(strain_at, tries, expected, found):
+def test_doses_that_are_tried(strain_at, tries, expected, expected_dose):
     tried = []
-    assert find_dose(lambda dose: tried.append(dose) or strain_at(dose), 1.0, tries=tries) == found
+    assert find_dose(lambda dose: tried.append(dose) or strain_at(dose), 1.0, tries=tries) == expected_dose
     assert tried == expected
 
 

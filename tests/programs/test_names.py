@@ -29,8 +29,8 @@ def world() -> dict[str, np.ndarray]:
 
 def named(codes: np.ndarray, world: dict[str, np.ndarray]):
     variables = [varying(name, world[name]) for name in ("template", "order", "name")]
-    found = name_codes({"a": codes[:, :FITTED]}, {"a": codes[:, FITTED:]}, variables, FITTED)["a"]
-    return found[0] if found else None
+    names = name_codes({"a": codes[:, :FITTED]}, {"a": codes[:, FITTED:]}, variables, FITTED)["a"]
+    return names[0] if names else None
 
 
 def noisy(ids: np.ndarray, share: float = 0.1) -> np.ndarray:

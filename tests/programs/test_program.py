@@ -61,7 +61,7 @@ def test_what_fits_codes_chooses_them_and_judges_them_shares_no_prompt(monkeypat
 def test_a_run_speaks_of_codes_of_its_program_alone(run):
     model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
     pairs = task.sample(model.tokenizer, 40)
-    z, _ = read_slots(model, pairs, [one.slot for one in run.program.slots])
+    z, _ = read_slots(model, pairs, [slot_codes.slot for slot_codes in run.program.slots])
     codes = {slot: run.program.books[str(slot)].encode(values).ids[..., 0].numpy() for slot, values in z.items()}
     n_changes = 0
     for part in run.members:
@@ -98,18 +98,20 @@ def test_workers_judge_as_one_process_does(run, judged):
 
 def test_names_that_change_places_by_codes_change_the_answer(run, judged):
     """To the other name, as strongly as the model preferred the first; random names would leave it open."""
-    by = {one.variable: one for one in judged.interchange}
+    by = {interchange.variable: interchange for interchange in judged.interchange}
     as_before = judged.model_copy(update={"interchange": run.program.interchange})
     assert as_before.model_dump() == run.program.model_dump()
-    assert {name: one.sites for name, one in by.items()} == {
+    assert {name: interchange.sites for name, interchange in by.items()} == {
         "S": ["a0.h1 @ S2", "a1.h2 @ END"],
         "IO": ["a2.h0 @ END", "a3.h5 @ END"],
         "IO + S": ["a2.h0 @ END", "a3.h5 @ END", "a0.h1 @ S2", "a1.h2 @ END"],
     }
-    for one in by.values():
-        assert one.n == 64 and one.flipped > 0.95 and one.flipped_means > 0.9
-        assert one.metric_set < -7 < 9 < one.metric_own == pytest.approx(one.metric_clean, abs=0.1)
-        assert one.flipped_own == one.flipped_heads == 0 and one.flipped_random < 0.3
+    for interchange in by.values():
+        assert interchange.n == 64 and interchange.flipped > 0.95 and interchange.flipped_means > 0.9
+        assert (
+            interchange.metric_set < -7 < 9 < interchange.metric_own == pytest.approx(interchange.metric_clean, abs=0.1)
+        )
+        assert interchange.flipped_own == interchange.flipped_heads == 0 and interchange.flipped_random < 0.3
     # another prompt's name becomes the top token, as often as on that prompt
     io = by["IO"]
     assert io.n_accuracy > 40 and io.accuracy_ceiling == io.accuracy_whole == 1
@@ -257,5 +259,5 @@ def test_more_codes_than_prompts_allow_are_asked_for(monkeypatch):
     clean = CleanRun.of(model, pairs.subset(range(20)))
     program = find_program(task, clean, [Site("attn", 0, 1)], np.full((20, 1), 12.6))
     # by itself it brings nothing back, since the heads that read it are no members: it is read all the same
-    assert [said.role for said in program.slots] == ["S2"] and not program.slots[0].enough
+    assert [slot.role for slot in program.slots] == ["S2"] and not program.slots[0].enough
     assert any("more pairs" in note for note in program.notes)

@@ -40,7 +40,7 @@ def test_edits_at_slots_are_those_of_whole_forwards(family, tiny_model):
     only = np.arange(len(rows)) != 2
     edits = [Edit(slots[0], values[slots[0]]), Edit(slots[1], values[slots[1]], rows=only, add=True)]
     edits += [Edit(slot, values[slot]) for slot in slots[2:]]
-    found = runner.run(rows, edits, read=slots, every_token=True)
+    result = runner.run(rows, edits, read=slots, every_token=True)
     for row, index in enumerate(rows):
         pair = pairs[index]
         whole = WholeForwards(model, pair)
@@ -58,17 +58,17 @@ def test_edits_at_slots_are_those_of_whole_forwards(family, tiny_model):
         with torch.no_grad():
             logits = model.run_with_hooks(torch.tensor([pair.clean_tokens]), fwd_hooks=hooks)[:, -1]
         assert runner.metric[0, index] == pytest.approx(whole.metric({}), abs=1e-4)
-        assert found.metric[row] == pytest.approx(task_metric(logits, [pair], "logit_diff").item(), abs=1e-4)
+        assert result.metric[row] == pytest.approx(task_metric(logits, [pair], "logit_diff").item(), abs=1e-4)
         answers = [*pair.answers, *pair.wrong_answers]
-        assert found.preferred[row] == answers[int(logits[0, answers].argmax())]
+        assert result.preferred[row] == answers[int(logits[0, answers].argmax())]
         p, q = (of.softmax(-1).double().numpy()[0] for of in (clean_logits[:, -1], logits))
         before, after = np.delete(p, answers), np.delete(q, answers)
         expected = entropy(before / before.sum(), after / after.sum())
-        assert found.off_target[row] == pytest.approx(expected, rel=1e-3, abs=1e-5)
-        assert found.kl[row] == pytest.approx(entropy(p, q), rel=1e-3, abs=1e-5)
-        assert found.top[row] == logits.argmax()
-    torch.testing.assert_close(found.read[0], values[slots[0]], atol=1e-6, rtol=0)
-    assert not np.allclose(found.metric, runner.metric[0, rows], atol=1e-3) and found.off_target.max() > 1e-3
+        assert result.off_target[row] == pytest.approx(expected, rel=1e-3, abs=1e-5)
+        assert result.kl[row] == pytest.approx(entropy(p, q), rel=1e-3, abs=1e-5)
+        assert result.top[row] == logits.argmax()
+    torch.testing.assert_close(result.read[0], values[slots[0]], atol=1e-6, rtol=0)
+    assert not np.allclose(result.metric, runner.metric[0, rows], atol=1e-3) and result.off_target.max() > 1e-3
 
 
 def put(place: tuple[int, ...], value: torch.Tensor, add: bool, x: torch.Tensor, **_) -> torch.Tensor:
@@ -86,11 +86,11 @@ def test_what_stands_before_a_change_stays(tiny_model, monkeypatch):
     early, late, other, first = (HeadAtRole.of(*place) for place in places)
     runner = SlotRunner.of(model, pairs)
     rows = np.arange(len(pairs))
-    found = runner.run(rows, [Edit(late, runner.z(late)[1])], read=[early])
-    torch.testing.assert_close(found.read[0], runner.z(early)[0], atol=0, rtol=0)
-    found = runner.run(rows, [Edit(first, runner.z(first)[1])], read=[other, late])
-    torch.testing.assert_close(found.read[0], runner.z(other)[0], atol=0, rtol=0)
-    assert not torch.allclose(found.read[1], runner.z(late)[0], atol=1e-3)
+    result = runner.run(rows, [Edit(late, runner.z(late)[1])], read=[early])
+    torch.testing.assert_close(result.read[0], runner.z(early)[0], atol=0, rtol=0)
+    result = runner.run(rows, [Edit(first, runner.z(first)[1])], read=[other, late])
+    torch.testing.assert_close(result.read[0], runner.z(other)[0], atol=0, rtol=0)
+    assert not torch.allclose(result.read[1], runner.z(late)[0], atol=1e-3)
     same = runner.run(rows, [Edit(early, runner.z(early)[0])], read=[late])
     np.testing.assert_allclose(same.metric, runner.metric[0], atol=1e-5)
     torch.testing.assert_close(same.read[0], runner.z(late)[0], atol=1e-5, rtol=0)

@@ -117,6 +117,6 @@ def test_nothing_on_the_front_is_beaten_and_all_else_is(rows):
     rivals = {i: (*rows[i][2:],) for i, row in enumerate(made) if row.kind == "method"}
     for i, point in rivals.items():
         beaten = any(c <= point[0] and v >= point[1] and (c, v) != point for c, v in rivals.values())
-        assert any(made[i] is one for one in front) != beaten
+        assert any(made[i] is front_row for front_row in front) != beaten
     costs = [row.values["forwards"].mean for row in front]
     assert costs == sorted(costs)

@@ -65,7 +65,7 @@ class Page(HTMLParser):
     def check(self) -> None:
         """Links lead to parts of the page, and nothing runs but plotly and the script that draws: the policy names
         both by hash."""
-        assert len(self.ids) == len(set(self.ids)) and set(self.links) <= {f"#{one}" for one in self.ids}
+        assert len(self.ids) == len(set(self.ids)) and set(self.links) <= {f"#{identifier}" for identifier in self.ids}
         policy = next(value for _, value in self.attributes if value and "script-src" in value)
         named = re.search("script-src ([^;]*)", policy)[1].split()
         [packed] = [data for kind, data in self.scripts if kind == "text/plain"]
@@ -75,7 +75,7 @@ class Page(HTMLParser):
         kinds = {kind for kind, _ in self.scripts}
         assert len(running) == 1 and kinds <= {None, "text/plain", "application/json"}
         hashes = [hashlib.sha256(text.encode()).digest() for text in (running[0], plotly)]
-        assert named == [f"'sha256-{base64.b64encode(one).decode()}'" for one in hashes]
+        assert named == [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in hashes]
         assert "default-src 'none'" in policy
         assert not [key for key, _ in self.attributes if key.startswith("on") or key in ("src", "srcset")]
 

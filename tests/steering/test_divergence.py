@@ -90,5 +90,5 @@ def test_random_codes_of_a_slot_are_of_that_slot(model):
     book = ResidualVQ(config)
     for seed in range(20):
         codes = [WeightedCode("a1.h1", 3), WeightedCode("a1.h1", 10), WeightedCode("a1.h1", 12)]
-        drawn = [one.code for one in random_codes(model, {"a1": book}, codes, seed=seed)]
+        drawn = [random_code.code for random_code in random_codes(model, {"a1": book}, codes, seed=seed)]
         assert [code // 8 for code in drawn] == [0, 1, 1] and not {3, 10, 12} & set(drawn)

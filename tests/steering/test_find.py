@@ -61,8 +61,8 @@ def test_a_planted_code_is_found_with_precision_and_recall_1(model, books):
     at = float(verdict.token_recall * counted)
     assert at == pytest.approx(round(at)) and at >= 4, "a share of the tokens of held-out texts that have it"
     verdicts = [code.verdict for code in code_set.codes]
-    adjusted = false_discovery_control([one.p_value for one in verdicts])
-    assert [one.q_value for one in verdicts] == pytest.approx(list(adjusted))
+    adjusted = false_discovery_control([code_verdict.p_value for code_verdict in verdicts])
+    assert [code_verdict.q_value for code_verdict in verdicts] == pytest.approx(list(adjusted))
     assert all(code.detection >= find.DETECTED - 1e-9 for code in code_set.codes)
     assert [edit.site for edit in code_set.sets(1)] == [code_set.codes[0].site]
 

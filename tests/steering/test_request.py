@@ -48,8 +48,8 @@ def test_steered_texts_are_those_of_an_edited_model(model, books, error_term):
         assert texts == generate(model, prompts, 8, **options)
     assert all(text.startswith(prompt) for text, prompt in zip(texts, prompts, strict=True))
     assert texts != generate(model, prompts, 8, **options)
-    one = steer(model, books, edits, prompts[0], 8, error_term=error_term, temperature=0)
-    assert one == attach(model, books, error_term=error_term).edit(*edits).generate(prompts[0], 8)
+    single_text = steer(model, books, edits, prompts[0], 8, error_term=error_term, temperature=0)
+    assert single_text == attach(model, books, error_term=error_term).edit(*edits).generate(prompts[0], 8)
 
 
 def test_a_gate_stands_before_the_codes_and_the_random_ones(model, books):

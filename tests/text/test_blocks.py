@@ -87,8 +87,8 @@ def test_spacing_makes_no_second_document(model, tmp_path):
 
 def test_joined_sources_share_the_tokens_and_alternate(model, corpus):
     joined = load_text(f"{corpus} + stdlib", model, n_tokens=160, context=16)
-    own, stdlib = (load_text(spec, model, n_tokens=80, context=16).tokens for spec in (corpus, "stdlib"))
-    assert torch.equal(joined.tokens[0::2], own) and torch.equal(joined.tokens[1::2], stdlib)
+    corpus_tokens, stdlib = (load_text(spec, model, n_tokens=80, context=16).tokens for spec in (corpus, "stdlib"))
+    assert torch.equal(joined.tokens[0::2], corpus_tokens) and torch.equal(joined.tokens[1::2], stdlib)
     assert joined.spec == f"{corpus}+stdlib"
 
 
@@ -122,8 +122,8 @@ def test_a_document_of_two_sources_counts_once(model, corpus, tmp_path):
     twin = tmp_path / "twin.txt"
     more = "".join(f"\n\ndocument number {i} is new\nin two lines" for i in range(100, 140))
     twin.write_text(Path(corpus).read_text() + more)
-    found = load_text(f"{corpus}+{twin}", model, n_tokens=800, context=20)
-    stream = [model.tokenizer.decode(row) for row in found.tokens[:, 1:]]
-    both = [[part for part, s in zip(stream, found.sources, strict=True) if s == which] for which in (0, 1)]
+    blocks = load_text(f"{corpus}+{twin}", model, n_tokens=800, context=20)
+    stream = [model.tokenizer.decode(row) for row in blocks.tokens[:, 1:]]
+    both = [[part for part, s in zip(stream, blocks.sources, strict=True) if s == which] for which in (0, 1)]
     first, second = (set("".join(half).split("<|endoftext|>")[1:-1]) for half in both)
     assert len(first) > 5 and len(second) > 5 and not first & second

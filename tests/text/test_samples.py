@@ -28,11 +28,11 @@ def first(source, model, n, seed=0):
 def test_samples_are_the_models_and_end_before_its_end_of_text(tiny_model):
     model = tiny_model("llama")
     source = ModelSamples(batch=8, length=20)
-    found = first(source, model, 16)
+    samples = first(source, model, 16)
     end = model.tokenizer.eos_token_id
-    assert all(end not in sample and len(sample) <= 20 for sample in found)
-    assert max(map(len, found)) == 20 and len(set(found)) > 8
-    assert first(source, model, 16, seed=1) != found
+    assert all(end not in sample and len(sample) <= 20 for sample in samples)
+    assert max(map(len, samples)) == 20 and len(set(samples)) > 8
+    assert first(source, model, 16, seed=1) != samples
 
 
 def test_samples_follow_the_models_distribution(tiny_model):
@@ -40,8 +40,8 @@ def test_samples_follow_the_models_distribution(tiny_model):
     with torch.no_grad():
         chances = model(torch.tensor([[model.tokenizer.bos_token_id]]))[0, -1].softmax(-1)
     likely = chances.topk(5).indices
-    found = first(ModelSamples(batch=400, length=1), model, 400)
-    starts = torch.tensor([sample[0] if sample else model.tokenizer.eos_token_id for sample in found])
+    samples = first(ModelSamples(batch=400, length=1), model, 400)
+    starts = torch.tensor([sample[0] if sample else model.tokenizer.eos_token_id for sample in samples])
     share = torch.stack([(starts == token).float().mean() for token in likely])
     torch.testing.assert_close(share, chances[likely], atol=0.1, rtol=0)
 
@@ -113,13 +113,13 @@ def test_a_model_that_names_no_end_has_the_tokenizer_s_or_none(tiny_model):
 def test_the_packages_samples_are_the_default_models_and_need_no_sampling(smollm2, monkeypatch):
     monkeypatch.setattr("interp.text.sources.generate", None)
     assert load_text("stdlib+self", smollm2, n_tokens=TOKENS, context=128).n_tokens > 0.99 * TOKENS
-    found = first(ModelSamples(), smollm2, 3 * BATCH)
-    assert len(set(found)) == len(found)
+    samples = first(ModelSamples(), smollm2, 3 * BATCH)
+    assert len(set(samples)) == len(samples)
     begin, rng = smollm2.tokenizer.bos_token_id, torch.Generator().manual_seed(0)
-    rows = torch.tensor([[begin, *sample[:64]] for sample in found if len(sample) >= 64][:16])
+    rows = torch.tensor([[begin, *sample[:64]] for sample in samples if len(sample) >= 64][:16])
     mixed = torch.stack([torch.cat([row[:1], row[1:][torch.randperm(64, generator=rng)]]) for row in rows])
     with torch.no_grad():
-        own, other = (
-            -smollm2(some)[:, :-1].log_softmax(-1).gather(-1, some[:, 1:, None]).mean() for some in (rows, mixed)
+        sample_loss, mixed_loss = (
+            -smollm2(tokens)[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None]).mean() for tokens in (rows, mixed)
         )
-    assert own + 2 < other
+    assert sample_loss + 2 < mixed_loss

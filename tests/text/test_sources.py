@@ -20,10 +20,10 @@ def texts(spec: str) -> list[str]:
 
 
 def test_stdlib_is_prose_each_text_once():
-    found = stdlib_docstrings()
-    assert len(found) > 1000 and len(set(found)) == len(found)
-    assert all(is_prose(text) for text in found)
-    assert any("json" in text.lower() for text in found)
+    docstrings = stdlib_docstrings()
+    assert len(docstrings) > 1000 and len(set(docstrings)) == len(docstrings)
+    assert all(is_prose(text) for text in docstrings)
+    assert any("json" in text.lower() for text in docstrings)
     assert not {"this", "antigravity"} & set(sys.modules), "it is read without importing it"
 
 

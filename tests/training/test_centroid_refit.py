@@ -74,13 +74,13 @@ def test_several_codes_together_explain_more(model, text, tmp_path, per_head, n_
     codes = book.codes.detach()
     # far off, since the first position's codes, of so few a good part, do not move
     codes += 0.5 * codes.std() * torch.randn(codes.shape)
-    found = book.encode(x)
-    error = (x - book.decode(found))[:, 1:].square().sum()
-    ids = found.ids[:, 1:].reshape(-1, n_books, 3)
+    encoded = book.encode(x)
+    error = (x - book.decode(encoded))[:, 1:].square().sum()
+    ids = encoded.ids[:, 1:].reshape(-1, n_books, 3)
     used = {(group, code) for group in range(n_books) for code in ids[:, group].flatten().tolist()}
     before = codes.clone()
     refit_centroids(model, {site: book}, tokens, tmp_path)
-    assert (x - book.decode(found))[:, 1:].square().sum() < 0.95 * error
+    assert (x - book.decode(encoded))[:, 1:].square().sum() < 0.95 * error
     for place in {*np.ndindex(n_books, 24)} - used:
         torch.testing.assert_close(codes[place], before[place])
 
@@ -101,8 +101,8 @@ def test_with_one_code_least_squares_is_a_division():
     lacking = torch.stack([(missing * values)[ids[:, 0] == code].sum(0) for code in range(5)])
     weight = torch.bincount(ids[:, 0], values[:, 0].square(), minlength=5)
     ridge = RIDGE * values.square().mean()
-    found = least_squares_move(missing, ids, 5, values)
-    torch.testing.assert_close(found, lacking / (weight + ridge)[:, None])
+    move = least_squares_move(missing, ids, 5, values)
+    torch.testing.assert_close(move, lacking / (weight + ridge)[:, None])
     # a second slot that adds nothing but halves the mean square
     two = least_squares_move(missing, ids.expand(-1, 2), 5, torch.cat([values, torch.zeros(40, 1)], 1))
     torch.testing.assert_close(two, lacking / (weight + ridge / 2)[:, None])
@@ -112,10 +112,10 @@ def test_codes_that_are_fixed_are_made_up_for_by_the_others():
     missing, ids = torch.randn(60, 3) + 1, torch.randint(5, (60, 3))
     ids[:, 2] = 5  # in every vector, as nothing is that fills spare slots
     fixed = torch.arange(6) == 5
-    found = least_squares_move(missing, ids, 6, torch.ones(ids.shape), fixed=fixed)
-    assert not found[5].any()
+    move = least_squares_move(missing, ids, 6, torch.ones(ids.shape), fixed=fixed)
+    assert not move[5].any()
     free = least_squares_move(missing, ids[:, :2], 6, torch.ones(60, 2))  # as if it were not there
-    torch.testing.assert_close(found, free)
+    torch.testing.assert_close(move, free)
 
 
 def test_training_ends_with_it(model, text, start, tmp_path):
@@ -123,8 +123,8 @@ def test_training_ends_with_it(model, text, start, tmp_path):
     books = []
     for rounds in (2, 0):
         asked = replace(config, centroid_refits=rounds)
-        found = train_codebooks(model, start, text, tmp_path / str(rounds), asked)
-        books.append(Codebooks.from_pretrained(found.folder, model))
+        trained = train_codebooks(model, start, text, tmp_path / str(rounds), asked)
+        books.append(Codebooks.from_pretrained(trained.folder, model))
     refitted, left = books
     assert not any(torch.equal(book.codes, refitted[site].codes) for site, book in left.items())
     for blocks in run.refit_blocks(text.tokens, config):

@@ -82,13 +82,13 @@ def test_a_killed_run_goes_on_with_the_same_losses(
     monkeypatch.undo()
     steps = kill_at(monkeypatch, -1, Trainer, "step", after=True)
     oftener = replace(CONFIG, checkpoint_every=2)  # which changes nothing that is found
-    found = train_codebooks(model, start, text, tmp_path / "out", oftener)
-    first, second = history(whole.folder), history(found.folder)
+    resumed = train_codebooks(model, start, text, tmp_path / "out", oftener)
+    first, second = history(whole.folder), history(resumed.folder)
     assert first["loss"] == pytest.approx(second["loss"], abs=1e-6) and first["dead"] == second["dead"]
-    books = (Codebooks.from_pretrained(one.folder, model).values() for one in (whole, found))
-    for one, other in zip(*books, strict=True):
-        torch.testing.assert_close(one.codes, other.codes, atol=1e-6, rtol=0)
-        assert torch.equal(one.counts, other.counts)
+    books = (Codebooks.from_pretrained(codebooks.folder, model).values() for codebooks in (whole, resumed))
+    for book, other in zip(*books, strict=True):
+        torch.testing.assert_close(book.codes, other.codes, atol=1e-6, rtol=0)
+        assert torch.equal(book.counts, other.counts)
     assert len(steps) <= 16 - done + CONFIG.checkpoint_every, "more than an interval was done again"
 
 
@@ -142,8 +142,8 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_serves(model, start,
     with pytest.raises(InputError, match=r"step-0+6.* is damaged .*delete it, .* goes on from step-0+3"):
         train_codebooks(model, start, text, killed, CONFIG)
     last.unlink()
-    found = train_codebooks(model, start, text, killed, CONFIG)
-    assert history(found.folder)["loss"] == pytest.approx(history(whole.folder)["loss"], abs=1e-6)
+    resumed = train_codebooks(model, start, text, killed, CONFIG)
+    assert history(resumed.folder)["loss"] == pytest.approx(history(whole.folder)["loss"], abs=1e-6)
 
 
 def test_another_runs_checkpoint_is_refused(model, start, text, killed, tiny_model, tmp_path):
@@ -180,8 +180,8 @@ def test_values_that_are_no_numbers_stop_it_and_the_last_checkpoint_stays(
         return x
 
     def spoiled(self):
-        found = state(self)
-        return {**found, "m0/codes": found["m0/codes"] * float("nan")}
+        tensors = state(self)
+        return {**tensors, "m0/codes": tensors["m0/codes"] * float("nan")}
 
     with (
         hooked(model, {"blocks.0.hook_resid_post": spoil}),
@@ -193,8 +193,8 @@ def test_values_that_are_no_numbers_stop_it_and_the_last_checkpoint_stays(
         with pytest.raises(InputError, match="step 9: m0/codes holds NaN or infinite values; the last good"):
             train_codebooks(model, start, text, killed, CONFIG)
     assert checkpoints(killed) == kept
-    found = train_codebooks(model, start, text, killed, CONFIG)
-    assert history(found.folder)["loss"] == pytest.approx(history(whole.folder)["loss"], abs=1e-6)
+    resumed = train_codebooks(model, start, text, killed, CONFIG)
+    assert history(resumed.folder)["loss"] == pytest.approx(history(whole.folder)["loss"], abs=1e-6)
 
 
 def test_a_finished_run_is_not_done_again_and_another_is_refused(model, start, text, whole, monkeypatch):
@@ -208,8 +208,8 @@ def test_a_finished_run_is_not_done_again_and_another_is_refused(model, start, t
 
 def test_the_step_follows_the_number_of_codes_and_is_kept_as_a_number(model, start, text, tmp_path):
     k = start.manifest["fit"]["k"]
-    assert [TrainConfig().for_codes(some).lr for some in (1, 2, 8, 9, 32)] == [0.02, 0.01, 0.01, 0.002, 0.002]
-    assert [TrainConfig().for_codes(some, mlps=True).lr for some in (1, 8, 32)] == [0.003, 0.003, 0.002]
+    assert [TrainConfig().for_codes(n_codes).lr for n_codes in (1, 2, 8, 9, 32)] == [0.02, 0.01, 0.01, 0.002, 0.002]
+    assert [TrainConfig().for_codes(n_codes, mlps=True).lr for n_codes in (1, 8, 32)] == [0.003, 0.003, 0.002]
     assert TrainConfig(lr=0.5).for_codes(1, mlps=True).lr == 0.5
     assert {site[0] for site in start.sites} == {"a", "m"}  # so by what is right for heads
     books = Codebooks.from_pretrained(start.folder, model)

@@ -33,8 +33,8 @@ def kl_on(model, books, text) -> float:
     with torch.no_grad():
         plain = model(text.tokens).log_softmax(-1)
         with attach(model, books, error_term=False):
-            found = model(text.tokens).log_softmax(-1)
-    return float((plain.exp() * (plain - found)).sum(-1).mean())
+            coded = model(text.tokens).log_softmax(-1)
+    return float((plain.exp() * (plain - coded)).sum(-1).mean())
 
 
 def error_on(model, books, text) -> float:
@@ -57,21 +57,21 @@ def test_distilled_training_brings_held_out_kl_down(k, heldout_share, model, tex
     start = fit_codebooks(model, ["heads", "m0"], text, tmp_path / "fitted", fit)
     heldout = load_text("stdlib", model, n_tokens=32 * 32, context=32, split="heldout")
     before = weights_digest(model)
-    found = train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, epochs=8))
-    fitted, trained = (Codebooks.from_pretrained(folder, model) for folder in (start.folder, found.folder))
+    saved = train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, epochs=8))
+    fitted, trained = (Codebooks.from_pretrained(folder, model) for folder in (start.folder, saved.folder))
     assert kl_on(model, trained, text) < 0.95 * kl_on(model, fitted, text)
     assert kl_on(model, trained, heldout) < heldout_share * kl_on(model, fitted, heldout)
     assert weights_digest(model) == before and not any(p.requires_grad for p in model.parameters())
     assert all(book.config == fitted[site].config for site, book in trained.items())
-    assert found.manifest["training"]["objective"] == "distilled" and found.sites == start.sites
-    assert not (found.folder / ".work").exists()
+    assert saved.manifest["training"]["objective"] == "distilled" and saved.sites == start.sites
+    assert not (saved.folder / ".work").exists()
     result = evaluate_codebooks(model, {k: trained}, heldout, text, control_blocks=0)
     assert result.usage[k]["variance_explained_mean"] > 0
 
 
 def test_local_training_lowers_the_error_and_gives_each_site_its_own_gradient(model, text, start, tmp_path):
-    found = train_codebooks(model, start, text, tmp_path, replace(QUICK, objective="local"))
-    fitted, trained = (Codebooks.from_pretrained(folder, model) for folder in (start.folder, found.folder))
+    saved = train_codebooks(model, start, text, tmp_path, replace(QUICK, objective="local"))
+    fitted, trained = (Codebooks.from_pretrained(folder, model) for folder in (start.folder, saved.folder))
     assert error_on(model, trained, text) < error_on(model, fitted, text)
     # the first site's gradient is the same whatever stands behind it
     gradients = []
@@ -88,19 +88,19 @@ def test_joint_training_lowers_the_loss_and_the_finetuned_model_is_saved(tiny_mo
     model = load_model(folder)
     before = weights_digest(model)
     config = replace(QUICK, objective="joint", model_lr=1e-2)
-    found = train_codebooks(model, start, text, tmp_path / "out", config)
-    history = json.loads((found.folder / "training.json").read_text())
+    saved = train_codebooks(model, start, text, tmp_path / "out", config)
+    history = json.loads((saved.folder / "training.json").read_text())
     assert sum(history["ce"][-8:]) < sum(history["ce"][:8]) - 1 and set(history["kl"]) == {None}
     assert weights_digest(model) != before and all(p.grad is None for p in model.parameters())
-    again = load_model(found.manifest["model"]["spec"])
+    again = load_model(saved.manifest["model"]["spec"])
     assert torch.equal(again(text.tokens[:4]), model(text.tokens[:4]))
-    Codebooks.from_pretrained(found.folder, again)
+    Codebooks.from_pretrained(saved.folder, again)
     with pytest.raises(InputError, match="holds codebooks of"):
-        Codebooks.from_pretrained(found.folder, load_model(folder))
+        Codebooks.from_pretrained(saved.folder, load_model(folder))
     done = train_codebooks(load_model(folder), start, text, tmp_path / "out", config)
-    assert done.manifest == found.manifest, "asked for once more, it is done"
+    assert done.manifest == saved.manifest, "asked for once more, it is done"
     # it moves with its folder
-    moved = found.folder.rename(tmp_path / "elsewhere")
+    moved = saved.folder.rename(tmp_path / "elsewhere")
     spec = Codebooks.from_pretrained(moved).manifest["model"]["spec"]
     assert spec == str(moved / "model")
     Codebooks.from_pretrained(moved, load_model(spec))
@@ -171,10 +171,10 @@ def test_steps_are_adams_over_the_uses_of_each_code():
 def test_the_first_position_is_exact_and_stays(objective, codes, model, text, tmp_path):
     start = fit_codebooks(model, ["heads"], text, tmp_path / "fitted", FitConfig(n_codes=24, **codes))
     given = {"nested": True} if objective == "nested" else {"objective": objective}
-    found = train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, **given))
+    saved = train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, **given))
     tokens = text.tokens[:3]
     plain, coded, before = {}, {}, {}
-    for seen, folder in ((plain, None), (coded, found.folder), (before, start.folder)):
+    for seen, folder in ((plain, None), (coded, saved.folder), (before, start.folder)):
         books = Codebooks.from_pretrained(folder, model) if folder else {}
         watch = {f"blocks.{layer}.hook_resid_post": partial(seen.__setitem__, layer) for layer in range(2)}
         coding = attach(model, books, error_term=False) if books else nullcontext()
@@ -269,11 +269,11 @@ def test_steps_are_in_units_of_the_spread_at_the_site(model, text, start):
 
 
 def test_nested_training_serves_every_number_of_codes(model, text, start, tmp_path):
-    found = train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, nested=True))
+    saved = train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, nested=True))
     for k in (1, 2, 4):
-        fitted, trained = (Codebooks.from_pretrained(f, model, k=k) for f in (start.folder, found.folder))
+        fitted, trained = (Codebooks.from_pretrained(f, model, k=k) for f in (start.folder, saved.folder))
         assert kl_on(model, trained, text) < kl_on(model, fitted, text)
-    assert all(book.config.k == 4 for book in Codebooks.from_pretrained(found.folder, model).values())
+    assert all(book.config.k == 4 for book in Codebooks.from_pretrained(saved.folder, model).values())
 
 
 def test_codes_that_are_never_used_are_replaced_until_near_the_end(model, text, start):
@@ -394,8 +394,8 @@ def first_layer(model, text):
 
 def test_what_is_kept_of_the_plain_model_says_the_same_in_any_batch(model, text, first_layer, monkeypatch):
     plain = Teacher(model, again=True)
-    for some in (slice(0, 4), slice(4, 8)):
-        plain.logits(text.tokens[some])
+    for rows in (slice(0, 4), slice(4, 8)):
+        plain.logits(text.tokens[rows])
     mixed = text.tokens[[6, 1, 3, 4]]
     again = plain.logits(mixed)
     again.zero_()  # the caller's own

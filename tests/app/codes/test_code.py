@@ -28,18 +28,18 @@ def test_the_page_of_a_code_shows_what_the_library_finds(page, index, busy, its_
     tables = tables_of(app)
     tokens = tables["token, tokens, precision"]
     assert [(row["tokens"], row["precision"], row["recall"]) for row in tokens] == [
-        (one.count, one.precision, one.recall) for one in facts.tokens
+        (token.count, token.precision, token.recall) for token in facts.tokens
     ]
     nearest = tables["code, cosine, tokens"]
-    assert [row["code"] for row in nearest] == [f"{busy[0]}={one.code}" for one in facts.neighbours]
-    np.testing.assert_allclose([row["cosine"] for row in nearest], [one.cosine for one in facts.neighbours])
+    assert [row["code"] for row in nearest] == [f"{busy[0]}={neighbour.code}" for neighbour in facts.neighbours]
+    np.testing.assert_allclose([row["cosine"] for row in nearest], [neighbour.cosine for neighbour in facts.neighbours])
     related = tables["code, share, 95 %"]
     assert [(row["code"], row["lift"]) for row in related] == [
-        (f"{one.book}={one.code}", one.lift) for one in facts.related
+        (f"{related_code.book}={related_code.code}", related_code.lift) for related_code in facts.related
     ]
     documents = tables["share, with it, of"]
     assert [(row["document"], row["with it"], row["of"]) for row in documents] == [
-        (one.document, one.count, one.length) for one in facts.coverage
+        (coverage.document, coverage.count, coverage.length) for coverage in facts.coverage
     ]
     lens = logit_lens(index, model, *busy)
     assert [row["logit"] for row in tables["token, up, logit"]] == pytest.approx([v for _, v in lens.up])
@@ -76,7 +76,7 @@ def test_exactly_as_many_contexts_as_are_asked_for(page, index, busy, its_name):
     app = page(code=its_name, order="all, in order")
     shown = _framed(html_of(app)[0])
     assert len(shown) == 25 and f"25 of {n} shown" in text_of(app)
-    wanted = [one.pieces[one.focus].strip() for one in code_contexts(index, *busy, "corpus", 25)]
+    wanted = [context.pieces[context.focus].strip() for context in code_contexts(index, *busy, "corpus", 25)]
     assert [text for text in shown if text.isalnum()] == [text for text in wanted if text.isalnum()]
     app.get("pagination")[0].set_value(2).run()
     assert f"{min(25, n - 25)} of {n} shown, 26 to {min(50, n)}" in text_of(app)
@@ -151,9 +151,12 @@ def test_a_code_that_is_not_there_is_one_clear_line(page, code):
 
 def test_what_a_language_model_said_of_it_is_text(page, runs, index, its_name):
     path = runs / NAME / FILE
-    one = asdict(Explanation(EVIL, "small", 0, 0.9, 0.8, 0.85, 0.1, 20))
-    path.write_text(json.dumps({"books": index.manifest["books"]["fingerprint"], "explanations": {its_name: one}}))
-    told = f"small says “{EVIL}”   (detection F1 0.85 at 20 tokens of other text, 0.10 with another code's words)"
-    assert told in text_of(page(runs, code=its_name)).replace("\u2060", "")  # which keeps addresses from being links
+    explanation = asdict(Explanation(EVIL, "small", 0, 0.9, 0.8, 0.85, 0.1, 20))
+    path.write_text(
+        json.dumps({"books": index.manifest["books"]["fingerprint"], "explanations": {its_name: explanation}})
+    )
+    sentence = f"small says “{EVIL}”   (detection F1 0.85 at 20 tokens of other text, 0.10 with another code's words)"
+    # U+2060 keeps addresses from being links
+    assert sentence in text_of(page(runs, code=its_name)).replace("\u2060", "")
     path.write_text("[]")
     assert "damaged" in error_of(page(runs, code=its_name))
