@@ -52,6 +52,12 @@ class Arrow:
     total: float
     direct: float
 
+    @property
+    def detour(self) -> str:
+        """What other paths do to it, where they halve or double it."""
+        share = self.total / (self.direct or 1e-9)
+        return "" if 0.5 <= share <= 2 else f"other paths {'add to it' if share > 2 else 'take it away'}"
+
 
 @dataclass(frozen=True)
 class Alone:
@@ -171,13 +177,16 @@ class Why:
             "",
             *map(_line, self.nodes[: min(kept, _NODES)]),
         ]
-        arrows = sorted(self.arrows, key=lambda x: (max(x.sender, x.receiver) >= kept, -abs(x.direct)))
-        for arrow in arrows[:_ARROWS]:
+        shown = min(kept, _NODES)
+        between = [arrow for arrow in self.arrows if max(arrow.sender, arrow.receiver) < shown]
+        arrows = sorted(between, key=lambda arrow: -abs(arrow.direct))[:_ARROWS]
+        for arrow in arrows:
             ends = f"{self.nodes[arrow.sender]} → {self.nodes[arrow.receiver]}"
-            odd = " (they disagree)" if not 0.5 <= arrow.total / arrow.direct <= 2 else ""
-            lines.append(f"  {ends}: direct {arrow.direct:+.2f}, in all {arrow.total:+.2f}{odd}")
+            detour = f"; {arrow.detour}" if arrow.detour else ""
+            lines.append(f"  {ends}: direct {arrow.direct:+.2f}, in all {arrow.total:+.2f}{detour}")
         lines += [
-            f"  {len(self.nodes)} nodes and {len(arrows)} arrows in all (--json)",
+            f"  these are {shown} of {len(self.nodes)} nodes and {len(arrows)} of {len(self.arrows)} arrows; "
+            "--out FOLDER draws them, --json FILE lists all",
             "",
             "restored by      " + "".join(f"{n:>6}" for n in CURVE),
         ]

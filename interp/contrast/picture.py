@@ -32,8 +32,6 @@ from interp.contrast.words import MINUS, about, curves, headline, label, signed
 
 BOLD = 1.25
 """So many times as wide bold text is."""
-AGREE = 0.5, 2.0
-"""Total effects within these multiples of the direct one need no mark."""
 STYLE = """
 .why{color:#1f2328;--ground:#fff;--for:#2f76b8;--against:#c4661f;font:11px system-ui,sans-serif}
 @media(prefers-color-scheme:dark){.why{color:#e6e6e6;--ground:#16181d;--for:#5fa8e8;--against:#f0994d}}
@@ -129,14 +127,13 @@ def _arrow(arrow: Arrow, boxes: Mapping[int, Box], nodes: Sequence[WhyNode], wid
         curve = f"C{bend:.1f} {y0:.1f} {bend:.1f} {y1:.1f} {x1:.1f} {y1:.1f}"
         tip = f"M{x1:.1f} {y1 - 5:.1f}v10l7 -5z"
         middle = 0.125 * (x0 + x1) + 0.75 * bend, (y0 + y1) / 2
-    disagree = not AGREE[0] <= arrow.total / (arrow.direct or 1e-9) <= AGREE[1]
     tooltip = (
         f"{nodes[arrow.sender]} \u2192 {nodes[arrow.receiver]}\ndirect {signed(arrow.direct)}, in all "
         f"{signed(arrow.total)} logits"
     )
     mark = Markup("")
-    if disagree:
-        tooltip += "\nthey disagree: other paths add or take away"
+    if arrow.detour:
+        tooltip += f"\n{arrow.detour}"
         mark = Markup('<circle class="ground" cx="{:.1f}" cy="{:.1f}" r="8"/>').format(*middle)
         mark += _text("strong", middle[0], middle[1] + 4, "\u2260", "middle")
     place = f"{arrow.sender}-{arrow.receiver}"
@@ -224,7 +221,7 @@ def _legend(y: float, explanation: Why, n: int) -> list[Markup]:
     rest = len(explanation.nodes) - n
     lines = (
         "Filled: kept. Number: by so many logits A's difference falls with B's value there. Dotted: looks at most.",
-        "Arrow: direct effect by width, dashed where negative; \u2260 where the total disagrees."
+        "Arrow: direct effect by width, dashed where negative; \u2260 where other paths halve or double it."
         + (f" {rest} more nodes are not shown." if rest else ""),
     )
     return [_text("weak", EDGE, y + i * LINE, line) for i, line in enumerate(lines)]
