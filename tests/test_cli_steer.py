@@ -80,29 +80,17 @@ def test_codes_found_from_files_are_listed_with_precision_and_recall(steer, tmp_
 
 MISTAKES = """
 --codes a0.h1=1 --topic fire
---topic water
 --positive nowhere.txt
---codes a0.h1
---codes a0.h1=1*x --add 1
 --codes a0.h1=1*0.5
---codes a7.h1=1
 --codes m0=1
---codes a0.h1=12
 --codes a0.h1=1 --negative x
 --codes a0.h1=1 --slots 3
 --codes a0.h1=1 --slots 2 --k 1
---codes a0.h1=1 --slots 2 --add 1
 --codes a0.h1=1 --top-k 2
 --codes a0.h1=1 --chat
---codes a0.h1=1 --tokens 500
 --codes a0.h1=1 --samples 3 --temperature 0
---codes a0.h1=1 --add nan
 --codes a0.h1=1 --add 1 --forbid
---codes a0.h1=1 --set --forbid
---codes a0.h1=1 --positions last
---codes a0.h1=1 --when fire
 --codes a0.h1=1 --when token:(
---codes a0.h1=1 --when a1.h0=1
 --codes a0.h1=1 --when label:digits
 --codes a0.h1=1 --json -
 --codes a0.h1=1 --json .

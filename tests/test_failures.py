@@ -36,13 +36,6 @@ def test_a_damaged_run_is_named_with_its_fault_and_stays(command, finished, tmp_
     assert tree(tmp_path) == before
 
 
-def test_runs_on_models_of_other_shapes_cannot_be_compared(command, finished, tmp_path):
-    finished.save(tmp_path / "a")
-    assert command("discover", "planted-backup", "-n", "8", "--no-program", "--out", "b").code == 0
-    outcome = command("compare", "a", "b")
-    assert outcome.code == 2 and "one shape" in outcome.error
-
-
 def _full(*_args, **_kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -12,9 +12,7 @@ from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import SetCode
 from interp.bottlenecks.fit import fit_codebooks
 from interp.models.generate import generate
-from interp.scores.patching import PatchingConfig, patching
 from interp.text import load_text
-from tests.pairs import random_pairs
 
 COPY = {"cpu", "item", "tolist", "numpy", "nonzero", "__array__", "__bool__", "__int__", "__float__", "__index__"}
 """Methods that give Python a tensor's values, wherever the tensor lies."""
@@ -77,13 +75,3 @@ def test_generation_under_a_gated_edit_copies_numbers_for_every_token(model, tex
     few, more = generated(4), generated(8)
     assert 0 < (more - few).total() <= 4 * 10
     assert set(more) <= {1, 2, 8}, "numbers, and the tokens themselves"
-
-
-def test_patching_copies_the_metric_of_its_rows_alone(model):
-    pairs, config = random_pairs(60, n=8, lengths=(10, 10)), PatchingConfig(batch_size=8)
-    few, more = (
-        copies(lambda: patching(model, pairs.subset(range(4)), config)),
-        copies(lambda: patching(model, pairs, config)),
-    )
-    assert few.total() == more.total() > 0, "as many batches"
-    assert max(more) <= 8 * model.cfg.n_heads, "less than one token's activations a row"

@@ -159,23 +159,6 @@ def test_a_link_is_followed_and_not_replaced(command):
     assert Path("linked").is_symlink() and Run.load("there/run").n_pairs == 6
 
 
-def test_a_method_has_a_seed_and_a_batch_size_of_its_own(command):
-    words = ("discover", PLANTED, "-n", "6", "--no-program", "--seed", "3")
-    for out, more in (("a", ()), ("b", ("--set", "seed=5")), ("eap", ("--method", "eap"))):
-        assert command(*words, *more, "--out", out).code == 0
-    a, b, eap = (Run.load(name) for name in ("a", "b", "eap"))
-    assert a.provenance.pairs == b.provenance.pairs
-    assert [run.settings.config["seed"] for run in (a, b)] == [3, 5]
-    assert eap.settings.config["batch_size"] == 8, "its own, unless another is given"
-
-
-def test_grow_leaves_enough_of_a_short_file_and_says_what_is_too_short(command, made):
-    done = command("grow", str(made / "own.json"), "--model", PLANTED)
-    assert done.code == 0, done.err
-    refused = command("grow", str(made / "own.json"), "--model", PLANTED, "-n", "5")
-    assert refused.code == 2 and "so use fewer (-n)" in refused.error
-
-
 def test_a_table_gives_way_to_one_that_has_all_of_it(command):
     def bench(methods: str, *more: str) -> int:
         words = ("--tasks", PLANTED, "--methods", methods, "--pairs", "5", "--seeds", "1")

@@ -110,11 +110,7 @@ JUDGED |= {"interval": [0.8, 1.0], "n_pairs": 5, "shared_pairs": None, "measured
 JUDGED["nulls"] = {"random_mean": 0.5, "random_sd": 0.1, "layer_index": None, "layer_mean": None}
 VALUES = [
     ({"format": 99}, "run.json: format: "),
-    ({"unknown": 1}, "run.json: unknown: "),
     ({"heads": []}, NOT),
-    ({"recovery": 7}, "run.json: recovery: "),
-    ({"provenance": {}}, "run.json: provenance.pairs: "),
-    ({"seed": "x"}, "run.json: seed: "),
     ({"n_pairs": -1}, "run.json: n_pairs: "),
     ({"metric": {"clean": NAN, "corrupt": 0, "name": "m"}}, "metric.clean: "),
     ({"proposed": {"false_discovery_rate": 2, "heads": []}}, "proposed.false_disc"),
@@ -124,7 +120,6 @@ HEAD = [
     ({"low": None}, "a0.h0 is in the circuit and has no"),
     ({"site": "../a0"}, "heads.0.site: "),
     ({"layer": 1, "site": "a1.h0"}, NOT),
-    ({"codes": {"clean": [[0, "x"]], "corrupt": []}}, "clean.0.1: "),
 ]
 SHAPES = [
     ({"heads_per_pair": np.zeros((5, 3, 1))}, r"heads_per_pair: of shape \(5, 3, 1\), .* implies \(5, 1, 1\)"),
@@ -137,7 +132,6 @@ CONTENTS = [
     (RESULT, None, "not a run folder"),
     (RESULT, "{", "run.json: "),
     (RESULT, "[" * 200_000, "run.json: "),
-    (RESULT, "[]", "run.json: all of it: "),
     (RESULT, '{"format": 2}', "run.json: model: Field required, and 1"),
     (ARRAYS, None, "scores.safetensors: No such file"),
     (ARRAYS, "noise" * 9, "scores.safetensors: "),

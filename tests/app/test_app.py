@@ -2,14 +2,12 @@
 
 import tomllib
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from interp.app import engine
 from interp.app.widgets import run_store
-from interp.app.widgets.code_names import steering_by
 from interp.app.widgets.tokens import plain
 from tests.app.conftest import MAIN, TIMEOUT, asked, press, text_of
 from tests.report.synthetic import make_run
@@ -93,22 +91,6 @@ def test_a_model_is_chosen_in_the_workbench_and_lists_show_what_was_made_with_it
     app.switch_page("live/page.py").run()
     app.selectbox(key="model").set_value("/etc/models").run()
     assert "there is no file or folder" in app.error[0].value and app.selectbox(key="model").value == "/etc/models"
-
-
-def test_an_address_says_the_tabs_model_unless_it_is_the_workbenchs_own(monkeypatch):
-    monkeypatch.setattr(engine, "known_models", lambda: ["own", "other"])
-    for name in ("own", "other"):
-        monkeypatch.setattr(engine, "model_name", lambda name=name: name)
-        asked = parse_qs(urlsplit(steering_by("a1.h2=3", "books")).query)
-        assert asked == {"books": ["books"], "source": ["by name"], "codes": ["a1.h2=3"]} | (
-            {"model": ["other"]} if name == "other" else {}
-        )
-
-
-def test_a_run_of_a_model_that_was_in_memory_is_shown(open_page, tmp_path):
-    make_run(n_layers=2, n_heads=4, members=2, n_pairs=10, model=None).save(tmp_path / "mine")
-    app = open_page("circuit", tmp_path, run="mine")
-    assert app.dataframe and "in memory" in app.info[0].value
 
 
 def test_a_run_of_another_model_is_opened_and_offers_to_load_it(open_page, tmp_path, tiny_model_folder):

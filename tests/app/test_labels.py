@@ -35,16 +35,6 @@ def test_live_text_says_what_codes_stand_for_without_a_click(open_page, runs):
     assert list(table["stands for"]) == [wanted.get(code, f"name {code}") for code in table["code"]]
 
 
-def test_live_text_begins_at_the_site_that_says_most(open_page, runs):
-    labels = Labels.open(runs / "books" / LABELS)
-    begin, n = labels.starts["a1.h2"]
-    labels.columns["f1"][:] = 0.1
-    labels.columns["f1"][begin : begin + n] = 1
-    labels.save(runs / "books" / LABELS)
-    app = open_page("live", runs, text=TEXT)
-    assert app.selectbox(key="site").value == "a1.h2"
-
-
 def test_codes_opens_on_the_clearest_and_a_code_says_what_it_stands_for(open_page, runs):
     app = open_page("codes", runs)
     assert "The clearest codes" in [element.value for element in app.subheader]

@@ -13,18 +13,16 @@ import torch
 
 from interp.app import engine
 from interp.app.steering.comparison import session
-from interp.app.steering.job import control_vector
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import code_edits
 from interp.bottlenecks.store import Codebooks
 from interp.evaluation.steering_conditions import means_of_texts
 from interp.models.generate import generate
-from interp.steering import AddCode, SetCode, SteeringRequest, parse_codes
+from interp.steering import AddCode, SetCode, parse_codes
 from interp.steering.cache import identity
 from interp.steering.code_set import SCALE
 from interp.steering.continuations import continue_prompts, encode_prompts, step_divergences, surprise
-from interp.steering.control_vector import ControlVector, vector_books
-from interp.steering.request import random_codes
+from interp.steering.control_vector import vector_books
 from tests.app.conftest import array_of, error_of, files_of, plot_of, press, strips_of, table_of, text_of
 
 CODES = "a0.h1=3, a1.h2=5"
@@ -125,7 +123,7 @@ def test_what_was_kept_elsewhere_is_neither_read_nor_written(open_page, runs_wit
     assert "is a link to another place" in app.error[0].value and not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_the_link_of_a_comparison_has_everything(page, model, runs_with_books):
+def test_the_link_of_a_comparison_has_everything(page):
     app = page(source="by name")
     app.text_area(key="prompt").set_value("John & <Mary>?")
     app.text_area(key="codes").set_value(CODES)
@@ -142,19 +140,6 @@ def test_the_link_of_a_comparison_has_everything(page, model, runs_with_books):
     _press(other)
     assert len(_judged(app)) == 3 and _judged(other) == _judged(app)
     assert other.code[0].value == app.code[0].value
-
-    # and the library makes the same three texts
-    books = Codebooks.from_pretrained(runs_with_books / "books", model)
-    codes = parse_codes(CODES)
-    rows = enumerate((codes, random_codes(model, books, codes, seed=7)), 1)
-    edits = [SetCode(site, code, rows=[row]) for row, condition_codes in rows for site, code, _ in condition_codes]
-    placing = {"positions": "generated:3", "fraction": 0.5, "seed": 7, "when": "token:[^a-z]"}
-    within = attach(model, books, read=False).edit(*edits, **placing)
-    texts = continue_prompts(model, ["John & <Mary>?"] * 3, 8, within=within, seed=7)
-    strips = strips_of(app)
-    assert ["".join(strip["pieces"]) for strip in strips] == [text.prompt + text.text for text in texts]
-    marks = within.edited_positions(3, len(encode_prompts(model, ["John & <Mary>?"])[0]) + 8)[1, :-1]
-    assert strips[1]["rows"][0]["titles"].count("codes edited here") == int(marks.sum()) > 0
 
 
 @pytest.fixture
@@ -314,14 +299,6 @@ def test_what_cannot_be_steered_is_one_clear_line(page, address, message):
     assert message in error_of(app) and not strips_of(app)
 
 
-def test_an_address_out_of_range_leaves_what_is_usual(page):
-    for scale in ("nan", "1e99"):
-        app = page(how="added", scale=scale, fraction="-1", begin="0")
-        numbers = {key: app.number_input(key=key).value for key in ("scale", "fraction", "begin")}
-        assert numbers == {"scale": SCALE, "fraction": 1.0, "begin": 1}
-    assert page(how="x").selectbox(key="how").value == "added"
-
-
 def test_markup_in_a_prompt_is_shown_as_text(page):
     app = page(source="by name", codes=CODES, prompt="<script>alert(1)</script> <b>")
     _press(app)
@@ -330,22 +307,3 @@ def test_markup_in_a_prompt_is_shown_as_text(page):
     _open(app, 1, 0)
     for element in (*app.subheader, *app.markdown, *app.caption):
         assert not re.search(r"(?<!\\)<", element.value), element.value
-
-
-def test_added_codes_are_kept_as_a_control_vector_and_set_ones_say_why_not(
-    page, runs_with_books, model, tmp_path, monkeypatch
-):
-    kept = {}
-    for how in ("added", "set"):
-        app = page(source="by name", codes=CODES, how=how, prompt="John went to")
-        _press(app)
-        assert not app.error
-        kept[how] = [button.proto.label for button in app.get("download_button")]
-    assert len(kept["added"]) == len(kept["set"]) + 1 and "constant vector" in text_of(app)
-    monkeypatch.setattr(engine, "model", lambda: model)
-    books = Codebooks.from_pretrained(runs_with_books / "books", model)
-    request = SteeringRequest(("John went to",), tuple(parse_codes(CODES)), how="added", scale=2.0)
-    (tmp_path / "codes.gguf").write_bytes(control_vector(books, request))
-    edits = code_edits(request.codes, "added", scale=2.0)
-    wanted, vector = (ControlVector.from_edits(model, books, edits), ControlVector.load(tmp_path / "codes.gguf", model))
-    assert vector.directions.any() and torch.equal(vector.directions, wanted.directions)

@@ -6,9 +6,8 @@ import re
 import pytest
 
 from interp.contrast import Why, replay, why
-from interp.contrast.play import Play
 from interp.contrast.words import every_node
-from tests.app.conftest import asked, button_of, error_of, html_of, plain_html, press, strips_of, text_of
+from tests.app.conftest import asked, error_of, html_of, plain_html, press, strips_of, text_of
 from tests.contrast.synthetic import EVIL, make_why
 
 A, B = "When Mary and John went to the store, John gave", "When Mary and John went to the store, Mary gave"
@@ -140,14 +139,3 @@ def test_what_a_saved_explanation_says_is_shown_as_text_and_of_another_model_is_
     assert EVIL[0] in plain_html(body).replace("&lt;", "<").replace("&gt;", ">")
     press(app, "Remove")
     assert "this explanation is of" in app.info[0].value and asked(app, "edits") is None
-
-
-def test_a_click_needs_one_forward_of_prompts_that_were_run_once(page, monkeypatch):
-    made = []
-    begin = Play.__init__
-    monkeypatch.setattr(Play, "__init__", lambda *given: (made.append(given), begin(*given))[1])
-    app = page(a=A, b=B)
-    for label in ("Patch B's value", "Remove", "Step back"):
-        press(app, label)
-    assert len(made) == 1
-    assert button_of(app, "Clear")

@@ -29,13 +29,10 @@ def test_the_table_is_printed_and_kept_in_three_forms(command, tmp_path):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (("--tasks", "ioo"), ("'ioo'", "did you mean 'ioi'")),
         (("--methods", "attribution,nap"), ("'nap'", "attribution")),
         (("--pairs", "10,many"), ("--pairs", "many")),
         (("--pairs", "999"), ("999 pairs", "pool of 300")),
-        (("--seeds", "0"), ("--seeds", "1")),
         (("--against", "nap"), ("'nap'",)),
-        (("--device", "tpu"), ("tpu",)),
     ],
 )
 def test_mistakes_are_one_line(command, words, parts):

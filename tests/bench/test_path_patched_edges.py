@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 from interp.interventions.edges import EdgeList
 from interp.models.sites import parse_site
@@ -44,20 +44,6 @@ def compared() -> tuple[list[dict], np.ndarray, dict[str, dict]]:
     ]
     rows = SCRIPT["_compare"](runs, exact, np.full(20, 4.0), 0.02)
     return runs, exact, {row["method"]: row for row in rows}
-
-
-def test_rows_are_means_over_seeds_and_differences_are_from_eap_ig(compared):
-    runs, exact, rows = compared
-    truth = np.abs(exact.mean(0)) >= 0.02 * 4
-    for method in runs[0]:
-        scores = [run[method][0] for run in runs]
-        assert rows[method]["roc_auc"][0] == pytest.approx(np.mean([roc_auc_score(truth, s) for s in scores]))
-        precision = np.mean([average_precision_score(truth, s) for s in scores])
-        assert rows[method]["average_precision"][0] == pytest.approx(precision)
-        less = rows[method]["roc_auc"][0] - rows["eap-ig"]["roc_auc"][0]
-        assert rows[method]["roc_auc_less"][0] == pytest.approx(less)
-    assert rows["adaptive-patching"]["roc_auc"] == [1.0] * 3 and rows["eap-ig"]["roc_auc_less"] == [0.0] * 3
-    assert [row["forwards"] for row in rows.values()] == [7.0, 26.0, 0.0]
 
 
 def test_intervals_draw_pairs_and_seeds(compared):

@@ -202,15 +202,6 @@ def test_generation_is_the_same_with_and_without_a_cache(model, books, tokens, p
     assert not torch.equal(texts[True], generate(model, tokens, 10))
 
 
-def test_generated_begins_where_the_first_new_token_is_made(model, books, tokens):
-    with attach(model, books, read=False).edit(SetCode("r0", 7)):
-        whole = logits(model, tokens)
-        first = generate(model, tokens, 1)[:, -1]
-    assert torch.equal(whole.argmax(-1)[:, -1], first)
-    plain = logits(model, tokens)
-    assert torch.equal(whole[:, :-1], plain[:, :-1]) and not torch.equal(whole[:, -1], plain[:, -1])
-
-
 def test_the_share_is_seeded_and_a_row_does_not_depend_on_the_batch(model, books):
     many = torch.randint(10, model.cfg.d_vocab, (24, 40), generator=torch.Generator().manual_seed(1))
 
@@ -249,18 +240,6 @@ def test_what_cannot_be_is_refused(model, books, tokens):
     beyond = attach(model, books, read=False).edit(replace(possible, rows=[7]))
     with beyond, pytest.raises(InputError):
         model(tokens)
-
-
-def test_sites_of_other_notations_are_the_same_sites(model, books, tokens):
-    with attach(model, books).edit(SetCode("a1.h2", 5), positions="all"):
-        expected = logits(model, tokens)
-    for site in ("L1H2", "blocks.1.attn.hook_z.h2"):
-        with attach(model, books).edit(SetCode(site, 5), positions="all") as attached:
-            assert torch.equal(logits(model, tokens), expected)
-        assert torch.equal(attached.ids[site], attached.ids["a1"][:, :, 2])
-        assert torch.equal(attached.codes[site].values, attached.codes["a1"].values[:, :, 2])
-        with pytest.raises(KeyError):
-            attached.codes["a1.h99"]
 
 
 def test_a_later_call_takes_the_place_of_an_earlier_one_and_all_can_be_taken_back(model, books, tokens):

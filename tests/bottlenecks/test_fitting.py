@@ -12,8 +12,7 @@ from torch import Tensor
 from interp import DEFAULT_CODEBOOKS
 from interp.bottlenecks import Codebook, CodebookConfig, MetricCodebook
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.fit import FitConfig, LayerStream, few_tokens, fit_codebooks, fit_parts
-from interp.bottlenecks.kinds.metric_codebook import output_map
+from interp.bottlenecks.fit import FitConfig, LayerStream, fit_codebooks, fit_parts
 from interp.bottlenecks.store import PRETRAINED, Codebooks
 from interp.errors import InputError
 from interp.executor import SERIAL, Shard, Workers
@@ -108,7 +107,7 @@ def whole(model, text, tmp_path_factory) -> dict[bool, Codebooks]:
 
 
 @pytest.mark.parametrize("sequential", [True, False])
-@pytest.mark.parametrize("after", [1, 6, 11, 15])
+@pytest.mark.parametrize("after", [1, 11])
 def test_a_killed_fit_goes_on_and_gives_the_same_books(model, text, killed, whole, after, sequential):
     config = replace(SMALL, sequential=sequential)
     part, calls = killed(after, config)
@@ -250,17 +249,7 @@ def test_codebooks_in_memory_are_those_of_a_folder(model, text, tmp_path):
     assert torch.equal(spec["m1"].codes, stored["m1"].codes)
 
 
-def test_an_output_map_keeps_lengths_of_outputs_and_their_units():
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.randn(3, 8, 20, generator=generator) * torch.tensor([0.1, 1.0, 30.0])[:, None, None]
-    x = torch.randn(3, 5, 8, generator=generator, dtype=torch.float64)
-    lengths = (x @ weights.double()).norm(dim=-1)
-    torch.testing.assert_close((x @ output_map(weights)).norm(dim=-1), lengths, rtol=1e-3, atol=0)
-    weights[1] = 0  # a head that was pruned
-    torch.testing.assert_close(output_map(weights)[1], torch.eye(8, dtype=torch.float64))
-    weights[2, 0, 0] = float("nan")
-    with pytest.raises(InputError, match="weights of group 2 are NaN or infinite"):
-        output_map(weights)
+def test_weights_that_are_no_numbers_or_of_another_shape_are_refused():
     for wrong in (torch.full((2, 6, 10), torch.inf), torch.randn(2, 5, 10)):
         with pytest.raises(InputError, match="weights"):
             MetricCodebook(CodebookConfig(d_in=6, n_codes=4, groups=2)).compare_by(wrong)
@@ -273,12 +262,3 @@ def test_small_batches_of_more_text_than_fits_are_joined(model, text, tmp_path, 
     for book in Codebooks.from_pretrained(tmp_path, model).values():
         behind = text.tokens[:, 1:].numel()
         assert ((book.counts.sum(-1) - behind) <= 1).all() and (book.counts.sum(-1) >= behind).all()
-
-
-def test_a_fit_smaller_than_any_that_was_measured_says_for_which_use():
-    assert few_tokens(21_952, 512) is None  # what 22000 tokens are in whole blocks of 64
-    assert few_tokens(2000, 64) == (
-        "2000 tokens and 64 codes are less than was measured to do for steering (22000 tokens, 512 codes)"
-    )
-    assert "for reading codes (20 tokens a code, 10240) and for steering" in few_tokens(2000, 512)
-    assert "steering" not in few_tokens(22_000, 2048) and "40960" in few_tokens(22_000, 2048)

@@ -43,16 +43,6 @@ def pairs(tiny_model_folder) -> bytes:
     return json.dumps({"prompts": prompts[:12]}).encode()
 
 
-def test_start_tells_when_the_model_is_ready_and_leads_to_steering(tab):
-    page = tab("/start").page
-    expect(page.get_by_text("is ready: 2 layers of 4 heads")).to_be_visible(timeout=180_000)
-    page.get_by_role("button", name="Begin here").click()
-    expect(page.get_by_role("heading", name="Steering")).to_be_visible()
-    # the first page that steers imports what it needs
-    prompt = "One day, Tim and his mom went to"
-    expect(page.get_by_label("Prompt", exact=True)).to_have_value(prompt, timeout=180_000)
-
-
 def open_first_row(page: Page, name: str | re.Pattern) -> None:
     """Click it until the page of that name opens: a table that is still being drawn takes no click."""
     heading = page.get_by_role("heading", level=1, name=name)
@@ -168,30 +158,6 @@ def test_steer_compare_and_open_a_token(steered):
     page.keyboard.press("Enter")
     expect(page.get_by_role("combobox", name="New token")).to_have_value(re.compile("^6 "))
     assert is_inert(page)
-
-
-def test_a_text_goes_on_from_a_token_that_is_clicked(steered):
-    page = steered.page
-    page.get_by_role("listbox", name="Tokens of Base").locator(".token").nth(2).click()
-    others = page.get_by_test_id("stButtonGroup").filter(has_text="Go on with another token")
-    others.get_by_role("radio").first.click()
-    page.get_by_role("button", name="Branch").click()
-    branch = page.get_by_role("listbox", name=re.compile("Tokens of Base, token 3: "))
-    expect(branch).to_be_visible()
-    expect(page.get_by_text(PERPLEXITY)).to_have_count(4)
-    branch.locator(".token").nth(2).click()
-    expect(page.get_by_text("chosen by hand")).to_be_visible()
-    assert is_inert(page)
-
-
-def test_parts_metrics_and_pairs_of_the_evaluation_stand_in_the_address(tab):
-    page = tab("/evaluation?bench=ioi%2C+ready-made").page
-    page.get_by_test_id("stButtonGroup").get_by_text("100", exact=True).click()
-    expect(page).to_have_url(re.compile("bench_pairs=100"))
-    expect(page.locator(".js-plotly-plot").first).to_be_visible()
-    page.get_by_text("Codebooks", exact=True).click()
-    expect(page).to_have_url(re.compile("show=Codebooks"))
-    expect(page.get_by_text("CE rise, k = 1")).to_be_visible()
 
 
 def _point(page: Page, run: Run, site: str) -> Locator:

@@ -13,7 +13,7 @@ import interp
 from interp.bottlenecks.base import NO_CODE
 from interp.bottlenecks.edits import SetCode
 from interp.changes import Diff, diff
-from interp.changes.counts import count_codes, least_blocks, only_in, sign_test
+from interp.changes.counts import count_codes, only_in
 from interp.changes.listing import ChangedCode
 from interp.changes.reading import Reading, first_difference, read_all, read_batch
 from interp.changes.undo import _share, edited, means_back, put_in, set_back
@@ -183,13 +183,6 @@ def test_counts_are_those_of_loops_and_tests_those_of_scipy():
     assert counts.p == pytest.approx(p) and len(set(p)) > 2
     assert counts.q == pytest.approx(false_discovery_control(p))
     assert not only_in(np.full((3, 1), NO_CODE), np.zeros((3, 1))).any()
-
-
-def test_as_many_blocks_as_the_smallest_p_needs():
-    for n in (10, 1000, 150_000):
-        blocks = least_blocks(n)
-        assert n * sign_test(np.array([blocks]), np.array([0]))[0] <= 0.05
-        assert n * sign_test(np.array([blocks - 1]), np.array([0]))[0] > 0.05
 
 
 def _drifting(rng, n=4000):

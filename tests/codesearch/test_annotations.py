@@ -40,11 +40,8 @@ def test_notes_belong_to_their_codebooks(annotations):
     ("content", "message"),
     [
         ("{", "is damaged"),
-        ("[" * 200_000, "is damaged"),
         ('{"format": 2, "annotations": {}}', "is not of format 1"),
-        ('{"format": 1}', "is damaged"),
         ('{"format": 1, "annotations": {"abc": {"a0:x": {"star": true, "text": ""}}}}', "is damaged"),
-        ('{"format": 1, "annotations": {"abc": [1]}}', "is damaged"),
     ],
 )
 def test_a_damaged_file_is_one_line_and_is_not_overwritten(annotations, content, message):

@@ -21,7 +21,6 @@ from interp.codesearch.index import MANIFEST
 from interp.codesearch.layout import BLOCK
 from interp.errors import InputError
 from interp.executor import SERIAL, Shard, Workers
-from interp.files import write_json
 from interp.models import hooked
 from interp.text import load_text
 from tests.codesearch.conftest import make_books, save_books
@@ -143,20 +142,6 @@ def test_a_killed_build_goes_on_to_the_same_bytes(model, text, books, index, tmp
     assert tree(tmp_path / "new") == tree(index.folder)
 
 
-def test_a_build_killed_before_its_manifest_reads_nothing_again(model, text, books, index, tmp_path, monkeypatch):
-    def killed(path, value):
-        if path.name == MANIFEST:
-            raise _KilledError
-        write_json(path, value)
-
-    with monkeypatch.context() as patch, pytest.raises(_KilledError):
-        patch.setattr(build, "write_json", killed)
-        build_index(model, books, text, tmp_path / "new", batch_size=8)
-    monkeypatch.setattr(build, "_store", None)  # no batch is read
-    build_index(model, books, text, tmp_path / "new", batch_size=8)
-    assert tree(tmp_path / "new") == tree(index.folder)
-
-
 @pytest.fixture
 def copy(index, tmp_path) -> Path:
     """The index's folder, for a test to damage."""
@@ -205,15 +190,6 @@ def _documents(folder: Path, *starts: int) -> None:
     _change(folder, bytes=stored | {"documents.npy": (folder / "documents.npy").stat().st_size})
 
 
-def _reshaped(folder: Path) -> None:
-    table = np.load(folder / "top_token.npy")
-    np.save(folder / "top_token.npy", table.reshape(2, -1, table.shape[-1]))
-
-
-def _of_another_kind(folder: Path) -> None:
-    (folder / MANIFEST).write_text('{"format": 4, "model": {}, "sites": ["a0"]}')
-
-
 BROKEN = itertools.product(("ids.npy", "tokens.npy", "lists.npy", MANIFEST), ("cut", "gone", "garbage"))
 FALLS = "documents.npy is damaged: it does not rise"
 DAMAGE = [
@@ -221,8 +197,6 @@ DAMAGE = [
     (_change, (), {"format": 99}, "not of format"),
     (_change, (), {"span": 64}, "a span of 64, not 1"),
     (_change, (), {"context": 37}, "no whole blocks of 37"),
-    (_of_another_kind, (), {}, "no code index: its manifest.json is of another kind"),
-    (_reshaped, (), {}, r"top_token.npy is damaged: \(2, "),
     *((_documents, starts, {}, FALLS) for starts in ((1, 5), (0, 5, 5), (0, 10**6))),
 ]
 

@@ -46,11 +46,6 @@ def test_build_info_search(command, model, text, books, tmp_path, text_file, tin
     lines = [line.strip() for line in both.out.splitlines() if " [" in line and "=" in line]
     assert [re.split(r" {2,}", line)[6] for line in lines] == expected
     assert any(float(f1) > 0 for f1 in expected)
-    save_books(model, text, dict([*books.items()][:1]), tmp_path / "fewer")
-    words[3] = "fewer"
-    assert command("index", "build", *words, "--tokens", "400", "--out", "few", "--context", "40").code == 0
-    other = command("index", "search", "ix", "--regex", "Mary", "--also", "few")
-    assert other.code == 2 and "other codebooks" in other.error
     similar = command("index", "search", "ix", "--prompt", "Mary gave", "-n", "3")
     assert similar.code == 0 and similar.out.count(" codes ") == 3, similar.err
 
@@ -95,13 +90,8 @@ def test_labels_lie_beside_the_index_and_the_codebooks_and_are_shown(
     ("words", "message"),
     [
         (["info", "nowhere"], "nowhere is no code index"),
-        (["label", "nowhere"], "nowhere is no code index"),
         (["search", "nowhere"], "choose one of --regex, --token, --prompt and --code"),
-        (["build", "--codebooks", "nowhere"], "no folder nowhere"),
-        (["build", "--data", "wikipedia"], "text 'wikipedia' is neither a source nor a file"),
         (["search", "INDEX", "--code", "a9.h1=3"], "no codebook 'a9.h1' in this index"),
-        (["search", "INDEX", "--prompt", "Mary", "--min-precision", "0.9"], "--min-precision ranks what"),
-        (["search", "INDEX", "--code", "a0.h1=3", "--sort", "count"], "--sort ranks what"),
         (["search", "INDEX", "--code", "a0.h1=3", "--also", "INDEX"], "--also ranks what"),
         (["search", "INDEX", "--regex", "M", "--position", "0"], "--position is about the model"),
     ],

@@ -12,7 +12,6 @@ from interp.codesearch import CodeIndex, Endpoint, explain_codes, explanations_o
 from interp.codesearch.explain import FILE, LONGEST
 from interp.errors import InputError
 from tests.codesearch.conftest import synthetic_index, word_corpus
-from tests.command_line import command, elsewhere  # noqa: F401 - fixtures
 
 WORDS = [*(f" w{i}" for i in range(20)), " of", " the\n"]
 CODES = [("a0.h0", 0), ("a1.h0", 0)]
@@ -128,7 +127,7 @@ def server():
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_the_command_asks_the_server_that_is_named(index, server, command, monkeypatch):  # noqa: F811
+def test_the_command_asks_the_server_that_is_named(index, server, command, monkeypatch):
     url, seen = server
     monkeypatch.setenv("INTERP_API_KEY", "secret")
     words = f"index explain {index.folder} --asked small --codes a0.h0=0,a1.h0=0 --endpoint".split()

@@ -48,14 +48,6 @@ def test_planted_attention_is_told_on_other_text(fitted):
     assert (right > 2 * uniform).all()
 
 
-def test_a_rule_of_one_head_is_no_other_heads(fitted):
-    rules, classes, common = fitted
-    other = torch.randint(1, N_VOCAB, (20, CONTEXT), generator=torch.Generator().manual_seed(2))
-    attended, planted = rules(Reading.of(other, classes, common)).exp(), attention(other)
-    right = torch.einsum("abqk,cbqk->ac", attended, planted)
-    assert (right.argmax(1) == torch.arange(4)).all() and (right.argmax(0) == torch.arange(4)).all()
-
-
 def test_patterns_are_the_models(tiny_model):
     model = tiny_model("llama")
     tokens = torch.randint(3, 60, (10, 8), generator=torch.Generator().manual_seed(0))

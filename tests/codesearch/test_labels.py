@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.labels import part_of
 from interp.bottlenecks.store import Codebooks, pretrained_names
 from interp.codesearch import CodeIndex, build_index
 from interp.codesearch.labels import LEAST, MIXED, RARE, Labels, keep, label_index, labels_of
@@ -179,29 +178,6 @@ def test_sides_are_saved_and_labels_of_before_are_read(tmp_path, looking, labels
     read, saved = Labels.open(tmp_path / "before.parquet").of("a0.h0", 0), labels.of("a0.h0", 0)
     assert (read.text, read.firings) == (saved.text, saved.firings) and read.looks == read.stands == ""
     assert saved.stands == saved.text and saved.looks == ""
-
-
-def test_a_file_gives_back_what_was_saved_to_a_percent(tmp_path, labels):
-    labels.save(tmp_path / "labels.parquet")
-    again = Labels.open(tmp_path / "labels.parquet")
-    assert again.about == labels.about and again.starts == labels.starts
-    for name in ("precision", "recall", "f1", "null"):
-        assert np.abs(again.columns[name] - labels.columns[name]).max() <= 0.005
-    assert (again.columns["firings"] == labels.columns["firings"]).all()
-    assert [again.text(book, 0) for book in again.starts] == [labels.text(book, 0) for book in labels.starts]
-    assert again.of("a0.h0", 6) is None and again.of("m9", 0) is None and again.text("m9", 0) == ""
-
-
-def test_a_part_is_some_books_alone(labels):
-    part = part_of(labels, ["a1.h0", "a7.h0"], "abc")
-    assert part.about["books"] == "abc" and list(part.starts) == ["a1.h0", "a7.h0"]
-    assert part.text("a7.h0", 0) == labels.text("a7.h0", 0) == "digits"
-    of_layers = part.shares()
-    assert set(of_layers) == {"a1", "a7"} and of_layers["a7"] == labels.shares()["a7"]
-    assert part.of("a0.h0", 0) is None
-    # codebooks of single heads are told by head
-    part.about["random"] = {f"{layer}.h0": shares for layer, shares in part.about["random"].items()}
-    assert part.shares() == {f"{layer}.h0": shares for layer, shares in of_layers.items()}
 
 
 def test_the_clearest_are_named_and_different(labels):

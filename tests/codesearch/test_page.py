@@ -20,7 +20,7 @@ from interp.codesearch import (
     related_codes,
     search_similar,
 )
-from interp.codesearch.firing_stats import FiringStatsWrapper, Gathered
+from interp.codesearch.firing_stats import FiringStatsWrapper
 from interp.codesearch.writes import written_vectors
 from interp.errors import InputError
 from interp.models.residual_writes import ResidualWrites
@@ -208,21 +208,6 @@ def test_codes_that_are_compared_by_what_is_written_are_near_by_it(model, text, 
     np.testing.assert_allclose([near.cosine for near in neighbours], cosine[[n.code for n in neighbours]], atol=2e-3)
 
 
-def test_a_token_without_a_code_is_silent_for_every_code():
-    gathered = Gathered(3)
-    fired = np.array([[0, -1], [-1, -1], [2, 0], [-1, 1]])
-    gathered.add_silent(0, np.zeros((4, 3), np.float32), fired)
-    assert gathered.histogram[:, 1].sum(1).tolist() == [2, 3, 3]
-
-
-@pytest.mark.parametrize(("selection", "n"), [("cosine", 2), ("matching_pursuit", 1)])
-def test_where_no_code_is_passed_over_the_margin_is_the_similarity(selection, n):
-    wrappers = FiringStatsWrapper(Codebook(CodebookConfig(4, n, k=n, selection=selection)))
-    wrappers.encode(torch.randn(3, 4))
-    _, similarity, margin, whole, _ = wrappers.seen
-    assert margin.isfinite().all() and torch.equal(margin, similarity) and torch.equal(whole, similarity)
-
-
 @pytest.mark.parametrize("kind", [ResidualVQ, GroupedVQ])
 def test_a_margin_is_over_the_codes_of_the_same_slot(kind):
     x = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
@@ -278,15 +263,3 @@ def test_histograms_are_of_the_cosine_with_the_whole_vector():
     torch.testing.assert_close(whole[:, 0], cosine.gather(1, taken))
     torch.testing.assert_close(sampled[:, 0], cosine[::16])
     assert not torch.allclose(similarity[:, 0, 1:], whole[:, 0, 1:])
-
-
-def test_codes_that_are_compared_by_what_is_written_have_those_cosines():
-    weights = torch.randn(4, 6, 24) * torch.linspace(0.2, 3, 6)[:, None]
-    book = MetricCodebook(CodebookConfig(6, 8, groups=4)).compare_by(weights).requires_grad_(False)
-    x = torch.randn(32, 4, 6)
-    wrappers = FiringStatsWrapper(book)
-    ids = wrappers.encode(x).ids.long()
-    written, named = torch.einsum("ngd,gde->nge", x, weights), book.codes @ weights
-    cosine = cosine_similarity(written[:, :, None], named, dim=-1)
-    for seen_cosine in (wrappers.seen[1], wrappers.seen[3]):
-        torch.testing.assert_close(seen_cosine, cosine.gather(-1, ids), atol=2e-3, rtol=0)

@@ -243,14 +243,6 @@ def test_what_a_receiver_anywhere_writes_is_that_of_whole_forwards(family, tiny_
         assert (direct - hooked.cache_a[receiver.site.hook][0, position, 1]).abs().max() > 1e-2
 
 
-def test_what_is_not_known_of_a_model_is_left_open(tiny_model):
-    explanation = why(tiny_model("gemma2"), TINY_A, TINY_B)
-    assert all(node.code is None for node in explanation.nodes)
-    explanation = why(tiny_model("bloom"), TINY_A, TINY_B)
-    assert explanation.nodes and len(explanation.nodes[0].raises or range(5)) == 5
-    assert len(explanation.text().splitlines()) <= 25
-
-
 def test_answers_are_by_kl_and_of_several_tokens_the_first_that_differs_counts(tiny_model):
     model = tiny_model("llama")
     a, b = (torch.tensor([tokens_of(model, text)]) for text in (TINY_A, TINY_B))
@@ -283,12 +275,10 @@ def test_prompts_of_other_lengths_are_aligned_by_their_ends():
 
 BAD = [
     ((A, A), "the same tokens"),
-    ((A, ""), "prompt B ''"),
     (("  ", B), "prompt A '  '"),
     ((A, "Mary went"), "no common end"),
     ((A + " the" * 200, B + " the" * 200), "tokens: the model reads at most"),
     ((A, B, "Mary", "Mary"), "the two answers are the same"),
-    ((A, B, "", "Mary"), "answer ''"),
     ((A, B, "Mary John", "Mary"), "one begins the other"),
     ((A, B, "ring", "book"), "nothing to explain"),
     ((A, B + "\ud83d"), "half of a surrogate"),

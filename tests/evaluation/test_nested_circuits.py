@@ -1,7 +1,6 @@
 """A grown circuit is run on other prompts: its shares are those of running it, with an interval and random heads."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from interp.interventions.ablation import Ablator, all_or_none
 from interp.planted.models import planted_truth
 from interp.prompts.sampling import held_out_pairs
 from interp.scores.adaptive_patching.nested import nested_circuits
-from interp.tasks import load_task, write_prompt_file
+from interp.tasks import load_task
 from tests.oracles import planted
 
 NAME = "planted-inhibition"
@@ -79,29 +78,3 @@ def test_the_command_writes_what_it_found_and_replaces_nothing(tmp_path, command
     assert result["n_pairs"] == 5 and result["prompts"]["n_pairs"] == 6
     joined = {site for circuit in result["circuits"] for site in circuit["joined"]}
     assert joined >= set(planted_truth(NAME).heads)
-
-
-@pytest.mark.parametrize(
-    ("words", "named"),
-    [
-        (["grow", "nothing"], "nothing"),
-        (["grow", NAME, "-n", "1"], "1 pair: at least 2"),
-        (["grow", NAME, "--counterfactual", "no"], "no counterfactual 'no'"),
-        (["grow", NAME, "--model", "no-such-model"], "no-such-model"),
-    ],
-)
-@pytest.mark.usefixtures("elsewhere")
-def test_a_wrong_word_is_one_line(words, named, tmp_path, command):
-    outcome = command(*words)
-    assert outcome.code != 0 and named in outcome.error
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.usefixtures("elsewhere")
-def test_a_task_that_the_model_does_the_wrong_way_round_is_refused(tmp_path, command):
-    model, pairs = planted(NAME, 12)
-    pairs[:] = [replace(p, answers=p.wrong_answers, wrong_answers=p.answers) for p in pairs]
-    write_prompt_file(pairs, "exchanged.json", model.tokenizer)
-    outcome = command("grow", "exchanged.json", "--model", NAME, "--held-out", "5")
-    assert outcome.code == 2 and f"{NAME} scores -" in outcome.err and "does not do this task" in outcome.err
-    assert not (tmp_path / "runs").exists()

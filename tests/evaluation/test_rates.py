@@ -10,9 +10,8 @@ import torch
 
 import interp
 from benchmarks.coders import Coordinates
-from benchmarks.rates import RateBench, RateConfig, code_lengths, main, measure_rates, plot
+from benchmarks.rates import RateBench, RateConfig, code_lengths, measure_rates, plot
 from interp.errors import InputError
-from interp.files import read_json
 
 KEPT = Path(__file__).parents[2] / "benchmarks/results/rates/smollm2-135m-instruct/rates.json"
 
@@ -128,18 +127,3 @@ def test_kinds_and_rates_are_kept_one_by_one_and_gone_on_with(bench, tmp_path, m
     monkeypatch.setattr(RateBench, "cell", lambda *_: pytest.fail("made again"))
     assert measure_rates(model, tmp_path, config)["rows"] == json.loads(json.dumps(result["rows"]))
     assert {line.name for line in plot(more, "heads").data} == {*config.kinds, "other"}
-
-
-def test_the_command_keeps_a_table_and_a_figure_and_the_kept_results_are_drawn(bench, tmp_path, monkeypatch, capsys):
-    _, config = bench
-    words = ["rates", "--model", "planted-backup", "--sites", "r0", "--kinds", "vq,binary", "--bits", "4"]
-    words += ["--data", config.text, "--tokens", "500", "--heldout", "300", "--out", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", words)
-    main()
-    assert "vq" in capsys.readouterr().out and "Plotly" in (tmp_path / "rates.html").read_text()
-    assert [row["kind"] for row in read_json(tmp_path / "rates.json")["rows"]] == ["vq", "binary"]
-    monkeypatch.setattr("sys.argv", [*words, "--seed", "1"])
-    with pytest.raises(SystemExit):
-        main()
-    assert "of another model, text or sites" in capsys.readouterr().err
-    assert len(plot(read_json(KEPT), "mlps").data) > 10

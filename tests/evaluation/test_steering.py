@@ -10,15 +10,13 @@ import torch
 from benchmarks.steering import plan_arms
 from benchmarks.steering_doses import SteeringCondition, find_dose, measure, strain, write
 from interp.bottlenecks import Codebook, CodebookConfig
-from interp.bottlenecks.attach import attach
 from interp.bottlenecks.kinds.metric_codebook import FLOOR
 from interp.errors import InputError
 from interp.evaluation.steering import ARMS, SteeringCell, SteeringConfig, distinct_2, mean_rate
 from interp.evaluation.steering_conditions import means_of_texts
 from interp.models import Model, hooked
-from interp.steering import AddCode, Topic, find_codes
+from interp.steering import Topic, find_codes
 from interp.steering.continuations import continue_prompts, encode_prompts, surprise
-from interp.steering.control_vector import vector_books
 from interp.steering.find import EMPHASIS, target_gradients
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import read_texts, tokenize
@@ -135,17 +133,6 @@ def adds(model, within, hook: str) -> torch.Tensor:
     return seen[1] - seen[0]
 
 
-def test_a_book_of_vectors_adds_them(model):
-    vectors = {"a1.h2": torch.arange(model.cfg.d_head).float(), "r0": torch.ones(model.cfg.d_model)}
-    books = vector_books(model, vectors)
-    assert set(books) == {"a1", "r0"}
-    tokens, after = tokenize(model, PLAIN[:1]).tokens, "blocks.0.hook_resid_post"
-    (plain,) = kept(model, tokens, after)
-    with attach(model, books, read=False).edit(AddCode("r0", 0, 2.0), positions="all"):
-        (moved,) = kept(model, tokens, after)
-    torch.testing.assert_close(moved, plain + 2)
-
-
 def test_cells_are_seeded_and_count_every_topics_words(model, arms):
     base = measure(model, [TOPIC, OTHER], CONFIG)
     assert base == measure(model, [TOPIC, OTHER], CONFIG)
@@ -157,14 +144,6 @@ def test_cells_are_seeded_and_count_every_topics_words(model, arms):
     assert SteeringCell(**dataclasses.asdict(cell)) == cell
     low, high = cell.interval("z")
     assert low - 1e-9 <= cell.rate("z") <= high
-
-
-def test_gated_codes_are_the_codes_where_the_gate_is_open(model, arms):
-    tokens, hook = tokenize(model, PLAIN[:1]).tokens, "blocks.1.attn.hook_z"
-    [text] = [model.tokenizer.decode(tokens[0, -1:])]
-    codes, gated = (adds(model, arms[name].at(2.0), hook) for name in ("codes", "gated codes"))
-    assert codes.any() and ("e" in text) == bool(gated.any())
-    assert not gated.any() or torch.equal(codes, gated)
 
 
 def test_a_prompt_that_says_it_is_judged_as_if_it_did_not(model, arms):
@@ -193,24 +172,6 @@ def test_the_dose_is_found_at_which_texts_are_as_fluent_as_asked_for(first):
     dose = find_dose(lambda dose: tried.append(dose) or dose**1.5 / 5, first, tries=16)
     assert dose == pytest.approx(5 ** (2 / 3), rel=0.07)
     assert len(set(tried)) == len(tried) < 16
-
-
-NOTHING = float("nan")
-"""What is read of texts of which none is left: the dose is too large."""
-
-
-@pytest.mark.parametrize(
-    ("strain_at", "tries", "expected", "expected_dose"),
-    [
-        (lambda dose: 0.1 * dose, 3, [1.0, 2.0, 4.0], 4.0),  # not reached in time: the largest
-        (lambda dose: NOTHING if dose > 0.6 else dose, 4, [1.0, 0.5, 0.75, 0.625], 0.5),
-        (lambda _dose: NOTHING, 3, [1.0, 0.5, 0.25], 0.25),  # all too large: the least
-    ],
-)
-def test_doses_that_are_tried(strain_at, tries, expected, expected_dose):
-    tried = []
-    assert find_dose(lambda dose: tried.append(dose) or strain_at(dose), 1.0, tries=tries) == expected_dose
-    assert tried == expected
 
 
 def test_a_word_repeated_to_the_end_is_a_strain_however_little_it_surprises():

@@ -92,14 +92,6 @@ def test_description_says_what_was_loaded_and_is_json(dtype, tiny_model_folder):
     assert description == shape | source | kind
 
 
-def test_weights_in_several_shards_load(tmp_path, tiny_model, tiny_model_folder):
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder("qwen2"))
-    model.save_pretrained(tmp_path, max_shard_size="20KB")
-    AutoTokenizer.from_pretrained(tiny_model_folder("qwen2")).save_pretrained(tmp_path)
-    assert len(list(tmp_path.glob("*.safetensors"))) > 1
-    assert torch.equal(load_model(str(tmp_path))(PROMPT), tiny_model("qwen2")(PROMPT))
-
-
 DAMAGES = {
     "truncated": ("model.safetensors", lambda whole: whole[: len(whole) // 2]),
     "noise": ("model.safetensors", lambda _: bytes(range(256)) * 100),

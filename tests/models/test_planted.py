@@ -317,35 +317,6 @@ def test_what_is_lost_without_some_heads(name, gone, least, most):
     assert least < b.without(*gone.split()) < most
 
 
-def test_inhibition_acts_through_the_movers_queries_alone():
-    b = bench("planted-inhibition", "abc")
-    queries, inhibition = b.read("q", b.clean), b.swapped("a1.h2")
-    frozen = {hook(layer, "q"): given(queries[layer], [head]) for layer, head in ((2, 0), (3, 5))}
-    assert abs(b.effect(inhibition | frozen)) < NEGLIGIBLE
-    # one mover alone carries its share
-    for name, share in ((hook(2, "q"), 0.4), (hook(3, "q"), 0.6)):
-        part = b.effect(inhibition | {name: frozen[name]}) / b.effect(inhibition)
-        assert part == pytest.approx(share, abs=0.01)
-
-
-def test_swapping_the_mover_alone_understates_what_it_writes():
-    b = bench("planted-backup", "abc")
-    layer, head = at("a1.h4")
-    change = (b.z_clean[layer] - b.z_corrupt[layer])[:, :, head] @ b.model.blocks[layer].attn.W_O[head]
-    assert (b.metric(change @ b.model.W_U).mean() / b.gap).item() > 1.3
-
-
-INDIRECT = [("induction", "a0.h3"), ("inhibition", "a0.h1"), ("inhibition", "a1.h2"), ("backup", "a0.h2")]
-
-
-@pytest.mark.parametrize(
-    ("name", "site", "least"), [*((*case, 0.05) for case in INDIRECT), ("suppression", "a2.h4", 1.5)]
-)
-def test_gradients_pass_through_the_softmax_to_heads_that_act_only_indirectly(name, site, least):
-    name = f"planted-{name}"
-    assert bench(name, load_planted_task(name).counterfactuals[0]).attribution(site) > least
-
-
 @pytest.mark.parametrize("name", [name for name in NAMES if planted_truth(name).distractors])
 def test_nudges_have_an_attribution_several_times_their_effect_in_every_context(name):
     b = bench(name, "abc")

@@ -5,7 +5,6 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from interp.models import hooked, partial_forward
 from interp.models.partial_forward import Prefix, starting_at
 from interp.planted.models import load_planted_model
 from tests.oracles import kept
@@ -35,13 +34,3 @@ def test_what_comes_after_a_prefix_is_as_in_the_whole_prompt(family, length, tin
                 torch.testing.assert_close(model(tokens[:, after:]), logits[:, after:], rtol=0, atol=1e-5)
     with torch.no_grad():
         torch.testing.assert_close(model(tokens), logits, rtol=0, atol=0)
-
-
-def test_a_model_is_asked_what_its_blocks_return_without_a_hook_of_later_layers(tiny_model):
-    model, seen = tiny_model("gemma2"), []
-    partial_forward._returns_tuple.pop(model, None)
-    residual = kept(model, torch.randint(3, 60, (3, LENGTH)), "blocks.1.hook_resid_pre")[0]
-    hooks = {"blocks.1.hook_resid_post": lambda x: seen.append(tuple(x.shape))}
-    with torch.no_grad(), hooked(model, hooks), starting_at(model, 1, residual):
-        model(torch.randint(3, 60, (3, LENGTH)))
-    assert seen == [(3, LENGTH, model.cfg.d_model)]

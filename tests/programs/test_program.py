@@ -16,13 +16,12 @@ from interp.planted.models import load_planted_model
 from interp.programs import program as programs
 from interp.programs.codes import LEAST, METRICS, bits, fit_few, ids, measure, variables
 from interp.programs.program import Program, find_program
-from interp.programs.proof import HeadCodebook, NamedVariable, _at_random_heads, set_variables
+from interp.programs.proof import HeadCodebook, NamedVariable, set_variables
 from interp.programs.slots import HeadAtRole, SlotRunner, read_slots
 from interp.prompts.sampling import held_out_pairs
 from interp.runs.judge import judge_program
 from interp.runs.run import Run
 from interp.tasks import load_task
-from tests.command_line import command, elsewhere  # noqa: F401 - fixtures
 
 INHIBITION, INDUCTION = "planted-inhibition", "planted-induction"
 
@@ -120,15 +119,6 @@ def test_names_that_change_places_by_codes_change_the_answer(run, judged):
     assert by["S"].n_accuracy == 0 and by["S"].accuracy is None and by["S"].isolation is not None
 
 
-def test_the_control_at_other_heads_is_left_out_where_there_is_none():
-    rng, change = np.random.default_rng(0), torch.ones(4, 3)
-    three = {HeadAtRole.of(f"a1.h{head}", "END"): change for head in range(3)}
-    assert {edit.slot.site.head for edit in _at_random_heads(5, three, rng)} <= {3, 4}
-    assert _at_random_heads(5, three, rng)
-    with_mlp = three | {HeadAtRole.of("m2", "END"): change}
-    assert _at_random_heads(3, three, rng) == _at_random_heads(5, with_mlp, rng) == []
-
-
 def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass():
     model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
     pairs = task.sample(model.tokenizer, 20)
@@ -193,7 +183,7 @@ def test_few_codes_cost():
     assert all_names.reconstruction_cost < few.reconstruction_cost
 
 
-def test_a_run_keeps_its_program(run, tmp_path, command):  # noqa: F811
+def test_a_run_keeps_its_program(run, tmp_path, command):
     run.save(tmp_path / "run")
     kept = Run.load(tmp_path / "run").program
     assert kept.model_dump() == run.program.model_dump() and kept.text() == run.program.text()
@@ -222,7 +212,7 @@ def test_a_run_keeps_its_program(run, tmp_path, command):  # noqa: F811
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_a_discovery_ends_with_the_program_unless_it_is_left_out(command, monkeypatch):  # noqa: F811
+def test_a_discovery_ends_with_the_program_unless_it_is_left_out(command, monkeypatch):
     # 24 words: the ten codes at most that 40 prompts of the fixture give cannot tell them apart
     monkeypatch.setattr(programs, "FIT_PAIRS", 512)
     monkeypatch.setattr(programs, "JUDGE_PAIRS", 64)

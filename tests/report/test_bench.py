@@ -85,18 +85,6 @@ def test_a_control_is_never_the_best_and_no_part_of_the_front():
     assert {each["name"] for each in figure["data"] if BLUE in each["marker"]["color"]} == {"attribution"}
 
 
-def test_the_command_repeats_the_plan():
-    plan = make_bench()["plan"]
-    words = bench.bench_command(plan)
-    assert words == (
-        "interp bench --tasks ioi --models smollm2-135m-instruct --methods attribution,adaptive-patching,random "
-        "--pairs 10,100 --seeds 3 --against attribution"
-    )
-    halved = words.replace(" --seeds", " --dtype bfloat16 --seeds")
-    assert bench.bench_command(plan | {"dtype": "bfloat16"}) == halved
-    assert bench.bench_command(plan, "my runs/b2") == f"{words} --out 'my runs/b2'"
-
-
 ROWS = st.lists(
     st.tuples(
         st.sampled_from(["a", "b", "c", EXACT, "random"]), st.integers(1, 300), st.floats(0, 1e6), st.floats(0, 1)

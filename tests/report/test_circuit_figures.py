@@ -39,21 +39,6 @@ def test_tokens_have_bars_by_their_amount():
     assert "width" not in token_bars([("up", [])])
 
 
-def test_pairs_are_in_the_order_of_the_first_series():
-    series = {"a": [1.0, 3.0], "b": [2.0, 0.5], "c": [0, 0], "d": [1, 1]}
-    figure = circuit_figures.code_plot({name: np.array(values) for name, values in series.items()}, "m<")
-    assert figure.data[0].x == ("2", "1") and list(figure.data[1].y) == [0.5, 2.0]
-    assert figure.layout.yaxis.title.text == "m&lt;"
-
-
-def test_every_head_is_in_one_group_of_scores():
-    x, y = np.arange(6.0).reshape(2, 3), -np.arange(6.0).reshape(2, 3)
-    figure = circuit_figures.scores_plot(x, y, {"in <both>": [(0, 1)], "only here": [(1, 2)]}, "x", "y")
-    assert [trace.name for trace in figure.data] == ["other heads", "in &lt;both&gt;", "only here"]
-    assert [len(trace.x) for trace in figure.data] == [4, 1, 1]
-    assert figure.data[2].hovertext == ("a1.h2",) and figure.data[2].x[0] == 5 and figure.data[2].y[0] == -5
-
-
 def _lines(figure) -> list:
     return [trace for trace in figure.data if trace.hovertext and "→" in str(trace.hovertext)]
 

@@ -121,17 +121,6 @@ def test_markup_of_a_run_stays_text():
     assert in_plot('<b>"it\'s" & so') == '&lt;b&gt;"it\'s" &amp; so'
 
 
-def test_says_the_finding_first_then_what_it_stands_on():
-    run = make_run(members=14)
-    first, page = run.members[0], Page(render_report(run))
-    finding = f"14 of 270 heads are in the circuit for ioi. Largest: {first.site}"
-    places = [page.text.index(text) for text in (finding, "An example pair", "Heads by layer")]
-    assert places == sorted(places)
-    effect, low, high = (f"{value:+.2f}".replace("-", "−") for value in (first.effect, first.low, first.high))
-    share = f"{100 * first.effect / run.metric.gap:.0f}".replace("-", "−")
-    assert f"effect {effect} [{low}, {high}], {share} % of the gap" in page.text
-
-
 def test_every_member_has_a_row_a_node_and_a_card():
     run = make_run(n_layers=6, n_heads=4, members=3, mlp_members=2)
     page = Page(render_report(run))

@@ -10,7 +10,7 @@ from interp.interventions.edges import EdgeSets
 from interp.interventions.effects import activation_patching
 from interp.models import Site
 from interp.planted.models import planted_truth
-from interp.scores.baselines.acdc import ACDCConfig, LiveEdges, Removals, acdc
+from interp.scores.baselines.acdc import ACDCConfig, Removals, acdc
 from interp.scores.method import Context
 from tests.oracles import WholeForwards, planted
 from tests.pairs import random_pairs
@@ -76,20 +76,6 @@ def test_removing_all_edges_out_of_a_component_is_activation_patching(family, ti
     gap = np.mean([(run.clean.metric - run.corrupt.metric).item() for run in runs])
     everything, inputs = (frozenset(part.ravel().tolist()) for part in (index[graph.exists], index[:, 0]))
     np.testing.assert_allclose(patching.damage(0, [everything, inputs]), [gap, gap], atol=1e-4)
-
-
-def test_edges_into_what_nothing_reads_make_no_difference(tiny_model):
-    model, pairs = tiny_model("llama"), random_pairs(60, n=2)
-    patching = _edges(model, pairs)
-    graph, live = patching.graph, LiveEdges(patching.graph)
-    index = np.arange(graph.exists.size).reshape(graph.exists.shape)
-    column = graph.head_sender(1, 3)
-    outgoing = frozenset(index[graph.exists[:, column], column].tolist())
-    inputs = [row for row, r in enumerate(graph.receivers) if (r.kind, r.layer, r.head) == ("attn", 1, 3)]
-    incoming = frozenset(index[inputs, :4].ravel().tolist())
-    assert live(outgoing) == live(outgoing | incoming) and live(incoming) != live(frozenset())
-    out_alone, out_and_in = patching.damage(0, [outgoing, outgoing | incoming])
-    assert out_alone == pytest.approx(out_and_in, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["planted-induction", "planted-inhibition", "planted-backup"])

@@ -53,16 +53,6 @@ def test_a_method_that_tells_no_probabilities_has_no_circuit_of_its_own():
     assert (adaptive_patching(model, pairs).circuit(0.1) == written("planted-induction")).all()
 
 
-def test_patches_are_exact_interchange():
-    model, pairs = planted("planted-backup", 6)
-    exact, runner = patching(model, pairs).heads_per_pair, _runner(model, pairs)
-    patches = pair, layer, head = [index.ravel() for index in np.indices(exact.shape)]
-    effects, cost = runner.effects(*patches)
-    assert np.allclose(effects, exact.ravel(), atol=1e-4) and cost > 0
-    clean_z = [runner.z[at, p, :, h] for p, at, h in zip(*(x.tolist() for x in patches), strict=True)]
-    assert np.abs(runner.effects(*patches, clean_z)[0]).max() < 1e-4, "a head given its own output changes nothing"
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_patches_start_at_the_first_difference(family, tiny_model):
     """Where the prefix is cached, effects equal those of activation_patching, whatever rows are asked for."""

@@ -9,12 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
-from interp.activations.stream import run_batch
 from interp.errors import InputError
-from interp.models import hooked
 from interp.planted.models import planted_truth
 from interp.scores.attribution import attribution
-from interp.scores.baselines.backward_rules import frozen_norms, halved_gates, shared_mlps
+from interp.scores.baselines.backward_rules import halved_gates, shared_mlps
 from interp.scores.baselines.gim import EAPGIMConfig, GIMConfig, eap_gim, gim
 from interp.scores.baselines.relp import EAPRelPConfig, RelPConfig, eap_relp, relp
 from tests.oracles import at, planted
@@ -259,17 +257,6 @@ def test_the_forward_is_bit_for_bit_the_same(family, tiny_model):
         assert np.isfinite(scores.heads).all() and abs(scores.heads - plain.heads).max() > 1e-3
         assert scores.cost.forwards == plain.cost.forwards
     assert not any(hook for point in model.hook_dict.values() for hook in point.fwd_hooks if not hook.is_permanent)
-
-
-@pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "gemma3", "olmo2"])
-def test_what_passes_at_every_layer_is_bit_for_bit_the_same(family, tiny_model):
-    model, pairs = tiny_model(family), random_pairs(60, n=2)
-    plain = run_batch(model, pairs, (0, 1), gradients=True)
-    with hooked(model, {**frozen_norms(model), **shared_mlps(model)}):
-        ruled = run_batch(model, pairs, (0, 1), gradients=True)
-    for a, b in zip((*plain.clean.z, *plain.clean.mlp), (*ruled.clean.z, *ruled.clean.mlp), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
-    assert not torch.equal(plain.z_gradient[0], ruled.z_gradient[0])
 
 
 def test_a_softer_softmax_sees_what_saturated_attention_hides():

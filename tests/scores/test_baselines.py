@@ -126,16 +126,12 @@ def test_a_subset_of_a_pool_scores_as_by_itself(name):
 WRONG = {
     "acdc": ["lowest=0.0", "lowest=0.2", "thresholds=0"],
     "adaptive-patching": ["threshold=0.0", "budget=-1.0", "seed=-1"],
-    "atp-star": ["node=x"],
-    "eap": ["fold=sum", "edges=0"],
-    "eap-gim": ["fold=sum", "temperature=0.0"],
+    "eap": ["edges=0"],
     "eap-ig": ["steps=0"],
-    "eap-relp": ["fold=sum", "edges=0"],
     "gim": ["temperature=0.0", "temperature=nan", "temperature=inf"],
     "nap-ig": ["steps=0"],
-    "overlap": ["n_codes=0", "examples=0", "l1=-1.0", "epochs=0", "lr=-1.0", "seed=-3", "dictionary=private"],
+    "overlap": ["n_codes=0", "examples=0", "l1=-1.0", "epochs=0", "lr=-1.0", "seed=-3"],
     "random": ["seed=-1"],
-    "relp": ["attention=ah"],
     "role-overlap": ["n_codes=0", "seed=-1"],
     "subnetwork-probing": ["steps=0", "lr=0.0", "lr=nan", "sparsity=-1.0"],
 }

@@ -111,15 +111,6 @@ def test_no_head_is_patched_twice_on_a_pair_only_allowed_pairs_are_and_budget_is
     assert len(estimates.next_patches(cost, 0.01, 2)[0]) == 0
 
 
-def test_bias_is_learned_from_the_patched():
-    exact, attribution = _case()
-    estimates = _estimates(attribution * 3)  # wrong by 2 rms everywhere
-    first = estimates.bias()
-    pairs, heads = (index.ravel() for index in np.indices((N, 12)))
-    estimates.exact[pairs, heads] = exact[pairs, heads]
-    assert estimates.bias() > first == pytest.approx(0.3)
-
-
 def test_p_values_against_the_closed_form():
     """Four pairs with one effect: 2 of the 16 sign patterns are as large."""
     estimates = _estimates(np.ones((4, 1)), 1.0)

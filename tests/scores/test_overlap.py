@@ -14,7 +14,6 @@ from interp.errors import InputError
 from interp.scores.head_codes import HeadCodes, HeadCodesConfig, fit_head_codes
 from interp.scores.overlap import OverlapConfig, edge_overlap, head_edges, head_overlap, overlap, top_edges
 from tests.oracles import planted
-from tests.pairs import random_pairs
 
 SMALL = OverlapConfig(n_codes=20, examples=6, epochs=40, l1=0.001, lr=0.01)
 
@@ -153,13 +152,3 @@ def test_method_scores_every_head_and_the_edges_of_a_real_model(case):
     assert (scores.heads == again).all() and (scores.heads != reseeded).any()
     with pytest.raises(InputError, match="only 24 prompts"):
         overlap(model, pairs, replace(SMALL, examples=25))
-
-
-@pytest.mark.parametrize(
-    "change", [{"positions": "last"}, {"include_bos": False}, {"normalise": True}, {"edges": False}]
-)
-def test_every_option_runs_on_a_model_with_grouped_keys(change, tiny_model):
-    scores = overlap(tiny_model("llama"), random_pairs(100, n=8), replace(SMALL, **change))
-    assert scores.heads.shape == (2, 4)
-    assert bool(scores.edges) == change.get("edges", True)
-    assert scores.heads.max() <= (1 if "normalise" in change else 8)

@@ -397,12 +397,3 @@ def test_batches_are_as_of_all_at_once(model, books, monkeypatch):
     torch.testing.assert_close(again.negative, means.negative)
     for code, before in zip(surprise(model, prompts, new), alone, strict=True):
         np.testing.assert_allclose(code, before, atol=1e-4)  # each text is judged after its own prompt
-
-
-def test_codes_that_raise_little_are_doubted_those_found_by_detection_not(model, books):
-    code_set = find_codes(model, books, MARKED, PLAIN)
-    code = code_set.codes[0]
-    weak = replace(code_set, codes=(replace(code, effect=2.0),))
-    assert "2.0 nats a token" in weak.doubt() and "more codes" in weak.doubt()
-    assert replace(code_set, codes=(replace(code, effect=2.0),) * 2).doubt() is None
-    assert find_codes(model, books, MARKED, PLAIN, by="detection").doubt() is None

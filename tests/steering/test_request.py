@@ -52,16 +52,6 @@ def test_steered_texts_are_those_of_an_edited_model(model, books, error_term):
     assert single_text == attach(model, books, error_term=error_term).edit(*edits).generate(prompts[0], 8)
 
 
-def test_a_gate_stands_before_the_codes_and_the_random_ones(model, books):
-    asked = replace(ASKED, scale=40, temperature=0, random_baseline=True)
-    never = replace(asked, when="token:no such token").run(model, books)
-    assert len({tuple(text.tokens for text in condition) for condition in never.values()}) == 1
-    always = replace(asked, when="token:(?s).*").run(model, books)
-    assert [text.tokens for condition in always.values() for text in condition] == [
-        text.tokens for condition in asked.run(model, books).values() for text in condition
-    ]
-
-
 def test_batches_go_on_in_the_order_of_the_prompts_and_their_draws_never_meet(model, books, monkeypatch):
     monkeypatch.setattr(request, "ROWS", 4)
     asked = replace(ASKED, prompts=("Mary",), samples=6, n_tokens=8, scale=2)

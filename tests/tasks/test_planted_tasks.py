@@ -1,10 +1,7 @@
 """The tasks of the planted models: positions, counterfactuals, seeds."""
 
-from types import SimpleNamespace
-
 import pytest
 
-from interp.errors import InputError
 from interp.planted.models import load_planted_model
 from interp.planted.tasks import load_planted_task, planted_task_names
 
@@ -41,22 +38,3 @@ def test_names_counterfactuals_change_the_names_and_nothing_else():
             tokens = zip(pair.clean_tokens, pair.corrupt_tokens, strict=True)
             changed = {i for i, (clean, corrupt) in enumerate(tokens) if clean != corrupt}
             assert changed == {pair.positions[role] for role in roles}
-
-
-def test_bad_requests_name_the_value_and_what_there_is():
-    class Letters:
-        bos_token_id = 0
-
-        def __call__(self, text, add_special_tokens):
-            assert not add_special_tokens
-            return SimpleNamespace(input_ids=[ord(letter) for letter in text])
-
-    task, tokenizer = load_planted_task("planted-backup"), load_planted_model("planted-backup").tokenizer
-    for message, sample in (
-        ("'planted-x'.*planted-induction", lambda: load_planted_task("planted-x")),
-        ("'random'.*abc, s2_io", lambda: task.sample(tokenizer, 3, counterfactual="random")),
-        ("n is 0", lambda: task.sample(tokenizer, 0)),
-        ("tokenizer of a planted model", lambda: task.sample(Letters(), 1)),
-    ):
-        with pytest.raises(InputError, match=message):
-            sample()

@@ -88,9 +88,7 @@ SIDES = {"clean": {"S": "John"}, "corrupt": {"S": None}}
         ([entry(roles={"part": ["Jo", 1]})], "no token border"),
         ([entry(0, variables=SIDES), entry(1)], "prompts[1] lacks the variables"),
         ([entry(variables={"clean": {"S": "John"}, "corrupt": {}})], "one side lacks S"),
-        ([entry(variables={"clean": {"S": "John"}})], "corrupt"),
         ([entry(variables={"clean": {"S": "John"}, "corrupt": {"S": 3}})], "one type"),
-        ([entry(variables={"clean": {"S": []}, "corrupt": {"S": 3}})], "variables"),
     ],
 )
 def test_mistakes_in_roles_and_variables_are_one_line(gpt2, tmp_path, rows, message):

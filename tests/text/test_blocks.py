@@ -96,11 +96,8 @@ def test_joined_sources_share_the_tokens_and_alternate(model, corpus):
     ("spec", "settings", "message"),
     [
         ("wikipedia", {}, "neither a source nor a file"),
-        ("", {}, "neither a source nor a file"),
-        ("stdlib:3", {}, "neither a source nor a file"),
         ("stdlib+", {}, "neither a source nor a file"),
         ("stdlib", {"context": 1}, "context 1: it must be 2 to 128"),
-        ("stdlib", {"context": 129}, "context 129"),
         ("stdlib", {"n_tokens": 10}, "at least 1 blocks of 64"),
         ("stdlib+stdlib", {"n_tokens": 100}, "at least 2 blocks"),
         ("stdlib", {"split": "test"}, "choose train, heldout"),

@@ -102,13 +102,6 @@ def test_a_text_ends_at_whatever_generation_stops_at(of_config, expected):
     assert until_end([5, 6, max(expected), 5], ends(model)) == [5, 6]
 
 
-def test_a_model_that_names_no_end_has_the_tokenizer_s_or_none(tiny_model):
-    model = tiny_model("llama")
-    assert model.tokenizer.eos_token_id in ends(model)
-    nameless = SimpleNamespace(cfg=SimpleNamespace(), tokenizer=SimpleNamespace(eos_token_id=None))
-    assert until_end([1, 2], ends(nameless)) == [1, 2]
-
-
 @pytest.mark.slow
 def test_the_packages_samples_are_the_default_models_and_need_no_sampling(smollm2, monkeypatch):
     monkeypatch.setattr("interp.text.sources.generate", None)

@@ -12,7 +12,7 @@ from torch import Tensor
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
-from interp.bottlenecks.kmeans import RIDGE, least_squares_move
+from interp.bottlenecks.kmeans import RIDGE
 from interp.bottlenecks.store import Codebooks
 from interp.models import hooked
 from interp.training import TrainConfig, run, train_codebooks
@@ -94,28 +94,6 @@ def test_a_head_that_writes_nothing_is_left_alone(model, text, tmp_path):
     with hooked(model, {hook: lambda z: z * (torch.arange(z.shape[2]) > 0)[:, None]}):
         refit_centroids(model, {"a1": book}, tokens, tmp_path)
     assert torch.equal(book.codes[0], before[0]) and not torch.equal(book.codes[1:], before[1:])
-
-
-def test_with_one_code_least_squares_is_a_division():
-    missing, ids, values = torch.randn(40, 3), torch.randint(5, (40, 1)), torch.rand(40, 1) + 0.5
-    lacking = torch.stack([(missing * values)[ids[:, 0] == code].sum(0) for code in range(5)])
-    weight = torch.bincount(ids[:, 0], values[:, 0].square(), minlength=5)
-    ridge = RIDGE * values.square().mean()
-    move = least_squares_move(missing, ids, 5, values)
-    torch.testing.assert_close(move, lacking / (weight + ridge)[:, None])
-    # a second slot that adds nothing but halves the mean square
-    two = least_squares_move(missing, ids.expand(-1, 2), 5, torch.cat([values, torch.zeros(40, 1)], 1))
-    torch.testing.assert_close(two, lacking / (weight + ridge / 2)[:, None])
-
-
-def test_codes_that_are_fixed_are_made_up_for_by_the_others():
-    missing, ids = torch.randn(60, 3) + 1, torch.randint(5, (60, 3))
-    ids[:, 2] = 5  # in every vector, as nothing is that fills spare slots
-    fixed = torch.arange(6) == 5
-    move = least_squares_move(missing, ids, 6, torch.ones(ids.shape), fixed=fixed)
-    assert not move[5].any()
-    free = least_squares_move(missing, ids[:, :2], 6, torch.ones(60, 2))  # as if it were not there
-    torch.testing.assert_close(move, free)
 
 
 def test_training_ends_with_it(model, text, start, tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from interp.codesearch import code_contexts, code_page, logit_lens, search_regex
+from interp.codesearch import code_page, logit_lens, search_regex
 from interp.codesearch.annotations import Annotation, Annotations
 from interp.codesearch.explain import FILE, Explanation
 from tests.app.codes.conftest import EVIL, NAME, named, tables_of
@@ -68,20 +68,6 @@ def test_contexts_by_each_order(page, index, busy, its_name, order, by):
     wanted = [f"{value:.2f}" for pair in zip(top.margin, top.similarity, strict=True) for value in pair]
     assert numbers == wanted and len(_framed(strips)) == len(top.tokens)
     assert f"{len(top.tokens)} of {index.count(*busy)} shown" in text_of(app)
-
-
-def test_exactly_as_many_contexts_as_are_asked_for(page, index, busy, its_name):
-    n = index.count(*busy)
-    assert n > 60
-    app = page(code=its_name, order="all, in order")
-    shown = _framed(html_of(app)[0])
-    assert len(shown) == 25 and f"25 of {n} shown" in text_of(app)
-    wanted = [context.pieces[context.focus].strip() for context in code_contexts(index, *busy, "corpus", 25)]
-    assert [text for text in shown if text.isalnum()] == [text for text in wanted if text.isalnum()]
-    app.get("pagination")[0].set_value(2).run()
-    assert f"{min(25, n - 25)} of {n} shown, 26 to {min(50, n)}" in text_of(app)
-    app = page(code=its_name, order="evenly spread", contexts="7")
-    assert len(_framed(html_of(app)[0])) == 7 and f"7 of {n} shown" in text_of(app)
 
 
 def test_the_next_code_is_one_that_occurs(page, index):

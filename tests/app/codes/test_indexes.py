@@ -12,7 +12,7 @@ from interp.app.codes import build as code_build
 from interp.codesearch import CodeIndex
 from interp.files import read_json
 from tests.app.codes.conftest import NAME, tables_of
-from tests.app.conftest import TIMEOUT, button_of, error_of, press, text_of, unescaped
+from tests.app.conftest import TIMEOUT, button_of, error_of, press, text_of
 
 
 def _offered(app):
@@ -56,33 +56,6 @@ def test_why_a_build_failed_is_seen_beside_another_index(page, runs):
     assert "could not be built" in error_of(app)
     assert not any(expander.error for expander in app.expander)
     assert app.selectbox(key="index").value == NAME and button_of(app, "Build the index")
-
-
-def test_a_build_that_was_killed_goes_on(page, runs):
-    app = page(runs)
-    plan = code_build.IndexPlan("books", 8_000)
-
-    class Killed(Exception):  # noqa: N818 - as if the process had ended
-        pass
-
-    build = code_build.Build(plan)
-    stage = build._stage
-
-    def killing(name, total):
-        if name == "listing codes":
-            raise Killed
-        return stage(name, total)
-
-    build._stage = killing
-    build.run()
-    assert build.error == "Killed" and (plan.folder / ".work").is_dir()
-    app = page(runs, index=plan.folder.name)
-    assert "not finished" in unescaped(app.error[0].value)
-    assert NAME in app.selectbox(key="index").options
-    press(app, "Go on building it")
-    app = _built(app)
-    assert not app.error and app.selectbox(key="index").value == plan.folder.name
-    assert CodeIndex.open(plan.folder).n_tokens > 0
 
 
 @pytest.mark.parametrize("damage", ["truncated", "cut", "unfinished", "link"])

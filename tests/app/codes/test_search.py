@@ -2,14 +2,13 @@
 
 import re
 
-import numpy as np
 import pytest
 
 from interp.bottlenecks.store import Codebooks
-from interp.codesearch import build_index, prompt_codes, search_regex, search_similar, search_token
+from interp.codesearch import build_index, prompt_codes, search_regex, search_similar
 from interp.text import load_text
 from tests.app.codes.conftest import EVIL, hits_of, named, tables_of
-from tests.app.conftest import asked, error_of, html_of, press, unescaped
+from tests.app.conftest import asked, error_of, html_of, unescaped
 
 
 def test_a_pattern_on_the_page(page, index):
@@ -29,14 +28,6 @@ def test_a_pattern_on_the_page(page, index):
         counts = f"**{scores.matches.n} matches** of {scores.n_tokens} tokens; {len(best)} of "
         every = f"{counts}{len(scores.places())} codes"
         assert any(text.value.startswith(every) for text in app.markdown)
-
-
-def test_a_code_that_was_found_is_opened_from_the_keyboard(page, index):
-    app = page(q="Mary")
-    name = named(search_regex(index, "Mary").best(2))[1]
-    app.selectbox(key="open").select(name).run()
-    assert not app.exception and asked(app, "code") == name
-    assert press(app, "Search").selectbox(key="open").value is None
 
 
 def test_filters_and_order_are_the_librarys_and_stay_for_another_pattern(page, index):
@@ -66,15 +57,6 @@ def test_the_same_codes_in_the_text_of_another_index_and_in_no_index_of_other_co
     assert [(row["P there"], row["R there"]) for row in rows] == [(hit.precision, hit.recall) for hit in hits_there]
     assert any(hit.recall for hit in hits_there) and [row["recall"] for row in rows] != [row["R there"] for row in rows]
     assert app.selectbox(key="again").options == ["other"]
-
-
-def test_a_token_on_the_page(page, index):
-    corpus = index.corpus
-    often = (corpus.token_text(int(token)).strip() for token in np.argsort(-corpus.token_counts))
-    text = next(text for text in often if len(text) > 1 and text.isalpha())
-    rows = tables_of(page(search="token", token=text))["code, precision, P 95 %"]
-    best = search_token(index, text).best(20)
-    assert [(row["code"], row["F1"]) for row in rows] == [(f"{h.book}={h.code}", h.f1) for h in best]
 
 
 @pytest.mark.parametrize(
