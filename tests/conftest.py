@@ -39,6 +39,7 @@ shapes.check_package("interp")
 
 from interp import DEFAULT_MODEL, models  # noqa: E402
 from interp.models import Model, load_model  # noqa: E402
+from tests.browser.workbench import free_ports  # noqa: E402
 from tests.chromium import chromium  # noqa: E402, F401 - a fixture of several files
 from tests.command_line import command, elsewhere  # noqa: E402, F401 - fixtures of several files
 from tests.tiny_models import make_tiny  # noqa: E402
@@ -104,6 +105,12 @@ def tiny_model(tiny_model_folder: Callable[[str], Path]) -> Callable[[str], Mode
         return models[family]
 
     return model
+
+
+@pytest.fixture(scope="session")
+def model(tiny_model: Callable[[str], Model]) -> Model:
+    """The tiny Llama."""
+    return tiny_model("llama")
 
 
 @pytest.fixture(scope="session")
@@ -173,11 +180,6 @@ def ray_cluster() -> Iterator[Cluster]:
             head.terminate()
             head.wait(60)
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def free_ports(n: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        return [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(n)]
 
 
 def wait_for(address: str, process: subprocess.Popen) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +9,6 @@ from safetensors.torch import save_file
 
 import interp.runs.discover  # noqa: F401 - with all that it imports, before any test replaces load_model
 from interp.models import load_model
-from interp.planted.models import load_planted_model
-from interp.planted.tasks import load_planted_task
 from tests.command_line import tree
 from tests.models.tiny_gguf import make_llama, write_gguf
 from tests.tiny_models import make_tokenizer
@@ -59,6 +56,9 @@ BEFORE_LOADING = [
     ("report none", "none is not a run folder", "interp discover"),
     ("compare folder folder", "folder is not a run folder"),
     ("app --port 0", "--port"),
+    ("bench --tasks planted-induction --pairs 999", "999 pairs", "pool of 300"),
+    ("codebook eval nowhere --controls 1", "an interval needs at least 2 blocks"),
+    ("index search nowhere", "choose one of --regex"),
     ("app --runs file", "file is a file"),
 ]
 
@@ -125,21 +125,6 @@ def test_a_prompt_file_is_used_as_far_as_it_can_be_and_what_was_dropped_is_said(
     printed = " ".join(command(*words).out.split())
     assert "5 pairs (1 dropped for their lengths, 1 dropped for their repetition)" in printed
     assert "6 pairs asked for, but 5 of 7" in command(*words, "-n", "6").error
-
-
-@pytest.mark.parametrize("words", [("tasks", "show"), ("reference",), ("grow",), ("discover",)])
-def test_prompts_longer_than_the_model_reads_are_one_line(command, words):
-    model = load_planted_model(PLANTED)
-    (pair,) = load_planted_task(PLANTED).sample(model.tokenizer, 1, 0)
-    decoded = {name: [model.tokenizer.decode(i) for i in getattr(pair, name)] for name in ("answers", "wrong_answers")}
-    prompts = []
-    for more in range(6):
-        sides = {side: getattr(pair, side).split() for side in ("clean", "corrupt")}
-        long = {side: " ".join([first] * (model.cfg.n_ctx + more) + rest) for side, (first, *rest) in sides.items()}
-        prompts.append(decoded | long)
-    Path("long.json").write_text(json.dumps({"prompts": prompts}), encoding="utf-8")
-    outcome = command(*words, "long.json", "--model", PLANTED, "-n", "5")
-    assert outcome.code == 2 and f"the model reads at most {model.cfg.n_ctx}" in outcome.error
 
 
 def test_a_model_that_cannot_do_the_task_is_told_before_anything_is_written(

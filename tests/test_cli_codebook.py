@@ -60,51 +60,6 @@ def test_a_model_that_reads_less_gets_shorter_blocks_and_codebooks_lie_where_the
 
 
 @pytest.mark.usefixtures("fitted")
-def test_a_second_fit_is_at_once_done_another_is_refused_and_samples_are_the_second_text(
-    codebook, model, tiny_model_folder
-):
-    again = f"fit {FIT} --model {model}"
-    assert codebook(again).code == 0
-    other = codebook(f"{again} --seed 1")
-    assert other.code == 2 and "codebooks of another" in other.error
-    other = codebook(f"eval books --model {tiny_model_folder('gpt2')} --data stdlib")
-    assert other.code == 2 and "holds codebooks of" in other.error
-    judged = codebook("eval books --tokens 128 --controls 2")
-    assert judged.code == 0 and "held-out stdlib" in judged.out and "held-out self" in judged.out, judged.err
-
-
-def test_an_interrupted_fit_says_where_it_goes_on_from(codebook, model, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    words = f"fit {FIT} --model {model}"
-    with monkeypatch.context() as patch:
-        patch.setattr("interp.bottlenecks.fit._learn", interrupted)
-        done = codebook(words)
-    assert done.code == 130 and "the same command goes on from books" in done.error
-    assert codebook(words).code == 0
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("fit --sites b5", "unknown site 'b5'"),
-        ("fit --codes 4 --k 5", "k 5: it must be 1 to 4"),
-        ("fit --tokens 100000000 --data stdlib", "tokens in its split 'train'"),
-        ("eval nowhere", "no folder"),
-        ("eval nowhere --controls 1", "--controls 1: an interval needs at least 2 blocks"),
-        ("train --mse-weight 0.5 --objective local", "local training minimises"),
-        ("train --model-lr 0.1", "distilled training leaves the model as it is"),
-    ],
-)
-def test_mistakes_are_one_line(codebook, model, monkeypatch, words, message):
-    if "--sites" in words:
-        monkeypatch.setattr("interp.text.load_text", None)  # a site that is not there does not wait for it
-    done = codebook(words, *(["--model", model] if words.startswith("fit") else []))
-    assert done.code == 2 and message in done.error
-
-
-@pytest.mark.usefixtures("fitted")
 def test_train_then_pack_then_eval(codebook, model, monkeypatch):
     trained = codebook(f"train books {TRAIN}")
     assert trained.code == 0, trained.err

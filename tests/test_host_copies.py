@@ -38,11 +38,6 @@ def copies(call: Callable[[], object]) -> Counter[int]:
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model):
-    return tiny_model("llama")
-
-
-@pytest.fixture(scope="module")
 def text(model):
     return load_text("stdlib", model, n_tokens=1000, context=32).tokens
 

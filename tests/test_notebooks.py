@@ -68,8 +68,8 @@ def kernel():
             patch.setenv(name, value)
         with client.setup_kernel():
             # and the model is loaded once
-            once = "import functools, interp.models as m; m.load_model = functools.cache(m.load_model)"
-            client.nb.cells = [nbformat.v4.new_code_cell(once)]
+            load_once = "import functools, interp.models as m; m.load_model = functools.cache(m.load_model)"
+            client.nb.cells = [nbformat.v4.new_code_cell(load_once)]
             client.execute_cell(client.nb.cells[0], 0, store_history=False)
             yield client
 
@@ -92,8 +92,8 @@ def test_a_notebook_runs_from_the_top(path, tmp_path, kernel):
         assert whole in text
         text = text.replace(whole, part)
     kernel.nb = nbformat.reads(text, as_version=4)
-    anew = nbformat.v4.new_code_cell(f"%reset -f\nimport os\nos.chdir({str(tmp_path)!r})")
-    kernel.nb.cells.insert(0, anew)
+    empty_desk = nbformat.v4.new_code_cell(f"%reset -f\nimport os\nos.chdir({str(tmp_path)!r})")
+    kernel.nb.cells.insert(0, empty_desk)
     for index, cell in enumerate(kernel.nb.cells):
         kernel.execute_cell(cell, index, store_history=False)
     if path.stem == "finding_a_circuit":

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from interp.bottlenecks.store import PRETRAINED
-from interp.cli.terminal import plain_console
 from interp.files import write_json, write_text
 from interp.runs.run import Run
 from tests.command_line import ONE_THREAD, tree
@@ -62,24 +61,18 @@ EXISTS = [
     f"discover {PLANTED} --json dangling",
     f"tasks export {PLANTED} loop.json",
     f"discover {PLANTED} --json pipe",
-    f"grow {PLANTED} --out model",
-    f"discover {PLANTED} --out own.json",
     f"discover {PLANTED} --out model",
-    f"discover {PLANTED} --json {LONG}.json",
     f"discover {PLANTED} --out {LONG}",
 ]
 WITHIN = [
     "export run --out run/run.json",
     f"discover {PLANTED} -n 6 --out new --json run/run.json",
     f"reference {PLANTED} --out run/scores.safetensors",
-    f"grow {PLANTED} --out run/sub/grown.json",
     f"reference {PLANTED} --out books/m0/weights.safetensors",
     f"discover {PLANTED} --json books/a0/cfg.json",
     f"grow {PLANTED} --out index/ids.npy",
     f"reference {PLANTED} --out begun/a0/weights.safetensors",  # codebooks that are being fitted
-    f"reference {PLANTED} --out bench/task/method/pool.safetensors",
     "codebook fit --out bench",
-    "index build --out books",
     f"codebook pack {SHIPPED} --out index",
     "bench --out run",
     f"discover {PLANTED} --out books",
@@ -178,9 +171,6 @@ def test_the_workbench_is_offered_with_the_folder_in_which_a_result_lies(command
     shutil.copytree(made / "run", "runs/a run")
     shutil.copytree(made / "run", "of mine/b")
     assert offered("runs/a run") == ["app"] and offered("of mine/b") == ["app", "--runs", "of mine"]
-    both = command("compare", "runs/a run", "of mine/b")
-    assert both.code == 0 and both.following == []  # no one folder has them
-    assert command("compare", "runs/a run", "runs/a run").following == [["app"]]
     monkeypatch.setenv("INTERP_RUNS", "of mine")
     assert offered("of mine/b") == ["app"] and offered("runs/a run") == ["app", "--runs", "runs"]
     monkeypatch.chdir("of mine/b")
@@ -194,11 +184,6 @@ def test_the_workbench_says_what_it_cannot_listen_on(command):
         port = str(taken.getsockname()[1])
         assert f"--port {port} is in use" in command("app", "--port", port).error
     assert "there is no such address" in command("app", "--host", "foo.invalid").err
-
-
-def test_a_terminal_of_no_width_is_written_to_all_the_same(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "0")
-    assert plain_console().width == 80
 
 
 def test_a_reader_that_leaves_a_closed_output_and_few_characters_are_no_failure_of_ours():

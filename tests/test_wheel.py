@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.workbench import free_port, started
+from tests.browser.workbench import free_ports, started
 from tests.command_line import ONE_THREAD
 
 pytestmark = pytest.mark.slow
@@ -90,7 +90,7 @@ def test_the_workbench_comes_along_and_starts(installed, tmp_path):
     main = Path(_run("-c", code, cwd=tmp_path, PYTHONPATH=str(installed)).stdout.strip())
     assert main.is_relative_to(installed)
     assert (main.parent / "circuit" / "page.py").is_file()
-    port = free_port()
+    [port] = free_ports(1)
     command = [sys.executable, "-m", "interp.cli.main", "app", "--port", str(port)]
     with (
         started(command, port, tmp_path / "log", cwd=tmp_path, PYTHONPATH=str(installed)) as address,

@@ -74,8 +74,7 @@ def test_answer_logits_are_the_models_own_and_its_unembedding_is_whole_afterward
     assert torch.isinf(answer).sum() == len(pairs) * (model.cfg.d_vocab - len(read))
 
 
-def test_feeding_in_small_batches_equals_one_batch_and_leaves_no_hook(tiny_model):
-    model = tiny_model("llama")
+def test_feeding_in_small_batches_equals_one_batch_and_leaves_no_hook(model):
     pairs = random_pairs(60, n=7, lengths=(7, 9))
     small, large = MetricConsumer(7), MetricConsumer(7)
     done = []

@@ -16,7 +16,6 @@ from streamlit.testing.v1 import AppTest
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch.labels import MIXED, Labels
-from interp.models import Model
 from interp.text import load_text
 
 MAIN = Path(__file__).parent.parent.parent / "app" / "pages.py"
@@ -31,12 +30,6 @@ def _as_the_workbench_is_configured() -> None:
     config.set_option("runner.magicEnabled", False)
     # streamlit looks through all installed packages whenever an app is opened: a second each time
     manifest_scanner.scan_component_manifests = functools.cache(manifest_scanner.scan_component_manifests)
-
-
-@pytest.fixture(scope="session")
-def model(tiny_model) -> Model:
-    """Not the one that the engine loads."""
-    return tiny_model("llama")
 
 
 @pytest.fixture(scope="session")

@@ -64,20 +64,6 @@ def test_a_bench_is_shown_with_ranges_differences_and_controls(page, runs):
     assert files_of(runs) == before
 
 
-def test_another_metric_number_of_pairs_and_axis_change_table_and_figure(page, runs):
-    def x_of(app) -> list:
-        return [trace["x"] for trace in plot_of(app)["data"] if trace["name"] == "attribution"]
-
-    app = page(runs, METHODS, bench="table", bench_metric="ROC AUC")
-    app.get("button_group")[1].set_value("100")
-    app.run()
-    table = app.dataframe[0].value.set_index("method")
-    assert set(table.index) == {"exact patching", "attribution", "random"}  # codes has no 100 pairs
-    assert table.loc["random", "difference"] == "+0.100 [+0.050, +0.200]" and x_of(app) == [[400.0]]
-    app.get("button_group")[2].set_value("prompt pairs").run()
-    assert x_of(app) == [[100.0]]
-
-
 def test_codebooks_are_shown_with_what_they_cost_and_what_controls_cost(page, runs):
     app = page(runs, CODEBOOKS, quality="books")
     quality = json.loads((runs / "books" / "quality.json").read_text())
@@ -107,13 +93,11 @@ def test_steering_is_shown_with_rates_differences_and_controls(page, tmp_path):
     table = app.dataframe[0].value.set_index("arm")
     # the README's numbers
     assert table.loc["codes", "rate [95 %]"] == "96.7 % [95.7, 97.7]"
-    assert table.loc["base", "rate [95 %]"].startswith("1.7 %")
     assert table.loc["mean difference, residual", "codes minus it [95 %]"] == "+23.6 [+21.3, +25.9]"
     drawn = {trace["name"]: trace for trace in plot_of(app)["data"]}
     assert set(drawn) == set(table.index) >= {"codes", "gated codes", "wrong topic"}
     by_topic = app.dataframe[1].value.set_index("arm")
     assert by_topic.loc["codes", "rate [95 %]"].startswith(f"{100 * drawn['codes']['x'][0]:.0f} %")
-    assert (by_topic["its first text"].str.len() > 100).all()
     topics = plot_of(app)["layout"]["yaxis"]["ticktext"]
     app.get("button_group")[1].set_value(topics[-1]).run()
     assert not app.exception and not by_topic.equals(app.dataframe[1].value.set_index("arm"))
@@ -128,10 +112,8 @@ def test_cells_of_other_settings_are_left_out_and_a_damaged_one_is_a_card(page, 
 
     path = folder / "baby--codes.json"
     settings, result = whole_record(path)
-    others = ({"made_with": "other books"}, {"finder": 1}, {"config": {**settings["config"], "times": 3.0}})
-    earlier = {key: value for key, value in settings.items() if key != "finder"}
-    for changed in (*({**settings, **other} for other in others), earlier):
-        write_record(path, changed, result)
+    for other in ({"made_with": "other books"}, {"config": {**settings["config"], "times": 3.0}}):
+        write_record(path, {**settings, **other}, result)
         app = page(tmp_path, STEERING)
         assert "1 cell of that folder was" in app.warning[0].value and topics(app) == 6
     changed = {**json.loads(path.read_text()), "result": {**result, "dose": 0.0}}  # by hand

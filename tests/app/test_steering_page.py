@@ -107,11 +107,7 @@ def test_base_and_steered_are_what_the_library_makes_of_them(page, runs_with_boo
     assert f"perplexity {steered.perplexity:.1f}" in again.out
     assert files_of(runs_with_books) == before
     kept = json.loads(json.dumps(session(app.session_state["comparison"])))
-    assert [kept["python"], kept["command"], kept["link"]] == [block.value for block in app.code[:3]]
-    assert [text["text"] for text in kept["texts"]] == [
-        continuation.prompt + continuation.text for continuation in (base, steered)
-    ]
-    np.testing.assert_allclose(kept["texts"][1]["kl"], divergence, atol=1e-5)
+    assert [text["text"] for text in kept["texts"]] == [text.prompt + text.text for text in (base, steered)]
 
 
 def test_what_was_kept_elsewhere_is_neither_read_nor_written(open_page, runs_with_books, tmp_path):

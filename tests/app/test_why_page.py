@@ -92,24 +92,6 @@ def test_another_prompt_is_proposed_and_taken(page):
     assert becomes in app.text_area(key="b").value and was in A
     app.text_area(key="a").set_value(B).run()
     assert "have changed" in app.info[0].value
-    app.switch_page("start/page.py").run().switch_page("why/page.py")
-    app.query_params.clear()
-    app.run()
-    assert app.text_area(key="a").value == A and not app.info  # what was explained last
-
-
-@pytest.mark.parametrize(
-    ("address", "message"),
-    [
-        ({"a": "<b>x", "b": "<b>x"}, "the same tokens"),
-        ({"a": A, "b": B, "answer": " Mary", "instead": " Mary"}, "the two answers are the same"),
-        ({"a": A, "b": B, "edits": "<i>"}, "edit '<i>'"),
-        ({"a": A, "b": B, "edits": "a9.h9@3=0"}, "no site 'a9.h9'"),
-        ({"a": A, "b": B * 40}, "tokens"),
-    ],
-)
-def test_what_cannot_be_explained_or_played_is_one_line(page, address, message):
-    assert message in error_of(page(**address))
 
 
 def test_an_explanation_is_saved_beside_others_and_opened_again(page, tmp_path, expected):

@@ -65,16 +65,6 @@ def test_scores_of_another_precision_are_made_again(made):
     assert not np.array_equal(head_scores["kept", "float32"], head_scores["kept", "bfloat16"])
 
 
-def test_the_batch_size_counts_where_it_moves_scores(made):
-    settings = {
-        (method, size): made(method, batch_size=size).settings()
-        for method in ("attribution", "subnetwork-probing")
-        for size in (4, 16)
-    }
-    assert settings["attribution", 4] == settings["attribution", 16]
-    assert settings["subnetwork-probing", 4] != settings["subnetwork-probing", 16]
-
-
 def test_one_pair_by_itself_tells_nothing_of_what_the_others_do(made, tmp_path):
     """HISP's score of a pair depends on the others, which a cell of one pair cannot show."""
     # HISP ranks subsets of a pool by itself, unless edges are compared

@@ -24,19 +24,3 @@ def test_the_table_is_printed_and_kept_in_three_forms(command, tmp_path):
     assert "layer-index" in (tmp_path / "mine/bench.html").read_text()
     again = command(*words)
     assert again.code == 0 and json.loads((tmp_path / "mine/bench.json").read_text()) == result
-
-
-@pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        (("--methods", "attribution,nap"), ("'nap'", "attribution")),
-        (("--pairs", "10,many"), ("--pairs", "many")),
-        (("--pairs", "999"), ("999 pairs", "pool of 300")),
-        (("--against", "nap"), ("'nap'",)),
-    ],
-)
-def test_mistakes_are_one_line(command, words, parts):
-    done = command(*WORDS[:5], *words)
-    assert done.code == 2
-    for part in parts:
-        assert part in done.error

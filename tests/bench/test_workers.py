@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from interp.bench.plan import YARDSTICK
 from interp.bench.run import run_bench
 from interp.circuits.references import ExactEffects
 from interp.executor import Shard, Workers
@@ -41,17 +40,6 @@ def assert_same(exact_effects: ExactEffects, wanted: ExactEffects, folder: Path)
         reference.save(folder / f"{name}.safetensors")
     assert (folder / "found.safetensors").read_bytes() == (folder / "wanted.safetensors").read_bytes()
     assert abs(exact_effects.effects()).max() > 0.1
-
-
-def test_a_method_that_is_run_cell_by_cell_has_a_job_for_each(serial):
-    folder, result = serial
-    jobs = jobs_in(folder / "log.jsonl")
-    # each target is looked at again once its reference is there
-    assert len(jobs) == len(set(jobs)) + len(TASKS)
-    assert {f"{TASK}, random: run", f"{TASK}, random: n4-seed1", f"{TASK}, random: stability"} <= set(jobs)
-    assert f"{TASK}, attribution: n4-seed1" not in jobs
-    assert {row["method"] for row in result["cells"]} == {YARDSTICK, "attribution", "random"}
-    assert {left["method"] for left in result["skipped"]} == {"overlap"}
 
 
 @pytest.mark.ray

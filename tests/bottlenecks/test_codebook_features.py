@@ -137,7 +137,6 @@ CONFIGS = {
     "model_type: Input should be 'codebook', not 'gpt2'": {"model_type": "gpt2"},
     "2 codes by Euclidean": {"k_codebook": 2, "similarity_metric": "euclidean"},
     "'l1'": {"similarity_metric": "l1"},
-    "k_codebook": {"k_codebook": [1, 2]},
 }
 
 

@@ -26,6 +26,7 @@ from interp.bottlenecks.kinds.ternary import Ternary, TernaryConfig, ternary
 from interp.bottlenecks.kinds.vq import VQ, FlatConfig, GroupedVQ, Prototypes, ResidualVQ, VQConfig
 from interp.errors import InputError
 from interp.training import TrainConfig, train_codebooks
+from tests.browser.workbench import free_ports
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -96,11 +97,7 @@ def ema_of_a_share(rank: int, world: int, port: int, folder: str) -> None:
 
 
 def test_two_processes_have_the_counts_sums_and_drawn_codes_of_one(tmp_path):
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    [port] = free_ports(1)
     mp.start_processes(ema_of_a_share, (2, port, str(tmp_path)), nprocs=2, start_method="fork")
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     alone = VQ(FlatConfig(d_in=4, codes=8)).partial_fit(noise(200, 4))

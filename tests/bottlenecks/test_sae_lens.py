@@ -51,9 +51,6 @@ def test_exported_codebook_is_loaded_by_sae_lens_with_the_same_codes(selection, 
     assert heads.cfg.metadata.hook_name == "blocks.1.attn.hook_z"
     if groups > 1:  # z as SAELens hands it over
         torch.testing.assert_close(heads(ours), book(ours))
-    export_to_sae_lens(book.to(torch.bfloat16), tmp_path / "small", model_name="tiny", site="m1")
-    small = SAE.load_from_disk(tmp_path / "small")
-    assert torch.equal(small.book.codes, book.codes) and small.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("k", [1, 3])

@@ -79,20 +79,6 @@ def test_a_token_that_is_clicked_shows_its_codes(tab):
     expect(page.locator(".token[aria-selected=true]").first).to_have_attribute("data-token", "0")
 
 
-def test_what_codes_stand_for_is_seen_without_a_click(tab):
-    page = tab("/live?text=Mary+had+a+store+and+a+house&site=a0.h1").page
-    expect(page.locator(".token[title]").first).to_be_visible()
-    titles = page.locator(".token").evaluate_all("tokens => tokens.map(t => t.title)")
-    names = {title.partition(": ")[2] for title in titles} - {"mixed"}
-    assert names and all(name == MARKUP or re.fullmatch(r"name \d+", name) for name in names)
-    for name in names:
-        expect(page.get_by_text(name, exact=False).first).to_be_visible()
-    page.get_by_role("link", name="Codes", exact=True).click()
-    expect(page.get_by_role("heading", name="The clearest codes")).to_be_visible()
-    open_first_row(page, re.compile("[am][01].*="))
-    expect(page.get_by_text("tokens that did not choose it")).to_be_visible()
-
-
 def test_find_a_circuit_and_set_a_code(tab, runs, pairs):
     before = {path.name for path in runs.iterdir()}
     opened = tab(f"/circuit?run={quote(NAME)}")

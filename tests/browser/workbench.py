@@ -22,15 +22,15 @@ PATIENCE = 120_000
 """Milliseconds that a page may take there: the first one waits for the libraries."""
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return held.getsockname()[1]
+def free_ports(n: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        return [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(n)]
 
 
 @contextlib.contextmanager
 def serve(runs: Path, log: Path, model: str | None = None, *, threads: int = 1) -> Iterator[str]:
     """The address of a workbench on a runs folder; it ends with the block."""
-    port = free_port()
+    [port] = free_ports(1)
     command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app" / "main.py")]
     settings = {"INTERP_RUNS": str(runs), "OMP_NUM_THREADS": str(threads)}
     settings |= {} if model is None else {"INTERP_MODEL": model}

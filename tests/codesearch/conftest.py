@@ -1,7 +1,7 @@
 """A model with codebooks of every kind of site and an index of them; indexes without a model, any ids over any text."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +45,6 @@ def save_books(model: Model, text: TextBlocks, books: dict[str, Codebook], folde
     fit = {"k": 3, "n_codes": 12, "selection": "matching_pursuit", "magnitude": "unit", "seed": 0}
     made = {"model": model_identity(model), "sites": list(books), "text": describe_text(text)}
     return Codebooks.finish(folder, made | {"fit": fit | {"sequential": True}})
-
-
-@pytest.fixture(scope="session")
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
 
 
 DOCUMENTS = [

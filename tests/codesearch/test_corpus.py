@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from interp.codesearch import find_regex
-from interp.codesearch.corpus import INVALID, read_corpus, vocabulary
+from interp.codesearch.corpus import INVALID, read_corpus
 from interp.errors import InputError
 from tests.codesearch.conftest import DOCUMENTS
 from tests.tiny_models import make_tokenizer
@@ -63,13 +63,6 @@ def test_bytes_that_are_no_text_stay_one_byte_long(tokenizer):
     matches = find_regex(corpus, "ab|🙂")
     assert matches.tokens.tolist() == [3, 4, 6, 7, 8, 9]
     assert matches.n == 2
-
-
-def test_rows_without_a_token_are_empty(tokenizer):
-    table, special = vocabulary(tokenizer, len(tokenizer) + 3)
-    assert table[-3:] == [b""] * 3 and special[-3:].all() and special[0] and not special[1:-3].any()
-    ids = tokenizer("naïve 日本語 🙂\n").input_ids
-    assert b"".join(table[i] for i in ids).decode() == "naïve 日本語 🙂\n"
 
 
 def test_sentencepiece_with_byte_fallback():

@@ -9,9 +9,8 @@ import pytest
 from scipy.stats import binomtest
 
 from interp.codesearch import code_contexts, code_page, find_regex, search_regex, search_similar, search_token
-from interp.codesearch.contexts import match_contexts
 from interp.codesearch.index import span_of
-from interp.codesearch.tables import contexts_csv, hits_csv
+from interp.codesearch.tables import contexts_csv
 from interp.errors import InputError
 from interp.stats import wilson
 from tests.codesearch.conftest import synthetic_index, word_corpus, zipf_ids
@@ -159,16 +158,6 @@ def test_wilson():
         assert wilson(hits, n) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
-def test_hits_read_back(index):
-    scores = search_regex(index, "Mary")
-    hits = scores.best(15)
-    rows = list(csv.DictReader(io.StringIO(hits_csv(hits))))
-    assert [(row["book"], int(row["code"])) for row in rows] == [(hit.book, hit.code) for hit in hits]
-    for row, hit in zip(rows, hits, strict=True):
-        assert float(row["precision"]) == hit.precision and float(row["recall_low"]) == hit.recall_interval[0]
-        assert int(row["tokens_in_matches"]) == hit.hits and float(row["f1"]) == hit.f1
-
-
 def test_contexts_read_back_with_line_ends_quotes_and_commas(index):
     book, code = "a0.h1", int(np.argmax(index.counts[20:40]))
     contexts = code_contexts(index, book, code, "corpus", None)
@@ -180,17 +169,6 @@ def test_contexts_read_back_with_line_ends_quotes_and_commas(index):
         assert row["margin"] == ""
     [best] = csv.DictReader(io.StringIO(contexts_csv(code_contexts(index, book, code, n=1))))
     assert float(best["margin"]) == index.top(book, code).margin[0]
-
-
-def test_the_whole_of_a_match_is_marked(index):
-    matches = find_regex(index.corpus, "New York")
-    for context in match_contexts(index, matches, 5):
-        marked = "".join(piece for piece, on in zip(context.pieces, context.active, strict=True) if on)
-        # cut where the model's block ends
-        assert context.active[context.focus]
-        assert "New York".startswith(marked.strip()) or marked.strip().endswith("York")
-    assert len(match_contexts(index, matches, 5)) == 5
-    assert match_contexts(index, find_regex(index.corpus, "no such thing"), 5) == []
 
 
 def test_codes_by_name(index):

@@ -87,16 +87,14 @@ BAD = [
 
 @pytest.mark.parametrize(("text", "words"), BAD)
 @pytest.mark.usefixtures("books")
-def test_a_bad_edit_is_one_line(text, words, tiny_model):
-    model = tiny_model("llama")
+def test_a_bad_edit_is_one_line(text, words, model):
     explanation = why(model, TINY_A, TINY_B)
     with pytest.raises(InputError) as error:
         replay(model, explanation, [text])
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def test_what_cannot_be_played_is_one_line(tiny_model):
-    model = tiny_model("llama")
+def test_what_cannot_be_played_is_one_line(model):
     explanation = why(model, TINY_A, TINY_B)
     end = len(explanation.tokens) - 1
     for edits, message in (([f"a1.h2@{end}=c1"], "no codebook for a1.h2"), ([f"m1@{end}=0"] * 65, "at most 64")):

@@ -11,7 +11,6 @@ from interp.contrast.explain import LARGE
 from interp.contrast.explanation import CURVE
 from interp.contrast.prompts import align
 from interp.errors import InputError
-from interp.interventions.edges import EdgePatcher
 from interp.interventions.frozen import FrozenContext, Node
 from interp.models import parse_site
 from interp.planted.models import planted_truth
@@ -224,27 +223,7 @@ def test_arrows_effects_and_what_is_read_are_those_of_whole_forwards(family, tin
     assert len(explanation.text().splitlines()) <= 25
 
 
-@pytest.mark.parametrize("family", ["gpt2", "pythia", "llama", "qwen2", "phi"])
-def test_what_a_receiver_anywhere_writes_is_that_of_whole_forwards(family, tiny_model):
-    model = tiny_model(family)
-    a, b = [3, 20, 31, 40, 25, 33, 21, 50], [3, 20, 32, 40, 26, 33, 21, 50]
-    context, hooked = FrozenContext(model, a, b, 2, 11, 30), Hooked(model, a, b, 11, 30)
-    senders = [Node(0, 2, 0), Node(0, 4, 2), Node(0, 5, 1)]
-    for position in (5, 6, 7):
-        receiver, places = Node(1, position, 1), [(sender.site, sender.position) for sender in senders]
-        direct = EdgePatcher(context).at_token(0, receiver.site, position, places)
-        [held] = context.direct(senders, [receiver])
-        torch.testing.assert_close(held, direct, atol=1e-4, rtol=0)
-        _, live = context.node_effects(senders, receivers=[receiver])
-        for row, sender in enumerate(senders):
-            for values, alone in ((direct, True), (live[0], False)):
-                expected = hooked.after(sender, receiver, direct=alone)
-                torch.testing.assert_close(values[row], expected, atol=1e-4, rtol=0)
-        assert (direct - hooked.cache_a[receiver.site.hook][0, position, 1]).abs().max() > 1e-2
-
-
-def test_answers_are_by_kl_and_of_several_tokens_the_first_that_differs_counts(tiny_model):
-    model = tiny_model("llama")
+def test_answers_are_those_that_the_divergence_is_most_about(model):
     a, b = (torch.tensor([tokens_of(model, text)]) for text in (TINY_A, TINY_B))
     with torch.no_grad():
         log_p, log_q = (model(side)[0, -1].log_softmax(-1) for side in (a, b))
@@ -256,10 +235,6 @@ def test_answers_are_by_kl_and_of_several_tokens_the_first_that_differs_counts(t
     covered = float((p * (p / q).log()).sum() / terms[0].sum())
     assert explanation.answers["uncovered"] == pytest.approx(1 - covered, abs=1e-3)
     assert explanation.answers["answer"]["b"] == pytest.approx(float(log_q.exp()[best[0]]), abs=1e-4)
-    several = why(model, TINY_A, TINY_B, answer="Qx", instead="Qz")
-    assert any("both answers begin" in note for note in several.notes)
-    first = why(model, TINY_A, TINY_B, answer=" zebra")
-    assert any("several tokens" in note for note in first.notes)
 
 
 def test_prompts_of_other_lengths_are_aligned_by_their_ends():
@@ -312,14 +287,10 @@ def test_the_command_writes_its_result_and_replaces_no_other(command):
     printed = command(*words, "--json", "-")
     assert json.loads(printed.out).keys() == KEYS
     assert command(*words, "--out", "explanation").code == 0
-    refused = command("why", B, A, "--model", "planted-inhibition", "--out", "explanation")
-    assert refused.code == 2 and "--overwrite" in refused.error
-    assert "explanation.json is there already" in command("why", B, A, "--json", "explanation.json").error
     other = ("why", B, A, "--model", "planted-inhibition", "--out", "explanation")
-    assert command(*other, "--overwrite").code == 0
+    assert command(*other).code == 2 and command(*other, "--overwrite").code == 0
     [following] = shown.following
     assert command(*following).code == 0
-    assert command("why", A, A, "--model", "planted-inhibition").code == 2
 
 
 def test_a_saved_explanation_is_read_again_or_refused_in_one_line(tmp_path):

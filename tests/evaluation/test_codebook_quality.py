@@ -21,11 +21,6 @@ SITES = ("a0", "a1.h2", "m1", "r0")
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model) -> Model:
-    return tiny_model("llama")
-
-
-@pytest.fixture(scope="module")
 def texts(model):
     return [load_text("stdlib", model, n_tokens=9 * 16, context=16, split=s) for s in ("heldout", "train")]
 

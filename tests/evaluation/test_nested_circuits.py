@@ -50,15 +50,6 @@ def test_the_written_heads_do_the_task_and_as_many_random_heads_do_not(grown):
     assert large.share > 0.95 and large.random < 0.6
 
 
-@pytest.mark.parametrize(("n", "seed"), [(8, 0), (10, 2000)])
-def test_held_out_pairs_are_none_of_the_pool(n, seed):
-    """Not even where the pool has the very pairs that would be held out."""
-    model, pool = planted(NAME, n, seed)
-    others = held_out_pairs(load_task(NAME), model.tokenizer, 10, pool)
-    assert len(others) == 10
-    assert not {pair.clean_tokens for pair in pool} & {pair.clean_tokens for pair in others}
-
-
 def test_another_model_is_refused(grown):
     nested, ablator = grown[2], Ablator(*planted("planted-hydra", 3))
     with pytest.raises(InputError, match="for a model of shape"):

@@ -1,19 +1,13 @@
 """Rates: coders of known length, and a coder that keeps everything costs nothing."""
 
-import json
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 import interp
 from benchmarks.coders import Coordinates
-from benchmarks.rates import RateBench, RateConfig, code_lengths, measure_rates, plot
+from benchmarks.rates import RateBench, RateConfig, code_lengths
 from interp.errors import InputError
-
-KEPT = Path(__file__).parents[2] / "benchmarks/results/rates/smollm2-135m-instruct/rates.json"
 
 
 def chain(n: int, size: int, stay: float, seed: int) -> torch.Tensor:
@@ -73,28 +67,13 @@ class Nothing(Everything):
         return None, torch.zeros_like(x)
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    text = tmp_path_factory.mktemp("text") / "text.txt"
-    model = interp.load_model("planted-backup")
+def test_keeping_everything_costs_nothing_and_carries_the_whole_effect(tmp_path):
+    model, text = interp.load_model("planted-backup"), tmp_path / "text.txt"
     pairs = interp.load_task("planted-backup").sample(model.tokenizer, 300)
     text.write_text("\n\n".join(pair.clean for pair in pairs))
-    config = RateConfig(
-        sites=("a1.h0", "a1.h4", "r0"),
-        kinds=("vq", "binary", "pca4", "random"),
-        bits=(4, 16),
-        text=str(text),
-        n_tokens=1500,
-        n_heldout=300,
-        context=20,
-        tasks=("planted-backup",),
-        n_pairs=12,
-    )
-    return model, config
-
-
-def test_keeping_everything_costs_nothing_and_carries_the_whole_effect(bench):
-    rate_bench = RateBench(*bench)
+    sizes = {"n_tokens": 1500, "n_heldout": 300, "context": 20, "n_pairs": 12}
+    sites = ("a1.h0", "a1.h4", "r0")
+    rate_bench = RateBench(model, RateConfig(sites=sites, text=str(text), tasks=("planted-backup",), **sizes))
     for part in rate_bench.places:
         kept = rate_bench._spliced(part, Everything())["texts"]
         lost = rate_bench._spliced(part, Nothing())["texts"]
@@ -102,28 +81,3 @@ def test_keeping_everything_costs_nothing_and_carries_the_whole_effect(bench):
             assert abs(measures["kl"][0]) < 1e-5 < 1e-4 < lost[spec]["kl"][0]
     assert rate_bench._effect("planted-backup", Everything())["share"] == pytest.approx(1, abs=1e-4)
     assert rate_bench._effect("planted-backup", Nothing())["share"] == pytest.approx(0, abs=1e-4)
-
-
-def test_kinds_and_rates_are_kept_one_by_one_and_gone_on_with(bench, tmp_path, monkeypatch):
-    model, config = bench
-    result = measure_rates(model, tmp_path, config)
-    rows = {(row["kind"], row["asked"]): row for row in result["rows"]}
-    assert set(rows) == {(kind, bits) for kind in config.kinds for bits in config.bits}
-    assert "refused" in rows["vq", 16] and "refused" not in rows["binary", 16]
-    heads = rows["vq", 4]["parts"]["heads"]
-    assert heads["bits"] == 4 and heads["explained"] > rows["random", 4]["parts"]["heads"]["explained"]
-    assert 0 < heads["noise_same"] <= 1 and heads["bits_unigram"] <= 4.5
-
-    def beside(_bench, kind: str, bits: int) -> dict:  # while another process measures its kind
-        kept = json.loads((tmp_path / "rates.json").read_text())
-        kept["rows"].append(result["rows"][0] | {"kind": "other"})
-        (tmp_path / "rates.json").write_text(json.dumps(kept))
-        return result["rows"][0] | {"kind": kind, "asked": bits}
-
-    monkeypatch.setattr(RateBench, "cell", beside)
-    more = measure_rates(model, tmp_path, replace(config, kinds=("random",), bits=(3,)))
-    result["rows"] = more["rows"]
-    assert [row["kind"] for row in more["rows"][-2:]] == ["other", "random"] and len(more["rows"]) == len(rows) + 2
-    monkeypatch.setattr(RateBench, "cell", lambda *_: pytest.fail("made again"))
-    assert measure_rates(model, tmp_path, config)["rows"] == json.loads(json.dumps(result["rows"]))
-    assert {line.name for line in plot(more, "heads").data} == {*config.kinds, "other"}

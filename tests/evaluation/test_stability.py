@@ -34,14 +34,6 @@ def test_precision_is_the_expectation_over_orders_of_equal_scores(rows, n):
     assert precision_at(scores, truth, n) == pytest.approx(np.mean(drawn), abs=0.09)
 
 
-def test_precision_at_the_number_of_members():
-    truth = np.array([[True, True, False, False]])
-    assert precision_at(np.array([[-3.0, 1.0, 2.0, 0.0]]), truth) == 0.5
-    assert precision_at(np.array([[-3.0, 4.0, 2.0, 0.0]]), truth) == 1.0
-    assert precision_at(np.zeros((1, 4)), truth) == 0.5
-    assert precision_at(np.zeros((1, 4)), ~truth & truth) is None
-
-
 def test_jaccard():
     a, b = np.array([[True, True, False]]), np.array([[False, True, True]])
     assert jaccard(a, b) == pytest.approx(1 / 3) and jaccard(a, a) == 1.0

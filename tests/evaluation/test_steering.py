@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from benchmarks.steering import plan_arms
-from benchmarks.steering_doses import SteeringCondition, find_dose, measure, strain, write
+from benchmarks.steering_doses import SteeringCondition, find_dose, measure, strain
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.kinds.metric_codebook import FLOOR
 from interp.errors import InputError
 from interp.evaluation.steering import ARMS, SteeringCell, SteeringConfig, distinct_2, mean_rate
 from interp.evaluation.steering_conditions import means_of_texts
-from interp.models import Model, hooked
+from interp.models import hooked
 from interp.steering import Topic, find_codes
 from interp.steering.continuations import continue_prompts, encode_prompts, surprise
 from interp.steering.find import EMPHASIS, target_gradients
@@ -29,11 +29,6 @@ TOPIC = Topic("z", ("z",), MARKED, PLAIN, ("When Mary", "The war lasted from"))
 CONTROLLED = ("codes", "random codes", "random vectors")
 OTHER = Topic("store", ("store",), PLAIN, MARKED, TOPIC.prompts)
 CONFIG = SteeringConfig(n=6, n_tokens=5, batch_size=4)
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model) -> Model:
-    return tiny_model("llama")
 
 
 @pytest.fixture(scope="module")
@@ -109,20 +104,6 @@ def test_vectors_are_the_differences_of_means_where_they_help(model, books, arms
     torch.testing.assert_close(residual, 2 * means.difference("r1"), atol=1e-5, rtol=1e-4)
 
 
-def test_vectors_at_the_same_heads_are_where_the_codes_are_and_nowhere_else(model, books, monkeypatch):
-    monkeypatch.setattr("interp.steering.find.AT_LEAST", 1)
-    code_set = find_codes(model, books, MARKED, PLAIN)
-    few = planned(model, books, code_set)
-    same_heads, all_of_them = (
-        adds(model, few[f"mean difference, {which}"].at(2.0), "blocks.1.attn.hook_z")
-        for which in ("same heads", "heads")
-    )
-    heads = {int(code.site[-1]) for code in code_set.codes}
-    assert set(same_heads.abs().sum(1).nonzero()[:, 0].tolist()) == heads
-    assert heads < set(all_of_them.abs().sum(1).nonzero()[:, 0].tolist())
-    torch.testing.assert_close(same_heads[[*heads]], all_of_them[[*heads]])
-
-
 def adds(model, within, hook: str) -> torch.Tensor:
     """What a context changes at the last token, where nothing before the hook was changed."""
     tokens, seen = tokenize(model, PLAIN[:1]).tokens, []
@@ -157,13 +138,6 @@ def test_a_prompt_that_says_it_is_judged_as_if_it_did_not(model, arms):
     assert cell.perplexity == pytest.approx(float(np.exp(np.concatenate(judged).mean())), rel=1e-4)
     assert cell.dose == 0 and not cell.tried and cell.example == TOPIC.prompts[0] + texts[0].text
     assert cell.held["z"] == [TOPIC.is_in(text.text) for text in (*texts, *last)]
-    mean_of_two = arms["prompt and codes"]
-    weak, strong = (dataclasses.replace(mean_of_two, first=dose) for dose in (1e-9, 4.0))
-    once = dataclasses.replace(CONFIG, tries=1)
-    beside = [measure(model, [TOPIC], once, arm=arm, topic="z", base=base) for arm in (weak, strong)]
-    assert [cell.dose for cell in beside] == [1e-9, 4.0] and [len(cell.tried) for cell in beside] == [1, 1]
-    assert beside[0].example == cell.example and beside[0].held == cell.held
-    assert beside[1].perplexity != cell.perplexity == pytest.approx(beside[0].perplexity, rel=1e-4)
 
 
 @pytest.mark.parametrize("first", [0.01, 1.0, 50.0])
@@ -219,10 +193,3 @@ def test_bad_configuration(model):
     alone = dataclasses.replace(TOPIC, prompts=TOPIC.prompts[:1])
     with pytest.raises(InputError, match="of 1 prompts there is no interval"):
         measure(model, [alone], CONFIG)
-
-
-def test_texts_of_a_prompt_differ_between_batches(model):
-    config = SteeringConfig(n_tokens=8, batch_size=2, temperature=1.0)
-    texts = write(model, ("When Mary", "The war"), 8, config)
-    assert [text.prompt for text in texts] == ["When Mary", "The war"] * 4
-    assert len({text.tokens for text in texts}) == 8

@@ -69,21 +69,3 @@ def test_patches_without_positions_are_of_all_of_them_and_reach_no_other_row(tin
     effects, _ = clean.effects(rows, np.zeros(3, dtype=int), np.ones(3, dtype=int))
     np.testing.assert_allclose((clean.metric_[0] - outcome.metric)[only], effects[only], atol=1e-4)
     assert np.abs(effects).min() > 1e-3
-
-
-def test_pairs_that_are_not_kept_run_again(tiny_model):
-    model, pairs = tiny_model("llama"), random_pairs(60, n=5)
-    whole, part = CleanRun.of(model, pairs, mlps=True), CleanRun(model, pairs, [0, 3], mlps=True)
-    rows, layers, heads = np.array([4, 0, 3, 1, 4]), np.array([0, 1, 0, 1, 1]), np.array([4, 2, 0, 4, 1])
-    for batch in (whole, part):
-        assert batch.n_heads == 4
-    part_only = CleanRun.of(model, pairs.subset([0, 3]), mlps=True)
-    for name in ("resid", "z", "corrupt_z", "mlp", "corrupt_mlp"):
-        setattr(part, name, getattr(part_only, name))
-    part.metric_[:] = whole.metric_
-    effects, cost = part.effects(rows, layers, heads)
-    expected, least = whole.effects(rows, layers, heads)
-    np.testing.assert_allclose(effects, expected, atol=1e-4)
-    assert np.abs(expected).min() > 1e-4 and least + 4 <= cost < least + 5
-    with pytest.raises(ValueError, match="pair 1 is not kept"):
-        part.effects(rows, layers, heads, [whole.z[0, 0, :, 0]] * 5)

@@ -28,9 +28,8 @@ def test_z_of_every_layer_equals_the_models(family, tiny_model):
         torch.testing.assert_close(blocks.attend(q, k, v), z, atol=1e-5, rtol=1e-4)
 
 
-def test_query_heads_that_share_keys_can_read_different_ones(tiny_model):
+def test_query_heads_that_share_keys_can_read_different_ones(model):
     """The second head's keys read noise; the first, of the same group, is as before."""
-    model = tiny_model("llama")
     blocks = Blockwise(model, 7, "the test")
     resid = torch.randn(1, 7, 1, 24).expand(-1, -1, 4, -1)
     q, k, v = (blocks.read(1, into, resid) for into in "qkv")

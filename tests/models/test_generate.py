@@ -42,8 +42,7 @@ def test_prompts_beside_longer_ones_and_behind_padding_continue_as_alone(family,
     assert torch.equal(continued[0, -12:], alone[1])
 
 
-def test_sampling_depends_on_the_seed_alone_and_leaves_the_callers_generator(tiny_model):
-    model = tiny_model("llama")
+def test_sampling_depends_on_the_seed_alone_and_leaves_the_callers_generator(model):
     before = torch.random.get_rng_state()
     first = generate(model, PROMPT, 12, seed=1, temperature=1.0)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -81,8 +80,7 @@ def test_impossible_requests_are_refused(prompts, new, temperature, tiny_model):
         generate(tiny_model("qwen2"), prompts, new, temperature=temperature)
 
 
-def test_more_than_the_context_is_refused(tiny_model):
-    model = tiny_model("llama")
+def test_more_than_the_context_is_refused(model):
     tokens = torch.ones(1, model.cfg.n_ctx - 2, dtype=torch.long)
     assert generate(model, tokens, 2).shape[1] == model.cfg.n_ctx
     with pytest.raises(InputError, match="tokens of prompt and 3 new ones: the model reads"):
@@ -95,8 +93,7 @@ def test_more_than_the_context_is_refused(tiny_model):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_that_are_no_numbers_end_a_generation_with_a_line(temperature, tiny_model):
-    model = tiny_model("llama")
+def test_logits_that_are_no_numbers_end_a_generation_with_a_line(temperature, model):
     plain = generate(model, PROMPT, 3, seed=1, temperature=temperature)
     with (
         pytest.raises(InputError, match="logits are NaN or infinite in torch.float32"),

@@ -81,9 +81,8 @@ def test_what_a_hook_keeps_of_an_mlp_is_on_the_graph(family, tiny_model):
     assert not any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values())
 
 
-def test_permanent_hooks_are_part_of_the_model_as_it_is(tiny_model):
+def test_permanent_hooks_are_part_of_the_model_as_it_is(model):
     """transformer-lens 4 gives OPT some."""
-    model = tiny_model("llama")
     point = hook_point(model, "blocks.0.hook_mlp_out")
     point.add_hook(lambda tensor, hook: None, is_permanent=True)  # noqa: ARG005 - the library's signature
     try:

@@ -24,8 +24,7 @@ def test_model_that_does_not_fit_is_refused_from_its_config_alone():
         check_weights(giant, torch.float32, torch.device("cpu"))
 
 
-def test_run_that_does_not_fit_says_what_to_try(tiny_model, monkeypatch):
-    model = tiny_model("llama")
+def test_run_that_does_not_fit_says_what_to_try(model, monkeypatch):
     check_memory(model, 4, 16)
     monkeypatch.setattr(limits, "free_memory", lambda _: estimate_memory(model, 4, 16) - 1)
     with pytest.raises(InputError, match="a smaller --batch-size or --dtype bfloat16"):

@@ -78,8 +78,7 @@ def put(place: tuple[int, ...], value: torch.Tensor, add: bool, x: torch.Tensor,
     return x
 
 
-def test_what_stands_before_a_change_stays(tiny_model, monkeypatch):
-    model = tiny_model("llama")
+def test_what_stands_before_a_change_stays(model, monkeypatch):
     monkeypatch.setattr(CleanRun, "_unpatched", None)  # logits of all tokens only where asked for
     pairs = placed(model.cfg.d_vocab)
     places = [("a0.h1", "X"), ("a1.h2", "END"), ("a1.h1", "X"), ("a0.h2", "END")]

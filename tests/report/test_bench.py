@@ -42,23 +42,6 @@ def test_a_metric_that_is_better_when_lower_is_ranked_so():
     assert [row.method for row in bench.best_first(rows, "cmd")] == ["b", "a", "c"]
 
 
-def test_means_over_tasks_come_first_and_a_second_reference_is_named(read):
-    result = make_bench(tasks=("ioi", "docstring"))
-    result["table"] += [
-        row | {"reference": "ioi/wang", "decides": False} for row in result["table"] if row["task"] == "ioi"
-    ]
-    rows_read = read(result)
-    assert list(rows_read.scopes)[0] == "mean over smollm2-135m-instruct"
-    assert {name for name in rows_read.scopes if name.startswith("ioi")} == {
-        f"{SCOPE}, against ioi/smollm2-135m-instruct",
-        f"{SCOPE}, against ioi/wang",
-    }
-    # differences were measured against the reference that decides
-    by_name = {name: {r.method: r for r in rows} for name, rows in rows_read.scopes.items()}
-    assert by_name[f"{SCOPE}, against ioi/smollm2-135m-instruct"]["random"].differences
-    assert not by_name[f"{SCOPE}, against ioi/wang"]["random"].differences
-
-
 def test_the_page_is_whole_and_says_what_the_table_holds():
     page = Page(bench.render_bench(make_bench()))
     page.check()

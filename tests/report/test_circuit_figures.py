@@ -9,7 +9,6 @@ from interp.circuits.circuit import Edge
 from interp.report import circuit_figures
 from interp.report.circuit_figures import Scale, edge_plot, grid_plot, pattern_plot, strongest_edges
 from interp.report.page import token_bars
-from interp.report.wording import number, percent, places, signed, token
 from tests.report.synthetic import make_run
 
 
@@ -68,20 +67,3 @@ def test_the_grid_has_a_row_of_mlps_on_the_heads_scale():
     assert [site for site, _turn in points.customdata] == ["m0", "m1", "m2", "m3"] and points.text[0]
     assert len(heads.x) == 12 and heads.selectedpoints is None
     assert len(grid_plot(run, Scale.of(run)).data) == 3
-
-
-def test_a_roc_curve_stands_on_its_null():
-    points = [(0.0, 0.0), (0.0, 1.0), (1.0, 1.0)]
-    band, layer, curve = circuit_figures.roc_plot(points, [(0.0, 0.0), (1.0, 1.0)], 50, 100).data
-    assert list(zip(curve.x, curve.y, strict=True)) == points and layer.x == (0.0, 1.0)
-    middle = 1.96 * (0.25 * (1 / 50 + 1 / 100)) ** 0.5
-    assert band.y[25] == pytest.approx(0.5 + middle) and band.y[51 + 25] == pytest.approx(0.5 - middle)
-
-
-def test_numbers_and_tokens_are_written_for_readers():
-    assert signed(-0.2996, 2) == "−0.30" and signed(0.001, 2) == "+0.00" and signed(-0.001, 2) == "+0.00"
-    assert number(None, 2) == "–" and percent(0.71) == "71 %" and percent(-0.024) == "−2.4 %"
-    assert [places(scale) for scale in (350, 3.4, 0.6, 0.0)] == [0, 2, 3, 2]
-    assert token(" Mary") == "·Mary" and token("\n\t") == "↵⇥" and token("") == "∅"
-    assert token("a\u202eb\x00\xa0") == "a\\u202eb\\u0000\\u00a0"
-    assert token("abcdefgh", 5) == "abcd…"

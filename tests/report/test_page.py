@@ -180,17 +180,12 @@ def test_write_report_replaces_only_the_report(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_members_card_says_which_codes_are_of_clean_prompts_alone_and_what_it_raises():
+def test_codes_of_a_member_have_their_shares_and_those_of_single_prompts_are_only_counted():
     run = make_run(n_layers=4, n_heads=4, members=1, n_pairs=30)
     [part] = run.members
     clean, corrupt = dict(part.codes.clean), dict(part.codes.corrupt)
     for code, *shares in codes_used(part.codes, run.n_pairs)["rows"]:
         assert shares == [clean.get(code, 0.0), corrupt.get(code, 0.0)]
-    page = render_report(run)
-    for mark, code in re.findall(r'<span role="rowheader" class="code (only|)">(\d+)', page):
-        assert (mark == "only") == (int(code) not in corrupt)
-    raised = page[page.index("raises most") :]
-    assert re.findall(r">([+−][\d.]+)<", raised)[:1] == [f"+{part.writes.top[0][1]:.2f}"]
     # codes of single prompts are told by their number alone; a name stands at two of a prompt's five positions
     part.codes = CodesUsed(clean=[(7, 0.5), (3, 3 / 150), (9, 2 / 150), (1, 1 / 150)], corrupt=[(7, 1.0)])
     codes = codes_used(part.codes, run.n_pairs)

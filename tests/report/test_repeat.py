@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
-from interp.report.repeat import command_line, python_lines, reference_command
+from interp.report.repeat import command_line, python_lines
 from interp.scores.registry import method_config
 from tests.report.synthetic import make_run
 
@@ -42,22 +42,6 @@ def test_a_task_file_mlps_and_missing_bos_are_part_of_command_and_python(task):
     called = _called(run)
     assert (called["task"], called["model"], called["n"]) == (task, run.model, run.n_pairs)
     assert called["mlps"] is True
-
-
-def test_dtype_and_device_are_part_of_both_where_they_are_not_the_usual_ones():
-    run = make_run()
-    assert "--dtype" not in command_line(run) and "load_model" not in python_lines(run)
-    run.provenance.model.dtype, run.provenance.model.device = "bfloat16", "cuda:0"
-    assert "--dtype bfloat16 --device cuda:0" in command_line(run)
-    assert f"load_model({run.model!r}, dtype='bfloat16', device='cuda:0')" in python_lines(run)
-    compile(python_lines(run), "report", "exec")
-
-
-def test_a_class_of_ones_own_is_named_by_where_it_is():
-    run = make_run(task="parity")
-    run.settings.task_class = "mine.py:Parity"
-    for text in (command_line(run), python_lines(run), reference_command(run)):
-        assert "mine.py:Parity" in text and " parity" not in text and "'parity'" not in text
 
 
 def test_what_a_task_changes_is_no_option_and_what_undoes_it_is():

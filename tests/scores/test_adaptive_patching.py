@@ -19,7 +19,6 @@ from interp.scores.adaptive_patching.method import AdaptivePatchingConfig, adapt
 from interp.scores.adaptive_patching.partial_ablation import PartialGradients
 from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.attribution import AttributionConsumer, attribution
-from interp.scores.patching import patching
 from tests.oracles import planted, written
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES
@@ -51,22 +50,6 @@ def test_a_method_that_tells_no_probabilities_has_no_circuit_of_its_own():
     with pytest.raises(InputError, match="method attribution: it tells no probability"):
         attribution(model, pairs).circuit(0.1)
     assert (adaptive_patching(model, pairs).circuit(0.1) == written("planted-induction")).all()
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_patches_start_at_the_first_difference(family, tiny_model):
-    """Where the prefix is cached, effects equal those of activation_patching, whatever rows are asked for."""
-    model, pairs = tiny_model(family), random_pairs(60, n=6, lengths=(10, 12, 30))
-    for i, pair in enumerate(pairs):
-        begin = 5 + i % 2 * 4 + i % 3  # so that some share forwards and some do not
-        first, rest = pair.clean_tokens[:begin], pair.clean_tokens[begin:]
-        pairs[i] = replace(pair, corrupt_tokens=(*first, *((token + 1) % 60 for token in rest)))
-    scores, runner = patching(model, pairs), _runner(model, pairs)
-    exact = np.concatenate([scores.heads_per_pair, scores.mlps_per_pair[..., None]], 2)
-    shuffled = np.random.default_rng(0).permutation(exact.size)
-    effects, _ = runner.effects(*(index.ravel()[shuffled] for index in np.indices(exact.shape)))
-    assert np.allclose(effects, exact.ravel()[shuffled], atol=1e-4)
-    assert runner.share(range(6)) < 1 and 1 < len([*runner.near(range(6))]) < 6
 
 
 def test_with_all_heads_wholly_on_the_partial_gradient_is_attribution():

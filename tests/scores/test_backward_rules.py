@@ -272,8 +272,7 @@ def test_a_softer_softmax_sees_what_saturated_attention_hides():
     assert head in {at(site) for site in planted_truth("planted-induction").heads}
 
 
-def test_experts_whose_neurons_cannot_be_reached_are_refused(tiny_model, monkeypatch):
-    model = tiny_model("llama")
+def test_experts_whose_neurons_cannot_be_reached_are_refused(model, monkeypatch):
     monkeypatch.setattr("interp.scores.baselines.backward_rules.has_hook", lambda _model, name: "mlp.out" not in name)
     for rules in (shared_mlps, halved_gates):
         with pytest.raises(InputError, match="the neurons of blocks.0.mlp cannot be reached"):

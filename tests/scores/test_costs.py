@@ -1,13 +1,12 @@
 """Forward-pass equivalents are what was run: token by token and layer by layer, counted by hooks."""
 
-import itertools
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from interp.activations.stream import feed
-from interp.interventions.clean_run import MOST_ROWS, OVERHEAD, CleanRun, partition
+from interp.interventions.clean_run import MOST_ROWS, CleanRun
 from interp.models import hooked
 from interp.scores.baselines.acdc import acdc
 from interp.scores.patching import patching
@@ -64,26 +63,3 @@ def test_of_patches_of_single_heads(case, overhead, forwards, monkeypatch):
     with counted(model, pairs) as ran:
         _, again = runner.effects(*patches)
     assert again == cost and ran[0] == 0, "what is known is counted, and not run"
-
-
-@pytest.mark.parametrize(("rows", "positions"), [(2, 10**6), (9, 10**6), (9, 150)])
-def test_rows_are_parted_into_forwards_as_cheaply_as_can_be(rows, positions, monkeypatch):
-    """Against all ways of parting nine rows, in the order in which they begin."""
-    monkeypatch.setattr("interp.interventions.clean_run.MOST_ROWS", rows)
-    monkeypatch.setattr("interp.interventions.clean_run.MOST_POSITIONS", positions)
-    generator = np.random.default_rng(0)
-    for _ in range(20):
-        layers, begins = generator.integers(1, 30, 9), generator.integers(0, 3, 9) * 10
-        ends = begins + generator.integers(1, 60, 9)
-        order = np.lexsort((-layers, begins))
-
-        def cost(parts, layers=layers, begins=begins, ends=ends) -> float:
-            run = [len(part) * (ends[part].max() - begins[part].min()) for part in parts]
-            if any(len(part) > rows or (len(part) > 1 and n > positions) for part, n in zip(parts, run, strict=True)):
-                return np.inf
-            return sum(layers[part].max() * (OVERHEAD + n) for part, n in zip(parts, run, strict=True))
-
-        parts = partition(layers, begins, ends)
-        assert sorted(np.concatenate(parts)) == list(range(9))
-        every = (cuts for n in range(9) for cuts in itertools.combinations(range(1, 9), n))
-        assert cost(parts) == min(cost(np.split(order, cuts)) for cuts in every)

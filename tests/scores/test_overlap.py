@@ -11,8 +11,16 @@ from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import feed
 from interp.bottlenecks.kinds.discrete_sae import DiscreteSAE, DiscreteSAEConfig
 from interp.errors import InputError
-from interp.scores.head_codes import HeadCodes, HeadCodesConfig, fit_head_codes
-from interp.scores.overlap import OverlapConfig, edge_overlap, head_edges, head_overlap, overlap, top_edges
+from interp.scores.overlap import (
+    HeadCodes,
+    OverlapConfig,
+    edge_overlap,
+    fit_head_codes,
+    head_edges,
+    head_overlap,
+    overlap,
+    top_edges,
+)
 from tests.oracles import planted
 
 SMALL = OverlapConfig(n_codes=20, examples=6, epochs=40, l1=0.001, lr=0.01)
@@ -107,7 +115,7 @@ def means_of(model, pairs, positions="mean") -> HeadMeans:
 def test_codes_are_those_of_the_head_results_one_by_one(case, positions, dictionary):
     model, pairs = case
     means, w_o = means_of(model, pairs, positions), output_weights(model)
-    config = HeadCodesConfig(n_codes=20, examples=6, epochs=20, dictionary=dictionary, lr=0.01, l1=0.001)
+    config = OverlapConfig(n_codes=20, examples=6, epochs=20, dictionary=dictionary, lr=0.01, l1=0.001)
     codes = fit_head_codes(means, w_o, config)
     layers, heads = w_o.shape[:2]
     assert codes.ids.shape == (2, 12, len(means.roles_), layers, heads)
@@ -124,7 +132,7 @@ def test_codes_are_those_of_the_head_results_one_by_one(case, positions, diction
 def test_dictionary_is_trained_on_the_chosen_prompts_alone(case):
     model, pairs = case
     means, w_o = means_of(model, pairs), output_weights(model)
-    config = HeadCodesConfig(n_codes=20, examples=6, epochs=5)
+    config = OverlapConfig(n_codes=20, examples=6, epochs=5)
     codes = fit_head_codes(means, w_o, config)
     flat = means.z_.reshape(24, *means.z_.shape[2:])
     rest = [i for i in range(24) if i not in codes.train_indices]

@@ -44,25 +44,6 @@ def test_planted_decoys_do_nothing(name):
     assert max(abs(scores.heads[at(site)]) for site in planted_truth(name).decoys) < 1e-3 * gap
 
 
-def test_a_killed_run_resumes_to_the_same_result_without_repeating(tiny_model, tmp_path):
-    model, pairs = tiny_model("llama"), random_pairs(60, n=6)
-    whole = patching(model, pairs, PatchingConfig(batch_size=3))
-    config, seen = PatchingConfig(batch_size=3, checkpoint=str(tmp_path / "partial.safetensors")), []
-
-    def die(done):
-        seen.append(done)
-        if len(seen) == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        patching(model, pairs, config, progress=die)
-    resumed = patching(model, pairs, config)
-    np.testing.assert_array_equal(resumed.heads_per_pair, whole.heads_per_pair)
-    np.testing.assert_array_equal(resumed.mlps_per_pair, whole.mlps_per_pair)
-    assert resumed.cost.forwards < whole.cost.forwards
-    assert patching(model, pairs, config).cost.forwards == 2 * len(pairs)
-
-
 def test_a_checkpoint_of_other_prompts_weights_or_noise_is_refused(tiny_model, tmp_path, monkeypatch):
     model, pairs, path = tiny_model("llama"), random_pairs(60, n=2), tmp_path / "partial.safetensors"
     config = PatchingConfig(checkpoint=str(path))

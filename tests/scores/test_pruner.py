@@ -43,24 +43,3 @@ def test_decisions_equal_one_part_at_a_time(seed, most):
         wanted, wanted_rise = _literal(damage, threshold)
         assert np.nonzero(kept)[0].tolist() == wanted
         np.testing.assert_allclose(rise, wanted_rise)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_score_lies_between_the_largest_threshold_survived_and_the_next(seed):
-    thresholds = [0.05, 0.2, 0.6]
-    damage = _damage(seed)
-    seen, advanced = [], []
-
-    def measure(_group, sets):
-        seen.extend(sets)
-        return [damage(s) for s in sets]
-
-    scores = Pruner(GROUPS, measure, 4, advance=advanced.append).sweep(thresholds)
-    assert len(seen) == len(set(seen))  # no graph is measured twice
-    assert sum(advanced) == 8 * len(thresholds)
-    kept = [_literal(damage, threshold)[0] for threshold in thresholds]
-    for part, score in enumerate(scores):
-        survived = [k for k in range(3) if part in kept[k]]
-        low = thresholds[survived[-1]] if survived else 0.0
-        high = [*thresholds, np.inf][survived[-1] + 1 if survived else 0]
-        assert low <= score <= high

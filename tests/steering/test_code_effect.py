@@ -16,11 +16,6 @@ from tests.pairs import random_pairs
 CODES = 10
 
 
-@pytest.fixture
-def model(tiny_model):
-    return tiny_model("llama")
-
-
 @pytest.fixture(scope="module")
 def books() -> dict[str, Codebook]:
     """Codes for a layer's heads, each its own; for one head of the other layer; and for an MLP."""
@@ -116,14 +111,6 @@ def test_shares_count_prompts_or_tokens(pairs):
     assert read.shares("a0.h0", "S", "clean")[7] == pytest.approx(1 / 6)
     assert read.shares("a0.h0", None, "clean")[7] == pytest.approx(1 / 48)
     assert 7 not in read.shares("a0.h0", None, "corrupt")
-
-
-def test_roles_are_those_that_all_pairs_have(pairs):
-    assert code_effect.roles_of(pairs) == ("END", "S")
-    del pairs[0].positions["S"]
-    assert code_effect.roles_of(pairs) == ("END",)
-    pairs[0].positions.clear()
-    assert code_effect.position(pairs[0], "END") == len(pairs[0].clean_tokens) - 1
 
 
 def test_what_cannot_be_set_is_an_input_error(model, books, pairs):

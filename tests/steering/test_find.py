@@ -322,8 +322,6 @@ HALF = [*MARKED[:4], *PLAIN[4:]], [*PLAIN[:4], *MARKED[4:]]
     [
         (MARKED[:3] * 2, PLAIN, {}),
         (MARKED, [*PLAIN[:5], f" {PLAIN[0]}\n"], {}),
-        (MARKED, [*PLAIN, f"{MARKED[0]} "], {}),
-        (MARKED, PLAIN, {"seed": -1}),
         ([*MARKED, ""], PLAIN, {}),
         ([*MARKED, "a " * 400], PLAIN, {}),
         (*HALF, {}),

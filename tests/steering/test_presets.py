@@ -1,19 +1,13 @@
-"""The default model: what comes with the package was made with the codebooks that come with it, and codes of a topic
-are found and set through the chat template."""
+"""What comes with the package for the default model was made with the codebooks that come with it."""
 
 import pytest
-import torch
 
-from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import code_edits
 from interp.bottlenecks.store import Codebooks
-from interp.models import hooked
-from interp.steering import find_codes, load_topic, parse_codes, topic_names
+from interp.steering import load_topic, parse_codes, topic_names
 from interp.steering.cache import identity, recall, request_key
-from interp.steering.continuations import continue_prompts
 from interp.steering.find import RANKINGS
-from interp.steering.texts import tokenize
 from interp.steering.topics import load_presets
 
 STALE = "made with other codebooks: run benchmarks/steering_presets.py"
@@ -43,23 +37,3 @@ def test_presets_of_other_codebooks_are_none_and_what_is_kept_is_of_one_ranking_
     assert load_presets("another") == []
     keys = {request_key("m", ["a"], ["b"], by, seed) for by in RANKINGS for seed in (0, 1)}
     assert len(keys) == 2 * len(RANKINGS)
-
-
-@pytest.mark.slow
-def test_codes_of_a_topic_change_what_the_chat_says_and_cost_perplexity(smollm2):
-    topic = load_topic("fire")
-    positive, negative = topic.positive[:12], topic.negative[:24]
-    texts = tokenize(smollm2, [*positive, *negative])
-    seen = []
-    with torch.no_grad(), hooked(smollm2, {"blocks.12.hook_resid_post": lambda x: seen.append(x.clone())}):
-        smollm2(texts.tokens)
-    book = Codebook(CodebookConfig(d_in=576, n_codes=64, selection="matching_pursuit")).fit(seen[0][texts.counted])
-    code_set = find_codes(smollm2, {"r12": book}, positive, negative)
-
-    def told(within=None):
-        return continue_prompts(smollm2, ["Tell me a story."], 8, within=within, chat=True, temperature=0)[0]
-
-    steered, plain = told(attach(smollm2, {"r12": book}, read=False).edit(*code_set.sets(1))), told()
-    assert steered.text != plain.text
-    assert steered.perplexity > plain.perplexity
-    assert told().text == plain.text

@@ -76,14 +76,11 @@ def test_the_command_is_quoted_for_a_shell_and_leaves_out_what_is_usual():
     [
         ({"scale": -1.5}, "--add=-1.5"),
         ({"how": "forbidden"}, "--forbid"),
-        ({"how": "forbidden", "k": 4}, "--forbid"),
         ({"k": 4}, "--k 4"),
         ({"chat": True, "error_term": False}, "--chat --splice"),
         ({"fraction": 0.5, "positions": "generated:4"}, "--positions generated:4 --token-fraction 0.5"),
-        ({"random_baseline": True, "samples": 3}, "--random-baseline"),
         ({"when": "token: (girl|boy)$"}, "'--when=token: (girl|boy)$'"),
         ({"model": "gpt2", "codebooks": "runs/a b"}, "--codebooks 'runs/a b' --model gpt2"),
-        ({"device": "cuda:1", "dtype": "bfloat16"}, "--device cuda:1 --dtype bfloat16"),
     ],
     ids=str,
 )

@@ -15,78 +15,21 @@ from interp.runs.folder import pairs_of, task_of
 from interp.runs.run import Run
 from interp.tasks import PromptFile, TemplateFile, TooFewPairs, load_task
 from tests.tasks.reading import at, changed_roles, decoded
+from tests.test_docs import ROOT, blocks
 
-PEOPLE = ["Mary", "John", "Anna", "Peter", "Paul", "Sarah", "Emma", "Robert"]
-IOI = {
-    "templates": [
-        "When {IO} and {S} went to the {place}, {S} gave a {thing} to",
-        "When {S} and {IO} went to the {place}, {S} gave a {thing} to",
-    ],
-    "values": {"IO": PEOPLE, "S": "IO", "place": ["store", "school"], "thing": ["drink", "book"]},
-    "answer": "{IO}",
-    "wrong": "{S}",
-    "corrupt": [
-        {"name": "flip", "set": {"S@2": "{IO}"}, "answer": "{S}"},
-        {"IO": "*", "S@1": "*", "S@2": "*"},
-        {"S@2": "*"},
-    ],
-}
-VERBS = {"singular": ["is", "was", "has"], "plural": ["are", "were", "have"]}
-NOUNS = {"key": "keys", "table": "tables", "book": "books", "car": "cars", "door": "doors"}
-AGREEMENT = {
-    "templates": ["I think that the {noun[number]} near the {attractor[near]}"],
-    "values": {
-        "number": [{"text": number, "verbs": verbs} for number, verbs in VERBS.items()],
-        "near": list(VERBS),
-        "noun": [{"singular": noun, "plural": plural} for noun, plural in NOUNS.items()],
-        "attractor": "noun",
-    },
-    "answer": "{number.verbs}",
-    "corrupt": [{"number": "*"}, {"name": "both", "set": {"number": "*", "near": "*"}}],
-}
-CAPITALS = {"France": "Paris", "Spain": "Madrid", "Italy": "Rome", "Japan": "Tokyo", "Peru": "Lima"}
-CAPITAL = {
-    "templates": ["{name} lives in {country}, in the capital city of"],
-    "values": {
-        "name": PEOPLE,
-        "country": [{"country": country, "capital": city} for country, city in CAPITALS.items()],
-    },
-    "answer": "{country.capital}",
-    "corrupt": [{"country": "*"}],
-}
-GREATER_THAN = {
-    "templates": ["The {noun} lasted from the year {century}{tens}{ones} to the year {century}"],
-    "values": {
-        "noun": ["war", "trip", "trial"],
-        "century": {"from": "11", "to": "17"},
-        "tens": {"from": "0", "to": "8"},
-        "ones": {"from": "0", "to": "9"},
-    },
-    "answer": "{tens.above}",
-    "wrong": "{tens.below}",
-    "space": False,
-    "metric": "prob_diff",
-    "corrupt": [{"tens": "0", "ones": "1"}],
-}
-COUNT = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
-SUCCESSOR = {
-    "templates": ["The list: {word}, {word+1}, {word+2},"],
-    "values": {"word": COUNT},
-    "answer": "{word+3}",
-    "corrupt": [{"word": "*"}],
-}
-OPPOSITES = {"hot": "cold", "big": "small", "up": "down", "left": "right"}
-ANTONYM = {
-    "templates": ["The list: {a} -> {a[relation]}, {b} -> {b[relation]}, {query} ->"],
-    "values": {
-        "relation": ["opposite", "same"],
-        "a": [{"same": word, "opposite": other} for word, other in OPPOSITES.items()],
-        "b": "a",
-        "query": "a",
-    },
-    "answer": "{query[relation]}",
-    "corrupt": [{"relation": "*"}, {"query": "*"}],
-}
+IOI, CAPITAL, AGREEMENT, ANTONYM, SUCCESSOR, GREATER_THAN = (
+    json.loads(block.text)
+    for block in blocks(ROOT / "docs/tasks.md")
+    if block.language == "json" and "templates" in block.text
+)
+"""The examples of the documents."""
+IOI["corrupt"].append({"S@2": "*"})
+AGREEMENT["corrupt"].append({"name": "both", "set": {"number": "*", "near": "*"}})
+PEOPLE, COUNT = IOI["values"]["IO"], SUCCESSOR["values"]["word"]
+VERBS = {number["text"]: number["verbs"] for number in AGREEMENT["values"]["number"]}
+NOUNS = {noun["singular"]: noun["plural"] for noun in AGREEMENT["values"]["noun"]}
+CAPITALS = {country["text"]: country["capital"] for country in CAPITAL["values"]["country"]}
+OPPOSITES = {word["same"]: word["opposite"] for word in ANTONYM["values"]["a"]}
 
 
 @pytest.fixture
@@ -127,14 +70,14 @@ def test_ioi_of_each_kind(template_file, real_tokenizer):
 
 
 def test_answers_of_other_kinds_of_tasks_are_right_by_construction(template_file, smollm2):
-    for pair in template_file(AGREEMENT).sample(smollm2, 30, counterfactual="both"):
+    for pair in template_file(AGREEMENT).sample(smollm2, 8, counterfactual="both"):
         clean, corrupt = pair.variables["clean"], pair.variables["corrupt"]
         assert {clean["number"], corrupt["number"]} == set(VERBS) and clean["near"] != corrupt["near"]
         subject = clean["noun"] if clean["number"] == "singular" else NOUNS[clean["noun"]]
-        assert at(smollm2, pair, "noun") == subject and changed_roles(pair) == {"noun", "attractor"}
+        assert at(smollm2, pair, "noun") == subject and changed_roles(pair) == {"noun", "other"}
         assert decoded(smollm2, pair.answers) == VERBS[clean["number"]]
         assert decoded(smollm2, pair.wrong_answers) == VERBS[corrupt["number"]]
-    for pair in template_file(CAPITAL).sample(smollm2, 30):
+    for pair in template_file(CAPITAL).sample(smollm2, 4):
         country, other = (at(smollm2, pair, "country", side) for side in pair.variables)
         assert decoded(smollm2, pair.answers) == [CAPITALS[country]] and country != other
         assert decoded(smollm2, pair.wrong_answers) == [CAPITALS[other]]
@@ -145,12 +88,12 @@ def test_answers_of_other_kinds_of_tasks_are_right_by_construction(template_file
         assert 1 <= tens <= 8 and pair.corrupt == pair.clean[:-17] + "01" + pair.clean[-15:]
         assert decoded(smollm2, pair.answers) == [str(digit) for digit in range(tens + 1, 10)]
         assert decoded(smollm2, pair.wrong_answers) == [str(digit) for digit in range(tens)]
-    for pair in template_file(SUCCESSOR).sample(smollm2, 5):
+    for pair in template_file(SUCCESSOR).sample(smollm2, 4):
         word, later, latest = (at(smollm2, pair, f"word{i}") for i in (1, 2, 3))
         start = COUNT.index(word)
         assert [word, later, latest, *decoded(smollm2, pair.answers)] == COUNT[start : start + 4]
     task = template_file(ANTONYM)
-    for pair in task.sample(smollm2, 30):
+    for pair in task.sample(smollm2, 10):
         query, asked = pair.variables["clean"]["query"], pair.variables["clean"]["relation"]
         answers = [OPPOSITES[query], query] if asked == "opposite" else [query, OPPOSITES[query]]
         assert decoded(smollm2, pair.answers + pair.wrong_answers) == answers
@@ -167,13 +110,13 @@ def test_samples_are_seeded_distinct_and_used_up(template_file, smollm2):
     others = held_out_pairs(task, smollm2, 9, pairs)
     assert len(others) == 9 and not {p.clean for p in others} & {p.clean for p in pairs}
     small = template_file(SUCCESSOR)
-    assert len(sample_pairs(small, smollm2, None, small.default_n)) == 5
-    with pytest.raises(TooFewPairs, match="6 pairs asked for.* give 5 "):
-        small.sample(smollm2, 6)
+    assert len(sample_pairs(small, smollm2, None, small.default_n)) == 4
+    with pytest.raises(TooFewPairs, match="5 pairs asked for.* give 4 "):
+        small.sample(smollm2, 5)
 
 
 def test_words_of_other_lengths_are_dropped_counted_and_named(template_file, smollm2):
-    names = {**IOI["values"], "IO": [*PEOPLE[:5], "Bartholomew", "Wilhelmina"], "thing": ["Bartholomew"]}
+    names = {**IOI["values"], "IO": [*PEOPLE, "Bartholomew", "Wilhelmina"], "thing": ["Bartholomew"]}
     pairs = template_file(IOI, values=names).sample(smollm2, 30, 0, "flip")
     assert pairs.dropped == {"values of IO": 2}
     assert not any(name in pair.clean.partition(",")[0] for pair in pairs for name in names["IO"][5:])
@@ -248,12 +191,3 @@ def test_a_planted_circuit_is_found_from_templates_and_the_run_samples_them_agai
     pairs = pairs_of(again, tmp_path / "run", model.tokenizer, 16)
     assert isinstance(task_of(again, tmp_path / "run"), TemplateFile)
     assert list(pairs) == list(task.sample(model.tokenizer, 16))
-
-
-def test_the_command_line_shows_five_pairs_with_their_variables(template_file, command, tmp_path):
-    values = {"IO": NAMES, "S": "IO", "place": PLACES[:3], "thing": OBJECTS[:3]}
-    template_file(IOI, templates=["{IO} and {S} left the {place} . {S} gave a {thing} to"], values=values)
-    shown = command("tasks", "show", str(tmp_path / "mine.json"), "--model", "planted-inhibition", "-n", "8")
-    assert shown.code == 0
-    assert shown.out.count("answer  ") == shown.out.count("⟨S2⟩") // 2 == 5
-    assert shown.out.count("S@2 ") == 10

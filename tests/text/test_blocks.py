@@ -12,11 +12,6 @@ from interp.text import load_text
 from interp.text.blocks import is_heldout
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model):
-    return tiny_model("llama")
-
-
 @pytest.fixture
 def corpus(tmp_path):
     """Forty documents of a few words."""

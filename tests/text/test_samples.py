@@ -25,8 +25,7 @@ def first(source, model, n, seed=0):
     return list(itertools.islice(source.documents(model, seed=seed), n))
 
 
-def test_samples_are_the_models_and_end_before_its_end_of_text(tiny_model):
-    model = tiny_model("llama")
+def test_samples_are_the_models_and_end_before_its_end_of_text(model):
     source = ModelSamples(batch=8, length=20)
     samples = first(source, model, 16)
     end = model.tokenizer.eos_token_id
@@ -35,8 +34,7 @@ def test_samples_are_the_models_and_end_before_its_end_of_text(tiny_model):
     assert first(source, model, 16, seed=1) != samples
 
 
-def test_samples_follow_the_models_distribution(tiny_model):
-    model = tiny_model("llama")
+def test_samples_follow_the_models_distribution(model):
     with torch.no_grad():
         chances = model(torch.tensor([[model.tokenizer.bos_token_id]]))[0, -1].softmax(-1)
     likely = chances.topk(5).indices
@@ -82,14 +80,6 @@ def test_other_weights_have_other_samples(tiny_model_folder, tiny_model):
             parameter.neg_()
     assert source.folder(same, 0, 8) != before
     assert source.folder(tiny_model("gpt2"), 0, 8) != before
-
-
-def test_self_as_blocks_with_a_split(tiny_model):
-    model = tiny_model("llama")
-    both = ("train", "heldout")
-    train, heldout = (load_text("self", model, n_tokens=640, context=32, split=split) for split in both)
-    assert train.tokens.shape == heldout.tokens.shape == (20, 32)
-    assert train.fingerprint() != heldout.fingerprint()
 
 
 @pytest.mark.parametrize(

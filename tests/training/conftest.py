@@ -4,13 +4,7 @@ import pytest
 
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
 from interp.bottlenecks.store import Codebooks
-from interp.models import Model
 from interp.text import TextBlocks, load_text
-
-
-@pytest.fixture(scope="session")
-def model(tiny_model) -> Model:
-    return tiny_model("llama")
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ def trainings(start: str, folder: str) -> None:
     """In each of two processes: the command, a joint training, one that is refused, and one in which one dies."""
     options = {"data": "stdlib", "tokens": TOKENS, "epochs": 3, "lr": 0.02}
     options |= {"replace-every": 10, "checkpoint-every": 5, "out": "two"}
-    sys.argv = ["interp", "codebook", "train", start, *(f"--{name}={is_}" for name, is_ in options.items())]
+    sys.argv = ["interp", "codebook", "train", start, *(f"--{name}={value}" for name, value in options.items())]
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 0
@@ -83,17 +83,17 @@ def two(tiny_model_folder, start, tmp_path_factory) -> Path:
     return folder
 
 
-def assert_alike(two: Path, one: Path) -> None:
+def assert_alike(of_two: Path, of_one: Path) -> None:
     """Steps by what they measured, and codes by what they became."""
-    found, wanted = (json.loads((folder / "training.json").read_text()) for folder in (two, one))
+    history, wanted = (json.loads((folder / "training.json").read_text()) for folder in (of_two, of_one))
     assert len(wanted["loss"]) in (8, 24) and wanted["loss"][0] - wanted["loss"][-1] > 0.01
-    assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-4)
-    assert found["explained"] == pytest.approx(wanted["explained"], abs=1e-3)
-    assert found["dead"] == wanted["dead"] and max(wanted["dead"]) > 0
-    found, wanted = Codebooks.from_pretrained(two), Codebooks.from_pretrained(one)
-    for site in wanted.sites:
-        assert found[site].counts.equal(wanted[site].counts) and found[site].counts.sum() > 0
-        torch.testing.assert_close(found[site].codes, wanted[site].codes, atol=1e-3, rtol=0)
+    assert history["loss"] == pytest.approx(wanted["loss"], abs=1e-4)
+    assert history["explained"] == pytest.approx(wanted["explained"], abs=1e-3)
+    assert history["dead"] == wanted["dead"] and max(wanted["dead"]) > 0
+    books, expected = Codebooks.from_pretrained(of_two), Codebooks.from_pretrained(of_one)
+    for site, book in expected.items():
+        assert books[site].counts.equal(book.counts) and book.counts.sum() > 0
+        torch.testing.assert_close(books[site].codes, book.codes, atol=1e-3, rtol=0)
 
 
 def test_two_processes_find_what_one_finds(two, model, start, text, tmp_path):
@@ -113,9 +113,9 @@ def test_two_finetune_a_model_as_one_does(two, tiny_model_folder, start, text, t
     fresh = load_model(str(tiny_model_folder("llama")))
     train_codebooks(fresh, start, text, tmp_path / "one", JOINT)
     assert_alike(two / "joint", tmp_path / "one")
-    found, wanted = (load_model(str(folder / "model")) for folder in (two / "joint", tmp_path / "one"))
-    for mine, theirs in zip(found.parameters(), wanted.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
+    models = (load_model(str(folder / "model")) for folder in (two / "joint", tmp_path / "one"))
+    for weight, expected in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(weight, expected, atol=1e-5, rtol=0)
 
 
 def test_sharded_weights_are_refused(tiny_model_folder, start, tmp_path):

@@ -116,10 +116,6 @@ def test_codes_that_are_rounded_go_on_from_what_they_were_rounded_from(model, te
     first, second = whole_and_resumed(monkeypatch, tmp_path, train, 8, after=False)
     torch.testing.assert_close(first["a0"].codes, second["a0"].codes, atol=1e-6, rtol=0)
     assert not torch.allclose(first["a0"].codes, books["a0"].codes, atol=0.01)
-    again = replace(CONFIG, epochs=1, centroid_refits=1)
-    refitted = train_codebooks(model, books, text, tmp_path / "refitted", again)["a0"].codes.detach()
-    sizes = [code.abs()[code != 0] for group in refitted for code in group]
-    assert len(sizes) > 8 and all(torch.allclose(size, size[:1].expand_as(size)) for size in sizes)
 
 
 @pytest.fixture
@@ -206,12 +202,8 @@ def test_a_finished_run_is_not_done_again_and_another_is_refused(model, start, t
         train_codebooks(model, start, text, start.folder, CONFIG)
 
 
-def test_the_step_follows_the_number_of_codes_and_is_kept_as_a_number(model, start, text, tmp_path):
+def test_a_step_that_follows_the_number_of_codes_is_kept_as_a_number(model, start, text, tmp_path):
     k = start.manifest["fit"]["k"]
-    assert [TrainConfig().for_codes(n_codes).lr for n_codes in (1, 2, 8, 9, 32)] == [0.02, 0.01, 0.01, 0.002, 0.002]
-    assert [TrainConfig().for_codes(n_codes, mlps=True).lr for n_codes in (1, 8, 32)] == [0.003, 0.003, 0.002]
-    assert TrainConfig(lr=0.5).for_codes(1, mlps=True).lr == 0.5
-    assert {site[0] for site in start.sites} == {"a", "m"}  # so by what is right for heads
     books = Codebooks.from_pretrained(start.folder, model)
     assert TrainConfig().for_books({"m0": books["m0"]}).lr == 0.003
     without = replace(CONFIG, epochs=1, centroid_refits=0, lr=None)

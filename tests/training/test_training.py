@@ -19,7 +19,7 @@ from interp.errors import InputError
 from interp.evaluation.codebook_quality import evaluate_codebooks
 from interp.models import hooked, load_model, weights_digest
 from interp.models.save import save_model, trained_weights
-from interp.text import TextBlocks, load_text
+from interp.text import load_text
 from interp.training import TrainConfig, Trainer, train_codebooks
 from interp.training.run import batch_of
 from interp.training.trained_codebook import TrainedCodebook
@@ -174,19 +174,6 @@ def test_the_first_position_is_exact_and_stays(objective, codes, model, text, tm
     assert not torch.allclose(before[1][:, 0], plain[1][:, 0])
 
 
-def test_where_heads_share_a_book_the_codes_of_the_first_position_are_held(model, text):
-    book = Codebook(CodebookConfig(d_in=model.cfg.d_head, n_codes=24, k=2, selection="matching_pursuit"))
-    before = book.codes.detach().clone()
-    trainer = Trainer(model, {"a0": book}, replace(QUICK, warmup=0.0), 4)
-    with torch.no_grad(), attach(model, {"a0": book}, error_term=False) as attached:
-        model(text.tokens[:1, :1])
-    first_codes = attached.ids["a0"].unique().long()
-    for number in range(3):
-        trainer.step(number, text.tokens[8 * number :][:8])
-    moved = (book.codes != before).any(-1)[0]
-    assert moved.any() and not moved[first_codes].any()
-
-
 def test_books_pass_on_as_much_of_the_gradient_as_they_pass_on_of_a_shift():
     """Predict from the share of variance explained, then shift the vectors and compare."""
     generator = torch.Generator().manual_seed(0)
@@ -328,12 +315,10 @@ def test_what_cannot_be_is_named(model, text, start, tmp_path, change, message):
 
 def test_what_cannot_be_trained_is_refused(model, text, start, tmp_path):
     heldout = load_text("stdlib", model, n_tokens=1024, context=32, split="heldout")
-    ones = TextBlocks(torch.ones(4, 2, dtype=torch.long), "ones", "train", 0, 4)
     cosine = fit_codebooks(model, ["a0"], text, tmp_path, FitConfig(n_codes=12, k=2, selection="cosine"))
     nested = replace(QUICK, nested=True)
     for books, words, config, message in (
         (start, heldout, QUICK, "split 'heldout': codebooks are trained on 'train' only"),
-        (start, ones, replace(QUICK, batch_size=1), "a batch of one vector"),
         (cosine, text, nested, "lengths of these codes are right for sums of 2"),
     ):
         with pytest.raises(InputError, match=message):
@@ -351,20 +336,6 @@ def test_what_cannot_be_trained_is_refused(model, text, start, tmp_path):
             Trainer(model, books, config, 2)
 
 
-def test_what_the_first_position_needs_is_never_replaced(model, text, tmp_path):
-    """A step of one code a vector uses none of the codes that stand for nothing in the later slots."""
-    fit = FitConfig(n_codes=24, k=2, selection="matching_pursuit")
-    start = fit_codebooks(model, ["heads"], text, tmp_path / "fitted", fit)
-    books = Codebooks.from_pretrained(start.folder, model)
-    trainer = Trainer(model, books, replace(QUICK, nested=True, replace_every=1), 24)
-    trainer.step(0, text.tokens[:2])
-    held = {site: book.codes[trainer._wrappers[site].held].clone() for site, book in books.items()}
-    for number in range(1, 20):
-        trainer.step(number, text.tokens[2 * number :][:2])
-    for site, book in books.items():
-        assert len(held[site]) and torch.equal(book.codes[trainer._wrappers[site].held], held[site])
-
-
 @pytest.fixture
 def first_layer(model, text):
     """Sizes of the batches of text that the first layer has seen."""
@@ -378,7 +349,7 @@ def first_layer(model, text):
         yield seen
 
 
-def test_what_is_kept_of_the_plain_model_says_the_same_in_any_batch(model, text, first_layer, monkeypatch):
+def test_what_is_kept_of_the_plain_model_says_the_same_in_any_batch(model, text, first_layer):
     plain = Teacher(model, again=True)
     for rows in (slice(0, 4), slice(4, 8)):
         plain.logits(text.tokens[rows])
@@ -388,13 +359,6 @@ def test_what_is_kept_of_the_plain_model_says_the_same_in_any_batch(model, text,
     assert torch.equal(plain.logits(mixed), model(mixed))
     plain.logits(text.tokens[[0, 8]])
     assert first_layer == [4, 4, 4, 2], "a batch with a block that is new goes through the whole model"
-    first_layer.clear()
-    # nothing is kept of text seen once, or beyond the room
-    monkeypatch.setattr("interp.training.trainer.KEPT", text.tokens.shape[1] * model.cfg.d_model * 4)
-    for plain in (Teacher(model, again=False), Teacher(model, again=True)):
-        for block in (text.tokens[:1], text.tokens[1:2]) * 2:
-            plain.logits(block)
-    assert len(first_layer) == 4 + 3
 
 
 def test_later_epochs_run_the_plain_model_no_more(model, text, start, tmp_path, first_layer):

@@ -12,8 +12,7 @@ import torch
 
 from interp.report import wording
 from interp.report.circuit_figures import EXPONENT, Scale
-from interp.report.validity import card_rows
-from interp.runs.folder import ARRAYS, RESULT, VALIDITY, pairs_of
+from interp.runs.folder import RESULT, pairs_of
 from interp.runs.run import Run
 from tests.app.circuit.conftest import N, figure_of, metric_of
 from tests.app.conftest import array_of, asked, html_of, table_of, text_of, unescaped
@@ -52,18 +51,12 @@ def test_a_stored_head_shows_what_the_run_holds_and_runs_nothing(page, runs):
         app.selectbox(key="head").set_value(part.site).run()
         assert not app.exception and not app.error
         effect = [wording.signed(value, scale.places) for value in (part.effect, part.low, part.high)]
-        text = text_of(app)
-        assert f"**{part.site}** · member · score {scale.score(part.score)}" in text
-        assert "effect {} [{}, {}]".format(*effect) in text
-        assert f"**{wording.signed(part.direct, 3)}** to the logit difference" in text
+        assert "effect {} [{}, {}]".format(*effect) in text_of(app)
         pattern = figure_of(app, f"Attention pattern of {part.site}")["data"][0]
         np.testing.assert_allclose(array_of(pattern["customdata"]), run.pattern(part.site))
         bars = next(body for body in html_of(app) if "raises most" in body)
         tokens = [html.unescape(token) for token in re.findall('title="([^"]*)"', bars)][:8]
         assert tokens == [wording.token(token, 18) for token, _ in part.writes.top]
-        digits = wording.places(max(abs(value) for _, value in (*part.writes.top, *part.writes.bottom)))
-        shown = re.findall(r">([+−][\d.]+)<", bars)[:8]
-        assert shown == [wording.signed(value, digits) for _, value in part.writes.top]
         assert asked(app, "head") == part.site
     # the run is of a model that this workbench does not have: everything above came from the run
     app.selectbox(key="pair").set_value("2").run()
@@ -114,11 +107,8 @@ def test_a_run_is_compared_with_its_references_and_with_another_run(page, tmp_pa
     judged = run.recovery[name]
     row = table_of(app, "reference", "ROC AUC").iloc[0]
     assert (row.reference, row["members"]) == (name, "28 of 270")
-    assert row["ROC AUC"] == pytest.approx(judged.roc_auc)
-    assert [row["from"], row["to"]] == pytest.approx(judged.interval)
-    assert row["average precision"] == pytest.approx(judged.average_precision)
-    compared = app.dataframe[1].value
-    assert "shared" in compared.iloc[0, 3] and compared.iloc[1, 0] == "Jaccard"
+    shown = [row[name] for name in ("ROC AUC", "from", "to", "average precision")]
+    assert shown == pytest.approx([judged.roc_auc, *judged.interval, judged.average_precision])
     against = figure_of(app, f"Score of every head against its exact effect in {name}")
     assert sum(len(trace["hovertext"]) for trace in against["data"]) == 270
     scores = {h.site: h.score for h in run.heads}
@@ -126,16 +116,15 @@ def test_a_run_is_compared_with_its_references_and_with_another_run(page, tmp_pa
         np.testing.assert_allclose(array_of(trace["x"]), [scores[site] for site in trace["hovertext"]])
 
 
-@pytest.mark.parametrize("damage", ["truncated", "emptied", "stripped", "link"])
+@pytest.mark.parametrize("damage", ["truncated", "link"])
 def test_a_damaged_run_is_an_error_card_and_the_others_stay_reachable(page, runs, damage):
-    path = runs / "small" / (ARRAYS if damage == "emptied" else RESULT)
+    path = runs / "small" / RESULT
     edges = "damaged"
     if damage == "link":
         path.symlink_to(path.rename(runs.parent / path.name))
         edges = f"small/{path.name} is a link to another place"
     else:
-        broken = {"truncated": path.read_bytes()[:200], "emptied": b"", "stripped": b'{"format": 2}'}
-        path.write_bytes(broken[damage])
+        path.write_bytes(path.read_bytes()[:200])
     app = page(runs, run="small")
     assert edges in unescaped(app.error[0].value) and not app.metric
     app.selectbox(key="run").set_value("larger").run()
@@ -152,22 +141,6 @@ def test_prompts_that_are_a_link_to_another_place_are_not_read(page, real, tmp_p
     prompts.symlink_to(prompts.rename(tmp_path / "prompts.json"))
     app = page(runs, run="mine", pair="2")
     assert "mine/prompts.json is a link to another place" in unescaped(app.error[0].value)
-
-
-def test_a_card_is_shown_once_it_is_there_and_before_that_its_command(page, runs):
-    app = page(runs, run="small", tab="Validity")
-    assert app.code[-1].value == f"interp validate {runs}/small"
-    run, card = Run.load(runs / "small"), make_card()
-    run.validity = card
-    run.save_validity(runs / "small")
-    app.run()
-    table = table_of(app, "asked", "a circuit", "beside it")
-    assert [tuple(row) for row in table.itertuples(index=False)] == card_rows(card)
-    figure_of(app, "Share of the gap and KL")
-    assert "Tasks that this model does not do: capital." in text_of(app)
-    (runs / "small" / VALIDITY).write_text("{")
-    app.run()
-    assert "the card in" in unescaped(app.error[0].value)
 
 
 @pytest.mark.parametrize("tab", ["Heads", "Edges", "Validity", "Compared", "Report"])

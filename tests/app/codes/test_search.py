@@ -4,11 +4,9 @@ import re
 
 import pytest
 
-from interp.bottlenecks.store import Codebooks
-from interp.codesearch import build_index, prompt_codes, search_regex, search_similar
-from interp.text import load_text
-from tests.app.codes.conftest import EVIL, hits_of, named, tables_of
-from tests.app.conftest import asked, error_of, html_of, unescaped
+from interp.codesearch import prompt_codes, search_regex, search_similar
+from tests.app.codes.conftest import hits_of, named, tables_of
+from tests.app.conftest import asked, html_of, unescaped
 
 
 def test_a_pattern_on_the_page(page, index):
@@ -42,35 +40,6 @@ def test_filters_and_order_are_the_librarys_and_stay_for_another_pattern(page, i
     assert "No code is that good" in app.info[0].value
     app = page(q="Mary", sort="tokens", precision="0.01", rows="7")
     assert hits_of(app) == named(search_regex(index, "Mary").best(7, sort="count", min_precision=0.01))
-
-
-def test_the_same_codes_in_the_text_of_another_index_and_in_no_index_of_other_codebooks(page, runs, index, model):
-    (runs / "other.txt").write_text("\n\n".join(f"John thanks Mary for {n} drinks." for n in range(200)))
-    text = load_text(str(runs / "other.txt"), model, n_tokens=1200, context=40)
-    books = Codebooks.from_pretrained(runs / "books", model)
-    other = build_index(model, books, text, runs / "other")
-    build_index(model, dict(list(books.items())[:1]), text, runs / "of one book")
-    app = page(runs=runs, index=index.folder.name, q="Mary", again="other")
-    rows = tables_of(app)["code, precision, P 95 %"]
-    scores = search_regex(index, "Mary")
-    hits_there = search_regex(other, "Mary").hits_at(scores.places(most=20))
-    assert [(row["P there"], row["R there"]) for row in rows] == [(hit.precision, hit.recall) for hit in hits_there]
-    assert any(hit.recall for hit in hits_there) and [row["recall"] for row in rows] != [row["R there"] for row in rows]
-    assert app.selectbox(key="again").options == ["other"]
-
-
-@pytest.mark.parametrize(
-    ("address", "message"),
-    [
-        ({"q": "(" + EVIL}, "unclosed group"),
-        ({"q": r"(a)\1"}, "backreferences are not supported"),
-        ({"search": "token", "token": EVIL}, "is no single token: search it as a regular expression"),
-        ({"search": "prompt", "near": "a b " * 100}, "this page reads at most 128"),
-    ],
-)
-def test_what_cannot_be_searched_is_one_clear_line(page, address, message):
-    app = page(**address)
-    assert message in error_of(app) and not app.dataframe
 
 
 def test_a_code_by_its_name(page, its_name):
