@@ -49,7 +49,6 @@ MAY_WRITE = {
         "interp.steering.texts",
         "interp.steering.code_effect",
         "interp.evaluation.codebook_quality",
-        "interp.evaluation.steering_conditions",
     ),
 }
 

@@ -11,7 +11,7 @@ from interp.app import engine
 from interp.app.widgets.tokens import plain
 from interp.contrast import Why
 from interp.contrast.play import EditOutcome, Play
-from interp.contrast.words import every_node, label, quoted, signed
+from interp.contrast.words import details, every_node, label, quoted, signed
 from interp.report.style import BLUE, ORANGE
 
 _BAR = "display:grid;grid-template-columns:5.5em 1fr 3em;gap:.15em .6em;align-items:center;font-size:.9em"
@@ -72,16 +72,7 @@ def _about(explanation: Why, index: int) -> None:
     node, lines = every_node(explanation)[index], list[str]()
     status = "kept" if index < explanation.kept else "not kept"
     lines.append(f"**Effect** {signed(node.effect)} logits when B's value stands there; {status}")
-    if node.looks_at:
-        looks = ", ".join(f"{quoted(token)} {i} {share:.0%}" for token, i, share in node.looks_at)
-        lines.append(f"**Looks at** {plain(looks)}")
-    for name, words in (("Raises", node.raises), ("Lowers", node.lowers)):
-        if words:
-            lines.append(f"**{name}** {plain(', '.join(map(quoted, words)))}")
-    if node.code is not None:
-        for side in "ab":
-            named = f"{node.code[side]} {node.code[f'name_{side}']}"
-            lines.append(f"**Code after {side.upper()}** {plain(named)}")
+    lines += [f"**{name}** {plain(line)}" for name, line in details(node).items()]
     for arrow in sorted(explanation.arrows or [], key=lambda arrow: -abs(arrow.direct)):
         if index in (arrow.sender, arrow.receiver):
             other = arrow.receiver if index == arrow.sender else arrow.sender

@@ -1,13 +1,17 @@
-"""``interp codebook``: fit codebooks at many sites of a model, measure what they cost it, train and pack them."""
+"""``interp codebook``: fit codebooks at many sites of a model, measure what they cost it, train and pack them.
+
+``interp bottlenecks``: the kinds there are.
+"""
 
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from interp.cli import options
-from interp.cli.options import DEFAULT_MODEL, number_option, option, seed_option, whole_option
+from interp.cli.options import DEFAULT_MODEL, flag, number_option, option, seed_option, whole_option
 from interp.cli.terminal import goes_on, suggest, words_of
 from interp.errors import InputError
 
@@ -44,9 +48,7 @@ def fit(
     set_: Annotated[list[str], option("KEY=VALUE", "an option of another kind; repeatable", "--set")] = [],  # noqa: B006
     sequential: Annotated[
         bool,
-        typer.Option(
-            "--sequential/--independent", help="fit each codebook behind the earlier ones, or each in the plain model"
-        ),
+        flag("--sequential/--independent", "fit each codebook behind the earlier ones, or each in the plain model"),
     ] = True,
     out: Annotated[
         Path | None, option("DIR", "folder to write (default: runs/MODEL-SELECTION-kK or MODEL-KIND)")
@@ -211,7 +213,7 @@ def train(
         number_option(help="nats that the unexplained share of variance weighs, unless local (default: 0.1)"),
     ] = None,
     nested: Annotated[
-        bool, typer.Option("--nested", help="codes per vector drawn anew each step, up to the codebooks' own k")
+        bool, flag("--nested", "codes per vector drawn anew each step, up to the codebooks' own k")
     ] = False,
     centroid_refits: Annotated[
         int, whole_option(least=0, most=1000, help="rounds of refitting centroids at the end (distilled, not nested)")
@@ -335,3 +337,20 @@ def pack(
     size = sum(path.stat().st_size for path in out.iterdir())
     typer.echo(f"saved    {out} ({len(books.sites)} sites, {size / 1e6:.1f} MB)")
     suggest((["codebook", "eval", str(out)], "what they cost the model"))
+
+
+SIZE = ("d_in", "groups", "seed")
+"""What of a kind's config the site and the command say."""
+
+
+def bottlenecks() -> None:
+    """List the kinds of bottlenecks: what a code is, what it is for, who published it."""
+    from interp.bottlenecks.base import SHIPPED, bottleneck_class
+
+    for name in SHIPPED:
+        cls = bottleneck_class(name)
+        meaning = (cls.__doc__ or "").partition("\n")[0].rstrip(".")
+        typer.echo(f"{name.replace('_', '-'):21}{meaning}\n{'':21}for {cls.use} ({cls.source})")
+        options = [field.name for field in fields(cls.config_class) if field.name not in SIZE]
+        typer.echo(f"{'':21}options: {', '.join(options)}")
+    suggest((["codebook", "fit", "--kind", "residual-vq", "--bits", "36"], "fit one at all heads"))

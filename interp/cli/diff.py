@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from interp.cli import options
-from interp.cli.options import option, seed_option, whole_option
+from interp.cli.options import flag, option, seed_option, whole_option
 from interp.cli.terminal import suggest
 from interp.errors import InputError
 
@@ -25,9 +25,7 @@ def diff(
         str | None, option("NAME", "of the base, several with commas (default: the package's, else some are fitted)")
     ] = None,
     prompt: Annotated[list[str] | None, option("TEXT", "continued by both models; may be given several times")] = None,
-    patches: Annotated[
-        bool, typer.Option("--patches/--no-patches", help="patch the worst contexts, and take codes back")
-    ] = True,
+    patches: Annotated[bool, flag("--patches/--no-patches", "patch the worst contexts, and take codes back")] = True,
     block: Annotated[int | None, options.context_option(128)] = None,
     seed: Annotated[int, seed_option("the text")] = 0,
     out: Annotated[Path | None, option("FOLDER", "folder for diff.json and diff.txt")] = None,

@@ -10,7 +10,7 @@ import typer
 
 from interp import CANDIDATES, MIN_PAIRS, MOST_PAIRS, THRESHOLD
 from interp.cli import options
-from interp.cli.options import option, pairs_option, share_option, whole_option
+from interp.cli.options import flag, option, pairs_option, share_option, whole_option
 from interp.cli.terminal import plain_console, suggest, table, words_of
 from interp.errors import InputError
 
@@ -97,7 +97,7 @@ def validate(
         int | None, pairs_option(MIN_PAIRS, help="judging pairs (default: as many as the run has, at most 100)")
     ] = None,
     seeds: Annotated[int, whole_option(least=0, most=1000, help="how often the search is made on other pairs")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="print the card as JSON")] = False,
+    as_json: Annotated[bool, flag("--json", "print the card as JSON")] = False,
 ) -> None:
     """Ask of a run's circuit what a sceptic would, and keep the answers with the run.
 
@@ -135,10 +135,8 @@ def validate(
 
 def show_program(
     run: options.RunArgument,
-    judge: Annotated[
-        bool, typer.Option("--judge", help="run the controls first, and keep them with the run: some minutes")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
+    judge: Annotated[bool, flag("--judge", "run the controls first, and keep them with the run: some minutes")] = False,
+    as_json: Annotated[bool, flag("--json", "print it as JSON")] = False,
     device: options.DeviceOption = None,
     workers: options.WorkersOption = "serial",
     cpus_per_worker: options.CpusOption = 1,
@@ -241,7 +239,7 @@ def discover(
     counterfactual: options.CounterfactualOption = None,
     candidates: Annotated[int, whole_option(help="best-scored components checked by activation patching")] = CANDIDATES,
     threshold: Annotated[float, share_option(help="share of the clean–corrupt gap that makes a member")] = THRESHOLD,
-    mlps: Annotated[bool, typer.Option("--mlps", help="let MLPs be members too")] = False,
+    mlps: Annotated[bool, flag("--mlps", "let MLPs be members too")] = False,
     bos: options.BosOption = True,
     reference: Annotated[
         Path | None, option("FILE", "judge the scores by this file from interp reference, too")
@@ -254,7 +252,7 @@ def discover(
     ] = None,
     json_file: options.JsonOption = None,
     program: Annotated[
-        bool, typer.Option("--program/--no-program", help="also find out what the members say, on some 600 more pairs")
+        bool, flag("--program/--no-program", "also find out what the members say, on some 600 more pairs")
     ] = True,
     overwrite: options.OverwriteOption = False,
     device: options.DeviceOption = None,

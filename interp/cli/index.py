@@ -7,7 +7,7 @@ import typer
 
 from interp import DEFAULT_CODEBOOKS
 from interp.cli import options
-from interp.cli.options import DEFAULT_MODEL, option, seed_option, share_option, whole_option
+from interp.cli.options import DEFAULT_MODEL, flag, option, seed_option, share_option, whole_option
 from interp.cli.terminal import goes_on, suggest
 from interp.errors import InputError
 
@@ -28,10 +28,7 @@ def build(
     k: options.CodesPerVectorOption = None,
     split: Annotated[Literal["train", "heldout"], option("SPLIT", "documents: train or heldout")] = "train",
     spliced: Annotated[
-        bool,
-        typer.Option(
-            "--spliced/--plain", help="codes of the model with every codebook in place, or of the plain model"
-        ),
+        bool, flag("--spliced/--plain", "codes of the model with every codebook in place, or of the plain model")
     ] = False,
     out: Annotated[Path | None, option("DIR", "folder to write (default: runs/index-MODEL-TEXT)")] = None,
     overwrite: options.OverwriteOption = False,
@@ -183,7 +180,7 @@ def search(
     code: Annotated[
         str | None, option("SITE=ID", "one code's page, such as a12.h3=97, or a12.h3=3.all of a coarse one")
     ] = None,
-    coarse: Annotated[bool, typer.Option("--coarse", help="rank coarse codes, of which a book has few")] = False,
+    coarse: Annotated[bool, flag("--coarse", "rank coarse codes, of which a book has few")] = False,
     n: Annotated[int, whole_option("--n", "-n", help="results; of --code at most 10 contexts")] = 20,
     sort: Annotated[
         Literal["f1", "precision", "recall", "count"], option("KEY", "f1, precision, recall or count")

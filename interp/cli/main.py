@@ -29,11 +29,11 @@ MODULES = {
     "tasks": "tasks:tasks_app",
     "steer": "steer:steer",
     "codebook": "codebook:codebook_app",
-    "bottlenecks": "bottlenecks:bottlenecks",
+    "bottlenecks": "codebook:bottlenecks",
     "index": "index:index_app",
     "heads": "heads:heads",
     "bench": "bench:bench",
-    "sweep": "sweep:sweep",
+    "sweep": "bench:sweep",
     "app": "app:workbench",
 }
 """Commands that stand in a module of their own, which is imported when one is called, or all are listed."""

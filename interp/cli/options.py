@@ -64,6 +64,11 @@ def option(metavar: str, help: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, metavar=metavar, help=help, **more)
 
 
+def flag(names: str, help: str) -> Any:
+    """``--this``, or ``--this/--that``."""
+    return typer.Option(names, help=help)
+
+
 def whole_option(*names: str, least: int = 1, most: int = MOST, help: str) -> Any:
     return option("INTEGER", help, *names, min=least, max=most)
 
@@ -172,9 +177,7 @@ SeedOption = Annotated[int, seed_option("the prompts")]
 CounterfactualOption = Annotated[
     str | None, option("KIND", "kind of corrupt prompt (interp tasks lists them; default: the first listed)")
 ]
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="replace a result of another request, or a file, that is there")
-]
+OverwriteOption = Annotated[bool, flag("--overwrite", "replace a result of another request, or a file, that is there")]
 WorkersOption = Annotated[
     str, option("WHERE", "serial, ray (the cluster of RAY_ADDRESS, else this machine), or ray://HOST:PORT")
 ]

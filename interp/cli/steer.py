@@ -9,7 +9,7 @@ import typer
 
 from interp import DEFAULT_CODEBOOKS
 from interp.cli import options
-from interp.cli.options import DEFAULT_MODEL, number_option, option, seed_option, share_option, whole_option
+from interp.cli.options import DEFAULT_MODEL, flag, number_option, option, seed_option, share_option, whole_option
 from interp.errors import InputError
 
 _PROMPTS = ["Once upon a time, there was a little girl who"]
@@ -52,9 +52,9 @@ def steer(
         ),
     ] = None,
     set_them: Annotated[
-        bool, typer.Option("--set", help="put the codes in place of those that are there (what --codes does)")
+        bool, flag("--set", "put the codes in place of those that are there (what --codes does)")
     ] = False,
-    forbid: Annotated[bool, typer.Option("--forbid", help="never choose the codes, but the next best")] = False,
+    forbid: Annotated[bool, flag("--forbid", "never choose the codes, but the next best")] = False,
     token_fraction: Annotated[float, share_option(help="steer at this fraction of the tokens")] = 1.0,
     positions: Annotated[
         str, option("WHERE", "generated, generated:N (from the N-th on), prompt or all")
@@ -76,7 +76,7 @@ def steer(
         ),
     ] = None,
     random_baseline: Annotated[
-        bool, typer.Option("--random-baseline", help="a third text, with random codes of the same sites")
+        bool, flag("--random-baseline", "a third text, with random codes of the same sites")
     ] = False,
     export: Annotated[
         Path | None,
@@ -88,13 +88,13 @@ def steer(
     vector: Annotated[
         Path | None, option("FILE", "a text under this control vector too, .gguf or .safetensors")
     ] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="as a message in the model's chat template")] = False,
+    chat: Annotated[bool, flag("--chat", "as a message in the model's chat template")] = False,
     temperature: Annotated[float, number_option(help="0 takes the likeliest token")] = 0.7,
     seed: Annotated[int, seed_option("texts, fraction and split")] = 0,
     codebooks: options.CodebooksOption = DEFAULT_CODEBOOKS,
     k: options.CodesPerVectorOption = None,
     error_term: Annotated[
-        bool, typer.Option("--error-term/--splice", help="change only what the codes say, or run all sites on codes")
+        bool, flag("--error-term/--splice", "change only what the codes say, or run all sites on codes")
     ] = True,
     json_file: Annotated[Path | None, option("FILE", "also write codes, texts and rates here", "--json")] = None,
     overwrite: options.OverwriteOption = False,

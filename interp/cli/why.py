@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from interp.cli import options
-from interp.cli.options import DEFAULT_MODEL, option
+from interp.cli.options import DEFAULT_MODEL, flag, option
 from interp.cli.terminal import goes_on, suggest, words_of
 from interp.errors import InputError
 
@@ -27,7 +27,7 @@ def why(
     ] = None,
     answer: Annotated[str | None, option("TEXT", "after A, such as ' Mary' (default: by KL)")] = None,
     instead: Annotated[str | None, option("TEXT", "after B, likewise")] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="as messages in the model's chat template")] = False,
+    chat: Annotated[bool, flag("--chat", "as messages in the model's chat template")] = False,
     proposed: Annotated[int, option("N", "explain A against the N best proposals", min=0, max=20)] = 0,
     out: Annotated[Path | None, option("FOLDER", "folder for why.json, why.txt and pictures")] = None,
     json_file: options.JsonOption = None,

@@ -41,7 +41,6 @@ def merge_codes(
     looking: LookPatterns,
     places: Int[np.ndarray, " token"] | None,
     *,
-    n: int = N_COARSE,
     seed: int,
 ) -> Int[np.ndarray, " code"]:
     """The coarse code of every code of one book. ``vectors``: of the codes, in a space where lengths count. ``places``:
@@ -54,7 +53,7 @@ def merge_codes(
     is_code = codes < n_codes
     codes = codes[is_code]
     weights = np.bincount(codes, minlength=n_codes).astype(float)
-    n = max(1, min(n, n_codes // 2, int((weights > 0).sum())))
+    n = max(1, min(N_COARSE, n_codes // 2, int((weights > 0).sum())))
 
     def scaled(rows: Float[np.ndarray, "code d"]) -> Float[np.ndarray, "code d"]:
         rows = rows - np.average(rows, 0, weights)

@@ -125,19 +125,15 @@ class CodePage:
     coverage: list[Coverage]
     related: list[Related]
     related_sample: int  # tokens that `related` was counted on
-    # neighbours, logits: None without codebooks, without a model
-    neighbours: list[Neighbour] | None
-    logits: LogitLens | None
+    neighbours: list[Neighbour] | None  # None without codebooks
 
     @property
     def frequency(self) -> float:
         return self.count / self.n_tokens
 
 
-def code_page(
-    index: CodeIndex, book: str, code: int, *, model: Model | None = None, n: int = 10, before: int = 16, after: int = 8
-) -> CodePage:
-    """All of it; ``n`` of every list, the logit lens by the index's own model, so many tokens around each context."""
+def code_page(index: CodeIndex, book: str, code: int, *, n: int = 10) -> CodePage:
+    """All that the index says by itself; ``n`` of every list. What the code writes says :func:`logit_lens`."""
     tokens = index.positions(book, code)
     # tokens are in order: a document's are those between its bounds
     in_document = np.diff(np.searchsorted(tokens, np.append(index.corpus.documents, index.n_tokens)))
@@ -154,14 +150,13 @@ def code_page(
         count=len(tokens),
         n_tokens=index.n_tokens,
         n_documents=int((in_document > 0).sum()),
-        contexts=code_contexts(index, book, code, "margin", n, before=before, after=after),
+        contexts=code_contexts(index, book, code, "margin", n),
         similarities=index.similarities(book, code),
         tokens=token_shares(index, tokens, n),
         coverage=[Coverage(i, int(in_document[i]), int(lengths[i])) for i in densest if in_document[i]],
         related=related,
         related_sample=sample,
         neighbours=neighbours,
-        logits=None if model is None or neighbours is None else logit_lens(index, model, book, code, n),
     )
 
 

@@ -1,6 +1,6 @@
 """Search results and contexts as CSV, every number in full; a whole index as parquet."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,40 +52,28 @@ def write_parquet(index: CodeIndex, path: Path, *, stage: Stage = silent) -> Non
 
 def hits_csv(hits: Sequence[CodeHit]) -> str:
     """One line a code; intervals are Wilson's at 95 %."""
-    return _csv(
-        {
-            "book": [hit.book for hit in hits],
-            "code": [hit.code for hit in hits],
-            "tokens": [hit.count for hit in hits],
-            "tokens_in_matches": [hit.hits for hit in hits],
-            "matches_found": [hit.found for hit in hits],
-            "precision": [hit.precision for hit in hits],
-            "precision_low": [hit.precision_interval[0] for hit in hits],
-            "precision_high": [hit.precision_interval[1] for hit in hits],
-            "recall": [hit.recall for hit in hits],
-            "recall_low": [hit.recall_interval[0] for hit in hits],
-            "recall_high": [hit.recall_interval[1] for hit in hits],
-            "f1": [hit.f1 for hit in hits],
-        }
-    )
+    columns = ["book", "code", "tokens", "tokens_in_matches", "matches_found"]
+    columns += ["precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high", "f1"]
+    rows = [
+        (hit.book, hit.code, hit.count, hit.hits, hit.found, hit.precision, *hit.precision_interval)
+        + (hit.recall, *hit.recall_interval, hit.f1)
+        for hit in hits
+    ]
+    return _csv(rows, columns)
 
 
 def contexts_csv(contexts: Sequence[CodeContext]) -> str:
     """One line a context, the token's own text apart from what stands around it."""
-    return _csv(
-        {
-            "token": [context.token for context in contexts],
-            "document": [context.document for context in contexts],
-            "before": ["".join(context.pieces[: context.focus]) for context in contexts],
-            "text": [context.pieces[context.focus] for context in contexts],
-            "after": ["".join(context.pieces[context.focus + 1 :]) for context in contexts],
-            "similarity": [context.similarity for context in contexts],
-            "margin": [context.margin for context in contexts],
-        }
-    )
+    rows = []
+    for context in contexts:
+        at, pieces = context.focus, context.pieces
+        texts = "".join(pieces[:at]), pieces[at], "".join(pieces[at + 1 :])
+        rows.append((context.token, context.document, *texts, context.similarity, context.margin))
+    return _csv(rows, ("token", "document", "before", "text", "after", "similarity", "margin"))
 
 
-def _csv(columns: Mapping[str, Iterable]) -> str:
+def _csv(rows: Sequence[tuple], columns: Sequence[str]) -> str:
     import polars
 
-    return polars.DataFrame(columns).write_csv(quote_style="non_numeric")
+    frame = polars.DataFrame(rows, list(columns), orient="row", infer_schema_length=None)
+    return frame.write_csv(quote_style="non_numeric")

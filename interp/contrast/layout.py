@@ -5,12 +5,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
-from operator import eq
 
 import numpy as np
 
 from interp.contrast.explanation import Why
+from interp.contrast.prompts import common_length
 from interp.contrast.words import label
 from interp.models import parse_site
 
@@ -58,8 +57,8 @@ def b_beneath(explanation: Why) -> dict[int, str]:
     a, b = explanation.tokens, explanation.tokens_b
     if len(a) == len(b):
         return {i: label(other) for i, (token, other) in enumerate(zip(a, b, strict=True)) if token != other}
-    begin = sum(1 for _ in takewhile(bool, map(eq, a, b)))
-    end = sum(1 for _ in takewhile(bool, map(eq, a[begin:][::-1], b[begin:][::-1])))
+    begin = common_length(a, b)
+    end = common_length(a[begin:][::-1], b[begin:][::-1])
     return {begin: label("".join(b[begin : len(b) - end])) or "\u2205"}
 
 

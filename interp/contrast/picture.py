@@ -4,8 +4,11 @@ The SVG needs nothing else, follows the theme of who looks, and holds no text th
 nodes, those looked at and those in which the prompts differ have room for their text; the others stand upright.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from interp.contrast.explanation import Arrow, Why, WhyNode
@@ -41,16 +44,6 @@ STYLE = """
 .why .guide{stroke:currentColor;opacity:.16}.why .look{fill:none;stroke:currentColor;opacity:.5;stroke-dasharray:1 3}
 .why .head{fill:currentColor;stroke:none}.why .against .arrow{stroke-dasharray:6 3}
 """
-
-PAGE_STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1f2328;background:#fff}
-h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}q{quotes:none;overflow-wrap:anywhere}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem}
-th,td{text-align:left;padding:.25rem .8rem .25rem 0;border-bottom:1px solid #8886;vertical-align:top}
-td.n{font-variant-numeric:tabular-nums;white-space:nowrap}dt{font-weight:600}dd{margin:0 0 .4rem}
-@media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#16181d}}
-"""
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def svg(explanation: Why, n: int = MOST_NODES) -> str:
@@ -233,68 +226,19 @@ def _sign(value: float) -> str:
 
 def page(explanation: Why) -> str:
     """One self-contained HTML file: sentences, picture, nodes, curve, notes."""
-    more = explanation.with_mlps
-    parts = [
-        Markup("<h1>Why?</h1><dl><dt>A</dt><dd><q>{}</q></dd><dt>B</dt><dd><q>{}</q></dd></dl>").format(
-            explanation.a, explanation.b
-        ),
-        *(Markup("<p>{}</p>").format(sentence) for sentence in headline(explanation)),
-        Markup('<div class="scroll">{}</div>').format(Markup(svg(explanation))),
-        Markup("<h2>Nodes</h2>"),
-        _node_table(explanation.nodes, explanation.kept),
-        Markup("<h2>What the first nodes do alone</h2>"),
-        _curve(explanation),
-    ]
-    if more is not None:
-        enough = "are enough" if more.sparse else "are not enough"
-        parts += [
-            Markup("<h2>With MLPs as nodes</h2><p>{} nodes {}.</p>").format(more.kept, enough),
-            _node_table(more.nodes, more.kept),
-        ]
-    if explanation.notes:
-        notes = Markup("").join(Markup("<li>{}</li>").format(note) for note in explanation.notes)
-        parts.append(Markup("<h2>Notes</h2><ul>{}</ul>").format(notes))
-    chat = ", in its chat template" if explanation.chat else ""
-    parts.append(Markup("<p>Model: {}{}</p>").format(explanation.model or "in memory", chat))
-    return str(
-        Markup(
-            '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-            'content="width=device-width"><meta http-equiv="Content-Security-Policy" content="{}"><title>Why?</title>'
-            "<style>{}</style></head><body>{}</body></html>\n"
-        ).format(POLICY, Markup(PAGE_STYLE), Markup("\n").join(parts))
-    )
+    by_name = curves(explanation)
+    sizes = sorted({row.nodes for rows in by_name.values() for row in rows})
+    lines = []
+    for name, rows in by_name.items():
+        restored = {row.nodes: f"{row.restored:z.0%}" for row in rows}
+        lines.append((name, *(restored.get(size, "") for size in sizes)))
+    drawn = Markup(svg(explanation))
+    return _template().render(why=explanation, headline=headline(explanation), svg=drawn, sizes=sizes, curves=lines)
 
 
-def _node_table(nodes: Sequence[WhyNode], kept: int) -> Markup:
-    rows = [
-        (
-            node.site,
-            f"{label(node.token)} {node.position}",
-            signed(node.effect),
-            "kept" if i < kept else "",
-            ", ".join(f"{label(token)} {position} {share:.0%}" for token, position, share in node.looks_at[:2]),
-            ", ".join(map(label, (node.raises or [])[:3])),
-            ", ".join(map(label, (node.lowers or [])[:3])),
-            "" if node.code is None else f"{node.code['a']} {node.code['name_a']}",
-        )
-        for i, node in enumerate(nodes)
-    ]
-    return _table(("node", "token", "effect", "", "looks at", "raises", "lowers", "code"), rows)
-
-
-def _curve(explanation: Why) -> Markup:
-    sizes = sorted({row.nodes for rows in curves(explanation).values() for row in rows})
-    rows = []
-    for name, curve in curves(explanation).items():
-        restored = {row.nodes: f"{row.restored:z.0%}" for row in curve}
-        rows.append((name, *(restored.get(size, "") for size in sizes)))
-    return _table(("share restored by", *map(str, sizes)), rows)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
-    top = Markup("").join(Markup("<th>{}</th>").format(name) for name in head)
-    body = Markup("\n").join(
-        Markup("<tr>{}</tr>").format(Markup("").join(Markup('<td class="n">{}</td>').format(x) for x in row))
-        for row in rows
-    )
-    return Markup('<div class="scroll"><table><tr>{}</tr>\n{}</table></div>').format(top, body)
+@cache
+def _template() -> Template:
+    """Everything put into it is escaped, and a name that it lacks is an error."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"label": label, "signed": signed, "percent": "{:.0%}".format}
+    return environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))

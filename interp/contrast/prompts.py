@@ -1,5 +1,6 @@
 """Two prompts as a question: their tokens, how they are aligned, and the two answers that are told apart."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -47,7 +48,7 @@ def read_contrast(
     first, notes = align(in_a, in_b)
     given = [() if text is None else encoder.continuation(before, text) for text in (answer, instead)]
     if all(given):
-        shared = _common_length(*given)
+        shared = common_length(*given)
         if shared == min(map(len, given)):
             raise InputError("the two answers are the same, or one begins the other: give two that differ")
         if shared:
@@ -95,10 +96,10 @@ def align(a: Tokens, b: Tokens) -> tuple[int, list[str]]:
     :class:`InputError`: they are the same, or of different lengths and end in different tokens."""
     if a == b:
         raise InputError("both prompts are the same tokens: change the word that you want to ask about")
-    begin = _common_length(a, b)
+    begin = common_length(a, b)
     if len(a) == len(b):
         return begin, []
-    end = min(_common_length(a[::-1], b[::-1]), min(len(a), len(b)) - begin)
+    end = min(common_length(a[::-1], b[::-1]), min(len(a), len(b)) - begin)
     if not end:
         raise InputError(
             f"the prompts have {len(a)} and {len(b)} tokens and no common end: give prompts of equal length, or with "
@@ -109,7 +110,7 @@ def align(a: Tokens, b: Tokens) -> tuple[int, list[str]]:
     return len(a) - end, [note] if alone else []
 
 
-def _common_length(a: Tokens, b: Tokens) -> int:
+def common_length(a: Sequence, b: Sequence) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 

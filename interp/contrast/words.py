@@ -52,20 +52,17 @@ def curves(explanation: Why) -> dict[str, list[Alone]]:
     return rows | explanation.controls
 
 
+def details(node: WhyNode) -> dict[str, str]:
+    """What a node looks at, writes and says, by what a reader calls it; what is not known is left out."""
+    lines = {"Looks at": ", ".join(f"{quoted(token)} {i} {share:.0%}" for token, i, share in node.looks_at)}
+    lines |= {"Raises": ", ".join(map(quoted, node.raises or ())), "Lowers": ", ".join(map(quoted, node.lowers or ()))}
+    if node.code is not None:
+        lines |= {f"Code after {side.upper()}": f"{node.code[side]} {node.code[f'name_{side}']}" for side in "ab"}
+    return {name: line for name, line in lines.items() if line}
+
+
 def about(explanation: Why, index: int) -> str:
     node = explanation.nodes[index]
-    lines = [
-        f"{node}" + (", kept" if index < explanation.kept else ""),
-        f"effect {signed(node.effect)} logits, estimate {signed(node.estimate)}",
-    ]
-    if node.looks_at:
-        lines.append("looks at " + ", ".join(f"{token!r} {i} {part:.0%}" for token, i, part in node.looks_at))
-    lines += [
-        f"{name} {', '.join(map(repr, words))}"
-        for name, words in (("raises", node.raises), ("lowers", node.lowers))
-        if words
-    ]
-    if node.code:
-        named = (f"{node.code[x]} {node.code[f'name_{x}']}".strip() + f" after {x.upper()}" for x in "ab")
-        lines.append("code " + ", ".join(named))
-    return "\n".join(lines)
+    first = f"{node}" + (", kept" if index < explanation.kept else "")
+    effect = f"Effect {signed(node.effect)} logits, estimate {signed(node.estimate)}"
+    return "\n".join([first, effect, *(f"{name} {line}" for name, line in details(node).items())])

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.models import Model, hooked, model_device, parse_site, resolve_site
-from interp.steering.texts import BATCH_SIZE, tokenize
+from interp.models import Model, model_device, parse_site, resolve_site
+from interp.steering.texts import batches, tokenize, watched
 
 
 @dataclass(frozen=True)
@@ -28,26 +27,17 @@ class SiteMeans:
 @torch.no_grad()
 def means_of_texts(model: Model, sites: Sequence[str], positive: Sequence[str], negative: Sequence[str]) -> SiteMeans:
     """Means at sites, of a head those of its layer's heads, in one forward pass over the texts."""
-    device = model_device(model)
-    names = {site.partition(".")[0] for site in sites}
-    places = {name: resolve_site(model, name) for name in sorted(names)}
+    places = {name: resolve_site(model, name) for name in sorted({site.partition(".")[0] for site in sites})}
     means = []
-    for texts in (positive, negative):
-        tokenized = tokenize(model, texts)
+    for texts in (tokenize(model, positive), tokenize(model, negative)):
         totals: dict[str, Tensor] = {}
-
-        def add(site: str, counted: Tensor, totals: dict[str, Tensor], x: Tensor) -> None:
-            total = (x.float() * counted[(..., *[None] * (x.ndim - 2))]).sum((0, 1)).cpu()
-            totals[site] = totals.get(site, 0) + total
-
-        for tokens, counted in zip(
-            tokenized.tokens.split(BATCH_SIZE), tokenized.counted.split(BATCH_SIZE), strict=True
-        ):
-            mask = counted.to(device)
-            hooks = {place.hook: partial(add, site, mask, totals) for site, place in places.items()}
-            with hooked(model, hooks):
-                model(tokens.to(device))
-        means.append({site: total / tokenized.counted.sum() for site, total in totals.items()})
+        for tokens, counted in batches(texts):
+            with watched(model, places) as seen:
+                model(tokens.to(model_device(model)))
+            for name, place in places.items():
+                total = seen[place.hook].float().cpu()[counted].sum(0)
+                totals[name] = totals[name] + total if name in totals else total
+        means.append({name: total / texts.counted.sum() for name, total in totals.items()})
     return SiteMeans(*means)
 
 

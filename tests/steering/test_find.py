@@ -384,7 +384,7 @@ def test_batches_are_as_of_all_at_once(model, books, monkeypatch):
     means = means_of_texts(model, ["r0"], MARKED, PLAIN)
     prompts, new = [[1, 20, 31, 7], [1, 20], [1, 9, 5]], [[11, 12, 40], [50, 8, 8], [30, 31]]
     alone = [surprise(model, [p], [n])[0] for p, n in zip(prompts, new, strict=True)]
-    for module in ("steering.texts", "evaluation.steering_conditions", "steering.continuations"):
+    for module in ("steering.texts", "steering.continuations"):
         monkeypatch.setattr(f"interp.{module}.BATCH_SIZE", 2)
     code_set = find_codes(model, books, MARKED, PLAIN)
     assert [(c.site, c.code) for c in code_set.codes] == [(c.site, c.code) for c in whole.codes]

@@ -17,7 +17,7 @@ from tests.app.conftest import array_of, asked, button_of, error_of, html_of, pl
 
 def test_the_page_of_a_code_shows_what_the_library_finds(page, index, busy, its_name, model):
     app = page(code=its_name)
-    facts = code_page(index, *busy, model=model)
+    facts = code_page(index, *busy)
     metrics = {metric.label: metric.value for metric in app.metric}
     assert metrics == {
         "Tokens with it": str(facts.count),
