@@ -28,16 +28,11 @@ class Ring:
     """Which head is ringed in the browser, which does that by itself when one is clicked.
 
     Only what it does not know is drawn: the figure is sent anew where the head was chosen in another way.
-
-    Attributes:
-        drawn: by the figure as it was last sent.
-        clicked: since then.
-        turn: how many were sent; in every point, so that a click on a head that was clicked before is news.
     """
 
-    drawn: str = ""
-    clicked: str = ""
-    turn: int = 0
+    drawn: str = ""  # by the figure as it was last sent
+    clicked: str = ""  # since then
+    turn: int = 0  # how many were sent; in every point, so that a click on a head that was clicked before is news
 
     def follow(self, site: str) -> None:
         if site != (self.clicked or self.drawn):

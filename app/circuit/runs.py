@@ -18,15 +18,11 @@ from interp.runs.run import Run
 
 @dataclass(frozen=True)
 class Opened:
-    """A run of the runs folder.
-
-    Attributes:
-        changed: when it, or its card, was written: what was read of another one of that name is not used any more.
-    """
+    """A run of the runs folder."""
 
     name: str
     run: Run
-    changed: int
+    changed: int  # when it, or its card, was written: what was read of another one of that name is not used any more
 
     @property
     def folder(self) -> Path:

@@ -33,13 +33,9 @@ SAVE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class IndexPlan:
-    """What is built: the folder's name says it, so that it can be gone on with.
+    """What is built: the folder's name says it, so that it can be gone on with."""
 
-    Attributes:
-        books: a name of the shipped codebooks, or a folder of the runs folder.
-    """
-
-    books: str
+    books: str  # a name of the shipped codebooks, or a folder of the runs folder
     n_tokens: int
     spec: str = field(default_factory=engine.model_name)
 

@@ -45,15 +45,10 @@ def interval(bounds: tuple[float, float]) -> str:
 
 @dataclass(frozen=True)
 class Likeness:
-    """
-    Attributes:
-        pieces: the prompt's tokens.
-        codes: those of the chosen token, (book, code, tokens of the corpus with it), the rarest first.
-        contexts: of the corpus' tokens that share most of them, with how much.
-    """
-
-    pieces: list[str]
+    pieces: list[str]  # the prompt's tokens
+    # those of the chosen token, (book, code, tokens of the corpus with it), the rarest first
     codes: list[tuple[str, int, int]]
+    # of the corpus' tokens that share most of them, with how much
     contexts: list[tuple[float, int, codesearch.CodeContext]]
 
 

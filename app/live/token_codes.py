@@ -26,14 +26,8 @@ MOST = 128
 
 @dataclass(frozen=True)
 class TextReading:
-    """
-    Attributes:
-        pieces: the text's tokens as text, BOS left out.
-        codes: by site, heads apart, at the same tokens.
-    """
-
-    pieces: list[str]
-    codes: dict[str, TokenCodes]
+    pieces: list[str]  # the text's tokens as text, BOS left out
+    codes: dict[str, TokenCodes]  # by site, heads apart, at the same tokens
 
 
 def read(folder: str | Path, books: Codebooks, text: str) -> TextReading:

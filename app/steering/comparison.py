@@ -34,16 +34,12 @@ OPENED, OPENED_AT = "opened text", "opened token"
 
 
 class SteeredTexts(NamedTuple):
-    """Texts that were written.
-
-    Attributes:
-        made: what the form said, see :func:`~interp.app.steering.form.settings`.
-        books, labels: by which codes are read.
-    """
+    """Texts that were written."""
 
     request: SteeringRequest
     written: Sequence[job.Written]
-    made: dict
+    made: dict  # what the form said, see :func:`~interp.app.steering.form.settings`
+    # books, labels: by which codes are read
     books: Codebooks
     labels: Labels | None
 

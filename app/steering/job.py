@@ -59,18 +59,13 @@ LIKELIEST = 6
 
 @dataclass(frozen=True)
 class Condition:
-    """How one of the texts is written.
-
-    Attributes:
-        prompt: token ids.
-        within: makes what the model runs within, with codes read if ``read`` says so; None for the model as it is.
-        row: of a batch, that which the edits name.
-    """
+    """How one of the texts is written."""
 
     name: str
-    prompt: list[int]
+    prompt: list[int]  # token ids
+    # makes what the model runs within, with codes read if ``read`` says so; None for the model as it is
     within: Callable[..., Attached] | None = None
-    row: int = 0
+    row: int = 0  # of a batch, that which the edits name
 
     def at(self) -> Attached | None:
         return None if self.within is None else self.within()
@@ -82,24 +77,17 @@ class Condition:
 
 @dataclass(frozen=True)
 class Written:
-    """One of the texts.
-
-    Attributes:
-        pieces: the prompt's and the new tokens as text; BOS is among them only if codes were edited there.
-        n_prompt: how many of them are the prompt.
-        marks: at which of them codes were edited as the model read them.
-        divergence: KL(this ‖ plain) at the step of each new token, nats; None for the base.
-        branched: the new token at which the text was gone on with by hand.
-    """
+    """One of the texts."""
 
     name: str
     condition: Condition
     text: Continuation
-    pieces: list[str]
-    n_prompt: int
-    marks: list[bool]
+    pieces: list[str]  # the prompt's and the new tokens as text; BOS is among them only if codes were edited there
+    n_prompt: int  # how many of them are the prompt
+    marks: list[bool]  # at which of them codes were edited as the model read them
+    # KL(this ‖ plain) at the step of each new token, nats; None for the base
     divergence: Float[np.ndarray, " token"] | None
-    branched: int | None = None
+    branched: int | None = None  # the new token at which the text was gone on with by hand
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,11 @@ _strip = st.components.v2.component("interp_token_strip", html='<div class="stri
 
 @dataclass(frozen=True)
 class Row:
-    """The text once, as it is shown.
+    """The text once, as it is shown."""
 
-    Attributes:
-        about: what is to be seen, for those who hear it.
-        name: stands before the text.
-        styles, numbers, titles: CSS of each token, what stands below it, and what it says when pointed at.
-    """
-
-    about: str
-    name: str
+    about: str  # what is to be seen, for those who hear it
+    name: str  # stands before the text
+    # styles, numbers, titles: CSS of each token, what stands below it, and what it says when pointed at
     styles: list[str]
     numbers: list[str]
     titles: list[str]

@@ -155,33 +155,21 @@ CONTROLS = ("zero", "mean", "random directions", "random ids")
 
 @dataclass(frozen=True)
 class BlockScores:
-    """Means over the predicted positions of each block, [block]; all but the first position are predicted.
+    """Means over the predicted positions of each block, [block]; all but the first position are predicted."""
 
-    Attributes:
-        ce: cross-entropy of the next token, nats.
-        kl: KL(plain model ‖ this one), nats per token.
-        right: how often the likeliest token is the next one.
-        same: how often it is the plain model's likeliest.
-    """
-
-    ce: Float[np.ndarray, " block"]
-    kl: Float[np.ndarray, " block"]
-    right: Float[np.ndarray, " block"]
-    same: Float[np.ndarray, " block"]
+    ce: Float[np.ndarray, " block"]  # cross-entropy of the next token, nats
+    kl: Float[np.ndarray, " block"]  # KL(plain model ‖ this one), nats per token
+    right: Float[np.ndarray, " block"]  # how often the likeliest token is the next one
+    same: Float[np.ndarray, " block"]  # how often it is the plain model's likeliest
 
 
 @dataclass(frozen=True)
 class CodebookScores:
-    """
-    Attributes:
-        plain: the model without codes.
-        scores: by ``codes k=8`` and by the controls' names; controls cover the first blocks only.
-        usage: per k, see :meth:`~interp.evaluation.codebook_quality.UsageMeter.summary`.
-    """
-
     text: TextBlocks
-    plain: BlockScores
+    plain: BlockScores  # the model without codes
+    # by ``codes k=8`` and by the controls' names; controls cover the first blocks only
     scores: Mapping[str, BlockScores]
+    # per k, see :meth:`~interp.evaluation.codebook_quality.UsageMeter.summary`
     usage: Mapping[int, Mapping[str, float]]
 
     def rows(self, seed: int = 0) -> list[dict]:

@@ -33,22 +33,18 @@ SIZES = (5, 10, 20, 50)
 
 @dataclass(frozen=True)
 class Curves:
-    """How a ranking's best heads do the task, alone.
-
-    Attributes:
-        counts: heads kept at each fraction of the grid, rounded down.
-        f_signed, f_absolute: share recovered at each fraction, heads taken by signed and by absolute score.
-        f_at: number of heads, taken by |score| -> share recovered; ``None`` where the model has fewer.
-        metric_full, metric_empty: m(M) and m(∅).
-    """
+    """How a ranking's best heads do the task, alone."""
 
     grid: tuple[float, ...]
-    counts: tuple[int, ...]
+    counts: tuple[int, ...]  # heads kept at each fraction of the grid, rounded down
+    # f_signed, f_absolute: share recovered at each fraction, heads taken by signed and by absolute score
     f_signed: tuple[float, ...]
     f_absolute: tuple[float, ...]
+    # number of heads, taken by |score| -> share recovered; ``None`` where the model has fewer
     f_at: dict[int, float | None]
     cpr: float
     cmd: float
+    # metric_full, metric_empty: m(M) and m(∅)
     metric_full: float
     metric_empty: float
     ablation: str
@@ -143,18 +139,13 @@ def faithfulness(ablator: Ablator, circuit: Bool[np.ndarray, "layer head"]) -> F
 
 @dataclass(frozen=True)
 class Completeness:
-    """|m(C∖K) − m(M∖K)| for subsets K of the circuit; large = the model has what the circuit lacks.
+    """|m(C∖K) − m(M∖K)| for subsets K of the circuit; large = the model has what the circuit lacks."""
 
-    Attributes:
-        subsets: every K as sites, and its gap in units of the metric.
-        random_mean, random_worst: over random K, each head in it with probability one half.
-        worst: over all K, those built greedily against the circuit included.
-    """
-
-    subsets: tuple[tuple[tuple[str, ...], float], ...]
+    subsets: tuple[tuple[tuple[str, ...], float], ...]  # every K as sites, and its gap in units of the metric
+    # random_mean, random_worst: over random K, each head in it with probability one half
     random_mean: float
     random_worst: float
-    worst: float
+    worst: float  # over all K, those built greedily against the circuit included
     worst_subset: tuple[str, ...]
 
 

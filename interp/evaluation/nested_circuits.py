@@ -24,22 +24,15 @@ def n_circuits(nested: NestedCircuits) -> int:
 
 @dataclass(frozen=True)
 class NestedCircuit:
-    """One size.
-
-    Attributes:
-        joined: heads that the next smaller circuit does not have, first joined first.
-        expected: share of the gap that growth says it has.
-        share: what it has on the held-out pairs, f(C) of :mod:`.faithfulness`.
-        interval: 95 % bootstrap interval of ``share`` over those pairs (BCa); ``None`` for one pair.
-        random: mean share of as many random heads.
-    """
+    """One size."""
 
     size: int
-    joined: tuple[str, ...]
-    expected: float
-    share: float
+    joined: tuple[str, ...]  # heads that the next smaller circuit does not have, first joined first
+    expected: float  # share of the gap that growth says it has
+    share: float  # what it has on the held-out pairs, f(C) of :mod:`.faithfulness`
+    # 95 % bootstrap interval of ``share`` over those pairs (BCa); ``None`` for one pair
     interval: tuple[float, float] | None
-    random: float
+    random: float  # mean share of as many random heads
 
 
 @dataclass(frozen=True)

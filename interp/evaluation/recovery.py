@@ -29,40 +29,30 @@ N_RANDOM = 200
 
 @dataclass(frozen=True)
 class Nulls:
-    """ROC AUC of scorers that know nothing of the task. ``None`` where the AUC is undefined.
+    """ROC AUC of scorers that know nothing of the task. ``None`` where the AUC is undefined."""
 
-    Attributes:
-        random_mean, random_sd: over scorers that draw every score from a normal distribution. The mean must
-            be .50, or the harness leaks; the sd says which differences mean nothing.
-        layer_index: later heads score higher.
-        layer_mean: every head gets its layer's mean |score|: what is left when a method knows only layers.
-    """
-
+    # random_mean, random_sd: over scorers that draw every score from a normal distribution. The mean must be .50, or
+    # the harness leaks; the sd says which differences mean nothing
     random_mean: float | None
     random_sd: float | None
-    layer_index: float | None
-    layer_mean: float | None
+    layer_index: float | None  # later heads score higher
+    layer_mean: float | None  # every head gets its layer's mean |score|: what is left when a method knows only layers
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """Agreement of scores with a reference. ``None`` = undefined (such as an AUC without positives).
-
-    Attributes:
-        spearman: rank correlation of |score| with |effect|, where exact effects are known.
-        interval: 95 % percentile bootstrap of the ROC AUC over pairs, where scores of several are known. A resample
-            holds fewer distinct pairs, so its scores are noisier and its AUC lower: the interval leans low, and the
-            AUC of all pairs can lie at or above its upper end.
-        n_pairs: pairs in the bootstrap.
-    """
+    """Agreement of scores with a reference. ``None`` = undefined (such as an AUC without positives)."""
 
     roc_auc: float | None
     average_precision: float | None
-    spearman: float | None
+    spearman: float | None  # rank correlation of |score| with |effect|, where exact effects are known
     n_positive: int
     n_heads: int
+    # 95 % percentile bootstrap of the ROC AUC over pairs, where scores of several are known. A resample holds fewer
+    # distinct pairs, so its scores are noisier and its AUC lower: the interval leans low, and the AUC of all pairs can
+    # lie at or above its upper end
     interval: tuple[float, float] | None
-    n_pairs: int | None
+    n_pairs: int | None  # pairs in the bootstrap
     nulls: Nulls
 
 

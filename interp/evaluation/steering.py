@@ -45,26 +45,15 @@ OF_TOPIC = {"gated codes": "gate", "prompt": "said", "prompt and codes": "said"}
 
 @dataclass(frozen=True)
 class SteeringConfig:
-    """
-    Attributes:
-        n: texts per arm; prompts are taken in turn.
-        n_tokens: new tokens per text.
-        times: the perplexity of texts, at most, as a multiple of the base's.
-        variety: their distinct-2, at least, as a share of the base's.
-        tries: doses tried, at most, on as many texts as there are prompts.
-        layer: of the residual stream; None for the middle one.
-        batch_size: texts per generation.
-    """
-
-    n: int = 200
-    n_tokens: int = 60
-    times: float = 2.0
-    variety: float = 0.75
-    tries: int = 4
-    layer: int | None = None
+    n: int = 200  # texts per arm; prompts are taken in turn
+    n_tokens: int = 60  # new tokens per text
+    times: float = 2.0  # the perplexity of texts, at most, as a multiple of the base's
+    variety: float = 0.75  # their distinct-2, at least, as a share of the base's
+    tries: int = 4  # doses tried, at most, on as many texts as there are prompts
+    layer: int | None = None  # of the residual stream; None for the middle one
     temperature: float = 0.7
     seed: int = 0
-    batch_size: int = 50
+    batch_size: int = 50  # texts per generation
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -79,23 +68,16 @@ class SteeringConfig:
 
 @dataclass(frozen=True)
 class SteeringCell:
-    """One arm at one dose.
-
-    Attributes:
-        topic: whose codes or means; None for the base.
-        held: of each topic, which texts hold one of its words.
-        perplexity: exp of the mean surprise of all new tokens under the model without steering.
-        distinct_2: share of different pairs of neighbouring words among all of them.
-        tried: doses and, on the texts by which the dose was found, perplexity and distinct-2; of the base its own.
-    """
+    """One arm at one dose."""
 
     arm: str
-    topic: str | None
+    topic: str | None  # whose codes or means; None for the base
     dose: float
-    held: Mapping[str, Sequence[bool]]
-    perplexity: float
-    distinct_2: float
+    held: Mapping[str, Sequence[bool]]  # of each topic, which texts hold one of its words
+    perplexity: float  # exp of the mean surprise of all new tokens under the model without steering
+    distinct_2: float  # share of different pairs of neighbouring words among all of them
     example: str
+    # doses and, on the texts by which the dose was found, perplexity and distinct-2; of the base its own
     tried: Sequence[Sequence[float]] = ()
 
     def rate(self, topic: str) -> float:
@@ -160,38 +142,28 @@ def made_of(arm: str, *, model: str, books: str, finder: int, config: SteeringCo
 
 @dataclass(frozen=True)
 class TopicRow:
-    """An arm of a topic, with Wilson's 95 % interval over texts.
-
-    Attributes:
-        cell: of ``wrong topic`` the next topic's codes.
-        less: how much more the topic's codes have, text by text; None for them, and where they were not run.
-    """
+    """An arm of a topic, with Wilson's 95 % interval over texts."""
 
     topic: str
     arm: str
-    cell: SteeringCell
+    cell: SteeringCell  # of ``wrong topic`` the next topic's codes
     rate: float
     low: float
     high: float
+    # how much more the topic's codes have, text by text; None for them, and where they were not run
     less: MeanRate | None
 
 
 @dataclass(frozen=True)
 class ConditionRow:
-    """Means over the topics of which there are cells of this arm and of codes.
-
-    Attributes:
-        codes: of the same topics.
-        less: codes less this arm, text by text; None for codes.
-        error: standard error of that difference with topics as draws; None for codes, and of a single topic.
-    """
+    """Means over the topics of which there are cells of this arm and of codes."""
 
     arm: str
     topics: tuple[str, ...]
     rate: MeanRate
-    codes: MeanRate
-    less: MeanRate | None
-    error: float | None
+    codes: MeanRate  # of the same topics
+    less: MeanRate | None  # codes less this arm, text by text; None for codes
+    error: float | None  # standard error of that difference with topics as draws; None for codes, and of a single topic
     perplexity: float
     distinct_2: float
 

@@ -70,22 +70,16 @@ class MethodDifference:
 
 @dataclass(frozen=True)
 class MethodRow:
-    """A method with so many pairs.
-
-    Attributes:
-        over: how many seeds, or for a mean over tasks how many of them.
-        values, differences: by metric; from the method that the bench compares with.
-        complete: whether a mean over tasks is over all that were run.
-        seeds: how many there were at most; none of a mean over tasks.
-    """
+    """A method with so many pairs."""
 
     method: str
     n: int
-    over: str
+    over: str  # how many seeds, or for a mean over tasks how many of them
+    # values, differences: by metric; from the method that the bench compares with
     values: Mapping[str, Spread]
     differences: Mapping[str, MethodDifference] = field(default_factory=dict)
-    complete: bool = True
-    seeds: int | None = None
+    complete: bool = True  # whether a mean over tasks is over all that were run
+    seeds: int | None = None  # how many there were at most; none of a mean over tasks
 
     @property
     def kind(self) -> str:

@@ -35,19 +35,15 @@ _CELL = 22
 
 @dataclass(frozen=True)
 class Scale:
-    """The units of a run: the clean–corrupt gap, and the decimals of effects and of scores.
-
-    Attributes:
-        largest_effect, largest_score: absolute values; the score is of a head.
-        has_sign: whether the method's scores say if a head helps or hurts.
-    """
+    """The units of a run: the clean–corrupt gap, and the decimals of effects and of scores."""
 
     gap: float
     places: int
     score_places: int
+    # largest_effect, largest_score: absolute values; the score is of a head
     largest_effect: float
     largest_score: float
-    has_sign: bool
+    has_sign: bool  # whether the method's scores say if a head helps or hurts
 
     @classmethod
     def of(cls, run: Run) -> "Scale":

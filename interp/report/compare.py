@@ -25,28 +25,19 @@ class MemberDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs on models of one shape.
-
-    Attributes:
-        jaccard: shared members / members of either; ``None`` where neither has any.
-        spearman: rank correlation of the heads' |scores|; ``None`` where one of them is constant.
-        differing: components in one circuit only, largest absolute effect first.
-        aucs: reference that both were judged against -> the two ROC AUCs.
-        recovery: reference -> difference in ROC AUC with its paired bootstrap interval.
-        unpaired: why ``recovery`` is empty, or an empty string.
-    """
+    """Two runs on models of one shape."""
 
     name_a: str
     name_b: str
     members_a: tuple[str, ...]
     members_b: tuple[str, ...]
     shared: tuple[str, ...]
-    jaccard: float | None
-    spearman: float | None
-    differing: tuple[MemberDifference, ...]
-    aucs: dict[str, tuple[float | None, float | None]]
-    recovery: dict[str, PairedComparison]
-    unpaired: str
+    jaccard: float | None  # shared members / members of either; ``None`` where neither has any
+    spearman: float | None  # rank correlation of the heads' |scores|; ``None`` where one of them is constant
+    differing: tuple[MemberDifference, ...]  # components in one circuit only, largest absolute effect first
+    aucs: dict[str, tuple[float | None, float | None]]  # reference that both were judged against -> the two ROC AUCs
+    recovery: dict[str, PairedComparison]  # reference -> difference in ROC AUC with its paired bootstrap interval
+    unpaired: str  # why ``recovery`` is empty, or an empty string
 
     def rows(self) -> list[tuple[str, ...]]:
         """The comparison as one table: what, the first run, the second run, both together."""

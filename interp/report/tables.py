@@ -84,21 +84,18 @@ def read_rows(path: Path, parse: Callable[[Mapping[str, Any]], Rows], again: str
 
 
 class ConditionCosts(BaseModel):
-    """The model plain, through its codes, or through a control; means over predicted tokens.
-
-    Attributes:
-        ce, kl: nats a token, KL from the plain model.
-        increase, low, high: of the cross-entropy over the same blocks of the plain model, with its 95 % interval.
-        accuracy, agreement: share of tokens whose likeliest is the next one, and is the plain model's.
-    """
+    """The model plain, through its codes, or through a control; means over predicted tokens."""
 
     name: str = Field(alias="condition")
     n_blocks: int
+    # ce, kl: nats a token, KL from the plain model
     ce: float
+    # increase, low, high: of the cross-entropy over the same blocks of the plain model, with its 95 % interval
     increase: float = Field(alias="ce_increase")
     low: float = Field(alias="ce_increase_low")
     high: float = Field(alias="ce_increase_high")
     kl: float
+    # accuracy, agreement: share of tokens whose likeliest is the next one, and is the plain model's
     accuracy: float
     agreement: float
 
@@ -160,19 +157,14 @@ def read_quality(path: Path) -> Quality:
 
 @dataclass(frozen=True)
 class MachineRow:
-    """A share right of the finite-state replication: mean over seeds with its 95 % interval.
-
-    Attributes:
-        arm: the model that it is of.
-        published: what the paper has.
-    """
+    """A share right of the finite-state replication: mean over seeds with its 95 % interval."""
 
     measure: str
-    arm: str
+    arm: str  # the model that it is of
     mean: float
     low: float
     high: float
-    published: float | None
+    published: float | None  # what the paper has
 
 
 def read_machine(path: Path) -> tuple[MachineRow, ...]:

@@ -30,15 +30,11 @@ END = "END"
 
 @dataclass(frozen=True)
 class PairCodes:
-    """What :func:`read_pairs` found.
-
-    Attributes:
-        metric: on every prompt.
-        codes: of each pair, ids by site as ``attach`` gives them, side first: [side, pos, (head,) k].
-    """
+    """What :func:`read_pairs` found."""
 
     pairs: PromptPairs
-    metric: Float[np.ndarray, "side pair"]
+    metric: Float[np.ndarray, "side pair"]  # on every prompt
+    # of each pair, ids by site as ``attach`` gives them, side first: [side, pos, (head,) k]
     codes: tuple[Mapping[str, np.ndarray], ...]
 
     def of_head(self, site: str, side: Side, pair: int) -> Int[np.ndarray, "pos k"]:
@@ -68,21 +64,15 @@ class PairCodes:
 
 @dataclass(frozen=True)
 class CodeEffect:
-    """The metric on every pair.
-
-    Attributes:
-        side: the prompts on which codes were set.
-        role: the token at which they were; ``None`` for all tokens.
-        codes, random_codes: of each pair.
-        before: without any.
-    """
+    """The metric on every pair."""
 
     site: str
-    side: Side
-    role: str | None
+    side: Side  # the prompts on which codes were set
+    role: str | None  # the token at which they were; ``None`` for all tokens
+    # codes, random_codes: of each pair
     codes: tuple[int, ...]
     random_codes: tuple[int, ...]
-    before: Float[np.ndarray, " pair"]
+    before: Float[np.ndarray, " pair"]  # without any
     with_codes: Float[np.ndarray, " pair"]
     with_random: Float[np.ndarray, " pair"]
 

@@ -17,54 +17,39 @@ LEAST_EFFECT = 3.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """What texts that did not choose a code say of it.
+    """What texts that did not choose a code say of it."""
 
-    Attributes:
-        precision, recall: share of those in which it fires that are positive (None if it fires in none), share of the
-            positive ones in which it fires.
-        token_precision, token_recall: the same of tokens, each counted as its text.
-        p_value: hypergeometric, one-sided.
-        q_value: after Benjamini and Hochberg over all codes that were judged.
-    """
-
+    # precision, recall: share of those in which it fires that are positive (None if it fires in none), share of the
+    # positive ones in which it fires
     precision: float | None
     recall: float
+    # token_precision, token_recall: the same of tokens, each counted as its text
     token_precision: float | None
     token_recall: float
-    p_value: float
-    q_value: float
+    p_value: float  # hypergeometric, one-sided
+    q_value: float  # after Benjamini and Hochberg over all codes that were judged
 
 
 @dataclass(frozen=True)
 class FoundCode:
-    """
-    Attributes:
-        weight: how many times it is in the difference of means over all texts: by difference of a site's codes
-            together, by detection by itself, 0 or more.
-        effect: see :mod:`interp.steering.find`; None where codes were found by detection.
-        detection: −log10 p of the half that chooses.
-        verdict: None if the half that chooses would not have found it.
-    """
-
     site: str
     code: int
+    # how many times it is in the difference of means over all texts: by difference of a site's codes together, by
+    # detection by itself, 0 or more
     weight: float
-    effect: float | None
-    detection: float
-    verdict: Verdict | None
+    effect: float | None  # see :mod:`interp.steering.find`; None where codes were found by detection
+    detection: float  # −log10 p of the half that chooses
+    verdict: Verdict | None  # None if the half that chooses would not have found it
 
 
 @dataclass(frozen=True)
 class CodeSet:
-    """Best first; at a site one or, by difference, some.
-
-    Attributes:
-        n_positive, n_negative: texts, those of both halves together.
-    """
+    """Best first; at a site one or, by difference, some."""
 
     codes: tuple[FoundCode, ...]
     by: str
     seed: int
+    # n_positive, n_negative: texts, those of both halves together
     n_positive: int
     n_negative: int
 

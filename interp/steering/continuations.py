@@ -74,17 +74,10 @@ def step_divergences(
 
 @dataclass(frozen=True)
 class Continuation:
-    """
-    Attributes:
-        text: what was added to the prompt.
-        tokens: ids of the same, up to the end token and without it.
-        surprise: −log p of each new token under the model without steering, in nats.
-    """
-
     prompt: str
-    text: str
-    tokens: tuple[int, ...]
-    surprise: Float[np.ndarray, " token"]
+    text: str  # what was added to the prompt
+    tokens: tuple[int, ...]  # ids of the same, up to the end token and without it
+    surprise: Float[np.ndarray, " token"]  # −log p of each new token under the model without steering, in nats
 
     @property
     def perplexity(self) -> float | None:

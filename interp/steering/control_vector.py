@@ -38,16 +38,9 @@ SUFFIXES = (".gguf", ".safetensors")
 
 @dataclass(frozen=True, eq=False)
 class ControlVector:
-    """
-    Attributes:
-        directions: what is added to the output of each block.
-        model_type: family of the model, as its configuration names it.
-        made_of: codes and doses, in words.
-    """
-
-    directions: Float[Tensor, "layer d_model"]
-    model_type: str = ""
-    made_of: str = ""
+    directions: Float[Tensor, "layer d_model"]  # what is added to the output of each block
+    model_type: str = ""  # family of the model, as its configuration names it
+    made_of: str = ""  # codes and doses, in words
 
     @property
     def layers(self) -> list[int]:

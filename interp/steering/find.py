@@ -206,22 +206,17 @@ def find_codes(
 
 @dataclass(frozen=True)
 class _Place:
-    """A head, or another site, and where each of its codes fires.
-
-    Attributes:
-        name, group: its codebook's, and its own among the codebook's.
-        vectors: how each code differs from its codebook's mean; of other bottlenecks, the codes' own.
-        tokens: of each text, those at which the code fires.
-        detection: −log10 p on the choosing half.
-        differences: of the means over positive and negative texts: of all, and of the choosing half.
-    """
+    """A head, or another site, and where each of its codes fires."""
 
     site: str
+    # name, group: its codebook's, and its own among the codebook's
     name: str
     group: int
+    # how each code differs from its codebook's mean; of other bottlenecks, the codes' own
     vectors: Float[np.ndarray, "code d_in"]
-    tokens: Int[np.ndarray, "text code"]
-    detection: Float[np.ndarray, " code"]
+    tokens: Int[np.ndarray, "text code"]  # of each text, those at which the code fires
+    detection: Float[np.ndarray, " code"]  # −log10 p on the choosing half
+    # of the means over positive and negative texts: of all, and of the choosing half
     differences: Float[np.ndarray, "texts d_in"]
 
 

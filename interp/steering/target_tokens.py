@@ -26,14 +26,8 @@ FAMILY_ERROR = 0.05
 
 @dataclass(frozen=True)
 class TargetTokens:
-    """
-    Attributes:
-        tokens: heaviest first.
-        weights: they add up to 1.
-    """
-
-    tokens: Int[Tensor, " token"]
-    weights: Float[Tensor, " token"]
+    tokens: Int[Tensor, " token"]  # heaviest first
+    weights: Float[Tensor, " token"]  # they add up to 1
 
 
 def find_target(positive: TokenizedTexts, negative: TokenizedTexts, expected: Float[Tensor, " vocab"]) -> TargetTokens:

@@ -23,14 +23,8 @@ BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class TokenizedTexts:
-    """
-    Attributes:
-        tokens: BOS, a text, and padding on the right, which no earlier position sees.
-        counted: where a token of the text stands: not BOS, not padding.
-    """
-
-    tokens: Int[Tensor, "text pos"]
-    counted: Bool[Tensor, "text pos"]
+    tokens: Int[Tensor, "text pos"]  # BOS, a text, and padding on the right, which no earlier position sees
+    counted: Bool[Tensor, "text pos"]  # where a token of the text stands: not BOS, not padding
 
     def at(self, rows: Bool[np.ndarray, " text"]) -> "TokenizedTexts":
         """Some of them."""
@@ -63,18 +57,12 @@ def tokenize(model: Model, texts: Sequence[str]) -> TokenizedTexts:
 
 @dataclass(frozen=True)
 class Readings:
-    """
-    Attributes:
-        ids: codes at every site; one group where the site has no groups.
-        sums: what passes each site, added up over the tokens of each kind of text.
-        expected: how often the model would write each token there, the probabilities of what comes next added up.
-        n_tokens: of each kind.
-    """
-
-    ids: Mapping[str, Int[Tensor, "text pos group k"]]
+    ids: Mapping[str, Int[Tensor, "text pos group k"]]  # codes at every site; one group where the site has no groups
+    # what passes each site, added up over the tokens of each kind of text
     sums: Mapping[str, Float[Tensor, "kind group d_in"]]
+    # how often the model would write each token there, the probabilities of what comes next added up
     expected: Float[Tensor, "kind vocab"]
-    n_tokens: Int[Tensor, " kind"]
+    n_tokens: Int[Tensor, " kind"]  # of each kind
 
     def mean(self, name: str, kinds: Sequence[int]) -> Float[Tensor, "group d_in"]:
         """Of what passes a site over the tokens of some kinds of texts."""

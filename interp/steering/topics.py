@@ -33,21 +33,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class Preset:
-    """
-    Attributes:
-        codes: as :func:`~interp.steering.parse_codes` reads them.
-        how, scale: ``added`` so many times, or ``set``.
-        found: from which texts.
-    """
-
     name: str
     prompt: str
-    codes: str
+    codes: str  # as :func:`~interp.steering.parse_codes` reads them
+    # how, scale: ``added`` so many times, or ``set``
     how: str
     scale: float
     temperature: float
     n_tokens: int
-    found: str
+    found: str  # from which texts
     measured: Measured
 
 
@@ -63,19 +57,11 @@ _FILE = Path(__file__).parent / "data" / "topics.json"
 
 @dataclass(frozen=True)
 class Topic:
-    """
-    Attributes:
-        words: a text is of the topic if it holds one of them, as a whole word, whatever the case.
-        positive: texts of the topic.
-        negative: everyday sentences, and some of each other one of the seven, or of the four.
-        prompts: beginnings of texts, of no topic, none of them among the texts.
-    """
-
     name: str
-    words: tuple[str, ...]
-    positive: tuple[str, ...]
-    negative: tuple[str, ...]
-    prompts: tuple[str, ...]
+    words: tuple[str, ...]  # a text is of the topic if it holds one of them, as a whole word, whatever the case
+    positive: tuple[str, ...]  # texts of the topic
+    negative: tuple[str, ...]  # everyday sentences, and some of each other one of the seven, or of the four
+    prompts: tuple[str, ...]  # beginnings of texts, of no topic, none of them among the texts
 
     def is_in(self, text: str) -> bool:
         return holds_word(text, self.words)
