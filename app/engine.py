@@ -22,8 +22,7 @@ from interp import DEFAULT_MODEL
 from interp.app.widgets.tokens import plain
 from interp.errors import InputError
 
-PATIENCE = 0.25
-"""Seconds between two looks at something that is waited for."""
+PATIENCE = 0.25  # seconds between two looks at something that is waited for
 
 
 class Turns:
@@ -31,8 +30,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._line: list[object] = []
-        """The first one has the turn."""
+        self._line: list[object] = []  # the first one has the turn
 
     @contextmanager
     def turn(self, waiting: Callable[[int], None] = lambda _before: None, every: float = PATIENCE) -> Iterator[None]:
@@ -58,8 +56,7 @@ class Turns:
                 self._changed.notify_all()
 
 
-turn = Turns().turn
-"""A turn at the model for a thread behind the pages."""
+turn = Turns().turn  # a turn at the model for a thread behind the pages
 _BEGINNING = threading.Lock()
 
 
@@ -68,8 +65,7 @@ def runs() -> Path:
     return Path(os.environ.get("INTERP_RUNS", "runs")).resolve()
 
 
-_TAKEN: dict[str, None] = {}
-"""Models that were chosen in a tab: from then on an address may name them."""
+_TAKEN: dict[str, None] = {}  # models that were chosen in a tab: from then on an address may name them
 
 
 def model_name() -> str:

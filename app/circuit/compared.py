@@ -105,8 +105,7 @@ def _against(shown: Opened, name: str) -> None:
     chart(figure, f"against {name}", f"Score of every head against its exact effect in {name}")
 
 
-Heads = set[tuple[int, int]]
-"""(layer, head) of each."""
+Heads = set[tuple[int, int]]  # (layer, head) of each
 
 
 def _members(shown: Opened) -> Heads:

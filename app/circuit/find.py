@@ -23,8 +23,7 @@ from interp.runs.discover import CircuitSearch, find_circuit
 from interp.scores.registry import DEFAULT_METHOD, METHODS, REFERENCE_METHOD
 from interp.tasks import TaskFile, load_task, load_task_file, task_names
 
-LARGEST = 2
-"""Megabytes of an uploaded file."""
+LARGEST = 2  # megabytes of an uploaded file
 DEFAULT_N = 10
 MOST_N = 300
 _CHECK = 0.43  # forwards a pair and candidate: patches begin at the candidate's layer

@@ -25,8 +25,7 @@ from interp.steering.code_effect import CodeEffect, PairCodes, mean_with_interva
 
 IN_ADDRESS = "set"
 ALL_TOKENS = "all tokens"
-SHOWN = 8
-"""Codes listed of a head and role, most used first."""
+SHOWN = 8  # codes listed of a head and role, most used first
 _percent = partial(ProgressColumn, format="%.0f %%", min_value=0, max_value=100)
 
 

@@ -16,8 +16,7 @@ from interp.prompts.encoding import PromptEncoder
 from interp.report.groups import GRAPH_EXPLAINED, TABLE_EXPLAINED, group_graph, group_rows
 from interp.report.program import EXPLAINED, code_rows, code_value, command, program_plot, slot_id
 
-MOST = 128
-"""Tokens of a prompt of one's own."""
+MOST = 128  # tokens of a prompt of one's own
 TOP = 5
 _ANSWERS = Kept(64)
 

@@ -23,10 +23,8 @@ from interp.runs.discover import WRITES
 from interp.runs.folder import pairs_of
 from interp.steering.code_effect import CodeEffect, PairCodes, Side, read_pairs, set_code
 
-PAIRS = 16
-"""Pairs that codes are read of and set on; fewer where the run has fewer."""
-OWN = "own"
-"""Instead of a code: each prompt gets the code that its partner has there."""
+PAIRS = 16  # pairs that codes are read of and set on; fewer where the run has fewer
+OWN = "own"  # instead of a code: each prompt gets the code that its partner has there
 
 
 class Kept:

@@ -22,12 +22,10 @@ from interp.codesearch.index import MANIFEST
 from interp.errors import InputError
 from interp.text import load_text
 
-TOKENS = 24_000
-"""Rather more than a minute for the default model on two idle cores, which read 400 tokens a second."""
+TOKENS = 24_000  # rather more than a minute for the default model on two idle cores, which read 400 tokens a second
 SIZES = (8_000, TOKENS, 100_000)
 CONTEXT = 128
-BLOCKS = 4
-"""Blocks of text a batch: how long another tab waits for its turn."""
+BLOCKS = 4  # blocks of text a batch: how long another tab waits for its turn
 SAVE_SECONDS = 5.0
 
 
@@ -121,8 +119,7 @@ class Build(threading.Thread):
         return f"{self.stage}{count}, {now - self.began:.0f} s{left}"
 
 
-_last: dict[Path, Build] = {}
-"""By runs folder."""
+_last: dict[Path, Build] = {}  # by runs folder
 _starting = threading.Lock()
 
 

@@ -10,8 +10,7 @@ from interp.app.widgets.codebook_picker import names_for, none_yet, ready_made
 from interp.app.widgets.tokens import plain
 from interp.errors import InputError
 
-POLL = 1.0
-"""Seconds between two looks at a build."""
+POLL = 1.0  # seconds between two looks at a build
 
 
 @st.fragment(run_every=POLL)

@@ -28,13 +28,10 @@ from interp.errors import InputError
 from interp.report import wording
 from interp.report.plots import similarity_histogram
 
-CODE = "code"
-"""The parameter of the URL that says which code's page is shown."""
+CODE = "code"  # the parameter of the URL that says which code's page is shown
 POLL = 1.0
-LISTED = 10
-"""Entries of every list."""
-A_PAGE = 25
-"""Contexts drawn at once where all are shown."""
+LISTED = 10  # entries of every list
+A_PAGE = 25  # contexts drawn at once where all are shown
 ORDERS = {"clearest": "margin", "most similar": "similarity", "evenly spread": "spread", "all, in order": "corpus"}
 _BLANK = str.maketrans("\t\r", "  ")
 _ROW = "display:flex;gap:.9em;align-items:baseline;padding:.28em 0;border-bottom:1px solid rgba(128,128,128,.22)"

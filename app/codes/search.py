@@ -14,15 +14,13 @@ from interp.codesearch.annotations import Annotation
 from interp.errors import InputError
 
 REGEX, TOKEN, PROMPT, NAME = "regular expression", "token", "prompt", "name"
-FIELDS = {REGEX: "q", TOKEN: "token", PROMPT: "near"}
-"""What is typed, as it stands in the URL."""
+FIELDS = {REGEX: "q", TOKEN: "token", PROMPT: "near"}  # what is typed, as it stands in the URL
 EXAMPLES = {
     REGEX: (r"\b[Rr]eturns?\b", r"\b(if|when|unless)\b", r"\d+", r"\b(not|no|never)\b", r"\bPython\b"),
     TOKEN: ("not", "file", "("),
     PROMPT: ("Return the name of the file", "It is not an error"),
 }
-MOST = 128
-"""Tokens of a prompt."""
+MOST = 128  # tokens of a prompt
 
 
 @st.cache_resource(max_entries=8, show_spinner="Searching", hash_funcs=BY_FOLDER)

@@ -27,8 +27,7 @@ from interp.report.bench import (
 
 ALL = "all"
 GROWN = " `adaptive-patching` grows its circuits, which takes up to 17 forward passes a pair beyond this cost."
-SHORT, TALL = 16, 600
-"""Lines that are all shown, and pixels of a table with more."""
+SHORT, TALL = 16, 600  # lines that are all shown, and pixels of a table with more
 
 
 def show() -> None:

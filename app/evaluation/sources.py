@@ -11,8 +11,7 @@ from interp.app.widgets import run_store
 from interp.bottlenecks.store import PRETRAINED
 
 Result = TypeVar("Result")
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-"""What comes with a checkout."""
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"  # what comes with a checkout
 STEERINGS = {
     "seven topics": RESULTS / "steering",
     "seven topics, at tighter bounds of fluency": RESULTS / "steering-tight",
@@ -20,8 +19,7 @@ STEERINGS = {
     "four topics of development": RESULTS / "steering-development",
 }
 MACHINE = RESULTS / "tokfsm" / "summary.json"
-FIRST = "ioi"
-"""The README's, so that it is what a checkout shows before anything was run."""
+FIRST = "ioi"  # the README's, so that it is what a checkout shows before anything was run
 
 
 def benches() -> dict[str, Path]:

@@ -20,8 +20,7 @@ from interp.errors import InputError
 from interp.steering.continuations import encode_prompts
 from interp.text.special import first_token
 
-MOST = 128
-"""Tokens that can still be overlooked, and that a browser draws at once."""
+MOST = 128  # tokens that can still be overlooked, and that a browser draws at once
 
 
 @dataclass(frozen=True)

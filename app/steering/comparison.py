@@ -25,12 +25,10 @@ from interp.steering import CodeSet, SteeringRequest, WeightedCode
 from interp.steering.request import BASE
 from interp.steering.request import STEERED as CODES
 
-CODE = 320
-"""Pixels: hundreds of codes make a long program."""
+CODE = 320  # pixels: hundreds of codes make a long program
 MOST_BRANCHES = 4
 SHARE = st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
-OPENED, OPENED_AT = "opened text", "opened token"
-"""Keys of the boxes that say which token is open."""
+OPENED, OPENED_AT = "opened text", "opened token"  # keys of the boxes that say which token is open
 
 
 class SteeredTexts(NamedTuple):

@@ -15,10 +15,8 @@ from interp.steering.topics import Preset
 
 OF_TOPIC, OF_TEXTS, BY_NAME = SOURCES = ("of a topic", "of texts", "by name")
 """Where codes come from: found, or written out."""
-SHORT = 60
-"""Characters of a prompt."""
-NAMED = 6
-"""Codes that are told by name."""
+SHORT = 60  # characters of a prompt
+NAMED = 6  # codes that are told by name
 _ALWAYS = ("books", "source", "how", "prompt", "beside", "said", "times", "positions", "fraction", "when")
 _ALWAYS += ("tokens", "temperature", "seed", "chat")
 _OF = {

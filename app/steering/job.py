@@ -37,24 +37,17 @@ from interp.steering.control_vector import vector_books
 from interp.steering.request import BASE, RANDOM, STEERED
 from interp.text.special import ends, first_token, until_end
 
-NAMES = {BASE: "Base", STEERED: "Codes", RANDOM: "Random codes"}
-"""What the conditions of a request are called here."""
+NAMES = {BASE: "Base", STEERED: "Codes", RANDOM: "Random codes"}  # what the conditions of a request are called here
 MEANS, SAID = "Difference of means", "Said in the prompt"
-BESIDE = (NAMES[RANDOM], MEANS, SAID)
-"""What can stand beside base and codes, in the order in which it is written."""
+BESIDE = (NAMES[RANDOM], MEANS, SAID)  # what can stand beside base and codes, in the order in which it is written
 MOST_BESIDE = 2
 MEANS_TIMES = 3.5
 """How many times a difference of means is added: about what the seven topics took (benchmarks/TABLES.md)."""
-MOST_PROMPT = 1000
-"""Tokens: of more, what is drawn at each step takes longer than the model does."""
-SEED = 0
-"""Of which texts choose codes that are found, and which judge them."""
-FOUND = ".found"
-"""Where codes that were found are kept, in the runs folder."""
-EVERY = 2
-"""New tokens between two looks at what was written so far."""
-LIKELIEST = 6
-"""Tokens listed of a step, by each of two distributions."""
+MOST_PROMPT = 1000  # tokens: of more, what is drawn at each step takes longer than the model does
+SEED = 0  # of which texts choose codes that are found, and which judge them
+FOUND = ".found"  # where codes that were found are kept, in the runs folder
+EVERY = 2  # new tokens between two looks at what was written so far
+LIKELIEST = 6  # tokens listed of a step, by each of two distributions
 
 
 @dataclass(frozen=True)
@@ -100,8 +93,7 @@ class Likely:
     condition: float
 
 
-SiteCodes = dict[str, list[int]]
-"""Codes at one token by site, heads apart, the strongest first."""
+SiteCodes = dict[str, list[int]]  # codes at one token by site, heads apart, the strongest first
 Show = Callable[[str, list[str], list[bool], int], None]
 """Is told a text's name, pieces of it, which of them codes were edited at, and how many are of the prompt."""
 

@@ -12,8 +12,7 @@ PAIR = {
     "b": "Then, Mary and John went to the store. Mary gave a drink to",
 }
 FIELDS = ("a", "b", "answer", "instead")
-PROPOSALS = 6
-"""Prompts B that are shown."""
+PROPOSALS = 6  # prompts B that are shown
 
 
 def fill() -> None:

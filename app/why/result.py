@@ -23,8 +23,7 @@ from interp.errors import InputError
 from interp.files import unused
 from interp.report.style import BLUE, GREEN, GREY, ORANGE, layout
 
-KEEP = "why"
-"""The folder that an explanation is saved into, with a number behind it where there is one."""
+KEEP = "why"  # the folder that an explanation is saved into, with a number behind it where there is one
 COLOURS = (BLUE, GREEN, ORANGE, GREY)
 
 

@@ -10,5 +10,4 @@ PAGES = {
     "changes": ("Changes", ":material/difference:"),
     "evaluation": ("Evaluation", ":material/monitoring:"),
 }
-FIRST = "why"
-"""What the workbench opens on."""
+FIRST = "why"  # what the workbench opens on

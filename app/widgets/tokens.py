@@ -10,8 +10,7 @@ STEERED = "border-bottom:2px solid #e8590c;background:rgba(232,89,12,.16)"
 _LINKED = re.compile(r"(?:https?|ftp|mailto|xmpp):|www|(?<=\w)@(?=\w)", re.IGNORECASE)
 _DRAWN = re.compile(r"(?<!\S)(?:<->|<-|->|--|>=|<=|~=)(?!\S)")
 _JOINER = "\u2060"
-_GOLDEN = 137.508
-"""Degrees between the hues of neighbouring ids: no two near ids look alike."""
+_GOLDEN = 137.508  # degrees between the hues of neighbouring ids: no two near ids look alike
 
 
 def plain(text: str) -> str:

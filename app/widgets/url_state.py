@@ -8,8 +8,7 @@ import streamlit as st
 
 from interp.app.widgets.tokens import plain
 
-IN_URL = "query-params"
-"""What binds a widget's value to the page's address."""
+IN_URL = "query-params"  # what binds a widget's value to the page's address
 WHOLE = ("tokens", "begin", "seed", "slots", "top_k", "rows", "hits_least", "each", "contexts")
 """Parameters of fields for whole numbers."""
 CHOSEN = ("search", "order", "side", "show", "bench_pairs", "heldout", "along")

@@ -28,14 +28,11 @@ from interp.progress import Stage, silent, timed
 from interp.text import TextBlocks, load_text
 
 TEXT, N_TOKENS, CONTEXT = "stdlib", 50_000, 128
-CONTEXTS, CODES = 64, 15
-"""Contexts that are patched, and codes that are listed."""
-WINDOW = 32
-"""Tokens of a context that is patched."""
+CONTEXTS, CODES = 64, 15  # contexts that are patched, and codes that are listed
+WINDOW = 32  # tokens of a context that is patched
 UNDONE_WORDS, UNDONE = 15, 300
 """Words whose changed codes are taken back, at the sites that carry the change, and so many of these at most."""
-WRITTEN = 40
-"""Tokens that both models continue a prompt by."""
+WRITTEN = 40  # tokens that both models continue a prompt by
 
 
 def diff(

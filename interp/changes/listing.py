@@ -14,10 +14,8 @@ from interp.codesearch.corpus import Corpus
 from interp.codesearch.labels import MIXED, RARE, Labels
 from interp.codesearch.patterns import Vocabulary
 
-EXAMPLES, SAID = 3, 10
-"""Of a code, and tokens that are said behind a word."""
-BEFORE, AFTER = 12, 6
-"""Tokens around the one that an example is about."""
+EXAMPLES, SAID = 3, 10  # of a code, and tokens that are said behind a word
+BEFORE, AFTER = 12, 6  # tokens around the one that an example is about
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from interp.models.sites import components
 from interp.progress import Stage, silent
 
 MEASURED = 10
-TOGETHER = (1, 2, 3, 5, 10)
-"""So many sites are also put in at once."""
+TOGETHER = (1, 2, 3, 5, 10)  # so many sites are also put in at once
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from interp.models import HookFunction, Model, OneModel, describe_model, hooked,
 from interp.models.partial_forward import starting_at
 from interp.progress import Stage, silent
 
-PART = 4096
-"""Tokens of a job."""
+PART = 4096  # tokens of a job
 TOKENS_AT_ONCE = 256
 """Logits of so many tokens are held, twice: those of four times as many cost as much in fresh memory as the forward."""
 
@@ -118,8 +117,7 @@ def read_batch(
     return BatchReading(logits.flatten(0, 1).float().log_softmax(-1), read, sums, resid)
 
 
-CHUNK = 64
-"""Tokens whose distributions are compared at once."""
+CHUNK = 64  # tokens whose distributions are compared at once
 
 
 class Reader:

@@ -34,8 +34,7 @@ from interp.models import Model, parse_site
 from interp.progress import Stage, silent
 from interp.steering.request import random_codes
 
-Step = tuple[CodeEdit, str | None]
-"""An edit and the gate that it stands behind."""
+Step = tuple[CodeEdit, str | None]  # an edit and the gate that it stands behind
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ from interp.changes.reading import Reading
 
 LEAST_TOKENS, LEAST_WORDS = 5, 10
 """Tokens of a word that must have become a code, and stretches that must hold the word."""
-SURPRISING = 5.0
-"""Nats from which on a code adds to a word's surprise."""
+SURPRISING = 5.0  # nats from which on a code adds to a word's surprise
 
 
 @dataclass(frozen=True)

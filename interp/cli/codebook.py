@@ -15,8 +15,7 @@ from interp.cli.options import DEFAULT_MODEL, flag, number_option, option, seed_
 from interp.cli.terminal import goes_on, suggest, words_of
 from interp.errors import InputError
 
-FIT_TOKENS = 22_000
-"""What the codebooks of the package were begun with, and those of the tables of training."""
+FIT_TOKENS = 22_000  # what the codebooks of the package were begun with, and those of the tables of training
 
 HELD_OUT = ["stdlib", "self"]
 
@@ -339,8 +338,7 @@ def pack(
     suggest((["codebook", "eval", str(out)], "what they cost the model"))
 
 
-SIZE = ("d_in", "groups", "seed")
-"""What of a kind's config the site and the command say."""
+SIZE = ("d_in", "groups", "seed")  # what of a kind's config the site and the command say
 
 
 def bottlenecks() -> None:

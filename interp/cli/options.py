@@ -10,8 +10,7 @@ import typer
 from interp import DEFAULT_MODEL, MOST_PAIRS, MOST_SEED
 from interp.errors import InputError
 
-MOST = 10**9
-"""Of whatever is counted: more is a slip of the keyboard."""
+MOST = 10**9  # of whatever is counted: more is a slip of the keyboard
 
 
 def names(text: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -210,8 +210,7 @@ def _compared(row: dict | None) -> str:
     return f"{row['difference']:+.3f}{interval}"
 
 
-GROWN_SHOWN = 8
-"""Heads that joined a circuit, of which so many are named."""
+GROWN_SHOWN = 8  # heads that joined a circuit, of which so many are named
 
 
 def print_nested(curve: "NestedCurve", nested: "NestedCircuits", task: str, n_pairs: int) -> None:

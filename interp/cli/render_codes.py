@@ -36,8 +36,7 @@ def print_index(index: codesearch.CodeIndex) -> None:
         console.print(f"{name:<8} {value}", soft_wrap=True)
 
 
-CLEAREST = 10
-"""Codes that are listed once they have names."""
+CLEAREST = 10  # codes that are listed once they have names
 
 
 def print_labels(labels: codesearch.Labels) -> None:
@@ -150,8 +149,7 @@ def _line(context: codesearch.CodeContext) -> Text:
 
 
 FLUENCY = {"perplexity": ".1f", "distinct_2": ".2f"}
-SHOWN = 12
-"""Codes that are listed; the Python below names all of them."""
+SHOWN = 12  # codes that are listed; the Python below names all of them
 
 
 def print_found(code_set: CodeSet, used: Sequence[WeightedCode], labels: codesearch.Labels | None) -> None:

@@ -11,8 +11,7 @@ from interp.cli.options import DEFAULT_MODEL, flag, option
 from interp.cli.terminal import goes_on, suggest, words_of
 from interp.errors import InputError
 
-_OF_TASK = ("task", "n", "seed", "counterfactual")
-"""Options that only pairs of a task have."""
+_OF_TASK = ("task", "n", "seed", "counterfactual")  # options that only pairs of a task have
 
 
 def why(

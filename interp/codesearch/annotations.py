@@ -16,10 +16,8 @@ from interp.files import read_json, write_json
 from interp.text.special import check_unicode
 
 FORMAT = 1
-MOST = 2000
-"""Characters of a note."""
-PATIENCE = 10.0
-"""Seconds that a writer waits for another one."""
+MOST = 2000  # characters of a note
+PATIENCE = 10.0  # seconds that a writer waits for another one
 
 
 @dataclass(frozen=True)

@@ -221,8 +221,7 @@ def _note(work: Path, request: Mapping[str, Any]) -> None:
     write_json(path, request)
 
 
-MOST_PART, PARTS = 2**17, 8
-"""Tokens of a part at most, and parts of a smaller text."""
+MOST_PART, PARTS = 2**17, 8  # tokens of a part at most, and parts of a smaller text
 
 
 def _parts(work: Path, text: TextBlocks, batch_size: int) -> dict[Path, range]:

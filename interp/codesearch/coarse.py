@@ -22,13 +22,10 @@ from interp.codesearch.look_patterns import RELATIONS, LookPatterns
 from interp.codesearch.search import largest
 from interp.errors import InputError
 
-ALL = "all"
-"""``a20.h0=3.all`` is the coarse code 3 of a20.h0."""
-N_COARSE = 16
-"""Coarse codes of a book, at most half as many as it has codes."""
+ALL = "all"  # ``a20.h0=3.all`` is the coarse code 3 of a20.h0
+N_COARSE = 16  # coarse codes of a book, at most half as many as it has codes
 KNOWN = 0.7
-TOKENS = 300
-"""Commonest tokens that are told apart."""
+TOKENS = 300  # commonest tokens that are told apart
 RESTARTS = 2
 
 Groups = Mapping[str, Int[np.ndarray, " code"]]

@@ -19,8 +19,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from interp.errors import InputError
 from interp.text.special import between, check_unicode, first_token
 
-INVALID = "\x1a"
-"""Stands for each byte that is no part of a character; one byte, so that offsets stay."""
+INVALID = "\x1a"  # stands for each byte that is no part of a character; one byte, so that offsets stay
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 codecs.register_error("interp-same-length", lambda e: (INVALID * (e.end - e.start), e.end))  # type: ignore[attr-defined]

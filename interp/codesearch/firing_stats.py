@@ -22,14 +22,10 @@ from interp.bottlenecks.base import code_sets
 from interp.bottlenecks.kmeans import similarities_at_once
 from interp.bottlenecks.wrapper import CodebookWrapper
 
-N_TOP = 10
-"""Best contexts kept per code and way of ranking."""
-RANKS = ("margin", "similarity")
-"""What contexts are ranked by."""
-BINS = np.linspace(-1, 1, 25)
-"""Edges of the histograms of similarities."""
-EVERY = 16
-"""One token in so many counts for the similarities of codes that did not fire."""
+N_TOP = 10  # best contexts kept per code and way of ranking
+RANKS = ("margin", "similarity")  # what contexts are ranked by
+BINS = np.linspace(-1, 1, 25)  # edges of the histograms of similarities
+EVERY = 16  # one token in so many counts for the similarities of codes that did not fire
 _PER_OCTAVE = 8
 _CONTEXT = ("token", "similarity", "margin")
 

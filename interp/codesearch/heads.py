@@ -13,8 +13,7 @@ from interp.codesearch.look_patterns import RELATIONS
 from interp.errors import InputError
 from interp.models.sites import parse_site
 
-NAMES = 3
-"""Commonest names that are told of a head."""
+NAMES = 3  # commonest names that are told of a head
 
 
 @dataclass(frozen=True)

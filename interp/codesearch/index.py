@@ -39,8 +39,7 @@ from interp.progress import Stage, silent
 from interp.text import TextBlocks, load_text
 from interp.text.blocks import Split
 
-_AT_ONCE = 256
-"""Blocks compared at once: 4 MiB at eight codes a token, which the cache holds."""
+_AT_ONCE = 256  # blocks compared at once: 4 MiB at eight codes a token, which the cache holds
 
 
 def positions(

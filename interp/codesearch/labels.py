@@ -53,11 +53,9 @@ FORMAT = 1
 LEAST = 20
 FITS = 0.25
 MOSTLY, LIFT = 0.5, 2.0
-SHARES = 0.5, 0.8
-"""Values of F1 that it is told how many codes reach."""
+SHARES = 0.5, 0.8  # values of F1 that it is told how many codes reach
 RARE, MIXED = "rare", "mixed"
-TEXTS = ("text", "stands", "looks", "writes")
-"""Columns of words; those but the first may lack."""
+TEXTS = ("text", "stands", "looks", "writes")  # columns of words; those but the first may lack
 _PERCENT = ("precision", "recall", "f1", "null", "stands_f1", "looks_f1")
 _ROUNDS = 6
 _DULL = re.compile(

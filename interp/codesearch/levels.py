@@ -16,8 +16,7 @@ from interp.codesearch.labels import Labels, labels_of
 from interp.errors import InputError
 
 _LEVELS = re.compile(r"([^=*,\s]+)=(\d{1,9})\.(\d{1,9}|all)(?=[*,\s]|$)", re.ASCII)
-LEAST_SHARE = 0.001
-"""Codes that are on less often, of a coarse code's tokens, are left out where it is added."""
+LEAST_SHARE = 0.001  # codes that are on less often, of a coarse code's tokens, are left out where it is added
 
 
 def has_levels(text: str) -> bool:

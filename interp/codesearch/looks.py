@@ -15,10 +15,8 @@ from torch import Tensor
 from interp.codesearch.layout import Book, IdFile, Layout
 
 LOOKS = "looks.npy"
-MOST = 2
-"""Positions kept of a token."""
-PARTS = 16
-"""A share is kept to one of so many parts."""
+MOST = 2  # positions kept of a token
+PARTS = 16  # a share is kept to one of so many parts
 
 
 def looks_layout(layout: Layout, context: int) -> Layout | None:

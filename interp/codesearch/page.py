@@ -71,8 +71,7 @@ def logit_lens(index: CodeIndex, model: Model, book: str, code: int, n: int = 10
     return LogitLens(*([(text(i), float(logits[i])) for i in furthest] for furthest in (up, down)))
 
 
-RELATED_SAMPLE = 1000
-"""Tokens with the code at which other codes are counted, at most: evenly spaced ones."""
+RELATED_SAMPLE = 1000  # tokens with the code at which other codes are counted, at most: evenly spaced ones
 
 
 @dataclass(frozen=True)

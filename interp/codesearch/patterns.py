@@ -24,10 +24,8 @@ from interp.errors import InputError
 RECENT = 8
 SIMPLER = 0.02
 MOST_VALUES = 8
-LEAST_COUNT = 5
-"""Occurrences in the first half that a value must have to be looked at."""
-SHOWN = 3
-"""Values of a set that its label names."""
+LEAST_COUNT = 5  # occurrences in the first half that a value must have to be looked at
+SHOWN = 3  # values of a set that its label names
 
 _CLOSED = {
     "articles": "the a an",

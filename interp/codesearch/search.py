@@ -18,8 +18,7 @@ from interp.codesearch.index import CodeIndex
 from interp.errors import InputError
 from interp.stats import wilson_bounds
 
-_MARKS = range(0xE000, 0xF8FF)
-"""Private characters, of three bytes each; two that the text lacks are taken."""
+_MARKS = range(0xE000, 0xF8FF)  # private characters, of three bytes each; two that the text lacks are taken
 _MARK_BYTES = 3
 
 

@@ -14,8 +14,7 @@ from interp.models import Model, model_device
 from interp.models.limits import check_tokens
 from interp.text.special import first_token, token_ids
 
-RAREST = 96
-"""Codes of a prompt whose tokens are candidates: the rarest of them, which say most."""
+RAREST = 96  # codes of a prompt whose tokens are candidates: the rarest of them, which say most
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from interp.codesearch.search import CodeHit
 from interp.files import atomic_path
 from interp.progress import Stage, silent
 
-ROWS = 2**16
-"""Tokens that are in memory at once, one row group."""
+ROWS = 2**16  # tokens that are in memory at once, one row group
 
 
 def write_parquet(index: CodeIndex, path: Path, *, stage: Stage = silent) -> None:

@@ -15,8 +15,7 @@ from interp.codesearch.patterns import quoted
 from interp.models import Model, model_device, parse_site
 from interp.models.residual_writes import FinalNorm, LinearNorm, ResidualWrites
 
-NAMED = 3
-"""Tokens that are named of a code."""
+NAMED = 3  # tokens that are named of a code
 LEAST, EXCHANGES, LEVEL = 20, 4, 0.95
 """What a code writes is told where it is on at so many tokens, and gains more than such a share of codes do where so
 many times every code is exchanged for another: else the text does not bear it out."""

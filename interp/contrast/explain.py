@@ -18,10 +18,8 @@ from interp.models import Model, describe_model
 from interp.progress import Stage, silent, timed
 
 LEAST_MEASURED, MOST_MEASURED = 30, 80
-LARGE = 0.02
-"""Of the difference: nodes of such an effect are named, and have arrows, though they are not kept."""
-DRAWS = 3
-"""So often random nodes are drawn."""
+LARGE = 0.02  # of the difference: nodes of such an effect are named, and have arrows, though they are not kept
+DRAWS = 3  # so often random nodes are drawn
 DRAWN, ABOVE, SENDERS, SENDERS_RUN = 0.1, 0.95, 200, 60
 """Arrows have this share of the smaller node's effect, above this quantile of so many random senders; of fewer where
 forwards have to be run for them."""

@@ -9,14 +9,11 @@ from pydantic import TypeAdapter
 
 from interp.files import read_result, write_json, write_text
 
-ENOUGH = 0.8, 1.2
-"""Nodes are enough where they restore a share within these: more is no better explanation than less."""
-CURVE = (1, 2, 5, 10, 20)
-"""Numbers of nodes that are looked at alone."""
+ENOUGH = 0.8, 1.2  # nodes are enough where they restore a share within these: more is no better explanation than less
+CURVE = (1, 2, 5, 10, 20)  # numbers of nodes that are looked at alone
 _NODES, _ARROWS, _WIDTH = 6, 3, 90  # that the text shows
 RESULT, TEXT, PAGE, PICTURE = "why.json", "why.txt", "why.html", "why.svg"
-FILES = RESULT, TEXT, PAGE, PICTURE
-"""In the folder of an explanation."""
+FILES = RESULT, TEXT, PAGE, PICTURE  # in the folder of an explanation
 
 
 @dataclass(frozen=True)

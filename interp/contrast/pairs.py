@@ -22,8 +22,7 @@ from interp.stats import mean_interval
 from interp.tasks import load_task
 
 N_PAIRS = 20
-_LINES = 10
-"""Explanations, and heads, that are told of."""
+_LINES = 10  # explanations, and heads, that are told of
 
 
 @dataclass(frozen=True)

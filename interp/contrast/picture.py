@@ -33,8 +33,7 @@ from interp.contrast.layout import (
 )
 from interp.contrast.words import MINUS, about, curves, headline, label, signed
 
-BOLD = 1.25
-"""So many times as wide bold text is."""
+BOLD = 1.25  # so many times as wide bold text is
 STYLE = """
 .why{color:#1f2328;--ground:#fff;--for:#2f76b8;--against:#c4661f;font:11px system-ui,sans-serif}
 @media(prefers-color-scheme:dark){.why{color:#e6e6e6;--ground:#16181d;--for:#5fa8e8;--against:#f0994d}}

@@ -34,8 +34,7 @@ from interp.prompts.encoding import PromptEncoder
 from interp.prompts.pairs import PromptPair, PromptPairs
 from interp.text.special import in_chat_template
 
-MOST = 64
-"""Edits in a row."""
+MOST = 64  # edits in a row
 _FORM = re.compile(r"(?P<site>[^@=]+)@(?P<position>\d{1,6})=(?P<to>b|0|c(?P<code>\d{1,9}))")
 
 

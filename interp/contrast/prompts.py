@@ -18,8 +18,7 @@ from interp.prompts.encoding import PromptEncoder
 from interp.text.special import check_unicode, in_chat_template
 
 Tokens = tuple[int, ...]
-LEAST_DIFFERENCE = 1e-2
-"""In logits: a smaller one is rounding."""
+LEAST_DIFFERENCE = 1e-2  # in logits: a smaller one is rounding
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ from interp.prompts.sampling import read_data
 from interp.text.special import in_chat_template
 
 WORD = re.compile(r"[^\W\d_]+|\d+")
-SHORTEST = 3
-"""Letters of a word that is exchanged."""
+SHORTEST = 3  # letters of a word that is exchanged
 LIKELY, OF_EACH, MOST = 50, 4, 128
 """So many tokens are asked for what else could stand there, so many are tried of each kind; and prompts in all."""
 

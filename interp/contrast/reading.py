@@ -16,8 +16,7 @@ from interp.interventions.frozen import FrozenContext, Node
 from interp.models import Model
 from interp.models.residual_writes import FinalNorm, ResidualWrites
 
-LOOKED_AT, WRITTEN = 4, 5
-"""Tokens that are named of a node."""
+LOOKED_AT, WRITTEN = 4, 5  # tokens that are named of a node
 _shipped: WeakKeyDictionary[Model, list[tuple[Codebooks, Labels | None]]] = WeakKeyDictionary()
 
 

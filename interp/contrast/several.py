@@ -15,8 +15,7 @@ from interp.models import Model
 from interp.progress import Stage, silent
 from interp.stats import mean_interval
 
-MOST = 12
-"""Nodes that are told of."""
+MOST = 12  # nodes that are told of
 
 
 @dataclass(frozen=True)

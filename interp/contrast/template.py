@@ -15,8 +15,7 @@ from interp.errors import InputError
 from interp.models import Model
 from interp.prompts.encoding import PromptEncoder
 
-MOST_WORDS, MOST_VALUES = 4, 8
-"""Words that become variables beside the one that differs, and values of each."""
+MOST_WORDS, MOST_VALUES = 4, 8  # words that become variables beside the one that differs, and values of each
 
 
 @torch.no_grad()

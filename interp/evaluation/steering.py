@@ -35,10 +35,8 @@ ARMS = (
 )
 """Those that are run for every topic; ``wrong topic`` is the next topic's codes, counted for this one's words."""
 ORDER = (BASE, *ARMS, WRONG)
-VECTORS = ("mean difference, residual", "mean difference, heads", "prompt")
-"""Those that no codebook has a part in."""
-BLIND = ("mean difference, residual", "prompt")
-"""Those that do not depend on how codes, or the target, are found."""
+VECTORS = ("mean difference, residual", "mean difference, heads", "prompt")  # those that no codebook has a part in
+BLIND = ("mean difference, residual", "prompt")  # those that do not depend on how codes, or the target, are found
 OF_TOPIC = {"gated codes": "gate", "prompt": "said", "prompt and codes": "said"}
 """What else a cell of these arms is kept with: a text of its topic, under this name."""
 

@@ -23,8 +23,7 @@ from interp.progress import Stage, silent
 
 Mask = Bool[np.ndarray, "layer head"]
 
-FIRST = (1, 2, 3, 5, 10, 20)
-"""Sizes of nested circuits beside MIB's fractions, which say little of small ones."""
+FIRST = (1, 2, 3, 5, 10, 20)  # sizes of nested circuits beside MIB's fractions, which say little of small ones
 
 
 def matched_random(members: Mask, rng: np.random.Generator) -> Mask:

@@ -31,22 +31,18 @@ from interp.programs.slots import Edit, HeadAtRole, SlotRunner
 from interp.prompts.pairs import PromptPairs, Value
 from interp.stats import mean_interval
 
-LEAST = 5
-"""Training prompts that every code is met by."""
+LEAST = 5  # training prompts that every code is met by
 ENOUGH, MOST_KEPT, MOST_COST = 0.9, 1.1, 0.1
 CHOSEN = 0.95, 1.08, 0.08
 """The same where codes are chosen, so that it holds on other prompts; too little adds up along a chain."""
 SIZES = ((2, 4, 8), (16, 32), (64, 128, 256))
 ROUGH_SIZES = (4, 16, 64)
-CONFIRMED = 2
-"""Codebooks that are looked at on all pairs."""
-PER_CODE = 8
-"""Training prompts a code that k-means starts with: some codes get fewer than :data:`LEAST` and go."""
+CONFIRMED = 2  # codebooks that are looked at on all pairs
+PER_CODE = 8  # training prompts a code that k-means starts with: some codes get fewer than :data:`LEAST` and go
 Metric = Literal["difference", "plain", "contrast"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 """How vectors are compared, see :func:`metric_of`; ``plain`` compares them as they are."""
-RIDGE = 0.1
-"""Added to the covariance that pairs share, in units of its mean diagonal."""
+RIDGE = 0.1  # added to the covariance that pairs share, in units of its mean diagonal
 FEWEST_PAIRS, FORWARDS = 16, 2.0
 """Pairs by which the number of codes is decided: so many at least, and up to where one change of all of them costs so
 many forward passes."""
@@ -274,12 +270,9 @@ def bits(codes: Int[np.ndarray, "..."]) -> float:
 
 PERMUTATIONS = 999
 SIGNIFICANT = 0.05
-STRATUM = 5
-"""Prompts that a stratum has in the mean."""
-DERIVED = 0.1
-"""AMI above its null by which a derived variable has to be told better than one that the task gives."""
-CLEAR = 0.5
-"""Share of a code's training prompts that have the value which it gets."""
+STRATUM = 5  # prompts that a stratum has in the mean
+DERIVED = 0.1  # AMI above its null by which a derived variable has to be told better than one that the task gives
+CLEAR = 0.5  # share of a code's training prompts that have the value which it gets
 
 Key = TypeVar("Key")
 

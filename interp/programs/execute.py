@@ -31,8 +31,7 @@ from interp.prompts.pairs import PromptPairs
 from interp.stats import mean_interval, r2_of
 
 STEPS = 2
-CHAINED_PAIRS, LINE_PAIRS = 40, 16
-"""Of the first prompts: for the program alone, and for its lines deleted and wrong."""
+CHAINED_PAIRS, LINE_PAIRS = 40, 16  # of the first prompts: for the program alone, and for its lines deleted and wrong
 
 
 def groups_of(program: Program) -> list[Group]:

@@ -24,12 +24,9 @@ from interp.programs.slots import HeadAtRole
 
 SIZES = (1, 3, 6, 10, 15, 20)
 SOFT = 0.0, 0.5
-LEAST_GAIN = 1e-3
-"""A slot that promises less, as a share of the difference, is not taken."""
-NEAR = 0.05
-"""Of the difference: a smaller program may be so much further from the clean prompts than the nearest one."""
-TOLD = 0.1
-"""Of what a slot does: so much may other slots change at an input."""
+LEAST_GAIN = 1e-3  # a slot that promises less, as a share of the difference, is not taken
+NEAR = 0.05  # of the difference: a smaller program may be so much further from the clean prompts than the nearest one
+TOLD = 0.1  # of what a slot does: so much may other slots change at an input
 
 
 class Growth(NamedTuple):

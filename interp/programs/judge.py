@@ -28,8 +28,7 @@ from interp.programs.slots import Edit, HeadAtRole, SlotRunner, read_slots
 from interp.prompts.pairs import HighLevelModel, PromptPairs, Task, Value
 
 RANKS = 1, 4
-TRAIN_PAIRS, BATCH, STEPS, RATE = 64, 8, 30, 0.1
-"""Of the rotation."""
+TRAIN_PAIRS, BATCH, STEPS, RATE = 64, 8, 30, 0.1  # of the rotation
 
 
 class Judge:

@@ -51,29 +51,19 @@ from interp.stats import mean_interval, ratio_interval
 
 FIT_PAIRS, JUDGE_PAIRS, SPARE_PAIRS = 512, 64, 256
 """Pairs to fit codes and to judge; spare ones take the place of those that share a prompt with others."""
-LEAST_PAIRS = 24
-"""Pairs beyond those of the discovery without which nothing is told."""
+LEAST_PAIRS = 24  # pairs beyond those of the discovery without which nothing is told
 CHOOSE_PAIRS, PASS_PAIRS = 64, 32
-PLACE_PAIRS = 16
-"""Fewer than every member was patched on before it was settled."""
+PLACE_PAIRS = 16  # fewer than every member was patched on before it was settled
 GROW_PAIRS = 12
-SHARE_PAIRS = 32
-"""Of the judging prompts, for what codes keep of a slot's effect."""
-SEED = 3000
-"""Of the prompts that are drawn for it, the run's own seed added."""
-SHARE = 0.2
-"""Of an MLP's effect, from which on it acts at a role."""
-SMALL = 0.05
-"""Of the gap: codes of slots below are sought among few sizes."""
-LEAST_EFFECT = 1e-3
-"""Of the gap: below, a difference is one of rounding."""
-LEFT = 0.1
-"""Of an MLP's effect: where no more than this is left, earlier roles are not looked at."""
+SHARE_PAIRS = 32  # of the judging prompts, for what codes keep of a slot's effect
+SEED = 3000  # of the prompts that are drawn for it, the run's own seed added
+SHARE = 0.2  # of an MLP's effect, from which on it acts at a role
+SMALL = 0.05  # of the gap: codes of slots below are sought among few sizes
+LEAST_EFFECT = 1e-3  # of the gap: below, a difference is one of rounding
+LEFT = 0.1  # of an MLP's effect: where no more than this is left, earlier roles are not looked at
 MOST_SLOTS = 40
-MOST_LOST = 0.25
-"""Of the effect: codes that lose more are not set in interchange."""
-TOGETHER = 0.1
-"""Of the gap: variables that move the metric by this are set together, too."""
+MOST_LOST = 0.25  # of the effect: codes that lose more are not set in interchange
+TOGETHER = 0.1  # of the gap: variables that move the metric by this are set together, too
 EXAMPLES = 3
 
 

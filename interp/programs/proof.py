@@ -19,8 +19,7 @@ from interp.programs.codes import Variable, class_means, ids, usual_codes, vecto
 from interp.programs.schema import Transition
 from interp.programs.slots import Edit, HeadAtRole, SlotRunner
 
-DRAWS = 20
-"""Of every random control; the held-out prompts are dealt out to them."""
+DRAWS = 20  # of every random control; the held-out prompts are dealt out to them
 
 
 @dataclass(frozen=True)

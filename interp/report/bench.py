@@ -19,8 +19,7 @@ from interp.report.style import BLUE, GREY, embed, environment, layout, spread, 
 from interp.report.tables import read_rows
 from interp.report.wording import in_plot
 
-CONTROLS = ("random", "layer-index")
-"""Rankings that know nothing of the prompts."""
+CONTROLS = ("random", "layer-index")  # rankings that know nothing of the prompts
 TITLES = {
     "roc_auc": "ROC AUC",
     "average_precision": "average precision",

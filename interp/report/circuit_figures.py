@@ -21,16 +21,12 @@ from interp.report.style import BLUE, GREY, ORANGE, spread
 from interp.report.wording import in_plot
 from interp.runs.run import Run
 
-EXPONENT = 0.6
-"""Opacity = (|value| / largest) ** EXPONENT: a few large heads would otherwise hide all others."""
-FAINT = 1e-3
-"""Share of the largest strength from which on an edge is told."""
+EXPONENT = 0.6  # opacity = (|value| / largest) ** EXPONENT: a few large heads would otherwise hide all others
+FAINT = 1e-3  # share of the largest strength from which on an edge is told
 SMALL = 10
 CHOSEN = "#dc325a"
-MOST_TICKS = 36
-"""Tokens that are named below a pattern; of more every other one, or fewer."""
-_CELL = 22
-"""Pixels of a row of heads."""
+MOST_TICKS = 36  # tokens that are named below a pattern; of more every other one, or fewer
+_CELL = 22  # pixels of a row of heads
 
 
 @dataclass(frozen=True)
@@ -330,15 +326,11 @@ def finished(
     return figure.update_layout(margin=margin, height=int(height), legend=legend, dragmode=False)
 
 
-DRAWN = 30
-"""Edges drawn at first, strongest first."""
+DRAWN = 30  # edges drawn at first, strongest first
 _PORTS = {"q": -1, "k": 0, "v": 1, None: 0}
-_WIDTH, _HEIGHT = 46.0, 22.0
-"""Pixels of a node."""
-_PITCH = 66.0
-"""Pixels from layer to layer."""
-_SPAN = 900.0
-"""Width that nodes are spread over, at least; the figure shrinks it to the page's."""
+_WIDTH, _HEIGHT = 46.0, 22.0  # pixels of a node
+_PITCH = 66.0  # pixels from layer to layer
+_SPAN = 900.0  # width that nodes are spread over, at least; the figure shrinks it to the page's
 _SWEEPS = 400
 
 

@@ -19,10 +19,8 @@ from interp.files import read_json, write_json
 from interp.models.sites import Site, parse_site
 from interp.runs.run import Run
 
-DRAWN = 0.1
-"""Of the smaller of two effects, from where on an edge between them is drawn."""
-INDEX = "graph-metadata.json"
-"""The file by which the viewer finds the graphs of a folder."""
+DRAWN = 0.1  # of the smaller of two effects, from where on an edge between them is drawn
+INDEX = "graph-metadata.json"  # the file by which the viewer finds the graphs of a folder
 
 
 def why_graph(why: Why, slug: str) -> dict[str, Any]:

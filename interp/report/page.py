@@ -115,8 +115,7 @@ def _curve(name: str, run: Run) -> Markup | None:
     return embed(figure, f"ROC curve against {name}")
 
 
-CODES = 8
-"""Codes shown of each head, most used first."""
+CODES = 8  # codes shown of each head, most used first
 MOST_POSITIONS = 64
 
 

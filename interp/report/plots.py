@@ -13,8 +13,7 @@ from interp.report.style import BLUE, GREEN, GREY, ORANGE, layout, whiskers
 from interp.report.tables import ConditionCosts, MachineRow, Steering
 from interp.report.wording import in_plot
 
-_ROW = 17
-"""Pixels a row."""
+_ROW = 17  # pixels a row
 _BELOW = {"attn": "all heads", "mlp": "MLP", "resid": "residual"}
 """What stands below the heads: sites that are no heads, by kind."""
 
@@ -54,8 +53,7 @@ def site_grid(values: Mapping[str, float], label: str) -> go.Figure:
     return figure
 
 
-SURPRISE, DIVERGENCE = "rgb(108,127,150)", "rgb(224,98,32)"
-"""Legible on light and dark."""
+SURPRISE, DIVERGENCE = "rgb(108,127,150)", "rgb(224,98,32)"  # legible on light and dark
 
 
 def token_costs(tokens: Sequence[str], values: Float[np.ndarray, " token"], colour: str, top: float) -> go.Figure:
@@ -129,8 +127,7 @@ MARKS = {
     "wrong topic": (GREY, "x-thin-open"),
 }
 """Colour and symbol: codes, vectors, and what says how little is to be expected of anything."""
-STEERING_ROW, STEERING_EDGES = 66, 96
-"""Pixels of a topic, and of the legend and the axis."""
+STEERING_ROW, STEERING_EDGES = 66, 96  # pixels of a topic, and of the legend and the axis
 
 
 def rate_plot(steering: Steering) -> go.Figure:
@@ -160,8 +157,7 @@ def rate_plot(steering: Steering) -> go.Figure:
     return layout(figure, height=STEERING_EDGES + STEERING_ROW * len(steering.topics), left=90, legend=True)
 
 
-ROW, EDGES = 34, 60
-"""Pixels of a bar, and of the axis below all."""
+ROW, EDGES = 34, 60  # pixels of a bar, and of the axis below all
 
 
 def increase_plot(conditions: Sequence[ConditionCosts]) -> go.Figure:

@@ -14,16 +14,14 @@ from interp.report.style import BLUE, ORANGE, embed
 from interp.report.wording import in_plot, number, signed
 from interp.runs.run import Run
 
-CODES = 24
-"""Codes told of each slot, most used first."""
+CODES = 24  # codes told of each slot, most used first
 EXPLAINED = (
     "A dot is a head at a token: its size is the effect of what it says there, blue helps, orange hurts. A line says "
     "that setting the code on its left changes the code on its right; the wider, the more prompts. Layers go from left "
     "to right; rows are the tokens in the order of the prompt. A line is drawn "
     "where the code comes out as predicted in 5 % of the prompts or more, three a dot at most."
 )
-_ACROSS, _DOWN = 80, 62
-"""Pixels from layer to layer at least, and from row to row."""
+_ACROSS, _DOWN = 80, 62  # pixels from layer to layer at least, and from row to row
 
 
 def command(run: Run, task: str | None, reference: str | None) -> str:

@@ -12,8 +12,7 @@ METRIC_NAMES = {
     "prob_diff": "probability difference",
 }
 
-EXACT = "exact patching"
-"""What the baseline of a bench is called."""
+EXACT = "exact patching"  # what the baseline of a bench is called
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 _SPACES = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
@@ -122,8 +121,7 @@ def code_sides(labels: Any, book: str, code: int) -> list[str]:
     return [visible(line, keep=" ") for line in lines]
 
 
-WRITES = 0.2
-"""Standard deviations from which on what a code writes is its name in steering."""
+WRITES = 0.2  # standard deviations from which on what a code writes is its name in steering
 
 
 def code_effect(labels: Any, book: str, code: int) -> str:

@@ -49,8 +49,7 @@ from interp.scores.result import FALSE_DISCOVERY_RATE, EdgeScore, ScoredEdges, S
 from interp.tasks import TaskFile, load_task
 
 TOO_FEW = f"n {{}}: too few, at least {MIN_PAIRS} pairs of {{}} are needed to check a circuit"
-EXAMPLES = 3
-"""Pairs whose tokens are kept in the run; patterns and writings are kept for the first."""
+EXAMPLES = 3  # pairs whose tokens are kept in the run; patterns and writings are kept for the first
 
 
 @dataclass
@@ -71,10 +70,8 @@ class CircuitSearch:
     reference: Any = None
     batch_size: Any = None
     program: bool = False
-    task_spec: str = field(init=False)
-    """What the task is found by: its name, its file, or where its class is."""
-    own_reference: ExactEffects | None = field(init=False)
-    """The reference of one's own."""
+    task_spec: str = field(init=False)  # what the task is found by: its name, its file, or where its class is
+    own_reference: ExactEffects | None = field(init=False)  # the reference of one's own
 
     def __post_init__(self) -> None:
         # NumPy's numbers, too, but as Python's: what a run was made with is written as JSON
@@ -361,10 +358,8 @@ def _mlps(scores: Scores, checked: VerifiedHeads) -> list[Component]:
     return components
 
 
-WRITES = 8
-"""Tokens kept at either end of what a member writes."""
-CHANGES = 8
-"""Changes of code that are told of a member."""
+WRITES = 8  # tokens kept at either end of what a member writes
+CHANGES = 8  # changes of code that are told of a member
 
 
 def _member(model: Model, site: Site, readout: HeadReadout, codes: RoleCodes | None, scores: Scores) -> dict:
@@ -389,8 +384,7 @@ def _member(model: Model, site: Site, readout: HeadReadout, codes: RoleCodes | N
     return details
 
 
-STRICTER = (0.05, 0.10)
-"""Shares of the gap beside 2 % at which a measured reference is read, too."""
+STRICTER = (0.05, 0.10)  # shares of the gap beside 2 % at which a measured reference is read, too
 
 
 def _recovery(pairs: PromptPairs, model: Model, scores: Scores, search: CircuitSearch) -> dict[str, Judged]:

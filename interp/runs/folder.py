@@ -32,17 +32,12 @@ from interp.programs.program import Program
 from interp.runs.run import Run
 from interp.tasks import PromptPairs, Task, load_task, load_task_file, task_names
 
-RESULT = "run.json"
-"""The :class:`~interp.runs.run.Run` as JSON, as ``interp discover --json`` prints it."""
-ARRAYS = "scores.safetensors"
-"""Its arrays, and the codebooks of the program's slots."""
+RESULT = "run.json"  # the :class:`~interp.runs.run.Run` as JSON, as ``interp discover --json`` prints it
+ARRAYS = "scores.safetensors"  # its arrays, and the codebooks of the program's slots
 TABLE = "heads.csv"
-PROMPTS = ("prompts.json", "prompts.jsonl")
-"""One of them, where the prompts came from a file."""
-REFERENCE = "reference.safetensors"
-"""The reference of one's own, where one was given."""
-VALIDITY = "validity.json"
-"""The card of ``interp validate``, where that was run."""
+PROMPTS = ("prompts.json", "prompts.jsonl")  # one of them, where the prompts came from a file
+REFERENCE = "reference.safetensors"  # the reference of one's own, where one was given
+VALIDITY = "validity.json"  # the card of ``interp validate``, where that was run
 REPORT = "report.html"
 _CONTENTS = {RESULT, ARRAYS, TABLE, *PROMPTS, REFERENCE, VALIDITY, REPORT}
 

@@ -18,8 +18,7 @@ from interp.prompts.sampling import sample_pairs
 from interp.tasks import load_task
 
 N_PAIRS = 200
-_STEPS, _BEGIN = 1000, 10
-"""Of the bar: in all, and until the pairs are known."""
+_STEPS, _BEGIN = 1000, 10  # of the bar: in all, and until the pairs are known
 
 
 @dataclass

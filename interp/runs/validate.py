@@ -34,8 +34,7 @@ from interp.tasks.registry import SHIPPED
 
 MOST_PAIRS = 100
 SEEDS = 3
-TASK_PAIRS, TASK_DRAWS = 30, 3
-"""Pairs of every other task, and random circuits run on them."""
+TASK_PAIRS, TASK_DRAWS = 30, 3  # pairs of every other task, and random circuits run on them
 DRAWS, LEAST_DRAWS, DRAW_PAIRS = 20, 5, 500
 """Random circuits: at most, at least, and in between as many as have so many prompts together."""
 

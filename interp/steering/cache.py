@@ -22,8 +22,7 @@ from interp.steering.code_set import CodeSet, FoundCode, Verdict
 from interp.steering.find import RANKINGS, find_codes
 
 SHIPPED = Path(__file__).parent / "data" / "found.json"
-FINDER = 7
-"""Raised whenever the same request finds other codes."""
+FINDER = 7  # raised whenever the same request finds other codes
 
 _CODE, _VERDICT = ([field.name for field in dataclasses.fields(kind)] for kind in (FoundCode, Verdict))
 

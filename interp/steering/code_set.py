@@ -8,8 +8,7 @@ from pydantic import TypeAdapter
 from interp.bottlenecks.edits import OPERATIONS, CodeEdit, SetCode, WeightedCode, code_edits
 from interp.errors import InputError
 
-SCALE = 2.5
-"""How many times codes that were found are added, with their weights, where nothing is said."""
+SCALE = 2.5  # how many times codes that were found are added, with their weights, where nothing is said
 
 LEAST_EFFECT = 3.0
 """Nats a token that all codes of a topic have together, from which on steering showed (docs/steering.md)."""

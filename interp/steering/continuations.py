@@ -24,12 +24,9 @@ from interp.models.hooks import as_it_is
 from interp.models.limits import check_texts
 from interp.text.special import ends, in_chat_template, opened, token_ids, until_end
 
-BATCH_SIZE = 32
-"""Texts per forward pass when they are judged."""
-LOGITS = 2**27
-"""At most so many logits are made at a time, 0.5 GiB of them in float32."""
-WITHIN = "leave that context before, or give it as within"
-"""What to do about a context that is open already."""
+BATCH_SIZE = 32  # texts per forward pass when they are judged
+LOGITS = 2**27  # at most so many logits are made at a time, 0.5 GiB of them in float32
+WITHIN = "leave that context before, or give it as within"  # what to do about a context that is open already
 
 
 @torch.no_grad()

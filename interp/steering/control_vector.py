@@ -31,8 +31,7 @@ from interp.models import Model, model_device, parse_site
 from interp.models.residual_writes import ResidualWrites
 
 ARCHITECTURE, DIRECTION, TENSOR = "controlvector", "direction", "control_vector"
-SHIFT = -1
-"""Blocks by which what heads write is moved: it costs least (benchmarks/TABLES.md)."""
+SHIFT = -1  # blocks by which what heads write is moved: it costs least (benchmarks/TABLES.md)
 SUFFIXES = (".gguf", ".safetensors")
 
 

@@ -81,8 +81,7 @@ def target_gradients(
     return {name: total / int(texts.counted.sum()) for name, total in gains.items()}
 
 
-EXACT = 1e-5
-"""What may be left of a vector, as a share of its length: rounding is not told in codes."""
+EXACT = 1e-5  # what may be left of a vector, as a share of its length: rounding is not told in codes
 
 
 def matching_pursuit(
@@ -139,8 +138,7 @@ least."""
 EMPHASIS = 8.0
 """How much more often than along any other direction an error along the target's gradient counts, of the difference
 told in codes."""
-LEAST = 6
-"""Texts of each kind: with fewer than three to choose by no code could be detected."""
+LEAST = 6  # texts of each kind: with fewer than three to choose by no code could be detected
 
 
 def find_codes(
@@ -220,8 +218,7 @@ class _Place:
     differences: Float[np.ndarray, "texts d_in"]
 
 
-_Chosen = tuple[_Place, int, float, float | None]
-"""A code, its weight and its effect."""
+_Chosen = tuple[_Place, int, float, float | None]  # a code, its weight and its effect
 _KINDS = (((1, 3), (0, 2)), ((1,), (0,)))
 """Kinds of texts as they are read, positive and negative: of all, and of the choosing half."""
 

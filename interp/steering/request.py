@@ -30,8 +30,7 @@ from interp.steering.control_vector import ControlVector
 
 BASE, SPLICED, STEERED, RANDOM = "base", "on codes, unedited", "steered", "random codes"
 VECTOR = "control vector"
-ROWS = 96
-"""Texts in one batch, of all conditions together."""
+ROWS = 96  # texts in one batch, of all conditions together
 STRIDE = 1_000_003
 """From one batch's seed to the next one's: with 1 another ``seed`` would write the same texts in other batches."""
 
