@@ -1,10 +1,12 @@
 """The one error a user can mend: its message names the value and what is allowed."""
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import Field, fields
+from itertools import product
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from interp import MOST_SEED
 
@@ -79,13 +81,26 @@ def check_choice(name: str, kind: Any, value: Any) -> None:
         raise InputError(f"{name}{value!r}: choose {', '.join(map(str, allowed))}")
 
 
+_LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+
+
 def check_fields(config: Any) -> None:
-    """:func:`check_choice` for every field of a dataclass, :func:`whole_number` for those of type ``int``."""
+    """:func:`check_choice` for every field of a dataclass, :func:`whole_number` for those of type ``int``.
+
+    A number with limits, such as ``Annotated[float, Interval(gt=0, lt=1)]``, is within them and finite, or ``None``.
+    """
     for field in fields(config):
         value = getattr(config, field.name)
-        check_choice(f"{field.name} ", field.type, value)
-        if field.type is int:
-            object.__setattr__(config, field.name, whole_number(field.name, value, most=MOST_SEED))
+        kind, *limits = get_args(field.type) if get_origin(field.type) is Annotated else [field.type]
+        check_choice(f"{field.name} ", kind, value)
+        if kind is int:
+            value = whole_number(field.name, value, most=MOST_SEED)
+            object.__setattr__(config, field.name, value)
+        for limit, (name, words) in product(limits, _LIMITS.items()):
+            if value is None or (bound := getattr(limit, name, None)) is None:
+                continue
+            if not (math.isfinite(value) and getattr(operator, name)(value, bound)):
+                raise InputError(f"{field.name} {value}: it must be {words} {bound}")
 
 
 def parse_field(key: str, text: str, field: Field) -> Any:

@@ -29,6 +29,7 @@ from typing import Any
 
 from interp import __version__
 from interp.errors import InputError, JobsFailedError, one_line
+from interp.progress import whole_steps
 
 TRIES = 3
 """How often a job is begun that fails, or whose worker dies."""
@@ -295,23 +296,10 @@ def _here(
 ) -> Iterator[tuple[Job, _Done]]:
     while jobs:
         job = jobs.popleft()
-        meter = _Meter(advance, job.steps)
-        done = _do(state, job, JobProgress(meter.to, say))
-        meter.to(1.0)
+        tell = whole_steps(advance, job.steps)
+        done = _do(state, job, JobProgress(tell, say))
+        tell(1.0)
         yield job, done
-
-
-class _Meter:
-    """Turns the share of a job that is done into whole steps of the bar."""
-
-    def __init__(self, advance: Callable[[int], None], steps: int) -> None:
-        self.advance, self.steps, self.reported = advance, steps, 0
-
-    def to(self, share: float) -> None:
-        reached = round(min(1.0, share) * self.steps)
-        if reached > self.reported:
-            self.advance(reached - self.reported)
-            self.reported = reached
 
 
 class _Worker:

@@ -10,7 +10,6 @@ from datetime import timedelta
 
 import rich.progress
 from rich.console import Console
-from transformers.utils import logging as hf_logging
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +36,8 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_bars() -> Iterator[None]:
+    from transformers.utils import logging as hf_logging
+
     shown = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
@@ -111,6 +112,20 @@ def _lines(name: str, total: int) -> Callable[..., None]:
             left = timedelta(seconds=round(passed / so_far * max(total - so_far, 0)))
             line = f"{name}  {so_far}/{total}  {timedelta(seconds=round(passed))}, left {left}  {note}"
             sys.stderr.write(f"{line.rstrip()}\n")
+
+    return tell
+
+
+def whole_steps(advance: Callable[[int], None] | None, total: int) -> Callable[[float], None]:
+    """A function that is told which share of the work is done, and passes on whole steps, so many in all."""
+    reported = 0
+
+    def tell(share: float) -> None:
+        nonlocal reported
+        reached = int(total * min(1.0, share) + 1e-9)
+        if advance is not None and reached > reported:
+            advance(reached - reported)
+        reported = max(reported, reached)
 
     return tell
 

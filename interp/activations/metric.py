@@ -14,10 +14,10 @@ from torch import Tensor
 from interp.errors import InputError
 from interp.prompts.pairs import Metric, PromptPair
 
+Logits = Float[Tensor, "batch d_vocab"]
 
-def task_metric(
-    logits: Float[Tensor, "batch d_vocab"], pairs: Sequence[PromptPair], metric: Metric
-) -> Float[Tensor, " batch"]:
+
+def task_metric(logits: Logits, pairs: Sequence[PromptPair], metric: Metric) -> Float[Tensor, " batch"]:
     """Score each row by its pair's answers; the same answers for clean and corrupt prompts. Units: logits for
     ``logit_diff`` and ``logit_diff_max``, probability in [−1, 1] for ``prob_diff``.
 
@@ -84,12 +84,7 @@ class Divergence:
     kind: DivergenceKind
     metric: Metric
 
-    def __call__(
-        self,
-        untouched: Float[Tensor, "batch d_vocab"],
-        changed: Float[Tensor, "batch d_vocab"],
-        pairs: Sequence[PromptPair],
-    ) -> Float[Tensor, " batch"]:
+    def __call__(self, untouched: Logits, changed: Logits, pairs: Sequence[PromptPair]) -> Float[Tensor, " batch"]:
         """Divergence of each row, differentiable in ``changed``."""
         if self.kind == "task":
             return task_metric(untouched, pairs, self.metric) - task_metric(changed, pairs, self.metric)

@@ -30,6 +30,8 @@ BASE_COST = 4.0
 """A pair with gradients: a corrupt forward, a clean forward and its backward pass."""
 BATCH_SIZE = 16
 """Pairs per forward: about 300 tokens keep two cores busy; a GPU is happier with more."""
+HUNDREDTHS = 100
+"""Steps in which a method tells its progress."""
 
 Hooks = Mapping[str, HookFunction]
 Progress = Callable[[int], None]
@@ -78,6 +80,8 @@ class ActivationTape:
         self.corrupt_hooks = {name: _keeper(name, self.corrupt, None) for name in dict.fromkeys(corrupt)}
 
     def __getitem__(self, name: str) -> Tensor:
+        if name not in self._kept:
+            raise RuntimeError(f"nothing passed at {name}: unsupported model")
         return self._kept[name]
 
 
@@ -301,49 +305,19 @@ def _run(
     model: Model, tokens: Tensor, rows: tuple[PromptPair, ...], metric: Metric, *, patterns: bool = False
 ) -> Activations:
     """One forward; with gradients enabled, a graph from the embedding to the metric through all that is kept."""
-    graph = torch.is_grad_enabled()
-    kept: dict[str, list[Tensor]] = {"z": [], "mlp": [], "pattern": [], "resid": []}
-
-    def keep(name: str) -> HookFunction:
-        def hook(activation: Tensor) -> Tensor | None:
-            # without a graph a later in-place edit could change the tensor, and handing it back costs a copy
-            kept[name].append(activation if graph else activation.clone())
-            return activation if graph else None
-
-        return hook
-
-    layers = range(model.cfg.n_layers)
-    hooks = {f"blocks.{layer}.attn.hook_z": keep("z") for layer in layers}
-    hooks[f"blocks.{layers[-1]}.hook_resid_post"] = lambda x: kept["resid"].append(x[:, -1].detach().clone())
-    if has_mlps(model):
-        hooks |= {f"blocks.{layer}.hook_mlp_out": keep("mlp") for layer in layers}
+    layers, resid_end, pattern = range(model.cfg.n_layers), list[Tensor](), list[Tensor]()
+    z_names = [f"blocks.{layer}.attn.hook_z" for layer in layers]
+    mlp_names = [f"blocks.{layer}.hook_mlp_out" for layer in layers] * has_mlps(model)
+    tape = ActivationTape([*z_names, *mlp_names])
+    hooks = dict(tape.hooks)
+    hooks[f"blocks.{layers[-1]}.hook_resid_post"] = lambda x: resid_end.append(x[:, -1].detach().clone())
     if patterns:
         for layer in layers:
-            hooks[f"blocks.{layer}.attn.hook_pattern"] = lambda x: kept["pattern"].append(x.detach().clone())
-    if graph:
+            hooks[f"blocks.{layer}.attn.hook_pattern"] = lambda x: pattern.append(x.detach().clone())
+    if torch.is_grad_enabled():
         # every parameter is frozen: the graph begins at the first block's input
         hooks["blocks.0.hook_resid_pre"] = lambda x: x.detach().requires_grad_(True)
     logits = answer_logits(model, tokens, rows, metric, hooks)
     values, preferred = task_metric(logits, rows, metric), preferred_answers(logits, rows)
-    if len(kept["z"]) != len(layers):
-        raise RuntimeError(f"{len(kept['z'])} of {len(layers)} attention layers were seen: unsupported model")
-    z, mlp, pattern = (tuple(kept[name]) for name in ("z", "mlp", "pattern"))
-    return Activations(tokens, z, mlp, kept["resid"][0], values, preferred, pattern)
-
-
-HUNDREDTHS = 100
-"""Steps in which a method tells its progress."""
-
-
-def percent(progress: Progress | None) -> Callable[[float], None]:
-    """A function that is told which share of the work is done, and passes on whole hundredths, 100 in all."""
-    reported = 0
-
-    def tell(share: float) -> None:
-        nonlocal reported
-        now = int(HUNDREDTHS * min(1.0, share) + 1e-9)
-        if progress is not None and now > reported:
-            progress(now - reported)
-        reported = max(reported, now)
-
-    return tell
+    z, mlp = (tuple(tape[name] for name in names) for names in (z_names, mlp_names))
+    return Activations(tokens, z, mlp, resid_end[0], values, preferred, tuple(pattern))

@@ -26,7 +26,7 @@ from interp.models import Model, describe_model
 from interp.progress import counted
 from interp.prompts.pairs import PromptPairs
 from interp.prompts.user_code import USER_CODE
-from interp.scores.method import PairSubsets
+from interp.scores.method import Rank
 from interp.scores.registry import load_method, method_config
 from interp.scores.result import EdgeScore, Scores
 
@@ -80,7 +80,7 @@ class Runner:
         """Scores of the pool's pairs, NaN where none was asked for; ``None`` for methods run cell by cell."""
         self._cost = (0.0, 0)
         self._first: tuple[tuple[int, int], Scores] | None = None
-        self._subsets: PairSubsets | None = None
+        self._subsets: tuple[Rank, float] | None = None
         self._row: dict[int, int] = {}
         self._cells: Sequence[tuple[int, int]] = ()
 
@@ -124,8 +124,6 @@ class Runner:
         if known is None:
             why = self._why_cell_by_cell(cells)
             known = {"on_pool": not why, "why": why}
-            if why:
-                self._forget_the_pool()
             write_record(record, looked_at, known)
         if known["on_pool"]:
             self._fill(self._drawn_by(cells), settings, tell)
@@ -181,16 +179,9 @@ class Runner:
             self._row = {index: row for row, index in enumerate(wanted)}
             pool = self.pool.subset(wanted)
             self._subsets = self.method.pool(self.model, pool, self.config(0), progress=_progress(tell))
-        ranking = self._subsets.rank([self._row[i] for i in indices], self.config(seed))
-        return CellResult(ranking.heads, self._subsets.forwards * len(indices) + ranking.forwards)
-
-    def _forget_the_pool(self) -> None:
-        """Delete what an earlier version made on the pool, of a method that has no scores of single pairs."""
-        pool = self.folder / POOL_FILE
-        if pool.is_file():
-            for path in (*self.folder.glob("n*-seed*.json"), *self.folder.glob("stability-*.json"), pool):
-                path.unlink()
-            self.say(f"{self.method.name} was run on the pool, and is no mean over pairs: done again")
+        rank, forwards = self._subsets
+        heads, more = rank([self._row[i] for i in indices], self.config(seed))
+        return CellResult(heads, forwards * len(indices) + more)
 
     def _why_cell_by_cell(self, cells: Sequence[tuple[int, int]]) -> str:
         """Empty where the pool serves."""

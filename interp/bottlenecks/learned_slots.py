@@ -8,16 +8,16 @@ for each value of each slot.
 import warnings
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Interval
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import Book, GroupRows
 from interp.bottlenecks.dictionary import SearchCache
 from interp.bottlenecks.product_codebook import ProductCodebook, ProductCodebookConfig
-from interp.errors import InputError, whole_number
 
 BATCH = 256
 ICA_ROUNDS, ICA_ROWS = 50, 5000
@@ -29,17 +29,9 @@ class LearnedSlotsConfig(ProductCodebookConfig):
     """``steps`` of AdamW on :data:`BATCH` vectors each, from ``lr`` to 0 along a cosine; ``weight_decay`` is of encoder
     and decoder."""
 
-    steps: int = 1500
-    lr: float = 3e-3
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole_number("steps", self.steps, 1)
-        if not 0 < self.lr < 1:
-            raise InputError(f"lr {self.lr}: it must be more than 0 and less than 1")
-        if not 0 <= self.weight_decay < 10:
-            raise InputError(f"weight_decay {self.weight_decay}: it must be 0 to 10")
+    steps: Annotated[int, Ge(1)] = 1500
+    lr: Annotated[float, Interval(gt=0, lt=1)] = 3e-3
+    weight_decay: Annotated[float, Interval(ge=0, lt=10)] = 0.0
 
     @property
     def width(self) -> int:

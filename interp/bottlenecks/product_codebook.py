@@ -12,16 +12,17 @@ and learned in what the map makes of them.
 from abc import abstractmethod
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.bottlenecks.base import Book, Codes, GroupRows, Vectors, grouped_rows
 from interp.bottlenecks.dictionary import SearchCache, chosen_sum, mean_code
 from interp.bottlenecks.kinds.metric_codebook import ByMap
-from interp.errors import InputError, check_fields, whole_number
+from interp.errors import InputError, check_fields
 
 MOST_CODES = 2**22
 """Codes of all slots of a group: what an index and the counts can hold."""
@@ -31,15 +32,12 @@ MOST_CODES = 2**22
 class ProductCodebookConfig:
     """Size of the vectors, independent dictionaries (one per head), and the seed of everything that is drawn."""
 
-    d_in: int
-    groups: int = 1
-    seed: int = 0
+    d_in: Annotated[int, Ge(1)]
+    groups: Annotated[int, Ge(1)] = 1
+    seed: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("d_in", "groups"):
-            whole_number(name, getattr(self, name), 1)
-        whole_number("seed", self.seed, 0)
         if not self.radices or min(self.radices) < 2:
             raise InputError(f"{self}: it needs a slot, and two codes in each")
         if self.n_codes > MOST_CODES:

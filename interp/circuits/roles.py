@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.metric import task_metric
-from interp.activations.stream import Consumer, PairBatch, end_logits
+from interp.activations.stream import Consumer, PairBatch, check_context, end_logits
 from interp.errors import InputError
 from interp.models import HookFunction, Model, hooked, model_device
 from interp.models.residual_writes import FinalNorm, ResidualWrites
@@ -80,9 +80,7 @@ class PairView:
 def view_pair(model: Model, pair: PromptPair, metric: Metric) -> PairView:
     """Run both prompts of a pair once, as two rows of one batch: going from head to head then runs nothing."""
     norm, residual_writes = FinalNorm.of(model), ResidualWrites.of(model)
-    length = len(pair.clean_tokens)
-    if length > model.cfg.n_ctx:
-        raise InputError(f"prompts of {length} tokens: the model reads at most {model.cfg.n_ctx}")
+    length = check_context(model, [pair])
     tokens = torch.tensor([pair.clean_tokens, pair.corrupt_tokens], device=model_device(model))
     rows = slice(None) if length <= LONGEST else slice(-1, None)
     ends: list[Tensor] = []

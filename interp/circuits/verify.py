@@ -25,6 +25,8 @@ from interp.prompts.pairs import PromptPairs
 from interp.scores.result import Scores
 from interp.stats import mean_interval
 
+PerPair = Float[np.ndarray, " pair"]
+
 
 def check_gap(model: Model, pairs: PromptPairs, *, batch_size: int, stage: Stage = silent) -> None:
     """Raise :class:`InputError` unless clean prompts score higher than corrupt ones, in the mean of all pairs."""
@@ -34,12 +36,7 @@ def check_gap(model: Model, pairs: PromptPairs, *, batch_size: int, stage: Stage
     check_known_gap(model, pairs, *scorer.metric_)
 
 
-def check_known_gap(
-    model: Model,
-    pairs: PromptPairs,
-    metric_clean: Float[np.ndarray, " pair"],
-    metric_corrupt: Float[np.ndarray, " pair"],
-) -> None:
+def check_known_gap(model: Model, pairs: PromptPairs, metric_clean: PerPair, metric_corrupt: PerPair) -> None:
     """:func:`check_gap` where the pairs have been run already."""
     clean, corrupt = metric_clean.mean(), metric_corrupt.mean()
     if not clean > corrupt:
@@ -123,7 +120,7 @@ def verify(
     return decide_members(measured, threshold=threshold, seed=seed)
 
 
-def _scored(scores: Scores, site: Site) -> Float[np.ndarray, " pair"]:
+def _scored(scores: Scores, site: Site) -> PerPair:
     each = scores.heads_per_pair if site.kind == "attn" else scores.mlps_per_pair
     assert each is not None
     return each[:, site.layer] if site.head is None else each[:, site.layer, site.head]
@@ -162,7 +159,7 @@ def is_settled(
     return (mean - half > limit) | (mean + half < limit)
 
 
-def check_does_task(clean: Float[np.ndarray, " pair"], corrupt: Float[np.ndarray, " pair"], *, seed: int = 0) -> None:
+def check_does_task(clean: PerPair, corrupt: PerPair, *, seed: int = 0) -> None:
     """Raise :class:`InputError` unless the metric is higher on clean prompts, with an interval off zero."""
     gap = np.asarray(clean - corrupt, dtype=float)
     low, high = (float(end[0]) for end in mean_interval(gap[:, None], seed))

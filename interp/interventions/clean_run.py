@@ -26,6 +26,8 @@ from interp.models import Model, Site, has_mlps, model_device
 from interp.models.partial_forward import Prefix, starting_at, takes_prefix
 from interp.prompts.pairs import PromptPair, PromptPairs
 
+PerRow = Int[np.ndarray, " row"]
+PerPatch = Int[np.ndarray, " patch"]
 MEMORY = 2 * 2**30
 """Bytes that a clean run may keep."""
 MOST_KEPT = 128
@@ -57,8 +59,8 @@ class Outcome:
     """
 
     metric: Float[np.ndarray, " row"]
-    preferred: Int[np.ndarray, " row"]
-    top: Int[np.ndarray, " row"]
+    preferred: PerRow
+    top: PerRow
     kl: Float[np.ndarray, " row"]
     off_target: Float[np.ndarray, " row"]
     read: tuple[Float[Tensor, "row ..."], ...]
@@ -174,7 +176,7 @@ class CleanRun(MetricConsumer):
         """What :meth:`effects` calls a head or an MLP: its layer, and its number there."""
         return site.layer, self.n_heads if site.head is None else site.head
 
-    def places(self, pairs: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
+    def places(self, pairs: PerRow) -> PerRow:
         """Where pairs stand in :attr:`resid` and the others."""
         return self._place[pairs]
 
@@ -190,9 +192,7 @@ class CleanRun(MetricConsumer):
         """Forward-pass equivalents of one patch at each layer, on an average one of some pairs."""
         return self.share(pairs) * (1 - np.arange(self.n_layers) / self.n_layers)
 
-    def at(
-        self, site: Site, pairs: Int[np.ndarray, " row"], positions: Int[np.ndarray, " row"], *, corrupt: bool
-    ) -> Float[Tensor, "row ..."]:
+    def at(self, site: Site, pairs: PerRow, positions: PerRow, *, corrupt: bool) -> Float[Tensor, "row ..."]:
         """What stood at a site, at one position a row."""
         layers = getattr(self, ("corrupt_" if corrupt else "") + ("z" if site.kind == "attn" else "mlp"))
         at_site = layers[site.layer, torch.from_numpy(self._place[pairs]), torch.from_numpy(positions)]
@@ -257,16 +257,16 @@ class CleanRun(MetricConsumer):
     @torch.no_grad()
     def effects(
         self,
-        pairs: Int[np.ndarray, " patch"],
-        layers: Int[np.ndarray, " patch"],
-        heads: Int[np.ndarray, " patch"],
-        replacements: Sequence[Float[Tensor, "pos d_head"]] | None = None,
+        pairs: PerPatch,
+        layers: PerPatch,
+        heads: PerPatch,
+        replacements: Float[Tensor, "patch pos d_head"] | None = None,
     ) -> tuple[Float[np.ndarray, " patch"], float]:
         """Fall of the metric when one component's clean output is replaced at all positions, one patch a row.
 
         Args:
             heads: the number of heads stands for the layer's MLP.
-            replacements: what by, from the first position on; the corrupt outputs if not given.
+            replacements: what by; the corrupt outputs if not given.
 
         Returns:
             The effects, and what they cost in forward-pass equivalents. Layers and positions that are not run do not
@@ -292,9 +292,7 @@ class CleanRun(MetricConsumer):
                         continue
                     place, head = self._place[pairs[rows[here]]], heads[rows[here]]
                     if replacements is not None:
-                        whole = pad_sequence([replacements[row] for row in rows[here]], batch_first=True)
-                        values = whole.new_zeros(len(here), end - begin, whole.shape[-1])
-                        values[:, : whole.shape[1] - begin] = whole[:, begin:end]
+                        values = replacements[rows[here], begin:end]
                     elif mlp:
                         values = self.corrupt_mlp[layer][place, begin:end]
                     else:
@@ -311,11 +309,7 @@ class CleanRun(MetricConsumer):
         return known, cost
 
     def _effects_beyond(
-        self,
-        beyond: Int[np.ndarray, " pair"],
-        pairs: Int[np.ndarray, " patch"],
-        layers: Int[np.ndarray, " patch"],
-        heads: Int[np.ndarray, " patch"],
+        self, beyond: Int[np.ndarray, " pair"], pairs: PerPatch, layers: PerPatch, heads: PerPatch
     ) -> tuple[Float[np.ndarray, " patch"], float]:
         """:meth:`effects` where some pairs are not kept."""
         effects, cost = np.zeros(len(pairs)), 0.0
@@ -333,9 +327,9 @@ class CleanRun(MetricConsumer):
     @torch.no_grad()
     def run(
         self,
-        pairs: Int[np.ndarray, " row"],
+        pairs: PerRow,
         patches: Sequence[Patch],
-        read: Sequence[tuple[Site, Int[np.ndarray, " row"]]] = (),
+        read: Sequence[tuple[Site, PerRow]] = (),
         *,
         every_token: bool = False,
     ) -> Outcome:
@@ -372,9 +366,9 @@ class CleanRun(MetricConsumer):
 
     def patched(
         self,
-        pairs: Int[np.ndarray, " row"],
+        pairs: PerRow,
         patches: Sequence[Patch],
-        read: Sequence[tuple[Site, Int[np.ndarray, " row"]]] = (),
+        read: Sequence[tuple[Site, PerRow]] = (),
         kept: Sequence[Float[Tensor, "row ..."]] = (),
         *,
         every_token: bool = False,
@@ -417,9 +411,7 @@ class CleanRun(MetricConsumer):
         return self._clean_logits
 
 
-def partition(
-    layers: Int[np.ndarray, " row"], begins: Int[np.ndarray, " row"], ends: Int[np.ndarray, " row"]
-) -> list[Int[np.ndarray, " part"]]:
+def partition(layers: PerRow, begins: PerRow, ends: PerRow) -> list[Int[np.ndarray, " part"]]:
     """Rows parted into forwards such that all together cost least, among parts of neighbours by begin and layers. A
     forward runs the most ``layers`` of its rows', from the first of their ``begins`` to the last of their ``ends``."""
     order = np.lexsort((-layers, begins))
@@ -441,9 +433,7 @@ def partition(
     return parts[::-1]
 
 
-def _read(
-    site: Site, positions: Int[np.ndarray, " row"], rows: Int[np.ndarray, " row"], kept: Tensor, activation: Tensor
-) -> None:
+def _read(site: Site, positions: PerRow, rows: PerRow, kept: Tensor, activation: Tensor) -> None:
     seen = np.flatnonzero(positions >= 0)  # before the forward's first position nothing has changed
     index = (seen, positions[seen])
     at_site = activation[index if site.head is None else (*index, site.head)]

@@ -19,7 +19,8 @@ from interp.activations.stream import Activations, Consumer, PairBatch
 from interp.interventions.clean_run import PATCH_ROWS, CleanRun
 from interp.models import Model, Site, has_mlps
 from interp.models.hooks import has_hook
-from interp.models.partial_forward import QKV, Blockwise, Into, output_bias, require_whole_blocks
+from interp.models.partial_forward import QKV, Blockwise, Into, require_whole_blocks
+from interp.models.residual_writes import output_bias
 from interp.prompts.pairs import PromptPairs
 
 EMBEDDED = "blocks.0.hook_resid_pre"
@@ -172,15 +173,14 @@ class EdgePatcher:
     def effects(self, pairs: Int[np.ndarray, " edge"], edges: EdgeList) -> tuple[Float[np.ndarray, " edge"], float]:
         """Fall of the metric when one edge is removed on one pair, an edge and a pair a row; and the cost."""
         layers, heads, inputs = edges.of_receivers("layer"), edges.of_receivers("head"), edges.into
-        replacements: list[Tensor] = [torch.empty(0)] * len(pairs)
+        replacements = self.clean.z.new_empty(len(pairs), *self.clean.z.shape[2::2])
         for layer, into in sorted(set(zip(layers.tolist(), inputs.tolist(), strict=True))):
             group = np.flatnonzero((layers == layer) & (inputs == into))
             for begin in range(0, len(group), PATCH_ROWS):
                 chunk = group[begin : begin + PATCH_ROWS]
                 senders = [edges.sites[place] for place in edges.sender[chunk]]
-                z = self._without(layer, into, self.clean.places(pairs[chunk]), heads[chunk], senders)
-                for row, replacement in zip(chunk, z, strict=True):
-                    replacements[row] = replacement
+                places = self.clean.places(pairs[chunk])
+                replacements[chunk] = self._without(layer, into, places, heads[chunk], senders)
         return self.clean.effects(pairs, layers, heads, replacements)
 
     @torch.no_grad()
@@ -218,9 +218,7 @@ class EdgePatcher:
         reads = clean.resid[layer, places] - (clean.z[index] - clean.corrupt_z[index]) @ outputs
         weight, _ = blocks.weight(layer, into)
         changed = self.model.blocks[layer].ln1(reads) @ blocks.per_query_head(weight, 0)[receiver]
-        bias = blocks.bias(layer, into)
-        if bias is not None:
-            changed = changed + bias[receiver, None]
+        changed = changed + blocks.bias(layer, into)[receiver, None]
         distinct, rows = np.unique(places, return_inverse=True)
         parts = {name: self._clean(layer, name, distinct)[rows, :, receiver] for name in QKV if name != into}
         parts[into] = changed
@@ -231,8 +229,7 @@ class EdgePatcher:
         return self._read(layer, into, self.model.blocks[layer].ln1(self.clean.resid[layer, places]))
 
     def _read(self, layer: int, into: Into, normed: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any head d_head"]:
-        projected, bias = self.blocks.project(layer, into, normed), self.blocks.bias(layer, into)
-        return projected if bias is None else projected + bias
+        return self.blocks.project(layer, into, normed) + self.blocks.bias(layer, into)
 
 
 @dataclass(frozen=True)

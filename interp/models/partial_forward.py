@@ -63,7 +63,7 @@ class Blockwise:
         self.mlps = has_mlps(model)
         self.sequential = has_hook(model, "blocks.0.hook_resid_mid")
         """Whether an MLP reads the residual stream after its own layer's attention (else before: Pythia)."""
-        self._weights: dict[tuple[int, Into], tuple[Tensor, Tensor | None]] = {}
+        self._weights: dict[tuple[int, Into], tuple[Tensor, Tensor]] = {}
 
     @cached_property
     def rotation(self) -> tuple[Float[Tensor, "pos channel"], Float[Tensor, "pos channel"]] | None:
@@ -80,12 +80,12 @@ class Blockwise:
 
     def weight(
         self, layer: int, into: Into
-    ) -> tuple[Float[Tensor, "group d_model d_head"], Float[Tensor, "group d_head"] | None]:
-        """W_Q, W_K or W_V of a layer with its bias: one group a query head, or a key-value head."""
+    ) -> tuple[Float[Tensor, "group d_model d_head"], Float[Tensor, "group d_head"]]:
+        """W_Q, W_K or W_V of a layer with its bias, 0 if it has none: one group a query head, or a key-value head."""
         if (layer, into) not in self._weights:
             attn, name = self.model.blocks[layer].attn, into.upper()
-            weight = getattr(attn, f"W_{name}").detach().contiguous()
-            self._weights[layer, into] = weight, getattr(attn, f"b_{name}", None)
+            weight, bias = getattr(attn, f"W_{name}").detach().contiguous(), getattr(attn, f"b_{name}", None)
+            self._weights[layer, into] = weight, weight.new_zeros(weight.shape[::2]) if bias is None else bias
         return self._weights[layer, into]
 
     def per_query_head(self, x: Tensor, dim: int) -> Tensor:
@@ -100,10 +100,9 @@ class Blockwise:
         flat = weight.permute(1, 0, 2).reshape(weight.shape[1], -1)
         return self.per_query_head((x @ flat).unflatten(-1, (len(weight), -1)), -2)
 
-    def bias(self, layer: int, into: Into) -> Float[Tensor, "head d_head"] | None:
+    def bias(self, layer: int, into: Into) -> Float[Tensor, "head d_head"]:
         """What q, k or v has whatever is read, per query head."""
-        _, bias = self.weight(layer, into)
-        return None if bias is None else self.per_query_head(bias, 0)
+        return self.per_query_head(self.weight(layer, into)[1], 0)
 
     def read(
         self, layer: int, into: Into, inputs: Float[Tensor, "batch pos head d_model"]
@@ -111,9 +110,7 @@ class Blockwise:
         """q, k or v of every head from residual streams of its own, before the norm."""
         weight, _ = self.weight(layer, into)
         normed = self.model.blocks[layer].ln1(inputs.flatten(1, 2)).unflatten(1, inputs.shape[1:3])
-        projected = torch.einsum("bphm,hmd->bphd", normed, self.per_query_head(weight, 0))
-        bias = self.bias(layer, into)
-        return projected if bias is None else projected + bias
+        return torch.einsum("bphm,hmd->bphd", normed, self.per_query_head(weight, 0)) + self.bias(layer, into)
 
     def rotate(self, x: Float[Tensor, "*any pos head d_head"], first: int = 0) -> Float[Tensor, "*any pos head d_head"]:
         """Turn queries or keys, the first of which stands at position ``first``: linear in ``x``."""
@@ -147,7 +144,7 @@ class Blockwise:
         return self.mix(self.masked(self.scores(self.rotate(q), self.rotate(k))).softmax(-1), v)
 
     def write(self, layer: int, z: Float[Tensor, "*any pos head d_head"]) -> Float[Tensor, "*any pos head d_model"]:
-        """What every head adds to the residual stream; the layer's bias is apart (:func:`output_bias`)."""
+        """What every head adds to the residual stream; the layer's bias is apart."""
         return torch.einsum("...hd,hdm->...hm", z, self.model.blocks[layer].attn.W_O)
 
     def mlp(self, layer: int, inputs: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
@@ -162,12 +159,6 @@ class Blockwise:
                 f"{self.purpose} does not know this model's attention ({self.model.cfg.architecture}): written out, "
                 f"its residual stream is {error.item():.1g} off; attribution and patching work on every model"
             )
-
-
-def output_bias(model: TransformerBridge, layer: int) -> Float[Tensor, " d_model"] | float:
-    """What attention adds to the residual stream whatever its heads do."""
-    bias = getattr(model.blocks[layer].attn, "b_O", None)
-    return 0.0 if bias is None else bias
 
 
 def mlp_norm(model: TransformerBridge, layer: int) -> nn.Module:

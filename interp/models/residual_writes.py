@@ -166,7 +166,7 @@ class ResidualWrites:
             return written
         module = getattr(model.blocks[layer], self.norm)
         norm = LinearNorm.of(module, model.cfg.d_model, weight)
-        whole = _with_bias(written.sum(1), model, layer)
+        whole = written.sum(1) + output_bias(model, layer)
         normed = module(whole[None].to(weight.dtype))[0].float()
         return norm.direction(written) * norm.factor(whole, normed)[:, None]
 
@@ -180,9 +180,11 @@ class ResidualWrites:
         )
 
 
-def _with_bias(written: Tensor, model: TransformerBridge, layer: int) -> Tensor:
-    bias = getattr(model.blocks[layer].attn, "b_O", None)
-    return written if bias is None else written + bias.float()
+def output_bias(model: TransformerBridge, layer: int) -> Float[Tensor, " d_model"]:
+    """What attention adds to the residual stream whatever its heads do."""
+    attn = model.blocks[layer].attn
+    bias = getattr(attn, "b_O", None)
+    return attn.W_O.new_zeros(model.cfg.d_model) if bias is None else bias
 
 
 @dataclass(frozen=True)
@@ -251,8 +253,7 @@ def _layer(model: TransformerBridge, layer: int, kept: dict[str, Tensor], tolera
     points = ("hook_resid_pre", "attn.hook_z", "hook_resid_post")
     pre, z, post = (kept[f"blocks.{layer}.{point}"] for point in points)
     parts = [post, pre, *([kept[f"blocks.{layer}.hook_mlp_out"]] if has_mlps(model) else [])]
-    written = torch.einsum("phd,hdm->pm", z, model.blocks[layer].attn.W_O).float()
-    written = _with_bias(written, model, layer)
+    written = torch.einsum("phd,hdm->pm", z, model.blocks[layer].attn.W_O).float() + output_bias(model, layer)
 
     def enters(norm: str) -> bool:
         entering = kept.get(f"blocks.{layer}.{norm}.hook_in")

@@ -31,9 +31,8 @@ from transformers import PreTrainedTokenizerFast
 
 from interp.errors import InputError
 from interp.models.sites import parse_site
-from interp.planted.spec import N_CTX, Blueprint, Planted, paths
+from interp.planted.spec import N_CTX, Blueprint, Head, Match, Move, Planted, Rows, paths
 from interp.planted.tasks import NAMES, NOUNS, SPECIAL_TOKENS, VOCABULARY
-from interp.planted.weights import Head, Match, Move, Rows
 
 BYSTANDER = 0.05
 """Standard deviation over prompts of a bystander's effect, as a share of what a mover of weight 1 is worth."""
@@ -114,7 +113,7 @@ def _write_gates(plan: Blueprint) -> None:
 
 def _write_distractors(plan: Blueprint) -> Rows:
     """Write all distractors; the direction that the nudges give to END where a name is repeated."""
-    flag, nudge = plan.subspaces.take(1), plan.subspaces.take(1)
+    flag, nudge = plan.take(1), plan.take(1)
     plan.heads[_at(_NUDGES[0])] = Head(plan.earlier_same(), (Move(plan.items, flag.expand_as(plan.items)),))
     plan.heads[_at(_NUDGES[1])] = Head((plan.any_of(flag, 9.0), plan.resting(4.5)), (Move(flag, nudge),))
     for site in _BYSTANDERS:
@@ -126,58 +125,6 @@ def _at(site: str) -> tuple[int, int]:
     place = parse_site(site)
     assert place.head is not None
     return place.layer, place.head
-
-
-REDUNDANT = {
-    "planted-hydra": Planted(
-        _write_hydra,
-        NAMES,
-        n_layers=5,
-        heads={
-            "a0.h2": "name counter",
-            "a2.h4": "name mover",
-            "a3.h1": "backup name mover",
-            "a4.h3": "backup of the backup",
-        },
-        edges=paths("a0.h2", "a2.h4 a3.h1 a4.h3", "q")
-        + paths("a2.h4", "a3.h1 a4.h3", "q")
-        + paths("a3.h1", "a4.h3", "q"),
-        outputs=("a2.h4", "a3.h1", "a4.h3"),
-        distractors=DISTRACTORS,
-    ),
-    "planted-suppression": Planted(
-        _write_suppression,
-        NAMES,
-        n_layers=5,
-        heads={
-            "a0.h2": "name counter",
-            "a2.h4": "name mover",
-            "a3.h1": "backup name mover",
-            "a3.h3": "backup name mover",
-            "a4.h2": "negative name mover",
-        },
-        edges=paths("a0.h2", "a2.h4 a3.h1 a3.h3", "q") + paths("a2.h4", "a3.h1 a3.h3 a4.h2", "q"),
-        outputs=("a2.h4", "a3.h1", "a3.h3", "a4.h2"),
-        distractors=DISTRACTORS,
-    ),
-    "planted-gates": Planted(
-        _write_gates,
-        NAMES,
-        n_layers=5,
-        heads={
-            "a0.h1": "duplicate token",
-            "a0.h3": "duplicate token",
-            "a0.h4": "name counter",
-            "a1.h2": "S-inhibition",
-            "a1.h4": "S-inhibition",
-            "a2.h4": "name mover",
-            "a3.h3": "name mover",
-        },
-        edges=paths("a0.h1 a0.h3", "a1.h2 a1.h4", "kv") + paths("a0.h4 a1.h2 a1.h4", "a2.h4 a3.h3", "q"),
-        outputs=("a2.h4", "a3.h3"),
-        distractors=DISTRACTORS,
-    ),
-}
 
 
 def _write_induction(plan: Blueprint) -> None:
@@ -295,7 +242,54 @@ _MODELS = {
         edges=paths("a0.h1", "a1.h2", "kv") + paths("a1.h2 a0.h4", "a2.h0 a3.h5", "q"),
         outputs=("a2.h0", "a3.h5"),
     ),
-    **REDUNDANT,
+    "planted-hydra": Planted(
+        _write_hydra,
+        NAMES,
+        n_layers=5,
+        heads={
+            "a0.h2": "name counter",
+            "a2.h4": "name mover",
+            "a3.h1": "backup name mover",
+            "a4.h3": "backup of the backup",
+        },
+        edges=paths("a0.h2", "a2.h4 a3.h1 a4.h3", "q")
+        + paths("a2.h4", "a3.h1 a4.h3", "q")
+        + paths("a3.h1", "a4.h3", "q"),
+        outputs=("a2.h4", "a3.h1", "a4.h3"),
+        distractors=DISTRACTORS,
+    ),
+    "planted-suppression": Planted(
+        _write_suppression,
+        NAMES,
+        n_layers=5,
+        heads={
+            "a0.h2": "name counter",
+            "a2.h4": "name mover",
+            "a3.h1": "backup name mover",
+            "a3.h3": "backup name mover",
+            "a4.h2": "negative name mover",
+        },
+        edges=paths("a0.h2", "a2.h4 a3.h1 a3.h3", "q") + paths("a2.h4", "a3.h1 a3.h3 a4.h2", "q"),
+        outputs=("a2.h4", "a3.h1", "a3.h3", "a4.h2"),
+        distractors=DISTRACTORS,
+    ),
+    "planted-gates": Planted(
+        _write_gates,
+        NAMES,
+        n_layers=5,
+        heads={
+            "a0.h1": "duplicate token",
+            "a0.h3": "duplicate token",
+            "a0.h4": "name counter",
+            "a1.h2": "S-inhibition",
+            "a1.h4": "S-inhibition",
+            "a2.h4": "name mover",
+            "a3.h3": "name mover",
+        },
+        edges=paths("a0.h1 a0.h3", "a1.h2 a1.h4", "kv") + paths("a0.h4 a1.h2 a1.h4", "a2.h4 a3.h3", "q"),
+        outputs=("a2.h4", "a3.h3"),
+        distractors=DISTRACTORS,
+    ),
 }
 
 

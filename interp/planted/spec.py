@@ -1,20 +1,58 @@
-"""What the planted models have in common: subspaces, ways of attending, and decoy heads."""
+"""What the planted models have in common: hand-written heads, subspaces, ways of attending, and decoys.
 
+The residual stream is a sum of orthogonal subspaces in a randomly rotated basis, so that nothing lines up
+with a neuron. There is no norm, no MLP and no bias: every logit is exactly the sum of what the heads and the
+embedding write (the setting of Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits").
+"""
+
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
 from interp.planted.tasks import NOUNS, VOCABULARY
-from interp.planted.weights import Head, Match, Move, Rows, Subspaces, build_model
 
 D_MODEL, D_HEAD, N_HEADS, N_CTX = 256, 64, 6, 32
 LOGIT_SCALE = 10.0
 """Logit of a word that is written to the output with weight 1, within 20 %."""
 DECOY_LEAK = 5e-4
 """What a decoy writes to the output, against the 2 that it writes where nothing reads."""
+Rows = Float[Tensor, "_ d_model"]
+"""Directions of the residual stream."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A term of the attention score: ``weight`` times the dot product of what query and key carry there.
+
+    ``query`` and ``key`` have one row per compared feature; row i of the one meets row i of the other.
+    """
+
+    query: Float[Tensor, "row d_model"]
+    key: Float[Tensor, "row d_model"]
+    weight: float
+
+
+@dataclass(frozen=True)
+class Move:
+    """A term of the head's output: what the source carries in ``read`` is written along ``write``."""
+
+    read: Float[Tensor, "row d_model"]
+    write: Float[Tensor, "row d_model"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """Attention score = sum of the matches; output = sum of the moves."""
+
+    matches: tuple[Match, ...]
+    moves: tuple[Move, ...]
 
 
 class Blueprint:
@@ -24,28 +62,33 @@ class Blueprint:
         self.generator = torch.Generator().manual_seed(seed)
         self.n_layers = n_layers
         self.heads: dict[tuple[int, int], Head] = {}
-        self.subspaces = Subspaces(D_MODEL, self.generator)
-        self.tokens = self.subspaces.take(len(VOCABULARY))
-        self.places = self.subspaces.take(N_CTX)
-        self.one = self.subspaces.take(1)
+        self._unused = _rotation(D_MODEL, self.generator)
+        self.tokens = self.take(len(VOCABULARY))
+        self.places = self.take(N_CTX)
+        self.one = self.take(1)
         """A direction that every position carries, for scores that depend on the key alone."""
-        self.junk = self.subspaces.take(64)
+        self.junk = self.take(64)
         """Where decoys write; no head of a circuit and no logit reads it."""
         self.bos = self.words("<bos>")
         self.items = self.words(*items)
         """The words that the circuit moves: names or nouns."""
-        self.output = self.subspaces.take(len(items))
+        self.output = self.take(len(items))
         self.unembedding = torch.zeros(len(VOCABULARY), D_MODEL)
         # not all words alike, so that the metric varies from prompt to prompt
         scales = LOGIT_SCALE * (0.8 + 0.4 * torch.rand(len(items), 1, generator=self.generator))
         self.unembedding[[VOCABULARY.index(word) for word in items]] = scales * self.output
+
+    def take(self, size: int) -> Rows:
+        """The next orthonormal directions of a random rotation, each given out once."""
+        rows, self._unused = self._unused.split([size, len(self._unused) - size])
+        return rows
 
     def words(self, *words: str) -> Rows:
         return self.tokens[[VOCABULARY.index(word) for word in words]]
 
     def role(self) -> Rows:
         """A fresh subspace with one direction per item."""
-        return self.subspaces.take(len(self.items))
+        return self.take(len(self.items))
 
     def any_of(self, features: Rows, weight: float) -> Match:
         """Attend to tokens that carry any of these features."""
@@ -108,16 +151,48 @@ class Blueprint:
         return mix @ rows
 
     def build(self) -> TransformerBridge:
-        return build_model(
-            heads=self.heads,
-            embedding=self.tokens,
-            positions=self.places + self.one,
-            unembedding=self.unembedding,
-            n_layers=self.n_layers,
-            n_heads=N_HEADS,
-            d_head=D_HEAD,
-            generator=self.generator,
+        """The model of the heads written so far; heads not given are zero.
+
+        The channels inside each head are rotated too, so that z is no more axis-aligned than a trained head's.
+        """
+        model = TransformerBridge.boot_native(
+            TransformerBridgeConfig(
+                d_model=D_MODEL,
+                d_head=D_HEAD,
+                n_heads=N_HEADS,
+                n_layers=self.n_layers,
+                n_ctx=N_CTX,
+                d_vocab=len(VOCABULARY),
+                act_fn="relu",
+                attn_only=True,
+                normalization_type=None,
+                positional_embedding_type="standard",
+                tokenizer_prepends_bos=False,
+                seed=0,
+            )
         )
+        state = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+        state["embed.weight"] = self.tokens
+        state["pos_embed.weight"] = self.places + self.one
+        state["unembed.weight"] = self.unembedding
+        for (layer, number), head in self.heads.items():
+            rows = slice(number * D_HEAD, (number + 1) * D_HEAD)
+            # the model divides scores by sqrt(d_head)
+            scaled = [(match, math.sqrt(match.weight * math.sqrt(D_HEAD))) for match in head.matches]
+            query = torch.cat([match.query * scale for match, scale in scaled])
+            key = torch.cat([match.key * scale for match, scale in scaled])
+            read, write = (torch.cat([getattr(move, end) for move in head.moves]) for end in ("read", "write"))
+            q, k = _into_channels((query, key), self.generator)
+            v, o = _into_channels((read, write), self.generator)
+            attn = f"blocks.{layer}.attn"
+            state[f"{attn}.q.weight"][rows] = q
+            state[f"{attn}.k.weight"][rows] = k
+            state[f"{attn}.v.weight"][rows] = v
+            state[f"{attn}.o.weight"][:, rows] = o.T
+        model.load_state_dict(state)
+        model.eval()
+        model.requires_grad_(False)
+        return model
 
 
 @dataclass(frozen=True)
@@ -150,3 +225,13 @@ class Planted:
 def paths(senders: str, receivers: str, into: str) -> tuple[tuple[str, str, str], ...]:
     """Every edge from one to another of these heads, spaces between them, into each of these inputs."""
     return tuple(product(senders.split(), receivers.split(), into))
+
+
+def _into_channels(pair: tuple[Rows, Rows], generator: torch.Generator) -> tuple[Rows, Rows]:
+    """Spread the paired rows over a head's channels; the products of the pair do not change."""
+    mix = _rotation(D_HEAD, generator)[:, : len(pair[0])]
+    return mix @ pair[0], mix @ pair[1]
+
+
+def _rotation(size: int, generator: torch.Generator) -> Float[Tensor, "size size"]:
+    return torch.linalg.qr(torch.randn(size, size, generator=generator)).Q

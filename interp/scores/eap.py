@@ -17,15 +17,15 @@ large edges may cancel. ``fold="max"`` is a noisy maximum where there are few pa
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.stream import BATCH_SIZE, ActivationTape, Consumer, PairBatch, Progress
-from interp.errors import whole_number
 from interp.interventions.edges import ComponentGraph
 from interp.models import Model, Site
 from interp.models.residual_writes import ResidualWrites
@@ -89,12 +89,8 @@ class EAPConfig(MethodConfig):
     """
 
     fold: Fold = "max"
-    edges: int = 1000
+    edges: Annotated[int, Ge(1)] = 1000
     batch_size: int = 8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole_number("edges", self.edges, 1)
 
 
 @dataclass(frozen=True)

@@ -24,16 +24,16 @@ from interp.activations.stream import (
     BASE_COST,
     BATCH_SIZE,
     BOTH_SIDES,
+    HUNDREDTHS,
     Consumer,
     MetricConsumer,
     PairBatch,
     Progress,
     batches,
-    percent,
 )
 from interp.errors import check_fields
 from interp.models import Model
-from interp.progress import counted
+from interp.progress import counted, whole_steps
 from interp.prompts.pairs import PromptPairs
 from interp.scores.result import Cost, ScoredEdges, Scores
 
@@ -73,7 +73,7 @@ class Context:
     """Of the clean prompts, then of the corrupt ones; ``None`` before the first pass."""
 
     def __post_init__(self) -> None:
-        self.report_progress: Callable[[float], None] = percent(self.progress)
+        self.report_progress: Callable[[float], None] = whole_steps(self.progress, HUNDREDTHS)
         """Told which share of the work is done by now."""
 
     @property
@@ -122,31 +122,6 @@ class Context:
 Rank = Callable[[list[int], Any], tuple[Float[np.ndarray, "layer head"], float]]
 """Scores of heads from the pairs at some indices, which may be drawn more than once, and the forwards that this took
 beyond the pool's; given a config."""
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Heads scored from some pairs of a pool; what that took beyond the pool's own passes."""
-
-    heads: Float[np.ndarray, "layer head"]
-    forwards: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class PairSubsets:
-    """A pool of pairs that was run once, and from which any subset is ranked; ``forwards`` are of each pair,
-    ``seconds`` of all."""
-
-    forwards: float
-    seconds: float
-    _rank: Rank
-
-    def rank(self, indices: Sequence[int], config: Any) -> Ranking:
-        """The method's scores from the pairs at ``indices``, which may be drawn more than once."""
-        begin = time.perf_counter()
-        heads, forwards = self._rank(list(indices), config)
-        return Ranking(heads, forwards, time.perf_counter() - begin)
 
 
 @dataclass(frozen=True)
@@ -215,14 +190,13 @@ class Method:
 
     def pool(
         self, model: Model, pairs: PromptPairs, config: Any = None, *, progress: Progress | None = None
-    ) -> PairSubsets:
-        """Run the pairs once, for methods with ``subsets``."""
-        begin = time.perf_counter()
+    ) -> tuple[Rank, float]:
+        """Run the pairs once, for methods with ``subsets``: what ranks any of them, and the forwards of each pair."""
         context = Context(model, pairs, self.config() if config is None else config, (), progress)
         assert self.subsets is not None
         rank = self.subsets(context)
         context.report_progress(1.0)
-        return PairSubsets(context.forwards / len(pairs), time.perf_counter() - begin, rank)
+        return rank, context.forwards / len(pairs)
 
 
 def method(name: str | None = None, **capabilities: Any) -> Callable[[Callable[[Context], Scores]], Method]:

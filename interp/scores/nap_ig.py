@@ -19,12 +19,13 @@ within m points' reach is seen, self-repair is not.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from interp.activations.stream import FORWARD_AND_BACKWARD, ActivationTape, PairBatch
-from interp.errors import whole_number
 from interp.models import Model
 from interp.prompts.pairs import Metric
 from interp.scores.attribution import AttributionConsumer
@@ -40,11 +41,7 @@ class NAPIGConfig(MethodConfig):
         steps: m, the points of the path; 1 is attribution patching.
     """
 
-    steps: int = 5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole_number("steps", self.steps, 1)
+    steps: Annotated[int, Ge(1)] = 5
 
 
 Path = Callable[[Model, PairBatch, Metric, int], tuple[list[Tensor], float]]

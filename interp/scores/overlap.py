@@ -2,7 +2,8 @@
 
 O'Neill & Bui 2024 (arXiv 2405.12522), as its published code runs it:
 
-1. Reduce each head's output over positions and give every head one code per prompt (:mod:`.head_codes`).
+1. What each head adds to the residual stream, averaged over positions, is one sample. One small sparse autoencoder is
+   trained on the samples of ten prompts; then every head has one code per prompt.
 2. score(head) = number of distinct codes that it has on some positive (clean) prompt and on no negative
    (corrupt) one. There a softmax over heads follows; it changes no order, so here the counts are kept.
 3. score(head i, head j) = the same for pairs of codes that the two heads have on one and the same prompt.
@@ -16,17 +17,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from interp.activations.means import HeadMeans, Positions, output_weights
-from interp.activations.stream import BATCH_SIZE, Progress, percent
+from interp.activations.stream import BATCH_SIZE, HUNDREDTHS, Progress
+from interp.bottlenecks.kinds.discrete_sae import DecoderNorm, DiscreteSAE, DiscreteSAEConfig
 from interp.errors import InputError
 from interp.models import Model, Site
 from interp.prompts.pairs import PromptPairs
-from interp.scores.head_codes import HeadCodes, HeadCodesConfig, fit_head_codes
-from interp.scores.method import Context, Rank, method
+from interp.scores.method import Context, MethodConfig, Rank, method
 from interp.scores.result import Cost, EdgeScore, ScoredEdges, Scores
 
 PUBLISHED_L1 = {"ioi": 0.02, "greater-than": 0.02, "docstring": 0.05}
@@ -34,24 +38,65 @@ PUBLISHED_L1 = {"ioi": 0.02, "greater-than": 0.02, "docstring": 0.05}
 
 BEST_EDGES = 200
 """Edges kept in the result; :func:`edge_overlap` gives them all."""
+PROMPTS_AT_ONCE = 128
+"""Prompts encoded together: a layer of GPT-2 XL (25 heads of size 1600) is then 20 MB."""
 
 
 @dataclass(frozen=True)
-class OverlapConfig(HeadCodesConfig):
+class OverlapConfig(MethodConfig):
     """
     Attributes:
+        n_codes: size of the dictionary.
+        examples: prompts it is trained on, drawn from clean and corrupt ones together.
+        l1: λ; see :data:`PUBLISHED_L1`.
+        epochs, lr, decoder_norm: see :class:`~interp.bottlenecks.kinds.discrete_sae.DiscreteSAEConfig`.
+        dictionary: ``shared`` by all heads, as published, or one ``per-head``.
+        seed: of the prompts drawn and of the initial weights.
         positions: what a head's output is reduced to; only ``mean`` was published (``last`` is in the code).
         include_bos: whether ``mean`` includes the BOS position, as published.
         normalise: divide each head's count by its number of distinct codes; off in all published runs.
-        batch_size: pairs per forward.
         edges: whether edges are scored too.
     """
 
+    n_codes: int = 200
+    examples: int = 10
+    l1: float = 0.02
+    epochs: int = 500
+    lr: float = 1e-3
+    decoder_norm: DecoderNorm = "coordinate"
+    dictionary: Literal["shared", "per-head"] = "shared"
+    seed: int = 0
     positions: Positions = "mean"
     include_bos: bool = True
     normalise: bool = False
-    batch_size: int = BATCH_SIZE
     edges: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = 1 if self.dictionary == "shared" else 2
+        if self.examples < least:
+            raise InputError(f"examples {self.examples}: a {self.dictionary} dictionary needs {least} or more")
+        self.sae(d_in=1, groups=1)  # says what is wrong with the rest
+
+    def sae(self, d_in: int, groups: int) -> DiscreteSAEConfig:
+        names = ("n_codes", "l1", "epochs", "lr", "decoder_norm", "seed")
+        return DiscreteSAEConfig(d_in=d_in, groups=groups, **{name: getattr(self, name) for name in names})
+
+
+@dataclass(frozen=True)
+class HeadCodes:
+    """The code of every head on every prompt.
+
+    Attributes:
+        ids: side 0 is clean, 1 corrupt; one slot unless the means were taken at role positions.
+        dictionary: one for all heads, or one group per head in reading order.
+        train_indices: the prompts it was trained on; i < n is clean prompt i, i ≥ n is corrupt prompt i − n.
+    """
+
+    ids: Int[np.ndarray, "side pair slot layer head"]
+    n_codes: int
+    dictionary: DiscreteSAE
+    train_indices: tuple[int, ...]
 
 
 def read_means(context: Context) -> HeadMeans:
@@ -95,7 +140,8 @@ def edges_among(
     inside[[site.layer * heads + site.head for site in sites if site.kind == "attn"]] = True
     matrix = np.where(inside[:, None] & inside[None, :], head_edges(codes), 0)
     edges = top_edges(matrix, layers, heads, int(inside.sum()) ** 2)
-    percent(progress)(1.0)
+    if progress is not None:
+        progress(HUNDREDTHS)
     return ScoredEdges(edges, cost=Cost(seconds=time.perf_counter() - begin), counts=True)
 
 
@@ -119,6 +165,31 @@ def overlap(context: Context) -> Scores:
         codes=codes,
         provenance={"train_indices": list(codes.train_indices)},
     )
+
+
+def fit_head_codes(
+    means: HeadMeans, w_o: Float[Tensor, "layer head d_head d_model"], config: OverlapConfig
+) -> HeadCodes:
+    """Train the dictionary on ``config.examples`` prompts and encode all of them, from fed ``means`` and the model's
+    :func:`~interp.activations.means.output_weights`."""
+    sides, n_pairs, slots, layers, heads, d_head = means.z_.shape
+    if config.examples > sides * n_pairs:
+        raise InputError(f"examples {config.examples}: there are only {sides * n_pairs} prompts")
+    prompts = means.z_.reshape(sides * n_pairs, slots, layers, heads, d_head)
+    shared = config.dictionary == "shared"
+    sae = DiscreteSAE(config.sae(d_in=w_o.shape[-1], groups=1 if shared else layers * heads))
+    chosen = np.random.default_rng(config.seed).permutation(len(prompts))[: config.examples]
+    train = torch.einsum("nslhd,lhdm->nslhm", prompts[torch.from_numpy(chosen)], w_o)
+    sae.fit(train if shared else train.flatten(2, 3))
+
+    ids = np.empty((len(prompts), slots, layers, heads), dtype=np.int32)
+    for layer in range(layers):
+        dictionary = sae if shared else sae.select(slice(layer * heads, (layer + 1) * heads))
+        for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+            chunk = slice(start, start + PROMPTS_AT_ONCE)
+            results = torch.einsum("nshd,hdm->nshm", prompts[chunk, :, layer], w_o[layer])
+            ids[chunk, :, layer] = dictionary.encode(results).ids[..., 0].numpy()
+    return HeadCodes(ids.reshape(sides, n_pairs, slots, layers, heads), config.n_codes, sae, tuple(chosen.tolist()))
 
 
 def head_overlap(codes: HeadCodes, *, normalise: bool = False) -> Float[np.ndarray, "layer head"]:

@@ -15,7 +15,7 @@ from interp.interventions.edges import EdgeScore
 from interp.scores.adaptive_patching.posterior import at_false_discovery_rate
 
 if TYPE_CHECKING:
-    from interp.scores.head_codes import HeadCodes
+    from interp.scores.overlap import HeadCodes
 
 FALSE_DISCOVERY_RATE = 0.1
 """Share of a circuit that may be expected to be no members, where none is stated."""

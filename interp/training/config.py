@@ -1,12 +1,13 @@
 """What codebooks are trained by."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Interval
 
 from interp.bottlenecks.dictionary import Dictionary
-from interp.errors import InputError, check_fields, whole_number
+from interp.errors import InputError, check_fields
 
 
 def usual_step(k: int, *, mlps: bool = False) -> float:
@@ -47,31 +48,21 @@ class TrainConfig:
     """
 
     objective: Literal["local", "distilled", "joint"] = "distilled"
-    lr: float | None = None
-    model_lr: float = 2e-5
-    mse_weight: float = 0.1
-    batch_size: int = 8
-    epochs: int = 1
-    warmup: float = 0.05
+    lr: Annotated[float | None, Ge(0)] = None
+    model_lr: Annotated[float, Ge(0)] = 2e-5
+    mse_weight: Annotated[float, Ge(0)] = 0.1
+    batch_size: Annotated[int, Ge(1)] = 8
+    epochs: Annotated[int, Ge(1)] = 1
+    warmup: Annotated[float, Interval(ge=0, lt=1)] = 0.05
     nested: bool = False
-    centroid_refits: int = 0
-    replace_every: int = 50
-    checkpoint_every: int = 50
+    centroid_refits: Annotated[int, Ge(0)] = 0
+    replace_every: Annotated[int, Ge(0)] = 50
+    checkpoint_every: Annotated[int, Ge(1)] = 50
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    seed: int = 0
+    seed: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("batch_size", "epochs", "checkpoint_every"):
-            whole_number(name, getattr(self, name), 1)
-        for name in ("centroid_refits", "replace_every", "seed"):
-            whole_number(name, getattr(self, name), 0)
-        for name in ("lr", "model_lr", "mse_weight"):
-            value = 0.0 if name == "lr" and self.lr is None else getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise InputError(f"{name} {value}: it must be 0 or more")
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"warmup {self.warmup}: it must be from 0 to below 1")
         if self.centroid_refits and (self.nested or self.objective != "distilled"):
             kind = "nested" if self.nested else self.objective
             raise InputError(

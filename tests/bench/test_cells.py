@@ -65,16 +65,12 @@ def test_scores_of_another_precision_are_made_again(made):
     assert not np.array_equal(head_scores["kept", "float32"], head_scores["kept", "bfloat16"])
 
 
-def test_one_pair_by_itself_tells_nothing_of_what_the_others_do(made, tmp_path):
+def test_one_pair_by_itself_tells_nothing_of_what_the_others_do(made):
     """HISP's score of a pair depends on the others, which a cell of one pair cannot show."""
     # HISP ranks subsets of a pool by itself, unless edges are compared
     runner = made("hisp", n=8, edges=True)
-    made_before = [tmp_path / "n1-seed0.json", tmp_path / "stability-n4.json", tmp_path / "pool.safetensors"]
-    for path in made_before:
-        path.write_text("of a version that looked at one pair")
     runner.prepare([(1, 0), (4, 0)], quiet)
     assert runner.per_pair is None
-    assert not any(path.exists() for path in made_before)
     alone = runner.run(drawn(0, 4, 8), 0, quiet)
     np.testing.assert_allclose(runner.outcome(4, 0, quiet).heads, alone.heads, atol=1e-6)
     alone = made("attribution", n=8, folder="more")

@@ -11,18 +11,18 @@ Two options leave the paper: ``selection="matching_pursuit"`` picks one code aft
 (the paper's k codes are often near-duplicates of each other), and ``magnitude="scaled"`` gives codes a strength.
 """
 
-import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import Book, GroupRows, Vectors, digits, register
 from interp.bottlenecks.dictionary import Dictionary, SearchCache, chosen_sum
 from interp.bottlenecks.kmeans import GroupedKMeans, MeanBy, refit
-from interp.errors import InputError, check_fields, whole_number
+from interp.errors import InputError, check_fields
 
 Selection = Literal["cosine", "matching_pursuit"]
 
@@ -43,24 +43,19 @@ class CodebookConfig:
         seed: of the initial codes, which are N(0, 1), and of k-means.
     """
 
-    d_in: int
-    n_codes: int
+    d_in: Annotated[int, Ge(1)]
+    n_codes: Annotated[int, Ge(1)]
     k: int = 1
-    groups: int = 1
+    groups: Annotated[int, Ge(1)] = 1
     selection: Selection = "cosine"
     magnitude: Literal["unit", "scaled"] = "unit"
-    mse_weight: float = 1.0
-    seed: int = 0
+    mse_weight: Annotated[float, Ge(0)] = 1.0
+    seed: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("d_in", "n_codes", "groups"):
-            whole_number(name, getattr(self, name), 1)
         if not 1 <= self.k <= self.n_codes:
             raise InputError(f"k {self.k}: it must be 1 to {self.n_codes}, the number of codes")
-        if not (math.isfinite(self.mse_weight) and self.mse_weight >= 0):
-            raise InputError(f"mse_weight {self.mse_weight}: it must be 0 or more")
-        whole_number("seed", self.seed, 0)
 
     @classmethod
     def at(cls, bits: int, **options: Any) -> "CodebookConfig":

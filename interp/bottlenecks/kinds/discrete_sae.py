@@ -19,16 +19,17 @@ features alone. The result is exact.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
+from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import Bottleneck, Codes, Vectors, grouped_rows, id_dtype, register, sum_of_codes
-from interp.errors import InputError, check_fields, whole_number
+from interp.errors import InputError, check_fields
 
 
 class Weights(NamedTuple):
@@ -75,8 +76,6 @@ def tangent(slope: Tensor, vectors: Tensor, axis: int) -> Tensor:
 
 
 DecoderNorm = Literal["coordinate", "atom"]
-EpochProgress = Callable[[int], None]
-"""Takes how many epochs of one dictionary have just been done."""
 
 
 @dataclass(frozen=True)
@@ -90,25 +89,18 @@ class DiscreteSAEConfig:
         k: codes that :meth:`DiscreteSAE.encode` gives unless told otherwise.
     """
 
-    d_in: int
-    n_codes: int = 200
-    l1: float = 0.02
-    epochs: int = 500
-    lr: float = 1e-3
+    d_in: Annotated[int, Ge(1)]
+    n_codes: Annotated[int, Ge(1)] = 200
+    l1: Annotated[float, Ge(0)] = 0.02
+    epochs: Annotated[int, Ge(1)] = 500
+    lr: Annotated[float, Gt(0)] = 1e-3
     decoder_norm: DecoderNorm = "coordinate"
-    groups: int = 1
-    seed: int = 0
+    groups: Annotated[int, Ge(1)] = 1
+    seed: Annotated[int, Ge(0)] = 0
     k: int = 1
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("d_in", "n_codes", "epochs", "groups"):
-            whole_number(name, getattr(self, name), 1)
-        if not (math.isfinite(self.l1) and self.l1 >= 0):
-            raise InputError(f"l1 {self.l1}: it must be 0 or more")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise InputError(f"lr {self.lr}: it must be more than 0")
-        whole_number("seed", self.seed, 0)
         if not 1 <= self.k <= self.n_codes:
             raise InputError(f"k {self.k}: the dictionary has {self.n_codes} codes")
 
@@ -135,14 +127,14 @@ class DiscreteSAE(Bottleneck):
         self.config = config
         self.weights_: Weights | None = None
 
-    def fit(self, x: Vectors, *, progress: EpochProgress | None = None) -> "DiscreteSAE":
+    def fit(self, x: Vectors) -> "DiscreteSAE":
         """Train from scratch on all rows at once; the same rows and config give the same weights."""
         rows = grouped_rows(x, self.config)
         if rows.shape[1] < 2:
             raise InputError(f"{rows.shape[1]} row to train a dictionary on: give at least 2")
         # one dictionary and its optimiser state fit the processor's cache, a stack of them does not
         trained = [
-            _train(rows[group], replace(self.config, seed=self.config.seed + group), progress)
+            _train(rows[group], replace(self.config, seed=self.config.seed + group))
             for group in range(self.config.groups)
         ]
         self.weights_ = Weights(*(torch.stack(parts) for parts in zip(*trained, strict=True)))
@@ -207,7 +199,7 @@ class DiscreteSAE(Bottleneck):
 
 
 @torch.no_grad()
-def _train(x: Float[Tensor, "row d_in"], config: DiscreteSAEConfig, progress: EpochProgress | None) -> Weights:
+def _train(x: Float[Tensor, "row d_in"], config: DiscreteSAEConfig) -> Weights:
     weights = _initial(config, x.device)
     axis = config.decoder_axis
     x = x.contiguous()
@@ -222,8 +214,6 @@ def _train(x: Float[Tensor, "row d_in"], config: DiscreteSAEConfig, progress: Ep
         optimizer.step()
         torch.nn.functional.normalize(weights.encoder, dim=-1, out=weights.encoder)
         torch.nn.functional.normalize(weights.decoder, dim=axis, out=weights.decoder)
-        if progress is not None:
-            progress(1)
     return Weights(*(part.detach() for part in weights))
 
 

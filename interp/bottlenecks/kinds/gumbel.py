@@ -7,16 +7,16 @@ logits and codes of its own.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Interval
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import register
 from interp.bottlenecks.kinds.vq import VQConfig, product_codes
 from interp.bottlenecks.learned_slots import LearnedSlots, LearnedSlotsConfig, Parameters
-from interp.errors import InputError
 
 HOTTEST, COLDEST = 1.0, 1 / 16
 
@@ -25,14 +25,9 @@ HOTTEST, COLDEST = 1.0, 1 / 16
 class GumbelConfig(LearnedSlotsConfig, VQConfig):
     """``kl_weight`` is of the KL to the uniform prior, at the end."""
 
-    kl_weight: float = 1e-3
-    steps: int = 300
-    lr: float = 3e-4  # it begins near a good place, and larger steps leave it
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.kl_weight < 100:
-            raise InputError(f"kl_weight {self.kl_weight}: it must be 0 to 100")
+    kl_weight: Annotated[float, Interval(ge=0, lt=100)] = 1e-3
+    steps: Annotated[int, Ge(1)] = 300
+    lr: Annotated[float, Interval(gt=0, lt=1)] = 3e-4  # it begins near a good place, and larger steps leave it
 
     @property
     def width(self) -> int:

@@ -8,16 +8,16 @@ rounds a bounded z to a fixed grid instead; nothing but the squared error is lef
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import digits, register, straight_through
 from interp.bottlenecks.learned_slots import LearnedSlots, LearnedSlotsConfig, Parameters, decoded
 from interp.bottlenecks.product_codebook import ProductCodebookConfig
-from interp.errors import InputError
 
 COMMITMENT = 0.25
 EDGE = 1e-3
@@ -29,13 +29,8 @@ class LatentQuantizationConfig(LearnedSlotsConfig):
     """Of a vector ``latents``, each of which takes one of ``levels`` values."""
 
     latents: int = 12
-    levels: int = 8
-    weight_decay: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 2 <= self.levels <= 256:
-            raise InputError(f"levels {self.levels}: a latent has 2 to 256 values")
+    levels: Annotated[int, Interval(ge=2, le=256)] = 8
+    weight_decay: Annotated[float, Interval(ge=0, lt=10)] = 0.1
 
     @property
     def radices(self) -> tuple[int, ...]:
@@ -97,7 +92,7 @@ def _nearest(z: Float[Tensor, "group row z"], levels: Float[Tensor, "group z lev
 
 @dataclass(frozen=True)
 class FSQConfig(LatentQuantizationConfig):
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Interval(ge=0, lt=10)] = 0.0
 
 
 @register

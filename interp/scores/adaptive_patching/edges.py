@@ -29,15 +29,17 @@ import time
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge, Interval
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import THRESHOLD
 from interp.activations.stream import BASE_COST, FORWARD_AND_BACKWARD, Progress
-from interp.errors import InputError, whole_number
+from interp.errors import InputError
 from interp.interventions.clean_run import CleanRun
 from interp.interventions.edges import EMBEDDED, EdgeList, EdgePatcher, EdgeScore
 from interp.models import HookFunction, Model, Site
@@ -71,22 +73,13 @@ class PatchedEdgesConfig(MethodConfig):
         batch_size: pairs per forward; a batch holds its graph and what every component writes.
     """
 
-    threshold: float = THRESHOLD
-    budget: float = 10.0
-    candidates: int = 1000
-    edges: int = 1000
-    least_pairs: int = 5
-    most_pairs: int = 16
+    threshold: Annotated[float, Interval(gt=0, lt=1)] = THRESHOLD
+    budget: Annotated[float, Ge(0)] = 10.0
+    candidates: Annotated[int, Ge(1)] = 1000
+    edges: Annotated[int, Ge(1)] = 1000
+    least_pairs: Annotated[int, Ge(1)] = 5
+    most_pairs: Annotated[int, Ge(1)] = 16
     batch_size: int = 8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.threshold < 1:
-            raise InputError(f"threshold {self.threshold}: it is a share of the gap, above 0 and below 1")
-        if not self.budget >= 0:
-            raise InputError(f"budget {self.budget}: forward passes a pair, 0 or more")
-        for name in ("candidates", "edges", "least_pairs", "most_pairs"):
-            whole_number(name, getattr(self, name), 1)
 
     def n_pairs(self, available: int) -> int:
         """How many of a discovery's pairs its edges are scored on."""

@@ -20,13 +20,15 @@ stated share of the gap, by resampling from the given counterfactual. benchmarks
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Interval
 from jaxtyping import Float
 
 from interp import THRESHOLD
 from interp.activations.stream import FORWARD_AND_BACKWARD, Consumer
-from interp.errors import InputError, whole_number
+from interp.errors import InputError
 from interp.interventions.clean_run import CleanRun
 from interp.models import Site
 from interp.scores.adaptive_patching.edges import PatchedEdgesConfig, edges_by_patching
@@ -71,17 +73,9 @@ class AdaptivePatchingConfig(MethodConfig):
         seed: of the pairs that are run partly off.
     """
 
-    threshold: float = THRESHOLD
-    budget: float = 4.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.threshold < 1:
-            raise InputError(f"threshold {self.threshold}: it is a share of the gap, above 0 and below 1")
-        if not 0 <= self.budget <= MOST_BUDGET:
-            raise InputError(f"budget {self.budget}: forward passes a pair, 0 to {MOST_BUDGET}")
-        whole_number("seed", self.seed, 0)
+    threshold: Annotated[float, Interval(gt=0, lt=1)] = THRESHOLD
+    budget: Annotated[float, Interval(ge=0, le=MOST_BUDGET)] = 4.0
+    seed: Annotated[int, Ge(0)] = 0
 
 
 def _subsets(context: Context) -> Rank:

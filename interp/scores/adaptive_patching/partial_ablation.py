@@ -30,6 +30,7 @@ from interp.activations.stream import BATCH_SIZE, FORWARD_AND_BACKWARD
 from interp.interventions.clean_run import CleanRun
 from interp.models import HookFunction
 
+HeadValues = Float[np.ndarray, "pair layer head"]
 HALF_ON, QUARTER_ON = 0.5, 0.25
 """Shares that are used."""
 
@@ -41,7 +42,7 @@ class PartialGradients:
         self.clean = clean
         self._known: dict[tuple[int, float], np.ndarray] = {}
 
-    def of(self, pairs: Sequence[int], share: float) -> tuple[Float[np.ndarray, "pair layer head"], float]:
+    def of(self, pairs: Sequence[int], share: float) -> tuple[HeadValues, float]:
         """Values in the order of ``pairs`` where ``share`` of every head stays on (1 is attribution); and their cost in
         forward-pass equivalents, as if all were run anew."""
         missing = [pair for pair in dict.fromkeys(pairs) if (pair, share) not in self._known]
@@ -52,9 +53,7 @@ class PartialGradients:
         return np.stack([self._known[pair, share] for pair in pairs]), cost
 
 
-def partial_values(
-    clean: CleanRun, pairs: Sequence[int], share: Float[Tensor, "pair layer head"]
-) -> Float[np.ndarray, "pair layer head"]:
+def partial_values(clean: CleanRun, pairs: Sequence[int], share: Float[Tensor, "pair layer head"]) -> HeadValues:
     """Values of every head on some pairs, each head holding its own share of its output."""
     values = np.zeros(share.shape)
     row_of = {pair: row for row, pair in enumerate(pairs)}
@@ -64,9 +63,7 @@ def partial_values(
     return values
 
 
-def _values(
-    clean: CleanRun, pairs: list[int], begin: int, share: Float[Tensor, "pair layer head"]
-) -> Float[np.ndarray, "pair layer head"]:
+def _values(clean: CleanRun, pairs: list[int], begin: int, share: Float[Tensor, "pair layer head"]) -> HeadValues:
     embedded, corrupt = clean.outputs(pairs, begin)
     shares = share.to(corrupt)[:, :, None, :, None]
     used: list[Tensor] = []

@@ -24,14 +24,15 @@ one by one although together they matter.
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge, Gt
 from jaxtyping import Bool, Float
 
 from interp.activations.metric import Divergence, DivergenceKind
 from interp.activations.stream import Consumer
-from interp.errors import InputError, whole_number
+from interp.errors import InputError
 from interp.interventions.ablation import Ablator
 from interp.interventions.clean_run import PATCH_ROWS
 from interp.interventions.edges import ComponentGraph, EdgeScore, EdgeSets
@@ -54,16 +55,15 @@ class ACDCConfig(MethodConfig):
 
     level: Literal["heads", "edges"] = "heads"
     metric: DivergenceKind = "kl"
-    lowest: float = 1e-3
-    highest: float = 0.1
-    thresholds: int = 3
+    lowest: Annotated[float, Gt(0)] = 1e-3
+    highest: Annotated[float, Gt(0)] = 0.1
+    thresholds: Annotated[int, Ge(1)] = 3
     mlps: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.lowest <= self.highest < float("inf"):
-            raise InputError(f"lowest {self.lowest}, highest {self.highest}: it must be 0 < lowest ≤ highest")
-        whole_number("thresholds", self.thresholds, 1)
+        if self.lowest > self.highest:
+            raise InputError(f"lowest {self.lowest}, highest {self.highest}: it must be lowest ≤ highest")
 
 
 class LiveEdges:

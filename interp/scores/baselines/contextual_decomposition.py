@@ -39,13 +39,15 @@ from interp.activations.metric import task_metric
 from interp.activations.stream import Consumer, PairBatch
 from interp.errors import InputError
 from interp.models import Model, has_mlps
-from interp.models.partial_forward import QKV, Blockwise, Into, mlp_norm, output_bias, require_whole_blocks
-from interp.models.residual_writes import LinearNorm
+from interp.models.partial_forward import QKV, Blockwise, Into, mlp_norm, require_whole_blocks
+from interp.models.residual_writes import LinearNorm, output_bias
 from interp.prompts.pairs import Metric
 from interp.scores.gradients import EMBEDDED
 from interp.scores.method import Context, MethodConfig, method
 from interp.scores.result import Scores
 
+Vectors = Float[Tensor, "*#any d"]
+SourceParts = Float[Tensor, "source batch later d_model"]
 AttentionRule = Literal["frozen", "paper", "shared"]
 
 ROWS = 64
@@ -160,23 +162,16 @@ def _chunks(n_sources: int, n_pairs: int) -> Iterator[slice]:
 # the result, so that β + γ is the whole by construction (Murdoch et al. 2018; Singh et al. 2019).
 
 
-def share_bias(
-    part: Float[Tensor, "*#any d"], whole: Float[Tensor, "*#any d"], bias: Float[Tensor, "*#any d"] | None
-) -> Float[Tensor, "*#any d"]:
+def share_bias(part: Vectors, whole: Vectors, bias: Vectors) -> Vectors:
     """Linear map: β' = Wβ + b |Wβ| / (|Wβ| + |Wγ|), elementwise; ``part`` is Wβ, ``whole`` is W(β + γ) + b."""
-    if bias is None or not bias.any():
+    if not bias.any():
         return part
     size = part.abs()
     rest = (whole - bias - part).abs()
     return part + bias * size / (size + rest).clamp_min(torch.finfo(part.dtype).tiny)
 
 
-def norm_rule(
-    part: Float[Tensor, "*#any d"],
-    whole_in: Float[Tensor, "*#any d"],
-    whole_out: Float[Tensor, "*#any d"],
-    linear: LinearNorm,
-) -> Float[Tensor, "*#any d"]:
+def norm_rule(part: Vectors, whole_in: Vectors, whole_out: Vectors, linear: LinearNorm) -> Vectors:
     """LayerNorm and RMSNorm: linear, with the scale of the whole input; the bias is shared as in :func:`share_bias`."""
     moved = linear.direction(part) * linear.factor(whole_in, whole_out)
     shared = share_bias(moved, whole_out, linear.bias) if linear.scaled else moved
@@ -235,11 +230,7 @@ class DecomposedLayer:
         (self.attn_norm, self.mlp_norm), self.attention = norms, attention
         block = blocks.model.blocks[layer]
         self.whole, self.normed = whole, block.ln1(whole)
-        self.qkv = {}
-        for into in QKV:
-            bias = blocks.bias(layer, into)
-            linear = blocks.project(layer, into, self.normed)
-            self.qkv[into] = linear if bias is None else linear + bias
+        self.qkv = {into: blocks.project(layer, into, self.normed) + blocks.bias(layer, into) for into in QKV}
         self.q, self.k = blocks.rotate(self.qkv["q"]), blocks.rotate(self.qkv["k"])
         self.v = self.qkv["v"]
         self.scores = blocks.masked(blocks.scores(self.q, self.k))
@@ -255,13 +246,11 @@ class DecomposedLayer:
             self.mlp = _DecomposedMLP(block.mlp, blocks.model.cfg.act_fn, later)
             self.whole_out = self.whole_out + block.mlp(self.mlp_normed)
 
-    def propagate(
-        self, part: Float[Tensor, "source batch later d_model"]
-    ) -> Float[Tensor, "source batch later d_model"]:
+    def propagate(self, part: SourceParts) -> SourceParts:
         """The part of the layer's output that comes from a part of its input."""
         return self._finish(part, self._attend(part))
 
-    def inject(self, z: Float[Tensor, "source batch later head d_head"]) -> Float[Tensor, "source batch later d_model"]:
+    def inject(self, z: Float[Tensor, "source batch later head d_head"]) -> SourceParts:
         """The part of the layer's output that comes from a part of its heads' z, the input having none."""
         return self._finish(z.new_zeros(*z.shape[:3], self.whole.shape[-1]), z)
 
@@ -269,7 +258,7 @@ class DecomposedLayer:
         """The layer after its z: W_O, residual sum, MLP."""
         bias = output_bias(self.blocks.model, self.layer)
         written = self.blocks.write(self.layer, z).sum(-2)
-        written = share_bias(written, self._later(self.attn_out), bias if isinstance(bias, Tensor) else None)
+        written = share_bias(written, self._later(self.attn_out), bias)
         after = part + written
         if self.mlp is None or self.mlp_norm is None:
             return after

@@ -21,8 +21,10 @@ never in the running. Activations keep their slope, as with attribution.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
-from interp.errors import InputError
+from annotated_types import Gt
+
 from interp.models import hooked
 from interp.scores.baselines.backward_rules import (
     AttentionPatterns,
@@ -45,13 +47,8 @@ class GIMConfig(MethodConfig):
         gates: halve gate · up-projection, too.
     """
 
-    temperature: float = 2.0
+    temperature: Annotated[float, Gt(0)] = 2.0
     gates: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.temperature < float("inf"):
-            raise InputError(f"temperature {self.temperature}: it must be above 0")
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ in few codes; many codes want many pairs.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -30,12 +32,8 @@ class RoleOverlapConfig(MethodConfig):
         seed: of k-means.
     """
 
-    n_codes: int = 4
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        CodebookConfig(d_in=1, n_codes=self.n_codes, seed=self.seed)  # says what is wrong
+    n_codes: Annotated[int, Ge(1)] = 4
+    seed: Annotated[int, Ge(0)] = 0
 
 
 def code_ids(

@@ -20,14 +20,15 @@ other some may be left, and which is chance; ``metric="task"`` closes the masks 
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.metric import Divergence, DivergenceKind
 from interp.activations.stream import FORWARD_AND_BACKWARD, Consumer, PairBatch, end_logits
-from interp.errors import InputError, whole_number
 from interp.models import Model, has_mlps
 from interp.prompts.pairs import PromptPairs
 from interp.scores.gradients import output_hooks
@@ -80,20 +81,12 @@ class SubnetworkProbingConfig(MethodConfig):
         batch_size: pairs per step.
     """
 
-    steps: int = 300
-    lr: float = 0.05
-    sparsity: float = 1.0
+    steps: Annotated[int, Ge(1)] = 300
+    lr: Annotated[float, Gt(0)] = 0.05
+    sparsity: Annotated[float, Ge(0)] = 1.0
     metric: DivergenceKind = "kl"
     mlps: bool = False
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole_number("steps", self.steps, 1)
-        if not 0 < self.lr < float("inf"):
-            raise InputError(f"lr {self.lr}: it must be a number above 0")
-        if not 0 <= self.sparsity < float("inf"):
-            raise InputError(f"sparsity {self.sparsity}: it must be a number, 0 or more")
 
 
 # by batch, as a step of its optimizer is one

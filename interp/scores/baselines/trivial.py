@@ -6,10 +6,11 @@ chance allows.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 
-from interp.errors import whole_number
 from interp.scores.method import Context, MethodConfig, method
 from interp.scores.result import Scores, layer_prior
 
@@ -21,11 +22,7 @@ class RandomConfig(MethodConfig):
         seed: of the scores.
     """
 
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole_number("seed", self.seed, 0)
+    seed: Annotated[int, Ge(0)] = 0
 
 
 @method(config=RandomConfig, scores_mlps=False)
