@@ -7,16 +7,13 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-DEFAULT_MODEL = "smollm2-135m-instruct"
-"""The embedded one, which is meant where no model is named."""
+DEFAULT_MODEL = "smollm2-135m-instruct"  # the embedded one, which is meant where no model is named
 DEFAULT_CODEBOOKS = "smollm2-135m-instruct-k1"
 """Its codebooks at all heads, which come with the package; those at MLP outputs are
 ``smollm2-135m-instruct-mlps-k1``."""
 
-THRESHOLD = 0.02
-"""A head is a member when its absolute mean effect is at least this share of the clean–corrupt gap."""
-CANDIDATES = 30
-"""Best-scored components that are checked by activation patching."""
+THRESHOLD = 0.02  # a head is a member when its absolute mean effect is at least this share of the clean–corrupt gap
+CANDIDATES = 30  # best-scored components that are checked by activation patching
 MIN_PAIRS, MOST_PAIRS = 5, 100_000
 """Fewer pairs give no bootstrap interval worth the name; more would be sampled for minutes."""
 MOST_SEED = 2**32 - 1

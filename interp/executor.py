@@ -31,12 +31,10 @@ from interp import __version__
 from interp.errors import InputError, JobsFailedError, one_line
 from interp.progress import whole_steps
 
-TRIES = 3
-"""How often a job is begun that fails, or whose worker dies."""
+TRIES = 3  # how often a job is begun that fails, or whose worker dies
 RAY_SETTINGS: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
 """Ray says nothing by itself."""
-CONNECT_SECONDS = 5.0
-"""In which a cluster must answer."""
+CONNECT_SECONDS = 5.0  # in which a cluster must answer
 
 
 @dataclass(frozen=True)
@@ -49,39 +47,26 @@ class JobProgress:
 
 @dataclass(frozen=True)
 class Job:
-    """
-    Attributes:
-        name: as the log and errors call it.
-        do: called as ``do(state, *args, progress)``; found by its name in the other process.
-        args: small, and picklable.
-        place: what must be loaded for it, the dearest first: a worker goes on with what it has.
-        steps: of the progress bar.
-    """
-
-    name: str
-    do: Callable[..., Any]
-    args: tuple = ()
-    place: tuple[str, ...] = ()
-    steps: int = 1
+    name: str  # as the log and errors call it
+    do: Callable[..., Any]  # called as ``do(state, *args, progress)``; found by its name in the other process
+    args: tuple = ()  # small, and picklable
+    place: tuple[str, ...] = ()  # what must be loaded for it, the dearest first: a worker goes on with what it has
+    steps: int = 1  # of the progress bar
 
 
 @dataclass(frozen=True)
 class Workers:
     """Where jobs run.
 
-    Attributes:
-        address: ``serial``, in this process; ``ray``, on the cluster that ``RAY_ADDRESS`` names, else on the one on
-            this machine, which is started if there is none; or ``ray://HOST:PORT``.
-        cpus: of each worker, and its threads.
-        gpus: of each worker; a share lets several use one.
-
     Raises:
         InputError: another word.
     """
 
+    # ``serial``, in this process; ``ray``, on the cluster that ``RAY_ADDRESS`` names, else on the one on this machine,
+    # which is started if there is none; or ``ray://HOST:PORT``
     address: str = "serial"
-    cpus: int = 1
-    gpus: float = 0.0
+    cpus: int = 1  # of each worker, and its threads
+    gpus: float = 0.0  # of each worker; a share lets several use one
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"serial|ray|ray://.+:\d+", self.address):
@@ -164,16 +149,12 @@ Steps = Generator[Iterable["Job | Work"], list[Any], Any]
 
 @dataclass(frozen=True)
 class Work:
-    """Jobs that follow from each other.
+    """Jobs that follow from each other."""
 
-    Attributes:
-        does: yields jobs, and parts of the work, that do not depend on each other; is sent what these gave, in their
-            order, and goes on; returns what it all came to. What raised :class:`InputError` gave that error.
-        steps: of the progress bar, those of its jobs and parts included; what these do not take is told at its end.
-    """
-
+    # yields jobs, and parts of the work, that do not depend on each other; is sent what these gave, in their order, and
+    # goes on; returns what it all came to. What raised :class:`InputError` gave that error
     does: Steps
-    steps: int
+    steps: int  # of the progress bar, those of its jobs and parts included; what these do not take is told at its end
 
     @classmethod
     def all(cls, parts: "Sequence[Job | Work]") -> "Work":
@@ -266,10 +247,8 @@ class _Done:
     """What became of a job, and where."""
 
     value: Any = None
-    failure: str | None = None
-    """The traceback of an error, with the error in one line at its end."""
-    unfit: str = ""
-    """Why the worker can do no job at all."""
+    failure: str | None = None  # the traceback of an error, with the error in one line at its end
+    unfit: str = ""  # why the worker can do no job at all
     said: list[str] = field(default_factory=list)
     seconds: float = 0.0
     host: str = field(default_factory=platform.node)

@@ -116,8 +116,7 @@ def unused(path: Path) -> Path:
     return next(place for place in itertools.chain([path], numbered) if not place.exists())
 
 
-WORK = ".work"
-"""The folder, inside a result's, of what is being made."""
+WORK = ".work"  # the folder, inside a result's, of what is being made
 _KINDS = {
     "a run": ("run.json", "format"),
     "codebooks": ("manifest.json", "sites"),

@@ -71,10 +71,8 @@ def timed(stage: Stage, seconds: dict[str, float]) -> Callable[..., contextlib.A
     return measured
 
 
-EVERY = 30.0
-"""Seconds between two lines where stderr is no terminal."""
-_last_line = time.monotonic()
-"""Of whichever stage: many short ones are told of as well."""
+EVERY = 30.0  # seconds between two lines where stderr is no terminal
+_last_line = time.monotonic()  # of whichever stage: many short ones are told of as well
 
 
 @contextlib.contextmanager

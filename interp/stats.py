@@ -5,8 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-_Z = 1.959963984540054
-"""The normal distribution's quantile at 97.5 %."""
+_Z = 1.959963984540054  # the normal distribution's quantile at 97.5 %
 RESAMPLES = 2000
 
 

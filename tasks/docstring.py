@@ -8,8 +8,7 @@ from interp.prompts.encoding import Piece, PromptEncoder
 from interp.prompts.pairs import Metric, PromptPair, Value
 from interp.prompts.sampling import Made, SampledTask, distinct, read_data, require_words, seeded
 
-NAMES_NEEDED = 12
-"""A method and six arguments, and five more for ``random_random``."""
+NAMES_NEEDED = 12  # a method and six arguments, and five more for ``random_random``
 
 
 class Docstring(SampledTask):

@@ -81,8 +81,7 @@ class Years:
 
     usable: tuple[str, ...]
     dropped: int
-    endings: tuple[int, ...]
-    """Token ids of 00 … 99, or of 0 … 9 where ``digits``."""
+    endings: tuple[int, ...]  # token ids of 00 … 99, or of 0 … 9 where ``digits``
     digits: bool
 
     def answers(self, year: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

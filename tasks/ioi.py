@@ -7,8 +7,7 @@ from interp.prompts.encoding import Piece, PromptEncoder
 from interp.prompts.pairs import Value
 from interp.prompts.sampling import Made, SampledTask, distinct, names_told, read_data, require_words, seeded
 
-NAMES_NEEDED = 5
-"""IO and S and three more for ``abc``."""
+NAMES_NEEDED = 5  # IO and S and three more for ``abc``
 
 
 class IOI(SampledTask):

@@ -6,8 +6,7 @@ from interp.prompts.encoding import PromptEncoder
 from interp.prompts.pairs import Value
 from interp.prompts.sampling import Made, SampledTask, distinct, fill, read_data, require_words, seeded
 
-SHOWN = 3
-"""Members of the sequence in the prompt."""
+SHOWN = 3  # members of the sequence in the prompt
 
 
 class Successor(SampledTask):

@@ -74,13 +74,9 @@ DivergenceKind = Literal["kl", "task"]
 
 @dataclass(frozen=True)
 class Divergence:
-    """
-    Attributes:
-        kind: ``kl``: KL(untouched ‖ changed) of the next token, in nats, never negative. ``task``: metric of the
-            untouched model less that of the changed one; negative where the change helps, so a component that works
-            against the answer counts as useless.
-    """
-
+    # ``kl``: KL(untouched ‖ changed) of the next token, in nats, never negative. ``task``: metric of the untouched
+    # model less that of the changed one; negative where the change helps, so a component that works against the answer
+    # counts as useless
     kind: DivergenceKind
     metric: Metric
 

@@ -22,20 +22,14 @@ from interp.models.hooks import model_lock
 from interp.models.limits import check_tokens
 from interp.prompts.pairs import Metric, PromptPair, PromptPairs
 
-BOTH_SIDES = 2.0
-"""Forward-pass equivalents a pair: the clean and the corrupt prompt."""
-FORWARD_AND_BACKWARD = 3.0
-"""Of one prompt: a backward pass counts two."""
-BASE_COST = 4.0
-"""A pair with gradients: a corrupt forward, a clean forward and its backward pass."""
-BATCH_SIZE = 16
-"""Pairs per forward: about 300 tokens keep two cores busy; a GPU is happier with more."""
-HUNDREDTHS = 100
-"""Steps in which a method tells its progress."""
+BOTH_SIDES = 2.0  # forward-pass equivalents a pair: the clean and the corrupt prompt
+FORWARD_AND_BACKWARD = 3.0  # of one prompt: a backward pass counts two
+BASE_COST = 4.0  # a pair with gradients: a corrupt forward, a clean forward and its backward pass
+BATCH_SIZE = 16  # pairs per forward: about 300 tokens keep two cores busy; a GPU is happier with more
+HUNDREDTHS = 100  # steps in which a method tells its progress
 
 Hooks = Mapping[str, HookFunction]
-Progress = Callable[[int], None]
-"""Told how many pairs have just been done."""
+Progress = Callable[[int], None]  # told how many pairs have just been done
 
 
 @dataclass(frozen=True)
@@ -44,13 +38,10 @@ class Activations:
 
     tokens: Int[Tensor, "batch pos"]
     z: tuple[Float[Tensor, "batch pos head d_head"], ...]
-    mlp: tuple[Float[Tensor, "batch pos d_model"], ...]
-    """Empty for attention-only models."""
-    resid_end: Float[Tensor, "batch d_model"]
-    """The final residual stream at END, before the final norm."""
+    mlp: tuple[Float[Tensor, "batch pos d_model"], ...]  # empty for attention-only models
+    resid_end: Float[Tensor, "batch d_model"]  # the final residual stream at END, before the final norm
     metric: Float[Tensor, " batch"]
-    preferred: Int[Tensor, " batch"]
-    """The token that the model likes best among the answers and wrong answers."""
+    preferred: Int[Tensor, " batch"]  # the token that the model likes best among the answers and wrong answers
     pattern: tuple[Float[Tensor, "batch head query key"], ...] = ()
     """Attention patterns, on the clean side and only where a consumer asked for them."""
 
@@ -104,8 +95,7 @@ def _keeper(
 class PairBatch:
     """Clean and corrupt activations of some pairs of one length, and the metric's gradients on the clean side."""
 
-    indices: tuple[int, ...]
-    """Where the rows stand in the list of pairs."""
+    indices: tuple[int, ...]  # where the rows stand in the list of pairs
     pairs: tuple[PromptPair, ...]
     clean: Activations
     corrupt: Activations
@@ -119,10 +109,8 @@ class Consumer:
     """Reads the batches of a pass and reduces them; the attributes say what it needs of each."""
 
     needs_gradients: bool = False
-    needs_patterns: bool = False
-    """Attention patterns of the clean prompts."""
-    needs_hooks: Collection[str] = ()
-    """Hook points whose activations on the clean prompts ``batch.tape`` is to hold."""
+    needs_patterns: bool = False  # attention patterns of the clean prompts
+    needs_hooks: Collection[str] = ()  # hook points whose activations on the clean prompts ``batch.tape`` is to hold
     needs_corrupt_hooks: Collection[str] = ()
 
     def update(self, batch: PairBatch) -> None:

@@ -31,12 +31,10 @@ from interp.scores.registry import load_method, method_config
 from interp.scores.result import EdgeScore, Scores
 
 POOL_FILE = "pool.safetensors"
-CHUNK = 100
-"""Pairs of the pool that are run, and saved, at a time."""
+CHUNK = 100  # pairs of the pool that are run, and saved, at a time
 
 
-Tell = Callable[[float], None]
-"""Told which share of a piece of work is done by now."""
+Tell = Callable[[float], None]  # told which share of a piece of work is done by now
 
 
 def part(tell: Tell, begin: float, width: float) -> Tell:

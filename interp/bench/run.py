@@ -28,8 +28,7 @@ from interp.prompts.sampling import as_many_as_there_are, held_out_pairs, sample
 from interp.scores.registry import load_method
 from interp.tasks import load_task
 
-RERUNS = 5
-"""Bootstrap resamples of a method that has to run again for each; resampling scores per pair costs nothing."""
+RERUNS = 5  # bootstrap resamples of a method that has to run again for each; resampling scores per pair costs nothing
 
 
 def pool_of(task: Task, tokenizer: Any, plan: BenchPlan) -> PromptPairs:
@@ -299,8 +298,7 @@ class BenchWorker:
         return self.__dict__ | {"_bench": None}
 
 
-_STEPS = 100
-"""Steps of the progress bar a method on a target, and for the reference of a target."""
+_STEPS = 100  # steps of the progress bar a method on a target, and for the reference of a target
 
 
 def run_bench(
@@ -368,8 +366,7 @@ class _Bench:
         self.methods = (YARDSTICK, *plan.methods)
         self.keys = [(target, method) for target in plan.targets() for method in self.methods]
         self.done = 0
-        self.error: InputError | None = None
-        """Why a target was left out: the last one's reason."""
+        self.error: InputError | None = None  # why a target was left out: the last one's reason
 
     def work(self) -> Work:
         steps = _STEPS * (1 + len(self.methods))

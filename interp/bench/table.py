@@ -19,8 +19,7 @@ from interp.models.provenance import versions
 FORMAT = 1
 FAITHFUL = ("cpr", "cmd", *(f"f_{size}" for size in SIZES))
 METRICS = (*AGREEMENT, *EDGE_AGREEMENT, *FAITHFUL, "forwards")
-COMPARED = ("roc_auc", "average_precision", "edge_roc_auc", "cpr", "cmd")
-"""Of these CMD is better when it is lower."""
+COMPARED = ("roc_auc", "average_precision", "edge_roc_auc", "cpr", "cmd")  # of these CMD is better when it is lower
 N_BOOT = 2000
 
 

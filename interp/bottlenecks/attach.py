@@ -75,8 +75,7 @@ class _BySite(dict):
         return Codes(ids, layer.values[:, :, place.head]) if isinstance(layer, Codes) else ids
 
 
-_GateCode = tuple[str, int | None, int]
-"""A code that a gate asks for: its codebook, the group there, and the code."""
+_GateCode = tuple[str, int | None, int]  # a code that a gate asks for: its codebook, the group there, and the code
 
 
 class Attached:

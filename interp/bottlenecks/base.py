@@ -24,12 +24,9 @@ from torch import Tensor
 from interp.errors import InputError
 from interp.files import atomic_path, parse_json, read_json, read_tensors, write_json
 
-Vectors = Float[Tensor, "*batch d_in"]
-"""As bottlenecks take and give them; of several groups [..., group, d_in]."""
-GroupRows = Float[Tensor, "group row d_in"]
-"""Vectors with the group axis in front."""
-Book = Float[Tensor, "group code d_in"]
-"""The codes of a dictionary."""
+Vectors = Float[Tensor, "*batch d_in"]  # as bottlenecks take and give them; of several groups [..., group, d_in]
+GroupRows = Float[Tensor, "group row d_in"]  # vectors with the group axis in front
+Book = Float[Tensor, "group code d_in"]  # the codes of a dictionary
 InFolder = TypeVar("InFolder", bound="HubFolder")
 
 CARD = """---
@@ -80,8 +77,7 @@ def fetch(source: str | Path, **hub: Any) -> Path:
         raise InputError(f"{source} is no folder here, and not to be had from the hub: {reason}") from error
 
 
-NO_CODE = -1
-"""An id that stands for nothing: the slot is left out of the sum."""
+NO_CODE = -1  # an id that stands for nothing: the slot is left out of the sum
 
 
 @dataclass(frozen=True)

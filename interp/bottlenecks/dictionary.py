@@ -58,8 +58,7 @@ class Dictionary(nn.Module, Bottleneck):
     """
 
     kind = "dictionary"
-    trains: ClassVar[bool] = True
-    """Whether gradients may move the codes."""
+    trains: ClassVar[bool] = True  # whether gradients may move the codes
     unrounded: Tensor | None = None
     """Of a kind that rounds its codes, what they are rounded from while they are trained."""
     counts: Int[Tensor, "group code"]

@@ -36,8 +36,7 @@ from interp.bottlenecks.gates import TOKEN, Gate
 from interp.errors import InputError, real_number, whole_number
 from interp.models.sites import canonical_site
 
-Positions = str | SupportsIndex | slice | Sequence[SupportsIndex]
-"""A name or columns, see the module's docstring."""
+Positions = str | SupportsIndex | slice | Sequence[SupportsIndex]  # a name or columns, see the module's docstring
 
 
 @dataclass(frozen=True)
@@ -153,8 +152,7 @@ def format_codes(codes: Iterable[WeightedCode]) -> str:
 
 
 Operation = Literal["set", "added", "forbidden"]
-OPERATIONS: tuple[Operation, ...] = get_args(Operation)
-"""What is done to codes."""
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)  # what is done to codes
 
 
 def code_edits(
@@ -256,8 +254,7 @@ Rows = tuple[int, ...] | None
 _Key = tuple[EditScope, Rows]
 At = Callable[[EditScope, Rows], Bool[Tensor, "batch pos"] | None]
 """Where edits of these rows act in the forward under way; None for nowhere."""
-_KEEP = -2
-"""An id that leaves a slot as it is."""
+_KEEP = -2  # an id that leaves a slot as it is
 
 
 class SiteEdits:

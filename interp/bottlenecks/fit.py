@@ -150,14 +150,10 @@ def _at(site: Site, x: Tensor) -> Tensor:
 
 IN_MEMORY = 2 * 2**30
 """Bytes of one site's vectors up to which k-means sees all of them at once; above, batch after batch."""
-BATCH_SIZE = 32
-"""Blocks per forward pass: 2048 tokens at a context of 64."""
-FIT_TOKENS, CONTEXT = 22_000, 64
-"""What the codebooks of the package were begun with."""
-TOKENS_PER_CODE = 20
-"""At least so many every fit had whose cost is told in benchmarks/TABLES.md."""
-STEERED_CODES = 512
-"""A codebook, of those with which steering was measured; they were fitted on :data:`FIT_TOKENS`."""
+BATCH_SIZE = 32  # blocks per forward pass: 2048 tokens at a context of 64
+FIT_TOKENS, CONTEXT = 22_000, 64  # what the codebooks of the package were begun with
+TOKENS_PER_CODE = 20  # at least so many every fit had whose cost is told in benchmarks/TABLES.md
+STEERED_CODES = 512  # a codebook, of those with which steering was measured; they were fitted on :data:`FIT_TOKENS`
 
 
 def few_tokens(n_tokens: int, n_codes: int) -> str | None:
@@ -173,30 +169,19 @@ def few_tokens(n_tokens: int, n_codes: int) -> str | None:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """
-    Attributes:
-        n_codes: codes per book, and per head where the site is a layer's heads.
-        k: codes per vector.
-        selection: see :class:`~interp.bottlenecks.kinds.codebook.CodebookConfig`, as ``magnitude``.
-        kind: ``codebook``, or another of :data:`~interp.bottlenecks.base.SHIPPED`, or ``path/to/file.py:Class``. Of
-            others than codebooks, ``bits`` and ``options`` say what n_codes, k, selection and magnitude do not.
-        bits: of a vector, about; None for what the kind has by itself.
-        options: fields of the kind's config, by name.
-        sequential: see the module's docstring.
-        by_output: compare and fit a head's vectors by what W_O makes of them.
-        seed: of k-means.
-    """
-
-    n_codes: int = 512
-    k: int = 8
+    n_codes: int = 512  # codes per book, and per head where the site is a layer's heads
+    k: int = 8  # codes per vector
+    # see :class:`~interp.bottlenecks.kinds.codebook.CodebookConfig`, as ``magnitude``
     selection: Selection = "matching_pursuit"
     magnitude: Literal["unit", "scaled"] = "unit"
-    sequential: bool = True
-    by_output: bool = True
-    seed: int = 0
+    sequential: bool = True  # see the module's docstring
+    by_output: bool = True  # compare and fit a head's vectors by what W_O makes of them
+    seed: int = 0  # of k-means
+    # ``codebook``, or another of :data:`~interp.bottlenecks.base.SHIPPED`, or ``path/to/file.py:Class``. Of others than
+    # codebooks, ``bits`` and ``options`` say what n_codes, k, selection and magnitude do not
     kind: str = "codebook"
-    bits: int | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    bits: int | None = None  # of a vector, about; None for what the kind has by itself
+    options: Mapping[str, Any] = field(default_factory=dict)  # fields of the kind's config, by name
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -19,10 +19,8 @@ from torch import Tensor
 from interp.bottlenecks.base import Book, GroupRows
 from interp.errors import InputError
 
-REFIT_PART = 4096
-"""Rows whose pairs of codes are counted at a time."""
-RIDGE = 10.0
-"""Vectors that the ridge stands for."""
+REFIT_PART = 4096  # rows whose pairs of codes are counted at a time
+RIDGE = 10.0  # vectors that the ridge stands for
 
 
 def refit(rows: GroupRows, ids: Int[Tensor, "group row k"], book: Book) -> Book:
@@ -71,14 +69,12 @@ def least_squares_move(
     return torch.linalg.solve(together, lacking)
 
 
-SIMILARITIES = 2**24
-"""Elements of the transient row × centre matrix on a GPU: 64 MiB."""
+SIMILARITIES = 2**24  # elements of the transient row × centre matrix on a GPU: 64 MiB
 IN_CACHE = 2**20
 """Elements of the similarities that a processor makes at a time: 4 MiB are still in its cache when the best is looked
 for, which halved the time of four heads of size 32 with 1000 codes each."""
 ROUNDS = 32
-PART = 4096
-"""Rows of a group whose squares are made at a time."""
+PART = 4096  # rows of a group whose squares are made at a time
 
 
 class GroupedKMeans:

@@ -24,8 +24,7 @@ from interp.bottlenecks.dictionary import SearchCache, chosen_sum, mean_code
 from interp.bottlenecks.kinds.metric_codebook import ByMap
 from interp.errors import InputError, check_fields
 
-MOST_CODES = 2**22
-"""Codes of all slots of a group: what an index and the counts can hold."""
+MOST_CODES = 2**22  # codes of all slots of a group: what an index and the counts can hold
 
 
 @dataclass(frozen=True)

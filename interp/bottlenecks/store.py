@@ -38,8 +38,7 @@ MANIFEST, PACKED_FILE = "manifest.json", "codebooks.safetensors"
 WORK, REQUEST_FILE = ".work", "request.json"
 """What is only needed until the codebooks are a whole, and in it what was asked for."""
 MODEL_FOLDER = "model"
-PRETRAINED = Path(__file__).parent / "data"
-"""Codebooks that come with the package, one packed folder each."""
+PRETRAINED = Path(__file__).parent / "data"  # codebooks that come with the package, one packed folder each
 _SAME = ("architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_vocab", "weights")
 """What must agree between the model that codebooks were fitted on and the one they are put into."""
 

@@ -186,21 +186,17 @@ class RandomCircuits(Strict):
 
 
 class Interventions(Strict):
-    """A circuit alone and a circuit off, on pairs of its task.
-
-    Attributes:
-        share, kl: of the members alone; KL in nats at END, from the untouched model.
-        left: share of the gap that is left with all members off together; 0 where nothing else does the task.
-        cmd, cpr: areas of the nested circuits by |effect| and by signed effect, over MIB's fractions.
-    """
+    """A circuit alone and a circuit off, on pairs of its task."""
 
     n_heads: PositiveInt
     n_pairs: PositiveInt
     ablation: str
     universe: Literal["heads"] = "heads"
+    # share, kl: of the members alone; KL in nats at END, from the untouched model
     share: Estimate
     kl: float
-    left: Estimate
+    left: Estimate  # share of the gap that is left with all members off together; 0 where nothing else does the task
+    # cmd, cpr: areas of the nested circuits by |effect| and by signed effect, over MIB's fractions
     cmd: float
     cpr: float
     nested: list[NestedShare]
@@ -228,23 +224,17 @@ class Rival(Strict):
 
 
 class Validity(Strict):
-    """The card of a run.
-
-    Attributes:
-        held_out: whether the judging pairs are none of those that the run was found on.
-        jaccard: overlap of members with those decided again on resampled pairs; the interval is over resamples.
-        tasks: the run's own task first, then the others that the model does.
-        left_out: what could not be told and why, a sentence each.
-        forwards, seconds: spent on interventions, in forward passes of one prompt; wall time of it all.
-    """
+    """The card of a run."""
 
     format: Literal[1] = 1
-    held_out: bool
+    held_out: bool  # whether the judging pairs are none of those that the run was found on
     circuit: Interventions
+    # overlap of members with those decided again on resampled pairs; the interval is over resamples
     jaccard: Estimate | None
-    tasks: list[OnTask]
+    tasks: list[OnTask]  # the run's own task first, then the others that the model does
     rivals: list[Rival]
-    left_out: list[str]
+    left_out: list[str]  # what could not be told and why, a sentence each
+    # forwards, seconds: spent on interventions, in forward passes of one prompt; wall time of it all
     forwards: float
     seconds: float
 

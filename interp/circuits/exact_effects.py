@@ -38,20 +38,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Exact effects that are to be measured: of which model, on which pairs.
-
-    Attributes:
-        folder: of the parts.
-        described: :func:`~interp.models.describe_model` of the model.
-        weights: its :func:`~interp.models.weights_checksum`.
-        mlps: whether MLPs are patched too, where there are some.
-    """
+    """Exact effects that are to be measured: of which model, on which pairs."""
 
     pairs: PromptPairs
-    folder: Path
-    described: dict
-    weights: str
-    mlps: bool
+    folder: Path  # of the parts
+    described: dict  # :func:`~interp.models.describe_model` of the model
+    weights: str  # its :func:`~interp.models.weights_checksum`
+    mlps: bool  # whether MLPs are patched too, where there are some
     batch_size: int
 
     @classmethod

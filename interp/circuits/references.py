@@ -36,21 +36,16 @@ _WITH_FOLDER = "attn-only-4l"
 
 @dataclass(frozen=True)
 class Reference:
-    """One published circuit.
-
-    Attributes:
-        heads: site (``a9.h9``) -> role, as the source groups them (``unnamed`` where it gives no role).
-        edges: (sender, receiver, into), with ``into`` one of q, k, v for heads and ``None`` for MLPs and
-            the logits. Senders and receivers are sites, ``input`` (the embedding) and ``logits``. Empty where
-            none was published.
-    """
+    """One published circuit."""
 
     name: str
     task: str
     model: str
     n_layers: int
     n_heads: int
-    heads: dict[str, str]
+    heads: dict[str, str]  # site (``a9.h9``) -> role, as the source groups them (``unnamed`` where it gives no role)
+    # (sender, receiver, into), with ``into`` one of q, k, v for heads and ``None`` for MLPs and the logits. Senders and
+    # receivers are sites, ``input`` (the embedding) and ``logits``. Empty where none was published
     edges: tuple[tuple[str, str, str | None], ...]
     citation: str
     note: str
@@ -85,8 +80,7 @@ def written_reference(name: str, model: Model) -> Reference:
     return Reference(f"{name}/written", name, name, *shape, truth.heads, truth.edges, citation, "")
 
 
-_TOLERANCE = 1e-3
-"""Largest rounding error of a stored effect, as a share of the gap."""
+_TOLERANCE = 1e-3  # largest rounding error of a stored effect, as a share of the gap
 
 
 class _Provenance(BaseModel, strict=True, extra="allow"):
@@ -107,23 +101,19 @@ class _Header(BaseModel, strict=True):
 
 @dataclass(frozen=True)
 class ExactEffects:
-    """Exact effects of all heads (and MLPs) of one model on one task.
-
-    Attributes:
-        heads, mlps: effect of each component on each pair, in units of the metric; ``mlps`` is ``None`` for
-            attention-only models.
-        metric_clean, metric_corrupt: the task metric of the untouched model on both prompts of each pair.
-        provenance: model, task, counterfactual, seed, bos, n_pairs, fingerprints of the pairs, versions; JSON-able.
-    """
+    """Exact effects of all heads (and MLPs) of one model on one task."""
 
     name: str
     task: str
     model: str
+    # heads, mlps: effect of each component on each pair, in units of the metric; ``mlps`` is ``None`` for
+    # attention-only models
     heads: Float[np.ndarray, "pair layer head"]
     mlps: Float[np.ndarray, "pair layer"] | None
+    # metric_clean, metric_corrupt: the task metric of the untouched model on both prompts of each pair
     metric_clean: Float[np.ndarray, " pair"]
     metric_corrupt: Float[np.ndarray, " pair"]
-    provenance: dict
+    provenance: dict  # model, task, counterfactual, seed, bos, n_pairs, fingerprints of the pairs, versions; JSON-able
 
     @property
     def n_layers(self) -> int:

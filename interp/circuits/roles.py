@@ -32,24 +32,19 @@ from interp.models import HookFunction, Model, hooked, model_device
 from interp.models.residual_writes import FinalNorm, ResidualWrites
 from interp.prompts.pairs import SIDES, Metric, PromptPair
 
-LONGEST = 128
-"""Tokens up to which whole attention patterns are kept; of longer prompts the row of END."""
+LONGEST = 128  # tokens up to which whole attention patterns are kept; of longer prompts the row of END
 
 
 @dataclass(frozen=True)
 class PairView:
-    """What :func:`view_pair` read. Sides are ``clean`` and ``corrupt``.
-
-    Attributes:
-        metric: the task metric on either side.
-        patterns: of all queries, or of END alone for prompts of more than :data:`LONGEST` tokens.
-        written: what each head adds at END, after the final norm frozen at that prompt's scale; ``None`` where it is
-            not known what heads add to the residual stream.
-    """
+    """What :func:`view_pair` read. Sides are ``clean`` and ``corrupt``."""
 
     pair: PromptPair
-    metric: tuple[float, float]
+    metric: tuple[float, float]  # the task metric on either side
+    # of all queries, or of END alone for prompts of more than :data:`LONGEST` tokens
     patterns: Float[np.ndarray, "side layer head query key"]
+    # what each head adds at END, after the final norm frozen at that prompt's scale; ``None`` where it is not known
+    # what heads add to the residual stream
     written: Float[Tensor, "side layer head d_model"] | None
     norm: FinalNorm
 
@@ -104,8 +99,7 @@ def view_pair(model: Model, pair: PromptPair, metric: Metric) -> PairView:
     return PairView(pair, (clean, corrupt), torch.stack(patterns, 1).numpy(), written, norm)
 
 
-FULL_SHARE = 0.02
-"""Share of the whole logit difference from which on a direct effect counts fully."""
+FULL_SHARE = 0.02  # share of the whole logit difference from which on a direct effect counts fully
 
 REPEAT_LENGTH = 24
 REPEAT_BATCH = 8
@@ -182,8 +176,7 @@ class HeadRoles:
         return {role: round(float(score[layer, head]), 4) for role, score in self.scores.items()}
 
 
-ROLE_BAR = 0.25
-"""A head is called by a role from this score on."""
+ROLE_BAR = 0.25  # a head is called by a role from this score on
 
 
 def role_name(roles: dict[str, float]) -> str:

@@ -46,28 +46,22 @@ def check_known_gap(model: Model, pairs: PromptPairs, metric_clean: PerPair, met
         )
 
 
-LOOK = 25
-"""Pairs that candidates are patched on from one look to the next."""
+LOOK = 25  # pairs that candidates are patched on from one look to the next
 LEVEL = 0.2
 """Chance, over all looks, that a candidate at the threshold is settled on the side where all pairs would not put it."""
 
 
 @dataclass(frozen=True)
 class VerifiedHeads:
-    """Candidates with their exact effects.
-
-    Attributes:
-        low, high: 95 % percentile bootstrap interval of the mean effect, over the pairs it was measured on; of few
-            pairs it is too narrow (of normal values it holds the mean in 84 % of cases with 5, in 90 % with 10, in
-            93 % with 20).
-        member: |mean effect| ≥ threshold × gap, and the interval off zero.
-    """
+    """Candidates with their exact effects."""
 
     sites: tuple[Site, ...]
     effect: Float[np.ndarray, " site"]
+    # low, high: 95 % percentile bootstrap interval of the mean effect, over the pairs it was measured on; of few pairs
+    # it is too narrow (of normal values it holds the mean in 84 % of cases with 5, in 90 % with 10, in 93 % with 20)
     low: Float[np.ndarray, " site"]
     high: Float[np.ndarray, " site"]
-    member: np.ndarray
+    member: np.ndarray  # |mean effect| ≥ threshold × gap, and the interval off zero
     measured: PatchingEffects
 
     @property

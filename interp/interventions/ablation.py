@@ -49,8 +49,7 @@ from interp.prompts.pairs import PromptPairs
 
 Kind = Literal["resample", "mean", "mean-by-position", "zero"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Fill = list[Tensor]
-"""Of heads, layer by layer, then of MLPs; each tensor broadcasts to one batch of pairs."""
+Fill = list[Tensor]  # of heads, layer by layer, then of MLPs; each tensor broadcasts to one batch of pairs
 
 
 class Corrupt(Consumer):

@@ -28,42 +28,28 @@ from interp.prompts.pairs import PromptPair, PromptPairs
 
 PerRow = Int[np.ndarray, " row"]
 PerPatch = Int[np.ndarray, " patch"]
-MEMORY = 2 * 2**30
-"""Bytes that a clean run may keep."""
-MOST_KEPT = 128
-"""Pairs that a discovery keeps."""
-PATCH_ROWS = 64
-"""Prompts that share a forward."""
-MOST_ROWS, MOST_POSITIONS = 256, 1024
-"""Of one with patches: rows of few positions are more."""
-OVERHEAD = 45
-"""Positions of a layer that cost as much as one forward of it costs beside its positions."""
-NEAR = 2
-"""Positions by which first differences of pairs may differ that a gradient is taken of together."""
-NEVER = -1e4
-"""The logit of a token that does not come; finite, so that differences are."""
+MEMORY = 2 * 2**30  # bytes that a clean run may keep
+MOST_KEPT = 128  # pairs that a discovery keeps
+PATCH_ROWS = 64  # prompts that share a forward
+MOST_ROWS, MOST_POSITIONS = 256, 1024  # of one with patches: rows of few positions are more
+OVERHEAD = 45  # positions of a layer that cost as much as one forward of it costs beside its positions
+NEAR = 2  # positions by which first differences of pairs may differ that a gradient is taken of together
+NEVER = -1e4  # the logit of a token that does not come; finite, so that differences are
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What came of some patches, a clean prompt a row.
 
-    Attributes:
-        preferred: the token the model likes best among the pair's answers and wrong answers.
-        top: the token it likes best of all.
-        kl: KL(clean ‖ patched) of the next token, in nats.
-        off_target: the same with the pair's answers and wrong answers left out.
-        read: what stands at the sites and positions that were asked for.
-
     ``top``, ``kl`` and ``off_target`` are −1 and NaN unless they were asked for.
     """
 
     metric: Float[np.ndarray, " row"]
-    preferred: PerRow
-    top: PerRow
-    kl: Float[np.ndarray, " row"]
-    off_target: Float[np.ndarray, " row"]
-    read: tuple[Float[Tensor, "row ..."], ...]
+    preferred: PerRow  # the token the model likes best among the pair's answers and wrong answers
+    top: PerRow  # the token it likes best of all
+    kl: Float[np.ndarray, " row"]  # KL(clean ‖ patched) of the next token, in nats
+    off_target: Float[np.ndarray, " row"]  # the same with the pair's answers and wrong answers left out
+    read: tuple[Float[Tensor, "row ..."], ...]  # what stands at the sites and positions that were asked for
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ from interp.models.partial_forward import QKV, Blockwise, Into, require_whole_bl
 from interp.models.residual_writes import output_bias
 from interp.prompts.pairs import PromptPairs
 
-EMBEDDED = "blocks.0.hook_resid_pre"
-"""Where the embedded prompt enters the first block."""
+EMBEDDED = "blocks.0.hook_resid_pre"  # where the embedded prompt enters the first block
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,11 @@ from interp.models import HookFunction, Model, Site
 from interp.models.partial_forward import takes_prefix
 from interp.prompts.pairs import PromptPair, PromptPairs
 
-SIZES = (1, 2, 3, 4, 6, 8, 10, 13, 16, 20)
-"""Numbers of nodes from which on the gradient is taken anew."""
+SIZES = (1, 2, 3, 4, 6, 8, 10, 13, 16, 20)  # numbers of nodes from which on the gradient is taken anew
 SOFT = 0.0, 0.5
 """Gradients by which nodes are chosen are means over contexts in which the others stand so far on the way from B's
 value to what they would write: between both, the first of a chain counts before its last is put in."""
-LEAST_GAIN = 1e-3
-"""A node that promises less, as a share of the difference, is not chosen."""
+LEAST_GAIN = 1e-3  # a node that promises less, as a share of the difference, is not chosen
 Arms = Bool[np.ndarray, "arm layer pos component"]
 
 

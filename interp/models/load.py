@@ -23,8 +23,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # ids from before the hub asked for owners
 _OWNERLESS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?|mps")
-_ONE_AT_A_TIME = threading.RLock()
-"""transformers makes models on the meta device while it loads one, for every thread."""
+_ONE_AT_A_TIME = threading.RLock()  # transformers makes models on the meta device while it loads one, for every thread
 
 
 def load_model(spec: str | Path = EMBEDDED, *, device: str | None = None, dtype: str = "float32") -> TransformerBridge:

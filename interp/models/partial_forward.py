@@ -47,8 +47,7 @@ from interp.models.sites import has_mlps
 Into = Literal["q", "k", "v"]
 QKV: tuple[Into, ...] = get_args(Into)
 _TOLERANCE = {torch.float32: 1e-3}
-_ROUGH_TOLERANCE = 0.05
-"""Of the largest component: 16-bit numbers round at every sum."""
+_ROUGH_TOLERANCE = 0.05  # of the largest component: 16-bit numbers round at every sum
 
 
 class Blockwise:

@@ -35,11 +35,9 @@ from interp.models.limits import check_fits, check_tokenizer, check_weights
 from interp.progress import quiet, status
 
 MOST_LAYERS = 1000
-TOKENS = 4
-"""What a position gets wrong shows from the second on."""
+TOKENS = 4  # what a position gets wrong shows from the second on
 _TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
-_ROUGH_TOLERANCE = 0.2
-"""Of the largest logit: numbers of 16 bits round in another order in each."""
+_ROUGH_TOLERANCE = 0.2  # of the largest logit: numbers of 16 bits round in another order in each
 
 
 @torch.no_grad()
@@ -84,8 +82,7 @@ _DAMAGED = (
 )
 """What transformers raises for files that are not what they seem."""
 _NO_TOKENIZER = "Couldn't instantiate the backend tokenizer"
-_IN_A_STACK = re.compile(r"(.*?)\.\d+\.")
-"""A weight of a layer; what comes before its number."""
+_IN_A_STACK = re.compile(r"(.*?)\.\d+\.")  # a weight of a layer; what comes before its number
 
 
 def read_pretrained(source: str | Path, device: torch.device, dtype: torch.dtype) -> TransformerBridge:

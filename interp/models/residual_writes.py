@@ -74,28 +74,18 @@ _NO_SUM = "its heads, biases and MLPs do not add up to its residual stream"
 _NORMS = ("ln1_post", "ln1")
 """What the bridge calls a norm after attention; transformer-lens 3.9 says ``ln1`` where there is none before."""
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
-_ROUGH_TOLERANCE = 0.05
-"""Of the largest number: 16-bit numbers round at every sum."""
+_ROUGH_TOLERANCE = 0.05  # of the largest number: 16-bit numbers round at every sum
 _known: "weakref.WeakKeyDictionary[TransformerBridge, ResidualWrites]" = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class ResidualWrites:
-    """
-    Attributes:
-        known: whether heads, bias and MLP add up to what a layer adds, by ``norm`` and ``scale``.
-        norm: the module of a block that stands between its heads and the residual stream, if one does.
-        scale: what attention's output is multiplied with on its way there.
-        logit_scale: what the unembedding's output is multiplied with; ``None`` where logits are no multiple of it
-            (soft-caps).
-        norm_first: whether a norm stands before attention: ``ln1``, which queries, keys and values read.
-    """
-
-    known: bool
-    norm: str | None = None
-    scale: float = 1.0
+    known: bool  # whether heads, bias and MLP add up to what a layer adds, by ``norm`` and ``scale``
+    norm: str | None = None  # the module of a block that stands between its heads and the residual stream, if one does
+    scale: float = 1.0  # what attention's output is multiplied with on its way there
+    # what the unembedding's output is multiplied with; ``None`` where logits are no multiple of it (soft-caps)
     logit_scale: float | None = 1.0
-    norm_first: bool = True
+    norm_first: bool = True  # whether a norm stands before attention: ``ln1``, which queries, keys and values read
 
     @classmethod
     def of(cls, model: TransformerBridge) -> "ResidualWrites":

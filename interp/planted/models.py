@@ -40,8 +40,7 @@ _NUDGED = 5.0
 """By how much the right name still outscores BOS in a mover that is nudged: BOS gets 0.7 % of its attention."""
 _NUDGES = ("a0.h5", "a1.h1")
 _BYSTANDERS = ("a0.h0", "a1.h0", "a1.h5", "a2.h1", "a2.h5", "a3.h2", "a3.h4", "a4.h0")
-DISTRACTORS = (*_NUDGES, *_BYSTANDERS)
-"""The same places in every model."""
+DISTRACTORS = (*_NUDGES, *_BYSTANDERS)  # the same places in every model
 
 
 def _write_mover(plan: Blueprint, weight: float) -> tuple[tuple[Match, ...], tuple[Match, ...], Rows]:

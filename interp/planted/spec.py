@@ -19,12 +19,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from interp.planted.tasks import NOUNS, VOCABULARY
 
 D_MODEL, D_HEAD, N_HEADS, N_CTX = 256, 64, 6, 32
-LOGIT_SCALE = 10.0
-"""Logit of a word that is written to the output with weight 1, within 20 %."""
-DECOY_LEAK = 5e-4
-"""What a decoy writes to the output, against the 2 that it writes where nothing reads."""
-Rows = Float[Tensor, "_ d_model"]
-"""Directions of the residual stream."""
+LOGIT_SCALE = 10.0  # logit of a word that is written to the output with weight 1, within 20 %
+DECOY_LEAK = 5e-4  # what a decoy writes to the output, against the 2 that it writes where nothing reads
+Rows = Float[Tensor, "_ d_model"]  # directions of the residual stream
 
 
 @dataclass(frozen=True)
@@ -65,13 +62,10 @@ class Blueprint:
         self._unused = _rotation(D_MODEL, self.generator)
         self.tokens = self.take(len(VOCABULARY))
         self.places = self.take(N_CTX)
-        self.one = self.take(1)
-        """A direction that every position carries, for scores that depend on the key alone."""
-        self.junk = self.take(64)
-        """Where decoys write; no head of a circuit and no logit reads it."""
+        self.one = self.take(1)  # a direction that every position carries, for scores that depend on the key alone
+        self.junk = self.take(64)  # where decoys write; no head of a circuit and no logit reads it
         self.bos = self.words("<bos>")
-        self.items = self.words(*items)
-        """The words that the circuit moves: names or nouns."""
+        self.items = self.words(*items)  # the words that the circuit moves: names or nouns
         self.output = self.take(len(items))
         self.unembedding = torch.zeros(len(VOCABULARY), D_MODEL)
         # not all words alike, so that the metric varies from prompt to prompt
@@ -197,22 +191,16 @@ class Blueprint:
 
 @dataclass(frozen=True)
 class Planted:
-    """How one planted model is written, and what is true of it.
-
-    Attributes:
-        heads: site of every head of the circuit -> its role.
-        edges: ``(sender, receiver, into)``, ``into`` one of q, k, v: all direct paths between heads over
-            which the circuit works.
-        outputs: heads that write to the logits, the negative ones included.
-        distractors: decoys that have an attribution, or effects on single prompts, and no part in the task.
-    """
+    """How one planted model is written, and what is true of it."""
 
     write: Callable[[Blueprint], None]
     items: tuple[str, ...]
     n_layers: int
-    heads: dict[str, str]
+    heads: dict[str, str]  # site of every head of the circuit -> its role
+    # ``(sender, receiver, into)``, ``into`` one of q, k, v: all direct paths between heads over which the circuit works
     edges: tuple[tuple[str, str, str], ...]
-    outputs: tuple[str, ...]
+    outputs: tuple[str, ...]  # heads that write to the logits, the negative ones included
+    # decoys that have an attribution, or effects on single prompts, and no part in the task
     distractors: tuple[str, ...] = ()
 
     @property

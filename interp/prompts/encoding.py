@@ -7,8 +7,7 @@ from typing import Any
 from interp.errors import InputError
 from interp.prompts.pairs import PromptPair, Value
 
-Piece = tuple[str, str | None]
-"""A stretch of text and the role, if any, of its last token."""
+Piece = tuple[str, str | None]  # a stretch of text and the role, if any, of its last token
 
 
 class PromptEncoder:

@@ -45,8 +45,7 @@ class PromptPair:
     wrong_answers: tuple[int, ...]
     positions: dict[str, int] = field(default_factory=dict)
     """Token index of each role (IO, S1, S2, END, …), counted with BOS; the same in both prompts."""
-    template: str = ""
-    """Which of the task's templates made the prompt; empty where a task has one."""
+    template: str = ""  # which of the task's templates made the prompt; empty where a task has one
     variables: Variables = field(default_factory=dict)
     """What the task says of both prompts; empty where it says nothing."""
 
@@ -114,10 +113,8 @@ class PromptPairs(list[PromptPair]):
         self.counterfactual = counterfactual
         self.seed = seed
         self.bos = bos
-        self.dropped = dropped or {}
-        """What the tokenizer made unusable, by kind: ``{"names": 3}``."""
-        self.notes = notes
-        """What a reader must know about the adaptation to this tokenizer, one sentence each."""
+        self.dropped = dropped or {}  # what the tokenizer made unusable, by kind: ``{"names": 3}``
+        self.notes = notes  # what a reader must know about the adaptation to this tokenizer, one sentence each
 
     def subset(self, indices: Iterable[int]) -> "PromptPairs":
         """The pairs at these indices, with the same provenance."""

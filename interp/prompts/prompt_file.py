@@ -106,8 +106,7 @@ def read_file(path: Path) -> bytes:
 class TaskFile:
     """A task in a file of the user's, read once: the file may be another by the time it is sampled."""
 
-    most: int
-    """Pairs that it has at most, whatever the tokenizer."""
+    most: int  # pairs that it has at most, whatever the tokenizer
     default_n: int
 
     def __init__(self, path: str | Path, data: bytes | None = None) -> None:

@@ -15,8 +15,7 @@ from interp.errors import InputError, TooFewPairs, one_line
 from interp.prompts.encoding import Piece, PromptEncoder
 from interp.prompts.pairs import Metric, PromptPair, PromptPairs, Task, Value
 
-TRIES = 1000
-"""Draws without a new prompt after which a task counts as used up."""
+TRIES = 1000  # draws without a new prompt after which a task counts as used up
 
 
 Drawn = TypeVar("Drawn", bound=Hashable)

@@ -28,10 +28,8 @@ from interp.prompts.sampling import TRIES, Made, SampledTask, distinct, seeded
 from interp.prompts.template_form import FORMAT, Entry, Form, Kind
 from interp.prompts.template_model import TemplateModel, occurrences, variable_of
 
-FRESH_TRIES = 20
-"""Corrupt prompts drawn for one clean prompt until one of them can be used."""
-COMPARED = 5
-"""Pairs in which two variables must agree before a note says so."""
+FRESH_TRIES = 20  # corrupt prompts drawn for one clean prompt until one of them can be used
+COMPARED = 5  # pairs in which two variables must agree before a note says so
 
 
 def load_task_file(path: str | Path, data: bytes | None = None) -> "PromptFile | TemplateFile":

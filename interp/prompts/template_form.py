@@ -28,8 +28,7 @@ class Entry:
     fields: Mapping[str, tuple[str, ...]]
 
 
-Assignment = Mapping[str, Entry | None]
-"""The value of each variable of a prompt, by name; ``None`` where it has none."""
+Assignment = Mapping[str, Entry | None]  # the value of each variable of a prompt, by name; ``None`` where it has none
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,7 @@ class Piece:
 
     text: str
     reference: Reference | None = None
-    occurrence: int = 0
-    """Of the variable in the template, from 1."""
+    occurrence: int = 0  # of the variable in the template, from 1
 
 
 def pieces_of(text: str) -> tuple[Piece, ...]:

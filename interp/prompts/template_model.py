@@ -8,8 +8,7 @@ from interp.errors import InputError
 from interp.prompts.pairs import Value
 from interp.prompts.template_form import Assignment, Entry, Form, Kind, Piece, Reference, Values, pieces_of
 
-NAMED = 5
-"""Dropped words that an error names."""
+NAMED = 5  # dropped words that an error names
 
 
 def variable_of(target: str) -> str:

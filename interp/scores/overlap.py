@@ -36,10 +36,8 @@ from interp.scores.result import Cost, EdgeScore, ScoredEdges, Scores
 PUBLISHED_L1 = {"ioi": 0.02, "greater-than": 0.02, "docstring": 0.05}
 """λ of each task's recorded runs, probably tuned against the very circuits that the results are scored on."""
 
-BEST_EDGES = 200
-"""Edges kept in the result; :func:`edge_overlap` gives them all."""
-PROMPTS_AT_ONCE = 128
-"""Prompts encoded together: a layer of GPT-2 XL (25 heads of size 1600) is then 20 MB."""
+BEST_EDGES = 200  # edges kept in the result; :func:`edge_overlap` gives them all
+PROMPTS_AT_ONCE = 128  # prompts encoded together: a layer of GPT-2 XL (25 heads of size 1600) is then 20 MB
 
 
 @dataclass(frozen=True)
@@ -85,17 +83,13 @@ class OverlapConfig(MethodConfig):
 
 @dataclass(frozen=True)
 class HeadCodes:
-    """The code of every head on every prompt.
+    """The code of every head on every prompt."""
 
-    Attributes:
-        ids: side 0 is clean, 1 corrupt; one slot unless the means were taken at role positions.
-        dictionary: one for all heads, or one group per head in reading order.
-        train_indices: the prompts it was trained on; i < n is clean prompt i, i ≥ n is corrupt prompt i − n.
-    """
-
+    # side 0 is clean, 1 corrupt; one slot unless the means were taken at role positions
     ids: Int[np.ndarray, "side pair slot layer head"]
     n_codes: int
-    dictionary: DiscreteSAE
+    dictionary: DiscreteSAE  # one for all heads, or one group per head in reading order
+    # the prompts it was trained on; i < n is clean prompt i, i ≥ n is corrupt prompt i − n
     train_indices: tuple[int, ...]
 
 
@@ -108,8 +102,7 @@ def read_means(context: Context) -> HeadMeans:
     return means
 
 
-FORWARD_SHARE = 0.5
-"""Of the work, roughly; the dictionary is the rest."""
+FORWARD_SHARE = 0.5  # of the work, roughly; the dictionary is the rest
 
 
 def _subsets(context: Context) -> Rank:

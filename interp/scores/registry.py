@@ -12,19 +12,12 @@ from interp.scores.method import Method
 
 @dataclass(frozen=True)
 class Listed:
-    """A method that ships.
+    """A method that ships."""
 
-    Attributes:
-        module: below ``interp.scores``; its function has the method's name.
-        summary: what it does in a few words.
-        forwards: what it costs a pair on the default model, in forward passes of one prompt.
-        edge_forwards: what its edges cost a pair.
-    """
-
-    module: str
-    summary: str
-    forwards: int
-    edge_forwards: int = 8
+    module: str  # below ``interp.scores``; its function has the method's name
+    summary: str  # what it does in a few words
+    forwards: int  # what it costs a pair on the default model, in forward passes of one prompt
+    edge_forwards: int = 8  # what its edges cost a pair
 
 
 METHODS: dict[str, Listed] = {
@@ -66,8 +59,7 @@ METHODS: dict[str, Listed] = {
     ),
 }
 DEFAULT_METHOD = "adaptive-patching"
-REFERENCE_METHOD = "patching"
-"""What references are measured by, and candidates are checked by."""
+REFERENCE_METHOD = "patching"  # what references are measured by, and candidates are checked by
 
 
 def load_method(spec: str | Method | Callable[..., Any]) -> Method:

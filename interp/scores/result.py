@@ -17,8 +17,7 @@ from interp.scores.adaptive_patching.posterior import at_false_discovery_rate
 if TYPE_CHECKING:
     from interp.scores.overlap import HeadCodes
 
-FALSE_DISCOVERY_RATE = 0.1
-"""Share of a circuit that may be expected to be no members, where none is stated."""
+FALSE_DISCOVERY_RATE = 0.1  # share of a circuit that may be expected to be no members, where none is stated
 
 
 @dataclass(frozen=True)
@@ -32,25 +31,18 @@ class Cost:
 
 @dataclass(frozen=True)
 class EdgeEvidence:
-    """What speaks for an edge.
+    """What speaks for an edge."""
 
-    Attributes:
-        attribution: to first order, over all positions.
-        codes: to first order, between the sender's codes at the roles; ``None`` without codes.
-        co_occurrence: bits that the two heads' codes tell of each other given the side; ``None`` without codes.
-        effect: estimated mean effect.
-        error: its standard error; ``None`` where the edge was no candidate, and ``probability``, of an effect above the
-            threshold, is 0.
-        measured: pairs on which the edge was patched.
-    """
-
-    attribution: float
-    codes: float | None
+    attribution: float  # to first order, over all positions
+    codes: float | None  # to first order, between the sender's codes at the roles; ``None`` without codes
+    # bits that the two heads' codes tell of each other given the side; ``None`` without codes
     co_occurrence: float | None
-    effect: float
+    effect: float  # estimated mean effect
+    # its standard error; ``None`` where the edge was no candidate, and ``probability``, of an effect above the
+    # threshold, is 0
     error: float | None
     probability: float
-    measured: int
+    measured: int  # pairs on which the edge was patched
 
 
 @dataclass(frozen=True)
@@ -72,28 +64,21 @@ class CodeChange:
     clean: int
     corrupt: int
     share: float
-    attribution: float
-    """Σ over those pairs of (c(clean) − c(corrupt)) · gradient, over the number of all pairs."""
+    attribution: float  # Σ over those pairs of (c(clean) − c(corrupt)) · gradient, over the number of all pairs
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What speaks for a head's membership.
+    """What speaks for a head's membership."""
 
-    Attributes:
-        effect, error: estimated mean effect and its standard error.
-        probability: that the effect is above the threshold.
-        p_value: of no effect at all, under permuted labels.
-        patched: pairs on which the head was patched exactly.
-        changes: the changes of code that the effect comes from, to first order, largest first; of a run whose codes are
-            known (:mod:`interp.scores.adaptive_patching.role_codes`).
-    """
-
+    # effect, error: estimated mean effect and its standard error
     effect: float
     error: float
-    probability: float
-    p_value: float
-    patched: int
+    probability: float  # that the effect is above the threshold
+    p_value: float  # of no effect at all, under permuted labels
+    patched: int  # pairs on which the head was patched exactly
+    # the changes of code that the effect comes from, to first order, largest first; of a run whose codes are known
+    # (:mod:`interp.scores.adaptive_patching.role_codes`)
     changes: tuple[CodeChange, ...] = ()
 
 

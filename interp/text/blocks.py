@@ -20,10 +20,8 @@ from interp.progress import Stage, silent
 from interp.text.sources import Document, TextSource, open_sources
 from interp.text.special import between, first_token, token_ids
 
-HELDOUT_SHARE = 4
-"""One document in so many is held out."""
-_FRUITLESS = 4096
-"""An endless source that brings nothing new in so many documents has nothing more to say."""
+HELDOUT_SHARE = 4  # one document in so many is held out
+_FRUITLESS = 4096  # an endless source that brings nothing new in so many documents has nothing more to say
 
 Split = Literal["train", "heldout"]
 

@@ -158,8 +158,7 @@ class ModelSamples:
         return cache_folder() / "samples" / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
-_MOST_EMPTY = 1000
-"""Rows without a text, one after another, after which a column is taken for one that has none."""
+_MOST_EMPTY = 1000  # rows without a text, one after another, after which a column is taken for one that has none
 _FORM = "datasets:NAME[:CONFIG[:SPLIT[:COLUMN]]]"
 
 
@@ -333,8 +332,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise InputError(f"cannot read the text file {path}: {error}") from None
 
 
-Document = str | tuple[int, ...]
-"""A text, or token ids without special tokens at either end."""
+Document = str | tuple[int, ...]  # a text, or token ids without special tokens at either end
 
 
 @runtime_checkable

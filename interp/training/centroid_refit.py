@@ -25,10 +25,8 @@ from interp.models import Model, Site, expand_sites
 from interp.progress import Stage, silent
 from interp.training.trained_codebook import bos_codes
 
-SHARE = 0.25
-"""Of the way."""
-TOKENS = 20_000
-"""Of the text."""
+SHARE = 0.25  # of the way
+TOKENS = 20_000  # of the text
 
 
 @torch.no_grad()

@@ -23,41 +23,34 @@ def usual_step(k: int, *, mlps: bool = False) -> float:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """
-    Attributes:
-        objective: ``local``: each book reconstructs what reaches its site, nothing else. ``distilled``: KL from the
-            plain model's next-token distribution to the spliced model's, which is frozen, plus λ times the
-            reconstruction error. ``joint``: the spliced model's cross-entropy plus the same, and the model is finetuned
-            along with the codes (Tamkin, Taufeeque & Goodman 2023, §2).
-        lr: Adam's step for the codes, in units of the spread (standard deviation per coordinate) of what comes to
-            each head or site, as the book compares vectors. ``None``: :func:`usual_step`.
-        model_lr: AdamW's step for the model's weights (joint only).
-        mse_weight: λ. The error is the share of variance not explained, averaged over heads and sites, so λ = 1 weighs
-            explaining nothing at all like one nat.
-        batch_size: blocks of text a step.
-        warmup: share of the steps over which the step sizes rise; they fall to zero, linearly, over the rest.
-        nested: train with a number of codes drawn anew each step from 1, 2, 4, … and the books' own k, so that one book
-            serves them all.
-        centroid_refits: rounds of :mod:`~interp.training.centroid_refit` at the end, for ``distilled`` codes that are
-            not ``nested``: they end nearer to the vectors that they stand for.
-        replace_every: steps after which codes that were not used meanwhile are replaced, until four fifths of
-            the run; 0 leaves them.
-        precision: of the model's matrix products: ``float32``, ``bfloat16``, or ``auto``, which is bfloat16 on a GPU
-            and float32 on a processor. Processors that multiply bfloat16 (AVX512-BF16, AMX) train faster with it
-            (1.6 × measured), others far more slowly. Codes, their gradients and similarities are float32 always.
-    """
-
+    # ``local``: each book reconstructs what reaches its site, nothing else. ``distilled``: KL from the plain model's
+    # next-token distribution to the spliced model's, which is frozen, plus λ times the reconstruction error. ``joint``:
+    # the spliced model's cross-entropy plus the same, and the model is finetuned along with the codes (Tamkin,
+    # Taufeeque & Goodman 2023, §2)
     objective: Literal["local", "distilled", "joint"] = "distilled"
+    # Adam's step for the codes, in units of the spread (standard deviation per coordinate) of what comes to each head
+    # or site, as the book compares vectors. ``None``: :func:`usual_step`
     lr: Annotated[float | None, Ge(0)] = None
-    model_lr: Annotated[float, Ge(0)] = 2e-5
+    model_lr: Annotated[float, Ge(0)] = 2e-5  # AdamW's step for the model's weights (joint only)
+    # λ. The error is the share of variance not explained, averaged over heads and sites, so λ = 1 weighs explaining
+    # nothing at all like one nat
     mse_weight: Annotated[float, Ge(0)] = 0.1
-    batch_size: Annotated[int, Ge(1)] = 8
+    batch_size: Annotated[int, Ge(1)] = 8  # blocks of text a step
     epochs: Annotated[int, Ge(1)] = 1
+    # share of the steps over which the step sizes rise; they fall to zero, linearly, over the rest
     warmup: Annotated[float, Interval(ge=0, lt=1)] = 0.05
+    # train with a number of codes drawn anew each step from 1, 2, 4, … and the books' own k, so that one book serves
+    # them all
     nested: bool = False
+    # rounds of :mod:`~interp.training.centroid_refit` at the end, for ``distilled`` codes that are not ``nested``: they
+    # end nearer to the vectors that they stand for
     centroid_refits: Annotated[int, Ge(0)] = 0
+    # steps after which codes that were not used meanwhile are replaced, until four fifths of the run; 0 leaves them
     replace_every: Annotated[int, Ge(0)] = 50
     checkpoint_every: Annotated[int, Ge(1)] = 50
+    # of the model's matrix products: ``float32``, ``bfloat16``, or ``auto``, which is bfloat16 on a GPU and float32 on
+    # a processor. Processors that multiply bfloat16 (AVX512-BF16, AMX) train faster with it (1.6 × measured), others
+    # far more slowly. Codes, their gradients and similarities are float32 always
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: Annotated[int, Ge(0)] = 0
 

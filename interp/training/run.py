@@ -52,12 +52,10 @@ from interp.training.centroid_refit import TOKENS, refit_centroids
 from interp.training.config import TrainConfig
 from interp.training.trainer import StepResult, Trainer, drawn_from
 
-KEPT = 2
-"""The one before the last stays, in case the last is damaged."""
+KEPT = 2  # the one before the last stays, in case the last is damaged
 
 
-History = dict[str, list[float | None]]
-"""By measure one value a step."""
+History = dict[str, list[float | None]]  # by measure one value a step
 
 
 class Checkpoints:

@@ -16,8 +16,7 @@ from interp.bottlenecks.base import NO_CODE, BottleneckConfig, GroupRows, Vector
 from interp.bottlenecks.processes import averaged
 from interp.bottlenecks.wrapper import CodebookWrapper
 
-NO_PART = 1e-3
-"""Strength below which a code has no part in a vector, but fills one of the k places."""
+NO_PART = 1e-3  # strength below which a code has no part in a vector, but fills one of the k places
 
 
 @torch.no_grad()
@@ -51,10 +50,8 @@ def bos_codes(codes: Codes, config: BottleneckConfig) -> Bool[Tensor, "group cod
     return count_codes(ids.masked_fill(values.abs() < NO_PART, NO_CODE), config.n_codes, config.groups) > 0
 
 
-NEWEST = 0.05
-"""Share of the newest batch in the running means."""
-MEASURES = ("variance", "usual_variance", "gain")
-"""The running means, each [group]: part of a run's state."""
+NEWEST = 0.05  # share of the newest batch in the running means
+MEASURES = ("variance", "usual_variance", "gain")  # the running means, each [group]: part of a run's state
 
 
 class TrainedCodebook(CodebookWrapper):

@@ -30,8 +30,7 @@ from interp.models.save import trained_weights
 from interp.training.config import TrainConfig
 from interp.training.trained_codebook import MEASURES, TrainedCodebook
 
-BETAS = (0.9, 0.99)
-"""Of the mean gradient and the mean square, over uses of a code."""
+BETAS = (0.9, 0.99)  # of the mean gradient and the mean square, over uses of a code
 EPSILON = 1e-8
 
 
@@ -65,8 +64,7 @@ class RelativeAdam(torch.optim.Optimizer):
             codes[group, code] -= step.to(codes.dtype)
 
 
-KEPT = 2**30
-"""Bytes of residual streams that are kept; blocks beyond them go through the whole model every time."""
+KEPT = 2**30  # bytes of residual streams that are kept; blocks beyond them go through the whole model every time
 
 
 class Teacher:
@@ -101,8 +99,7 @@ class Teacher:
                 self._room -= of_block.nbytes
 
 
-ROWS = 64
-"""Positions at a time: 13 MB a temporary at 49 000 tokens."""
+ROWS = 64  # positions at a time: 13 MB a temporary at 49 000 tokens
 
 
 @torch.no_grad()
@@ -126,8 +123,7 @@ def kl_and_gradient(
 
 KL_EVERY = 10
 """Steps from one KL to the next where it is not trained on, since it takes the plain model's forward as well."""
-REPLACED_UNTIL = 0.8
-"""Share of the run after which no code is replaced: a new one needs time to find its place."""
+REPLACED_UNTIL = 0.8  # share of the run after which no code is replaced: a new one needs time to find its place
 
 
 @dataclass(frozen=True)

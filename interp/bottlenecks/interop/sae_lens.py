@@ -37,8 +37,7 @@ except ImportError as error:
         f"SAEs of SAELens need the package sae-lens, which needs transformer-lens below 4: {error}"
     ) from None
 
-_SHARED = ("k", "groups", "selection", "magnitude")
-"""What a codebook's config says in the same words here and there."""
+_SHARED = ("k", "groups", "selection", "magnitude")  # what a codebook's config says in the same words here and there
 _NOT_KEPT, _NOT_FOLDED = "codes alone cannot undo", "is not in its weights: call its {} first"
 NORMALISED = {
     "layer_norm": _NOT_KEPT,

@@ -20,8 +20,7 @@ from interp.bottlenecks.learned_slots import LearnedSlots, LearnedSlotsConfig, P
 from interp.bottlenecks.product_codebook import ProductCodebookConfig
 
 ENTROPY, COMMITMENT = 0.02, 0.1
-SHARPNESS = 4.0
-"""Of the chance σ(sharpness · z) by which the entropy of a sign is taken."""
+SHARPNESS = 4.0  # of the chance σ(sharpness · z) by which the entropy of a sign is taken
 
 
 @dataclass(frozen=True)

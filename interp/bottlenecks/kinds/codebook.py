@@ -29,28 +29,18 @@ Selection = Literal["cosine", "matching_pursuit"]
 
 @dataclass(frozen=True)
 class CodebookConfig:
-    """
-    Attributes:
-        d_in: size of the vectors.
-        n_codes: codes per group, C.
-        k: codes per vector.
-        groups: independent codebooks, one per head.
-        selection: ``cosine`` takes the k most similar codes, as published. ``matching_pursuit`` takes one at a time,
-            each the one that leaves the smallest squared remainder, from the same book.
-        magnitude: ``unit`` as published: every chosen code enters with factor 1. ``scaled``: with the factor that
-            fits best, one for all k codes (cosine) or one for each in turn, as in matching pursuit (residual).
-        mse_weight: λ of :meth:`Codebook.loss`.
-        seed: of the initial codes, which are N(0, 1), and of k-means.
-    """
-
-    d_in: Annotated[int, Ge(1)]
-    n_codes: Annotated[int, Ge(1)]
-    k: int = 1
-    groups: Annotated[int, Ge(1)] = 1
+    d_in: Annotated[int, Ge(1)]  # size of the vectors
+    n_codes: Annotated[int, Ge(1)]  # codes per group, C
+    k: int = 1  # codes per vector
+    groups: Annotated[int, Ge(1)] = 1  # independent codebooks, one per head
+    # ``cosine`` takes the k most similar codes, as published. ``matching_pursuit`` takes one at a time, each the one
+    # that leaves the smallest squared remainder, from the same book
     selection: Selection = "cosine"
+    # ``unit`` as published: every chosen code enters with factor 1. ``scaled``: with the factor that fits best, one for
+    # all k codes (cosine) or one for each in turn, as in matching pursuit (residual)
     magnitude: Literal["unit", "scaled"] = "unit"
-    mse_weight: Annotated[float, Ge(0)] = 1.0
-    seed: Annotated[int, Ge(0)] = 0
+    mse_weight: Annotated[float, Ge(0)] = 1.0  # λ of :meth:`Codebook.loss`
+    seed: Annotated[int, Ge(0)] = 0  # of the initial codes, which are N(0, 1), and of k-means
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -204,15 +194,10 @@ class Codebook(Dictionary):
 
 @dataclass
 class _Learning:
-    """What shards have added up to so far.
+    """What shards have added up to so far."""
 
-    Attributes:
-        kmeans: one, or one a slot for greedy selection.
-        lengths: of their codes, where k-means has directions alone.
-        along, square: Σ⟨row, sum of its codes⟩ and Σ|sum of its codes|², by group.
-    """
-
-    kmeans: list[GroupedKMeans]
-    lengths: list[MeanBy]
+    kmeans: list[GroupedKMeans]  # one, or one a slot for greedy selection
+    lengths: list[MeanBy]  # of their codes, where k-means has directions alone
+    # along, square: Σ⟨row, sum of its codes⟩ and Σ|sum of its codes|², by group
     along: Tensor = field(default_factory=lambda: torch.zeros(()))
     square: Tensor = field(default_factory=lambda: torch.zeros(()))

@@ -80,24 +80,16 @@ DecoderNorm = Literal["coordinate", "atom"]
 
 @dataclass(frozen=True)
 class DiscreteSAEConfig:
-    """
-    Attributes:
-        l1: λ, the weight of the L1 term.
-        epochs, lr: full-batch steps of Adam, and their size.
-        decoder_norm: which vectors of the decoder have unit norm (module docstring).
-        seed: of the initial weights; group g starts from ``seed + g``.
-        k: codes that :meth:`DiscreteSAE.encode` gives unless told otherwise.
-    """
-
     d_in: Annotated[int, Ge(1)]
     n_codes: Annotated[int, Ge(1)] = 200
-    l1: Annotated[float, Ge(0)] = 0.02
+    l1: Annotated[float, Ge(0)] = 0.02  # λ, the weight of the L1 term
+    # epochs, lr: full-batch steps of Adam, and their size
     epochs: Annotated[int, Ge(1)] = 500
     lr: Annotated[float, Gt(0)] = 1e-3
-    decoder_norm: DecoderNorm = "coordinate"
+    decoder_norm: DecoderNorm = "coordinate"  # which vectors of the decoder have unit norm (module docstring)
     groups: Annotated[int, Ge(1)] = 1
-    seed: Annotated[int, Ge(0)] = 0
-    k: int = 1
+    seed: Annotated[int, Ge(0)] = 0  # of the initial weights; group g starts from ``seed + g``
+    k: int = 1  # codes that :meth:`DiscreteSAE.encode` gives unless told otherwise
 
     def __post_init__(self) -> None:
         check_fields(self)

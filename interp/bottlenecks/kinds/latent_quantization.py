@@ -20,8 +20,7 @@ from interp.bottlenecks.learned_slots import LearnedSlots, LearnedSlotsConfig, P
 from interp.bottlenecks.product_codebook import ProductCodebookConfig
 
 COMMITMENT = 0.25
-EDGE = 1e-3
-"""By which the outermost levels of the grid are reached before z is infinite."""
+EDGE = 1e-3  # by which the outermost levels of the grid are reached before z is infinite
 
 
 @dataclass(frozen=True)

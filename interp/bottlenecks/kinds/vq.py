@@ -26,11 +26,9 @@ from interp.bottlenecks.processes import gathered, summed
 from interp.bottlenecks.product_codebook import ProductCodebook, ProductCodebookConfig
 from interp.errors import InputError
 
-MOST_FLAT_BITS = 12
-"""Of one slot: 4096 codes."""
+MOST_FLAT_BITS = 12  # of one slot: 4096 codes
 DECAY = 0.99
-DEAD = 0.1
-"""Vectors a step, by the moving average, below which a code is drawn anew."""
+DEAD = 0.1  # vectors a step, by the moving average, below which a code is drawn anew
 SMOOTHING = 1e-5
 
 

@@ -45,22 +45,17 @@ from interp.scores.attribution import AttributionConsumer
 from interp.scores.method import Context, MethodConfig, Rank, method
 from interp.scores.result import Evidence, Scores
 
-PASS_SHARE = 0.5
-"""Of the work, roughly; patches take about as long again."""
+PASS_SHARE = 0.5  # of the work, roughly; patches take about as long again
 MOST_BUDGET = 10**6
-BUDGET_PAIRS = 50
-"""Pairs beyond which more get no more patches: what attribution gets wrong is known by then."""
+BUDGET_PAIRS = 50  # pairs beyond which more get no more patches: what attribution gets wrong is known by then
 PARTIAL_RUNS, PARTIAL_SHARE = 10, 2 / 3
 """Pairs that are run with all heads partly off, at most, and the share of the budget that they may take: beyond them
 patches tell more."""
-QUARTER_RUNS = 0.3
-"""Share of those pairs on which a quarter of every head stays on, and not a half."""
+QUARTER_RUNS = 0.3  # share of those pairs on which a quarter of every head stays on, and not a half
 HALF_WEIGHT, QUARTER_WEIGHT = 0.2, 0.06
 """How a value while others are partly off counts beside an effect of one's own (chosen in benchmarks/REPORT.md)."""
-HIDDEN_TIE_BREAK = 0.01
-"""How a value that is surely below the threshold counts beside one above it."""
-LIKELY = 0.5
-"""Probability of membership from which on a head has evidence."""
+HIDDEN_TIE_BREAK = 0.01  # how a value that is surely below the threshold counts beside one above it
+LIKELY = 0.5  # probability of membership from which on a head has evidence
 
 
 @dataclass(frozen=True)

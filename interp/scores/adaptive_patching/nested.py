@@ -41,10 +41,8 @@ from interp.scores.adaptive_patching.posterior import moderated_variance
 from interp.scores.method import Context, MethodConfig
 from interp.scores.result import Cost
 
-MOST_PAIRS = 32
-"""Pairs that a circuit is grown on; of more, the first."""
-POINTS = (0.25, 0.5, 0.75)
-"""s of one pair after the other."""
+MOST_PAIRS = 32  # pairs that a circuit is grown on; of more, the first
+POINTS = (0.25, 0.5, 0.75)  # s of one pair after the other
 BISECTIONS = 60
 
 
@@ -70,18 +68,13 @@ class NestedCircuitsConfig(MethodConfig):
 
 @dataclass(frozen=True)
 class NestedCircuits:
-    """Heads in the order in which they joined.
+    """Heads in the order in which they joined."""
 
-    Attributes:
-        heads: N for the first of N heads, 1 for the last, with the sign of the head's value when it joined: the k heads
-            of largest size are the circuit of k heads.
-        sizes: of the circuits that were grown.
-        left_out: what each is expected to lack, Σ_E v̄, as a share of the clean–corrupt gap.
-    """
-
+    # N for the first of N heads, 1 for the last, with the sign of the head's value when it joined: the k heads of
+    # largest size are the circuit of k heads
     heads: Float[np.ndarray, "layer head"]
-    sizes: tuple[int, ...]
-    left_out: tuple[float, ...]
+    sizes: tuple[int, ...]  # of the circuits that were grown
+    left_out: tuple[float, ...]  # what each is expected to lack, Σ_E v̄, as a share of the clean–corrupt gap
     cost: Cost
     config: dict
 

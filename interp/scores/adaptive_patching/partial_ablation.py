@@ -31,8 +31,7 @@ from interp.interventions.clean_run import CleanRun
 from interp.models import HookFunction
 
 HeadValues = Float[np.ndarray, "pair layer head"]
-HALF_ON, QUARTER_ON = 0.5, 0.25
-"""Shares that are used."""
+HALF_ON, QUARTER_ON = 0.5, 0.25  # shares that are used
 
 
 class PartialGradients:

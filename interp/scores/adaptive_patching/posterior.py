@@ -46,8 +46,7 @@ from scipy.stats import norm
 
 from interp.errors import InputError
 
-POWERS = (0.0, 0.5, 1.0, 1.5, 2.0)
-"""α: of the error, to which effects are in proportion."""
+POWERS = (0.0, 0.5, 1.0, 1.5, 2.0)  # α: of the error, to which effects are in proportion
 N_WIDTHS = 32
 """Normals in the prior of effect / error^α: next to nothing, then from a tenth of the smallest error to twice the
 largest effect, both in the same unit."""
@@ -62,20 +61,14 @@ only it weighs more than they do: the posterior is then too modest."""
 
 @dataclass(frozen=True)
 class Membership:
-    """The posterior of every head's mean effect.
+    """The posterior of every head's mean effect."""
 
-    Attributes:
-        mean: posterior mean, shrunk towards 0, in units of the metric.
-        probability: P(|effect| ≥ threshold).
-        expected: E[|effect|; |effect| ≥ threshold], the size that a member's effect is expected to have times the
-            probability that it is one; ranks heads.
-        threshold: in units of the metric.
-    """
-
-    mean: Float[np.ndarray, " head"]
-    probability: Float[np.ndarray, " head"]
+    mean: Float[np.ndarray, " head"]  # posterior mean, shrunk towards 0, in units of the metric
+    probability: Float[np.ndarray, " head"]  # P(|effect| ≥ threshold)
+    # E[|effect|; |effect| ≥ threshold], the size that a member's effect is expected to have times the probability that
+    # it is one; ranks heads
     expected: Float[np.ndarray, " head"]
-    threshold: float
+    threshold: float  # in units of the metric
 
 
 def at_false_discovery_rate(probability: Float[np.ndarray, "..."], rate: float) -> Bool[np.ndarray, "..."]:
@@ -176,22 +169,14 @@ def _inverse_trigamma(value: float) -> float:
     )
 
 
-FIRST_BIAS = 0.3
-"""Bias in units of rms attribution that is assumed until heads have been patched."""
-ENOUGH_PATCHED = 8
-"""Heads that must have been patched before their bias is believed of the others."""
-TRUST = 0.9
-"""Probability of membership that attribution alone can bring a head to, when patches are chosen."""
-ROUNDS = 4
-"""Patches are chosen this many times; more rounds choose better and batch worse."""
-STEP = 3
-"""Pairs that a chosen head is patched on before the next look."""
-TIE_BREAK = 1e-6
-"""How an effect that is surely below the threshold counts: enough to order such heads."""
-FLIPS = 4000
-"""Permutations of the labels."""
-_PRIOR_WEIGHT = 3.0
-"""How many patches the common size of residuals, and a slope of 1, are worth beside a head's own."""
+FIRST_BIAS = 0.3  # bias in units of rms attribution that is assumed until heads have been patched
+ENOUGH_PATCHED = 8  # heads that must have been patched before their bias is believed of the others
+TRUST = 0.9  # probability of membership that attribution alone can bring a head to, when patches are chosen
+ROUNDS = 4  # patches are chosen this many times; more rounds choose better and batch worse
+STEP = 3  # pairs that a chosen head is patched on before the next look
+TIE_BREAK = 1e-6  # how an effect that is surely below the threshold counts: enough to order such heads
+FLIPS = 4000  # permutations of the labels
+_PRIOR_WEIGHT = 3.0  # how many patches the common size of residuals, and a slope of 1, are worth beside a head's own
 
 
 class EffectEstimates:

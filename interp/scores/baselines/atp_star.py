@@ -87,8 +87,7 @@ def atp_star(context: Context) -> Scores:
     return Scores.from_pairs(heads, mlps, signed=not drop)
 
 
-QK_COST = 3.0
-"""The clean prompts once more with corrupt queries, keys, values."""
+QK_COST = 3.0  # the clean prompts once more with corrupt queries, keys, values
 
 
 @torch.no_grad()

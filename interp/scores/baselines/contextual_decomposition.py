@@ -50,8 +50,7 @@ Vectors = Float[Tensor, "*#any d"]
 SourceParts = Float[Tensor, "source batch later d_model"]
 AttentionRule = Literal["frozen", "paper", "shared"]
 
-ROWS = 64
-"""Source × pair prompts that pass through a layer together."""
+ROWS = 64  # source × pair prompts that pass through a layer together
 
 
 @dataclass(frozen=True)
@@ -209,8 +208,7 @@ def softmax(part: Float[Tensor, "*#any key"], whole: Float[Tensor, "*#any key"])
     return (whole.softmax(-1) - without.softmax(-1) + alone.softmax(-1) - nothing.softmax(-1)) / 2
 
 
-Norms = tuple[LinearNorm, LinearNorm | None]
-"""A block's: before attention, and before the MLP if there is one."""
+Norms = tuple[LinearNorm, LinearNorm | None]  # a block's: before attention, and before the MLP if there is one
 
 
 class DecomposedLayer:

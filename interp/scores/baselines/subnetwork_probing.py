@@ -107,8 +107,7 @@ class _Masked(Consumer):
         self.model, self.divergence = model, Divergence(config.metric, pairs.metric)
         self.layers, self.n_heads = model.cfg.n_layers, model.cfg.n_heads
         self.mlps = config.mlps and has_mlps(model)
-        self.size = self.layers * (self.n_heads + self.mlps)
-        """Masks: heads in reading order, then MLPs."""
+        self.size = self.layers * (self.n_heads + self.mlps)  # masks: heads in reading order, then MLPs
         self.batches: list[tuple[PairBatch, Tensor]] = []
         self.forwards = 0.0
 
