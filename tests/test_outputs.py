@@ -1,7 +1,6 @@
 """What commands write: nothing that somebody would miss is replaced, and what cannot be written is told first."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -161,20 +160,6 @@ def test_a_table_gives_way_to_one_that_has_all_of_it(command):
     assert bench("random") == 2 and bench("random", "--overwrite") == 0
     Path("runs/bench/bench.json").write_text("[")
     assert bench("layer-index") == 0
-
-
-def test_the_workbench_is_offered_with_the_folder_in_which_a_result_lies(command, made, monkeypatch):
-    def offered(run: str) -> list[str]:
-        [words] = command("report", run).following
-        return words
-
-    shutil.copytree(made / "run", "runs/a run")
-    shutil.copytree(made / "run", "of mine/b")
-    assert offered("runs/a run") == ["app"] and offered("of mine/b") == ["app", "--runs", "of mine"]
-    monkeypatch.setenv("INTERP_RUNS", "of mine")
-    assert offered("of mine/b") == ["app"] and offered("runs/a run") == ["app", "--runs", "runs"]
-    monkeypatch.chdir("of mine/b")
-    assert offered(".") == ["app", "--runs", str(Path.cwd().parent)]
 
 
 def test_the_workbench_says_what_it_cannot_listen_on(command):

@@ -7,7 +7,7 @@ import pytest
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch import CodeIndex
 from interp.codesearch.labels import LABELS, MIXED, Labels
-from tests.app.conftest import error_of, hand_labels, html_of, strips_of, text_of, unescaped, with_coarse
+from tests.app.conftest import error_of, hand_labels, html_of, strips_of, text_of, with_coarse
 
 TEXT = "Mary had a store"
 EVIL = "“<img src=x onerror=alert(1)>\u202e *a*”"
@@ -49,20 +49,6 @@ def test_codes_opens_on_the_clearest_and_a_code_says_what_it_stands_for(open_pag
     app = open_page("codes", runs, q="the")
     [hits] = [element.value for element in app.dataframe if "recall" in element.value]
     assert all(row["stands for"] for _, row in hits.iterrows())
-
-
-def test_one_head_is_told_in_full(open_page, runs):
-    labels, shares = Labels.open(runs / "books" / LABELS), [0.0, 0.3, 0.7, *[0.0] * 5]
-    labels.about["looks"] = {head: {"tokens": shares, "weight": shares} for head in ("a0.h1", "a1.h2")}
-    labels.save(runs / "books" / LABELS)
-    app = open_page("codes", runs, of_head="a1.h2")
-    [looks] = [frame.value for frame in app.dataframe if list(frame.value) == ["looks at", "share"]]
-    assert dict(looks.to_numpy().tolist()) == {"the token before": 0.7, "itself": 0.3}
-    assert "a1.h2" in text_of(app)
-    app.selectbox(key="of_head").set_value("a0.h1").run()
-    assert "a0.h1" in text_of(app) and "a1.h2" not in text_of(app) and not app.exception
-    [warning] = open_page("codes", runs, of_head="a9.h9").warning
-    assert "a9.h9" in unescaped(warning.value)
 
 
 @pytest.mark.parametrize("view", ["live", "codes"])

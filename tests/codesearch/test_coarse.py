@@ -11,6 +11,7 @@ from interp.codesearch import (
     CoarseIndex,
     CodeIndex,
     Labels,
+    coarse,
     coarse_code,
     coarse_level,
     code_page,
@@ -19,7 +20,6 @@ from interp.codesearch import (
     labels_of,
     search_token,
 )
-from interp.codesearch import labels as labels_module
 from interp.codesearch.coarse import merged_vectors, variance_kept
 from interp.codesearch.labels import keep
 from interp.errors import InputError
@@ -52,8 +52,7 @@ def index(tmp_path_factory) -> CodeIndex:
 @pytest.fixture(scope="module")
 def labels(index) -> Labels:
     with pytest.MonkeyPatch.context() as patch:
-        merge = labels_module.merge_codes
-        patch.setattr(labels_module, "merge_codes", lambda *args, **kwargs: merge(*args, n=3, **kwargs))
+        patch.setattr(coarse, "N_COARSE", 3)
         labels = label_index(index)
     keep(index, labels)
     return labels

@@ -5,9 +5,7 @@ import pytest
 import torch
 
 import interp
-from benchmarks.coders import Coordinates
 from benchmarks.rates import RateBench, RateConfig, code_lengths
-from interp.errors import InputError
 
 
 def chain(n: int, size: int, stay: float, seed: int) -> torch.Tensor:
@@ -31,20 +29,6 @@ def test_code_lengths_are_the_entropies_of_a_known_chain():
     assert given_before < 1.1 * lengths["bits_zstd"] < 3 and lengths["dead"] == 0
     unused = code_lengths(chain(500, 4, 0.0, 0), chain(500, 4, 0.0, 1), (16,), 100)
     assert unused["dead"] == 0.75
-
-
-def test_coordinates_keep_their_own_subspace():
-    x = torch.randn(500, 2, 3) @ torch.randn(3, 8) + 5
-    whole = Coordinates(48, 8, 16)
-    whole.fit(x)
-    torch.testing.assert_close(whole.coded(x)[1], x, rtol=1e-3, atol=1e-3)
-    few = Coordinates(12, 8, 4)
-    few.fit(x)
-    ids, decoded = few.coded(x)
-    assert few.bits == 12 and ids.shape == (500, 2, 3) and int(ids.max()) == 15
-    assert 0 < (decoded - x).square().mean() < 0.02 * x.var()
-    with pytest.raises(InputError, match="9 bits"):
-        Coordinates(9, 8, 16)
 
 
 class Everything:

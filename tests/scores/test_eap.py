@@ -8,12 +8,12 @@ import torch
 from transformer_lens.tools.analysis import get_act_patch_direct_path
 
 from interp.activations.metric import task_metric
-from interp.models import parse_site
+from interp.models import hooked, parse_site
 from interp.planted.models import planted_truth
 from interp.scores.attribution import attribution
 from interp.scores.baselines.gim import EAPGIMConfig, eap_gim, gim
 from interp.scores.baselines.relp import EAPRelPConfig, eap_relp, relp
-from interp.scores.eap import EAPConfig, at_clean, attributed_edges, eap, edge_scores
+from interp.scores.eap import EAPConfig, at_clean, attributed_edges, eap, edge_runs, edge_scores
 from interp.scores.eap_ig import EAPIGConfig, eap_ig, eap_ig_activations
 from interp.scores.method import Context
 from interp.scores.nap_ig import NAPIGConfig, nap_ig, nap_ig_activations
@@ -41,6 +41,21 @@ def test_edges_are_the_slope_of_a_small_step_in_one_input(family, tiny_model):
     sampled, exact = edges[::6], ExactEdges(model, pairs)  # of every size
     slopes = [exact.slope(e.sender, e.receiver, e.into).mean().item() for e in sampled]
     np.testing.assert_allclose([e.score for e in sampled], slopes, rtol=0.02, atol=2e-3 * abs(edges[0].score))
+
+
+@pytest.mark.parametrize("family", POST_NORM)
+def test_shares_of_a_norm_after_attention_add_up_to_what_attention_writes(family, tiny_model):
+    model, pairs = tiny_model(family), random_pairs(60, n=2)
+    sums = {}
+    names = [f"blocks.{layer}.hook_attn_out" for layer in range(model.cfg.n_layers)]
+    keep = {n: lambda x, n=n: sums.setdefault(n, []).append(x.detach().clone()) for n in names}
+    with hooked(model, keep):
+        (run,) = edge_runs(Context(model, pairs))
+    graph, shares = run.graph, run.written
+    for layer, name in enumerate(names):
+        heads = shares[:, graph.head_sender(layer, 0) : graph.mlp_sender(layer)].sum(1)
+        corrupt, clean = (x for x in sums[name] if len(x) == 2)  # others measure the model
+        torch.testing.assert_close(heads, clean - corrupt, rtol=1e-4, atol=1e-4)
 
 
 def test_edges_into_linear_inputs_are_exact_and_path_patching_says_so_too():

@@ -68,13 +68,3 @@ def test_planted_circuits_survive_backups_included(name):
     assert sum(events) == 100
     # clean, corrupt, untouched answer; then a forward and a backward a step
     assert scores.cost.forwards == 4 * (2 + 1 + 60 * 3)
-
-
-def test_one_seed_gives_one_result_and_another_another():
-    model, pairs = planted("planted-induction", 4)
-    runs = [
-        subnetwork_probing(model, pairs, SubnetworkProbingConfig(steps=5, seed=seed, batch_size=2)).heads
-        for seed in (0, 0, 1)
-    ]
-    np.testing.assert_array_equal(runs[0], runs[1])
-    assert not np.array_equal(runs[0], runs[2])
