@@ -12,23 +12,6 @@ from interp.tasks.registry import SHIPPED, load_task, task_names
 
 _CLASSES = {place.partition(":")[2]: place.partition(":")[0] for place in SHIPPED.values()}
 
-__all__ = [
-    *_CLASSES,
-    "InputError",
-    "Metric",
-    "PromptFile",
-    "PromptPair",
-    "PromptPairs",
-    "Task",
-    "TaskFile",
-    "TemplateFile",
-    "TooFewPairs",
-    "load_task",
-    "load_task_file",
-    "task_names",
-    "write_prompt_file",
-]
-
 
 def __getattr__(name: str) -> Any:
     if name not in _CLASSES:

@@ -15,7 +15,6 @@ _KINDS = {
     "LayerNormCodebook": "kinds.layer_norm_codebook",
     "MetricCodebook": "kinds.metric_codebook",
 }
-__all__ = ["NO_CODE", "Bottleneck", "Codes", "register", *_KINDS]
 
 
 def __getattr__(name: str) -> Any:

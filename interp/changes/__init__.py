@@ -2,5 +2,3 @@
 
 from interp.changes.diff import diff
 from interp.changes.result import FILES, RESULT, Diff
-
-__all__ = ["FILES", "RESULT", "Diff", "diff"]

@@ -8,23 +8,3 @@ from interp.contrast.play import replay
 from interp.contrast.proposals import Proposal, Proposals, propose
 from interp.contrast.several import Several, why_several
 from interp.contrast.template import template_of
-
-__all__ = [
-    "ExplainedPairs",
-    "FILES",
-    "PAGE",
-    "PICTURE",
-    "Proposal",
-    "Proposals",
-    "RESULT",
-    "Several",
-    "Why",
-    "page",
-    "propose",
-    "replay",
-    "svg",
-    "template_of",
-    "why",
-    "why_pairs",
-    "why_several",
-]

@@ -7,23 +7,3 @@ from interp.steering.find import find_codes
 from interp.steering.request import SteeringRequest, named_codes
 from interp.steering.steer import steer
 from interp.steering.topics import Topic, load_topic, topic_names
-
-__all__ = [
-    "AddCode",
-    "CodeEdit",
-    "CodeSet",
-    "ControlVector",
-    "ForbidCode",
-    "FoundCode",
-    "SetCode",
-    "SteeringRequest",
-    "Topic",
-    "Verdict",
-    "WeightedCode",
-    "find_codes",
-    "load_topic",
-    "named_codes",
-    "parse_codes",
-    "steer",
-    "topic_names",
-]

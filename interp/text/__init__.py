@@ -2,5 +2,3 @@
 
 from interp.text.blocks import TextBlocks, load_text
 from interp.text.sources import open_sources
-
-__all__ = ["TextBlocks", "load_text", "open_sources"]

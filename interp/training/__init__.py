@@ -4,5 +4,3 @@ from interp.training.centroid_refit import refit_centroids
 from interp.training.config import TrainConfig
 from interp.training.run import train_codebooks
 from interp.training.trainer import StepResult, Trainer
-
-__all__ = ["StepResult", "TrainConfig", "Trainer", "refit_centroids", "train_codebooks"]
