@@ -34,11 +34,8 @@ class Turns:
 
     @contextmanager
     def turn(self, waiting: Callable[[int], None] = lambda _before: None, every: float = PATIENCE) -> Iterator[None]:
-        """Wait for the turn, and give it back however the body ends.
-
-        Args:
-            waiting: is called every so many seconds with how many are before this one; what it raises ends the wait.
-        """
+        """Wait for the turn, and give it back however the body ends. ``waiting``: is called every so many seconds with
+        how many are before this one; what it raises ends the wait."""
         ticket = object()
         with self._changed:
             self._line.append(ticket)

@@ -56,11 +56,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Workers:
-    """Where jobs run.
-
-    Raises:
-        InputError: another word.
-    """
+    """Where jobs run. :class:`InputError`: another word."""
 
     # ``serial``, in this process; ``ray``, on the cluster that ``RAY_ADDRESS`` names, else on the one on this machine,
     # which is started if there is none; or ``ray://HOST:PORT``
@@ -184,10 +180,7 @@ def run_work(
     log: Path | None = None,
 ) -> Any:
     """Do all jobs of the work (:func:`run`), and return what it returns; what follows from a job comes before others.
-
-    Args:
-        stage: of the work's steps (:mod:`interp.progress`).
-    """
+    ``stage``: of the work's steps (:mod:`interp.progress`)."""
     results: list[Any] = []
     follow: dict[int, Callable[[Any], list[Job]]] = {}
 

@@ -79,14 +79,11 @@ def read_tensors(path: Path | str, framework: Literal["pt", "numpy"] = "pt") -> 
 
 
 def read_result(path: Path, kind: str, command: str, parse: Callable[[Any], _Result]) -> _Result:
-    """What a command has left in a folder.
+    """What a command has left in a folder. :class:`InputError`: it is not there, or cannot be read.
 
     Args:
         kind, command: what it is, and what makes it, for the error.
         parse: of its JSON.
-
-    Raises:
-        InputError: it is not there, or cannot be read.
     """
     from pydantic import ValidationError
 

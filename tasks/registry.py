@@ -30,20 +30,14 @@ def task_names() -> tuple[str, ...]:
 
 
 def load_task(spec: str | Path | Task | object) -> Task:
-    """Return the task that ``spec`` names, or is.
+    """Return the task that ``spec`` names, or is. ``spec``: a shipped name (``task_names()``), a file of prompts or
+    templates (``.json``, ``.jsonl``), or your own class as ``package.module:ClassName`` or
+    ``path/to/file.py:ClassName``; the class is called without arguments. Or a task itself, an object of such a class.
+    :class:`InputError`: none of these, with the allowed names; or a file or class that is no task, with what it lacks.
 
     >>> pairs = load_task("ioi").sample(model.tokenizer, n=4, seed=0)
     >>> len(pairs), sorted(pairs[0].positions)
     (4, ['END', 'IO', 'S1', 'S1+1', 'S2'])
-
-    Args:
-        spec: a shipped name (``task_names()``), a file of prompts or templates (``.json``, ``.jsonl``), or your own
-            class as ``package.module:ClassName`` or ``path/to/file.py:ClassName``; the class is called without
-            arguments. Or a task itself, an object of such a class.
-
-    Raises:
-        InputError: none of these, with the allowed names; or a file or class that is no task, with what it
-            lacks.
     """
     if isinstance(spec, Path):
         spec = str(spec)

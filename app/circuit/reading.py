@@ -142,11 +142,8 @@ def effect(
     *,
     run: bool,
 ) -> CodeEffect | None:
-    """Set a code, or :data:`OWN`, then a random one; two forward passes a pair, the first time.
-
-    Args:
-        run: what is not known yet; else that is ``None``.
-    """
+    """Set a code, or :data:`OWN`, then a random one; two forward passes a pair, the first time. ``run``: what is not
+    known yet; else that is ``None``."""
     key = (*shown.key, folder, changed(folder), site, code, role, side)
     if not run and key not in _EFFECTS:
         return None

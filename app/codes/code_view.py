@@ -79,11 +79,8 @@ def pick(rows: Sequence[dict], key: str, columns: dict, height: str | int = "aut
 
 
 def show_code(index: codesearch.CodeIndex, code_text: str, heading: DeltaGenerator) -> None:
-    """The page of the code that the URL names; a wrong name is one clear line.
-
-    Args:
-        heading: where the title goes, in place of the search's, which would stay until all else is there.
-    """
+    """The page of the code that the URL names; a wrong name is one clear line. ``heading``: where the title goes, in
+    place of the search's, which would stay until all else is there."""
     try:
         if codesearch.coarse_code(code_text) is None:
             code_text = codesearch.fine_codes(code_text, labels(index))

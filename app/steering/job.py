@@ -325,10 +325,7 @@ def known(made_with: str, positive: Texts, negative: Texts, by: str) -> CodeSet 
     """The codes of texts, if they were looked for before.
 
     The seed is always that of what comes with the package: another one for the texts that are written should neither
-    cost a search nor steer by other codes.
-
-    Args:
-        made_with: the identity of model and codebooks.
+    cost a search nor steer by other codes. ``made_with``: the identity of model and codebooks.
     """
     run_store.check_inside(engine.runs() / FOUND)
     return recall(engine.runs() / FOUND, request_key(made_with, positive, negative, by, SEED))

@@ -35,10 +35,7 @@ def pool_of(task: Task, tokenizer: Any, plan: BenchPlan) -> PromptPairs:
     """The pairs that seeds draw from.
 
     Of a task that has no more than the plan's pool and reference it is half of what there is, and at least what the
-    plan asks for, so that others are left to judge by.
-
-    Raises:
-        InputError: no others are left.
+    plan asks for, so that others are left to judge by. :class:`InputError`: no others are left.
     """
 
     def sample(n: int) -> PromptPairs:
@@ -317,11 +314,8 @@ def run_bench(
     (:func:`~interp.bench.table.tabulate`).
 
     A method that refuses a target (:class:`InputError`) is left out there, a target that refuses everything as a whole,
-    and the table says why.
-
-    Args:
-        shard: of the parts of references and of the rows of the table, for the tasks of a job array; then there is no
-            table. Rows of a target wait until its reference is whole.
+    and the table says why. ``shard``: of the parts of references and of the rows of the table, for the tasks of a job
+    array; then there is no table. Rows of a target wait until its reference is whole.
 
     Raises:
         InputError: a model that cannot be loaded; or no target at all can be run, with the last one's reason.

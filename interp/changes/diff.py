@@ -50,7 +50,8 @@ def diff(
     workers: Workers = SERIAL,
     stage: Stage = silent,
 ) -> Diff:
-    """What a finetuned model does that its base did not, by words, sites and codes.
+    """What a finetuned model does that its base did not, by words, sites and codes. :class:`InputError`: models that
+    cannot be compared, or a text that is too short.
 
     >>> base, tuned = load_model("planted-induction"), load_model("planted-induction")
     >>> _ = tuned.blocks[1].attn.q.weight.data.mul_(-1)  # in place of finetuning
@@ -66,9 +67,6 @@ def diff(
         prompts: continued by both.
         patches: whether the worst contexts are patched, and codes taken back.
         workers: share the text out; they load the models by their names.
-
-    Raises:
-        InputError: models that cannot be compared, or a text that is too short.
     """
     seconds: dict[str, float] = {}
     measured = timed(stage, seconds)

@@ -72,11 +72,7 @@ class Diff:
 
     @classmethod
     def load(cls, folder: Path | str) -> "Diff":
-        """Read the folder again.
-
-        Raises:
-            InputError: it holds no comparison, or one that cannot be read.
-        """
+        """Read the folder again. :class:`InputError`: it holds no comparison, or one that cannot be read."""
 
         def of_json(stored: Mapping[str, Any]) -> "Diff":
             return TypeAdapter(cls).validate_python({key: stored[key] for key in cls.__annotations__})

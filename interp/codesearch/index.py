@@ -146,14 +146,12 @@ class CodeIndex:
         *,
         books_within: Sequence[Path] | None = None,
     ) -> "CodeIndex":
-        """Map the files of an index.
+        """Map the files of an index. :class:`InputError`: no finished index there, a file missing or damaged, or other
+        codebooks.
 
         Args:
             books: the codebooks it was made with, if they are loaded already.
             books_within: if not, the folders below which the one that the manifest names may be read; any if None.
-
-        Raises:
-            InputError: no finished index there, a file missing or damaged, or other codebooks.
         """
         folder = Path(folder)
         manifest = _read_manifest(folder)
@@ -385,7 +383,8 @@ def build_index(
     turn: Callable[[], AbstractContextManager] = contextlib.nullcontext,
     stage: Stage = silent,
 ) -> CodeIndex:
-    """Index the codes of a text; at once done where the folder holds this very index.
+    """Index the codes of a text; at once done where the folder holds this very index. :class:`InputError`: no books, or
+    a folder that holds another index or another one's beginnings, or that another process is building in.
 
     Args:
         books: by site. Of :class:`~interp.bottlenecks.store.Codebooks` the index notes the folder, so that it can show
@@ -395,10 +394,6 @@ def build_index(
         batch_size: blocks of text per forward pass.
         save_seconds: work that a killed build loses at most.
         turn: held during each forward pass; a lock, where others use the model meanwhile.
-
-    Raises:
-        InputError: no books, or a folder that holds another index or another one's beginnings, or that another
-            process is building in.
     """
     folder, request = Path(folder), request_of(model, books, text, error_term)
     if not (folder / MANIFEST).exists():

@@ -36,6 +36,7 @@ def why(
     stage: Stage = silent,
 ) -> Why:
     """Which heads at which tokens make the model say one thing after ``a`` and another after ``b``.
+    :class:`InputError`: prompts or answers that cannot be compared.
 
     >>> explanation = why(load_model("planted-induction"), "store ring river store", "park ring river store")
     >>> [str(node) for node in explanation.nodes], explanation.sparse
@@ -46,9 +47,6 @@ def why(
         answer, instead: two answers to compare, with the space in front; by default the tokens of the largest terms of
             KL(A ‖ B) and KL(B ‖ A). Of several tokens the first that differs counts.
         chat: put both into the model's chat template, as a user's message.
-
-    Raises:
-        InputError: prompts or answers that cannot be compared.
     """
     return explain(model, a, b, answer=answer, instead=instead, chat=chat, stage=stage)[0]
 

@@ -151,11 +151,7 @@ class Why:
 
     @classmethod
     def load(cls, folder: Path | str) -> "Why":
-        """Read the folder again.
-
-        Raises:
-            InputError: it holds no explanation, or one that cannot be read.
-        """
+        """Read the folder again. :class:`InputError`: it holds no explanation, or one that cannot be read."""
         return read_result(Path(folder) / RESULT, "explanation", "interp why … --out", cls.of_json)
 
     def text(self) -> str:

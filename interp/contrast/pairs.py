@@ -103,15 +103,13 @@ def why_pairs(
     (['a0.h3', 'a1.h1', 'a2.h4'], 2)
 
     Answers are those of the pair where it has one and one wrong one, else the tokens that KL names.
+    :class:`InputError`: no pair can be explained.
 
     Args:
         model: loaded; or a spec, which every worker loads by itself on ``device`` in ``dtype``.
         task: as in :func:`interp.find_circuit`; a prompt file holds pairs of one's own.
         n: pairs; 20 if not given, or as many as a prompt file has.
         checkpoint: folder in which each explanation is kept once it is made; a killed run goes on from there.
-
-    Raises:
-        InputError: no pair can be explained.
     """
     seed, loaded = whole_number("seed", seed), load_task(task)
     spec = model if isinstance(model, str) else describe_model(model)["spec"]

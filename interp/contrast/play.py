@@ -79,14 +79,12 @@ def parse_edit(text: str) -> NodeEdit:
 def replay(model: Model, explanation: Why, edits: Sequence[str | NodeEdit]) -> list[EditOutcome]:
     """What A says before any edit, and after each further one.
 
-    Of several edits of one node the last counts.
+    Of several edits of one node the last counts. :class:`InputError`: an edit that cannot be, or an explanation of
+    another model.
 
     >>> outcomes = replay(model, explanation, ["a23.h3@15=b", "a29.h1@15=0"])
     >>> [round(outcome.answer, 2) for outcome in outcomes]
     [0.79, 0.01, 0.01]
-
-    Raises:
-        InputError: an edit that cannot be, or an explanation of another model.
     """
     return Play(model, explanation).replay(edits)
 

@@ -63,11 +63,8 @@ class Proposals:
 
 @torch.no_grad()
 def propose(model: Model, a: str, *, chat: bool = False, most: int = 8) -> Proposals:
-    """Prompts to compare ``a`` with, the largest change of the next token first.
-
-    Raises:
-        InputError: the prompt is empty or too long.
-    """
+    """Prompts to compare ``a`` with, the largest change of the next token first. :class:`InputError`: the prompt is
+    empty or too long."""
     encoder = PromptEncoder(model.tokenizer, bos=True)
     ids = read_prompt(model, encoder, a, "prompt A", chat=chat)
     others = exchanges(model, encoder, a, ids, chat=chat)

@@ -75,10 +75,7 @@ def why_several(
     stage: Stage = silent,
 ) -> Several:
     """:func:`~interp.contrast.explain.why` against each of some prompts, and the mean effect of every node.
-
-    Raises:
-        InputError: no prompts, or one of them cannot be compared.
-    """
+    :class:`InputError`: no prompts, or one of them cannot be compared."""
     if isinstance(others, str) or not others:
         raise InputError(f"prompts {others!r:.40}: give a list of prompts to compare with")
     explained = [explain(model, a, b, answer=answer, instead=instead, chat=chat, stage=stage) for b in others]

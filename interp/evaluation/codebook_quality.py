@@ -189,15 +189,13 @@ def evaluate_codebooks(
     stage: Stage = silent,
 ) -> CodebookScores:
     """Run the text plain, through the codes of every k, and through the controls (of the largest k).
+    :class:`InputError`: no books, or a single block, of text or for the controls.
 
     Args:
         books: for each k the books by site, see :func:`~interp.bottlenecks.store.Codebooks.from_pretrained`.
         text: held-out blocks.
         other_text: what the means of ``mean`` are taken over; not ``text``.
         control_blocks: blocks for the controls; 0 leaves them out.
-
-    Raises:
-        InputError: no books, or a single block, of text or for the controls.
     """
     if not books or not all(books.values()):
         raise InputError("no codebooks to evaluate")
@@ -370,13 +368,11 @@ def quality_of_folder(
     """Evaluate a folder's books on the held-out split of each text apart; a JSON-ready result.
 
     The means of the control ``mean`` are taken over training blocks of the same text, as many as ``control_blocks``.
+    :class:`InputError`: another model's books, a k they cannot have, too little text.
 
     Args:
         specs: texts, see :mod:`interp.text.sources`.
         ks: codes per vector; as fitted if not given.
-
-    Raises:
-        InputError: another model's books, a k they cannot have, too little text.
     """
     context = folder.manifest["text"]["context"]
     assert folder.folder is not None

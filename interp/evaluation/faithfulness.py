@@ -61,15 +61,13 @@ class Curves:
 def faithfulness_curves(
     ablator: Ablator, scores: Float[np.ndarray, "layer head"], *, sizes: tuple[int, ...] = SIZES, seed: int = 0
 ) -> Curves:
-    """CPR, CMD and f at fixed sizes of one ranking of heads, MLPs live.
+    """CPR, CMD and f at fixed sizes of one ranking of heads, MLPs live. :class:`InputError`: ablating every head leaves
+    the metric as it was, so that there are no shares.
 
     Args:
         ablator: of the prompts that the circuits are run on; not those that the scores come from.
         scores: signed where the method has a sign; without one the two orders are the same.
         seed: of the order among equal scores.
-
-    Raises:
-        InputError: ablating every head leaves the metric as it was, so that there are no shares.
     """
     counts = [int(fraction * scores.size) for fraction in GRID]
     fitting = [size for size in sizes if size <= scores.size]
@@ -161,11 +159,9 @@ def completeness(
 ) -> Completeness:
     """Whether circuit and model fall alike when the same heads are taken from both.
 
-    Greedy K (Wang et al. 2022, section 4.2): from the empty set, at each step draw some heads of C not in K and add
-    the one that makes the gap largest. With every head a candidate the search is exhaustive at each step.
-
-    Raises:
-        InputError: an empty circuit.
+    Greedy K (Wang et al. 2022, section 4.2): from the empty set, at each step draw some heads of C not in K and add the
+    one that makes the gap largest. With every head a candidate the search is exhaustive at each step.
+    :class:`InputError`: an empty circuit.
     """
     _check_circuit(circuit)
     if n_random < 1:
@@ -215,12 +211,10 @@ def minimality(
 ) -> tuple[Minimality, ...]:
     """What each head of the circuit is needed for, least needed first.
 
-    K is the empty set, every single other head, and ``n_random`` random subsets (each head with probability one
-    half). A backup contributes only where the head that it stands in for is in K. The largest of many noisy
-    differences is above zero for an idle head as well: compare with what heads outside of the circuit reach.
-
-    Raises:
-        InputError: an empty circuit.
+    K is the empty set, every single other head, and ``n_random`` random subsets (each head with probability one half).
+    A backup contributes only where the head that it stands in for is in K. The largest of many noisy differences is
+    above zero for an idle head as well: compare with what heads outside of the circuit reach. :class:`InputError`: an
+    empty circuit.
     """
     _check_circuit(circuit)
     rng, members = np.random.default_rng(seed), np.argwhere(circuit)

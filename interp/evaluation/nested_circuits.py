@@ -48,15 +48,13 @@ class NestedCurve:
 def run_nested(
     nested: NestedCircuits, ablator: Ablator, *, seed: int = 0, progress: Progress | None = None
 ) -> NestedCurve:
-    """Run every grown circuit on the ablator's pairs, with all other heads ablated.
+    """Run every grown circuit on the ablator's pairs, with all other heads ablated. :class:`InputError`: the ablator is
+    of another model, or ablating every head leaves the metric as it was.
 
     Args:
         ablator: of held-out pairs.
         seed: of the random heads and the bootstrap.
         progress: told how many circuit × pair values have just become known, of :func:`n_circuits` × pairs.
-
-    Raises:
-        InputError: the ablator is of another model, or ablating every head leaves the metric as it was.
     """
     shape = nested.heads.shape
     if shape != ablator.shape:

@@ -74,13 +74,11 @@ def recover(
     n_random: int = N_RANDOM,
 ) -> Recovery:
     """Score a ranking of heads by |score| against the members of a reference. MLPs can join as one more column.
+    :class:`InputError`: shapes differ, or a value is not finite.
 
     Args:
         effects: exact effects, for the rank correlation.
         per_pair: the scores before the mean over pairs; without them there is no interval.
-
-    Raises:
-        InputError: shapes differ, or a value is not finite.
     """
     _check(scores, truth, "scores")
     if effects is not None:
@@ -218,9 +216,7 @@ def recover_edges(edges: Sequence[EdgeScore], reference: Reference) -> EdgeRecov
     """ROC over directed edges among heads. Edges that touch an MLP, the input or the logits are left out.
 
     Where a score lacks q, k or v, all are folded to pairs of heads by their largest absolute score.
-
-    Raises:
-        InputError: the reference has no edges, a score is not finite, or names a head the model lacks.
+    :class:`InputError`: the reference has no edges, a score is not finite, or names a head the model lacks.
     """
     if not reference.head_edges:
         raise InputError(f"reference {reference.name!r} was published without edges")

@@ -31,10 +31,8 @@ def precision_at(
 ) -> float | None:
     """Share of members among the ``n`` heads of largest |score|; ``None`` for no heads.
 
-    Heads that tie at the border count by the share of them that is taken: the expectation over random orders.
-
-    Args:
-        n: the number of members if not given, where precision and recall are the same.
+    Heads that tie at the border count by the share of them that is taken: the expectation over random orders. ``n``:
+    the number of members if not given, where precision and recall are the same.
     """
     n = int(truth.sum()) if n is None else min(n, truth.size)
     if n < 1:

@@ -46,14 +46,12 @@ def intervene(
     stage: Stage = silent,
 ) -> tuple[Interventions, list[float]]:
     """Run every circuit once, on the ablator's pairs: the card's numbers, and the share of each rival alone.
+    :class:`InputError`: ablating every head leaves the metric as it was.
 
     Args:
         ranking: signed; nested circuits are its best heads.
         random: of :func:`matched_random`.
         seed: of ties in the ranking and of the intervals.
-
-    Raises:
-        InputError: ablating every head leaves the metric as it was.
     """
     counts = [int(fraction * ranking.size) for fraction in GRID]
     small_sizes = [size for size in FIRST if size < ranking.size]

@@ -117,7 +117,7 @@ class Ablator:
     With ``resample`` it holds every component's output on all corrupt prompts: pairs × positions × layers × d_model
     numbers; as many for the residual stream of the empty circuit, where circuits that keep no early head begin, and for
     that of the model, where circuits that lack none begin (in float32, 100 pairs of 20 tokens: 0.15 GB each for GPT-2
-    small, 0.3 for SmolLM2).
+    small, 0.3 for SmolLM2). :class:`InputError`: an unknown kind.
 
     Args:
         batch_size: pairs whose forwards share a batch.
@@ -128,9 +128,6 @@ class Ablator:
         shape: of a circuit, (layers, heads), or one more with MLPs.
         metric_clean, metric_corrupt: the untouched model's task metric, [pair].
         forwards: what was spent so far, in forward passes of one prompt.
-
-    Raises:
-        InputError: an unknown kind.
     """
 
     def __init__(

@@ -43,16 +43,12 @@ def generate(
     distribution, the same for the same seed. ``watch`` is called after every new token with all tokens so
     far, [batch, pos]; an exception that it raises ends the generation.
 
-    Runs under :func:`interp.models.hooked`. With the cache (``use_cache``) a hook sees the whole prompt
-    once and then one position at a time: one that edits must not count positions from the front.
-
-    Args:
-        return_type: ``tokens`` are those of prompt and text, [batch, pos], BOS and padding included; ``str`` texts.
-
-    Raises:
-        InputError: a temperature that is negative or not finite, no prompts or an empty one, no new tokens, more
-            tokens than the model's context, a token that is none of the model's, strings and a tokenizer without a
-            padding token, or logits that are NaN or infinite, as of codes added too strongly for the model's dtype.
+    Runs under :func:`interp.models.hooked`. With the cache (``use_cache``) a hook sees the whole prompt once and then
+    one position at a time: one that edits must not count positions from the front. ``return_type``: ``tokens`` are
+    those of prompt and text, [batch, pos], BOS and padding included; ``str`` texts. :class:`InputError`: a temperature
+    that is negative or not finite, no prompts or an empty one, no new tokens, more tokens than the model's context, a
+    token that is none of the model's, strings and a tokenizer without a padding token, or logits that are NaN or
+    infinite, as of codes added too strongly for the model's dtype.
     """
     if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature {temperature}: use 0 for greedy, or a positive number")

@@ -284,10 +284,7 @@ def scores_plot(
     y_name: str,
 ) -> go.Figure:
     """Two values of every head against each other; heads of a named group stand out and the largest are labelled.
-
-    Args:
-        groups: name -> (layer, head), at most three; a head that is in none is grey.
-    """
+    ``groups``: name -> (layer, head), at most three; a head that is in none is grey."""
     named = [place for places in groups.values() for place in places]
     others = sorted(set(np.ndindex(x.shape)) - set(named))
     largest = sorted(named, key=lambda place: -abs(x[place]) - abs(y[place]))[:12]
@@ -383,10 +380,8 @@ def edge_plot(
 ) -> go.Figure:
     """Members as boxes coloured by their effect; edges by sign, as wide as they are strong, layers upwards.
 
-    An edge that is within two standard errors of nothing is pale.
-
-    Args:
-        edges: the strongest first, the first ``n`` are drawn; ``None``: those of :func:`strongest_edges`.
+    An edge that is within two standard errors of nothing is pale. ``edges``: the strongest first, the first ``n`` are
+    drawn; ``None``: those of :func:`strongest_edges`.
     """
     nodes = sorted(run.members, key=lambda part: (part.layer, part.head or 0))
     drawn = (strongest_edges(run) if edges is None else edges)[:n]

@@ -170,11 +170,8 @@ _HEAD = "font-size:.8em;opacity:.7;margin-bottom:.2em"
 
 
 def token_bars(groups: Sequence[tuple[str, Sequence[Sequence]]]) -> str:
-    """Groups beside each other where there is room; the largest amount of all has the whole width.
-
-    Args:
-        groups: a title, and tokens as text with their amounts.
-    """
+    """Groups beside each other where there is room; the largest amount of all has the whole width. ``groups``: a title,
+    and tokens as text with their amounts."""
     sizes = [abs(value) for _, rows in groups for _, value in rows]
     largest = max(sizes, default=0.0) or 1.0
     digits = wording.places(largest)

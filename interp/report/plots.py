@@ -57,11 +57,8 @@ SURPRISE, DIVERGENCE = "rgb(108,127,150)", "rgb(224,98,32)"  # legible on light 
 
 
 def token_costs(tokens: Sequence[str], values: Float[np.ndarray, " token"], colour: str, top: float) -> go.Figure:
-    """Bars for each new token, and their mean as a line.
-
-    Args:
-        top: highest value among all texts that stand beside each other, so that their axes agree.
-    """
+    """Bars for each new token, and their mean as a line. ``top``: highest value among all texts that stand beside each
+    other, so that their axes agree."""
     figure = go.Figure(
         go.Bar(
             x=np.arange(1, len(tokens) + 1),

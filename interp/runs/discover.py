@@ -154,7 +154,8 @@ def find_circuit(
     program: bool = False,
     stage: Stage = silent,
 ) -> Run:
-    """Find the circuit that does ``task`` in ``model``.
+    """Find the circuit that does ``task`` in ``model``. :class:`InputError`: anything that a user can mend, before the
+    model is loaded where that is possible.
 
     >>> run = find_circuit("planted-induction", "planted-induction", n=8)
     >>> sorted(head.site for head in run.circuit.heads)
@@ -175,9 +176,6 @@ def find_circuit(
         program: also find out what the members write (:func:`~interp.programs.program.find_program`), on pairs beyond
             the ``n``.
         stage: draws progress (:func:`interp.progress.bar`).
-
-    Raises:
-        InputError: anything that a user can mend, before the model is loaded where that is possible.
     """
     asked = (task, method, n, seed, counterfactual, config, candidates, threshold, mlps, bos, reference)
     return run_search(CircuitSearch(*asked, batch_size, program), model, stage=stage)

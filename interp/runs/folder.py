@@ -113,10 +113,7 @@ def task_of(run: Run, folder: Path | str | None) -> Task:
     """The run's task.
 
     Of the tasks that a run may name only those that ship are made, and the prompts that lie in its folder: no other
-    file is opened and no class is run because a run names it.
-
-    Raises:
-        InputError: another task.
+    file is opened and no class is run because a run names it. :class:`InputError`: another task.
     """
     if run.task in task_names():
         return load_task(run.task)

@@ -27,14 +27,12 @@ def judge_program(
 ) -> Program:
     """The run's program with the controls and accuracies of its interchange; see :mod:`interp.programs.judge`.
 
-    Each entry is a job; what it gives is the same wherever it is done.
+    Each entry is a job; what it gives is the same wherever it is done. :class:`InputError`: a run without a program
+    that sets a variable, or a model or prompts that are not at hand.
 
     Args:
         model: the run's own; loaded by its name on ``device`` if not given, and by every worker.
         folder: where the run lies, for prompts that it keeps.
-
-    Raises:
-        InputError: a run without a program that sets a variable, or a model or prompts that are not at hand.
     """
     program = run.program
     if program is None or not program.interchange:

@@ -45,19 +45,14 @@ def measure_reference(
     """Activation patching of every component on ``n`` pairs; a killed run resumes from ``checkpoint``.
 
     Without ``n`` it is 200 pairs, or as many as a prompt file has. The seed differs from a discovery's default, so that
-    a method is judged on prompts it has not seen.
+    a method is judged on prompts it has not seen. ``None`` while parts of other shards are missing.
+    :class:`InputError`: the model does not score clean prompts higher than corrupt ones; looked at first, with a
+    hundredth of the forward passes.
 
     Args:
         model: loaded; or a spec, which every worker loads by itself on ``device`` in ``dtype``.
         checkpoint: folder of the parts that are measured.
         shard: measures its parts, and no others; all have the same checkpoint.
-
-    Returns:
-        ``None`` while parts of other shards are missing.
-
-    Raises:
-        InputError: the model does not score clean prompts higher than corrupt ones; looked at first, with a hundredth
-            of the forward passes.
     """
     n = None if n is None else whole_number("n", n)
     seed, batch_size, bos = whole_number("seed", seed), whole_number("batch_size", batch_size), bool(bos)

@@ -48,7 +48,8 @@ def validate(
     seeds: SupportsIndex = SEEDS,
     stage: Stage = silent,
 ) -> Validity:
-    """Ask of a run's circuit what a sceptic would.
+    """Ask of a run's circuit what a sceptic would. :class:`InputError`: a run without heads in its circuit, a model or
+    prompts that are not at hand, too few pairs, or a model that does not do the task on the judging pairs.
 
     Args:
         model: the run's own; loaded by its name if not given.
@@ -56,10 +57,6 @@ def validate(
         n: judging pairs, none of the run's own; if not given as many as the run has, at most 100.
         seeds: how many times the search is made again.
         stage: draws progress (:func:`interp.progress.bar`).
-
-    Raises:
-        InputError: a run without heads in its circuit, a model or prompts that are not at hand, too few pairs, or a
-            model that does not do the task on the judging pairs.
     """
     n = min(run.n_pairs, MOST_PAIRS) if n is None else whole_number("n", n)
     seeds = whole_number("seeds", seeds)

@@ -56,16 +56,10 @@ class ControlVector:
         shift: int | None = None,
         made_of: str = "",
     ) -> "ControlVector":
-        """What codes that are added write, summed behind each block.
-
-        Args:
-            shift: by how many blocks later than their own what heads write is added. None is :data:`SHIFT`, or 0 where
-                the MLP does not read what the heads of its block write.
-
-        Raises:
-            InputError: an edit that sets or forbids codes, or codes of heads or MLPs that do not add to the residual
-                stream one by one, as where a norm stands behind them.
-        """
+        """What codes that are added write, summed behind each block. ``shift``: by how many blocks later than their own
+        what heads write is added. None is :data:`SHIFT`, or 0 where the MLP does not read what the heads of its block
+        write. :class:`InputError`: an edit that sets or forbids codes, or codes of heads or MLPs that do not add to the
+        residual stream one by one, as where a norm stands behind them."""
         if wrong := [edit for edit in edits if not isinstance(edit, AddCode)]:
             raise InputError(
                 f"a control vector of {type(wrong[0]).__name__} at {wrong[0].site}: what it changes depends on the "

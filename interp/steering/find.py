@@ -158,16 +158,13 @@ def find_codes(
     >>> found = find_codes(model, codebooks, positive, negative)
 
     One forward pass over all texts; by difference another, and a backward pass, over the negative ones, and over half
-    of them once more.
+    of them once more. :class:`InputError`: fewer than :data:`LEAST` texts of a kind, a text in both, an empty or too
+    long one, no codebooks, or no code (by difference: no token) that separates the texts.
 
     Args:
         positive, negative: of copies only the first counts, since one could choose a code that the other judges.
         by: see the module's docstring.
         seed: of the split into halves, 0 or more.
-
-    Raises:
-        InputError: fewer than :data:`LEAST` texts of a kind, a text in both, an empty or too long one, no codebooks,
-            or no code (by difference: no token) that separates the texts.
     """
     positive, negative = _without_copies(positive), _without_copies(negative)
     _check(model, codebooks, positive, negative, by)
