@@ -5,7 +5,7 @@ import inspect
 import os
 import re
 import shutil
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -122,8 +122,8 @@ def methods(
         return
     loaded = load_method(method)
     settings, meanings = fields(loaded.config), {"batch_size": "pairs per forward pass"}
-    for kind in reversed(loaded.config.__mro__):
-        meanings |= _attributes(kind)
+    for kind in filter(is_dataclass, reversed(loaded.config.__mro__)):
+        meanings |= _comments(kind)
     doc = inspect.getdoc(loaded.score) or "a method of one's own"
     summary = METHODS[method].summary if method in METHODS else doc
     console.print(f"{method}: {summary.splitlines()[0]}", soft_wrap=True)
@@ -138,14 +138,18 @@ def methods(
     console.print("give one with --set OPTION=VALUE; docs/methods.md has the formulas")
 
 
-def _attributes(kind: type) -> dict[str, str]:
-    """What a docstring says of each attribute; several may share a line."""
-    text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")[2]
-    meanings: dict[str, str] = {}
-    for entry in re.split(r"\n(?= {4}\S)", text):
-        names, _, meaning = entry.strip().partition(": ")
-        plain = re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", " ".join(meaning.split()).replace("``", ""))
-        meanings |= dict.fromkeys(names.split(", "), plain.rstrip("."))
+def _comments(kind: type) -> dict[str, str]:
+    """What is said of each field of a class behind it, or above it: there of several, by their names."""
+    meanings, above = dict[str, str](), ""
+    for line in inspect.getsource(kind).splitlines():
+        code, _, behind = line.strip().replace("`", "").partition("# ")
+        if not code:
+            above = f"{above} {behind}".strip()
+            continue
+        several = re.fullmatch(r"(\w+(?:, \w+)+): (.*)", above)
+        names, meaning = several.groups() if several else (code.partition(":")[0], above or behind)
+        meanings |= dict.fromkeys(names.split(", "), meaning) if meaning else {}
+        above = ""
     return meanings
 
 

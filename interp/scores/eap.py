@@ -81,16 +81,9 @@ def by_component(graph: ComponentGraph, per_sender: Float[np.ndarray, "*any send
 
 @dataclass(frozen=True)
 class EAPConfig(MethodConfig):
-    """
-    Attributes:
-        fold: how heads and MLPs are scored from their edges: ``max`` or ``out``.
-        edges: how many of the best edges the result holds.
-        batch_size: pairs per forward; a batch holds what every sender writes.
-    """
-
-    fold: Fold = "max"
-    edges: Annotated[int, Ge(1)] = 1000
-    batch_size: int = 8
+    fold: Fold = "max"  # how heads and MLPs are scored from their edges: `max` or `out`
+    edges: Annotated[int, Ge(1)] = 1000  # how many of the best edges the result holds
+    batch_size: int = 8  # pairs per forward; a batch holds what every sender writes
 
 
 @dataclass(frozen=True)

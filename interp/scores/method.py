@@ -42,12 +42,7 @@ Shared = TypeVar("Shared", bound=Consumer)
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """
-    Attributes:
-        batch_size: pairs per forward.
-    """
-
-    batch_size: int = BATCH_SIZE
+    batch_size: int = BATCH_SIZE  # pairs per forward
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -126,39 +121,30 @@ beyond the pool's; given a config."""
 
 @dataclass(frozen=True)
 class Method:
-    """A scoring method, called as ``method(model, pairs, config)``.
-
-    Attributes:
-        score: the function itself.
-        config: the class of its settings; all have ``batch_size``.
-        task_defaults: settings whose default the method's publication gives per task.
-        subsets: for methods that are no mean over pairs, but rank any subset of a pool from one run of it.
-        edges: ``edges(model, pairs, scores, sites=, batch_size=, progress=)`` of a method that scores edges in
-            a way of its own, after the heads; else they are attributed.
-        edges_config: settings of edges that are scored only when asked; ``None`` where the scores hold the edges.
-        nested: ``nested(model, pairs, batch_size=, progress=)`` of a method that, when asked, orders heads anew for
-            circuits that do the task by themselves. Others order them by their scores.
-        nested_config: its settings.
-        by_batch: whether another batch size gives other scores, and not only other last digits.
-        scores_mlps: whether MLPs are scored, too, where a model has some (or the config's ``mlps`` says so).
-        most_pairs, most_seeds: what a dear method is given on large models in a bench of all methods.
-        version: raised whenever the same config gives other scores: cells of an older bench are then made again.
-    """
+    """A scoring method, called as ``method(model, pairs, config)``."""
 
     name: str
-    score: Callable[[Context], Scores]
-    config: type = MethodConfig
+    score: Callable[[Context], Scores]  # the function itself
+    config: type = MethodConfig  # the class of its settings; all have `batch_size`
+    # settings whose default the method's publication gives per task
     task_defaults: Callable[[str], dict] = lambda _task: {}
+    # for methods that are no mean over pairs, but rank any subset of a pool from one run of it
     subsets: Callable[[Context], Rank] | None = None
+    # `edges(model, pairs, scores, sites=, batch_size=, progress=)` of a method that scores edges in a way of its own,
+    # after the heads; else they are attributed
     edges: Callable[..., ScoredEdges] | None = None
+    # settings of edges that are scored only when asked; `None` where the scores hold the edges
     edges_config: type | None = None
+    # `nested(model, pairs, batch_size=, progress=)` of a method that, when asked, orders heads anew for circuits that
+    # do the task by themselves. Others order them by their scores.
     nested: Callable[..., Any] | None = None
-    nested_config: type | None = None
-    by_batch: bool = False
-    scores_mlps: bool = True
+    nested_config: type | None = None  # its settings
+    by_batch: bool = False  # whether another batch size gives other scores, and not only other last digits
+    scores_mlps: bool = True  # whether MLPs are scored, too, where a model has some (or the config's `mlps` says so)
+    # most_pairs, most_seeds: what a dear method is given on large models in a bench of all methods
     most_pairs: int | None = None
     most_seeds: int | None = None
-    version: int = 1
+    version: int = 1  # raised whenever the same config gives other scores: cells of an older bench are then made again
 
     def __call__(
         self,

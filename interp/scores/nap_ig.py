@@ -36,12 +36,7 @@ from interp.scores.result import Scores
 
 @dataclass(frozen=True)
 class NAPIGConfig(MethodConfig):
-    """
-    Attributes:
-        steps: m, the points of the path; 1 is attribution patching.
-    """
-
-    steps: Annotated[int, Ge(1)] = 5
+    steps: Annotated[int, Ge(1)] = 5  # m, the points of the path; 1 is attribution patching
 
 
 Path = Callable[[Model, PairBatch, Metric, int], tuple[list[Tensor], float]]

@@ -42,32 +42,20 @@ PROMPTS_AT_ONCE = 128  # prompts encoded together: a layer of GPT-2 XL (25 heads
 
 @dataclass(frozen=True)
 class OverlapConfig(MethodConfig):
-    """
-    Attributes:
-        n_codes: size of the dictionary.
-        examples: prompts it is trained on, drawn from clean and corrupt ones together.
-        l1: λ; see :data:`PUBLISHED_L1`.
-        epochs, lr, decoder_norm: see :class:`~interp.bottlenecks.kinds.discrete_sae.DiscreteSAEConfig`.
-        dictionary: ``shared`` by all heads, as published, or one ``per-head``.
-        seed: of the prompts drawn and of the initial weights.
-        positions: what a head's output is reduced to; only ``mean`` was published (``last`` is in the code).
-        include_bos: whether ``mean`` includes the BOS position, as published.
-        normalise: divide each head's count by its number of distinct codes; off in all published runs.
-        edges: whether edges are scored too.
-    """
-
-    n_codes: int = 200
-    examples: int = 10
-    l1: float = 0.02
+    n_codes: int = 200  # size of the dictionary
+    examples: int = 10  # prompts it is trained on, drawn from clean and corrupt ones together
+    l1: float = 0.02  # λ; see `PUBLISHED_L1`
+    # epochs, lr, decoder_norm: see `DiscreteSAEConfig`
     epochs: int = 500
     lr: float = 1e-3
     decoder_norm: DecoderNorm = "coordinate"
-    dictionary: Literal["shared", "per-head"] = "shared"
-    seed: int = 0
+    dictionary: Literal["shared", "per-head"] = "shared"  # `shared` by all heads, as published, or one `per-head`
+    seed: int = 0  # of the prompts drawn and of the initial weights
+    # what a head's output is reduced to; only `mean` was published (`last` is in the code)
     positions: Positions = "mean"
-    include_bos: bool = True
-    normalise: bool = False
-    edges: bool = True
+    include_bos: bool = True  # whether `mean` includes the BOS position, as published
+    normalise: bool = False  # divide each head's count by its number of distinct codes; off in all published runs
+    edges: bool = True  # whether edges are scored too
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,14 +14,8 @@ from interp.scores.result import Scores
 
 @dataclass(frozen=True)
 class PatchingConfig(MethodConfig):
-    """
-    Attributes:
-        mlps: whether MLPs are patched too.
-        checkpoint: file that holds what is done so far; ``None`` keeps nothing.
-    """
-
-    mlps: bool = True
-    checkpoint: str | None = None
+    mlps: bool = True  # whether MLPs are patched too
+    checkpoint: str | None = None  # file that holds what is done so far; `None` keeps nothing
 
 
 @method(config=PatchingConfig, most_pairs=100, most_seeds=3)

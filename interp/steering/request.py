@@ -37,45 +37,31 @@ STRIDE = 1_000_003
 
 @dataclass(frozen=True)
 class SteeringRequest:
-    """
-    Attributes:
-        codes: with their weights, which count where codes are added; none if a control vector is given.
-        how: what is done to the codes.
-        scale: of added codes, the factor of their weight times their difference from their codebook's mean.
-        slots: of set codes, how many of a vector's k codes each replaces.
-        positions, fraction, when: as of :meth:`~interp.bottlenecks.attach.Attached.edit`.
-        samples: texts of each prompt.
-        seed: of texts, fraction and random codes.
-        chat: put prompts into the model's chat template.
-        random_baseline: write texts with random codes of the same sites, too.
-        vector: a file; write texts under that control vector, too, added as other programs add it
-            (:mod:`interp.steering.control_vector`).
-        error_term: as of :func:`~interp.bottlenecks.attach.attach`. Without it texts of all conditions are written on
-            codes, those without an edit as well.
-        model, device, dtype: as of :func:`~interp.models.load_model`.
-        codebooks: a name of the package's, a folder, or a repository of the hub.
-        k: codes a vector; None for as many as the codebooks were fitted with.
-    """
-
     prompts: tuple[str, ...]
+    # with their weights, which count where codes are added; none if a control vector is given
     codes: tuple[WeightedCode, ...]
-    how: Operation = "set"
+    how: Operation = "set"  # what is done to the codes
+    # of added codes, the factor of their weight times their difference from their codebook's mean
     scale: float | int = SCALE
-    slots: int = 1
+    slots: int = 1  # of set codes, how many of a vector's k codes each replaces
+    # positions, fraction, when: as of `edit`
     positions: str = "generated"
     fraction: float | int = 1.0
     when: str | None = None
     n_tokens: int = 60
-    samples: int = 1
+    samples: int = 1  # texts of each prompt
     temperature: float | int = 0.7
-    seed: int = 0
-    chat: bool = False
-    random_baseline: bool = False
+    seed: int = 0  # of texts, fraction and random codes
+    chat: bool = False  # put prompts into the model's chat template
+    random_baseline: bool = False  # write texts with random codes of the same sites, too
+    # a file; write texts under that control vector, too, added as other programs add it (`control_vector`)
     vector: str | None = None
+    # as of `attach`. Without it texts of all conditions are written on codes, those without an edit as well.
     error_term: bool = True
+    # model, device, dtype: as of `load_model`
     model: str = EMBEDDED
-    codebooks: str = DEFAULT_CODEBOOKS
-    k: int | None = None
+    codebooks: str = DEFAULT_CODEBOOKS  # a name of the package's, a folder, or a repository of the hub
+    k: int | None = None  # codes a vector; None for as many as the codebooks were fitted with
     device: str | None = None
     dtype: str = "float32"
 

@@ -60,17 +60,12 @@ LIKELY = 0.5  # probability of membership from which on a head has evidence
 
 @dataclass(frozen=True)
 class AdaptivePatchingConfig(MethodConfig):
-    """
-    Attributes:
-        threshold: share of the clean–corrupt gap from which on an effect makes a member.
-        budget: forward-pass equivalents a pair beyond attribution's 4, for up to :data:`BUDGET_PAIRS` pairs; the
-            default makes twice attribution's cost there.
-        seed: of the pairs that are run partly off.
-    """
-
+    # share of the clean–corrupt gap from which on an effect makes a member
     threshold: Annotated[float, Interval(gt=0, lt=1)] = THRESHOLD
+    # forward-pass equivalents a pair beyond attribution's 4, for up to `BUDGET_PAIRS` pairs; the default makes twice
+    # attribution's cost there
     budget: Annotated[float, Interval(ge=0, le=MOST_BUDGET)] = 4.0
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0)] = 0  # of the pairs that are run partly off
 
 
 def _subsets(context: Context) -> Rank:

@@ -48,12 +48,8 @@ BISECTIONS = 60
 
 @dataclass(frozen=True)
 class NestedCircuitsConfig(MethodConfig):
-    """
-    Attributes:
-        fractions: sizes of the circuits, as shares of the model's heads, rounded down; each costs a forward and a
-            backward of every pair.
-    """
-
+    # sizes of the circuits, as shares of the model's heads, rounded down; each costs a forward and a backward of every
+    # pair
     fractions: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.5)
 
     def __post_init__(self) -> None:

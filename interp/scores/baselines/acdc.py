@@ -44,21 +44,13 @@ from interp.scores.result import Scores
 
 @dataclass(frozen=True)
 class ACDCConfig(MethodConfig):
-    """
-    Attributes:
-        level: what is pruned.
-        metric: ``kl``, which sees parts that work against the answer too, or ``task``.
-        lowest, highest: ends of the sweep, as shares of the damage when everything is removed.
-        thresholds: how many of them, evenly spaced in their logarithm.
-        mlps: whether MLPs are pruned too, at head level.
-    """
-
-    level: Literal["heads", "edges"] = "heads"
-    metric: DivergenceKind = "kl"
+    level: Literal["heads", "edges"] = "heads"  # what is pruned
+    metric: DivergenceKind = "kl"  # `kl`, which sees parts that work against the answer too, or `task`
+    # lowest, highest: ends of the sweep, as shares of the damage when everything is removed
     lowest: Annotated[float, Gt(0)] = 1e-3
     highest: Annotated[float, Gt(0)] = 0.1
-    thresholds: Annotated[int, Ge(1)] = 3
-    mlps: bool = False
+    thresholds: Annotated[int, Ge(1)] = 3  # how many of them, evenly spaced in their logarithm
+    mlps: bool = False  # whether MLPs are pruned too, at head level
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -44,14 +44,8 @@ from interp.scores.result import Scores
 
 @dataclass(frozen=True)
 class AtPStarConfig(MethodConfig):
-    """
-    Attributes:
-        node: ``qkv``, a head's queries, keys and values with the QK fix, or ``z``, its output.
-        drop: GradDrop; without it scores have signs and cost one backward pass.
-    """
-
-    node: Literal["qkv", "z"] = "qkv"
-    drop: bool = True
+    node: Literal["qkv", "z"] = "qkv"  # `qkv`, a head's queries, keys and values with the QK fix, or `z`, its output
+    drop: bool = True  # GradDrop; without it scores have signs and cost one backward pass
 
 
 @method(config=AtPStarConfig, most_pairs=10, most_seeds=10)

@@ -55,12 +55,7 @@ ROWS = 64  # source × pair prompts that pass through a layer together
 
 @dataclass(frozen=True)
 class ContextualDecompositionConfig(MethodConfig):
-    """
-    Attributes:
-        attention: the rule for attention (module docstring).
-    """
-
-    attention: AttentionRule = "shared"
+    attention: AttentionRule = "shared"  # the rule for attention (module docstring)
 
 
 @method(config=ContextualDecompositionConfig, scores_mlps=False, most_pairs=10, most_seeds=10)

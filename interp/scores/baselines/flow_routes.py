@@ -40,12 +40,8 @@ from interp.scores.result import Scores
 
 @dataclass(frozen=True)
 class FlowRoutesConfig(MethodConfig):
-    """
-    Attributes:
-        combine: ``threshold``: the largest threshold at which the component is in the route; ``flow``: the share of
-            END that passed through it.
-    """
-
+    # `threshold`: the largest threshold at which the component is in the route; `flow`: the share of END that passed
+    # through it
     combine: Literal["threshold", "flow"] = "threshold"
 
 

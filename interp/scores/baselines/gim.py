@@ -41,14 +41,8 @@ from interp.scores.method import Context, MethodConfig
 
 @dataclass(frozen=True)
 class GIMConfig(MethodConfig):
-    """
-    Attributes:
-        temperature: of the softmax in the backward pass; 1 is the gradient.
-        gates: halve gate · up-projection, too.
-    """
-
-    temperature: Annotated[float, Gt(0)] = 2.0
-    gates: bool = True
+    temperature: Annotated[float, Gt(0)] = 2.0  # of the softmax in the backward pass; 1 is the gradient
+    gates: bool = True  # halve gate · up-projection, too
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,7 @@ from interp.scores.result import Scores
 
 @dataclass(frozen=True)
 class HISPConfig(MethodConfig):
-    """
-    Attributes:
-        norm: divide by the layer's norm, as published.
-    """
-
-    norm: bool = True
+    norm: bool = True  # divide by the layer's norm, as published
 
 
 def _sizes(context: Context) -> Float[np.ndarray, "pair layer head"]:

@@ -37,12 +37,7 @@ Attention = Literal["gradient", "detached"]
 
 @dataclass(frozen=True)
 class RelPConfig(MethodConfig):
-    """
-    Attributes:
-        attention: ``gradient`` through the pattern, or the pattern ``detached`` (AH-rule).
-    """
-
-    attention: Attention = "gradient"
+    attention: Attention = "gradient"  # `gradient` through the pattern, or the pattern `detached` (AH-rule)
 
 
 @dataclass(frozen=True)

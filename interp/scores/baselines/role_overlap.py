@@ -26,14 +26,8 @@ from interp.scores.result import Scores
 
 @dataclass(frozen=True)
 class RoleOverlapConfig(MethodConfig):
-    """
-    Attributes:
-        n_codes: of each book; at least as many pairs are needed.
-        seed: of k-means.
-    """
-
-    n_codes: Annotated[int, Ge(1)] = 4
-    seed: Annotated[int, Ge(0)] = 0
+    n_codes: Annotated[int, Ge(1)] = 4  # of each book; at least as many pairs are needed
+    seed: Annotated[int, Ge(0)] = 0  # of k-means
 
 
 def code_ids(

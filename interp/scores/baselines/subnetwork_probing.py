@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.metric import Divergence, DivergenceKind
-from interp.activations.stream import FORWARD_AND_BACKWARD, Consumer, PairBatch, end_logits
+from interp.activations.stream import BATCH_SIZE, FORWARD_AND_BACKWARD, Consumer, PairBatch, end_logits
 from interp.models import Model, has_mlps
 from interp.prompts.pairs import PromptPairs
 from interp.scores.gradients import output_hooks
@@ -70,23 +70,13 @@ OPEN_AT_FIRST = 0.9
 
 @dataclass(frozen=True)
 class SubnetworkProbingConfig(MethodConfig):
-    """
-    Attributes:
-        steps: of Adam, each on one batch of pairs, in turn.
-        lr: learning rate.
-        sparsity: λ, in nats (``kl``) or units of the metric (``task``).
-        metric: ``kl``, or ``task``: minus the task metric.
-        mlps: whether MLPs are masked too; otherwise they are live.
-        seed: of the masks' noise.
-        batch_size: pairs per step.
-    """
-
-    steps: Annotated[int, Ge(1)] = 300
-    lr: Annotated[float, Gt(0)] = 0.05
-    sparsity: Annotated[float, Ge(0)] = 1.0
-    metric: DivergenceKind = "kl"
-    mlps: bool = False
-    seed: int = 0
+    steps: Annotated[int, Ge(1)] = 300  # of Adam, each on one batch of pairs, in turn
+    lr: Annotated[float, Gt(0)] = 0.05  # learning rate
+    sparsity: Annotated[float, Ge(0)] = 1.0  # λ, in nats (`kl`) or units of the metric (`task`)
+    metric: DivergenceKind = "kl"  # `kl`, or `task`: minus the task metric
+    mlps: bool = False  # whether MLPs are masked too; otherwise they are live
+    seed: int = 0  # of the masks' noise
+    batch_size: int = BATCH_SIZE  # pairs per step
 
 
 # by batch, as a step of its optimizer is one

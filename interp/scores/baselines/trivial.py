@@ -17,12 +17,7 @@ from interp.scores.result import Scores, layer_prior
 
 @dataclass(frozen=True)
 class RandomConfig(MethodConfig):
-    """
-    Attributes:
-        seed: of the scores.
-    """
-
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0)] = 0  # of the scores
 
 
 @method(config=RandomConfig, scores_mlps=False)
