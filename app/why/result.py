@@ -16,8 +16,7 @@ from interp.app.widgets.charts import chart, table
 from interp.app.widgets.node_picture import node_picture
 from interp.app.widgets.tokens import plain
 from interp.contrast import Several, Why, template_of, why, why_several
-from interp.contrast.layout import MOST_NODES, shown_nodes
-from interp.contrast.picture import page, svg
+from interp.contrast.picture import MOST_NODES, page, shown_nodes, svg
 from interp.contrast.words import curves, every_node, headline, label, signed
 from interp.errors import InputError
 from interp.files import unused

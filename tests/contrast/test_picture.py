@@ -6,8 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from interp.contrast.layout import WIDTH, shown_nodes
-from interp.contrast.picture import STYLE, page, svg
+from interp.contrast.picture import STYLE, WIDTH, page, shown_nodes, svg
 from interp.contrast.words import signed
 from tests.contrast.synthetic import EVIL, make_why
 
