@@ -158,12 +158,9 @@ def in_one_line(error: BaseException) -> str:
 
 
 class Loading(threading.Thread):
-    """Libraries, then the model, in a thread of its own: pages are painted and clicked meanwhile.
-
-    Attributes:
-        libraries, model: done when they are there, or, with an :class:`InputError`, when they cannot be.
-        began: on the monotonic clock.
-    """
+    """Libraries, then the model, in a thread of its own: pages are painted and clicked meanwhile. ``libraries``,
+    ``model``: done when they are there, or, with an :class:`InputError`, when they cannot be. ``began``: on the
+    monotonic clock."""
 
     def __init__(self, spec: str) -> None:
         super().__init__(daemon=True, name=f"loading {spec}")

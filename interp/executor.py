@@ -198,12 +198,8 @@ def run_work(
 def _begin(
     work: Work, give: Callable[[Any], list[Job]], follow: dict[int, Callable], advance: Callable[[int], None]
 ) -> list[Job]:
-    """The jobs with which a work begins.
-
-    Args:
-        give: takes what the work returns, and gives the jobs that follow from that.
-        follow: by the ``id`` of a job, what takes its result and gives the jobs that follow.
-    """
+    """The jobs with which a work begins. ``give``: takes what the work returns, and gives the jobs that follow from
+    that. ``follow``: by the ``id`` of a job, what takes its result and gives the jobs that follow."""
     left = work.steps
 
     def go_on(results: Any) -> list[Job]:

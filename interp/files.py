@@ -79,12 +79,8 @@ def read_tensors(path: Path | str, framework: Literal["pt", "numpy"] = "pt") -> 
 
 
 def read_result(path: Path, kind: str, command: str, parse: Callable[[Any], _Result]) -> _Result:
-    """What a command has left in a folder. :class:`InputError`: it is not there, or cannot be read.
-
-    Args:
-        kind, command: what it is, and what makes it, for the error.
-        parse: of its JSON.
-    """
+    """What a command has left in a folder. :class:`InputError`: it is not there, or cannot be read. ``kind``,
+    ``command``: what it is, and what makes it, for the error. ``parse``: of its JSON."""
     from pydantic import ValidationError
 
     if not path.is_file():
@@ -167,11 +163,8 @@ def check_file(
 
 def check_folder(folder: Path, kind: str, *, contents: Container[str] | None = None) -> None:
     """As :func:`check_file`, of a result's folder ``--out``: a new one, or one without a result of another kind.
-
-    Args:
-        kind: such as ``codebooks``; see ``_KINDS``.
-        contents: all that may lie there, where the whole folder is replaced.
-    """
+    ``kind``: such as ``codebooks``; see ``_KINDS``. ``contents``: all that may lie there, where the whole folder is
+    replaced."""
     folder = Path(folder)
     if os.path.lexists(folder) and not folder.is_dir():
         raise InputError(f"--out {folder} is no folder: name one")

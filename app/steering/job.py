@@ -108,12 +108,8 @@ def compare(
     said: str | None = None,
 ) -> tuple[Written, ...]:
     """Write the text of each condition, taking a turn at the model; ``show`` is told of each as far as it is written.
-
-    Args:
-        request: of one prompt.
-        vectors: by site, what is added in another text, so many times.
-        said: what a further text has in front of its prompt.
-    """
+    ``request``: of one prompt. ``vectors``: by site, what is added in another text, so many times. ``said``: what a
+    further text has in front of its prompt."""
     # a mistake should not wait for its turn
     model = engine.model()
     ids = _prompt_ids(model, request)

@@ -18,12 +18,8 @@ _BAR = "display:grid;grid-template-columns:5.5em 1fr 3em;gap:.15em .6em;align-it
 
 
 def panel(explanation: Why, chosen: str, order: Sequence[int], python: str) -> None:
-    """Both answers, a node, and buttons that change what it writes; the edits are in the address.
-
-    Args:
-        chosen: the key of the node that is shown.
-        python: what gives the explanation.
-    """
+    """Both answers, a node, and buttons that change what it writes; the edits are in the address. ``chosen``: the key
+    of the node that is shown. ``python``: what gives the explanation."""
     bars = st.container()
     node = st.selectbox("Node", order, key=chosen, format_func=lambda i: _name(explanation, i))
     edits: list[str] = st.session_state["edits"]

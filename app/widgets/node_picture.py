@@ -10,12 +10,8 @@ _picture = st.components.v2.component("interp_node_picture", html='<div class="p
 
 
 def node_picture(svg: str, chosen: int, n_nodes: int, key: str, on_pick: Callable[[int], None]) -> None:
-    """Draw an SVG whose nodes have ``data-node``.
-
-    Args:
-        chosen: the node with a ring.
-        on_pick: is told which node was picked, before the page is drawn anew.
-    """
+    """Draw an SVG whose nodes have ``data-node``. ``chosen``: the node with a ring. ``on_pick``: is told which node was
+    picked, before the page is drawn anew."""
 
     def take() -> None:
         node = st.session_state[key].get("picked")

@@ -51,13 +51,8 @@ def token_strip(
     on_pick: Callable[[int], None],
     first: int = 0,
 ) -> None:
-    """Draw the text once for each row.
-
-    Args:
-        chosen: the token with a ring.
-        on_pick: is told which token was picked, before the page is drawn anew.
-        first: tokens before this one are not picked.
-    """
+    """Draw the text once for each row. ``chosen``: the token with a ring. ``on_pick``: is told which token was picked,
+    before the page is drawn anew. ``first``: tokens before this one are not picked."""
 
     def take() -> None:
         token = st.session_state[key].get("picked")

@@ -45,12 +45,8 @@ def from_address(name: str, choices: Sequence[str], otherwise: str | None = None
 
 
 def tell_missing(name: str, choices: Sequence[str], kind: str) -> None:
-    """Say so if what the address names, or what was shown until now, is not there, before another is shown.
-
-    Args:
-        name: of the parameter; the field's key is the same.
-        kind: of what is named, such as ``index``.
-    """
+    """Say so if what the address names, or what was shown until now, is not there, before another is shown. ``name``:
+    of the parameter; the field's key is the same. ``kind``: of what is named, such as ``index``."""
     value, noted = st.query_params.get(name), f"missing {name}"
     if name not in st.session_state:  # the page was opened
         st.session_state.pop(noted, None)

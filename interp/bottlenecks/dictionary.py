@@ -50,12 +50,9 @@ T = TypeVar("T", bound="Dictionary")
 
 
 class Dictionary(nn.Module, Bottleneck):
-    """One dictionary, or one per group, all groups in one tensor operation.
-
-    Attributes:
-        codes: the trainable parameter; all of it may be float32 or bfloat16. Similarities are always float32.
-        counts: how often each code was counted by :meth:`count` or :meth:`count_text`.
-    """
+    """One dictionary, or one per group, all groups in one tensor operation. ``codes``: the trainable parameter; all of
+    it may be float32 or bfloat16. Similarities are always float32. ``counts``: how often each code was counted by
+    :meth:`count` or :meth:`count_text`."""
 
     kind = "dictionary"
     trains: ClassVar[bool] = True  # whether gradients may move the codes

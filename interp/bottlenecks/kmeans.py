@@ -39,13 +39,9 @@ def least_squares_move(
     values: Float[Tensor, "row k"],
     fixed: Bool[Tensor, " code"] | None = None,
 ) -> Float[Tensor, "code d_in"]:
-    """How far :func:`refit` moves one group's codes.
-
-    Args:
-        missing: of each row what its codes leave, row − Σ_k value · code.
-        values: with which codes enter the sum. The ridge is RIDGE times their mean square.
-        fixed: codes that stay where they are.
-    """
+    """How far :func:`refit` moves one group's codes. ``missing``: of each row what its codes leave, row − Σ_k value ·
+    code. ``values``: with which codes enter the sum. The ridge is RIDGE times their mean square. ``fixed``: codes that
+    stay where they are."""
     ids = ids.long()
     lacking = missing.new_zeros(n_codes, missing.shape[1])  # of each code Σ_rows value · missing
     for slot in range(ids.shape[1]):

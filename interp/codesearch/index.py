@@ -192,12 +192,8 @@ class CodeIndex:
         stage: Stage = silent,
         **options: Any,
     ) -> "CodeIndex":
-        """:func:`build_index` of a text by its name.
-
-        Args:
-            text: blocks, or a spec of :mod:`interp.text.sources`: ``n_tokens`` in blocks of ``context``.
-            options: as of :func:`build_index`.
-        """
+        """:func:`build_index` of a text by its name. ``text``: blocks, or a spec of :mod:`interp.text.sources`:
+        ``n_tokens`` in blocks of ``context``. ``options``: as of :func:`build_index`."""
         context = min(context, model.cfg.n_ctx)
         blocks = load_text(text, model, n_tokens=n_tokens, context=context, split=split, seed=seed, stage=stage)
         return build_index(model, codebooks, blocks, Path(folder), stage=stage, **options)

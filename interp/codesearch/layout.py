@@ -50,13 +50,9 @@ class Book:
 
 
 class Layout:
-    """Where which book's codes lie. All arrays over "every code" concatenate the books in this order.
-
-    Attributes:
-        slots: where each book's slots begin in the ids of a token; the last entry is their number.
-        codes: where each book's codes begin among all codes; the last entry is their number.
-        dtype, shape: of the file of ids.
-    """
+    """Where which book's codes lie. All arrays over "every code" concatenate the books in this order. ``slots``: where
+    each book's slots begin in the ids of a token; the last entry is their number. ``codes``: where each book's codes
+    begin among all codes; the last entry is their number. ``dtype``, ``shape``: of the file of ids."""
 
     def __init__(self, books: tuple[Book, ...], n_tokens: int) -> None:
         self.books, self.n_tokens = books, n_tokens

@@ -112,13 +112,9 @@ class MeanRate:
 def mean_rate(
     cells: Sequence[tuple[SteeringCell, str]], n_prompts: int, less: Sequence[tuple[SteeringCell, str]] = ()
 ) -> MeanRate:
-    """The mean over topics of the rate, or of how much it is above another arm's, text by text.
-
-    Args:
-        cells: of each topic the arm's cell, and the topic whose words count.
-        n_prompts: prompts that were taken in turn, two at least; all texts of one are resampled together.
-        less: of the same topics.
-    """
+    """The mean over topics of the rate, or of how much it is above another arm's, text by text. ``cells``: of each
+    topic the arm's cell, and the topic whose words count. ``n_prompts``: prompts that were taken in turn, two at least;
+    all texts of one are resampled together. ``less``: of the same topics."""
     rates = np.mean([cell.held[topic] for cell, topic in cells], axis=0)
     if less:
         rates = rates - np.mean([cell.held[topic] for cell, topic in less], axis=0)
@@ -129,11 +125,8 @@ def mean_rate(
 
 def made_of(arm: str, *, model: str, books: str, finder: int, config: SteeringConfig) -> dict[str, Any]:
     """What a cell of this arm depends on, as JSON values: with other codebooks or another finder it is another cell.
-
-    Args:
-        model, books: identities of the model alone and with its codebooks.
-        finder: the version of how codes, and what they are to do, are found.
-    """
+    ``model``, ``books``: identities of the model alone and with its codebooks. ``finder``: the version of how codes,
+    and what they are to do, are found."""
     sources = {"made_with": model if arm in (BASE, *VECTORS) else books, "config": asdict(config)}
     return sources if arm in (BASE, *BLIND) else {**sources, "finder": finder}
 
@@ -175,13 +168,9 @@ class SteeringTable:
 def steering_table(
     topics: Sequence[str], base: SteeringCell, cells: Mapping[tuple[str, str], SteeringCell], n_prompts: int
 ) -> SteeringTable:
-    """Compare what there is.
-
-    Args:
-        topics: all of them, in the order by which one's codes are another's ``wrong topic``.
-        cells: of (topic, arm); some may be missing.
-        n_prompts: prompts that were taken in turn; intervals of means and differences resample them.
-    """
+    """Compare what there is. ``topics``: all of them, in the order by which one's codes are another's ``wrong topic``.
+    ``cells``: of (topic, arm); some may be missing. ``n_prompts``: prompts that were taken in turn; intervals of means
+    and differences resample them."""
     all_cells = dict(cells)
     for number, topic in enumerate(topics):
         all_cells[topic, BASE] = base

@@ -319,12 +319,9 @@ class CleanRun(MetricConsumer):
         *,
         every_token: bool = False,
     ) -> Outcome:
-        """The clean prompts of some pairs, each as often as it is named, with patches in place.
-
-        Args:
-            read: sites, with a position for every row.
-            every_token: whether the logits of all tokens are looked at, for ``top``, ``kl`` and ``off_target``.
-        """
+        """The clean prompts of some pairs, each as often as it is named, with patches in place. ``read``: sites, with a
+        position for every row. ``every_token``: whether the logits of all tokens are looked at, for ``top``, ``kl`` and
+        ``off_target``."""
         n = len(pairs)
         outcome = Outcome(
             self.metric_[0, pairs],

@@ -204,12 +204,8 @@ def _hover_text(head: Component, scale: Scale) -> str:
 def pattern_plot(
     pattern: Float[np.ndarray, "query key"], tokens: Sequence[str], roles: Mapping[int, str], ink: str | None = None
 ) -> go.Figure:
-    """Attention from every token (rows) to every token (columns), weights from .05 on as numbers.
-
-    Args:
-        pattern: its rows are the last tokens, all of them or fewer.
-        roles: token index -> its role in the task.
-    """
+    """Attention from every token (rows) to every token (columns), weights from .05 on as numbers. ``pattern``: its rows
+    are the last tokens, all of them or fewer. ``roles``: token index -> its role in the task."""
     n, queries = len(tokens), len(pattern)
     names = [_tick(text, roles.get(i)) for i, text in enumerate(tokens)]
     longest = max(len(re.sub("<[^>]*>|&[a-z]+;", "x", name)) for name in names)

@@ -19,11 +19,8 @@ STAGES = {
 
 
 def command_line(run: Run, task: str | None = None, reference: str | None = None, n: int | None = None) -> str:
-    """The command that repeats the run, on ``n`` pairs if given.
-
-    Args:
-        task: what is written for it where what the run was asked for is not enough: where a file of prompts lies.
-        reference: the same of a reference of one's own.
+    """The command that repeats the run, on ``n`` pairs if given. ``task``: what is written for it where what the run
+    was asked for is not enough: where a file of prompts lies. ``reference``: the same of a reference of one's own.
     """
     settings, pairs = run.settings, run.provenance.pairs
     words: list[object] = ["interp", "discover", task or _task(run), "--model", run.model or "MODEL"]

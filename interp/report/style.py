@@ -84,12 +84,8 @@ def environment() -> Environment:
 
 
 def embed(figure: go.Figure, label: str, least: int = 0) -> Markup:
-    """A figure in a page, drawn when it comes into view; without scripts its label stands in its place.
-
-    Args:
-        label: what a screen reader says for it.
-        least: pixels of width below which the page scrolls it sideways.
-    """
+    """A figure in a page, drawn when it comes into view; without scripts its label stands in its place. ``label``: what
+    a screen reader says for it. ``least``: pixels of width below which the page scrolls it sideways."""
     drawn = json.loads(figure.to_json())
     drawn["layout"].pop("template", None)  # the page sets its own colours
     data = json.dumps(drawn, ensure_ascii=True, separators=(",", ":"))
