@@ -105,7 +105,7 @@ class CircuitSearch:
             common = {"threshold": self.threshold, "seed": self.seed}
             common |= {} if self.batch_size is None else {"batch_size": self.batch_size}
             config = method_config(method, self.task.name, {key: str(v) for key, v in config.items()}, **common)
-        elif not isinstance(config, method.config):
+        elif type(config) is not method.config:
             raise InputError(
                 f"config of type {type(config).__name__}: method {method.name!r} takes a {method.config.__name__}"
             )
