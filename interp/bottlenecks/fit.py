@@ -30,22 +30,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from interp.bottlenecks import store
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import CONFIG_FILE, Bottleneck, bottleneck_class
 from interp.bottlenecks.dictionary import Dictionary
 from interp.bottlenecks.kinds.codebook import Codebook, CodebookConfig, Selection
 from interp.bottlenecks.kinds.metric_codebook import MetricCodebook
-from interp.bottlenecks.store import (
-    REQUEST_FILE,
-    WORK,
-    Codebooks,
-    begin_request,
-    being_filled,
-    check_request,
-    describe_text,
-    is_store,
-    model_identity,
-)
 from interp.errors import InputError, check_fields, parse_field
 from interp.executor import SERIAL, Job, JobProgress, Shard, Workers, run
 from interp.files import atomic_path, read_json, write_json
@@ -210,7 +200,7 @@ def fit_codebooks(
     batch_size: int = BATCH_SIZE,
     stage: Stage = silent,
     **options: Any,
-) -> Codebooks:
+) -> store.Codebooks:
     """Fit one codebook per site; goes on where a killed run of the same request stopped.
 
     >>> few = fit_codebooks(model, ["a21.h6", "a27.h2"], "stdlib", n_tokens=640, n_codes=64, k=1)
@@ -237,18 +227,18 @@ def fit_codebooks(
     if text.n_tokens < config.n_codes:
         raise InputError(f"{text.n_tokens} tokens for {config.n_codes} codes: give at least one token a code")
     request = _request(model, text, books, config, batch_size)
-    if is_store(folder):
-        stored = Codebooks.from_pretrained(folder)
+    if store.is_store(folder):
+        stored = store.Codebooks.from_pretrained(folder)
         for part, kind in (("storage", "packed"), ("training", "trained")):
             if part in stored.manifest:
                 raise InputError(f"{folder} holds {kind} codebooks: write the fitted ones to another folder")
-        check_request(folder, stored.manifest, _in_batches_of(stored.manifest, request))
-        shutil.rmtree(folder / WORK, ignore_errors=True)  # of a run that was killed while it cleared up
+        store.check_request(folder, stored.manifest, _in_batches_of(stored.manifest, request))
+        shutil.rmtree(folder / store.WORK, ignore_errors=True)  # of a run that was killed while it cleared up
         return stored
-    with being_filled(folder, "fitting"):
+    with store.being_filled(folder, "fitting"):
         _begin(folder, request)
         _fit(model, text, books, config, folder, batch_size, stage)
-        return Codebooks.finish(folder, request)
+        return store.Codebooks.finish(folder, request)
 
 
 def _in_batches_of(begun: Mapping[str, Any], request: dict[str, Any]) -> dict[str, Any]:
@@ -258,7 +248,7 @@ def _in_batches_of(begun: Mapping[str, Any], request: dict[str, Any]) -> dict[st
 
 def _begin(folder: Path, request: dict[str, Any]) -> None:
     """Note or check the request; after another batch size, as where memory was short, the streams are made again."""
-    path = folder / WORK / REQUEST_FILE
+    path = folder / store.WORK / store.REQUEST_FILE
     try:
         begun = read_json(path)
         other = begun["fit"]["batch_size"] != request["fit"]["batch_size"]
@@ -266,11 +256,11 @@ def _begin(folder: Path, request: dict[str, Any]) -> None:
         # nothing was begun, or what follows tells what is wrong
         other = False
     if other:
-        check_request(folder, begun, _in_batches_of(begun, request))
-        for shards in (folder / WORK).glob("layer[0-9]*"):
+        store.check_request(folder, begun, _in_batches_of(begun, request))
+        for shards in (folder / store.WORK).glob("layer[0-9]*"):
             shutil.rmtree(shards)
         write_json(path, request)
-    begin_request(folder, request)
+    store.begin_request(folder, request)
 
 
 def new_books(model: Model, sites: Sequence[str], config: FitConfig) -> dict[Site, Dictionary]:
@@ -296,7 +286,7 @@ def _fit(
         return
     last = max(site.layer for site in todo)
     stream = LayerStream(
-        model, text.tokens, folder / WORK, batch_size=batch_size, at_most=min(site.layer for site in todo)
+        model, text.tokens, folder / store.WORK, batch_size=batch_size, at_most=min(site.layer for site in todo)
     )
     n_batches = len(stream.batches)
     layers = last - stream.layer + (not config.sequential)
@@ -342,7 +332,7 @@ class _LayerFitter:
             return
         model, stream = self.models(self.spec), self.stream
         if stream is None or stream.layer > layer:
-            shards = self.folder / WORK / f"layers-{platform.node()}-{os.getpid()}"  # of this process alone
+            shards = self.folder / store.WORK / f"layers-{platform.node()}-{os.getpid()}"  # of this process alone
             stream = LayerStream(model, self.tokens, shards, batch_size=self.batch_size, at_most=0)
             self.stream = stream
         while stream.layer < layer:
@@ -378,9 +368,9 @@ def fit_parts(
     spec = request["model"]["spec"]
     if spec is None:
         raise InputError("a model in memory alone cannot be sent to workers: save it first")
-    if is_store(folder):
+    if store.is_store(folder):
         return
-    (folder / WORK).mkdir(parents=True, exist_ok=True)
+    (folder / store.WORK).mkdir(parents=True, exist_ok=True)
     _begin(folder, request)
     layers: dict[int, list[str]] = {}
     for site in books:
@@ -480,8 +470,8 @@ def _request(
         fit |= {"k": book_config.k, "n_codes": book_config.n_codes}
         fit |= {"selection": config.kind, "magnitude": "unit"}
     return {
-        "model": model_identity(model),
+        "model": store.model_identity(model),
         "sites": [str(place) for place in books],
         "fit": fit,
-        "text": describe_text(text),
+        "text": store.describe_text(text),
     }

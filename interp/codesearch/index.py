@@ -14,19 +14,8 @@ from jaxtyping import Float, Int, UInt8, UInt32
 from pydantic import PositiveInt, Strict
 from torch import Tensor
 
-from interp.bottlenecks import Dictionary
+from interp.bottlenecks import Dictionary, store
 from interp.bottlenecks.edits import code_name
-from interp.bottlenecks.store import (
-    PRETRAINED,
-    Codebooks,
-    ManifestPart,
-    ModelPart,
-    check_made_with,
-    check_request,
-    codebooks_fingerprint,
-    difference,
-    manifest_fault,
-)
 from interp.codesearch.build import BATCH_SIZE, SAVE_SECONDS, WORK, BuildOptions, folder_of, request_of, write_index
 from interp.codesearch.corpus import Corpus
 from interp.codesearch.firing_stats import BINS, N_TOP, RANKS, unpack_counts
@@ -67,20 +56,20 @@ MADE_WITH = ("architecture", "n_layers", "n_heads", "d_model", "d_vocab", "weigh
 _TABLES = ("counts", "lists", "top_token", "top_similarity", "top_margin", "histogram")
 
 
-class _Books(ManifestPart):
+class _Books(store.ManifestPart):
     fingerprint: str
     folder: str | None
     sites: list[str]
     configs: dict[str, dict]
 
 
-class _Text(ManifestPart):
+class _Text(store.ManifestPart):
     spec: str
     split: str
 
 
-class _Manifest(ManifestPart):
-    model: ModelPart
+class _Manifest(store.ManifestPart):
+    model: store.ModelPart
     books: _Books
     text: _Text
     error_term: bool
@@ -258,7 +247,7 @@ class CodeIndex:
                 raise InputError("this index does not say where its codebooks are: open it with them")
             if self._books_within is not None:
                 _check_within(Path(folder), self._books_within)
-            books, k = Codebooks.from_pretrained(folder), {book.site: book.k for book in self.books}
+            books, k = store.Codebooks.from_pretrained(folder), {book.site: book.k for book in self.books}
             # with as many codes a vector as were indexed
             kept = {site: book.with_k(k[site]) for site, book in books.items() if site in k}
             self.check_books(kept)
@@ -274,13 +263,13 @@ class CodeIndex:
         """Raise :class:`InputError` unless these are, among others, the codebooks it was made with."""
         made, other = self.manifest["books"], ""
         indexed = {site: books[site] for site in made["sites"] if site in books}
-        of_index, of_books = made["fingerprint"], codebooks_fingerprint(indexed)
+        of_index, of_books = made["fingerprint"], store.codebooks_fingerprint(indexed)
         if of_index != of_books:
             other = f"other codebooks ({of_index}, not {of_books})"
         for site, config in made["configs"].items() if not other else ():
             given = {key: value for key, value in asdict(indexed[site].config).items() if key in config}
             if given != config:
-                other = f"another {difference(site, config, given)}"
+                other = f"another {store.difference(site, config, given)}"
                 break
         if other:
             raise InputError(f"{self.folder} was made with {other}: build it again")
@@ -294,11 +283,11 @@ class CodeIndex:
     def check_request(self, request: Mapping[str, Any]) -> None:
         """Raise :class:`InputError`, naming the first difference, unless it is what is asked to be built."""
         books = {key: value for key, value in self.manifest["books"].items() if key != "folder"}
-        check_request(self.folder, {**self.manifest, "books": books}, request, made="an index")
+        store.check_request(self.folder, {**self.manifest, "books": books}, request, made="an index")
 
     def check_model(self, model: Model) -> None:
         """Raise :class:`InputError` unless it was made with this model."""
-        check_made_with(self.manifest["model"], model, MADE_WITH, f"{self.folder} is an index")
+        store.check_made_with(self.manifest["model"], model, MADE_WITH, f"{self.folder} is an index")
 
 
 def _check_within(codebooks: Path, folders: Sequence[Path]) -> None:
@@ -307,7 +296,7 @@ def _check_within(codebooks: Path, folders: Sequence[Path]) -> None:
     Files of the package may be links: an installer makes them.
     """
     allowed = [folder.resolve() for folder in folders]
-    inside = () if codebooks.resolve().is_relative_to(PRETRAINED.resolve()) else codebooks.rglob("*")
+    inside = () if codebooks.resolve().is_relative_to(store.PRETRAINED.resolve()) else codebooks.rglob("*")
     try:
         # one after the other: where the folder itself is outside nothing in it is looked at
         for path in itertools.chain([codebooks], inside):
@@ -336,7 +325,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise NoIndexError(f"{folder} is no code index: its {MANIFEST} is of another kind of folder")
     if manifest.get("format") != FORMAT:
         raise InputError(f"{path} is not of format {FORMAT}, which this version reads: build the index again")
-    if (wrong := manifest_fault(_Manifest, manifest)) is not None:
+    if (wrong := store.manifest_fault(_Manifest, manifest)) is not None:
         raise _damaged(path, wrong)
     if not set(configs := manifest["books"]["configs"]) <= set(manifest["books"]["sites"]):
         raise _damaged(path, f"configs of its books are {configs!r}")

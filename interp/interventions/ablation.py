@@ -30,17 +30,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.activations import stream
 from interp.activations.metric import kl_divergence, task_metric
-from interp.activations.stream import (
-    BATCH_SIZE,
-    Consumer,
-    MetricConsumer,
-    PairBatch,
-    Progress,
-    end_logits,
-    equal_length_batches,
-    feed,
-)
 from interp.errors import InputError
 from interp.interventions.clean_run import PATCH_ROWS
 from interp.models import HookFunction, Model, has_mlps, model_device
@@ -52,40 +43,40 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 Fill = list[Tensor]  # of heads, layer by layer, then of MLPs; each tensor broadcasts to one batch of pairs
 
 
-class Corrupt(Consumer):
+class Corrupt(stream.Consumer):
     """``resample``: every component's output on the corrupt prompts, batch by batch as they came."""
 
     def __init__(self) -> None:
         self.kept: dict[tuple[int, ...], Fill] = {}
 
-    def update(self, batch: PairBatch) -> None:
+    def update(self, batch: stream.PairBatch) -> None:
         self.kept[batch.indices] = [*batch.corrupt.z, *batch.corrupt.mlp]
 
     def of(self, indices: tuple[int, ...], _length: int) -> Fill:
         return self.kept[indices]
 
 
-class Zero(Consumer):
+class Zero(stream.Consumer):
     """``zero``: one zero for every component."""
 
     def __init__(self) -> None:
         self.fill: Fill = []
 
-    def update(self, batch: PairBatch) -> None:
+    def update(self, batch: stream.PairBatch) -> None:
         self.fill = [torch.zeros((), device=z.device) for z in (*batch.clean.z, *batch.clean.mlp)]
 
     def of(self, _indices: tuple[int, ...], _length: int) -> Fill:
         return self.fill
 
 
-class MeanByPosition(Consumer):
+class MeanByPosition(stream.Consumer):
     """``mean-by-position``: means over the corrupt prompts of each length, [pos, …] a layer."""
 
     def __init__(self) -> None:
         self.sums: dict[int, Fill] = {}
         self.counts: dict[int, int] = {}
 
-    def update(self, batch: PairBatch) -> None:
+    def update(self, batch: stream.PairBatch) -> None:
         length, n = batch.corrupt.tokens.shape[1], len(batch.indices)
         sums = [z.float().sum(0) for z in (*batch.corrupt.z, *batch.corrupt.mlp)]
         if length in self.sums:
@@ -136,19 +127,19 @@ class Ablator:
         pairs: PromptPairs,
         kind: str = "resample",
         *,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int = stream.BATCH_SIZE,
         mlps: bool = False,
-        progress: Progress | None = None,
-        run: Callable[[Sequence[Consumer]], float] | None = None,
+        progress: stream.Progress | None = None,
+        run: Callable[[Sequence[stream.Consumer]], float] | None = None,
     ) -> None:
         if kind not in KINDS:
             raise InputError(f"ablation {kind!r}: choose {', '.join(KINDS)}")
         self.model, self.pairs, self.kind, self.batch_size = model, pairs, kind, batch_size
         self.mlps = mlps and has_mlps(model)
         self.shape = (model.cfg.n_layers, model.cfg.n_heads + self.mlps)
-        consumers = metrics, fills = MetricConsumer(len(pairs)), FILLS[kind]()
+        consumers = metrics, fills = stream.MetricConsumer(len(pairs)), FILLS[kind]()
         if run is None:
-            self.forwards = feed(model, pairs, consumers, batch_size=batch_size, progress=progress)
+            self.forwards = stream.feed(model, pairs, consumers, batch_size=batch_size, progress=progress)
         else:
             self.forwards = run(consumers)
         self.metric_clean, self.metric_corrupt = metrics.metric_
@@ -157,21 +148,21 @@ class Ablator:
         self._untouched: dict[tuple[int, ...], Tensor] = {}
 
     def metric(
-        self, keep: Bool[np.ndarray, "circuit layer component"], *, progress: Progress | None = None
+        self, keep: Bool[np.ndarray, "circuit layer component"], *, progress: stream.Progress | None = None
     ) -> Float[np.ndarray, "circuit pair"]:
         """Task metric of every clean prompt under every circuit, of the components that stay live; circuits given twice
         are run once. ``progress`` is told how many circuit × pair values have just become known."""
         return self._measured(keep, progress, with_kl=False)[0]
 
     def metric_and_kl(
-        self, keep: Bool[np.ndarray, "circuit layer component"], *, progress: Progress | None = None
+        self, keep: Bool[np.ndarray, "circuit layer component"], *, progress: stream.Progress | None = None
     ) -> tuple[Float[np.ndarray, "circuit pair"], Float[np.ndarray, "circuit pair"]]:
         """:meth:`metric`, and the KL divergence at END from the untouched model to each circuit, in nats."""
         metric, kl = self._measured(keep, progress, with_kl=True)
         return metric, kl
 
     def _measured(
-        self, keep: np.ndarray, progress: Progress | None, *, with_kl: bool
+        self, keep: np.ndarray, progress: stream.Progress | None, *, with_kl: bool
     ) -> Float[np.ndarray, "measure circuit pair"]:
         if keep.shape[1:] != self.shape:
             layers, heads = self.shape
@@ -186,7 +177,7 @@ class Ablator:
         times = np.bincount(inverse.reshape(-1), minlength=len(distinct))
         if progress is not None:
             progress(int(times[distinct.all(1)].sum()) * len(self.pairs))
-        for indices in equal_length_batches(self.pairs, self.batch_size):
+        for indices in stream.equal_length_batches(self.pairs, self.batch_size):
             together = max(1, max(PATCH_ROWS, self.batch_size) // len(indices))
             for begin in range(0, len(order), together):
                 rows = order[begin : begin + together]
@@ -217,9 +208,9 @@ class Ablator:
         if start > 0:
             resid = self._resid_of(indices, empty)[start].repeat(copies, 1, 1)
             with starting_at(self.model, start, resid):
-                logits = end_logits(self.model, tokens, hooks)
+                logits = stream.end_logits(self.model, tokens, hooks)
         else:
-            logits = end_logits(self.model, tokens, hooks)
+            logits = stream.end_logits(self.model, tokens, hooks)
         values = [task_metric(logits, rows * copies, self.pairs.metric)]
         if with_kl:
             untouched = self._log_p(indices).repeat(copies, 1)
@@ -263,7 +254,7 @@ class Ablator:
         """Logits of a whole forward of a batch's clean prompts."""
         tokens = [self.pairs[i].clean_tokens for i in indices]
         self.forwards += len(indices)
-        return end_logits(self.model, torch.tensor(tokens, device=model_device(self.model)), hooks)
+        return stream.end_logits(self.model, torch.tensor(tokens, device=model_device(self.model)), hooks)
 
 
 def _replace(live: Bool[Tensor, "circuit ..."], fill: Tensor) -> HookFunction:

@@ -12,18 +12,9 @@ from pathlib import Path
 
 from interp import MOST_PAIRS
 from interp.errors import InputError, TooFewPairs
+from interp.prompts import prompt_file
 from interp.prompts.encoding import Piece, PromptEncoder
 from interp.prompts.pairs import PromptPair, Value
-from interp.prompts.prompt_file import (
-    FilePrompt,
-    PromptFile,
-    Sides,
-    TaskFile,
-    build_pair,
-    long_answers,
-    read_file,
-    validated,
-)
 from interp.prompts.sampling import TRIES, Made, SampledTask, distinct, seeded
 from interp.prompts.template_form import FORMAT, Entry, Form, Kind
 from interp.prompts.template_model import TemplateModel, occurrences, variable_of
@@ -32,11 +23,11 @@ FRESH_TRIES = 20  # corrupt prompts drawn for one clean prompt until one of them
 COMPARED = 5  # pairs in which two variables must agree before a note says so
 
 
-def load_task_file(path: str | Path, data: bytes | None = None) -> "PromptFile | TemplateFile":
+def load_task_file(path: str | Path, data: bytes | None = None) -> "prompt_file.PromptFile | TemplateFile":
     """The task in a file of prompts or of templates; ``data`` is what it holds, where it lies nowhere."""
-    data = read_file(Path(path)) if data is None else data
+    data = prompt_file.read_file(Path(path)) if data is None else data
     templates = Path(path).suffix.lower() != ".jsonl" and _has_templates(data)
-    return TemplateFile(path, data) if templates else PromptFile(path, data)
+    return TemplateFile(path, data) if templates else prompt_file.PromptFile(path, data)
 
 
 def _has_templates(data: bytes) -> bool:
@@ -49,7 +40,7 @@ def _has_templates(data: bytes) -> bool:
     return isinstance(document, dict) and "templates" in document
 
 
-class TemplateFile(TaskFile, SampledTask):
+class TemplateFile(prompt_file.TaskFile, SampledTask):
     """Any number of pairs from a JSON file::
 
         {"templates": ["When {IO} and {S} went to the {place}, {S} gave a {thing} to"],
@@ -70,7 +61,7 @@ class TemplateFile(TaskFile, SampledTask):
     def __init__(self, path: str | Path, data: bytes | None = None) -> None:
         """Read and check the file, see :class:`~interp.prompts.prompt_file.TaskFile`."""
         super().__init__(path, data)
-        form = validated(Form, self.data.removeprefix(codecs.BOM_UTF8), self.name, FORMAT)
+        form = prompt_file.validated(Form, self.data.removeprefix(codecs.BOM_UTF8), self.name, FORMAT)
         self.metric = form.metric
         self._model = model = TemplateModel(form, self.name)
         self.counterfactuals = tuple(model.kinds)
@@ -109,7 +100,7 @@ class TemplateFile(TaskFile, SampledTask):
             raise self._shortage(n, built, lost) from None
         pairs = [pairs[kind] for text in texts if not isinstance(pairs := built[text], str)]
         dropped |= Counter(cause for cause in built.values() if isinstance(cause, str))
-        notes = long_answers(sum(several for _, several in pairs), n)
+        notes = prompt_file.long_answers(sum(several for _, several in pairs), n)
         chosen_pairs = [pair for pair, _ in pairs]
         return chosen_pairs, dropped, notes + self._agreeing(chosen_pairs, usable)
 
@@ -205,7 +196,7 @@ class TemplateFile(TaskFile, SampledTask):
         apart = {target: entry for target, entry in sets.items() if "@" in target}
         changed = {name: sets.get(name, entry) for name, entry in chosen.items()}
         clean_variables = self._variables(template, chosen, {})
-        sides = Sides(clean=clean_variables, corrupt=self._variables(template, changed, apart))
+        sides = prompt_file.Sides(clean=clean_variables, corrupt=self._variables(template, changed, apart))
         answers = model.expected(sides.clean)
         wrong = model.expected(sides.corrupt) if model.wrong is None else model.texts(model.wrong, chosen)
         if not answers or not wrong:
@@ -217,7 +208,7 @@ class TemplateFile(TaskFile, SampledTask):
             return "roles"
         if positions != corrupt_positions:
             return "lengths"
-        prompt = FilePrompt(
+        prompt = prompt_file.FilePrompt(
             clean=_joined(clean),
             corrupt=_joined(corrupt),
             answers=list(answers),
@@ -225,7 +216,7 @@ class TemplateFile(TaskFile, SampledTask):
             variables=sides,
         )
         roles = {role: at - len(encoder.bos) for role, at in positions.items() if role != "END"}
-        built = build_pair(encoder, prompt, roles, self.name)
+        built = prompt_file.build_pair(encoder, prompt, roles, self.name)
         if isinstance(built, str) or len(model.templates) == 1:
             return built
         return replace(built[0], template=str(template + 1)), built[1]

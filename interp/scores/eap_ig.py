@@ -21,16 +21,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from interp.activations.stream import FORWARD_AND_BACKWARD
-from interp.scores.eap import (
-    WITHIN_LAYERS,
-    EAPConfig,
-    EdgeRun,
-    Estimated,
-    at_clean,
-    path_points,
-    scored_by_edges,
-    subsets_of,
-)
+from interp.scores import eap
 from interp.scores.gradients import EMBEDDED, edge_products
 from interp.scores.method import Context, Rank, method
 from interp.scores.nap_ig import NAPIGConfig
@@ -38,46 +29,46 @@ from interp.scores.result import Scores
 
 
 @dataclass(frozen=True)
-class EAPIGConfig(EAPConfig, NAPIGConfig):
+class EAPIGConfig(eap.EAPConfig, NAPIGConfig):
     """The settings of both; of one step it is edge attribution patching."""
 
 
 def _subsets(context: Context) -> Rank:
-    return subsets_of(context, lambda run: input_path(run, context.config.steps))
+    return eap.subsets_of(context, lambda run: input_path(run, context.config.steps))
 
 
 @method(config=EAPIGConfig, subsets=_subsets, most_pairs=25, most_seeds=10)
 def eap_ig(context: Context) -> Scores:
     """Score edges along the path of the input, and heads and MLPs by them (module docstring)."""
-    return scored_by_edges(context, lambda run: input_path(run, context.config.steps))
+    return eap.scored_by_edges(context, lambda run: input_path(run, context.config.steps))
 
 
 @method(config=EAPIGConfig, most_pairs=10, most_seeds=3)
 def eap_ig_activations(context: Context) -> Scores:
     """Score edges along the path of their sender's layer, and heads and MLPs by them (module docstring)."""
-    return scored_by_edges(context, lambda run: activation_paths(run, context.config.steps))
+    return eap.scored_by_edges(context, lambda run: activation_paths(run, context.config.steps))
 
 
-def input_path(run: EdgeRun, steps: int) -> Estimated:
+def input_path(run: eap.EdgeRun, steps: int) -> eap.Estimated:
     """From gradients at interpolated inputs."""
-    products, spent = at_clean(run)
-    for receivers in path_points(run, EMBEDDED, run.tape[EMBEDDED], run.tape.corrupt[EMBEDDED], steps):
+    products, spent = eap.at_clean(run)
+    for receivers in eap.path_points(run, EMBEDDED, run.tape[EMBEDDED], run.tape.corrupt[EMBEDDED], steps):
         products += edge_products(receivers, run.written)
-        spent += FORWARD_AND_BACKWARD + WITHIN_LAYERS
+        spent += FORWARD_AND_BACKWARD + eap.WITHIN_LAYERS
     return products / steps, spent
 
 
-def activation_paths(run: EdgeRun, steps: int) -> Estimated:
+def activation_paths(run: eap.EdgeRun, steps: int) -> eap.Estimated:
     """From gradients where an edge's sender's layer is interpolated."""
-    products, spent = at_clean(run)
+    products, spent = eap.at_clean(run)
     for layer, senders, hook, clean, corrupt in _groups(run):
-        for receivers in path_points(run, hook, clean, corrupt, steps, layer):
+        for receivers in eap.path_points(run, hook, clean, corrupt, steps, layer):
             products += edge_products(receivers, run.written, senders=senders, layer=layer)
-            spent += (FORWARD_AND_BACKWARD + WITHIN_LAYERS) * (1 - layer / run.graph.n_layers)
+            spent += (FORWARD_AND_BACKWARD + eap.WITHIN_LAYERS) * (1 - layer / run.graph.n_layers)
     return products / steps, spent
 
 
-def _groups(run: EdgeRun) -> Iterator[tuple[int, slice, str, Tensor, Tensor]]:
+def _groups(run: eap.EdgeRun) -> Iterator[tuple[int, slice, str, Tensor, Tensor]]:
     """(layer, senders, hook, clean, corrupt) of all that is interpolated in its turn."""
     graph, clean, corrupt = run.graph, run.batch.clean, run.batch.corrupt
     yield 0, slice(0, 1), EMBEDDED, run.tape[EMBEDDED], run.tape.corrupt[EMBEDDED]

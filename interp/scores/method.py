@@ -20,29 +20,19 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from interp.activations.stream import (
-    BASE_COST,
-    BATCH_SIZE,
-    BOTH_SIDES,
-    HUNDREDTHS,
-    Consumer,
-    MetricConsumer,
-    PairBatch,
-    Progress,
-    batches,
-)
+from interp.activations import stream
 from interp.errors import check_fields
 from interp.models import Model
 from interp.progress import counted, whole_steps
 from interp.prompts.pairs import PromptPairs
 from interp.scores.result import Cost, ScoredEdges, Scores
 
-Shared = TypeVar("Shared", bound=Consumer)
+Shared = TypeVar("Shared", bound=stream.Consumer)
 
 
 @dataclass(frozen=True)
 class MethodConfig:
-    batch_size: int = BATCH_SIZE  # pairs per forward
+    batch_size: int = stream.BATCH_SIZE  # pairs per forward
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -61,14 +51,14 @@ class Context:
     model: Model
     pairs: PromptPairs
     config: Any = MethodConfig()
-    consumers: Sequence[Consumer] = ()
-    progress: Progress | None = None
+    consumers: Sequence[stream.Consumer] = ()
+    progress: stream.Progress | None = None
     forwards: float = 0.0
     metric: Float[np.ndarray, "side pair"] | None = field(default=None, init=False)
     """Of the clean prompts, then of the corrupt ones; ``None`` before the first pass."""
 
     def __post_init__(self) -> None:
-        self.report_progress: Callable[[float], None] = whole_steps(self.progress, HUNDREDTHS)
+        self.report_progress: Callable[[float], None] = whole_steps(self.progress, stream.HUNDREDTHS)
         """Told which share of the work is done by now."""
 
     @property
@@ -78,8 +68,8 @@ class Context:
         return float((self.metric[0] - self.metric[1]).mean())
 
     def batches(
-        self, *consumers: Consumer, gradients: bool = False, share: float = 1.0, **kept: Any
-    ) -> Iterator[PairBatch]:
+        self, *consumers: stream.Consumer, gradients: bool = False, share: float = 1.0, **kept: Any
+    ) -> Iterator[stream.PairBatch]:
         """Run all pairs once, batch by batch, for these consumers and those that came with the context.
 
         Args:
@@ -88,15 +78,15 @@ class Context:
             kept: ``hooks``, ``corrupt_hooks``, ``watch`` and ``keep_graph`` of
                 :func:`interp.activations.stream.batches`.
         """
-        metric, done = MetricConsumer(len(self.pairs)), 0
+        metric, done = stream.MetricConsumer(len(self.pairs)), 0
         readers = (metric, *consumers, *self.consumers)
         self.consumers, self.metric = (), metric.metric_
         gradients = gradients or any(reader.needs_gradients for reader in readers)
         size = self.config.batch_size
-        for batch in batches(self.model, self.pairs, readers, batch_size=size, gradients=gradients, **kept):
+        for batch in stream.batches(self.model, self.pairs, readers, batch_size=size, gradients=gradients, **kept):
             yield batch
             done += len(batch.indices)
-            self.forwards += (BASE_COST if gradients else BOTH_SIDES) * len(batch.indices)
+            self.forwards += (stream.BASE_COST if gradients else stream.BOTH_SIDES) * len(batch.indices)
             if share:
                 self.report_progress(share * done / len(self.pairs))
 
@@ -104,12 +94,12 @@ class Context:
         """The consumer of this kind that came with the context, if one did: a method may read it, too."""
         return next((consumer for consumer in self.consumers if isinstance(consumer, kind)), None)
 
-    def run(self, *consumers: Consumer, share: float = 1.0) -> None:
+    def run(self, *consumers: stream.Consumer, share: float = 1.0) -> None:
         """Run all pairs once for these consumers."""
         for _ in self.batches(*consumers, share=share):
             pass
 
-    def steps(self, total: int) -> Progress:
+    def steps(self, total: int) -> stream.Progress:
         """A progress that is told steps, of so many in all."""
         return counted(self.report_progress, max(1, total))
 
@@ -152,8 +142,8 @@ class Method:
         pairs: PromptPairs,
         config: Any = None,
         *,
-        consumers: Sequence[Consumer] = (),
-        progress: Progress | None = None,
+        consumers: Sequence[stream.Consumer] = (),
+        progress: stream.Progress | None = None,
     ) -> Scores:
         """Score the heads of ``model`` from ``pairs``, with the default config if none is given. The same pass feeds
         ``consumers``; ``progress`` is told hundredths of the work."""
@@ -175,7 +165,7 @@ class Method:
         )
 
     def pool(
-        self, model: Model, pairs: PromptPairs, config: Any = None, *, progress: Progress | None = None
+        self, model: Model, pairs: PromptPairs, config: Any = None, *, progress: stream.Progress | None = None
     ) -> tuple[Rank, float]:
         """Run the pairs once, for methods with ``subsets``: what ranks any of them, and the forwards of each pair."""
         context = Context(model, pairs, self.config() if config is None else config, (), progress)

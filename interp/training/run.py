@@ -28,20 +28,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from interp.bottlenecks import store
 from interp.bottlenecks.dictionary import Dictionary
 from interp.bottlenecks.processes import first, share_of, wait, world
-from interp.bottlenecks.store import (
-    MODEL_FOLDER,
-    WORK,
-    Codebooks,
-    begin_request,
-    being_filled,
-    check_request,
-    codebooks_fingerprint,
-    describe_text,
-    is_store,
-    model_identity,
-)
 from interp.errors import InputError
 from interp.files import atomic_path, parse_json, read_tensors, write_json
 from interp.models import Model, model_device
@@ -89,7 +78,7 @@ class Checkpoints:
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             before = f"goes on from {paths[-2].name}" if len(paths) > 1 else "starts again"
             raise InputError(f"the checkpoint {path} is damaged ({error}): delete it, and the run {before}") from None
-        check_request(path, request, self.request, made="a checkpoint")
+        store.check_request(path, request, self.request, made="a checkpoint")
         return step, tensors, history
 
     def kept(self) -> str:
@@ -109,7 +98,7 @@ Watch = Callable[[int, int, StepResult], None]
 
 def train_codebooks(
     model: Model,
-    codebooks: Codebooks,
+    codebooks: store.Codebooks,
     text: str | TextBlocks = "stdlib+self",
     folder: Path | str | None = None,
     config: TrainConfig | None = None,
@@ -118,7 +107,7 @@ def train_codebooks(
     stage: Stage = silent,
     watch: Watch = lambda *_: None,
     **options: Any,
-) -> Codebooks:
+) -> store.Codebooks:
     """Train codebooks further, into new ones; goes on where a killed run of the same request stopped.
 
     >>> trained = train_codebooks(model, few, "stdlib", n_tokens=640, lr=0.01)
@@ -161,29 +150,29 @@ def train_codebooks(
             f"batch_size {config.batch_size} on {world()} processes: it is of all of them, so give a multiple"
         )
     request = _request(model, codebooks, books, text, config)
-    if is_store(folder):
-        trained = Codebooks.from_pretrained(folder)
+    if store.is_store(folder):
+        trained = store.Codebooks.from_pretrained(folder)
         if "training" not in trained.manifest:
             raise InputError(f"{folder} holds fitted codebooks: write the trained ones to another folder")
-        check_request(folder, {**trained.manifest, "model": trained.manifest["training"]["base"]}, request)
-        shutil.rmtree(folder / WORK, ignore_errors=True)  # of a run that was killed while it cleared up
+        store.check_request(folder, {**trained.manifest, "model": trained.manifest["training"]["base"]}, request)
+        shutil.rmtree(folder / store.WORK, ignore_errors=True)  # of a run that was killed while it cleared up
         return trained
     # the first of several processes holds it for all
-    with being_filled(folder, "training") if first() else contextlib.nullcontext():
+    with store.being_filled(folder, "training") if first() else contextlib.nullcontext():
         if first():
-            begin_request(folder, request)
+            store.begin_request(folder, request)
         wait()
-        checkpoints = Checkpoints(folder / WORK / "checkpoints", request)
+        checkpoints = Checkpoints(folder / store.WORK / "checkpoints", request)
         same_start = bool((text.tokens[:, 0] == text.tokens[0, 0]).all())
         trainer = Trainer(model, books, config, n_steps, same_start=same_start)
         _train(trainer, text.tokens, checkpoints, folder, stage, watch)
         trainer.finish()
         if first():
             for blocks in refit_blocks(text.tokens, config):
-                refit_centroids(model, books, blocks, folder / WORK, stage)
+                refit_centroids(model, books, blocks, folder / store.WORK, stage)
             _finish(trainer, folder, request)
         wait()
-        return Codebooks.from_pretrained(folder)
+        return store.Codebooks.from_pretrained(folder)
 
 
 def _train(
@@ -243,18 +232,18 @@ def _finish(trainer: Trainer, folder: Path, request: dict[str, Any]) -> None:
     for site, book in trainer.books.items():
         book._save_pretrained(folder / site)
     if trainer.weights:
-        save_model(trainer.model, folder / MODEL_FOLDER)
-        saved = str((folder / MODEL_FOLDER).resolve())
-        identity = model_identity(trainer.model)
+        save_model(trainer.model, folder / store.MODEL_FOLDER)
+        saved = str((folder / store.MODEL_FOLDER).resolve())
+        identity = store.model_identity(trainer.model)
         request = {**request, "model": {**identity, "spec": saved, "source": saved, "revision": None}}
-    Codebooks.finish(folder, request)
+    store.Codebooks.finish(folder, request)
 
 
 def _request(
-    model: Model, start: Codebooks, books: dict[str, Dictionary], text: TextBlocks, config: TrainConfig
+    model: Model, start: store.Codebooks, books: dict[str, Dictionary], text: TextBlocks, config: TrainConfig
 ) -> dict[str, Any]:
     """What the trained books depend on, as JSON values."""
-    identity = model_identity(model)
+    identity = store.model_identity(model)
     return {
         "model": identity,
         "sites": start.sites,
@@ -264,7 +253,7 @@ def _request(
             # how often checkpoints are written changes nothing that is found: every request says the same
             **asdict(replace(config, checkpoint_every=TrainConfig.checkpoint_every)),
             "base": identity,
-            "text": describe_text(text),
-            "start": {"fingerprint": codebooks_fingerprint(books), "training": start.manifest.get("training")},
+            "text": store.describe_text(text),
+            "start": {"fingerprint": store.codebooks_fingerprint(books), "training": start.manifest.get("training")},
         },
     }

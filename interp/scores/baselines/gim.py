@@ -26,15 +26,7 @@ from typing import Annotated
 from annotated_types import Gt
 
 from interp.models import hooked
-from interp.scores.baselines.backward_rules import (
-    AttentionPatterns,
-    attributed_by,
-    frozen_norms,
-    halved,
-    halved_gates,
-    halved_heads,
-    softened,
-)
+from interp.scores.baselines import backward_rules as rules
 from interp.scores.eap import EAPConfig
 from interp.scores.method import Context, MethodConfig
 
@@ -53,13 +45,13 @@ class EAPGIMConfig(EAPConfig, GIMConfig):
 @contextmanager
 def _rules(context: Context) -> Iterator[None]:
     model, config = context.model, context.config
-    soft = softened(config.temperature)
-    gates = halved_gates(model) if config.gates else {}
+    soft = rules.softened(config.temperature)
+    gates = rules.halved_gates(model) if config.gates else {}
     with (
-        hooked(model, {**frozen_norms(model), **halved_heads(model), **gates}),
-        AttentionPatterns(lambda scores, pattern: halved(soft(scores, pattern))),
+        hooked(model, {**rules.frozen_norms(model), **rules.halved_heads(model), **gates}),
+        rules.AttentionPatterns(lambda scores, pattern: rules.halved(soft(scores, pattern))),
     ):
         yield
 
 
-gim, eap_gim = attributed_by(_rules, "gim", GIMConfig, EAPGIMConfig)
+gim, eap_gim = rules.attributed_by(_rules, "gim", GIMConfig, EAPGIMConfig)
