@@ -70,7 +70,7 @@ def whole_and_resumed(monkeypatch, tmp_path, train, call: int, *, after: bool) -
         (2, run, "save_file", True, 6),
         (2, run, "write_json", False, 6),
         (2, run, "refit_centroids", True, 16),
-        (1, run.Codebooks, "finish", False, 16),
+        (1, Codebooks, "finish", False, 16),
     ],
 )
 def test_a_killed_run_goes_on_with_the_same_losses(
