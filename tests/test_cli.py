@@ -10,6 +10,7 @@ from dataclasses import fields
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from typer.testing import CliRunner
@@ -190,8 +191,7 @@ def test_lists_name_everything_there_is(command):
     wang = command("reference", "ioi/wang").out
     assert "a9.h9" in wang and "S-inhibition" in wang and "2211.00593" in wang
     assert command("--version").out.strip() == f"interp {interp.__version__}"
-    bare = command()
-    assert bare.code == 2 and "interp discover ioi" in bare.out and bare.err == ""
+    assert (bare := command()).code == 2 and "interp discover ioi" in bare.out and bare.err == ""
 
 
 def test_methods_and_their_options_are_listed(command):
@@ -300,17 +300,13 @@ def test_clearing_the_cache_deletes_our_model_and_nothing_else(command, tmp_path
 
 
 def test_the_workbench_listens_on_this_machine_unless_told_otherwise(command, monkeypatch, capsys):
-    class Replaced(Exception):
-        pass
-
-    def execve(program, words, environment):
-        raise Replaced(program, words, environment)
+    execve = Mock(side_effect=NotImplementedError)  # which would replace this process
 
     def started(*words) -> tuple[str, dict, str]:
         """Address and environment of what the process would have been replaced by, and what stderr has."""
-        with pytest.raises(Replaced) as call:
+        with pytest.raises(NotImplementedError):
             command("app", *words)
-        program, words, environment = call.value.args
+        program, words, environment = execve.call_args.args
         assert program == words[0] == sys.executable and Path(words[words.index("run") + 1]).is_file()
         address = ":".join(words[words.index(f"--server.{part}") + 1] for part in ("address", "port"))
         return address, environment, capsys.readouterr().err

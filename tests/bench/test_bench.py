@@ -107,18 +107,6 @@ def test_the_table_holds_every_cell_the_yardstick_and_both_summaries(finished):
     json.dumps(result, allow_nan=False)
 
 
-def test_a_second_run_does_nothing_and_says_the_same(finished):
-    folder, result = finished
-
-    def written() -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in folder.rglob("*.*") if path.suffix != ".jsonl"}
-
-    before, lines = written(), []
-    assert run_bench(plan(), folder, say=lines.append) == result
-    assert written() == before
-    assert not any("again" in line for line in lines)
-
-
 class _Kill:
     """A stage that interrupts after so many steps of progress."""
 
@@ -220,11 +208,6 @@ def test_dear_methods_get_fewer_pairs_and_seeds_on_large_models_when_all_are_run
     assert len(wanted.cells("acdc", 24)) == 15
     named = plan(methods=("acdc", "attribution"), pairs=(4, 8, 16), seeds=5, pool=16)
     assert len(named.cells("acdc", 270)) == 15
-
-
-def test_subsets_are_nested_and_differ_between_seeds():
-    assert drawn(3, 8, 16)[:4] == drawn(3, 4, 16)
-    assert set(drawn(0, 8, 16)) != set(drawn(1, 8, 16))
 
 
 def test_the_yardstick_is_judged_by_the_other_pairs():

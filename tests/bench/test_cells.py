@@ -50,7 +50,7 @@ def test_edges_are_scored_apart_where_they_are_compared(made):
     runner.prepare([(4, 0)], quiet)
     outcome = runner.outcome(4, 0, quiet)
     assert {(edge.sender, edge.receiver, edge.into) for edge in outcome.edges[:4]} == set(written)
-    assert 0 < outcome.edge_forwards <= 26 * 4
+    assert 0 < outcome.edge_forwards <= 20 * 4
     assert outcome.forwards <= 8 * 4, "what edges cost is told apart from what heads cost"
 
 

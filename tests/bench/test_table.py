@@ -7,11 +7,6 @@ from interp.bench.plan import BenchPlan
 from interp.bench.table import METRICS, _groups, compare_subsets
 
 
-def test_the_mean_over_tasks_is_of_the_tasks_means():
-    comparison = compare_subsets([[0.1, 0.3], [0.0, 0.0, 0.6]])
-    assert comparison["difference"] == pytest.approx(0.2) and comparison["seeds"] == 2
-
-
 def test_the_interval_is_the_bootstrap_of_the_differences():
     rng = np.random.default_rng(0)
     shared = rng.normal(size=40)

@@ -107,11 +107,9 @@ def test_evidence_names_what_codes_carry():
     assert sum(counts) == 100
     best, evidence = patched.edges[0], patched.evidence[0]
     assert (best.sender, best.receiver, best.into) in planted_truth("planted-inhibition").edges
-    assert evidence.measured > 0
     assert evidence.codes == pytest.approx(evidence.attribution, rel=0.3), "the sender's codes carry the edge"
-    assert evidence.probability > 0.9
-    assert evidence.co_occurrence >= 0
-    assert 0 < patched.cost.forwards <= 26 * 6, "a third of the pairs"
+    assert evidence.measured > 0 and evidence.probability > 0.9
+    assert 0 < patched.cost.forwards <= 20 * 6, "a third of the pairs"
 
 
 def test_information_is_that_of_the_label_left_out():

@@ -57,6 +57,8 @@ from interp.scores.result import Cost, EdgeEvidence, ScoredEdges, Scores
 PARTIAL_WEIGHT = 0.01
 """How an effect half-way or with others off counts beside one at the clean prompt: enough to order the others."""
 PROPOSING_COST = BASE_COST + WITHIN_LAYERS + 2 * (FORWARD_AND_BACKWARD + WITHIN_LAYERS)
+DISCOVERY_BUDGET = 4.0
+"""Of a discovery, which takes 20 passes a pair for edges: on IOI it ranks them as 10 do (benchmarks/REPORT.md)."""
 PROPOSING = 0.5  # of the time, roughly; path patching takes the other half
 
 
@@ -231,7 +233,9 @@ def edges_by_patching(
     if not ResidualWrites.of(model).has_edges:
         return ScoredEdges()
     config = PatchedEdgesConfig(
-        threshold=scores.config["threshold"], batch_size=min(batch_size, PatchedEdgesConfig.batch_size)
+        threshold=scores.config["threshold"],
+        budget=DISCOVERY_BUDGET,
+        batch_size=min(batch_size, PatchedEdgesConfig.batch_size),
     )
     subset = pairs.subset(range(config.n_pairs(len(pairs))))
     return patched_edges(model, subset, codes, config, sites=sites, progress=progress, clean=clean)
