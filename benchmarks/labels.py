@@ -218,6 +218,13 @@ def show(seed: int, n: int) -> None:
             for layer in (*LAYERS, None)
         ]
         print_table(head, rows, title)
+    rows = [
+        (f"{kind}, {level}", *_first_token_row(of_level))
+        for kind, labels in every.items()
+        for level, of_level in (("codes", labels), ("coarse codes", labels.coarse))
+    ]
+    columns = ("", "named so", "of those ≥ .5", "beyond always", "≥ .5", "others: beyond always", "≥ .5")
+    print_table(columns, rows, "codes whose name is the first token or the beginning of a text")
     keys = ("coarse", "coarse half", "random", "random half")
     merged_books = read_json(MERGED) if MERGED.is_file() else []
     rows = [
@@ -338,6 +345,19 @@ def _coarse_row(labels: Labels, layer: int | None) -> tuple[str, ...]:
     fine, coarse = np.mean([labels.about["bits"][book] for book in books], 0)
     cells = f"{100 * named:.0f}", f"{beyond.mean():.3f}", f"{100 * (beyond >= 0.5).mean():.0f}"
     return (*cells, f"{variance:.2f}", f"{coarse:.1f} of {fine:.1f}")
+
+
+def _first_token_row(labels: Labels) -> tuple[str, ...]:
+    """Codes that fire often enough to have a score: those at or looking at the first token, and the others."""
+    columns, share = labels.columns, labels.columns["firings"] / (labels.about["n_tokens"] / 2)
+    kept = columns["firings"] >= LEAST
+    first = np.array(["first" in text and "token" in text for text in columns["text"]])[kept]
+    beyond = beyond_chance(columns["f1"], 2 * share / (1 + share))[kept]
+    half = beyond >= 0.5
+    cells = [f"{first.mean():.1%}", f"{first[half].mean():.1%}"]
+    for group in (slice(None), ~first):
+        cells += [f"{beyond[group].mean():.3f}", f"{half[group].mean():.1%}"]
+    return tuple(cells)
 
 
 def _layers(labels: Labels) -> np.ndarray:
