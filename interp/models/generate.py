@@ -82,7 +82,7 @@ def generate(
     device = model_device(model)
     seeded = torch.random.fork_rng([device] if device.type == "cuda" else [])
     # of a vocabulary of 262 144 the logits of 96 prompts of 15 tokens would be 1.5 GB, and the last of each are read
-    last = hooked(model, {"unembed.hook_in": lambda x: x[:, -1:]})
+    last = hooked(model, {"unembed.hook_in": lambda x: x[:, -1:].contiguous()})
     with model_lock(model), generation_marked(model), last, _finite_logits(model), seeded, torch.no_grad():
         torch.manual_seed(seed)
         out = model.generate(

@@ -5,14 +5,12 @@ import json
 import pandas
 import pytest
 
-WORDS = ("bench", "--tasks", "planted-induction", "--methods", "attribution,layer-index", "--pairs", "10")
-
-
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def test_the_table_is_printed_and_kept_in_three_forms(command, tmp_path):
-    words = (*WORDS, "--seeds", "2", "--out", "mine")
+    size = "--pairs", "10", "--seeds", "2", "--out", "mine"
+    words = "bench", "--tasks", "planted-induction", "--methods", "attribution,layer-index", *size
     done = command(*words)
     assert done.code == 0 and not done.err.strip(), done.err
     for text in ("planted models", "exact patching", "attribution", "layer-index", "AP minus attribution"):

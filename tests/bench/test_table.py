@@ -1,8 +1,11 @@
-"""Paired differences: the interval is of the differences, by task and over tasks."""
+"""Paired differences: the interval is of the differences, by task and over tasks. And the page of kept results."""
 
 import numpy as np
 import pytest
+import torch
 
+from benchmarks.common import RESULTS
+from benchmarks.tables import PAGE, filled
 from interp.bench.plan import BenchPlan
 from interp.bench.table import METRICS, _groups, compare_subsets
 
@@ -37,3 +40,15 @@ def test_a_groups_row_is_the_mean_of_its_tasks():
     (group_row,) = _groups(plan, lines)
     assert group_row["roc_auc"] == pytest.approx(0.4) and group_row["jaccard_seeds"] == pytest.approx(0.4)
     assert (group_row["tasks"], group_row["of_tasks"]) == (2, 2)
+
+
+def test_the_page_is_what_the_kept_results_give(monkeypatch):
+    """Run ``python -m benchmarks.tables`` where it is not."""
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # scripts set it for themselves
+    page = PAGE.read_text(encoding="utf-8")
+    assert filled(page) == page
+
+
+def test_every_kept_result_is_on_the_page():
+    page = PAGE.read_text(encoding="utf-8")
+    assert not [path.name for path in RESULTS.iterdir() if f"`{path.name}" not in page]

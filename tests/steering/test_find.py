@@ -35,16 +35,14 @@ MARKED = [f"{MARK} {text}" for text in PLAIN]
 @pytest.fixture(scope="module")
 def books(model) -> dict[str, Codebook]:
     """At m0 code 3 is what the MLP writes at the mark; all other codes are what it writes elsewhere."""
-    # a mark at the beginning is the same vector in every text
     texts = tokenize(model, [*PLAIN, *MARKED])
     mlp, z = kept(model, texts.tokens, "blocks.0.hook_mlp_out", "blocks.1.attn.hook_z")
     others = torch.cat([mlp[: len(PLAIN)][texts.counted[: len(PLAIN)]], mlp[len(PLAIN), 2:4]])
     mlps = Codebook(CodebookConfig(d_in=mlp.shape[-1], n_codes=len(others), selection="matching_pursuit"))
     mlps.requires_grad_(False).codes[0] = others
     mlps.codes[0, 3] = mlp[len(PLAIN), 1]
-    size = {"d_in": z.shape[-1], "n_codes": 16, "k": 2, "groups": z.shape[2]}
-    heads = Codebook(CodebookConfig(**size, selection="matching_pursuit"))
-    return {"m0": mlps, "a1": heads.fit(z[texts.counted])}
+    heads = CodebookConfig(z.shape[-1], n_codes=16, k=2, groups=z.shape[2], selection="matching_pursuit")
+    return {"m0": mlps, "a1": Codebook(heads).fit(z[texts.counted])}
 
 
 def test_a_planted_code_is_found_with_precision_and_recall_1(model, books):
@@ -61,8 +59,8 @@ def test_a_planted_code_is_found_with_precision_and_recall_1(model, books):
     at = float(verdict.token_recall * counted)
     assert at == pytest.approx(round(at)) and at >= 4, "a share of the tokens of held-out texts that have it"
     verdicts = [code.verdict for code in code_set.codes]
-    adjusted = false_discovery_control([code_verdict.p_value for code_verdict in verdicts])
-    assert [code_verdict.q_value for code_verdict in verdicts] == pytest.approx(list(adjusted))
+    adjusted = list(false_discovery_control([x.p_value for x in verdicts]))
+    assert [x.q_value for x in verdicts] == pytest.approx(adjusted)
     assert all(code.detection >= find.DETECTED - 1e-9 for code in code_set.codes)
     assert [edit.site for edit in code_set.sets(1)] == [code_set.codes[0].site]
 
@@ -123,9 +121,8 @@ def told_in_codes(model, books, marked, plain):
                 wanted.append((difference @ root).numpy())
                 named.append((site, vectors @ gain))
     expected = {}
-    for place, code, weight in find.matching_pursuit(
-        roots, wanted, max(find.AT_LEAST, int(find.FRACTION * len(roots)))
-    ):
+    most = max(find.AT_LEAST, int(find.FRACTION * len(roots)))
+    for place, code, weight in find.matching_pursuit(roots, wanted, most):
         site, effects = named[place]
         expected[site, code] = weight, float(weight * effects[code])
     return expected
@@ -156,18 +153,6 @@ def test_a_code_is_judged_if_the_half_that_chooses_would_have_found_it(model, bo
     assert 0 < len(judged) < len(code_set)
 
 
-def test_a_token_of_the_topic_is_the_target_and_what_the_model_expects_is_not(model):
-    marked, plain = tokenize(model, MARKED), tokenize(model, PLAIN)
-    nothing = torch.zeros(model.cfg.d_vocab)
-    target = find_target(marked, plain, nothing)
-    assert model.tokenizer.decode(target.tokens[:1]).strip() == MARK
-    assert float(target.weights.sum()) == pytest.approx(1)
-    expected = nothing.clone()
-    expected[target.tokens] = 0.5
-    with pytest.raises(InputError):
-        find_target(marked, plain, expected)
-
-
 def of_tokens(*texts):
     """Texts of given tokens, 0 for padding."""
     tokens = torch.tensor([[*text, *[0] * (max(map(len, texts)) - len(text))] for text in texts])
@@ -185,8 +170,13 @@ def test_a_token_of_every_text_of_both_sides_is_no_target_and_a_planted_one_is(n
         return of_tokens(*([*text, *topic[i % 2 : 1], stop] for i, text in enumerate(words)))
 
     positive, negative = texts(24, round(10 * longer), [planted]), texts(n_negative, 10, [])
-    target = find_target(positive, negative, torch.full((4000,), 1e-4))
+    expected = torch.full((4000,), 1e-4)
+    target = find_target(positive, negative, expected)
     assert stop not in target.tokens and int(target.tokens[0]) == planted
+    assert float(target.weights.sum()) == pytest.approx(1)
+    expected[target.tokens] = 0.5  # what the model expects anyway is no target
+    with pytest.raises(InputError):
+        find_target(positive, negative, expected)
 
 
 def test_a_longer_text_holds_more_by_chance_and_a_shorter_one_no_less():
@@ -212,14 +202,12 @@ def test_gains_are_the_slope_of_the_target(model, books):
             log_p = model(plain.tokens).double().log_softmax(-1)[plain.counted]
         return float((log_p[:, target.tokens] @ target.weights.double()).mean())
 
-    small = 1e-3
-    slope = (raised(small) - raised(-small)) / (2 * small)
+    slope = (raised(1e-3) - raised(-1e-3)) / 2e-3
     assert slope == pytest.approx(float(gain.norm()), rel=2e-2)
 
 
 def test_what_is_read_of_texts_is_that_of_each_text_by_itself(model, books):
-    texts = [*MARKED[:3], *PLAIN[:2]]
-    kinds = np.array([1, 1, 0, 0, 2])
+    texts, kinds = [*MARKED[:3], *PLAIN[:2]], np.array([1, 1, 0, 0, 2])
     read = read_texts(model, books, tokenize(model, texts), kinds)
     sums, expected = torch.zeros(3, model.cfg.d_model), torch.zeros(3, model.cfg.d_vocab)
     for row, (text, kind) in enumerate(zip(texts, kinds, strict=True)):
@@ -273,10 +261,8 @@ def test_codebooks_that_heads_share_of_one_head_and_of_the_whole_z(model, books)
         code_set = find_codes(model, {site: book}, MARKED, PLAIN)
         sites = {code.site for code in code_set.codes}
         assert len(sites) > 1 if site == "a1" else sites == {site}
-        expected = told_in_codes(model, {site: book}, MARKED, PLAIN)
-        assert {(code.site, code.code): code.weight for code in code_set.codes} == pytest.approx(
-            {at: weight for at, (weight, _) in expected.items()}, rel=2e-3
-        )
+        weights = {at: weight for at, (weight, _) in told_in_codes(model, {site: book}, MARKED, PLAIN).items()}
+        assert {(x.site, x.code): x.weight for x in code_set.codes} == pytest.approx(weights, rel=2e-3)
         attach(model, {site: book}, read=False).edit(*code_set.adds(len(code_set)))
 
 
@@ -332,9 +318,6 @@ HALF = [*MARKED[:4], *PLAIN[4:]], [*PLAIN[:4], *MARKED[4:]]
 def test_bad_input(model, books, positive, negative, options):
     with pytest.raises(InputError):
         find_codes(model, books, positive, negative, **options)
-
-
-def test_bottlenecks_in_which_no_codes_can_be_found(model):
     width = model.cfg.d_model
     shared_out = Codebook(CodebookConfig(d_in=width // 2, n_codes=4, groups=2))
     for wrong in (shared_out, DiscreteSAE(DiscreteSAEConfig(d_in=width, n_codes=8))):  # which has no mean
