@@ -66,7 +66,7 @@ def explain(
         raise InputError("with every head as after B the model still says what it says after A: no head explains it")
     estimates = {mlps: context.estimates(mlps=mlps) for mlps in context.kinds}
     with measured("choice", len(SIZES)) as done:
-        orders = context.grow(ENOUGH, done)
+        orders = context.grow(done)
     with measured("alone"):
         curves = [_alone(context, order, mlps=mlps) for mlps, order in zip(context.kinds, orders, strict=True)]
         controls = _controls(context, estimates[False])

@@ -30,7 +30,6 @@ SIZES = (1, 2, 3, 4, 6, 8, 10, 13, 16, 20)  # numbers of nodes from which on the
 SOFT = 0.0, 0.5
 """Gradients by which nodes are chosen are means over contexts in which the others stand so far on the way from B's
 value to what they would write: between both, the first of a chain counts before its last is put in."""
-EXCHANGED, MOST_EXCHANGES = 4, 8  # nodes exchanged at once at first, and how often
 LEAST_GAIN = 1e-3  # a node that promises less, as a share of the difference, is not chosen
 Arms = Bool[np.ndarray, "arm layer pos component"]
 
@@ -180,68 +179,34 @@ class FrozenContext(CleanRun):
         kl = kl_divergence(self._log_p, logits.float().log_softmax(-1))
         return (self._metric(logits) - nothing) / (self.difference[0] - nothing), kl / self.kl
 
-    def grow(self, enough: tuple[float, float], progress: Progress) -> list[list[Node]]:
+    @torch.enable_grad()
+    def grow(self, progress: Progress) -> list[list[Node]]:
         """Of every kind of arm, nodes in the order in which they are put in, until none promises anything.
 
-        At each of :data:`SIZES` the gradient says what another promises (:meth:`_promises`). All kinds share a forward.
-        Where no f on the way is ``enough``, the last nodes are exchanged for others.
+        At each of :data:`SIZES` the gradient of −|1 − f| − KL(A ‖ arm) / KL(A ‖ B) says what another promises: (what it
+        would write − its value on B) · gradient, in the mean over :data:`SOFT`. All share a forward.
         """
         arms = np.concatenate([self.arms([[]], mlps=mlps) for mlps in self.kinds])
+        nothing = torch.tensor(self.nothing[: len(arms)], device=self._held[0].device).repeat(len(SOFT))
+        soft = np.repeat(SOFT, len(arms))[:, None, None, None]
         orders: list[list[Node]] = [[] for _ in self.kinds]
-        reached = np.zeros(len(arms), dtype=bool)
         for size in SIZES:
-            gains, restored, _ = self._promises(arms, self.kinds)
-            reached |= (restored >= enough[0]) & (restored <= enough[1])
+            logits, written, live = self._logits(np.tile(arms, (len(SOFT), 1, 1, 1)), soft)
+            restored, kl = self._measured(logits, nothing)
+            written, live = ([kind for kind in kinds if kind] for kinds in (written, live))
+            flat = [x for kind in written for x in kind]
+            slopes = iter(torch.autograd.grad((-(1 - restored).abs() - kl).sum(), flat))
+            later = slice(-self.shape[1], None)
+            gradients = [torch.stack([next(slopes)[:, later] for _ in kind], 1) for kind in written]
+            would = [torch.stack([x.detach() for x in kind], 1) for kind in live]
+            changes = [new - held for new, held in zip(would, self._held, strict=False)]
+            gains = self._along(changes, gradients).reshape(len(SOFT), *arms.shape).mean(0)
             for arm, order, gain in zip(arms, orders, gains, strict=True):
                 best = np.argsort(np.where(arm, np.inf, -gain), axis=None)[: max(size - len(order), 0)]
-                best = best[gain.flat[best] >= LEAST_GAIN]
-                order += self.nodes(best)
-                arm.flat[best] = True
+                order += self.nodes(best[gain.flat[best] >= LEAST_GAIN])
+                arm.flat[best[gain.flat[best] >= LEAST_GAIN]] = True
             progress(1)
-        kinds = zip(orders, self.kinds, reached, strict=True)
-        return [order if done else self._exchange(order, mlps) for order, mlps, done in kinds]
-
-    def _exchange(self, order: list[Node], mlps: bool) -> list[Node]:
-        """Put out the nodes that give least and others in that promise more, as often as f and KL together gain by it:
-        :data:`EXCHANGED` at once, then half as many."""
-        best, least, n = order, np.inf, EXCHANGED
-        for _ in range(MOST_EXCHANGES):
-            arm = self.arms([order], mlps=mlps)
-            promises, restored, kl = self._promises(arm, [mlps])
-            if (loss := abs(1 - restored[0]) + kl[0]) < least:
-                best, least, gains, live = order, loss, promises[0], arm[0]
-            elif not (n := n // 2):
-                break
-            kept = np.array([gains[self.place(node)] for node in best])
-            worst = np.argsort(kept)[:n]
-            others = np.argsort(np.where(live, np.inf, -gains), axis=None)[:n]
-            better = gains.flat[others[: len(worst)]] > kept[worst[: len(others)]]
-            if not better.any():
-                break
-            gone = set(worst[better].tolist())
-            order = [node for i, node in enumerate(best) if i not in gone] + self.nodes(others[better])
-        return best
-
-    @torch.enable_grad()
-    def _promises(
-        self, arms: Arms, kinds: Sequence[bool]
-    ) -> tuple[Float[np.ndarray, "arm layer pos component"], Float[np.ndarray, " arm"], Float[np.ndarray, " arm"]]:
-        """What every node gives an arm, or promises to: (what it would write − its value on B) · gradient of
-        −|1 − f| − KL(A ‖ arm) / KL(A ‖ B), in the mean over :data:`SOFT`; and f and that KL now."""
-        nothing = torch.tensor([self.nothing[mlps] for mlps in kinds], device=self._held[0].device).repeat(len(SOFT))
-        soft = np.repeat(SOFT, len(arms))[:, None, None, None]
-        logits, written, live = self._logits(np.tile(arms, (len(SOFT), 1, 1, 1)), soft)
-        restored, kl = self._measured(logits, nothing)
-        written, live = ([kind for kind in both if kind] for both in (written, live))
-        flat = [x for kind in written for x in kind]
-        slopes = iter(torch.autograd.grad((-(1 - restored).abs() - kl).sum(), flat))
-        later = slice(-self.shape[1], None)
-        gradients = [torch.stack([next(slopes)[:, later] for _ in kind], 1) for kind in written]
-        would = [torch.stack([x.detach() for x in kind], 1) for kind in live]
-        changes = [new - held for new, held in zip(would, self._held, strict=False)]
-        gains = self._along(changes, gradients).reshape(len(SOFT), *arms.shape).mean(0)
-        now = (x[: len(arms)].detach().float().cpu().numpy() for x in (restored, kl))
-        return gains, *now
+        return orders
 
     def _logits(
         self, live: Arms, soft: float | Float[np.ndarray, "arm 1 1 1"] = 0.0
