@@ -1,11 +1,13 @@
 """Models against transformers, and what one of 1.5 B weights costs.
 
     python -m benchmarks.models [--device cpu] [--dtype float32]
+    python -m benchmarks.models --lengths
     python -m benchmarks.models --larger FILE.gguf [--dtype float32 bfloat16]
 
 The first prints, of every supported family on a tiny random model and of both real ones, the largest difference of
 logits from those of transformers, beside the largest logit; and at how many of the tokens generated with the cache
-those generated without it differ. Memory is that of the weights; on a GPU the peak of both models.
+those generated without it differ. Memory is that of the weights; on a GPU the peak of both models. ``--lengths`` prints
+the seconds of a *why* of a pair behind more and more sentences, and the peak of memory until then.
 
 ``--larger`` takes a GGUF of any model, and writes one of random weights in the shape of Qwen2.5 1.5B where there is
 none. In a process of its own it explains a pair and finds the circuit of ten pairs of IOI with its program, and prints
@@ -45,6 +47,7 @@ RESULT = RESULTS / "models.json"
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 NEW_TOKENS = 24
 PAIR = PROMPT, PROMPT.replace(", John", ", Mary")
+SENTENCE = "The weather was mild that day and people walked slowly along the river. "
 N_PAIRS = 10
 D_VOCAB = 151_936
 SHAPE = {
@@ -59,7 +62,11 @@ SHAPE = {
 
 
 def main() -> None:
-    given = arguments(__doc__, device="cpu", dtype=["float32"], larger=Path, threads=torch.get_num_threads())
+    threads = torch.get_num_threads()
+    given = arguments(__doc__, device="cpu", dtype=["float32"], larger=Path, lengths=False, threads=threads)
+    if given.lengths:
+        lengths()
+        return
     if given.larger is None:
         agreement(given.device, given.dtype[0])
         return
@@ -104,6 +111,16 @@ def _agrees(name: str, folder: Path, device: str, dtype: str) -> tuple[Any, ...]
         f"{seconds:.3f}",
         f"{memory / 2**20:.0f}",
     )
+
+
+def lengths() -> None:
+    model, rows = load_model(), []
+    why(model, *PAIR)  # the first of a process is slower
+    for n in (0, 3, 15):
+        explained = why(model, *(SENTENCE * n + prompt for prompt in PAIR))
+        seconds, peak = sum(explained.seconds.values()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        rows.append((len(explained.tokens), f"{seconds:.1f}", f"{peak:.1f}"))
+    print_table(("tokens", "seconds", "peak GiB"), rows, "a why by length")
 
 
 def weight_bytes(model: Model) -> int:

@@ -35,6 +35,7 @@ MARKED = [f"{MARK} {text}" for text in PLAIN]
 @pytest.fixture(scope="module")
 def books(model) -> dict[str, Codebook]:
     """At m0 code 3 is what the MLP writes at the mark; all other codes are what it writes elsewhere."""
+    # a mark at the beginning is the same vector in every text
     texts = tokenize(model, [*PLAIN, *MARKED])
     mlp, z = kept(model, texts.tokens, "blocks.0.hook_mlp_out", "blocks.1.attn.hook_z")
     others = torch.cat([mlp[: len(PLAIN)][texts.counted[: len(PLAIN)]], mlp[len(PLAIN), 2:4]])
@@ -318,6 +319,9 @@ HALF = [*MARKED[:4], *PLAIN[4:]], [*PLAIN[:4], *MARKED[4:]]
 def test_bad_input(model, books, positive, negative, options):
     with pytest.raises(InputError):
         find_codes(model, books, positive, negative, **options)
+
+
+def test_bottlenecks_in_which_no_codes_can_be_found(model):
     width = model.cfg.d_model
     shared_out = Codebook(CodebookConfig(d_in=width // 2, n_codes=4, groups=2))
     for wrong in (shared_out, DiscreteSAE(DiscreteSAEConfig(d_in=width, n_codes=8))):  # which has no mean
